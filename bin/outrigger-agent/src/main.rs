@@ -1,0 +1,4 @@
+//! PID 1 of the device-model stubdomain.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The command line of Outrigger.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The daemon that owns the lifecycles of guests.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! PV console rings to pty, log file and socket.

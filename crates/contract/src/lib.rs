@@ -1,0 +1,1 @@
+//! The contract between the toolstack and the device-model stubdomain, as types.

@@ -1,0 +1,1 @@
+//! Builds the stubdomain image from packages, reproducibly and without root.

@@ -1,0 +1,1 @@
+//! From a guest's configuration to QEMU's arguments and device plan, without I/O.

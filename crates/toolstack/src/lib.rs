@@ -1,0 +1,1 @@
+//! Lifecycles of guests and their stubdomains as named steps, each with its undo.

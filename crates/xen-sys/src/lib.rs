@@ -1,0 +1,1 @@
+//! Committed bindings to libxenctrl, libxenguest and their helpers, one module per Xen version.

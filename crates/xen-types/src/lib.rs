@@ -1,0 +1,13 @@
+//! Xen's own words as types: domids, grant references, event ports, frame numbers, sizes.
+//!
+//! This crate has no I/O and no opinion. Everything that crosses a function's edge in this workspace and is a
+//! number to Xen has its type here, so that a port cannot be taken for a grant reference nor KiB for pages.
+#![forbid(unsafe_code)]
+
+mod domid;
+mod numbers;
+mod size;
+
+pub use domid::{DomId, DomIdError};
+pub use numbers::{EventPort, Gfn, GrantRef};
+pub use size::{KiB, PAGE_SIZE};

@@ -1,0 +1,1 @@
+//! Safe handles on the hypervisor: domains, event channels, grants, foreign memory, domain building; real and simulated.

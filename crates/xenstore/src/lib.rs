@@ -1,0 +1,1 @@
+//! The xenstore wire protocol, a client, and an in-process server for tests.

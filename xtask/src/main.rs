@@ -1,0 +1,4 @@
+//! Project chores: demo, test, host, bench, bindings.
+#![forbid(unsafe_code)]
+
+fn main() {}
