@@ -1,0 +1,283 @@
+//! The types of the interface `io.outrigger`, as its definition names them.
+
+use serde::{Deserialize, Serialize};
+use xen_types::{DomId, KiB};
+
+/// Every method of the interface.
+pub const METHODS: [&str; 11] = [
+    "Create", "List", "Get", "Inspect", "Destroy", "Pause", "Unpause", "Shutdown", "Reboot", "HostInfo",
+    "Monitor",
+];
+
+/// Every error of the interface.
+pub const ERRORS: [&str; 6] = ["NoSuchGuest", "BadConfig", "NameTaken", "StepFailed", "Busy", "Failed"];
+
+/// What a guest does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Its create is under way.
+    Creating,
+    /// Runs, or waits for an event.
+    Running,
+    /// Paused by the toolstack.
+    Paused,
+    /// Powered off or rebooting; its lifecycle's next action is under way, or it is preserved.
+    ShutDown,
+    /// Crashed and preserved.
+    Crashed,
+    /// Its device model died and the guest was kept.
+    DmDead,
+    /// Its destroy is under way.
+    Destroying,
+}
+
+impl State {
+    /// The word for tables.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::ShutDown => "shut-down",
+            Self::Crashed => "crashed",
+            Self::DmDead => "dm-dead",
+            Self::Destroying => "destroying",
+        }
+    }
+}
+
+/// A guest, with its stubdomain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Name, unique on the host.
+    pub name: String,
+    /// UUID in its usual text form.
+    pub uuid: String,
+    /// The guest's domid.
+    pub domid: DomId,
+    /// The domid of the stubdomain with its QEMU; absent when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stub_domid: Option<DomId>,
+    /// What it does now.
+    pub state: State,
+    /// Memory that the guest holds now.
+    pub memory_kib: KiB,
+    /// Memory that its stubdomain holds now.
+    pub stub_memory_kib: KiB,
+    /// Online virtual processors.
+    pub vcpus: u32,
+    /// Processor time used by the guest, in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// Processor time used by its stubdomain, in nanoseconds.
+    pub stub_cpu_time_ns: u64,
+    /// Number of serial ports.
+    pub serials: u8,
+    /// Whether the daemon made it.
+    pub managed: bool,
+}
+
+/// How a step stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It has begun.
+    Started,
+    /// It has ended well.
+    Done,
+    /// It has failed; what was done before it is undone now.
+    Failed,
+    /// It was undone.
+    Undone,
+}
+
+/// One step of a lifecycle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The lifecycle's name, such as `create`.
+    pub lifecycle: String,
+    /// From 0.
+    pub index: u32,
+    /// Number of steps in this lifecycle.
+    pub count: u32,
+    /// The step's name.
+    pub name: String,
+    /// How it stands.
+    pub outcome: Outcome,
+    /// Its duration in milliseconds, once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<f64>,
+}
+
+/// The host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// Outrigger's version.
+    pub version: String,
+    /// Xen's version, such as `4.17.7`.
+    pub xen_version: String,
+    /// Xen's guest kinds (`xen_caps` of `xl info`).
+    pub xen_caps: String,
+    /// What the processor offers (`virt_caps` of `xl info`).
+    pub virt_caps: String,
+    /// All memory of the host.
+    pub total_memory_kib: KiB,
+    /// Memory that no domain holds.
+    pub free_memory_kib: KiB,
+    /// Physical processors.
+    pub cpus: u32,
+    /// The folder of the stubdomain's image.
+    pub image: String,
+    /// Whether an image is there.
+    pub image_present: bool,
+    /// Number of guests that the daemon keeps.
+    pub guests: u32,
+}
+
+/// Something that happened to a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Happening {
+    /// The guest's name.
+    pub name: String,
+    /// Its domid at that time.
+    pub domid: DomId,
+    /// One word such as `created`, `powered-off`, `dm-died`.
+    pub kind: String,
+    /// More, for a person.
+    pub detail: String,
+}
+
+/// Parameters of `Create`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateParameters {
+    /// The text of the xl.cfg file.
+    pub config: String,
+    /// The file's absolute path.
+    pub path: String,
+    /// Whether the guest stays paused.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Parameters of the calls that name one guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GuestParameter {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+}
+
+/// A reply of `Create` and `Destroy`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// A step, in every reply but the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// The guest, in the last reply of `Create`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Guest>,
+}
+
+/// The reply of `List`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Guests {
+    /// By domid.
+    pub guests: Vec<Guest>,
+}
+
+/// The reply of `Get`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OneGuest {
+    /// The guest.
+    pub guest: Guest,
+}
+
+/// The reply of `Inspect`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Inspection {
+    /// The guest.
+    pub guest: Guest,
+    /// The configuration in force.
+    pub config: serde_json::Value,
+    /// QEMU's arguments as the stubdomain was given them.
+    pub qemu_argv: Vec<String>,
+    /// What the agent in the stubdomain has said of itself; hostile text, already bounded and printable.
+    pub agent: serde_json::Value,
+}
+
+/// The reply of `Shutdown` and `Reboot`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Via {
+    /// `pv` or `acpi`.
+    pub via: String,
+}
+
+/// The reply of `HostInfo`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Info {
+    /// The host.
+    pub info: HostInfo,
+}
+
+/// A reply of `Monitor`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Happened {
+    /// What happened.
+    pub happening: Happening,
+}
+
+/// An error of the interface, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
+pub enum Failure {
+    /// No guest has that name, uuid or domid.
+    NoSuchGuest {
+        /// As it was asked for.
+        guest: String,
+    },
+    /// The configuration is wrong.
+    BadConfig {
+        /// Rendered for a person.
+        diagnostics: String,
+    },
+    /// Another domain has the name.
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        domid: DomId,
+    },
+    /// A step failed; what had been done was undone.
+    StepFailed {
+        /// The lifecycle's name.
+        lifecycle: String,
+        /// The step's name.
+        step: String,
+        /// What was tried, on what.
+        message: String,
+        /// Why, outermost first.
+        causes: Vec<String>,
+        /// What the person can do.
+        hint: Option<String>,
+        /// What could not be undone.
+        undo_failures: Vec<String>,
+        /// The last lines of the stubdomain's log.
+        log: Vec<String>,
+    },
+    /// Another lifecycle of this guest is under way.
+    Busy {
+        /// The guest's name.
+        guest: String,
+        /// What is under way.
+        lifecycle: String,
+    },
+    /// Xen or xenstore refused, or could not be reached.
+    Failed {
+        /// What was tried, on what.
+        message: String,
+        /// Why, outermost first.
+        causes: Vec<String>,
+        /// What the person can do.
+        hint: Option<String>,
+    },
+}
