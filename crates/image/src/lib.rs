@@ -1,1 +1,30 @@
 //! Builds the stubdomain image from packages, reproducibly and without root.
+//!
+//! The steps, each usable on its own (the embedded test host is built from the same ones):
+//!
+//! 1. [`packages`]: fetches Debian packages through `apt-get` into a content-addressed cache and unpacks each
+//!    into its own folder there.
+//! 2. [`root`]: looks at several unpacked packages as at one file tree. Nothing is merged or copied, every file
+//!    still knows its package, and no symbolic link leads out.
+//! 3. [`closure`]: which shared libraries a program needs, found in that tree and nowhere else.
+//! 4. [`modules`]: which kernel modules are needed, in load order.
+//! 5. [`kernel`]: the ELF kernel inside a bzImage.
+//! 6. [`initramfs`]: a cpio archive that is the same to the byte for the same contents.
+//! 7. [`stubdom`]: all of it together: `vmlinuz`, `initramfs.img`, `manifest.json`.
+//!
+//! Invariants: no step needs root, runs a package's scripts, or reads the build machine's own libraries; an
+//! output folder holds either the whole earlier image or the whole new one.
+#![forbid(unsafe_code)]
+
+pub mod closure;
+mod error;
+mod files;
+pub mod initramfs;
+pub mod modules;
+pub mod packages;
+pub mod root;
+
+pub use error::ImageError;
+
+/// What this crate's functions give back.
+pub type Result<T, E = ImageError> = std::result::Result<T, E>;

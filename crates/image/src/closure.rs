@@ -1,0 +1,214 @@
+//! Which shared libraries programs need, found in a [`Root`] and nowhere else.
+//!
+//! Follows what Debian's `ld.so` does at run time for 64-bit x86: `DT_NEEDED` names are looked for in
+//! `DT_RUNPATH` (or `DT_RPATH`, where there is no `DT_RUNPATH`) with `$ORIGIN`, then in the multiarch and
+//! ordinary library directories. The machine's own `/etc/ld.so.conf` and libraries are never read.
+
+use std::{collections::BTreeMap, fs, path::Path, path::PathBuf};
+
+use elf::{ElfBytes, abi, endian::AnyEndian};
+
+use crate::{
+    ImageError, Result,
+    packages::Package,
+    root::{Found, Root, parent},
+};
+
+/// Where `ld.so` looks by default, in its order, on Debian for x86-64.
+const SEARCH: [&str; 7] = [
+    "/lib/x86_64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/lib",
+    "/usr/lib",
+    "/lib64",
+    "/usr/lib64",
+    "/usr/local/lib",
+];
+
+/// One file that has to be in the image.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Where it has to be in the image.
+    pub path: String,
+    /// The file on the build machine that holds it.
+    pub host: PathBuf,
+    /// Its package.
+    pub package: Option<Package>,
+    /// Whether it is a program or library that was asked for, rather than needed by one.
+    pub asked: bool,
+}
+
+/// What the dynamic section of an ELF file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// Names of the libraries that it needs.
+    pub needed: Vec<String>,
+    /// Its own search path, entries separated by `:`.
+    pub run_path: Vec<String>,
+    /// Its program interpreter (`ld.so`).
+    pub interpreter: Option<String>,
+}
+
+/// Collects programs and everything that they need.
+#[derive(Debug)]
+pub struct Closure<'a> {
+    root: &'a Root,
+    files: BTreeMap<String, File>,
+}
+
+impl<'a> Closure<'a> {
+    /// Begins an empty closure over a tree.
+    pub fn new(root: &'a Root) -> Self {
+        Self { root, files: BTreeMap::new() }
+    }
+
+    /// Adds a program or library of the tree, and all libraries that it needs.
+    ///
+    /// # Errors
+    /// That it, or a library, is missing or is not ELF for x86-64.
+    pub fn add(&mut self, path: &str) -> Result<()> {
+        let found = self.root.find(path)?;
+        let dynamic = inspect(&found.host)?;
+        let path = absolute(path);
+        let real = found.path.clone();
+        self.keep(&path, found, true);
+        self.follow(&path, parent(&real), &dynamic)
+    }
+
+    /// Adds the libraries that a program from outside of the tree needs, but not the program: the caller places
+    /// it where it belongs.
+    ///
+    /// # Errors
+    /// That a library is missing, or that the program is not ELF for x86-64.
+    pub fn add_needs_of(&mut self, program: &Path) -> Result<()> {
+        let dynamic = inspect(program)?;
+        self.follow(&program.display().to_string(), "/", &dynamic)
+    }
+
+    /// Adds a library by its soname, as `dlopen` would find it.
+    ///
+    /// # Errors
+    /// As [`Closure::add`].
+    pub fn add_dlopened(&mut self, soname: &str) -> Result<()> {
+        let path = self.search(soname, &[])?.ok_or_else(|| ImageError::MissingLibrary {
+            library: soname.to_owned(),
+            needed_by: "the list of libraries loaded at run time".to_owned(),
+        })?;
+        self.add(&path)
+    }
+
+    /// All files, sorted by path.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.files.values()
+    }
+
+    fn keep(&mut self, path: &str, found: Found, asked: bool) {
+        let file = File { path: path.to_owned(), host: found.host, package: found.package, asked };
+        let kept = self.files.entry(path.to_owned()).or_insert(file);
+        kept.asked |= asked;
+    }
+
+    /// Adds everything that a file needs; the list of work instead of recursion bounds the stack.
+    fn follow(&mut self, name: &str, origin: &str, dynamic: &Dynamic) -> Result<()> {
+        let mut todo = vec![(name.to_owned(), origin.to_owned(), dynamic.clone())];
+        while let Some((name, origin, dynamic)) = todo.pop() {
+            let run_path: Vec<String> = dynamic
+                .run_path
+                .iter()
+                .map(|entry| entry.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin))
+                .collect();
+            let mut paths = Vec::new();
+            paths.extend(dynamic.interpreter.clone());
+            for soname in &dynamic.needed {
+                paths.push(self.search(soname, &run_path)?.ok_or_else(|| ImageError::MissingLibrary {
+                    library: soname.clone(),
+                    needed_by: name.clone(),
+                })?);
+            }
+            for path in paths {
+                if self.files.contains_key(&path) {
+                    continue;
+                }
+                let found = self.root.find(&path)?;
+                let inner = inspect(&found.host)?;
+                let real = found.path.clone();
+                self.keep(&path, found, false);
+                todo.push((path, parent(&real).to_owned(), inner));
+            }
+        }
+        Ok(())
+    }
+
+    /// The path at which `ld.so` would find a library.
+    fn search(&self, soname: &str, run_path: &[String]) -> Result<Option<String>> {
+        if soname.contains('/') {
+            return Ok(self.root.lookup(soname)?.map(|_| absolute(soname)));
+        }
+        let places = run_path.iter().map(String::as_str).chain(SEARCH);
+        for place in places.filter(|place| place.starts_with('/')) {
+            let path = format!("{}/{soname}", place.trim_end_matches('/'));
+            if self.root.lookup(&path)?.is_some() {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads the dynamic section of an ELF file for x86-64 (a static program has an empty one).
+///
+/// # Errors
+/// That the file cannot be read, is not ELF, or is for another processor.
+pub fn inspect(path: &Path) -> Result<Dynamic> {
+    let bytes = fs::read(path).map_err(ImageError::io("read", path))?;
+    inspect_bytes(&path.display().to_string(), &bytes)
+}
+
+/// Reads the dynamic section of an ELF file that is in memory; `name` is for errors only.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Dynamic> {
+    let bad = |reason: &dyn std::fmt::Display| ImageError::BadElf {
+        path: name.to_owned(),
+        reason: reason.to_string(),
+    };
+    let file = ElfBytes::<AnyEndian>::minimal_parse(bytes).map_err(|error| bad(&error))?;
+    if file.ehdr.e_machine != abi::EM_X86_64 {
+        return Err(ImageError::WrongArchitecture {
+            what: name.to_owned(),
+            found: elf::to_str::e_machine_to_human_str(file.ehdr.e_machine)
+                .unwrap_or("another processor")
+                .into(),
+            needed: "x86-64",
+        });
+    }
+    let mut result = Dynamic::default();
+    for segment in file.segments().into_iter().flatten().filter(|s| s.p_type == abi::PT_INTERP) {
+        let data = file.segment_data(&segment).map_err(|error| bad(&error))?;
+        let text = data.split(|byte| *byte == 0).next().unwrap_or_default();
+        result.interpreter = Some(String::from_utf8_lossy(text).into_owned());
+    }
+    let common = file.find_common_data().map_err(|error| bad(&error))?;
+    let (Some(dynamic), Some(strings)) = (common.dynamic, common.dynsyms_strs) else { return Ok(result) };
+    let text = |offset: u64| -> Result<String> {
+        let offset = usize::try_from(offset).map_err(|error| bad(&error))?;
+        Ok(strings.get(offset).map_err(|error| bad(&error))?.to_owned())
+    };
+    let (mut rpath, mut runpath) = (None, None);
+    for entry in dynamic.iter().take_while(|entry| entry.d_tag != abi::DT_NULL) {
+        match entry.d_tag {
+            abi::DT_NEEDED => result.needed.push(text(entry.d_val())?),
+            abi::DT_RPATH => rpath = Some(text(entry.d_val())?),
+            abi::DT_RUNPATH => runpath = Some(text(entry.d_val())?),
+            _ => {}
+        }
+    }
+    let path = runpath.or(rpath).unwrap_or_default();
+    result.run_path = path.split(':').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+    Ok(result)
+}
+
+fn absolute(path: &str) -> String {
+    format!("/{}", path.trim_start_matches('/'))
+}

@@ -1,0 +1,183 @@
+//! What can go wrong, in words for the person who builds an image.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// Why an image, or a part of one, was not built.
+///
+/// Nothing that was being written is left in the place of the output when one of these comes back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A file operation failed.
+    #[error("Cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `create`.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The file system is full.
+    #[error(
+        "No space left while writing {} (a build needs about 1 GiB in the package cache, which \
+         OUTRIGGER_CACHE can move)",
+        path.display()
+    )]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+    /// Neither `OUTRIGGER_CACHE` nor `XDG_CACHE_HOME` nor `HOME` says where to keep packages.
+    #[error("No folder to keep packages in: set OUTRIGGER_CACHE, XDG_CACHE_HOME or HOME")]
+    NoCacheFolder,
+    /// A program that every Debian has could not be started.
+    #[error(
+        "Cannot run {program}: packages are taken from Debian through apt and dpkg, which must be installed"
+    )]
+    NoTool {
+        /// Its name.
+        program: &'static str,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// apt has no package lists.
+    #[error("apt knows no packages: run `apt-get update` as root, with the network up, then try again")]
+    NoPackageLists,
+    /// apt does not know the package.
+    #[error(
+        "There is no package {package} in apt's lists: check the name and /etc/apt/sources.list, and run \
+         `apt-get update` as root (packages are taken from Debian 12, main)"
+    )]
+    NoSuchPackage {
+        /// Its name.
+        package: String,
+    },
+    /// The packages cannot be had together, or apt said something else.
+    #[error("apt cannot say what {wanted} needs: {stderr}")]
+    Unresolvable {
+        /// The packages asked for.
+        wanted: String,
+        /// apt's own words.
+        stderr: String,
+    },
+    /// A package is for another processor.
+    #[error("{what} is for {found}, but a stubdomain image needs {needed}")]
+    WrongArchitecture {
+        /// The package or file.
+        what: String,
+        /// Its architecture.
+        found: String,
+        /// The one that is needed.
+        needed: &'static str,
+    },
+    /// A download failed.
+    #[error(
+        "Cannot fetch {package}: {stderr} (check the network; old lists are renewed by `apt-get update`)"
+    )]
+    Fetch {
+        /// Package and version.
+        package: String,
+        /// apt's own words.
+        stderr: String,
+    },
+    /// What was downloaded is not what apt's signed lists promise.
+    #[error(
+        "Fetched {package}, but its SHA-256 is {found} where apt's lists say {expected}: run `apt-get update`"
+    )]
+    WrongHash {
+        /// Package and version.
+        package: String,
+        /// From the lists.
+        expected: String,
+        /// Of the bytes that came.
+        found: String,
+    },
+    /// A package could not be unpacked.
+    #[error("Cannot unpack {package}: {stderr}")]
+    Unpack {
+        /// Package and version.
+        package: String,
+        /// dpkg's own words.
+        stderr: String,
+    },
+    /// Something that should be in the packages is not.
+    #[error("None of the packages has {path} ({hint})")]
+    NotInRoot {
+        /// The path, as it would be in an installed system.
+        path: String,
+        /// Which packages were looked at, or what the file is for.
+        hint: String,
+    },
+    /// Symbolic links lead round in a circle.
+    #[error("Symbolic links lead round in a circle at {path}")]
+    LinkLoop {
+        /// Where it was noticed.
+        path: String,
+    },
+    /// A shared library is missing.
+    #[error("{needed_by} needs the library {library}, which none of the packages has: name its package too")]
+    MissingLibrary {
+        /// The library's soname.
+        library: String,
+        /// The program or library whose dynamic section names it.
+        needed_by: String,
+    },
+    /// A file is not the ELF file that it should be.
+    #[error("{path} is not a usable ELF file: {reason}")]
+    BadElf {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A kernel module is missing.
+    #[error("The kernel {kernel} has no module {module} (needed by {needed_by})")]
+    MissingModule {
+        /// The kernel's release.
+        kernel: String,
+        /// The module's name.
+        module: String,
+        /// Another module, or `the image`.
+        needed_by: String,
+    },
+    /// There is no kernel, or more than one.
+    #[error("Found {found} where exactly one kernel package was expected")]
+    KernelCount {
+        /// The kernels found, or `no kernel`.
+        found: String,
+    },
+    /// A bzImage cannot be taken apart.
+    #[error(
+        "{what} is not a Linux bzImage that can be taken apart: {reason} (keep it as it is with the bzImage format)"
+    )]
+    BadKernel {
+        /// The file.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A path cannot be in an initramfs.
+    #[error("{path} cannot be put into an initramfs: {reason}")]
+    BadEntry {
+        /// The path.
+        path: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl ImageError {
+    /// Makes the error of a file operation, telling a full disk apart.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
