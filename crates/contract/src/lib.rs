@@ -1,1 +1,52 @@
 //! The contract between the toolstack and the device-model stubdomain, as types.
+//!
+//! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
+//! ([`Argv`]), which console is which ([`StubConsole`]), and what the stubdomain reports and how that is read
+//! without trusting it ([`AgentExit`], [`Features`], [`Heartbeat`], [`DmState`]). `docs/stubdom-api.md` is its
+//! prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
+//! 4.14 and later.
+#![forbid(unsafe_code)]
+
+mod argv;
+mod console;
+mod fdset;
+mod image;
+mod keys;
+pub mod paths;
+
+pub use argv::{Argv, ArgvError};
+pub use console::{ConsoleError, SerialPort, StubConsole};
+pub use fdset::{StubDevid, StubDevidError};
+pub use image::ImageConfig;
+pub use keys::{
+    AgentExit, DmState, Feature, Features, HEARTBEAT_INTERVAL, HEARTBEAT_STALE, Heartbeat, MAX_STUB_VALUE,
+    harmless,
+};
+pub use paths::DmKey;
+
+/// The descriptor at which QEMU finds its incoming state, when console 2 exists.
+pub const STATE_IN_FD: i32 = 3;
+/// The descriptor to which QEMU writes its state, when console 1 exists; also in [`STATE_OUT_FDSET`].
+pub const STATE_OUT_FD: i32 = 4;
+/// The set of descriptors that holds [`STATE_OUT_FD`], so that QMP can name it as `/dev/fdset/1`.
+pub const STATE_OUT_FDSET: u32 = 1;
+/// The largest number of the target's disks that are emulated: `/dev/xvda` to `/dev/xvdz`.
+pub const MAX_EMULATED_DISKS: usize = 26;
+
+/// The stubdomain's device that holds the target's disk `index` (in configuration order), or nothing above 25.
+///
+/// ```
+/// assert_eq!(contract::disk_device(1).as_deref(), Some("/dev/xvdb"));
+/// assert_eq!(contract::disk_device(26), None);
+/// ```
+#[must_use]
+pub fn disk_device(index: usize) -> Option<String> {
+    let letter = (b'a'..=b'z').nth(index)?;
+    Some(format!("/dev/xvd{}", char::from(letter)))
+}
+
+/// The stubdomain's PV interface that belongs to the target's NIC `index` (in configuration order).
+#[must_use]
+pub fn nic_device(index: usize) -> String {
+    format!("eth{index}")
+}
