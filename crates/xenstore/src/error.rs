@@ -1,0 +1,203 @@
+use core::fmt;
+use core::time::Duration;
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::path::PathError;
+use crate::wire::{ErrorCode, MessageType};
+
+/// A request in words, such as `Reading /local/domain/3/name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    kind: MessageType,
+    subject: String,
+}
+
+impl Operation {
+    pub(crate) fn new(kind: MessageType, subject: &str) -> Self {
+        Self { kind, subject: subject.to_owned() }
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub const fn kind(&self) -> MessageType {
+        self.kind
+    }
+
+    /// The path or domain that it was asked of; empty when it was neither.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = match self.kind {
+            MessageType::Control => "Controlling xenstored",
+            MessageType::Directory | MessageType::DirectoryPart => "Listing",
+            MessageType::Read => "Reading",
+            MessageType::GetPerms => "Reading the permissions of",
+            MessageType::Watch => "Watching",
+            MessageType::Unwatch => "Ending the watch on",
+            MessageType::TransactionStart => "Starting a xenstore transaction",
+            MessageType::TransactionEnd => "Committing a xenstore transaction",
+            MessageType::Introduce => "Introducing to xenstored",
+            MessageType::Release => "Releasing from xenstored",
+            MessageType::GetDomainPath => "Asking for the xenstore directory of",
+            MessageType::Write => "Writing",
+            MessageType::Mkdir => "Making",
+            MessageType::Rm => "Removing",
+            MessageType::SetPerms => "Setting the permissions of",
+            MessageType::WatchEvent => "Waiting for an event on",
+            MessageType::IsDomainIntroduced => "Asking about the introduction of",
+            MessageType::Resume => "Telling xenstored about the resumed",
+            MessageType::SetTarget => "Setting the xenstore target of",
+            MessageType::ResetWatches => "Resetting all watches",
+            MessageType::Error | MessageType::Other(_) => "Asking xenstored something unknown about",
+        };
+        f.write_str(words)?;
+        if self.subject.is_empty() { Ok(()) } else { write!(f, " {}", self.subject) }
+    }
+}
+
+/// Why something with xenstore did not work.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no way to xenstored.
+    #[error(
+        "Could not connect to xenstored at {path}: is xenstored running, and is this a Xen domain? \
+         (XENSTORED_PATH names another socket)",
+        path = path.display()
+    )]
+    Connect {
+        /// The socket or device.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// xenstored ended the connection, or broke the protocol so that it had to be ended.
+    #[error(
+        "{operation}: the connection to xenstored is lost. Domains keep running, but xenstored cannot be restarted \
+         without its state: see its log"
+    )]
+    ConnectionLost {
+        /// What was being done.
+        operation: Operation,
+    },
+    /// The answer or event did not come in time.
+    #[error("{operation}: nothing came from xenstored within {after:?}; it may hang, see its log")]
+    Timeout {
+        /// What was being done.
+        operation: Operation,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// A condition on a node did not come true in time.
+    #[error("{path} did not come to the awaited state within {after:?}; its value is {last}")]
+    NotReached {
+        /// The node.
+        path: String,
+        /// How long it was waited for.
+        after: Duration,
+        /// The last value seen, as text, or that there is no node.
+        last: String,
+    },
+    /// xenstored answered with an error.
+    #[error("{operation}: xenstored refused it with {code} ({hint})", hint = hint(code))]
+    Refused {
+        /// What was being done.
+        operation: Operation,
+        /// What xenstored said.
+        code: ErrorCode,
+    },
+    /// Others changed the same nodes each time that a transaction was tried.
+    #[error(
+        "A xenstore transaction met changes of others {attempts} times and was given up; look with xenstore-watch \
+         for who keeps writing there"
+    )]
+    Conflict {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The path and value are longer than a message can be.
+    #[error(
+        "{operation}: path and value have {length} bytes; xenstore takes at most {limit}",
+        limit = crate::wire::PAYLOAD_MAX
+    )]
+    TooLong {
+        /// What was being done.
+        operation: Operation,
+        /// The length in bytes.
+        length: usize,
+    },
+    /// The answer is not what the protocol says.
+    #[error("{operation}: xenstored's answer is malformed: {what}")]
+    BadAnswer {
+        /// What was being done.
+        operation: Operation,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A node's value is not what it has to be.
+    #[error("The xenstore node {path} is not {expected}: {found}")]
+    BadValue {
+        /// The node.
+        path: String,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is, cut when it is long.
+        found: String,
+    },
+    /// A path that had to be built is none.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The kernel refused to move the bytes.
+    #[error("{operation}: the connection to xenstored failed")]
+    Io {
+        /// What was being done.
+        operation: Operation,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A watch's callback called xenstore, which would wait for itself.
+    #[error("{operation}: not possible inside of a watch's callback; hand the event to another thread first")]
+    InCallback {
+        /// What was being done.
+        operation: Operation,
+    },
+}
+
+impl StoreError {
+    /// What xenstored answered, when it answered with an error.
+    #[must_use]
+    pub fn code(&self) -> Option<&ErrorCode> {
+        if let Self::Refused { code, .. } = self { Some(code) } else { None }
+    }
+
+    /// Whether the connection is gone, so that every further call on it fails too.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::ConnectionLost { .. })
+    }
+}
+
+fn hint(code: &ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::Access => "this domain may not do that with the node; `xenstore-ls -fp` shows permissions",
+        ErrorCode::Permission => "only the control domain may do that",
+        ErrorCode::NoSpace | ErrorCode::TooBig => {
+            "a quota of this domain is used up or the answer too long; `xenstore-control quota` shows quotas"
+        }
+        ErrorCode::NoEntry => "there is no such node, transaction or domain",
+        ErrorCode::NoMemory => "xenstored or this domain's share of it is out of memory",
+        ErrorCode::Invalid => "xenstored found the request malformed",
+        ErrorCode::Exists => "it is there already",
+        ErrorCode::Again => "someone else changed the same nodes",
+        ErrorCode::NotImplemented => "this xenstored does not know the request",
+        _ => "see the log of xenstored",
+    }
+}
