@@ -1,1 +1,37 @@
-//! Safe handles on the hypervisor: domains, event channels, grants, foreign memory, domain building; real and simulated.
+//! Safe handles on the hypervisor: domains, event channels, grants, foreign memory, domain building; real and
+//! simulated.
+//!
+//! [`Hypervisor`] is what a toolstack asks of Xen. [`RealHypervisor`] asks libxenctrl and libxenguest;
+//! [`SimHypervisor`] keeps domains in memory, refuses what Xen refuses, and fails where a test wants it to. Both pass
+//! the same contract tests ([`testing`], feature `testing`).
+//!
+//! [`EventChannels`], [`GrantTable`] and [`GrantAllocator`] need the kernel's device files only: a program that wants
+//! nothing else turns the default feature `libxenctrl` off and is not linked with Xen's libraries.
+
+mod build;
+mod cpuid;
+mod device;
+mod domain;
+mod error;
+mod event;
+#[cfg(feature = "libxenctrl")]
+mod foreign;
+mod grant;
+mod hypervisor;
+mod page;
+mod param;
+
+pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
+pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
+pub use domain::{
+    CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo, ShutdownReason,
+    Trigger, TscMode, VersionInfo,
+};
+pub use error::{Refusal, Result, XenError};
+pub use event::{EventChannels, Virq};
+#[cfg(feature = "libxenctrl")]
+pub use foreign::ForeignMemory;
+pub use grant::{GrantAllocator, GrantMapping, GrantTable, GrantedPages, MAX_PAGES, OnUnmap};
+pub use hypervisor::Hypervisor;
+pub use page::{Access, SharedPages};
+pub use param::{HvmParam, Viridian};

@@ -1,0 +1,126 @@
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use thiserror::Error;
+use xen_types::DomId;
+
+/// What every call of this crate returns.
+pub type Result<T, E = XenError> = core::result::Result<T, E>;
+
+/// Why something that was asked of the hypervisor did not happen.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum XenError {
+    /// Xen, or a library or driver in front of it, refused.
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// A device file of the Xen drivers could not be opened.
+    #[error("Could not open {device}{}", open_hint(source))]
+    Open {
+        /// The device file.
+        device: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file that goes into the domain's memory could not be read.
+    #[error("Could not read {what} from {}", path.display())]
+    ReadFile {
+        /// What the file is for.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The request makes no sense to Xen and was not sent.
+    #[error("Could not {operation}: {reason}")]
+    Invalid {
+        /// What was to be done.
+        operation: &'static str,
+        /// What is wrong with the request, and what would be right.
+        reason: String,
+    },
+    /// Waiting took longer than the caller allows.
+    #[error("{operation} of domain {domid} was not done after {waited_ms} ms")]
+    Timeout {
+        /// What was waited for.
+        operation: &'static str,
+        /// The domain.
+        domid: DomId,
+        /// How long it was waited, in milliseconds.
+        waited_ms: u64,
+    },
+}
+
+impl XenError {
+    /// The `errno` with which Xen or the kernel refused, when there is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.errno),
+            Self::Open { source, .. } | Self::ReadFile { source, .. } => {
+                source.raw_os_error().map(Errno::from_raw)
+            }
+            Self::Invalid { .. } | Self::Timeout { .. } => None,
+        }
+    }
+
+    /// Whether the reason is that no domain has this number (any more).
+    #[must_use]
+    pub fn is_no_domain(&self) -> bool {
+        self.errno() == Some(Errno::ESRCH)
+    }
+
+    pub(crate) fn refused(operation: &'static str, domid: Option<DomId>, errno: Errno) -> Self {
+        Self::Refused(Box::new(Refusal { operation, domid, errno, said: Vec::new() }))
+    }
+}
+
+/// A refusal: which operation, on which domain, why, and what the library said about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The name of the call, as in Xen's headers.
+    pub operation: &'static str,
+    /// The domain that it was about.
+    pub domid: Option<DomId>,
+    /// The reason as a number.
+    pub errno: Errno,
+    /// What libxenctrl and libxenguest logged during the call, oldest first.
+    pub said: Vec<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.operation)?;
+        if let Some(domid) = self.domid {
+            write!(f, " for domain {domid}")?;
+        }
+        write!(f, " failed: {}", self.errno.desc())?;
+        if !self.said.is_empty() {
+            write!(f, " (the library said: {})", self.said.join("; "))?;
+        }
+        match self.errno {
+            Errno::EPERM | Errno::EACCES => {
+                write!(f, ". Only root in a privileged domain (dom0) may do this")
+            }
+            Errno::ENOMEM => write!(f, ". Compare what it needs with the host's free memory"),
+            Errno::ESRCH if self.domid.is_some() => write!(f, ". There is no such domain"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+fn open_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => {
+            ": this is no Xen domain, or the module behind it (xen_privcmd, xen_evtchn, xen_gntdev, xen_gntalloc) is \
+             not loaded"
+        }
+        io::ErrorKind::PermissionDenied => ": only root may open it",
+        _ => "",
+    }
+}

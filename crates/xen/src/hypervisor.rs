@@ -1,0 +1,200 @@
+use xen_types::{DomId, EventPort, KiB};
+
+use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
+use crate::cpuid::CpuidPolicy;
+use crate::domain::{
+    CpuMap, DomainInfo, DomainSpec, HostInfo, ShutdownReason, Trigger, TscMode, VersionInfo,
+};
+use crate::error::Result;
+use crate::param::HvmParam;
+
+/// What a toolstack asks of Xen. All calls block, building for seconds; all may be made from any thread.
+///
+/// # Order
+/// Xen does not keep a toolstack from calling in a wrong order, but what comes out is a domain that fails later. The
+/// order for a new domain, as in `libxl__build_pre` and `libxl__build_dom`:
+/// 1. [`create_domain`](Self::create_domain), paused and empty.
+/// 2. [`set_max_vcpus`](Self::set_max_vcpus): the CPUs must exist before a policy or affinity is given to them.
+/// 3. [`set_max_memory`](Self::set_max_memory): a new domain may hold nothing.
+/// 4. [`alloc_unbound_port`](Self::alloc_unbound_port) twice: xenstore's and the console's, which the kernel finds in
+///    its start page or HVM parameters.
+/// 5. For HVM, [`set_hvm_param`](Self::set_hvm_param) of what must be known before a CPU runs (HPET, timers,
+///    Viridian); for PV, [`set_memory_map_limit`](Self::set_memory_map_limit).
+/// 6. [`set_tsc_mode`](Self::set_tsc_mode), [`set_time_offset`](Self::set_time_offset).
+/// 7. For HVM, [`set_paging_memory`](Self::set_paging_memory), before there is any memory to translate.
+/// 8. [`apply_cpuid_policy`](Self::apply_cpuid_policy), before the domain runs.
+/// 9. [`build_hvm`](Self::build_hvm) or [`build_pv`](Self::build_pv).
+/// 10. For a stubdomain, [`set_target`](Self::set_target), before it runs.
+/// 11. xenstore's INTRODUCE, then [`unpause_domain`](Self::unpause_domain).
+///
+/// # Errors
+/// Each method fails with [`XenError::Refused`](crate::XenError::Refused) when Xen refuses: `ESRCH` for an unknown domain,
+/// `EPERM` without the right, `ENOMEM` when the host has not enough memory. What else there is to know is said at the
+/// method.
+pub trait Hypervisor: Send + Sync {
+    /// Which Xen runs.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn version_info(&self) -> Result<VersionInfo>;
+
+    /// What the machine has and what of it is free.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn host_info(&self) -> Result<HostInfo>;
+
+    /// All domains, by number, those too that are being destroyed.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn list_domains(&self) -> Result<Vec<DomainInfo>>;
+
+    /// What Xen knows about a domain; `None` when there is none of this number.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>>;
+
+    /// Makes an empty domain that is paused.
+    ///
+    /// # Errors
+    /// `EEXIST` when the number that was asked for is taken, `EINVAL` when the host cannot do what was asked for.
+    fn create_domain(&self, spec: &DomainSpec) -> Result<DomId>;
+
+    /// Destroys a domain and gives its memory back. Repeats for as long as Xen asks for it (`EAGAIN`, `ERESTART`), at
+    /// most a minute. A domain whose pages others have mapped stays in the list, dying, until they let go.
+    ///
+    /// # Errors
+    /// `ESRCH` when there is none; [`XenError::Timeout`](crate::XenError::Timeout).
+    fn destroy_domain(&self, domid: DomId) -> Result<()>;
+
+    /// Stops a domain's CPUs. Xen counts: what was paused twice must be unpaused twice. A new domain is paused once.
+    ///
+    /// # Errors
+    /// As said at the trait; `EINVAL` for the caller's own domain.
+    fn pause_domain(&self, domid: DomId) -> Result<()>;
+
+    /// Takes one pausing back; with the last one, the domain's CPUs run.
+    ///
+    /// # Errors
+    /// As said at the trait; `EINVAL` when it is not paused.
+    fn unpause_domain(&self, domid: DomId) -> Result<()>;
+
+    /// Shuts a domain down at once, without asking it.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn shutdown_domain(&self, domid: DomId, reason: ShutdownReason) -> Result<()>;
+
+    /// Resumes a domain that has suspended itself and knows that it may go on where it was (`fast` resume).
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn resume_domain(&self, domid: DomId) -> Result<()>;
+
+    /// Sends a signal to an HVM domain's virtual hardware.
+    ///
+    /// # Errors
+    /// `EINVAL` for a domain that has no such hardware.
+    fn send_trigger(&self, domid: DomId, trigger: Trigger, vcpu: u32) -> Result<()>;
+
+    /// Makes the virtual CPUs, as many as [`DomainSpec::max_vcpus`] said.
+    ///
+    /// # Errors
+    /// `EINVAL` for another number.
+    fn set_max_vcpus(&self, domid: DomId, vcpus: u32) -> Result<()>;
+
+    /// Chooses the physical CPUs that a virtual CPU may run on.
+    ///
+    /// # Errors
+    /// `EINVAL` when none of them exists, `ESRCH` for an unknown virtual CPU.
+    fn set_vcpu_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<()>;
+
+    /// Sets how much memory a domain may hold. `libxl` gives each domain 1024 KiB more than its memory.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn set_max_memory(&self, domid: DomId, memory: KiB) -> Result<()>;
+
+    /// Sets the end of the memory map that a PV domain sees.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn set_memory_map_limit(&self, domid: DomId, memory: KiB) -> Result<()>;
+
+    /// Sets how much memory Xen may use to translate an HVM domain's addresses (HAP or shadow).
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn set_paging_memory(&self, domid: DomId, memory: KiB) -> Result<()>;
+
+    /// Chooses how a domain sees the time stamp counter.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn set_tsc_mode(&self, domid: DomId, mode: TscMode) -> Result<()>;
+
+    /// Sets the difference of a domain's wall clock from UTC, in seconds.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn set_time_offset(&self, domid: DomId, seconds: i32) -> Result<()>;
+
+    /// Chooses what a domain sees of the processor.
+    ///
+    /// # Errors
+    /// `EINVAL` when Xen cannot offer what was asked for.
+    fn apply_cpuid_policy(&self, domid: DomId, policy: &CpuidPolicy) -> Result<()>;
+
+    /// Reads a parameter of an HVM domain.
+    ///
+    /// # Errors
+    /// `EINVAL` for a PV domain.
+    fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64>;
+
+    /// Sets a parameter of an HVM domain.
+    ///
+    /// # Errors
+    /// `EINVAL` for a PV domain or a value that makes no sense, `EEXIST` for one that may be set only once.
+    fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()>;
+
+    /// Makes a port of `domid` that `remote` may bind to, and returns it.
+    ///
+    /// # Errors
+    /// `ENOSPC` when all ports are taken.
+    fn alloc_unbound_port(&self, domid: DomId, remote: DomId) -> Result<EventPort>;
+
+    /// Gives a stubdomain the right to be its target's device model.
+    ///
+    /// # Errors
+    /// As said at the trait; `EINVAL` for a domain that already has a target.
+    fn set_target(&self, stub: DomId, target: DomId) -> Result<()>;
+
+    /// Translates an XSM label into the number that [`DomainSpec::ssidref`] takes.
+    ///
+    /// # Errors
+    /// `ENOSYS` when Xen runs without XSM, `EINVAL` for an unknown label.
+    fn security_id(&self, label: &str) -> Result<u32>;
+
+    /// Fills an HVM domain: memory, hvmloader and its firmware, the special pages, HVM parameters, memory map, grants
+    /// of the console and xenstore rings, CPUs' first state.
+    ///
+    /// # Errors
+    /// [`XenError::ReadFile`](crate::XenError::ReadFile) for the files, `ENOMEM`, `EINVAL` for a file that is not what it
+    /// should be (the library's words are in the error). The domain is then to be destroyed.
+    fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt>;
+
+    /// Fills a PV domain: memory, kernel, RAM disk, page tables, start page, grants of the console and xenstore
+    /// rings, CPUs' first state.
+    ///
+    /// # Errors
+    /// As for [`build_hvm`](Self::build_hvm).
+    fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt>;
+
+    /// Reads what is in Xen's own console ring (`xl dmesg`), at most 256 KiB of it, the newest.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn console_ring(&self) -> Result<Vec<u8>>;
+}

@@ -1,0 +1,289 @@
+use core::fmt;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use xen_types::PAGE_SIZE;
+
+/// What may be done with mapped pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only. Writing to such pages panics.
+    Read,
+    /// Read and write.
+    ReadWrite,
+}
+
+/// What happens when pages are let go of, besides their unmapping.
+pub(crate) trait Release: Send + Sync {
+    /// Lets go of what stands behind the mapping that has just been unmapped.
+    fn release(&self);
+
+    /// Unmaps `pages` pages at `start` by other means than `munmap`; `false` when `munmap` is to be used.
+    ///
+    /// # Safety
+    /// `start` is the mapping that this object was made for, and nobody uses it any more.
+    unsafe fn unmap(&self, _start: NonNull<u8>, _pages: usize) -> bool {
+        false
+    }
+}
+
+/// Pages whose bytes another domain may change at any moment.
+///
+/// No reference to the memory is ever given out: bytes are copied with volatile accesses, and single numbers are read
+/// and written atomically. What has been read once may be something else when it is read again, so copy first and
+/// check the copy.
+///
+/// Dropping it unmaps the pages.
+pub struct SharedPages {
+    start: NonNull<u8>,
+    length: usize,
+    access: Access,
+    release: Option<Arc<dyn Release>>,
+}
+
+// SAFETY: the memory is mapped for the life of the value and every access to it is volatile or atomic, so which
+// thread makes the access does not matter; `Release` is `Send` and `Sync` itself.
+unsafe impl Send for SharedPages {}
+// SAFETY: as for `Send`: no method gives out a reference to the memory.
+unsafe impl Sync for SharedPages {}
+
+impl SharedPages {
+    /// Maps pages of this process's own, filled with zeroes: the stand-in for another domain's in tests.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    ///
+    /// # Panics
+    /// When `pages` is zero.
+    pub fn anonymous(pages: usize) -> Result<Self, Errno> {
+        let length = mapping_length(pages);
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh private mapping at an address of the kernel's choice touches no memory of anyone.
+        let start = unsafe { mmap_anonymous(None, length, prot, MapFlags::MAP_PRIVATE)? };
+        Ok(Self { start: start.cast(), length: length.get(), access: Access::ReadWrite, release: None })
+    }
+
+    /// Maps pages that a driver offers at an offset of its device file.
+    pub(crate) fn of_device(
+        device: impl AsFd,
+        offset: i64,
+        pages: usize,
+        access: Access,
+        release: Arc<dyn Release>,
+    ) -> Result<Self, Errno> {
+        let length = mapping_length(pages);
+        let prot = match access {
+            Access::Read => ProtFlags::PROT_READ,
+            Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+        };
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of anyone.
+        let start = unsafe { mmap(None, length, prot, MapFlags::MAP_SHARED, device, offset)? };
+        Ok(Self { start: start.cast(), length: length.get(), access, release: Some(release) })
+    }
+
+    /// Takes over a mapping that a library made.
+    ///
+    /// # Safety
+    /// `start` is the start of a mapping of `pages` pages with this access, nobody else uses or unmaps it, and
+    /// `release` unmaps it.
+    #[cfg(feature = "libxenctrl")]
+    pub(crate) unsafe fn of_library(
+        start: NonNull<u8>,
+        pages: usize,
+        access: Access,
+        release: Arc<dyn Release>,
+    ) -> Self {
+        Self { start, length: mapping_length(pages).get(), access, release: Some(release) }
+    }
+
+    /// Size in bytes, a multiple of 4096.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.length
+    }
+
+    /// Copies bytes out of the pages.
+    ///
+    /// # Panics
+    /// When the range is not within the pages.
+    pub fn read(&self, offset: usize, into: &mut [u8]) {
+        let from = self.at(offset, into.len(), 1);
+        for (index, byte) in into.iter_mut().enumerate() {
+            // SAFETY: `at` checked that the whole range is mapped; the access is volatile because another domain
+            // writes here too.
+            *byte = unsafe { from.add(index).read_volatile() };
+        }
+    }
+
+    /// Copies bytes into the pages.
+    ///
+    /// # Panics
+    /// When the range is not within the pages, or they were mapped for reading only.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        let into = self.at_writable(offset, from.len(), 1);
+        for (index, byte) in from.iter().enumerate() {
+            // SAFETY: `at_writable` checked that the whole range is mapped and writable; the access is volatile
+            // because another domain reads here too.
+            unsafe { into.add(index).write_volatile(*byte) };
+        }
+    }
+
+    /// Reads a number of 32 bits.
+    ///
+    /// # Panics
+    /// When `offset` is not within the pages or not a multiple of 4, or `order` is a releasing one.
+    #[must_use]
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        // SAFETY: `at` checked that the number is mapped and aligned.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4, 4).cast().as_ptr()) }.load(order)
+    }
+
+    /// Writes a number of 32 bits.
+    ///
+    /// # Panics
+    /// When `offset` is not within the pages or not a multiple of 4, `order` is an acquiring one, or the pages were
+    /// mapped for reading only.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        // SAFETY: `at_writable` checked that the number is mapped, aligned and writable.
+        unsafe { AtomicU32::from_ptr(self.at_writable(offset, 4, 4).cast().as_ptr()) }.store(value, order);
+    }
+
+    /// Reads a number of 16 bits.
+    ///
+    /// # Panics
+    /// As [`Self::load_u32`], for a multiple of 2.
+    #[must_use]
+    pub fn load_u16(&self, offset: usize, order: Ordering) -> u16 {
+        // SAFETY: `at` checked that the number is mapped and aligned.
+        unsafe { AtomicU16::from_ptr(self.at(offset, 2, 2).cast().as_ptr()) }.load(order)
+    }
+
+    /// Writes a number of 16 bits.
+    ///
+    /// # Panics
+    /// As [`Self::store_u32`], for a multiple of 2.
+    pub fn store_u16(&self, offset: usize, value: u16, order: Ordering) {
+        // SAFETY: `at_writable` checked that the number is mapped, aligned and writable.
+        unsafe { AtomicU16::from_ptr(self.at_writable(offset, 2, 2).cast().as_ptr()) }.store(value, order);
+    }
+
+    /// Reads a byte.
+    ///
+    /// # Panics
+    /// As [`Self::load_u32`], for any offset.
+    #[must_use]
+    pub fn load_u8(&self, offset: usize, order: Ordering) -> u8 {
+        // SAFETY: `at` checked that the byte is mapped.
+        unsafe { AtomicU8::from_ptr(self.at(offset, 1, 1).as_ptr()) }.load(order)
+    }
+
+    /// Writes a byte.
+    ///
+    /// # Panics
+    /// As [`Self::store_u32`], for any offset.
+    pub fn store_u8(&self, offset: usize, value: u8, order: Ordering) {
+        // SAFETY: `at_writable` checked that the byte is mapped and writable.
+        unsafe { AtomicU8::from_ptr(self.at_writable(offset, 1, 1).as_ptr()) }.store(value, order);
+    }
+
+    /// Sets bits of a byte and returns what it was before.
+    ///
+    /// # Panics
+    /// As [`Self::store_u8`].
+    pub fn fetch_or_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        // SAFETY: `at_writable` checked that the byte is mapped and writable.
+        unsafe { AtomicU8::from_ptr(self.at_writable(offset, 1, 1).as_ptr()) }.fetch_or(bits, order)
+    }
+
+    /// Clears the bits of a byte that are not in `bits` and returns what it was before.
+    ///
+    /// # Panics
+    /// As [`Self::store_u8`].
+    pub fn fetch_and_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        // SAFETY: `at_writable` checked that the byte is mapped and writable.
+        unsafe { AtomicU8::from_ptr(self.at_writable(offset, 1, 1).as_ptr()) }.fetch_and(bits, order)
+    }
+
+    fn at_writable(&self, offset: usize, length: usize, alignment: usize) -> NonNull<u8> {
+        assert!(self.access == Access::ReadWrite, "pages mapped for reading only were written to");
+        self.at(offset, length, alignment)
+    }
+
+    fn at(&self, offset: usize, length: usize, alignment: usize) -> NonNull<u8> {
+        let end = offset.checked_add(length);
+        assert!(
+            end.is_some_and(|end| end <= self.length) && offset.is_multiple_of(alignment),
+            "{length} bytes at {offset} are not within shared pages of {} bytes",
+            self.length
+        );
+        // SAFETY: the assertion above holds `offset` within the mapping, or at its end for an empty range.
+        unsafe { self.start.add(offset) }
+    }
+}
+
+impl fmt::Debug for SharedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedPages").field("length", &self.length).field("access", &self.access).finish()
+    }
+}
+
+impl Drop for SharedPages {
+    fn drop(&mut self) {
+        let pages = self.length / PAGE_SIZE;
+        // SAFETY: the mapping is this value's own, and with the value goes the last way to reach it.
+        let done = self.release.as_ref().is_some_and(|release| unsafe { release.unmap(self.start, pages) });
+        if !done {
+            // SAFETY: as above.
+            if let Err(errno) = unsafe { munmap(self.start.cast(), self.length) } {
+                tracing::warn!(%errno, "shared pages could not be unmapped");
+            }
+        }
+        if let Some(release) = &self.release {
+            release.release();
+        }
+    }
+}
+
+fn mapping_length(pages: usize) -> NonZeroUsize {
+    let length = pages.checked_mul(PAGE_SIZE).and_then(NonZeroUsize::new);
+    length.expect("a mapping has at least one page and fits the address space")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let pages = SharedPages::anonymous(2).expect("two pages can be mapped");
+        pages.write(4094, b"ring");
+        let mut back = [0; 4];
+        pages.read(4094, &mut back);
+        assert_eq!(&back, b"ring");
+        pages.store_u32(8, 0xdead_beef, Ordering::Release);
+        assert_eq!(pages.load_u32(8, Ordering::Acquire), 0xdead_beef);
+        assert_eq!(pages.load_u16(10, Ordering::Acquire), 0xdead);
+        assert_eq!(pages.fetch_or_u8(0, 3, Ordering::SeqCst), 0);
+        assert_eq!(pages.fetch_and_u8(0, !1, Ordering::SeqCst), 3);
+        assert_eq!(pages.load_u8(0, Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "not within shared pages")]
+    fn beyond_the_end_is_refused() {
+        let pages = SharedPages::anonymous(1).expect("a page can be mapped");
+        pages.read(4090, &mut [0; 7]);
+    }
+
+    #[test]
+    #[should_panic(expected = "not within shared pages")]
+    fn an_unaligned_number_is_refused() {
+        let pages = SharedPages::anonymous(1).expect("a page can be mapped");
+        let _ = pages.load_u32(2, Ordering::Relaxed);
+    }
+}
