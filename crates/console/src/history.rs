@@ -1,0 +1,153 @@
+//! The last bytes of a console, kept once for all its readers.
+//!
+//! Every reader is a position in one unbounded stream of which only the end is kept. A new viewer starts at
+//! the oldest byte that is still there (the replay), a slow one falls off the old end and learns how many bytes
+//! it missed. So a console's memory is bounded by the history alone, whatever its readers do.
+
+/// Bytes of a console that are kept for replay and for slow readers.
+pub const HISTORY: usize = 64 * 1024;
+
+/// The end of a byte stream, at most [`HISTORY`] bytes of it.
+#[derive(Debug, Default)]
+pub struct History {
+    /// Grows up to `HISTORY`, then is written round.
+    bytes: Vec<u8>,
+    /// Position in the stream just after the newest byte.
+    end: u64,
+}
+
+/// A reader's position in the stream of one console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    at: u64,
+    /// Bytes that fell off before this reader took them and that it was not told of yet.
+    lost: u64,
+}
+
+impl History {
+    /// Appends bytes; the oldest ones give way.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let kept = &bytes[bytes.len().saturating_sub(HISTORY)..];
+        self.end += (bytes.len() - kept.len()) as u64;
+        let mut rest = kept;
+        while !rest.is_empty() {
+            rest = &rest[self.push_some(rest)..];
+        }
+    }
+
+    fn push_some(&mut self, bytes: &[u8]) -> usize {
+        let slot = self.slot(self.end);
+        let count = bytes.len().min(HISTORY - slot);
+        if self.bytes.len() < slot + count {
+            self.bytes.resize(slot + count, 0);
+        }
+        self.bytes[slot..slot + count].copy_from_slice(&bytes[..count]);
+        self.end += count as u64;
+        count
+    }
+
+    fn slot(&self, position: u64) -> usize {
+        usize::try_from(position % HISTORY as u64).expect("a remainder of HISTORY fits")
+    }
+
+    fn start(&self) -> u64 {
+        self.end.saturating_sub(HISTORY as u64)
+    }
+
+    /// A reader that begins with everything that is still kept.
+    #[must_use]
+    pub fn oldest(&self) -> Cursor {
+        Cursor { at: self.start(), lost: 0 }
+    }
+
+    /// A reader that sees only what comes from now on.
+    #[must_use]
+    pub const fn newest(&self) -> Cursor {
+        Cursor { at: self.end, lost: 0 }
+    }
+
+    /// Says how many bytes wait for this reader, in the history or lost.
+    #[must_use]
+    pub const fn behind(&self, cursor: &Cursor) -> u64 {
+        self.end - cursor.at
+    }
+
+    /// Gives the next bytes for a reader: a part in one piece, empty when it has everything.
+    ///
+    /// Moves a reader that fell off the old end to the oldest byte kept; [`Cursor::take_lost`] then says how many
+    /// bytes it missed.
+    pub fn next(&self, cursor: &mut Cursor) -> &[u8] {
+        let start = self.start();
+        if cursor.at < start {
+            cursor.lost += start - cursor.at;
+            cursor.at = start;
+        }
+        let slot = self.slot(cursor.at);
+        let waiting = usize::try_from(self.end - cursor.at).expect("at most HISTORY bytes are kept");
+        &self.bytes[slot.min(self.bytes.len())..(slot + waiting).min(self.bytes.len())]
+    }
+}
+
+impl Cursor {
+    /// Moves on by bytes that the reader took.
+    pub const fn advance(&mut self, count: usize) {
+        self.at += count as u64;
+    }
+
+    /// Says how many bytes this reader missed since the last call.
+    pub const fn take_lost(&mut self) -> u64 {
+        let lost = self.lost;
+        self.lost = 0;
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_all(history: &History, cursor: &mut Cursor) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let part = history.next(cursor);
+            if part.is_empty() {
+                return all;
+            }
+            all.extend_from_slice(part);
+            let count = part.len();
+            cursor.advance(count);
+        }
+    }
+
+    #[test]
+    fn a_late_reader_gets_the_end_and_a_slow_one_learns_what_it_missed() {
+        let mut history = History::default();
+        let mut slow = history.oldest();
+        history.push(b"boot ");
+        history.push(&vec![b'x'; HISTORY - 1]);
+        assert_eq!(read_all(&history, &mut history.oldest()).len(), HISTORY);
+        assert_eq!(read_all(&history, &mut slow).len(), HISTORY);
+        assert_eq!(slow.take_lost(), 4);
+        assert_eq!(slow.take_lost(), 0);
+        assert!(history.next(&mut slow).is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn the_end_of_the_stream_is_kept(sizes in proptest::collection::vec(0..50_000usize, 1..12)) {
+            let mut history = History::default();
+            let mut stream = Vec::new();
+            for (nth, size) in sizes.into_iter().enumerate() {
+                let piece: Vec<u8> = (0..size).map(|at| u8::try_from((at * 7 + nth) % 251).unwrap()).collect();
+                history.push(&piece);
+                stream.extend_from_slice(&piece);
+                let kept = &stream[stream.len().saturating_sub(HISTORY)..];
+                prop_assert_eq!(read_all(&history, &mut history.oldest()), kept);
+            }
+        }
+    }
+}

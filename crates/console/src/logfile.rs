@@ -1,0 +1,295 @@
+//! A file that takes a console's bytes for ever without filling the disk (XSA-180).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+use thiserror::Error;
+
+/// How a console's bytes are written to its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogStyle {
+    /// Bytes after which the file is renamed to `NAME.1` and begun again; 0 means that nothing is written.
+    pub limit: u64,
+    /// Whether each line begins with the time (UTC, as `[2026-01-31 12:00:00] `).
+    pub timestamps: bool,
+    /// Whether escape characters are replaced by dots, so that showing the file cannot steer a terminal.
+    pub replace_escape: bool,
+}
+
+impl LogStyle {
+    /// The limit of a log when nobody says another: 4 MiB, and as much again in the rotated file.
+    pub const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
+}
+
+impl Default for LogStyle {
+    fn default() -> Self {
+        Self { limit: Self::DEFAULT_LIMIT, timestamps: false, replace_escape: false }
+    }
+}
+
+/// Why a console's file cannot be written.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The file cannot be opened for appending.
+    #[error("Cannot open the console log {path}; check that its folder exists and is writable")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file cannot be appended to.
+    #[error("Cannot append to the console log {path}; bytes are not logged until it can be written again")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The full file cannot be renamed.
+    #[error("Cannot rename the full console log {path}; it is begun again instead")]
+    Rotate {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// One console's file: appended to, renamed when full, opened again on request.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    style: LogStyle,
+    at_line_start: bool,
+}
+
+impl LogFile {
+    /// Opens `path` for appending (mode 0600, no symbolic link followed), creating it when it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
+        let (file, size) = open_append(&path)?;
+        Ok(Self { path, file, size, style, at_line_start: true })
+    }
+
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the path again, as after a rename by a log rotator.
+    ///
+    /// # Errors
+    /// When the file cannot be opened; the old one stays in use.
+    pub fn reopen(&mut self) -> Result<(), LogError> {
+        (self.file, self.size) = open_append(&self.path)?;
+        Ok(())
+    }
+
+    /// Appends bytes, rotating as often as the limit asks.
+    ///
+    /// # Errors
+    /// When the file cannot be written or renamed; the rest of the bytes is not written then.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        if self.style.limit == 0 || bytes.is_empty() {
+            return Ok(());
+        }
+        if self.style.timestamps || self.style.replace_escape {
+            let styled = self.styled(bytes, &timestamp(SystemTime::now()));
+            self.append_raw(&styled)
+        } else {
+            self.append_raw(bytes)
+        }
+    }
+
+    fn append_raw(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.size >= self.style.limit {
+                self.rotate()?;
+            }
+            let room = usize::try_from(self.style.limit - self.size).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(rest.len().min(room));
+            self.file
+                .write_all(now)
+                .map_err(|source| LogError::Write { path: self.path.clone(), source })?;
+            self.size += now.len() as u64;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), LogError> {
+        let renamed = fs::rename(&self.path, rotated(&self.path));
+        if let Err(source) = renamed {
+            // Someone removed the name (or made `.1` a folder). The limit holds all the same.
+            let _ = self.file.set_len(0);
+            self.size = 0;
+            return match source.kind() {
+                io::ErrorKind::NotFound => self.reopen(),
+                _ => Err(LogError::Rotate { path: self.path.clone(), source }),
+            };
+        }
+        self.reopen()
+    }
+
+    fn styled(&mut self, bytes: &[u8], time: &str) -> Vec<u8> {
+        let mut styled = Vec::with_capacity(bytes.len() + 32);
+        for byte in bytes {
+            if self.at_line_start && self.style.timestamps {
+                // A guest that ends lines with "\n\r" would get the time before the return.
+                if *byte == b'\r' {
+                    continue;
+                }
+                styled.extend_from_slice(time.as_bytes());
+            }
+            self.at_line_start = *byte == b'\n';
+            styled.push(if *byte == 0x1b && self.style.replace_escape { b'.' } else { *byte });
+        }
+        styled
+    }
+}
+
+fn open_append(path: &Path) -> Result<(File, u64), LogError> {
+    let open = || {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
+            .open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        Ok((file, about.len()))
+    };
+    open().map_err(|source| LogError::Open { path: path.to_owned(), source })
+}
+
+fn rotated(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    PathBuf::from(name)
+}
+
+/// The time in UTC as `[YYYY-MM-DD HH:MM:SS] `.
+fn timestamp(now: SystemTime) -> String {
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a date in the Gregorian calendar, counted from 1 March of year 0 so that leap days come last.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("[{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}] ")
+}
+
+/// Makes a file name of a domain's name: no separators, no leading dot, no control characters, at most 128 bytes.
+///
+/// The name is a person's choice and usually well behaved, but it ends up in a path of a root-owned folder.
+#[must_use]
+pub fn file_stem(name: &str) -> String {
+    let mut stem: String = name
+        .chars()
+        .map(|c| if c.is_ascii_graphic() && c != '/' || c.is_alphanumeric() { c } else { '_' })
+        .collect();
+    while stem.len() > 128 {
+        stem.pop();
+    }
+    if stem.is_empty() || stem.starts_with('.') { format!("_{stem}") } else { stem }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn style(limit: u64) -> LogStyle {
+        LogStyle { limit, ..LogStyle::default() }
+    }
+
+    #[test]
+    fn a_flood_leaves_two_files_of_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.0.log");
+        let mut log = LogFile::open(path.clone(), style(1000)).unwrap();
+        for at in 0..100u8 {
+            log.append(&[at; 333]).unwrap();
+        }
+        assert_eq!(fs::metadata(folder.path().join("a.0.log.1")).unwrap().len(), 1000);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 300);
+        assert_eq!(fs::read(&path).unwrap()[299], 99);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_written_anew_after_reopen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = LogFile::open(path.clone(), style(1000)).unwrap();
+        log.append(b"old").unwrap();
+        fs::rename(&path, folder.path().join("kept")).unwrap();
+        log.reopen().unwrap();
+        log.append(b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn appending_goes_on_after_a_restart_and_counts_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        LogFile::open(path.clone(), style(10)).unwrap().append(b"12345678").unwrap();
+        LogFile::open(path.clone(), style(10)).unwrap().append(b"abcd").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"cd");
+        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"12345678ab");
+    }
+
+    #[test]
+    fn a_symbolic_link_and_a_pipe_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert!(matches!(LogFile::open(link, style(10)), Err(LogError::Open { .. })));
+        assert!(matches!(LogFile::open("/dev/null".into(), style(10)), Err(LogError::Open { .. })));
+    }
+
+    #[test]
+    fn lines_get_the_time_and_lose_their_escapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = LogStyle { limit: 10_000, timestamps: true, replace_escape: true };
+        let mut log = LogFile::open(folder.path().join("log"), wanted).unwrap();
+        let styled = log.styled(b"a\x1b[1m\n\rb", "[t] ");
+        assert_eq!(styled, b"[t] a.[1m\n[t] b");
+    }
+
+    #[test]
+    fn the_time_is_written_in_utc() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_210_096);
+        assert_eq!(timestamp(at), "[2024-02-29 12:34:56] ");
+    }
+
+    #[test]
+    fn names_of_domains_become_names_of_files() {
+        for (name, stem) in [("guest-dm", "guest-dm"), ("../x y", "_.._x_y"), ("", "_"), ("Grün", "Grün")] {
+            assert_eq!(file_stem(name), stem, "{name:?}");
+        }
+        assert_eq!(file_stem(&"ü".repeat(200)).len(), 128);
+    }
+}

@@ -1,0 +1,71 @@
+//! What the console server asks of Xen, small enough to be played by a test.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use xen_types::{DomId, EventPort, Gfn, GrantRef};
+
+use crate::ring::RingMemory;
+
+/// The grant with which the toolstack shares a domain's primary console ring
+/// (`GNTTAB_RESERVED_CONSOLE`, `xen/include/public/grant_table.h`).
+pub const RESERVED_CONSOLE_GRANT: GrantRef = GrantRef(0);
+
+/// Whether a domain still runs, as far as its consoles are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainState {
+    /// The domain.
+    pub domid: DomId,
+    /// Whether it is being destroyed: it will not write any more, and its pages wait to be let go.
+    pub dying: bool,
+}
+
+/// Xen's side of serving consoles: which domains there are, their ring pages, and event channels.
+///
+/// An event of a port comes once and not again before [`unmask`](Self::unmask), whatever the guest does.
+pub trait Platform {
+    /// A mapped ring page; dropping it unmaps it.
+    type Page: RingMemory;
+
+    /// Lists all domains.
+    ///
+    /// # Errors
+    /// When Xen does not answer.
+    fn domains(&mut self) -> io::Result<Vec<DomainState>>;
+
+    /// Maps a page that the domain granted.
+    ///
+    /// # Errors
+    /// When there is no such grant for this domain.
+    fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<Self::Page>;
+
+    /// Maps a page by its frame number, with the right that a control domain has.
+    ///
+    /// # Errors
+    /// When the domain has no such page or this domain has no right to it.
+    fn map_frame(&mut self, domid: DomId, frame: Gfn) -> io::Result<Self::Page>;
+
+    /// Binds a local port to the domain's unbound one; the new port's event fires at once or later, not masked.
+    ///
+    /// # Errors
+    /// When the port is not offered to this domain, or taken (by another console daemon).
+    fn bind(&mut self, domid: DomId, remote: EventPort) -> io::Result<EventPort>;
+
+    /// Closes a local port. An error has no consequence for the caller, so that none is given.
+    fn unbind(&mut self, port: EventPort);
+
+    /// Sends an event to the other end of a local port. An error means that the other end is gone.
+    fn notify(&mut self, port: EventPort);
+
+    /// Allows the next event of a local port.
+    fn unmask(&mut self, port: EventPort);
+
+    /// Takes the next event that has come, without waiting.
+    ///
+    /// # Errors
+    /// When events can no longer be received.
+    fn next_event(&mut self) -> io::Result<Option<EventPort>>;
+
+    /// The descriptor that is readable when there is an event.
+    fn event_fd(&self) -> BorrowedFd<'_>;
+}
