@@ -1,1 +1,27 @@
 //! The embedded Xen host: builds it, boots it under QEMU, runs a script in its dom0.
+//!
+//! The host is real Xen, a real Linux dom0 and real HVM guests, under QEMU's software emulation of AMD SVM. It needs
+//! no special hardware and no root. [`run`] boots it, or restores a snapshot of it that was taken when its daemons
+//! were up, and gives a script's output and exit status back; a crash or silence ends a run at once with the last
+//! console lines.
+#![forbid(unsafe_code)]
+
+mod build;
+mod console;
+mod contents;
+mod error;
+mod events;
+mod machine;
+mod qmp;
+mod run;
+mod scale;
+mod share;
+mod shell;
+mod snapshot;
+mod vm;
+
+pub use build::{Recipe, build};
+pub use error::Error;
+pub use machine::Machine;
+pub use run::{Host, Job, Observer, Origin, Put, Report, Request, fresh_log_folder, run};
+pub use scale::TimeScale;

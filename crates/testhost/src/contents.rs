@@ -1,0 +1,124 @@
+//! What dom0 is made of, by name.
+
+/// Packages of every host.
+pub(crate) const PACKAGES: [&str; 7] = [
+    "xen-hypervisor-4.17-amd64",
+    "linux-image-amd64",
+    "xen-utils-4.17",
+    "xenstore-utils",
+    "busybox-static",
+    "seabios",
+    "ovmf",
+];
+
+/// Packages of a host with Xen's own tools.
+pub(crate) const TOOLS_PACKAGES: [&str; 11] = [
+    "xen-utils-common",
+    "qemu-system-xen",
+    "qemu-system-data",
+    "ipxe-qemu",
+    "bash",
+    "bc",
+    "coreutils",
+    "mount",
+    "util-linux",
+    "iproute2",
+    "strace",
+];
+
+/// The hypervisor, packed with gzip.
+pub(crate) const HYPERVISOR: &str = "/boot/xen-4.17-amd64.gz";
+
+/// Programs of every host.
+pub(crate) const PROGRAMS: [&str; 9] = [
+    "/bin/busybox",
+    "/usr/bin/xenstore-list",
+    "/usr/bin/xenstore-ls",
+    "/usr/bin/xenstore-read",
+    "/usr/bin/xenstore-rm",
+    "/usr/bin/xenstore-watch",
+    "/usr/bin/xenstore-write",
+    "/usr/lib/xen-4.17/bin/xen-init-dom0",
+    "/usr/lib/xen-4.17/bin/xenstored",
+];
+
+/// Files and folders of every host: the firmware of guests.
+pub(crate) const FILES: [&str; 3] =
+    ["/usr/lib/xen-4.17/boot/hvmloader", "/usr/share/seabios/bios-256k.bin", "/usr/share/ovmf/OVMF.fd"];
+
+/// Programs of a host with Xen's own tools. The hotplug scripts want the real bash, losetup, stat and flock.
+pub(crate) const TOOLS_PROGRAMS: [&str; 15] = [
+    "/bin/bash",
+    "/sbin/losetup",
+    "/sbin/ip",
+    "/usr/bin/bc",
+    "/usr/bin/flock",
+    "/usr/bin/stat",
+    "/usr/bin/strace",
+    "/usr/lib/xen-4.17/bin/libxl-save-helper",
+    "/usr/lib/xen-4.17/bin/vchan-socket-proxy",
+    "/usr/lib/xen-4.17/bin/xenconsole",
+    "/usr/lib/xen-4.17/bin/xenconsoled",
+    "/usr/lib/xen-4.17/bin/xenstore-control",
+    "/usr/lib/xen-4.17/bin/xentop",
+    "/usr/lib/xen-4.17/bin/xl",
+    "/usr/libexec/xen-qemu-system-i386",
+];
+
+/// Files and folders of a host with Xen's own tools.
+pub(crate) const TOOLS_FILES: [&str; 7] = [
+    "/etc/xen/scripts",
+    "/etc/xen/xl.conf",
+    "/usr/share/qemu/keymaps",
+    "/usr/share/qemu/kvmvapic.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+    "/usr/share/seabios/vgabios-cirrus.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+];
+
+/// Modules that dom0 loads when it boots.
+pub(crate) const MODULES: [&str; 13] = [
+    "virtio_pci",
+    "virtio_console",
+    "9pnet_virtio",
+    "9p",
+    "xen-privcmd",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xenfs",
+    "xen-blkback",
+    "xen-netback",
+    "loop",
+    "bridge",
+];
+
+/// Modules that lie in `/modules` for who wants to load them.
+pub(crate) const MORE_MODULES: [&str; 2] = ["tun", "xen-pciback"];
+
+/// Folders that are there from the start.
+pub(crate) const FOLDERS: [&str; 14] = [
+    "/dev",
+    "/etc/xen",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/share",
+    "/sys",
+    "/usr/bin",
+    "/usr/sbin",
+    "/var/lib/outrigger",
+    "/var/lib/xen",
+    "/var/log/outrigger",
+    "/var/log/xen",
+];
+
+/// What a login shell reads.
+pub(crate) const PROFILE: &str = "PS1='dom0:\\w\\$ '\nstty sane 2>/dev/null\n";
+
+/// All of the above that decides what a host is, for its hash.
+pub(crate) fn all() -> impl std::fmt::Debug {
+    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, FOLDERS);
+    (always, TOOLS_PACKAGES, TOOLS_PROGRAMS, TOOLS_FILES)
+}

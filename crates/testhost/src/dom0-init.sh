@@ -1,0 +1,126 @@
+#!/bin/sh
+# PID 1 of the embedded host's dom0. It mounts what a dom0 needs, starts xenstored and the daemons, says `ready`
+# on the control port and then obeys the test host: `run EPOCH`, `shell EPOCH` or `off`.
+#
+# Control port, one line a message.  To the host: `step NAME`, `ready UPTIME`, `beat`, `exit STATUS`, `failed WHY`,
+# `bye`.  From the host: the three words above.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin HOME=/root TERM=linux LC_ALL=C
+umask 022
+/bin/busybox --install -s
+
+fail() {
+    echo "testhost: $*" >/dev/console
+    [ -e /run/control-open ] && echo "failed $*" >&3
+    off
+}
+off() {
+    sync
+    echo o >/proc/sysrq-trigger
+    while :; do sleep 60; done
+}
+step() {
+    echo "testhost: $1 at $(cut -d' ' -f1 /proc/uptime)" >/dev/console
+    [ -e /run/control-open ] && echo "step $1" >&3
+}
+# within TENTHS WHAT...: waits until the test succeeds, at most so many tenths of a second.
+within() {
+    tenths=$1; shift
+    until "$@"; do
+        tenths=$((tenths - 1)); [ $tenths -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+have_node() { xenstore-read "$1" >/dev/null 2>&1; }
+# start NAME COMMAND...: a daemon in the background, its output in /var/log/outrigger/NAME.log.
+start() {
+    name=$1; shift
+    step "starting $name"
+    setsid "$@" >>"/var/log/outrigger/$name.log" 2>&1 </dev/null 3>&- 4>&- &
+    echo $! >"/run/outrigger/$name.pid"
+}
+
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm /share
+mount -t devpts -o gid=5,mode=620 pts /dev/pts
+mount -t tmpfs tmp /dev/shm
+mount -t tmpfs -o mode=755 run /run
+mkdir -p /run/xen /run/xenstored /run/lock /run/outrigger /var/log/outrigger /var/lib/outrigger /var/log/xen /var/lib/xen
+ln -sfn /proc/self/fd /dev/fd
+hostname dom0
+ip link set lo up
+while read -r module; do
+    insmod "/modules/$module" || echo "testhost: module $module not loaded" >/dev/console
+done </modules/order
+mount -t xenfs xenfs /proc/xen || fail "xenfs cannot be mounted"
+
+# Port 1 is the control port, port 2 carries the script's output.
+within 100 test -e /dev/vport0p1 -a -e /dev/vport0p2 || fail "the control port did not appear"
+exec 3<>/dev/vport0p1
+: >/run/control-open
+step xenstored
+xenstored --pid-file /run/xenstored.pid || fail "xenstored did not start"
+within 100 test -S /run/xenstored/socket || fail "xenstored has no socket"
+xen-init-dom0 || fail "xen-init-dom0 failed"
+
+. /etc/testhost.conf
+if [ -x /usr/sbin/outrigger-consoled ]; then
+    start outrigger-consoled outrigger-consoled
+elif command -v xenconsoled >/dev/null; then
+    step "starting xenconsoled"
+    xenconsoled --log=all --log-dir=/var/log/xen --pid-file=/run/xenconsoled.pid
+fi
+[ ! -x /usr/sbin/outriggerd ] || start outriggerd outriggerd
+for socket in $READY_SOCKETS; do
+    within 300 test -S "$socket" || echo "testhost: $socket did not appear" >/dev/console
+done
+
+# Anything that was written before the snapshot must be on its way before the host stops the machine.
+echo "ready $(cut -d' ' -f1 /proc/uptime)" >&3
+
+mount_share() {
+    date -s "@$1" >/dev/null
+    mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 outrigger /share || fail "the share cannot be mounted"
+    [ ! -d /share/put ] || cp -R /share/put/. /
+}
+beats() {
+    while sleep 5; do echo beat >&3; done
+}
+collect() {
+    echo "step collecting" >&3
+    mkdir -p /share/logs
+    dmesg >/share/logs/dom0-dmesg.log 2>&1
+    ps -o pid,ppid,rss,args >/share/logs/dom0-processes.log 2>&1
+    xenstore-ls -f >/share/logs/xenstore.log 2>&1
+    command -v xl >/dev/null && xl dmesg >/share/logs/xl-dmesg.log 2>&1
+    cp -R /var/log/outrigger /var/log/xen /share/logs/ 2>/dev/null
+    cp -R /tmp/. /share/logs/tmp 2>/dev/null
+    umount /share
+}
+
+while read -r word argument <&3; do
+    case $word in
+    run)
+        mount_share "$argument"
+        echo "step mounted" >&3
+        beats &
+        beats=$!
+        (cd /root && exec setsid /share/script >/dev/vport0p2 2>&1 </dev/null 3>&-)
+        status=$?
+        kill $beats
+        collect
+        echo "exit $status" >&3
+        ;;
+    shell)
+        mount_share "$argument"
+        echo "step mounted" >&3
+        (cd /root && exec setsid -c sh -l </dev/hvc1 >/dev/hvc1 2>&1 3>&-)
+        collect
+        echo "exit 0" >&3
+        ;;
+    off) break ;;
+    esac
+done
+echo bye >&3
+off

@@ -1,0 +1,108 @@
+//! One queue of everything that a run can hear: console, script output, control messages, QEMU's end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Instant;
+
+use crate::Error;
+use crate::error::AtPath as _;
+
+/// A control message is one short line.
+const MAX_CONTROL_LINE: u64 = 4096;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// QEMU connected the channel of this name.
+    Connected(&'static str, UnixStream),
+    /// Bytes of the Xen console, on which dom0's kernel writes too.
+    Console(Vec<u8>),
+    /// Bytes that the script wrote.
+    Output(Vec<u8>),
+    /// Bytes of dom0's shell.
+    Shell(Vec<u8>),
+    /// A line from dom0's init.
+    Control(String),
+    /// A line from QEMU's monitor.
+    Monitor(String),
+    /// The Xen console was closed: QEMU is gone.
+    Gone,
+}
+
+/// The receiving end, with the sender that new readers clone.
+#[derive(Debug)]
+pub(crate) struct Events {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+impl Events {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+
+    /// The next event, or nothing when the deadline comes first.
+    pub(crate) fn next(&self, deadline: Instant) -> Option<Event> {
+        match self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(event) => Some(event),
+            // The queue keeps a sender of its own, so it is never disconnected.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// Listens on `folder/name`; the connection that comes becomes [`Event::Connected`], and what is read from it
+    /// events of the kind that the name says.
+    pub(crate) fn listen(&self, folder: &Path, name: &'static str) -> Result<(), Error> {
+        let path = folder.join(name);
+        let listener = UnixListener::bind(&path).at("listen on the socket", &path)?;
+        let sender = self.sender.clone();
+        thread::spawn(move || {
+            // The thread ends with the connection; if QEMU never connects, with the process.
+            let Ok((stream, _)) = listener.accept() else { return };
+            let Ok(reader) = stream.try_clone() else { return };
+            if sender.send(Event::Connected(name, stream)).is_err() {
+                return;
+            }
+            match name {
+                "console" => read_bytes(reader, &sender, Event::Console),
+                "output" => read_bytes(reader, &sender, Event::Output),
+                "shell" => read_bytes(reader, &sender, Event::Shell),
+                "control" => read_lines(reader, &sender, Event::Control),
+                _ => read_lines(reader, &sender, Event::Monitor),
+            }
+            if name == "console" {
+                // A receiver that is gone no longer wants to know.
+                let _ = sender.send(Event::Gone);
+            }
+        });
+        Ok(())
+    }
+}
+
+fn read_bytes(mut stream: UnixStream, sender: &Sender<Event>, kind: impl Fn(Vec<u8>) -> Event) {
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if sender.send(kind(buffer[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_lines(stream: UnixStream, sender: &Sender<Event>, kind: impl Fn(String) -> Event) {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        match reader.by_ref().take(MAX_CONTROL_LINE).read_until(b'\n', &mut line) {
+            Ok(1..) => {}
+            _ => return,
+        }
+        let text = String::from_utf8_lossy(&line).trim().to_owned();
+        if sender.send(kind(text)).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The emulated machine: how large it is, and which QEMU command line makes it.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+/// The processor model, with what this emulation gets wrong taken away.
+///
+/// - `-smap`: QEMU 7.2's IRET from ring 3 reads the stack with supervisor rights; a PV dom0 kernel dies at its first
+///   `sync_core`.
+/// - `-monitor`: its MWAIT faults in Xen's idle loop.
+/// - `-rdtscp`: without NRIP save Xen cannot step over an intercepted RDTSCP, and a Linux HVM guest triple-faults.
+const CPU: &str = "EPYC-Rome,-smap,-monitor,-rdtscp";
+
+/// The 9p mount tag of the shared folder, known to dom0's init.
+const SHARE_TAG: &str = "outrigger";
+
+/// The size of the emulated host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors of the host.
+    pub cpus: u32,
+    /// Memory of the host in MiB.
+    pub memory_mib: u32,
+    /// Memory of dom0 in MiB, part of `memory_mib`.
+    pub dom0_memory_mib: u32,
+    /// Virtual processors of dom0.
+    pub dom0_cpus: u32,
+    /// More words for Xen's command line.
+    pub xen_arguments: String,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            cpus: 2,
+            memory_mib: 4096,
+            dom0_memory_mib: 1024,
+            dom0_cpus: 1,
+            xen_arguments: "loglvl=warning guest_loglvl=warning".to_owned(),
+        }
+    }
+}
+
+/// Where the machine's memory lives.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Memory<'a> {
+    /// In QEMU, gone with it.
+    Anonymous,
+    /// In a file that QEMU writes through to: the boot that is to become a snapshot.
+    File(&'a Path),
+    /// A private copy on write of a snapshot's file.
+    CopyOf(&'a Path),
+}
+
+/// The five byte streams between the host and the caller, each a unix socket that QEMU connects to.
+pub(crate) const CHANNELS: [&str; 5] = ["console", "shell", "control", "output", "qmp"];
+
+impl Machine {
+    /// What of the machine decides whether a snapshot fits it.
+    pub(crate) fn identity(&self) -> String {
+        format!("{CPU} {self:?}")
+    }
+
+    fn xen_command_line(&self) -> String {
+        // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file.
+        format!(
+            "dom0_mem={0}M,max:{0}M dom0_max_vcpus={1} console=com1 com1=115200,8n1 noreboot \
+             console_timestamps=boot bootscrub=0 {2}",
+            self.dom0_memory_mib, self.dom0_cpus, self.xen_arguments
+        )
+    }
+
+    /// QEMU's arguments. The program is to run in the image's folder, so that no path of it stands in `-initrd`,
+    /// where a comma would end a module's name.
+    pub(crate) fn qemu_arguments(&self, sockets: &Path, share: &Path, memory: Memory<'_>) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        add(&["-accel", "tcg,thread=multi", "-cpu", CPU]);
+        add(&["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()]);
+        let backend = |path: &Path, share: &str| {
+            format!(
+                "memory-backend-file,id=ram0,size={}M,mem-path={},share={share}",
+                self.memory_mib,
+                escape(path)
+            )
+        };
+        match memory {
+            Memory::Anonymous => add(&["-machine", "q35"]),
+            Memory::File(path) => {
+                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "on")]);
+            }
+            Memory::CopyOf(path) => {
+                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "off")]);
+                add(&["-incoming", "defer"]);
+            }
+        }
+        add(&["-kernel", "xen", "-append", &self.xen_command_line()]);
+        add(&["-initrd", "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0,initramfs.img"]);
+        for name in CHANNELS {
+            let path = escape(&sockets.join(name));
+            add(&["-chardev", &format!("socket,id={name},path={path},server=off")]);
+        }
+        add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
+        add(&["-device", "virtio-serial-pci,max_ports=4"]);
+        add(&["-device", "virtconsole,nr=0,chardev=shell"]);
+        add(&["-device", "virtserialport,nr=1,chardev=control,name=control"]);
+        add(&["-device", "virtserialport,nr=2,chardev=output,name=output"]);
+        add(&["-fsdev", &format!("local,id=share,path={},security_model=none", escape(share))]);
+        add(&["-device", &format!("virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG}")]);
+        arguments
+    }
+}
+
+/// Doubles the commas of a path, as QEMU's option syntax wants.
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_of_paths_are_doubled() {
+        let arguments = Machine::default().qemu_arguments(
+            Path::new("/run/a,b"),
+            Path::new("/share,c"),
+            Memory::Anonymous,
+        );
+        let all: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+        assert!(all.iter().any(|word| word.contains("path=/run/a,,b/qmp,server")));
+        assert!(all.iter().any(|word| word.contains("path=/share,,c,security")));
+    }
+
+    #[test]
+    fn restored_machine_waits_for_its_state_and_maps_memory_privately() {
+        let path = Path::new("/s/ram");
+        let arguments = Machine::default().qemu_arguments(path, path, Memory::CopyOf(path));
+        let all = arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        assert!(all.contains("-incoming defer") && all.contains("mem-path=/s/ram,share=off"));
+    }
+}

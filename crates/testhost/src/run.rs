@@ -1,0 +1,284 @@
+//! A run: from a built host and a job to an exit status and a folder of logs.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::error::AtPath as _;
+use crate::events::Event;
+use crate::machine::{Machine, Memory};
+use crate::share::Share;
+use crate::shell::Terminal;
+use crate::snapshot::Snapshot;
+use crate::vm::{COLLECTING, Places, Vm};
+use crate::{Error, TimeScale};
+
+/// Nothing on any channel for so long during the boot: it hangs. The longest silence of a good boot is 8 s.
+const BOOT_SILENCE: Duration = Duration::from_secs(90);
+/// The whole boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// dom0 sends a beat every 5 s while a script runs; without one for so long, it hangs.
+const BEAT_SILENCE: Duration = Duration::from_secs(120);
+/// From the word to run until dom0 has mounted the share; more than that, and a restored host is not alive.
+const MOUNT_LIMIT: Duration = Duration::from_secs(30);
+/// Collecting logs after the script.
+const COLLECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A built host: a folder with `xen`, `vmlinuz` and `initramfs.img`.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// The folder. Snapshots are kept in it too.
+    pub folder: PathBuf,
+}
+
+/// A file or folder to bring into dom0 before the job starts.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// What to copy.
+    pub source: PathBuf,
+    /// Its absolute path in dom0.
+    pub target: PathBuf,
+}
+
+/// What to do once dom0 and its daemons are up.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// Run this file as root; its `#!` line says what reads it (`/bin/sh` is busybox's).
+    Script(PathBuf),
+    /// Join the caller's terminal to a shell.
+    Shell,
+}
+
+/// A run to be made.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The machine's size.
+    pub machine: Machine,
+    /// What to do.
+    pub job: Job,
+    /// What to bring in.
+    pub puts: Vec<Put>,
+    /// How long the job may take, before scaling; none for as long as it lives.
+    pub timeout: Option<Duration>,
+    /// Boots from scratch and neither uses nor makes a snapshot.
+    pub fresh: bool,
+    /// The folder for logs; made if missing.
+    pub logs: PathBuf,
+    /// The factor of every deadline.
+    pub scale: TimeScale,
+}
+
+/// How the host came up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From scratch.
+    Booted,
+    /// From a snapshot.
+    Restored,
+}
+
+/// A run that was made.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The job's exit status.
+    pub status: i32,
+    /// How the host came up.
+    pub origin: Origin,
+    /// From the request until dom0 was ready for the job.
+    pub startup: Duration,
+    /// How long the job took.
+    pub job: Duration,
+    /// The folder of logs: `console.log` (Xen's and dom0's), `output.log`, `qemu.log`, `dom0/` (logs of dom0).
+    pub logs: PathBuf,
+}
+
+/// Hears about a run while it goes on. Each method does nothing unless it is written.
+pub trait Observer {
+    /// The run has come to this point.
+    fn progress(&mut self, _what: &str) {}
+    /// The script wrote these bytes.
+    fn output(&mut self, _bytes: &[u8]) {}
+    /// Xen or dom0's kernel wrote these bytes.
+    fn console(&mut self, _bytes: &[u8]) {}
+}
+
+/// Brings the host up, does the job, takes the host down.
+///
+/// # Errors
+/// Any [`Error`]; a job that ends with a status, whichever, is no error.
+pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Result<Report, Error> {
+    fs::create_dir_all(&request.logs).at("make the folder", &request.logs)?;
+    let logs = request.logs.canonicalize().at("resolve", &request.logs)?;
+    let share = Share::prepare(&logs, &request.job, &request.puts)?;
+    let places = Places { image: &host.folder, logs: &logs, share: share.folder() };
+    let started = Instant::now();
+    if !request.fresh {
+        match from_snapshot(request, &places, started, observer) {
+            Ok(report) => return Ok(report),
+            Err(Attempt::Job(error)) => return Err(error),
+            Err(Attempt::Host(error)) => {
+                observer.progress(&format!("No snapshot is used: {error}"));
+            }
+        }
+    }
+    observer.progress("Booting the host from scratch");
+    let mut vm = Vm::start(&request.machine, Memory::Anonymous, &places, request.scale, observer)?;
+    boot(&mut vm)?;
+    Work { request, places: &places, origin: Origin::Booted, started }.finish(vm)
+}
+
+/// Why an attempt ended: before the job was begun, or in it.
+enum Attempt {
+    Host(Error),
+    Job(Error),
+}
+
+fn from_snapshot(
+    request: &Request,
+    places: &Places<'_>,
+    started: Instant,
+    observer: &mut dyn Observer,
+) -> Result<Report, Attempt> {
+    let snapshot =
+        Snapshot::find_or_make(&request.machine, places, request.scale, observer).map_err(Attempt::Host)?;
+    observer.progress("Restoring the host from its snapshot");
+    let memory = Memory::CopyOf(&snapshot.memory());
+    let work = Work { request, places, origin: Origin::Restored, started };
+    let begun = Vm::start(&request.machine, memory, places, request.scale, observer).and_then(|mut vm| {
+        snapshot.restore(&mut vm)?;
+        work.begin(&mut vm)?;
+        Ok(vm)
+    });
+    match begun {
+        Ok(vm) => work.complete(vm).map_err(Attempt::Job),
+        Err(error) => {
+            snapshot.remove();
+            Err(Attempt::Host(error))
+        }
+    }
+}
+
+/// Waits until dom0 says that its daemons are up.
+pub(crate) fn boot(vm: &mut Vm<'_>) -> Result<(), Error> {
+    vm.set_phase("boot");
+    let end = Instant::now() + vm.scaled(BOOT_LIMIT);
+    loop {
+        let silence = vm.scaled(BOOT_SILENCE);
+        let deadline = end.min(Instant::now() + silence);
+        match vm.next(deadline)? {
+            Some(Event::Control(line)) => match line.split_once(' ').unwrap_or((&line, "")) {
+                ("ready", uptime) => {
+                    vm.observer()
+                        .progress(&format!("dom0 and its daemons are up (dom0's uptime: {uptime} s)"));
+                    return Ok(());
+                }
+                ("step", what) => vm.observer().progress(&format!("dom0: {what}")),
+                ("failed", why) => return Err(vm.init_failed(why)),
+                _ => {}
+            },
+            Some(_) if Instant::now() < end => {}
+            _ => return Err(vm.hung(silence)),
+        }
+    }
+}
+
+/// The job's part of a run.
+struct Work<'a> {
+    request: &'a Request,
+    places: &'a Places<'a>,
+    origin: Origin,
+    started: Instant,
+}
+
+impl Work<'_> {
+    fn finish(&self, mut vm: Vm<'_>) -> Result<Report, Error> {
+        self.begin(&mut vm)?;
+        self.complete(vm)
+    }
+
+    /// Gives dom0 the word and waits until it has the script and the files.
+    fn begin(&self, vm: &mut Vm<'_>) -> Result<(), Error> {
+        vm.set_phase("start of the job");
+        let word = match self.request.job {
+            Job::Script(_) => "run",
+            Job::Shell => "shell",
+        };
+        // dom0's clock stood still with the snapshot.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        vm.send("control", format!("{word} {now}\n").as_bytes())?;
+        let limit = vm.scaled(MOUNT_LIMIT);
+        let deadline = Instant::now() + limit;
+        loop {
+            match vm.next(deadline)? {
+                Some(Event::Control(line)) if line == "step mounted" => return Ok(()),
+                Some(Event::Control(line)) if line.starts_with("failed") => return Err(vm.init_failed(&line)),
+                Some(_) if Instant::now() < deadline => {}
+                _ => return Err(vm.hung(limit)),
+            }
+        }
+    }
+
+    /// Follows the job to its end.
+    fn complete(&self, mut vm: Vm<'_>) -> Result<Report, Error> {
+        let startup = self.started.elapsed();
+        vm.set_phase("the job");
+        vm.observer().progress(&format!("Ready after {:.1} s", startup.as_secs_f64()));
+        let path = self.places.logs.join("output.log");
+        let mut output = File::create(&path).at("make", &path)?;
+        let mut terminal = match self.request.job {
+            Job::Shell => Some(Terminal::join(&vm)?),
+            Job::Script(_) => None,
+        };
+        let begun = Instant::now();
+        let limit = self.request.timeout.map(|limit| vm.scaled(limit));
+        let end = limit.map(|limit| begun + limit);
+        let silence = vm.scaled(BEAT_SILENCE);
+        let mut last_beat = Instant::now();
+        let status = loop {
+            let hang = last_beat + silence;
+            match vm.next(end.map_or(hang, |end| end.min(hang)))? {
+                Some(Event::Output(bytes)) => {
+                    output.write_all(&bytes).at("write", &path)?;
+                    vm.observer().output(&bytes);
+                }
+                Some(Event::Shell(bytes)) => {
+                    if let Some(terminal) = &mut terminal {
+                        terminal.show(&bytes);
+                    }
+                }
+                Some(Event::Control(line)) => {
+                    last_beat = Instant::now();
+                    match line.split_once(' ').unwrap_or((&line, "")) {
+                        ("exit", status) => break status.parse().unwrap_or(255),
+                        ("failed", why) => return Err(vm.init_failed(why)),
+                        ("step", "collecting") => vm.set_phase(COLLECTING),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+            if Instant::now() >= hang {
+                return Err(vm.hung(silence));
+            }
+            if let (Some(end), Some(limit)) = (end, limit) {
+                // The logs are worth a little more time.
+                if Instant::now() >= end + vm.scaled(COLLECT_LIMIT)
+                    || Instant::now() >= end && !vm.is_collecting()
+                {
+                    return Err(vm.script_timeout(limit));
+                }
+            }
+        };
+        let job = begun.elapsed();
+        drop(terminal);
+        Ok(Report { status, origin: self.origin, startup, job, logs: self.places.logs.to_owned() })
+    }
+}
+
+/// A folder name for the logs of one run below `parent`: the time and the process, so that none is used twice.
+#[must_use]
+pub fn fresh_log_folder(parent: &Path) -> PathBuf {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    parent.join(format!("{now}-{}", std::process::id()))
+}

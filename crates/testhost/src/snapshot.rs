@@ -1,0 +1,115 @@
+//! A snapshot of the host just after its daemons came up.
+//!
+//! The machine's memory is a file that the booting QEMU writes through to; the rest of its state, below one MB, is
+//! saved by a migration that leaves shared memory out (`x-ignore-shared`). Later runs map the file privately, so any
+//! number of them start from the same snapshot, at the same time, and none changes it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::build::hex;
+use crate::error::AtPath as _;
+use crate::machine::{Machine, Memory};
+use crate::run::boot;
+use crate::vm::{Places, Vm};
+use crate::{Error, Observer, TimeScale, qmp};
+
+/// Changed whenever a snapshot of before no longer fits what restores it.
+const FORMAT: &str = "1";
+/// The folder of all snapshots inside a host's folder.
+const FOLDER: &str = "snapshots";
+
+/// A complete snapshot on disk.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Snapshot {
+    /// Finds the snapshot for this host and machine, or boots the host and makes it.
+    ///
+    /// A lock keeps a second run from making the same one; it waits and then finds it.
+    pub(crate) fn find_or_make(
+        machine: &Machine,
+        places: &Places<'_>,
+        scale: TimeScale,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, Error> {
+        let all = places.image.join(FOLDER);
+        fs::create_dir_all(&all).at("make the folder", &all)?;
+        let lock_path = all.join("lock");
+        let lock = File::create(&lock_path).at("open", &lock_path)?;
+        lock.lock().at("lock", &lock_path)?;
+        let name = name(machine)?;
+        let snapshot = Self { folder: all.join(&name), name };
+        if snapshot.folder.join("state").exists() {
+            return Ok(snapshot);
+        }
+        observer.progress("Booting the host once to make a snapshot of it");
+        let unfinished = all.join("unfinished");
+        remove(&unfinished)?;
+        fs::create_dir(&unfinished).at("make the folder", &unfinished)?;
+        let started = Instant::now();
+        let memory = unfinished.join("memory");
+        {
+            let mut vm = Vm::start(machine, Memory::File(&memory), places, scale, observer)?;
+            boot(&mut vm)?;
+            vm.set_phase("saving of the snapshot");
+            vm.command("stop", &Value::Null)?;
+            vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
+            // QEMU runs in the host's folder, so the path needs no quoting for the shell that `exec:` starts.
+            vm.command("migrate", &json!({ "uri": format!("exec:cat >{FOLDER}/unfinished/state") }))?;
+            vm.migrated()?;
+        }
+        fs::rename(&unfinished, &snapshot.folder).at("rename", &unfinished)?;
+        observer.progress(&format!("The snapshot was made in {:.1} s", started.elapsed().as_secs_f64()));
+        Ok(snapshot)
+    }
+
+    /// The file of the machine's memory.
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.folder.join("memory")
+    }
+
+    /// Loads the state into a machine that waits for it, and lets it go on.
+    pub(crate) fn restore(&self, vm: &mut Vm<'_>) -> Result<(), Error> {
+        vm.set_phase("restoring of the snapshot");
+        vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
+        vm.command("migrate-incoming", &json!({ "uri": format!("exec:cat {FOLDER}/{}/state", self.name) }))?;
+        vm.migrated()?;
+        vm.command("cont", &Value::Null)?;
+        Ok(())
+    }
+
+    /// Throws a snapshot away that did not restore.
+    pub(crate) fn remove(&self) {
+        // If it stays, the next run finds out again that it does not restore.
+        let _ = remove(&self.folder);
+    }
+}
+
+fn remove(folder: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", folder),
+        _ => Ok(()),
+    }
+}
+
+/// The snapshot's name: everything but the host's own files, which lie beside it, that it depends on.
+fn name(machine: &Machine) -> Result<String, Error> {
+    let version = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|source| {
+        Error::Program { program: "qemu-system-x86_64", package: "qemu-system-x86", source }
+    })?;
+    let mut hash = Sha256::new();
+    for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), &version.stdout] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    Ok(hex(&hash.finalize()))
+}

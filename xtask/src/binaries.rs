@@ -1,0 +1,100 @@
+//! Builds the programs that go into dom0 and into the stubdomain.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use testhost::Put;
+
+use crate::workspace;
+
+/// Programs of dom0: the binary's name and its place there.
+const DOM0: [(&str, &str); 3] = [
+    ("outrigger", "/usr/bin/outrigger"),
+    ("outriggerd", "/usr/sbin/outriggerd"),
+    ("outrigger-consoled", "/usr/sbin/outrigger-consoled"),
+];
+
+/// How programs are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Quick to build; the debug information is taken away before it goes into the host.
+    Dev,
+    /// What users get.
+    Release,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Builds the programs of dom0 and says where each goes.
+pub(crate) fn dom0(profile: Profile) -> Result<Vec<Put>> {
+    let packages: Vec<&str> = DOM0.iter().map(|(name, _)| *name).collect();
+    cargo_build(&packages, profile, &[])?;
+    let folder = workspace::target().join(profile.folder());
+    DOM0.iter()
+        .map(|(name, target)| {
+            Ok(Put { source: stripped(&folder.join(name), profile)?, target: PathBuf::from(target) })
+        })
+        .collect()
+}
+
+/// Builds one more program, such as a test runner for dom0.
+pub(crate) fn program(package: &str, profile: Profile) -> Result<PathBuf> {
+    cargo_build(&[package], profile, &[])?;
+    stripped(&workspace::target().join(profile.folder()).join(package), profile)
+}
+
+/// Builds the stubdomain's agent, static, and names the file.
+///
+/// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.
+pub(crate) fn agent() -> Result<PathBuf> {
+    let folder = workspace::target().join("agent");
+    let triple = "x86_64-unknown-linux-gnu";
+    let flags = format!("target.{triple}.rustflags=[\"-C\", \"target-feature=+crt-static\"]");
+    let folder_text = folder.to_string_lossy();
+    let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
+    cargo_build(&["outrigger-agent"], Profile::Release, &more)?;
+    Ok(folder.join(triple).join("release/outrigger-agent"))
+}
+
+fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
+    let mut command = Command::new(env!("CARGO"));
+    command.arg("build").args(["--profile", profile.name()]).args(more).current_dir(workspace::root());
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let status = command.stdout(std::io::stderr()).status().context("Cannot start cargo")?;
+    if !status.success() {
+        bail!("Building {} failed; with --bare the host comes without our programs", packages.join(", "));
+    }
+    Ok(())
+}
+
+/// A copy without debug information: dom0's memory holds every byte of it.
+fn stripped(program: &Path, profile: Profile) -> Result<PathBuf> {
+    if profile == Profile::Release {
+        return Ok(program.to_owned());
+    }
+    let copy = program.with_extension("stripped");
+    let status =
+        Command::new("strip").arg("--output-target=elf64-x86-64").arg("-o").args([&copy, program]).status();
+    let status = status.context("Cannot start strip; install the Debian package binutils")?;
+    if !status.success() {
+        bail!("strip {} failed ({status})", program.display());
+    }
+    Ok(copy)
+}

@@ -1,0 +1,161 @@
+//! `cargo xtask host`: builds the embedded host, runs a script in it, or gives a shell.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use image::packages::Store;
+use testhost::{Host, Job, Machine, Put, Recipe, Request, TimeScale};
+
+use crate::binaries::{self, Profile};
+use crate::view::View;
+use crate::{debian, guest, workspace};
+
+/// What to do with the embedded host.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Builds it, or finds it built, and prints its folder.
+    Build(BuildOptions),
+    /// Runs a script as root in its dom0 and exits with the script's status.
+    Run {
+        #[command(flatten)]
+        build: BuildOptions,
+        #[command(flatten)]
+        run: RunOptions,
+        /// The script; its `#!` line says what reads it. `/bin/sh` is busybox's.
+        script: PathBuf,
+    },
+    /// Opens a shell in its dom0.
+    Shell {
+        #[command(flatten)]
+        build: BuildOptions,
+        #[command(flatten)]
+        run: RunOptions,
+    },
+}
+
+/// What the host is made of.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BuildOptions {
+    /// Adds stock xl, xenconsoled, QEMU for dom0 and their scripts.
+    #[arg(long)]
+    pub(crate) with_xen_tools: bool,
+    /// Leaves our programs and the stubdomain's image out.
+    #[arg(long)]
+    pub(crate) bare: bool,
+    /// Leaves the stubdomain's image out.
+    #[arg(long)]
+    pub(crate) no_stubdom: bool,
+    /// Compiles our programs as users get them, rather than quickly.
+    #[arg(long)]
+    pub(crate) release: bool,
+}
+
+/// How the host runs.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunOptions {
+    /// Brings a file or folder into dom0 before the script starts; may be given again.
+    #[arg(long, value_name = "FILE:PATH", value_parser = parse_put)]
+    pub(crate) put: Vec<Put>,
+    /// Ends the run when the script takes longer, in seconds (times OUTRIGGER_TIME_SCALE).
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    pub(crate) timeout: u64,
+    /// Processors of the host.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub(crate) cpus: u32,
+    /// Memory of the host in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    pub(crate) memory: u32,
+    /// Boots from scratch: neither uses nor makes a snapshot.
+    #[arg(long, env = "OUTRIGGER_FRESH")]
+    pub(crate) fresh: bool,
+    /// Shows Xen's and dom0's console too.
+    #[arg(long)]
+    pub(crate) console: bool,
+    /// Says nothing but what the script says.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+}
+
+fn parse_put(text: &str) -> Result<Put, String> {
+    match text.rsplit_once(':') {
+        Some((source, target)) if !source.is_empty() && target.starts_with('/') => {
+            Ok(Put { source: source.into(), target: target.into() })
+        }
+        _ => Err("FILE:PATH is expected, PATH absolute in dom0".to_owned()),
+    }
+}
+
+/// Runs the command.
+pub(crate) fn main(command: Command) -> Result<ExitCode> {
+    debian::ensure(&debian::RUN_HOST, true)?;
+    match command {
+        Command::Build(build) => {
+            let host = built(&build, &[], &mut View::new(false, false))?;
+            println!("{}", host.folder.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run { build, run, script } => {
+            std::fs::metadata(&script)
+                .with_context(|| format!("Cannot find the script {}", script.display()))?;
+            job(&build, &run, Job::Script(script))
+        }
+        Command::Shell { build, run } => job(&build, &run, Job::Shell),
+    }
+}
+
+/// Builds the host with everything that the options ask for, and `more` programs.
+pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Result<Host> {
+    use testhost::Observer as _;
+
+    let mut recipe = Recipe { with_xen_tools: options.with_xen_tools, ..Recipe::default() };
+    let store = Store::from_environment()?;
+    if !options.bare {
+        let profile = if options.release { Profile::Release } else { Profile::Dev };
+        recipe.programs = binaries::dom0(profile)?;
+        if !options.no_stubdom {
+            recipe.files.extend(guest::stubdom(&store, view)?);
+        }
+    }
+    recipe.files.extend(guest::examples()?);
+    recipe.programs.extend_from_slice(more);
+    let host = testhost::build(&recipe, &store, &workspace::kept("hosts"), view)?;
+    view.progress(&format!("The host is in {}", host.folder.display()));
+    Ok(host)
+}
+
+/// The request for a run with these options.
+pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
+    let timeout = match job {
+        Job::Script(_) => Some(Duration::from_secs(options.timeout)),
+        Job::Shell => None,
+    };
+    Ok(Request {
+        machine: Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::default() },
+        job,
+        puts: options.put.clone(),
+        timeout,
+        fresh: options.fresh,
+        logs: testhost::fresh_log_folder(&workspace::kept("logs")),
+        scale: TimeScale::from_env()?,
+    })
+}
+
+fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
+    let mut view = View::new(run.quiet, run.console);
+    let host = built(build, &[], &mut view)?;
+    let report = testhost::run(&host, &request(run, job)?, &mut view)?;
+    if !run.quiet {
+        eprintln!(
+            "Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",
+            report.status,
+            report.job.as_secs_f64(),
+            report.origin,
+            report.startup.as_secs_f64(),
+            report.logs.display()
+        );
+    }
+    Ok(ExitCode::from(u8::try_from(report.status).unwrap_or(1)))
+}
