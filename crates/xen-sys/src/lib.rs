@@ -6,7 +6,8 @@
 //! changed by hand. There is no logic here: the `xen` crate makes these calls safe.
 
 /// Bindings to the libraries of Xen 4.17.
-// The names are those of Xen's headers, and their documentation is there.
+// The names are those of Xen's headers, and their documentation is there. The unsafe blocks are bindgen's own, which
+// fill plain structures with zeroes.
 #[allow(
     missing_docs,
     non_camel_case_types,
@@ -14,7 +15,8 @@
     non_upper_case_globals,
     unreachable_pub,
     clippy::all,
-    clippy::pedantic
+    clippy::pedantic,
+    clippy::undocumented_unsafe_blocks
 )]
 #[cfg(xen = "4.17")]
 mod v4_17;

@@ -225,7 +225,7 @@ pub const XTL_CRITICAL: xentoollog_level = 9;
 pub const XTL_NUM_LEVELS: xentoollog_level = 10;
 pub type xentoollog_level = core::ffi::c_uint;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xentoollog_logger {
     pub vmessage: ::core::option::Option<
         unsafe extern "C" fn(
@@ -262,7 +262,7 @@ const _: () = {
 };
 pub type xen_pfn_t = core::ffi::c_ulong;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_arch_domainconfig {
     pub emulation_flags: u32,
     pub misc_flags: u32,
@@ -279,7 +279,7 @@ const _: () = {
 pub type domid_t = u16;
 pub type xen_domain_handle_t = [u8; 16usize];
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_vmemrange {
     pub start: u64,
     pub end: u64,
@@ -297,7 +297,7 @@ const _: () = {
 };
 pub type xen_vmemrange_t = xen_vmemrange;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_domctl_createdomain {
     pub ssidref: u32,
     pub handle: xen_domain_handle_t,
@@ -342,7 +342,7 @@ const _: () = {
         [::core::mem::offset_of!(xen_domctl_createdomain, arch) - 56usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_domctl_getdomaininfo {
     pub domain: domid_t,
     pub pad1: u16,
@@ -406,7 +406,7 @@ const _: () = {
 };
 pub type xen_domctl_getdomaininfo_t = xen_domctl_getdomaininfo;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_sysctl_physinfo {
     pub threads_per_core: u32,
     pub cores_per_socket: u32,
@@ -485,7 +485,7 @@ pub type xc_domaininfo_t = xen_domctl_getdomaininfo_t;
 pub type xc_evtchn_port_or_error_t = core::ffi::c_int;
 pub type xc_physinfo_t = xen_sysctl_physinfo;
 #[repr(C, packed)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct e820entry {
     pub addr: u64,
     pub size: u64,
@@ -512,6 +512,15 @@ const _: () = {
     ["Offset of field: xc_error::code"][::core::mem::offset_of!(xc_error, code) - 0usize];
     ["Offset of field: xc_error::message"][::core::mem::offset_of!(xc_error, message) - 4usize];
 };
+impl Default for xc_error {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct xc_xend_cpuid {
@@ -525,7 +534,7 @@ pub union xc_xend_cpuid__bindgen_ty_1 {
     pub input: [u32; 2usize],
 }
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_xend_cpuid__bindgen_ty_1__bindgen_ty_1 {
     pub leaf: u32,
     pub subleaf: u32,
@@ -549,12 +558,30 @@ const _: () = {
     ["Offset of field: xc_xend_cpuid__bindgen_ty_1::input"]
         [::core::mem::offset_of!(xc_xend_cpuid__bindgen_ty_1, input) - 0usize];
 };
+impl Default for xc_xend_cpuid__bindgen_ty_1 {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of xc_xend_cpuid"][::core::mem::size_of::<xc_xend_cpuid>() - 40usize];
     ["Alignment of xc_xend_cpuid"][::core::mem::align_of::<xc_xend_cpuid>() - 8usize];
     ["Offset of field: xc_xend_cpuid::policy"][::core::mem::offset_of!(xc_xend_cpuid, policy) - 8usize];
 };
+impl Default for xc_xend_cpuid {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct xc_msr {
@@ -568,10 +595,19 @@ const _: () = {
     ["Offset of field: xc_msr::index"][::core::mem::offset_of!(xc_msr, index) - 0usize];
     ["Offset of field: xc_msr::policy"][::core::mem::offset_of!(xc_msr, policy) - 4usize];
 };
+impl Default for xc_msr {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 pub type xen_vaddr_t = u64;
 pub type xen_paddr_t = u64;
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_dom_seg {
     pub vstart: xen_vaddr_t,
     pub vend: xen_vaddr_t,
@@ -605,9 +641,18 @@ const _: () = {
     ["Offset of field: xc_hvm_firmware_module::guest_addr_out"]
         [::core::mem::offset_of!(xc_hvm_firmware_module, guest_addr_out) - 16usize];
 };
+impl Default for xc_hvm_firmware_module {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[repr(align(8))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_dom_mem {
     pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 32usize]>,
 }
@@ -622,7 +667,7 @@ const _: () = {
 };
 #[repr(C)]
 #[repr(align(8))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_dom_phys {
     pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 32usize]>,
 }
@@ -648,6 +693,15 @@ const _: () = {
     ["Offset of field: xc_dom_module::cmdline"][::core::mem::offset_of!(xc_dom_module, cmdline) - 16usize];
     ["Offset of field: xc_dom_module::seg"][::core::mem::offset_of!(xc_dom_module, seg) - 24usize];
 };
+impl Default for xc_dom_module {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct xc_dom_image {
@@ -878,9 +932,18 @@ const _: () = {
     ["Offset of field: xc_dom_image::max_vcpus"]
         [::core::mem::offset_of!(xc_dom_image, max_vcpus) - 1944usize];
 };
+impl Default for xc_dom_image {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
 #[repr(align(8))]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_dom_arch {
     pub _bindgen_opaque_blob: __BindgenOpaqueArray8<[u8; 120usize]>,
 }
@@ -890,7 +953,7 @@ const _: () = {
     ["Alignment of xc_dom_arch"][::core::mem::align_of::<xc_dom_arch>() - 8usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct hvm_info_table {
     pub signature: [core::ffi::c_char; 8usize],
     pub length: u32,
@@ -944,13 +1007,22 @@ const _: () = {
     ["Offset of field: __va_list_tag::reg_save_area"]
         [::core::mem::offset_of!(__va_list_tag, reg_save_area) - 16usize];
 };
+impl Default for __va_list_tag {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct elf_dom_parms {
     pub _address: u8,
 }
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xc_dom_loader {
     pub _address: u8,
 }

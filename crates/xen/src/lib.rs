@@ -20,6 +20,8 @@ mod grant;
 mod hypervisor;
 mod page;
 mod param;
+#[cfg(feature = "libxenctrl")]
+mod real;
 
 pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
@@ -35,3 +37,5 @@ pub use grant::{GrantAllocator, GrantMapping, GrantTable, GrantedPages, MAX_PAGE
 pub use hypervisor::Hypervisor;
 pub use page::{Access, SharedPages};
 pub use param::{HvmParam, Viridian};
+#[cfg(feature = "libxenctrl")]
+pub use real::RealHypervisor;

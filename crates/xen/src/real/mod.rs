@@ -1,0 +1,499 @@
+//! The hypervisor behind libxenctrl and libxenguest.
+
+mod handle;
+mod image;
+
+use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
+use core::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use xen_sys::{xc_interface, xc_xend_cpuid, xen_domctl_createdomain, xen_domctl_getdomaininfo};
+use xen_types::{DomId, EventPort, KiB};
+
+use self::handle::Handle;
+use self::image::c_string;
+use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
+use crate::cpuid::{CpuidLeaf, CpuidPolicy};
+use crate::domain::{
+    CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo, ShutdownReason,
+    Trigger, TscMode, VersionInfo,
+};
+use crate::error::{Result, XenError};
+use crate::hypervisor::Hypervisor;
+use crate::param::HvmParam;
+
+/// Connections that are kept open between calls.
+const MAX_IDLE: usize = 4;
+/// How long Xen may take to destroy a domain. It gives back about 1 GiB a second.
+const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// How many domains are asked for at a time.
+const LIST_BATCH: usize = 64;
+
+/// Xen itself, through libxenctrl and libxenguest.
+///
+/// Calls may be made from any number of threads: each takes a connection of its own, so that building one domain does
+/// not hold up what is asked about another.
+pub struct RealHypervisor {
+    idle: Mutex<Vec<Handle>>,
+}
+
+impl RealHypervisor {
+    /// Connects to the hypervisor.
+    ///
+    /// # Errors
+    /// When this is no Xen domain, or this process may not.
+    pub fn open() -> Result<Self> {
+        let handle = Handle::open()?;
+        Ok(Self { idle: Mutex::new(vec![handle]) })
+    }
+
+    /// Does something with a connection that nobody else uses meanwhile.
+    fn with<T>(&self, action: impl FnOnce(&Handle) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let handle = match idle {
+            Some(handle) => handle,
+            None => Handle::open()?,
+        };
+        let result = action(&handle);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE {
+            idle.push(handle);
+        }
+        result
+    }
+
+    /// Makes one call about a domain that returns nothing but whether it was done.
+    fn simple(
+        &self,
+        operation: &'static str,
+        domid: DomId,
+        call: impl FnOnce(*mut xc_interface, u32) -> i32,
+    ) -> Result<()> {
+        let raw = domid.get().into();
+        self.with(|handle| handle.call(operation, Some(domid), |xc| call(xc, raw)).map(drop))
+    }
+
+    fn domains_from(handle: &Handle, first: u32, into: &mut [xen_domctl_getdomaininfo]) -> Result<usize> {
+        let room = u32::try_from(into.len()).unwrap_or(u32::MAX);
+        // SAFETY: the array has as much room as is said.
+        let count = handle.call("xc_domain_getinfolist", None, |xc| unsafe {
+            xen_sys::xc_domain_getinfolist(xc, first, room, into.as_mut_ptr())
+        })?;
+        Ok(usize::try_from(count).unwrap_or(0).min(into.len()))
+    }
+
+    fn version_text<const N: usize>(handle: &Handle, command: u32) -> Result<String> {
+        let mut text = [0_u8; N];
+        let command = command.cast_signed();
+        let argument: *mut c_void = text.as_mut_ptr().cast();
+        // SAFETY: the callers give the command whose answer has `N` bytes.
+        handle.call("xc_version", None, |xc| unsafe { xen_sys::xc_version(xc, command, argument) })?;
+        Ok(CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy().trim().to_owned())
+    }
+}
+
+// SAFETY of every call below that has no comment of its own: the connection is open and used by this thread alone, and
+// all arguments are plain numbers.
+impl Hypervisor for RealHypervisor {
+    fn version_info(&self) -> Result<VersionInfo> {
+        self.with(|handle| {
+            let command = xen_sys::XENVER_version.cast_signed();
+            // SAFETY: this command takes no argument.
+            let version = handle.call("xc_version", None, |xc| unsafe {
+                xen_sys::xc_version(xc, command, ptr::null_mut())
+            })?;
+            let half = |bits: i32| u16::try_from(bits & 0xffff).unwrap_or(0);
+            Ok(VersionInfo {
+                major: half(version >> 16),
+                minor: half(version),
+                // The sizes are those of `xen_extraversion_t` and `xen_capabilities_info_t`.
+                extra: Self::version_text::<16>(handle, xen_sys::XENVER_extraversion)?,
+                capabilities: Self::version_text::<1024>(handle, xen_sys::XENVER_capabilities)?,
+            })
+        })
+    }
+
+    fn host_info(&self) -> Result<HostInfo> {
+        self.with(|handle| {
+            let mut info = xen_sys::xc_physinfo_t::default();
+            // SAFETY: the structure is the one that the call fills.
+            handle.call("xc_physinfo", None, |xc| unsafe { xen_sys::xc_physinfo(xc, &raw mut info) })?;
+            let has = |flag: u32| info.capabilities & flag != 0;
+            Ok(HostInfo {
+                cpus: info.nr_cpus,
+                cpu_khz: info.cpu_khz,
+                threads_per_core: info.threads_per_core,
+                cores_per_socket: info.cores_per_socket,
+                nodes: info.nr_nodes,
+                total_memory: pages(info.total_pages),
+                free_memory: pages(info.free_pages),
+                scrub_memory: pages(info.scrub_pages),
+                claimed_memory: pages(info.outstanding_pages),
+                capabilities: HostCapabilities {
+                    hvm: has(xen_sys::XEN_SYSCTL_PHYSCAP_hvm),
+                    pv: has(xen_sys::XEN_SYSCTL_PHYSCAP_pv),
+                    hap: has(xen_sys::XEN_SYSCTL_PHYSCAP_hap),
+                    shadow: has(xen_sys::XEN_SYSCTL_PHYSCAP_shadow),
+                    iommu: has(xen_sys::XEN_SYSCTL_PHYSCAP_directio),
+                    iommu_shares_hap: has(xen_sys::XEN_SYSCTL_PHYSCAP_iommu_hap_pt_share),
+                },
+            })
+        })
+    }
+
+    fn list_domains(&self) -> Result<Vec<DomainInfo>> {
+        self.with(|handle| {
+            let mut all = Vec::new();
+            let mut first = 0;
+            loop {
+                let mut batch = vec![xen_domctl_getdomaininfo::default(); LIST_BATCH];
+                let count = Self::domains_from(handle, first, &mut batch)?;
+                all.extend(batch.iter().take(count).filter_map(domain_info));
+                match batch.get(count.wrapping_sub(1)) {
+                    Some(last) if count == LIST_BATCH => first = u32::from(last.domain) + 1,
+                    _ => return Ok(all),
+                }
+            }
+        })
+    }
+
+    fn domain_info(&self, domid: DomId) -> Result<Option<DomainInfo>> {
+        self.with(|handle| {
+            let mut one = [xen_domctl_getdomaininfo::default()];
+            let count = Self::domains_from(handle, domid.get().into(), &mut one)?;
+            // The call gives the next domain when there is none of this number.
+            Ok(one.iter().take(count).filter_map(domain_info).find(|info| info.domid == domid))
+        })
+    }
+
+    fn create_domain(&self, spec: &DomainSpec) -> Result<DomId> {
+        let mut config = create_config(spec);
+        // Zero asks Xen to choose.
+        let mut raw = spec.domid.map_or(0, |domid| domid.get().into());
+        self.with(|handle| {
+            // SAFETY: both structures are the ones that the call reads and writes.
+            handle.call("xc_domain_create", spec.domid, |xc| unsafe {
+                xen_sys::xc_domain_create(xc, &raw mut raw, &raw mut config)
+            })
+        })?;
+        let domid = u16::try_from(raw).ok().and_then(|raw| DomId::new(raw).ok());
+        domid.ok_or_else(|| XenError::refused("xc_domain_create", None, Errno::EPROTO))
+    }
+
+    fn destroy_domain(&self, domid: DomId) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            // SAFETY: see the implementation.
+            let result = self
+                .simple("xc_domain_destroy", domid, |xc, raw| unsafe { xen_sys::xc_domain_destroy(xc, raw) });
+            match result {
+                Err(error) if error.errno() == Some(Errno::EAGAIN) => {
+                    if started.elapsed() > DESTROY_DEADLINE {
+                        return Err(XenError::Timeout {
+                            operation: "The destruction",
+                            domid,
+                            waited_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        });
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn pause_domain(&self, domid: DomId) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_pause", domid, |xc, raw| unsafe { xen_sys::xc_domain_pause(xc, raw) })
+    }
+
+    fn unpause_domain(&self, domid: DomId) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_unpause", domid, |xc, raw| unsafe { xen_sys::xc_domain_unpause(xc, raw) })
+    }
+
+    fn shutdown_domain(&self, domid: DomId, reason: ShutdownReason) -> Result<()> {
+        let reason = reason.raw().into();
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_shutdown", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_shutdown(xc, raw, reason)
+        })
+    }
+
+    fn resume_domain(&self, domid: DomId) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_resume", domid, |xc, raw| unsafe { xen_sys::xc_domain_resume(xc, raw, 1) })
+    }
+
+    fn send_trigger(&self, domid: DomId, trigger: Trigger, vcpu: u32) -> Result<()> {
+        let trigger = match trigger {
+            Trigger::Nmi => xen_sys::XEN_DOMCTL_SENDTRIGGER_NMI,
+            Trigger::Reset => xen_sys::XEN_DOMCTL_SENDTRIGGER_RESET,
+            Trigger::Init => xen_sys::XEN_DOMCTL_SENDTRIGGER_INIT,
+            Trigger::Power => xen_sys::XEN_DOMCTL_SENDTRIGGER_POWER,
+            Trigger::Sleep => xen_sys::XEN_DOMCTL_SENDTRIGGER_SLEEP,
+        };
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_send_trigger", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_send_trigger(xc, raw, trigger, vcpu)
+        })
+    }
+
+    fn set_max_vcpus(&self, domid: DomId, vcpus: u32) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_max_vcpus", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_max_vcpus(xc, raw, vcpus)
+        })
+    }
+
+    fn set_vcpu_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<()> {
+        const WHAT: &str = "xc_vcpu_setaffinity";
+        let vcpu = i32::try_from(vcpu).map_err(|_| XenError::refused(WHAT, Some(domid), Errno::ESRCH))?;
+        let mut info = xen_sys::xc_physinfo_t::default();
+        self.with(|handle| {
+            // SAFETY: the structure is the one that the call fills.
+            handle.call("xc_physinfo", None, |xc| unsafe { xen_sys::xc_physinfo(xc, &raw mut info) })
+        })?;
+        // The library reads, and writes back, one bit for each CPU that the host can have.
+        let mut map = cpus.as_bytes().to_vec();
+        map.resize((info.max_cpu_id as usize / 8) + 1, 0);
+        // SAFETY: the map has the size that the library takes from the host; no soft affinity is given.
+        self.simple(WHAT, domid, |xc, raw| unsafe {
+            let flags = xen_sys::XEN_VCPUAFFINITY_HARD;
+            xen_sys::xc_vcpu_setaffinity(xc, raw, vcpu, map.as_mut_ptr(), ptr::null_mut(), flags)
+        })
+    }
+
+    fn set_max_memory(&self, domid: DomId, memory: KiB) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_setmaxmem", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_setmaxmem(xc, raw, memory.get())
+        })
+    }
+
+    fn set_memory_map_limit(&self, domid: DomId, memory: KiB) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_set_memmap_limit", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_set_memmap_limit(xc, raw, memory.get())
+        })
+    }
+
+    fn set_paging_memory(&self, domid: DomId, memory: KiB) -> Result<()> {
+        // SAFETY: see the implementation. The library counts in bytes here.
+        self.simple("xc_set_paging_mempool_size", domid, |xc, raw| unsafe {
+            xen_sys::xc_set_paging_mempool_size(xc, raw, memory.get().saturating_mul(1024))
+        })
+    }
+
+    fn set_tsc_mode(&self, domid: DomId, mode: TscMode) -> Result<()> {
+        // `TSC_MODE_*` in xen/include/asm-x86/time.h, which xl.cfg(5) repeats.
+        let mode = match mode {
+            TscMode::Default => 0,
+            TscMode::AlwaysEmulate => 1,
+            TscMode::Native => 2,
+        };
+        // SAFETY: see the implementation. A new domain's counter starts at zero with the host's frequency.
+        self.simple("xc_domain_set_tsc_info", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_set_tsc_info(xc, raw, mode, 0, 0, 0)
+        })
+    }
+
+    fn set_time_offset(&self, domid: DomId, seconds: i32) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_set_time_offset", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_set_time_offset(xc, raw, seconds)
+        })
+    }
+
+    fn apply_cpuid_policy(&self, domid: DomId, policy: &CpuidPolicy) -> Result<()> {
+        let leaves = CpuidTable::new(&policy.leaves)?;
+        // SAFETY: the table ends with the entry that the library looks for, and it only reads it; a feature set and
+        // MSR policies are not given.
+        self.simple("xc_cpuid_apply_policy", domid, |xc, raw| unsafe {
+            xen_sys::xc_cpuid_apply_policy(
+                xc,
+                raw,
+                policy.restore,
+                ptr::null(),
+                0,
+                policy.pae,
+                policy.invariant_tsc,
+                policy.nested,
+                leaves.entries.as_ptr(),
+                ptr::null(),
+            )
+        })
+    }
+
+    fn hvm_param(&self, domid: DomId, param: HvmParam) -> Result<u64> {
+        let mut value = 0;
+        // SAFETY: the number is the one that the call writes.
+        self.simple("xc_hvm_param_get", domid, |xc, raw| unsafe {
+            xen_sys::xc_hvm_param_get(xc, raw, param.number(), &raw mut value)
+        })?;
+        Ok(value)
+    }
+
+    fn set_hvm_param(&self, domid: DomId, param: HvmParam, value: u64) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_hvm_param_set", domid, |xc, raw| unsafe {
+            xen_sys::xc_hvm_param_set(xc, raw, param.number(), value)
+        })
+    }
+
+    fn alloc_unbound_port(&self, domid: DomId, remote: DomId) -> Result<EventPort> {
+        const WHAT: &str = "xc_evtchn_alloc_unbound";
+        let (raw, peer) = (domid.get().into(), remote.get().into());
+        let port = self.with(|handle| {
+            // SAFETY: see the implementation.
+            handle.call(WHAT, Some(domid), |xc| unsafe { xen_sys::xc_evtchn_alloc_unbound(xc, raw, peer) })
+        })?;
+        u32::try_from(port).map(EventPort).map_err(|_| XenError::refused(WHAT, Some(domid), Errno::EPROTO))
+    }
+
+    fn set_target(&self, stub: DomId, target: DomId) -> Result<()> {
+        // SAFETY: see the implementation.
+        self.simple("xc_domain_set_target", stub, |xc, raw| unsafe {
+            xen_sys::xc_domain_set_target(xc, raw, target.get().into())
+        })
+    }
+
+    fn security_id(&self, label: &str) -> Result<u32> {
+        let text = c_string("look up a security label", "The label", label)?;
+        let length = u32::try_from(label.len()).unwrap_or(u32::MAX);
+        let mut sid = 0;
+        let mut bytes = text.into_bytes_with_nul();
+        let start: *mut c_char = bytes.as_mut_ptr().cast();
+        self.with(|handle| {
+            // SAFETY: the text has as many bytes as is said, and the number is the one that the call writes.
+            handle.call("xc_flask_context_to_sid", None, |xc| unsafe {
+                xen_sys::xc_flask_context_to_sid(xc, start, length, &raw mut sid)
+            })
+        })?;
+        Ok(sid)
+    }
+
+    fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt> {
+        self.with(|handle| image::build_hvm(handle, domid, build))
+    }
+
+    fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt> {
+        self.with(|handle| image::build_pv(handle, domid, build))
+    }
+
+    fn console_ring(&self) -> Result<Vec<u8>> {
+        let mut ring = vec![0_u8; 256 << 10];
+        let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
+        let mut index = 0;
+        self.with(|handle| {
+            // SAFETY: the buffer has as much room as is said.
+            handle.call("xc_readconsolering", None, |xc| unsafe {
+                let start = ring.as_mut_ptr().cast();
+                xen_sys::xc_readconsolering(xc, start, &raw mut length, 0, 0, &raw mut index)
+            })
+        })?;
+        ring.truncate(length as usize);
+        Ok(ring)
+    }
+}
+
+fn pages(count: u64) -> KiB {
+    KiB(count.saturating_mul(4))
+}
+
+fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
+    // Negative numbers ask for Xen's defaults.
+    let limit = |limit: Option<u32>| limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
+    let mut flags = 0;
+    let mut emulation = 0;
+    if let DomainKind::Hvm { hap, nested } = spec.kind {
+        // Out-of-sync shadow pages stay on, as libxl has them.
+        flags |= xen_sys::XEN_DOMCTL_CDF_hvm;
+        if hap {
+            flags |= xen_sys::XEN_DOMCTL_CDF_hap;
+        }
+        if nested {
+            flags |= xen_sys::XEN_DOMCTL_CDF_nested_virt;
+        }
+        emulation = xen_sys::XEN_X86_EMU_ALL & !xen_sys::XEN_X86_EMU_VPCI;
+    }
+    if spec.passthrough {
+        flags |= xen_sys::XEN_DOMCTL_CDF_iommu;
+    }
+    xen_domctl_createdomain {
+        ssidref: spec.ssidref,
+        handle: spec.uuid,
+        flags,
+        max_vcpus: spec.max_vcpus,
+        max_evtchn_port: spec.max_event_port,
+        max_grant_frames: limit(spec.max_grant_frames),
+        max_maptrack_frames: limit(spec.max_maptrack_frames),
+        grant_opts: u32::from(spec.max_grant_version) & xen_sys::XEN_DOMCTL_GRANT_version_mask,
+        cpupool_id: spec.cpupool,
+        arch: xen_sys::xen_arch_domainconfig { emulation_flags: emulation, ..Default::default() },
+        ..Default::default()
+    }
+}
+
+/// Xen's words about a domain as ours; `None` for the domains that Xen keeps for itself.
+fn domain_info(raw: &xen_domctl_getdomaininfo) -> Option<DomainInfo> {
+    let has = |flag: u32| raw.flags & flag != 0;
+    let reason = (raw.flags >> xen_sys::XEN_DOMINF_shutdownshift) & xen_sys::XEN_DOMINF_shutdownmask;
+    let reason = ShutdownReason::from_raw(u8::try_from(reason).unwrap_or(u8::MAX));
+    Some(DomainInfo {
+        domid: DomId::new(raw.domain).ok()?,
+        uuid: raw.handle,
+        hvm: has(xen_sys::XEN_DOMINF_hvm_guest),
+        hap: has(xen_sys::XEN_DOMINF_hap),
+        state: DomainState {
+            running: has(xen_sys::XEN_DOMINF_running),
+            blocked: has(xen_sys::XEN_DOMINF_blocked),
+            paused: has(xen_sys::XEN_DOMINF_paused),
+            dying: has(xen_sys::XEN_DOMINF_dying),
+            shutdown: has(xen_sys::XEN_DOMINF_shutdown).then_some(reason),
+        },
+        memory: pages(raw.tot_pages),
+        max_memory: pages(raw.max_pages),
+        online_vcpus: raw.nr_online_vcpus,
+        // All ones when there are none.
+        max_vcpus: raw.max_vcpu_id.wrapping_add(1),
+        cpu_time: Duration::from_nanos(raw.cpu_time),
+        ssidref: raw.ssidref,
+        cpupool: raw.cpupool,
+    })
+}
+
+/// CPUID leaves as the library takes them, with the texts that they point to.
+struct CpuidTable {
+    entries: Vec<xc_xend_cpuid>,
+    _texts: Vec<std::ffi::CString>,
+}
+
+impl CpuidTable {
+    fn new(leaves: &[CpuidLeaf]) -> Result<Self> {
+        let mut texts = Vec::new();
+        let mut entries = Vec::new();
+        for leaf in leaves {
+            let mut policy = [ptr::null_mut(); 4];
+            for (slot, bits) in policy.iter_mut().zip(&leaf.registers) {
+                if let Some(bits) = bits {
+                    let text = c_string("set a CPUID leaf", "A register", bits.as_str())?;
+                    // The library only reads it, though its type does not say so.
+                    *slot = text.as_ptr().cast_mut();
+                    texts.push(text);
+                }
+            }
+            entries.push(entry(leaf.leaf, leaf.subleaf.unwrap_or(xen_sys::XEN_CPUID_INPUT_UNUSED), policy));
+        }
+        let end = xen_sys::XEN_CPUID_INPUT_UNUSED;
+        entries.push(entry(end, end, [ptr::null_mut(); 4]));
+        Ok(Self { entries, _texts: texts })
+    }
+}
+
+fn entry(leaf: u32, subleaf: u32, policy: [*mut c_char; 4]) -> xc_xend_cpuid {
+    let input = xen_sys::xc_xend_cpuid__bindgen_ty_1 { input: [leaf, subleaf] };
+    xc_xend_cpuid { __bindgen_anon_1: input, policy }
+}
