@@ -1,1 +1,2 @@
+//! Runs the contract cases against the xenstored of this host.
 fn main() {}

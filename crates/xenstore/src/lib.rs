@@ -22,11 +22,9 @@ mod event;
 mod path;
 mod permissions;
 #[cfg(feature = "server")]
-#[cfg(any())]
 pub mod server;
 mod store;
 #[cfg(feature = "server")]
-#[cfg(any())]
 pub mod testing;
 mod transport;
 pub mod wire;

@@ -1,1 +1,1 @@
-//! x
+//! Contract cases.
