@@ -5,6 +5,7 @@ use image::packages::Store;
 use testhost::Put;
 
 use crate::view::View;
+use crate::workspace;
 
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
 pub(crate) fn stubdom(_store: &Store, _view: &mut View) -> Result<Vec<Put>> {
@@ -13,5 +14,5 @@ pub(crate) fn stubdom(_store: &Store, _view: &mut View) -> Result<Vec<Put>> {
 
 /// Builds the example guests and says where their files go.
 pub(crate) fn examples() -> Result<Vec<Put>> {
-    Ok(Vec::new())
+    Ok(testhost::hello(&workspace::root().join("examples"), &workspace::kept("examples"))?)
 }

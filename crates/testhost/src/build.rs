@@ -11,13 +11,13 @@ use std::time::SystemTime;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
-use image::packages::{Progress, Store, Take};
+use image::packages::Store;
 use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
 
-use crate::contents;
+
 use crate::error::AtPath as _;
-use crate::{Error, Host, Observer, Put};
+use crate::{Error, Host, Observer, Put, contents, packages};
 
 /// dom0's `/init`.
 const INIT: &str = include_str!("dom0-init.sh");
@@ -49,19 +49,11 @@ pub fn build(
     hosts: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Host, Error> {
-    let mut packages: Vec<&str> = contents::PACKAGES.to_vec();
+    let mut wanted: Vec<&str> = contents::PACKAGES.to_vec();
     if recipe.with_xen_tools {
-        packages.extend(contents::TOOLS_PACKAGES);
+        wanted.extend(contents::TOOLS_PACKAGES);
     }
-    let mut progress = |step: Progress<'_>| match step {
-        Progress::Resolving => {}
-        Progress::Fetching { packages, bytes } => {
-            observer.progress(&format!("Fetching {packages} Debian packages ({} MB)", bytes / 1_000_000));
-        }
-        Progress::Unpacking { package } => observer.progress(&format!("Unpacking {}", package.name)),
-    };
-    let root =
-        store.root(&packages, Take::Libraries, &mut progress).map_err(gather("the Debian packages"))?;
+    let root = packages::root(store, &wanted, observer).map_err(gather("the Debian packages"))?;
     fs::create_dir_all(hosts).at("make the folder", hosts)?;
     let lock_path = hosts.join("lock");
     let lock = File::create(&lock_path).at("open", &lock_path)?;

@@ -11,7 +11,9 @@ mod console;
 mod contents;
 mod error;
 mod events;
+mod guests;
 mod machine;
+mod packages;
 mod qmp;
 mod run;
 mod scale;
@@ -22,6 +24,7 @@ mod vm;
 
 pub use build::{Recipe, build};
 pub use error::Error;
+pub use guests::hello;
 pub use machine::Machine;
 pub use run::{Host, Job, Observer, Origin, Put, Report, Request, fresh_log_folder, run};
 pub use scale::TimeScale;
