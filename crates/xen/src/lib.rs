@@ -22,6 +22,7 @@ mod page;
 mod param;
 #[cfg(feature = "libxenctrl")]
 mod real;
+mod sim;
 
 pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
@@ -35,7 +36,9 @@ pub use event::{EventChannels, Virq};
 pub use foreign::ForeignMemory;
 pub use grant::{GrantAllocator, GrantMapping, GrantTable, GrantedPages, MAX_PAGES, OnUnmap};
 pub use hypervisor::Hypervisor;
+pub use nix::errno::Errno;
 pub use page::{Access, SharedPages};
 pub use param::{HvmParam, Viridian};
 #[cfg(feature = "libxenctrl")]
 pub use real::RealHypervisor;
+pub use sim::{Operation, SimHypervisor};

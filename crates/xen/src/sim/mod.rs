@@ -1,0 +1,320 @@
+//! A hypervisor for tests that keeps everything in memory.
+
+mod calls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use xen_types::{DomId, EventPort, KiB};
+
+use crate::domain::{DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
+use crate::error::{Result, XenError};
+use crate::param::HvmParam;
+
+/// Memory of the host when nothing else is said.
+const DEFAULT_MEMORY: KiB = KiB::from_mib(4096);
+/// Memory that domain 0 has of it.
+const DOM0_MEMORY: KiB = KiB::from_mib(1024);
+
+/// A hypervisor that keeps domains, their memory, event channels and HVM parameters, and refuses what Xen refuses with
+/// the number that Xen gives. Nothing runs in its domains; a test plays the guest with [`guest_shuts_down`].
+///
+/// Equal calls give equal answers: domains are numbered from 1, and ports from 1 in each domain.
+///
+/// [`guest_shuts_down`]: Self::guest_shuts_down
+#[derive(Debug)]
+pub struct SimHypervisor {
+    state: Mutex<State>,
+}
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The method's name.
+    pub name: &'static str,
+    /// The domain that it was about; for `create_domain`, the one that was asked for.
+    pub domid: Option<DomId>,
+    /// Whether it was done.
+    pub done: bool,
+}
+
+impl SimHypervisor {
+    /// Makes a host of 4 GiB with nothing but a domain 0 of 1 GiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_memory(DEFAULT_MEMORY)
+    }
+
+    /// Makes a host of this much memory, of which domain 0 has 1 GiB.
+    #[must_use]
+    pub fn with_memory(total: KiB) -> Self {
+        let free = KiB(total.get().saturating_sub(DOM0_MEMORY.get()));
+        let mut dom0 = SimDomain::new(&DomainSpec::new(DomainKind::Pv, [0; 16], 1));
+        dom0.memory = DOM0_MEMORY;
+        dom0.max_memory = DOM0_MEMORY;
+        (dom0.vcpus, dom0.pauses, dom0.built) = (1, 0, true);
+        let state = State {
+            domains: BTreeMap::from([(DomId::DOM0, dom0)]),
+            total,
+            free,
+            last_domid: 0,
+            operations: Vec::new(),
+            fail_after: None,
+            fail_named: BTreeMap::new(),
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    /// Makes the `n`-th call from now on fail with `EIO`; 1 is the next one. Calls after it are done again.
+    pub fn fail_nth_call(&self, n: u64) {
+        self.lock().fail_after = Some(n.saturating_sub(1));
+    }
+
+    /// Makes each call of the method of this name fail with this number, until [`Self::heal`].
+    pub fn fail_operation(&self, name: &'static str, errno: Errno) {
+        self.lock().fail_named.insert(name, errno);
+    }
+
+    /// Ends all failures that were asked for.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.fail_after = None;
+        state.fail_named.clear();
+    }
+
+    /// The calls so far, oldest first.
+    #[must_use]
+    pub fn operations(&self) -> Vec<Operation> {
+        self.lock().operations.clone()
+    }
+
+    /// What is left of domains other than 0: a line for each thing that a toolstack should have cleared away.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        let state = self.lock();
+        let mut left: Vec<String> = state
+            .domains
+            .iter()
+            .filter(|(domid, _)| **domid != DomId::DOM0)
+            .map(|(domid, domain)| {
+                let memory = domain.memory + domain.paging_memory;
+                let dying = if domain.dying { ", dying" } else { "" };
+                format!("domain {domid} with {memory} and {} ports{dying}", domain.ports.len())
+            })
+            .collect();
+        let held =
+            state.domains.values().fold(KiB(0), |sum, domain| sum + domain.memory + domain.paging_memory);
+        if held + state.free != state.total {
+            left.push(format!("memory: {held} held and {} free of {}", state.free, state.total));
+        }
+        left
+    }
+
+    /// Plays a guest that shuts itself down. Does nothing to a domain that does not run.
+    pub fn guest_shuts_down(&self, domid: DomId, reason: ShutdownReason) {
+        if let Some(domain) = self.lock().domains.get_mut(&domid)
+            && domain.pauses == 0
+        {
+            domain.shutdown.get_or_insert(reason);
+        }
+    }
+
+    /// The triggers that were sent to a domain, oldest first.
+    #[must_use]
+    pub fn triggers(&self, domid: DomId) -> Vec<Trigger> {
+        self.lock().domains.get(&domid).map(|domain| domain.triggers.clone()).unwrap_or_default()
+    }
+
+    /// The domain that a stubdomain may be the device model of.
+    #[must_use]
+    pub fn target(&self, stub: DomId) -> Option<DomId> {
+        self.lock().domains.get(&stub).and_then(|domain| domain.target)
+    }
+
+    /// The ports of a domain and the domain that may bind to each.
+    #[must_use]
+    pub fn ports(&self, domid: DomId) -> Vec<(EventPort, DomId)> {
+        let state = self.lock();
+        let ports = state.domains.get(&domid).map(|domain| &domain.ports);
+        ports.into_iter().flatten().map(|(port, remote)| (*port, *remote)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a call: writes it down, lets it fail when a test wants that, and otherwise does it.
+    fn call<T>(
+        &self,
+        name: &'static str,
+        domid: Option<DomId>,
+        action: impl FnOnce(&mut State) -> Result<T, Errno>,
+    ) -> Result<T> {
+        let mut state = self.lock();
+        let result = match state.injected(name) {
+            Some(errno) => Err(errno),
+            None => action(&mut state),
+        };
+        state.operations.push(Operation { name, domid, done: result.is_ok() });
+        result.map_err(|errno| XenError::refused(name, domid, errno))
+    }
+
+    /// Makes a call about a domain that must exist.
+    fn on<T>(
+        &self,
+        name: &'static str,
+        domid: DomId,
+        action: impl FnOnce(&mut SimDomain) -> Result<T, Errno>,
+    ) -> Result<T> {
+        self.call(name, Some(domid), |state| action(state.living(domid)?))
+    }
+}
+
+impl Default for SimHypervisor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    domains: BTreeMap<DomId, SimDomain>,
+    total: KiB,
+    free: KiB,
+    last_domid: u16,
+    operations: Vec<Operation>,
+    fail_after: Option<u64>,
+    fail_named: BTreeMap<&'static str, Errno>,
+}
+
+impl State {
+    fn injected(&mut self, name: &'static str) -> Option<Errno> {
+        if let Some(left) = self.fail_after {
+            self.fail_after = left.checked_sub(1);
+            if left == 0 {
+                return Some(Errno::EIO);
+            }
+        }
+        self.fail_named.get(name).copied()
+    }
+
+    /// A domain that exists and is not being destroyed.
+    fn living(&mut self, domid: DomId) -> Result<&mut SimDomain, Errno> {
+        self.domains.get_mut(&domid).filter(|domain| !domain.dying).ok_or(Errno::ESRCH)
+    }
+
+    /// The next number that no domain has. Like Xen's, it goes on from the last one, so that a number is not used
+    /// again soon.
+    fn next_domid(&mut self) -> Result<DomId, Errno> {
+        for _ in 0..DomId::FIRST_RESERVED {
+            self.last_domid = (self.last_domid + 1) % DomId::FIRST_RESERVED;
+            match DomId::new(self.last_domid) {
+                Ok(domid) if domid != DomId::DOM0 && !self.domains.contains_key(&domid) => return Ok(domid),
+                _ => {}
+            }
+        }
+        Err(Errno::ENOMEM)
+    }
+
+    fn take_memory(&mut self, memory: KiB) -> Result<(), Errno> {
+        let left = self.free.get().checked_sub(memory.get()).ok_or(Errno::ENOMEM)?;
+        self.free = KiB(left);
+        Ok(())
+    }
+
+    fn destroy(&mut self, domid: DomId) -> Result<(), Errno> {
+        if domid == DomId::DOM0 {
+            return Err(Errno::EINVAL);
+        }
+        let domain = self.domains.get_mut(&domid).ok_or(Errno::ESRCH)?;
+        domain.dying = true;
+        let freed = domain.memory + domain.paging_memory;
+        (domain.memory, domain.paging_memory) = (KiB(0), KiB(0));
+        domain.ports.clear();
+        domain.target = None;
+        self.free = self.free + freed;
+        self.bury();
+        Ok(())
+    }
+
+    /// Forgets the dying domains that no stubdomain refers to as its target. A stubdomain holds on to its target.
+    fn bury(&mut self) {
+        let held: BTreeSet<DomId> = self.domains.values().filter_map(|domain| domain.target).collect();
+        self.domains.retain(|domid, domain| !domain.dying || held.contains(domid));
+    }
+}
+
+#[derive(Debug)]
+struct SimDomain {
+    spec: DomainSpec,
+    vcpus: u32,
+    pauses: u32,
+    memory: KiB,
+    max_memory: KiB,
+    paging_memory: KiB,
+    built: bool,
+    dying: bool,
+    shutdown: Option<ShutdownReason>,
+    target: Option<DomId>,
+    params: BTreeMap<HvmParam, u64>,
+    ports: BTreeMap<EventPort, DomId>,
+    triggers: Vec<Trigger>,
+}
+
+impl SimDomain {
+    fn new(spec: &DomainSpec) -> Self {
+        Self {
+            spec: spec.clone(),
+            vcpus: 0,
+            pauses: 1,
+            memory: KiB(0),
+            max_memory: KiB(0),
+            paging_memory: KiB(0),
+            built: false,
+            dying: false,
+            shutdown: None,
+            target: None,
+            params: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            triggers: Vec::new(),
+        }
+    }
+
+    fn state(&self) -> DomainState {
+        let stopped = self.pauses > 0 || self.shutdown.is_some() || self.dying;
+        DomainState {
+            running: false,
+            blocked: self.built && !stopped,
+            paused: self.pauses > 0,
+            dying: self.dying,
+            shutdown: self.shutdown,
+        }
+    }
+}
+
+/// What the simulated host says of itself.
+fn host(state: &State) -> HostInfo {
+    HostInfo {
+        cpus: 2,
+        cpu_khz: 2_000_000,
+        threads_per_core: 1,
+        cores_per_socket: 2,
+        nodes: 1,
+        total_memory: state.total,
+        free_memory: state.free,
+        scrub_memory: KiB(0),
+        claimed_memory: KiB(0),
+        capabilities: crate::domain::HostCapabilities {
+            hvm: true,
+            pv: true,
+            hap: true,
+            shadow: true,
+            iommu: false,
+            iommu_shares_hap: false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;
