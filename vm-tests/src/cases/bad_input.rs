@@ -1,0 +1,102 @@
+//! What a person can get wrong: a clear error each, and nothing left behind.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::harness::command::outrigger;
+use crate::harness::guest::{HELLO_DISK, Made, hello, must_run, scratch};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("bad_input::config_errors_point_at_the_line", config_errors),
+    Case::new("bad_input::example_files_of_xen_parse", examples),
+    Case::new("bad_input::missing_disk", missing_disk),
+    Case::new("bad_input::missing_image", missing_image),
+    Case::new("bad_input::too_little_memory", too_little_memory),
+    Case::new("bad_input::no_such_guest", no_such_guest),
+    Case::new("bad_input::absurd_qemu_argument", absurd_argument),
+    Case::new("bad_input::name_taken", name_taken),
+    Case::new("bad_input::second_daemon", second_daemon),
+];
+
+fn create(config: &std::path::Path) -> Result<crate::harness::command::Output> {
+    outrigger(&["create", &config.to_string_lossy()])
+}
+
+fn config_errors() -> Result<()> {
+    let config = scratch("wrong.cfg", b"name='wrong'\ntype='hvm'\nmemroy=64\nvcpus='x'\n")?;
+    create(&config)?.refused(3, &["wrong.cfg:3", "memroy", "memory", "wrong.cfg:4"])?;
+    outrigger(&["config", "check", &config.to_string_lossy()])?.refused(3, &["memroy"])?;
+    Ok(())
+}
+
+fn examples() -> Result<()> {
+    let found = outrigger(&["config", "check", "/examples/hello.cfg"])?;
+    found.good()?;
+    Ok(())
+}
+
+fn missing_disk() -> Result<()> {
+    let config = scratch(
+        "nodisk.cfg",
+        b"name='nodisk'\ntype='hvm'\nmemory=64\ndisk=['format=raw, vdev=hda, access=rw, target=/nowhere/a.img']\n",
+    )?;
+    create(&config)?.refused(1, &["/nowhere/a.img", "hda"])?;
+    Ok(())
+}
+
+fn missing_image() -> Result<()> {
+    let config = hello("noimage", "stubdomain_ramdisk='/nowhere/initramfs.img'")?;
+    create(&config)?.refused(1, &["/nowhere/initramfs.img"])?;
+    Ok(())
+}
+
+fn too_little_memory() -> Result<()> {
+    let config = scratch(
+        "big.cfg",
+        format!("name='big'\ntype='hvm'\nmemory=900000\ndisk=['{HELLO_DISK},raw,hda,r']\n").as_bytes(),
+    )?;
+    create(&config)?.refused(1, &["memory"])?;
+    Ok(())
+}
+
+fn no_such_guest() -> Result<()> {
+    for command in ["destroy", "pause", "domid", "console"] {
+        outrigger(&[command, "nobody"])?.refused(4, &["nobody"])?;
+    }
+    Ok(())
+}
+
+fn absurd_argument() -> Result<()> {
+    let config = hello("absurd", "device_model_args=['-no-such-option-of-qemu']")?;
+    // QEMU's own complaint reaches the person through the stubdomain's log.
+    create(&config)?.refused(1, &["no-such-option-of-qemu"])?;
+    Ok(())
+}
+
+fn name_taken() -> Result<()> {
+    let config = hello("twin", "")?;
+    let first = Made::create(&config, &[])?;
+    create(&config)?.refused(1, &["twin", &first.guest.domid.to_string()])?;
+    must_run("twin")?;
+    first.destroy()
+}
+
+fn second_daemon() -> Result<()> {
+    for daemon in ["outriggerd", "outrigger-consoled"] {
+        let output = Command::new("timeout")
+            .args(["20", daemon])
+            .output()
+            .with_context(|| format!("cannot start {daemon}"))?;
+        ensure!(!output.status.success(), "a second {daemon} started");
+        ensure!(
+            output.status.code() != Some(124) && output.status.code() != Some(143),
+            "a second {daemon} stayed"
+        );
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(text.contains("already"), "a second {daemon} does not say why it ends: {text}");
+    }
+    outrigger(&["list"])?.good()?;
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off and reboot.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use super::Case;
+use crate::harness::command::{outrigger, run};
+use crate::harness::consoles::Console;
+use crate::harness::events::Events;
+use crate::harness::guest::{BRIDGE, Made, linux, must_run};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("linux::boots_unplugs_pings_and_powers_off", pings),
+    Case::new("linux::outrigger_shutdown", shutdown),
+    Case::new("linux::reboots_by_itself", reboots),
+];
+
+/// How long the guest may take from its first byte to its init, under emulation.
+const BOOT: u64 = 300;
+
+fn bridge() -> Result<()> {
+    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?.good()?;
+    }
+    run("ip", &["addr", "replace", "10.77.0.1/24", "dev", BRIDGE])?.good()?;
+    run("ip", &["link", "set", BRIDGE, "up"])?.good()?;
+    Ok(())
+}
+
+fn pings() -> Result<()> {
+    bridge()?;
+    let script = "ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0; \
+                  ping -c 3 -W 20 10.77.0.1; echo PING=$?; readlink /sys/class/net/eth0/device/driver; \
+                  head -c 64 /dev/xvda >/dev/null && echo XVDA=ok; poweroff -f\n";
+    let config =
+        linux("tux", script, &format!("vif=['mac=00:16:3e:77:00:02, bridge={BRIDGE}, model=e1000']"))?;
+    let mut events = Events::subscribe()?;
+    let guest = Made::create(&config, &[])?;
+    let mut console = Console::serial(&guest, 0)?;
+    console.wait_for("TESTGUEST up", BOOT)?;
+    // After the unplug there is one disk driver, not two.
+    console.wait_for("xvda xvdb", 20)?;
+    ensure!(!console.seen.contains("disks: sda"), "the emulated disks were not unplugged");
+    console.wait_for("PING=0", 90)?;
+    console.wait_for("XVDA=ok", 30)?;
+    ensure!(console.seen.contains("xen-netfront") || console.seen.contains("/vif"), "eth0 is not a PV NIC");
+    events.wait_for("tux", "powered-off", 60)?;
+    events.wait_for("tux", "destroyed", 60)?;
+    guest.leave();
+    ensure!(outrigger(&["domid", "tux"])?.status == 4, "it is still there");
+    let ports = fs::read_dir(Path::new("/sys/class/net").join(BRIDGE).join("brif"))?.count();
+    ensure!(ports == 0, "{ports} ports are left on the bridge");
+    Ok(())
+}
+
+fn shutdown() -> Result<()> {
+    let guest = Made::create(&linux("calm", "echo waiting\n", "")?, &[])?;
+    let mut console = Console::serial(&guest, 0)?;
+    console.wait_for("waiting", BOOT)?;
+    let said = outrigger(&["shutdown", "--wait", "120", "calm"])?.good()?.stdout;
+    ensure!(said.contains("PV"), "{said}");
+    ensure!(outrigger(&["domid", "calm"])?.status == 4, "it is still there");
+    guest.leave();
+    Ok(())
+}
+
+fn reboots() -> Result<()> {
+    // The mark on the script's own disk tells the second boot from the first.
+    let script = "if [ -e /dev/xvdb ] && dd if=/dev/xvdb bs=512 skip=64 count=1 2>/dev/null | grep -q SECOND; \
+                  then echo SECOND-BOOT; else echo SECOND | dd of=/dev/xvdb bs=512 seek=64 conv=notrunc,sync 2>/dev/null; \
+                  sync; reboot -f; fi\n";
+    let mut events = Events::subscribe()?;
+    let guest = Made::create(&linux("twice", script, "")?, &[])?;
+    events.wait_for("twice", "rebooted", BOOT)?;
+    events.wait_for("twice", "created", 180)?;
+    let again = Made { guest: must_run("twice")? };
+    ensure!(again.guest.domid != guest.guest.domid, "it is the same domain");
+    guest.leave();
+    Console::serial(&again, 0)?.wait_for("SECOND-BOOT", BOOT)?;
+    again.destroy()
+}

@@ -1,0 +1,27 @@
+//! The cases, one module a subject.
+
+mod bad_input;
+mod daemon;
+mod hello;
+mod linux;
+mod stock;
+
+use anyhow::Result;
+
+/// One case.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn() -> Result<()>,
+}
+
+impl Case {
+    pub(crate) const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self { name, run }
+    }
+}
+
+/// All cases, quick ones first.
+pub(crate) fn all() -> Vec<Case> {
+    [bad_input::CASES, hello::CASES, daemon::CASES, stock::CASES, linux::CASES].concat()
+}

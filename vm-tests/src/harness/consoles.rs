@@ -1,0 +1,76 @@
+//! Consoles of guests and stubdomains, read through the console daemon's sockets.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use console::attach::{SOCKET_DIR, connect};
+use xen_types::DomId;
+
+use super::guest::Made;
+use super::seconds;
+
+/// The stubdomain's console that is the guest's first serial port.
+const FIRST_SERIAL: u32 = 3;
+
+/// A console that is being read.
+#[derive(Debug)]
+pub(crate) struct Console {
+    stream: UnixStream,
+    /// Everything since the attachment, the daemon's replay first.
+    pub(crate) seen: String,
+    /// How much of `seen` earlier waits have passed.
+    passed: usize,
+    what: String,
+}
+
+impl Console {
+    /// Attaches to serial port `port` of a guest.
+    pub(crate) fn serial(guest: &Made, port: u32) -> Result<Self> {
+        Self::attach(guest.stub()?, FIRST_SERIAL + port)
+    }
+
+    /// Attaches to a console by number.
+    pub(crate) fn attach(domid: DomId, number: u32) -> Result<Self> {
+        let stream = connect(Path::new(SOCKET_DIR), domid, number)?;
+        let what = format!("console {number} of domain {domid}");
+        Ok(Self { stream, seen: String::new(), passed: 0, what })
+    }
+
+    /// Waits until the console says `text` after what was waited for before.
+    pub(crate) fn wait_for(&mut self, text: &str, within: u64) -> Result<()> {
+        let deadline = Instant::now() + seconds(within);
+        loop {
+            let new = self.seen.get(self.passed..).unwrap_or("");
+            if let Some(at) = new.find(text) {
+                self.passed += at + text.len();
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("{} did not say \"{text}\" within {within} s; it said: {}", self.what, self.tail());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => bail!("{} ended before it said \"{text}\"; it said: {}", self.what, self.tail()),
+                Ok(count) => self.seen.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.what)),
+            }
+        }
+    }
+
+    /// Types `text`.
+    pub(crate) fn type_text(&mut self, text: &str) -> Result<()> {
+        self.stream.write_all(text.as_bytes()).with_context(|| format!("cannot write to {}", self.what))
+    }
+
+    fn tail(&self) -> String {
+        let start = self.seen.len().saturating_sub(1500);
+        let start = (start..self.seen.len()).find(|&at| self.seen.is_char_boundary(at)).unwrap_or(0);
+        format!("{:?}", &self.seen[start..])
+    }
+}

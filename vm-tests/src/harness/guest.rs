@@ -1,0 +1,113 @@
+//! Guests for the cases: configuration files and what became of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use api::types::Guest;
+use xen_types::DomId;
+
+use super::command::{outrigger, run_within};
+use super::seconds;
+
+/// The boot sector's disk, which the embedded host brings along.
+pub(crate) const HELLO_DISK: &str = "/examples/hello-disk.img";
+/// The Linux guest's disk, which the test command brings in.
+pub(crate) const LINUX_DISK: &str = "/root/linux-guest.img";
+/// Where cases make files.
+const SCRATCH: &str = "/tmp/vm-tests";
+/// The bridge that guests' NICs join.
+pub(crate) const BRIDGE: &str = "xenbr0";
+
+/// Writes a file that the case needs and gives its path.
+pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
+    fs::create_dir_all(SCRATCH)?;
+    let path = Path::new(SCRATCH).join(name);
+    fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// A configuration of the boot sector guest, under a name of its own and with more lines.
+pub(crate) fn hello(name: &str, more: &str) -> Result<PathBuf> {
+    let text = format!(
+        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\nvga='none'\nserial=['pty','pty']\n\
+         disk=['format=raw, vdev=hda, access=ro, target={HELLO_DISK}']\n{more}\n"
+    );
+    scratch(&format!("{name}.cfg"), text.as_bytes())
+}
+
+/// A configuration of the Linux guest whose second disk has the shell script `script`.
+pub(crate) fn linux(name: &str, script: &str, more: &str) -> Result<PathBuf> {
+    let mut disk = script.as_bytes().to_vec();
+    disk.resize(1 << 20, 0);
+    let disk = scratch(&format!("{name}-script.img"), &disk)?;
+    // AHCI, because SeaBIOS reads IDE disks a word at a time, which takes minutes under emulation.
+    let text = format!(
+        "name='{name}'\ntype='hvm'\nmemory=256\nvcpus=1\nvga='none'\nserial='pty'\nhdtype='ahci'\n\
+         disk=['format=raw, vdev=hda, access=rw, target={LINUX_DISK}',\
+         'format=raw, vdev=hdb, access=rw, target={}']\n{more}\n",
+        disk.display()
+    );
+    scratch(&format!("{name}.cfg"), text.as_bytes())
+}
+
+/// A guest that was created and is destroyed when the case ends.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) guest: Guest,
+}
+
+impl Made {
+    /// Creates a guest.
+    pub(crate) fn create(config: &Path, more: &[&str]) -> Result<Self> {
+        let config = config.to_string_lossy();
+        let mut args = vec!["create", "--json"];
+        args.extend(more);
+        args.push(&config);
+        let output = run_within(seconds(180), "outrigger", &args)?.good()?;
+        let last = output.stdout.lines().last().unwrap_or_default();
+        let mut progress: serde_json::Value =
+            serde_json::from_str(last).with_context(|| format!("not JSON: {last}"))?;
+        let guest = serde_json::from_value(progress["guest"].take())
+            .with_context(|| format!("no guest in the last line: {last}"))?;
+        Ok(Self { guest })
+    }
+
+    /// The stubdomain's domid.
+    pub(crate) fn stub(&self) -> Result<DomId> {
+        self.guest.stub_domid.with_context(|| format!("{} has no stubdomain", self.guest.name))
+    }
+
+    /// Destroys it now, and fails when that fails.
+    pub(crate) fn destroy(self) -> Result<()> {
+        let result = outrigger(&["destroy", &self.guest.domid.to_string()])?.good();
+        std::mem::forget(self);
+        result.map(drop)
+    }
+
+    /// It is expected to go by itself.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Only on a failure's way out; the comparison afterwards tells what is left.
+        let _ = outrigger(&["destroy", &self.guest.domid.to_string()]);
+    }
+}
+
+/// The guests that the daemon lists.
+pub(crate) fn list() -> Result<Vec<Guest>> {
+    let output = outrigger(&["list", "--json"])?.good()?;
+    serde_json::from_str(&output.stdout).with_context(|| format!("not JSON: {}", output.stdout))
+}
+
+/// Fails unless the guest is listed.
+pub(crate) fn must_run(name: &str) -> Result<Guest> {
+    match list()?.into_iter().find(|guest| guest.name == name) {
+        Some(guest) => Ok(guest),
+        None => bail!("{name} is not listed"),
+    }
+}

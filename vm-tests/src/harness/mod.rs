@@ -1,0 +1,15 @@
+//! What the cases have in common.
+
+pub(crate) mod clean;
+pub(crate) mod command;
+pub(crate) mod consoles;
+pub(crate) mod events;
+pub(crate) mod guest;
+
+use std::time::Duration;
+
+/// A deadline stretched by the one setting for slow machines.
+pub(crate) fn seconds(seconds: u64) -> Duration {
+    let scale = std::env::var("OUTRIGGER_TIME_SCALE").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    Duration::from_secs(seconds).mul_f64(f64::clamp(scale, 0.1, 100.0))
+}
