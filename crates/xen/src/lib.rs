@@ -23,6 +23,8 @@ mod param;
 #[cfg(feature = "libxenctrl")]
 mod real;
 mod sim;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};

@@ -1,0 +1,32 @@
+//! Runs the contract of `Hypervisor` against the Xen that this dom0 runs on.
+//!
+//! Usage: `contract HVMLOADER FIRMWARE KERNEL`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use xen::testing::{CASES, GuestFiles};
+use xen::{Blob, RealHypervisor};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let mut file = |what| {
+        arguments.next().map(|path| Blob::File(path.into())).with_context(|| format!("no {what} was named"))
+    };
+    let files =
+        GuestFiles { hvmloader: file("hvmloader")?, firmware: file("firmware")?, kernel: file("kernel")? };
+    let xen = RealHypervisor::open()?;
+    let mut broken = 0;
+    for case in CASES {
+        let started = std::time::Instant::now();
+        match case.run(&xen, &files) {
+            Ok(()) => println!("holds  {:5} ms  {}", started.elapsed().as_millis(), case.name),
+            Err(why) => {
+                broken += 1;
+                println!("BROKEN {:5} ms  {}: {why}", started.elapsed().as_millis(), case.name);
+            }
+        }
+    }
+    println!("{} of {} cases hold", CASES.len() - broken, CASES.len());
+    Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
