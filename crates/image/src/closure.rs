@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, path::PathBuf};
 
-use elf::{ElfBytes, abi, endian::AnyEndian};
+use elf::{ElfBytes, abi, endian::AnyEndian, string_table::StringTable};
 
 use crate::{
     ImageError, Result,
@@ -130,6 +130,9 @@ impl<'a> Closure<'a> {
                     continue;
                 }
                 let found = self.root.find(&path)?;
+                if self.has_soname(&path, &found) {
+                    continue;
+                }
                 let inner = inspect(&found.host)?;
                 let real = found.path.clone();
                 self.keep(&path, found, false);
@@ -137,6 +140,13 @@ impl<'a> Closure<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the same library is there in another folder: `ld.so` takes what is loaded already by its soname.
+    /// So the interpreter, which libc names as a library too, is there once.
+    fn has_soname(&self, path: &str, found: &Found) -> bool {
+        let name = path.rsplit('/').next();
+        self.files.values().any(|file| file.host == found.host && file.path.rsplit('/').next() == name)
     }
 
     /// The path at which `ld.so` would find a library.
@@ -189,26 +199,137 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Dynamic> {
         let text = data.split(|byte| *byte == 0).next().unwrap_or_default();
         result.interpreter = Some(String::from_utf8_lossy(text).into_owned());
     }
-    let common = file.find_common_data().map_err(|error| bad(&error))?;
-    let (Some(dynamic), Some(strings)) = (common.dynamic, common.dynsyms_strs) else { return Ok(result) };
+    let Some(dynamic) = file.dynamic().map_err(|error| bad(&error))? else { return Ok(result) };
+    let entries: Vec<(i64, u64)> = dynamic
+        .iter()
+        .take_while(|entry| entry.d_tag != abi::DT_NULL)
+        .map(|entry| (entry.d_tag, entry.d_val()))
+        .collect();
+    let value = |tag| entries.iter().find(|(other, _)| *other == tag).map(|(_, value)| *value);
+    let strings = match (value(abi::DT_STRTAB), value(abi::DT_STRSZ)) {
+        (Some(address), Some(size)) => loaded(&file, bytes, address, size)
+            .ok_or_else(|| bad(&"its string table lies outside of what is loaded"))?,
+        _ => &[],
+    };
+    let strings = StringTable::new(strings);
     let text = |offset: u64| -> Result<String> {
         let offset = usize::try_from(offset).map_err(|error| bad(&error))?;
         Ok(strings.get(offset).map_err(|error| bad(&error))?.to_owned())
     };
-    let (mut rpath, mut runpath) = (None, None);
-    for entry in dynamic.iter().take_while(|entry| entry.d_tag != abi::DT_NULL) {
-        match entry.d_tag {
-            abi::DT_NEEDED => result.needed.push(text(entry.d_val())?),
-            abi::DT_RPATH => rpath = Some(text(entry.d_val())?),
-            abi::DT_RUNPATH => runpath = Some(text(entry.d_val())?),
-            _ => {}
+    for (tag, value) in &entries {
+        if *tag == abi::DT_NEEDED {
+            result.needed.push(text(*value)?);
         }
     }
-    let path = runpath.or(rpath).unwrap_or_default();
+    let path = match value(abi::DT_RUNPATH).or(value(abi::DT_RPATH)) {
+        Some(offset) => text(offset)?,
+        None => String::new(),
+    };
     result.run_path = path.split(':').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     Ok(result)
 }
 
+/// The bytes of the file that are loaded at an address.
+fn loaded<'a>(file: &ElfBytes<'_, AnyEndian>, bytes: &'a [u8], address: u64, size: u64) -> Option<&'a [u8]> {
+    file.segments()?.iter().filter(|segment| segment.p_type == abi::PT_LOAD).find_map(|segment| {
+        let inside = address.checked_sub(segment.p_vaddr)?;
+        if inside.checked_add(size)? > segment.p_filesz {
+            return None;
+        }
+        let start = segment.p_offset.checked_add(inside)?;
+        bytes.get(usize::try_from(start).ok()?..usize::try_from(start.checked_add(size)?).ok()?)
+    })
+}
+
 fn absolute(path: &str) -> String {
     format!("/{}", path.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Elf;
+
+    /// A tree: `app` needs `liba` and is interpreted by `ld.so`, `liba` needs `libb` by its own search path, and
+    /// everything needs `libc`, which needs `ld.so` as a library.
+    fn tree() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let multi = "lib/x86_64-linux-gnu";
+        let interpreter = format!("{multi}/ld-linux-x86-64.so.2");
+        let put = |path: &str, elf: Elf| elf.write(&dir.path().join(path));
+        put("usr/bin/app", Elf::new(&["liba.so.1", "libc.so.6"]).interpreter("/lib64/ld-linux-x86-64.so.2"));
+        put(
+            &format!("usr/{multi}/liba.so.1.2"),
+            Elf::new(&["libb.so", "libc.so.6"]).run_path("$ORIGIN/../private"),
+        );
+        put("usr/lib/private/libb.so", Elf::new(&["libc.so.6"]));
+        put(&format!("{multi}/libc.so.6"), Elf::new(&["ld-linux-x86-64.so.2"]));
+        put(&interpreter, Elf::new(&[]));
+        put("usr/lib/liblate.so.1", Elf::new(&["libc.so.6"]));
+        put("usr/bin/lost", Elf::new(&["libnone.so.3"]));
+        std::os::unix::fs::symlink("liba.so.1.2", dir.path().join(format!("usr/{multi}/liba.so.1"))).unwrap();
+        fs::create_dir(dir.path().join("lib64")).unwrap();
+        std::os::unix::fs::symlink(format!("/{interpreter}"), dir.path().join("lib64/ld-linux-x86-64.so.2"))
+            .unwrap();
+        let root = Root::of_folder(dir.path());
+        (dir, root)
+    }
+
+    #[test]
+    fn test_add_takes_all_that_is_needed_once() {
+        let (_dir, root) = tree();
+        let mut closure = Closure::new(&root);
+        closure.add("/usr/bin/app").unwrap();
+        let paths: Vec<&str> = closure.files().map(|file| file.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "/lib64/ld-linux-x86-64.so.2",
+                "/usr/bin/app",
+                "/usr/lib/x86_64-linux-gnu/../private/libb.so",
+                "/usr/lib/x86_64-linux-gnu/liba.so.1",
+            ]
+        );
+        assert!(closure.files().all(|file| file.asked == (file.path == "/usr/bin/app")));
+    }
+
+    #[test]
+    fn test_add_dlopened_takes_its_needs() {
+        let (_dir, root) = tree();
+        let mut closure = Closure::new(&root);
+        closure.add_dlopened("liblate.so.1").unwrap();
+        assert_eq!(closure.files().count(), 3);
+        assert!(matches!(closure.add_dlopened("libx.so"), Err(ImageError::MissingLibrary { .. })));
+    }
+
+    #[test]
+    fn test_add_needs_of_leaves_the_program_out() {
+        let (dir, root) = tree();
+        let program = dir.path().join("elsewhere");
+        Elf::new(&["libb.so", "libc.so.6"]).run_path("/usr/lib/private").write(&program);
+        let mut closure = Closure::new(&root);
+        closure.add_needs_of(&program).unwrap();
+        assert!(closure.files().all(|file| !file.path.contains("elsewhere")));
+        assert_eq!(closure.files().count(), 3);
+    }
+
+    #[test]
+    fn test_add_missing_library_names_both() {
+        let (_dir, root) = tree();
+        let error = Closure::new(&root).add("/usr/bin/lost").unwrap_err().to_string();
+        assert!(error.contains("libnone.so.3") && error.contains("/usr/bin/lost"), "{error}");
+    }
+
+    #[test]
+    fn test_inspect_other_files_are_refused() {
+        let arm = Elf::new(&[]).machine(183).bytes();
+        assert!(matches!(inspect_bytes("x", &arm), Err(ImageError::WrongArchitecture { .. })));
+        let mut far = Elf::new(&["libc.so.6"]).bytes();
+        let whole = far.len();
+        far.truncate(whole - 4);
+        for bytes in [&b"#!/bin/sh"[..], &far, &far[..70]] {
+            assert!(inspect_bytes("x", bytes).is_err());
+        }
+    }
 }

@@ -161,6 +161,36 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
+    /// The agent needs an interpreter that the image may not have.
+    #[error(
+        "The agent {} is linked dynamically, but must run without libraries: build it with \
+         `-C target-feature=+crt-static`",
+        path.display()
+    )]
+    AgentNotStatic {
+        /// The program.
+        path: PathBuf,
+    },
+    /// The output folder has something else in it.
+    #[error(
+        "The output folder {} has {name} in it, which is no part of an image: give a new folder, or one of an \
+         earlier image",
+        folder.display()
+    )]
+    ForeignOutput {
+        /// The folder.
+        folder: PathBuf,
+        /// What is in it.
+        name: String,
+    },
+    /// A manifest cannot be understood.
+    #[error("{} is not the manifest of an image: {reason}", path.display())]
+    BadManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A path cannot be in an initramfs.
     #[error("{path} cannot be put into an initramfs: {reason}")]
     BadEntry {

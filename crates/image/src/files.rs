@@ -24,8 +24,18 @@ pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     }
 }
 
+/// SHA-256 of some bytes, in lower-case hexadecimal.
+pub(crate) fn sha256_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The size of a file in bytes.
+pub(crate) fn size_of(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(ImageError::io("look at", path))?.len())
+}
+
 /// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

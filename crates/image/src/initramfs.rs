@@ -27,6 +27,17 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// Its name in a manifest.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
@@ -217,4 +228,99 @@ fn write_entry(header: Builder, output: &mut dyn Write, size: u32, data: &[u8]) 
     let mut entry = header.write(output, size);
     entry.write_all(data)?;
     entry.finish().map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use cpio::newc::Reader;
+
+    use super::*;
+
+    fn sample() -> Initramfs {
+        let mut archive = Initramfs::new();
+        archive.bytes("/usr/bin/tool", 0o755, *b"tool").unwrap();
+        archive.link("/bin", "usr/bin").unwrap();
+        archive.device("/dev/console", 0o600, 5, 1).unwrap();
+        archive.directory("/tmp", 0o1777).unwrap();
+        archive.bytes("/init", 0o755, vec![7; 10_001]).unwrap();
+        archive
+    }
+
+    fn written(archive: &Initramfs, compression: Compression) -> Vec<u8> {
+        let mut output = Vec::new();
+        archive.write(&mut output, compression, "test").unwrap();
+        output
+    }
+
+    #[test]
+    fn test_write_is_sorted_and_bare_of_times() {
+        let bytes = written(&sample(), Compression::None);
+        let (mut rest, mut seen) = (&bytes[..], Vec::new());
+        loop {
+            let mut reader = Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let mut data = String::new();
+            if reader.entry().file_size() < 100 {
+                reader.read_to_string(&mut data).unwrap();
+            }
+            let entry = reader.entry();
+            assert_eq!((entry.mtime(), entry.uid(), entry.gid(), entry.dev_major()), (0, 0, 0, 0));
+            assert_eq!(entry.ino() as usize, seen.len() + 1);
+            let device = format!("{}:{}", entry.rdev_major(), entry.rdev_minor());
+            seen.push(format!("{:o} {} {device} {data}", entry.mode(), entry.name()));
+            rest = reader.finish().unwrap();
+        }
+        assert_eq!(
+            seen,
+            [
+                "120777 bin 0:0 usr/bin",
+                "40755 dev 0:0 ",
+                "20600 dev/console 5:1 ",
+                "100755 init 0:0 ",
+                "41777 tmp 0:0 ",
+                "40755 usr 0:0 ",
+                "40755 usr/bin 0:0 ",
+                "100755 usr/bin/tool 0:0 tool",
+            ]
+        );
+    }
+
+    #[test]
+    fn test_write_twice_gives_the_same_bytes() {
+        let mut other = Initramfs::new();
+        for (path, mode, node) in sample().entries().collect::<Vec<_>>().into_iter().rev() {
+            other.put(path, mode, node.clone()).unwrap();
+        }
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let bytes = written(&sample(), compression);
+            assert_eq!(bytes, written(&sample(), compression), "{compression:?}");
+            assert_eq!(bytes, written(&other, compression), "{compression:?}, other order");
+        }
+    }
+
+    #[test]
+    fn test_write_packed_unpacks_to_plain() {
+        let plain = written(&sample(), Compression::None);
+        let (packed, mut unpacked) = (written(&sample(), Compression::Gzip), Vec::new());
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+        let (packed, mut unpacked) = (written(&sample(), Compression::Zstd), Vec::new());
+        ruzstd::decoding::StreamingDecoder::new(&packed[..]).unwrap().read_to_end(&mut unpacked).unwrap();
+        assert_eq!(unpacked, plain);
+    }
+
+    #[test]
+    fn test_put_bad_paths_are_refused() {
+        let mut archive = sample();
+        for path in ["relative", "/", "/a/../b", "/./a", "/nul\0", "/init/below", "/bin/below", "/tmp"] {
+            let error = archive.bytes(path, 0o644, *b"x").unwrap_err();
+            assert!(matches!(error, ImageError::BadEntry { .. }), "{path}: {error:?}");
+        }
+        assert!(archive.bytes("/ok", 0o100_644, *b"x").is_err());
+        assert_eq!(archive, sample());
+    }
 }

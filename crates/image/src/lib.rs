@@ -17,12 +17,18 @@
 #![forbid(unsafe_code)]
 
 pub mod closure;
+mod elf_kernel;
 mod error;
 mod files;
 pub mod initramfs;
+pub mod kernel;
+pub mod manifest;
 pub mod modules;
 pub mod packages;
 pub mod root;
+pub mod stubdom;
+#[cfg(test)]
+mod testing;
 
 pub use error::ImageError;
 

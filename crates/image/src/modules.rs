@@ -152,3 +152,73 @@ fn dependencies(path: &str, bytes: &[u8]) -> Result<Vec<String>> {
         .map(|name| canonical(&String::from_utf8_lossy(name)))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::module;
+
+    fn tree(modules: &[(&str, &str)]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("lib/modules/6.1.0-9-amd64");
+        fs::create_dir_all(folder.join("kernel/net")).unwrap();
+        fs::write(folder.join("modules.builtin"), "kernel/fs/proc/kcore.ko\nkernel/lib/crc-t10.ko\n")
+            .unwrap();
+        for (name, depends) in modules {
+            fs::write(folder.join(format!("kernel/net/{name}.ko")), module(depends)).unwrap();
+        }
+        let root = Root::of_folder(dir.path());
+        (dir, root)
+    }
+
+    fn order(root: &Root, names: &[&str]) -> Result<Vec<String>> {
+        Ok(Kernel::find(root)?.modules(names)?.into_iter().map(|module| module.name).collect())
+    }
+
+    #[test]
+    fn test_modules_dependencies_come_first_and_once() {
+        let (_dir, root) =
+            tree(&[("bridge", "stp,llc,crc-t10"), ("stp", "llc"), ("llc", ""), ("xen-net", "llc")]);
+        assert_eq!(
+            order(&root, &["xen_net", "bridge", "crc_t10"]).unwrap(),
+            ["llc", "xen_net", "stp", "bridge"]
+        );
+    }
+
+    #[test]
+    fn test_modules_circle_ends() {
+        let (_dir, root) = tree(&[("a", "b"), ("b", "a")]);
+        assert_eq!(order(&root, &["a"]).unwrap(), ["b", "a"]);
+    }
+
+    #[test]
+    fn test_modules_missing_names_who_needs_it() {
+        let (_dir, root) = tree(&[("bridge", "stp")]);
+        let error = order(&root, &["bridge"]).unwrap_err().to_string();
+        assert!(error.contains("stp") && error.contains("bridge"), "{error}");
+    }
+
+    #[test]
+    fn test_find_wants_one_kernel() {
+        let (dir, root) = tree(&[]);
+        assert_eq!(Kernel::find(&root).unwrap().release(), "6.1.0-9-amd64");
+        assert!(matches!(Kernel::find(&root).unwrap().image(), Err(ImageError::NotInRoot { .. })));
+        fs::create_dir(dir.path().join("lib/modules/6.2")).unwrap();
+        let error = Kernel::find(&root).unwrap_err().to_string();
+        assert!(error.contains("6.1.0-9-amd64, 6.2"), "{error}");
+        assert!(matches!(Kernel::find(&Root::default()), Err(ImageError::KernelCount { .. })));
+    }
+
+    #[test]
+    fn test_modules_damaged_one_is_refused() {
+        let (dir, root) = tree(&[("a", "")]);
+        let file = dir.path().join("lib/modules/6.1.0-9-amd64/kernel/net/a.ko");
+        let bytes = fs::read(&file).unwrap();
+        for cut in [0, 3, 63, 80, bytes.len() - 1] {
+            fs::write(&file, &bytes[..cut]).unwrap();
+            assert!(matches!(order(&root, &["a"]), Err(ImageError::BadElf { .. })), "cut at {cut}");
+        }
+    }
+}

@@ -166,20 +166,26 @@ impl Root {
     /// [`ImageError::NotInRoot`] when there is no such directory.
     pub fn walk(&self, path: &str) -> Result<Vec<String>> {
         let start = self.find(path)?.path;
-        let mut files = Vec::new();
-        let mut todo = vec![start];
-        while let Some(directory) = todo.pop() {
-            for name in self.list(&directory)? {
-                let path = format!("{}/{name}", directory.trim_end_matches('/'));
-                match self.step(&Vec::from(components(&path)))? {
-                    Some(Step::Found(found)) if found.kind == Kind::Directory => todo.push(path),
-                    Some(_) => files.push(path),
-                    None => {}
+        let mut files = BTreeSet::new();
+        for (_, host) in self.places(&Vec::from(components(&start))) {
+            let mut todo = vec![(host, start.trim_end_matches('/').to_owned())];
+            while let Some((host, directory)) = todo.pop() {
+                if !fs::symlink_metadata(&host).is_ok_and(|meta| meta.is_dir()) {
+                    continue;
+                }
+                for entry in fs::read_dir(&host).map_err(ImageError::io("list", &host))? {
+                    let entry = entry.map_err(ImageError::io("list", &host))?;
+                    let Ok(name) = entry.file_name().into_string() else { continue };
+                    let path = format!("{directory}/{name}");
+                    if entry.file_type().map_err(ImageError::io("look at", entry.path()))?.is_dir() {
+                        todo.push((entry.path(), path));
+                    } else {
+                        files.insert(path);
+                    }
                 }
             }
         }
-        files.sort();
-        Ok(files)
+        Ok(files.into_iter().collect())
     }
 
     /// Reads a file of the tree.

@@ -1,0 +1,224 @@
+//! What is in an image: `manifest.json` beside it.
+//!
+//! It has no times and no names of the build machine, so the same contents give the same manifest.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ImageError, Result, packages::Package, root::Root};
+
+/// The version of the format that this crate writes. A larger one may lack what this crate reads.
+pub const FORMAT: u32 = 1;
+
+/// A built image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this format: [`FORMAT`].
+    pub format: u32,
+    /// The stubdomain's kernel.
+    pub kernel: Kernel,
+    /// Its device model.
+    pub qemu: Qemu,
+    /// Its init.
+    pub agent: Agent,
+    /// How `initramfs.img` is packed: `none`, `gzip` or `zstd`.
+    pub compression: String,
+    /// `vmlinuz` and `initramfs.img`.
+    pub outputs: Vec<Output>,
+    /// Sums over [`Manifest::files`].
+    pub totals: Totals,
+    /// The packages that files were taken from, sorted by name.
+    pub packages: Vec<Source>,
+    /// Kernel modules, in the order in which they are loaded.
+    pub modules: Vec<String>,
+    /// Every regular file and link of the initramfs, sorted by path.
+    pub files: Vec<Content>,
+}
+
+/// The kernel of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The package that it comes from.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// `elf` or `bzImage`.
+    pub format: String,
+}
+
+/// QEMU of an image, and what it can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qemu {
+    /// The package that it comes from.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// Its path in the image.
+    pub path: String,
+    /// Whether it has `-sandbox` (is built with libseccomp).
+    pub sandbox: bool,
+}
+
+/// The agent of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of the program.
+    pub sha256: String,
+}
+
+/// A file that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Its name, beside the manifest.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+/// Sums.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes, which is about the memory that they take in the stubdomain.
+    pub bytes: u64,
+}
+
+/// A package that files were taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// SHA-256 of the .deb file; empty for what is not from a package.
+    pub sha256: String,
+    /// The licences that its copyright file names; it may name more than the files taken fall under.
+    pub licence: String,
+    /// How many of its files are in the initramfs.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A file or link of the initramfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// Its path in the image.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes (of the target, for a link).
+    pub sha256: String,
+    /// The package that it is from.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// That package's licences.
+    pub licence: String,
+    /// A link's target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+}
+
+impl Manifest {
+    /// The manifest's file name, beside the image.
+    pub const FILE: &str = "manifest.json";
+    /// The kernel's file name.
+    pub const KERNEL: &str = "vmlinuz";
+    /// The initramfs's file name.
+    pub const INITRAMFS: &str = "initramfs.img";
+
+    /// Reads the manifest of the image in a folder.
+    ///
+    /// # Errors
+    /// That there is none, or that it is not one that this crate understands.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let text = fs::read(&path).map_err(ImageError::io("read", &path))?;
+        let bad = |reason: String| ImageError::BadManifest { path: path.clone(), reason };
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(bad(format!("its format is {format}, this program knows {FORMAT}"))),
+            None => return Err(bad("it has no format number".to_owned())),
+        }
+        serde_json::from_value(value).map_err(|error| bad(error.to_string()))
+    }
+
+    /// The bytes of `manifest.json`.
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("strings and numbers always make JSON");
+        text.push(b'\n');
+        text
+    }
+}
+
+/// Names the licences of a package, as well as its copyright file lets a program see them.
+pub(crate) fn licence(root: &Root, package: &Package) -> Result<String> {
+    let path = format!("/usr/share/doc/{}/copyright", package.name);
+    let text = match root.lookup(&path)? {
+        Some(found) => fs::read(&found.host).map_err(ImageError::io("read", &found.host))?,
+        None => return Ok("unknown".to_owned()),
+    };
+    let names = licence_names(&String::from_utf8_lossy(&text));
+    Ok(if names.is_empty() { format!("see {path}") } else { names.join(", ") })
+}
+
+/// Reads licence names: those of a machine-readable copyright file, or else the common licences that it refers to.
+fn licence_names(text: &str) -> Vec<String> {
+    let mut names: BTreeSet<&str> = BTreeSet::new();
+    if text.starts_with("Format:") {
+        let fields = text.lines().filter_map(|line| line.strip_prefix("License:"));
+        names.extend(fields.map(str::trim).filter(|name| !name.is_empty()));
+    }
+    if names.is_empty() {
+        for reference in text.split("/usr/share/common-licenses/").skip(1) {
+            let end = reference
+                .find(|c: char| !(c.is_ascii_alphanumeric() || "-.+".contains(c)))
+                .unwrap_or(reference.len());
+            let name = reference[..end].trim_end_matches('.');
+            if !name.is_empty() {
+                names.insert(name);
+            }
+        }
+    }
+    names.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_licence_names_machine_readable() {
+        let text = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\n\
+                    License: LGPL-2.1\n\nLicense: GPL-2+\n text /usr/share/common-licenses/GPL-2.\n";
+        assert_eq!(licence_names(text), ["GPL-2+", "LGPL-2.1"]);
+    }
+
+    #[test]
+    fn test_licence_names_references() {
+        let text = "See `/usr/share/common-licenses/GPL-2'.\nOr /usr/share/common-licenses/LGPL-2.1.\nGPL-2";
+        assert_eq!(licence_names(text), ["GPL-2", "LGPL-2.1"]);
+        assert_eq!(licence_names("All rights given."), Vec::<String>::new());
+    }
+
+    #[test]
+    fn test_read_foreign_manifest_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, word) in [("{}", "no format"), ("{\"format\": 9}", "format is 9"), ("no", "expected")] {
+            fs::write(dir.path().join(Manifest::FILE), text).unwrap();
+            let error = Manifest::read(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}
