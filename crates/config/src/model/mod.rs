@@ -54,7 +54,7 @@ pub struct GuestConfig {
     pub disks: Vec<Disk>,
     /// `hdtype`: the controller that `hd*` disks are emulated on.
     pub disk_controller: DiskController,
-    /// `vif`, in the file's order; the index is the devid unless [`Nic::devid`] says otherwise.
+    /// `vif`, in the file's order; no two have the same [`Nic::devid`].
     pub nics: Vec<Nic>,
     /// `serial`: the guest's serial ports, COM1 first; at most [`GuestConfig::MAX_SERIALS`].
     pub serials: Vec<SerialOutput>,
@@ -127,9 +127,10 @@ pub enum SerialOutput {
 /// Where QEMU runs: always in a Linux stubdomain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceModel {
-    /// `stubdomain_kernel`: path in dom0; absent: the installed image's.
+    /// `stubdomain_kernel`: an absolute path in dom0, or the name of a file in Xen's firmware directory; absent: the
+    /// installed image's.
     pub kernel: Option<String>,
-    /// `stubdomain_ramdisk`: path in dom0; absent: the installed image's.
+    /// `stubdomain_ramdisk`: like `kernel`.
     pub ramdisk: Option<String>,
     /// `stubdomain_cmdline`: appended to the stubdomain kernel's command line.
     pub cmdline: Option<String>,

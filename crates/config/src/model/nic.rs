@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// One network interface (`xl-network-configuration(5)`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
-    /// `devid`, or the first number from the interface's place in the list on that is free.
+    /// `devid`; the default is the interface's place in the list, from 0. No two interfaces have the same.
     pub devid: u32,
     /// `mac`; absent: see [`Nic::address`].
     pub mac: Option<MacAddr>,

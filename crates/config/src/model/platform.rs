@@ -123,8 +123,6 @@ pub enum TscMode {
     AlwaysEmulate = 1,
     /// Never emulated.
     Native = 2,
-    /// Never emulated, and `TSC_AUX` is the guest's to use. No longer offered by Xen for HVM guests.
-    NativeParavirt = 3,
 }
 
 /// What happens to timer ticks that were missed (`timer_mode`); values are those of `HVM_PARAM_TIMER_MODE`
@@ -149,7 +147,8 @@ pub struct Firmware {
     pub kind: FirmwareKind,
     /// `bios_path_override`: path in dom0 of the BIOS image; absent: the distribution's for `kind`.
     pub bios_path: Option<String>,
-    /// `firmware_override`, or a path in `firmware`: path in dom0 of what replaces hvmloader.
+    /// `firmware_override`, or a path in `firmware`: what replaces hvmloader; an absolute path in dom0, or the name of
+    /// a file in Xen's firmware directory.
     pub hvmloader: Option<String>,
     /// `smbios_firmware`: path in dom0 of SMBIOS structures for hvmloader.
     pub smbios: Option<String>,

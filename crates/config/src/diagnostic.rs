@@ -1,0 +1,171 @@
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::Serialize;
+
+use crate::source::{Position, SourceFile, Span};
+
+/// How bad a diagnostic is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The file is usable, but may not mean what its author thinks.
+    Warning,
+    /// No guest is made of this file.
+    Error,
+}
+
+/// A place in the file that a diagnostic points at besides its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The place.
+    pub span: Span,
+    /// What there is to say of it.
+    pub text: String,
+}
+
+/// One thing to say about a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What kind it is, for programs and for documentation: stable, like `config::unknown-key`.
+    pub id: &'static str,
+    /// One sentence without a full stop.
+    pub message: String,
+    /// Where it is; absent when it is about the file as a whole.
+    pub span: Option<Span>,
+    /// A few words at that place.
+    pub label: Option<String>,
+    /// Other places that belong to it.
+    pub labels: Vec<Label>,
+    /// What the person can do.
+    pub help: Vec<String>,
+}
+
+impl Diagnostic {
+    /// Makes an error.
+    #[must_use]
+    pub fn error(id: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Error, id, message)
+    }
+
+    /// Makes a warning.
+    #[must_use]
+    pub fn warning(id: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Warning, id, message)
+    }
+
+    fn new(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            severity,
+            id,
+            message: message.into(),
+            span: None,
+            label: None,
+            labels: Vec::new(),
+            help: Vec::new(),
+        }
+    }
+
+    /// Says where it is.
+    #[must_use]
+    pub fn at(mut self, span: Span) -> Self {
+        self.span = Some(span);
+        self
+    }
+
+    /// Says where it is, with a few words for that place.
+    #[must_use]
+    pub fn at_with(self, span: Span, label: impl Into<String>) -> Self {
+        let mut this = self.at(span);
+        this.label = Some(label.into());
+        this
+    }
+
+    /// Points at another place.
+    #[must_use]
+    pub fn also(mut self, span: Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    /// Says what the person can do.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
+
+    /// Whether it is an error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// The line and column that it points at.
+    #[must_use]
+    pub fn position(&self, source: &SourceFile) -> Option<Position> {
+        self.span.map(|span| source.position(span.start))
+    }
+
+    /// The diagnostic on one line: `file:line:column: error[id]: message`.
+    #[must_use]
+    pub fn one_line(&self, source: &SourceFile) -> String {
+        let place = self.position(source).map_or_else(String::new, |p| format!("{}:{}:", p.line, p.column));
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        format!("{}:{place} {severity}[{}]: {}", source.name(), self.id, self.message)
+    }
+
+    /// The diagnostic for a person: the message, the lines of the file that it points at, and help; the text has
+    /// no newline at its end. With `color`, ANSI escapes are in it.
+    #[must_use]
+    pub fn render(&self, source: &SourceFile, color: bool) -> String {
+        let level = match self.severity {
+            Severity::Warning => Level::WARNING,
+            Severity::Error => Level::ERROR,
+        };
+        let title = level.primary_title(printable(&self.message)).id(self.id);
+        let mut group = match self.span {
+            Some(span) => title.element(self.snippet(source, span)),
+            None => Group::with_title(title).element(annotate_snippets::Origin::path(source.name())),
+        };
+        for help in &self.help {
+            group = group.element(Level::HELP.message(printable(help)));
+        }
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        renderer.decor_style(DecorStyle::Ascii).render(&[group])
+    }
+
+    fn snippet<'a>(
+        &'a self,
+        source: &'a SourceFile,
+        span: Span,
+    ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+        let primary = AnnotationKind::Primary.span(clamp(source, span).range()).label(self.label.as_deref());
+        let others = self.labels.iter().map(|label| {
+            AnnotationKind::Context.span(clamp(source, label.span).range()).label(label.text.as_str())
+        });
+        Snippet::source(source.text()).path(source.name()).annotation(primary).annotations(others)
+    }
+}
+
+/// A span that lies within the text, on character boundaries, whatever was asked for.
+fn clamp(source: &SourceFile, span: Span) -> Span {
+    let text = source.text();
+    let floor = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    Span::new(floor(span.start), floor(span.end))
+}
+
+/// A message without the control characters that a value quoted in it may hold: a terminal must not obey a file.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

@@ -1,0 +1,207 @@
+//! Who the guest is, how much it gets, and what happens when it ends.
+
+use uuid::Uuid;
+use xen_types::KiB;
+
+use crate::diagnostic::Diagnostic;
+use crate::model::{Action, GrantLimits, Lifecycle, SecurityLabels};
+use crate::reader::Reader;
+use crate::source::Span;
+
+/// `HVM_MAX_VCPUS`, `xen/include/public/hvm/hvm_info_table.h`.
+const MAX_VCPUS: u32 = 128;
+/// The most memory that a value may ask for, in MiB: 16 TiB, Xen's own limit on x86.
+const MAX_MIB: u32 = 16 << 20;
+/// libxl's default of `memory` and `maxmem` (`libxl__domain_build_info_setdefault`).
+const DEFAULT_MEMORY: KiB = KiB::from_mib(32);
+const MAX_NAME: usize = 100;
+
+const PV: &str =
+    "this toolstack runs HVM guests, whose QEMU it puts into a stubdomain; use xl for PV and PVH guests";
+
+/// Checks `type` and the older `builder`: HVM or nothing.
+pub(super) fn check_type(reader: &mut Reader<'_>) {
+    let new = one_type(reader, "type", &[("hvm", true), ("pv", false), ("pvh", false)]);
+    let old = one_type(reader, "builder", &[("hvm", true), ("generic", false)]);
+    if new.is_none() && old.is_none() && reader.entry("type").is_none() && reader.entry("builder").is_none() {
+        reader.push(
+            Diagnostic::error(
+                "config::missing-key",
+                "The configuration has no `type`, which means a PV guest",
+            )
+            .help(format!("{PV}; for an HVM guest, add `type = \"hvm\"`")),
+        );
+    }
+}
+
+fn one_type(reader: &mut Reader<'_>, key: &'static str, words: &[(&str, bool)]) -> Option<bool> {
+    let hvm = reader.word(key, words)?;
+    if !hvm {
+        let span = reader.value_span(key);
+        reader.refuse(key, span, PV);
+    }
+    Some(hvm)
+}
+
+pub(super) fn name(reader: &mut Reader<'_>) -> Option<String> {
+    if reader.entry("name").is_none() {
+        reader.push(
+            Diagnostic::error("config::missing-key", "The configuration has no `name`")
+                .help("every guest needs one: `name = \"hello\"`"),
+        );
+        return None;
+    }
+    let name = reader.text("name")?;
+    let span = reader.value_span("name");
+    let problem = if name.chars().count() > MAX_NAME {
+        "is longer than 100 characters"
+    } else if name.contains('/') {
+        "has a slash in it"
+    } else if name.chars().any(char::is_control) {
+        "has a control character in it"
+    } else if name.trim() != name {
+        "begins or ends with a blank"
+    } else if name.starts_with(['.', '-']) {
+        "begins with a full stop or a hyphen"
+    } else if name.bytes().all(|b| b.is_ascii_digit()) {
+        "is a number, which commands would take for a domid"
+    } else {
+        return Some(name);
+    };
+    reader.push(
+        Diagnostic::error("config::bad-name", format!("The guest's name {problem}"))
+            .at(span)
+            .help("the name is used in xenstore and in names of files"),
+    );
+    None
+}
+
+pub(super) fn uuid(reader: &mut Reader<'_>) -> Option<Uuid> {
+    let text = reader.text("uuid")?;
+    let uuid = if text.len() == 36 { Uuid::try_parse(&text).ok() } else { None };
+    match uuid {
+        Some(uuid) if !uuid.is_nil() => Some(uuid),
+        found => {
+            let span = reader.value_span("uuid");
+            let message = if found.is_some() { "The nil UUID is dom0's" } else { "This is not a UUID" };
+            reader.push(Diagnostic::error("config::bad-uuid", message).at(span).help(
+                "write it like `1b4e28ba-2fa1-11d2-883f-0016d3cca427`, or leave it out to get a random one",
+            ));
+            None
+        }
+    }
+}
+
+pub(super) struct Memory {
+    pub(super) memory: KiB,
+    pub(super) max: KiB,
+    pub(super) shadow: Option<KiB>,
+}
+
+pub(super) fn memory(reader: &mut Reader<'_>) -> Memory {
+    let memory = mib(reader, "memory", 1);
+    let max = mib(reader, "maxmem", 1);
+    let shadow = mib(reader, "shadow_memory", 0).filter(|size| size.get() > 0);
+    if memory.is_none()
+        && max.is_none()
+        && reader.entry("memory").is_none()
+        && reader.entry("maxmem").is_none()
+    {
+        reader.push(
+            Diagnostic::warning(
+                "config::missing-key",
+                "The configuration has no `memory`; the guest gets 32 MiB",
+            )
+            .help("say how many MiB it gets: `memory = 512`"),
+        );
+    }
+    if let (Some(memory), Some(max)) = (memory, max)
+        && memory > max
+    {
+        let (small, large) = (reader.value_span("maxmem"), reader.value_span("memory"));
+        conflict(reader, "`maxmem` is less than `memory`", small, large, "more than this");
+    }
+    Memory {
+        memory: memory.or(max).unwrap_or(DEFAULT_MEMORY),
+        max: max.or(memory).unwrap_or(DEFAULT_MEMORY),
+        shadow,
+    }
+}
+
+/// A value in MiB.
+pub(super) fn mib(reader: &mut Reader<'_>, key: &'static str, least: u32) -> Option<KiB> {
+    reader.u32(key, least..=MAX_MIB).map(|mib| KiB::from_mib(u64::from(mib)))
+}
+
+pub(super) fn vcpus(reader: &mut Reader<'_>) -> (u32, u32) {
+    let vcpus = reader.u32("vcpus", 1..=MAX_VCPUS);
+    let max = reader.u32("maxvcpus", 1..=MAX_VCPUS);
+    if let (Some(vcpus), Some(max)) = (vcpus, max)
+        && vcpus > max
+    {
+        let (small, large) = (reader.value_span("maxvcpus"), reader.value_span("vcpus"));
+        conflict(reader, "`maxvcpus` is less than `vcpus`", small, large, "more than this");
+    }
+    let vcpus = vcpus.unwrap_or(1);
+    (vcpus, max.unwrap_or(vcpus))
+}
+
+pub(super) fn conflict(reader: &mut Reader<'_>, message: &str, at: Span, other: Span, label: &str) {
+    reader.push(Diagnostic::error("config::conflict", message).at(at).also(other, label));
+}
+
+pub(super) fn lifecycle(reader: &mut Reader<'_>) -> Lifecycle {
+    let default = Lifecycle::default();
+    Lifecycle {
+        on_poweroff: action(reader, "on_poweroff").unwrap_or(default.on_poweroff),
+        on_reboot: action(reader, "on_reboot").unwrap_or(default.on_reboot),
+        on_crash: action(reader, "on_crash").unwrap_or(default.on_crash),
+        on_watchdog: action(reader, "on_watchdog").unwrap_or(default.on_watchdog),
+        on_soft_reset: action(reader, "on_soft_reset").unwrap_or(default.on_soft_reset),
+    }
+}
+
+fn action(reader: &mut Reader<'_>, key: &'static str) -> Option<Action> {
+    const CORE: &str = "core dumps are not there yet; use `preserve` to keep the domain for a look";
+    const SOFT_RESET: &str = "a guest cannot be reset in place yet; use `restart` or `destroy`";
+    let refused = match reader.atom(key)?.text.as_str() {
+        "coredump-destroy" | "coredump-restart" => CORE,
+        "soft-reset" => SOFT_RESET,
+        _ => {
+            return reader.word(
+                key,
+                &[
+                    ("destroy", Action::Destroy),
+                    ("restart", Action::Restart),
+                    ("rename-restart", Action::RenameRestart),
+                    ("preserve", Action::Preserve),
+                ],
+            );
+        }
+    };
+    let span = reader.value_span(key);
+    reader.refuse(key, span, refused);
+    None
+}
+
+pub(super) fn labels(reader: &mut Reader<'_>) -> SecurityLabels {
+    SecurityLabels {
+        guest: reader.text("seclabel"),
+        guest_init: reader.text("init_seclabel"),
+        device_model: reader.text("device_model_stubdomain_seclabel"),
+    }
+}
+
+pub(super) fn grants(reader: &mut Reader<'_>) -> GrantLimits {
+    let frames = 0..=i32::MAX as u32;
+    GrantLimits {
+        max_grant_frames: reader.u32("max_grant_frames", frames.clone()),
+        max_maptrack_frames: reader.u32("max_maptrack_frames", frames),
+        max_version: reader.u32("max_grant_version", 0..=2).and_then(|version| u8::try_from(version).ok()),
+    }
+}
+
+pub(super) fn vmtrace(reader: &mut Reader<'_>) -> KiB {
+    // Xen's own limit is 64 MiB a vCPU.
+    KiB(u64::from(reader.u32("vmtrace_buf_kb", 0..=65_536).unwrap_or(0)))
+}

@@ -1,0 +1,111 @@
+//! From a document to a guest: what each key means.
+
+mod basics;
+mod cpuid;
+mod cpuid_names;
+mod devices;
+mod disk;
+mod nic;
+mod platform;
+mod stub;
+
+use crate::diagnostic::Diagnostic;
+use crate::document::{Document, Entry};
+use crate::keys::{self, Treatment};
+use crate::model::GuestConfig;
+use crate::reader::{Reader, refusal};
+
+/// The guest that a document describes, and what there is to say of it. The guest is there when no diagnostic is
+/// an error.
+pub(crate) fn convert(document: &Document) -> (Option<GuestConfig>, Vec<Diagnostic>) {
+    let (entries, mut diagnostics) = document.entries();
+    for entry in &entries {
+        diagnostics.extend(judge(entry));
+    }
+    let mut reader = Reader::new(&entries);
+    let config = read(&mut reader);
+    diagnostics.append(&mut reader.diagnostics);
+    (config, diagnostics)
+}
+
+fn judge(entry: &Entry) -> Option<Diagnostic> {
+    let Some(key) = keys::find(&entry.key) else {
+        let mut unknown = Diagnostic::error("config::unknown-key", format!("`{}` is not a key", entry.key))
+            .at(entry.key_span);
+        if let Some(near) = keys::nearest(&entry.key) {
+            unknown = unknown.help(format!("did you mean `{near}`?"));
+        }
+        return Some(unknown);
+    };
+    match key.treatment {
+        Treatment::Used => None,
+        Treatment::NoEffect { harmless, .. } | Treatment::Refused { harmless, .. }
+            if harmless.covers(&entry.value) =>
+        {
+            None
+        }
+        Treatment::NoEffect { why, .. } => Some(no_effect(entry, why)),
+        Treatment::Refused { why, .. } => Some(refusal(key.name, entry.key_span.to(entry.value.span()), why)),
+    }
+}
+
+fn no_effect(entry: &Entry, why: &str) -> Diagnostic {
+    Diagnostic::warning("config::no-effect", format!("`{}` has no effect", entry.key))
+        .at(entry.key_span)
+        .help(why)
+}
+
+fn read(reader: &mut Reader<'_>) -> Option<GuestConfig> {
+    basics::check_type(reader);
+    let name = basics::name(reader);
+    let uuid = basics::uuid(reader);
+    let memory = basics::memory(reader);
+    let (vcpus, max_vcpus) = basics::vcpus(reader);
+    let display = devices::display(reader, memory.memory);
+    let usb = devices::usb(reader);
+    let config = GuestConfig {
+        name: name.unwrap_or_default(),
+        uuid,
+        memory: memory.memory,
+        max_memory: memory.max,
+        shadow_memory: memory.shadow,
+        vcpus,
+        max_vcpus,
+        platform: platform::platform(reader),
+        firmware: platform::firmware(reader),
+        boot: devices::boot(reader),
+        disks: disk::disks(reader),
+        disk_controller: devices::disk_controller(reader),
+        nics: nic::nics(reader),
+        serials: devices::serials(reader),
+        display,
+        usb,
+        sound: devices::sound(reader),
+        vendor_device: devices::vendor_device(reader),
+        vkb_device: reader.bool("vkb_device").unwrap_or(true),
+        device_model: stub::device_model(reader),
+        lifecycle: basics::lifecycle(reader),
+        labels: basics::labels(reader),
+        max_event_channels: reader.u32("max_event_channels", 1..=i32::MAX as u32).unwrap_or(1023),
+        grants: basics::grants(reader),
+        no_migrate: reader.bool("nomigrate").unwrap_or(false),
+        vmtrace_buffer: basics::vmtrace(reader),
+    };
+    platform::check_together(reader, &config);
+    let failed = reader.diagnostics.iter().any(Diagnostic::is_error);
+    if failed { None } else { Some(config) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KEYS;
+
+    #[test]
+    fn every_used_key_is_read_and_every_read_key_is_used() {
+        let mut reader = Reader::new(&[]);
+        let _ = read(&mut reader);
+        let used = KEYS.iter().filter(|k| k.treatment == Treatment::Used).map(|k| k.name).collect();
+        assert_eq!(reader.asked, used);
+    }
+}

@@ -1,0 +1,51 @@
+//! Where QEMU runs.
+
+use crate::diagnostic::Diagnostic;
+use crate::model::{DeviceModel, DeviceModelCrashAction};
+use crate::reader::Reader;
+
+const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; remove the line, or \
+                         use xl for this guest";
+const TRADITIONAL: &str = "only upstream QEMU (`qemu-xen`) runs in a Linux stubdomain; the old fork has been removed \
+                           from Xen since";
+
+pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
+    if reader.bool("device_model_stubdomain_override") == Some(false) {
+        let span = reader.value_span("device_model_stubdomain_override");
+        reader.refuse("device_model_stubdomain_override", span, DOM0_QEMU);
+    }
+    version(reader, "device_model_version", "qemu-xen", TRADITIONAL);
+    version(
+        reader,
+        "stubdomain_version",
+        "linux",
+        "only Linux stubdomains are run; Mini-OS ones hold the old QEMU",
+    );
+    let mut extra_args = Vec::new();
+    for key in ["device_model_args", "device_model_args_hvm"] {
+        let args = reader.strings(key).unwrap_or_default();
+        extra_args.extend(args.iter().map(|atom| atom.text.as_str().to_owned()));
+    }
+    let on_crash = [
+        ("destroy", DeviceModelCrashAction::Destroy),
+        ("restart", DeviceModelCrashAction::Restart),
+        ("preserve", DeviceModelCrashAction::Preserve),
+    ];
+    DeviceModel {
+        kernel: reader.firmware_path("stubdomain_kernel"),
+        ramdisk: reader.firmware_path("stubdomain_ramdisk"),
+        cmdline: reader.string("stubdomain_cmdline").filter(|text| !text.is_empty()),
+        memory: super::basics::mib(reader, "stubdomain_memory", 16),
+        extra_args,
+        on_crash: reader.word("on_device_model_crash", &on_crash).unwrap_or_default(),
+    }
+}
+
+fn version(reader: &mut Reader<'_>, key: &'static str, right: &str, why: &str) {
+    if let Some(atom) = reader.atom(key)
+        && atom.text.as_str() != right
+    {
+        let message = format!("`{key}` cannot be \"{}\"", atom.text.as_str());
+        reader.push(Diagnostic::error("config::refused", message).at(atom.span).help(why));
+    }
+}

@@ -1,0 +1,315 @@
+//! Every key of xl.cfg(5) as of Xen 4.17, with what becomes of it.
+
+use crate::document::Value;
+use crate::number;
+
+/// What becomes of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// It is read into the [`crate::GuestConfig`].
+    Used,
+    /// It is accepted with a warning that says why it changes nothing.
+    NoEffect {
+        /// Values that need no warning.
+        harmless: Harmless,
+        /// Why.
+        why: &'static str,
+    },
+    /// It is refused: a guest that ignores it would not be the guest that was asked for.
+    Refused {
+        /// Values that may stand there nevertheless.
+        harmless: Harmless,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// Values that say the same as leaving the key out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harmless {
+    /// No value does.
+    Never,
+    /// The number 0.
+    Zero,
+    /// The empty list or the empty string.
+    Empty,
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
+impl Harmless {
+    /// Whether the value is one of them.
+    #[must_use]
+    pub fn covers(self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::Empty, Value::List(list)) => list.items.is_empty(),
+            (Self::Empty, Value::Atom(atom)) => atom.text.as_str().is_empty(),
+            (Self::Zero, Value::Atom(atom)) => number::parse(atom.text.as_str()) == Ok(0),
+            (Self::Words(words), Value::Atom(atom)) => words.contains(&atom.text.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub treatment: Treatment,
+}
+
+/// Finds a key of the language.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.binary_search_by(|key| key.name.cmp(name)).ok().and_then(|at| KEYS.get(at))
+}
+
+/// The known key whose name is nearest to a wrong one, if any is near.
+#[must_use]
+pub fn nearest(name: &str) -> Option<&'static str> {
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    KEYS.iter()
+        .map(|key| (strsim::damerau_levenshtein(name, key.name), key.name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+const fn used(name: &'static str) -> Key {
+    Key { name, treatment: Treatment::Used }
+}
+
+const fn no_effect(name: &'static str, harmless: Harmless, why: &'static str) -> Key {
+    Key { name, treatment: Treatment::NoEffect { harmless, why } }
+}
+
+const fn refused(name: &'static str, harmless: Harmless, why: &'static str) -> Key {
+    Key { name, treatment: Treatment::Refused { harmless, why } }
+}
+
+use Harmless::{Empty, Never, Words, Zero};
+
+const SPICE: &str = "the stubdomain's QEMU offers no SPICE";
+const VNC: &str = "the stubdomain's QEMU offers no VNC yet";
+const SDL: &str = "a QEMU in a stubdomain has no screen to open a window on";
+const SCHEDULER: &str = "scheduler parameters are not set yet; the guest gets the scheduler's defaults";
+const AFFINITY: &str = "vCPU affinity is not set yet; the guest may run on every CPU of its pool";
+const ARM: &str = "it belongs to Arm";
+const PV_ONLY: &str = "it belongs to PV and PVH guests; xl ignores it for an HVM guest too";
+const PVH_ONLY: &str = "it belongs to PVH guests; xl ignores it for an HVM guest too";
+const PCI_OPTION: &str = "it qualifies PCI passthrough, which no device of this guest uses";
+const PCI: &str = "PCI passthrough is not there yet, and the guest would miss the device";
+const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not there yet, and the guest would boot something \
+                           else; install the kernel into the guest's disk";
+const HARDWARE: &str = "giving a guest a part of the machine is not there yet, and the guest would miss it";
+const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would miss it";
+const DOM0_QEMU: &str = "its backend is a QEMU in dom0, which this toolstack never runs";
+
+/// The table, in order of the names.
+pub static KEYS: &[Key] = &[
+    used("acpi"),
+    used("acpi_firmware"),
+    used("acpi_laptop_slate"),
+    used("acpi_s3"),
+    used("acpi_s4"),
+    used("altp2m"),
+    used("altp2mhvm"),
+    used("apic"),
+    used("bios"),
+    used("bios_path_override"),
+    used("boot"),
+    no_effect("bootloader", Empty, PV_ONLY),
+    no_effect("bootloader_args", Empty, PV_ONLY),
+    used("builder"),
+    no_effect("cap", Zero, SCHEDULER),
+    refused("channel", Empty, DOM0_QEMU),
+    refused("cmdline", Empty, DIRECT_BOOT),
+    no_effect("cpu_weight", Never, SCHEDULER),
+    used("cpuid"),
+    no_effect("cpus", Words(&["all"]), AFFINITY),
+    no_effect("cpus_soft", Words(&["all"]), AFFINITY),
+    no_effect("device_model", Empty, "xl ignores it too; a stubdomain is always used"),
+    used("device_model_args"),
+    used("device_model_args_hvm"),
+    no_effect("device_model_args_pv", Empty, "it belongs to PV guests"),
+    refused(
+        "device_model_override",
+        Empty,
+        "it names a QEMU in dom0, which this toolstack never runs; put another QEMU into the stubdomain's image and \
+         name that with `stubdomain_ramdisk`",
+    ),
+    used("device_model_stubdomain_override"),
+    used("device_model_stubdomain_seclabel"),
+    no_effect(
+        "device_model_user",
+        Empty,
+        "QEMU runs in a domain of its own, where dom0's users do not exist",
+    ),
+    used("device_model_version"),
+    no_effect("device_tree", Empty, ARM),
+    used("disk"),
+    no_effect("display", Empty, SDL),
+    no_effect("dm_restrict", Never, "the stubdomain confines QEMU more strictly than `dm_restrict` does"),
+    refused("driver_domain", Zero, "guests that serve devices to other guests are not there yet"),
+    refused("dtdev", Empty, HARDWARE),
+    no_effect("e820_host", Zero, PV_ONLY),
+    refused("extra", Empty, DIRECT_BOOT),
+    no_effect("extratime", Zero, SCHEDULER),
+    used("firmware"),
+    used("firmware_override"),
+    refused("gfx_passthru", Zero, PCI),
+    no_effect("gic_version", Never, ARM),
+    used("hap"),
+    used("hdtype"),
+    used("hpet"),
+    used("init_seclabel"),
+    refused("iomem", Empty, HARDWARE),
+    refused("ioports", Empty, HARDWARE),
+    refused("irqs", Empty, HARDWARE),
+    used("kernel"),
+    used("keymap"),
+    no_effect("latency", Zero, SCHEDULER),
+    used("localtime"),
+    used("max_event_channels"),
+    used("max_grant_frames"),
+    used("max_grant_version"),
+    used("max_maptrack_frames"),
+    used("maxmem"),
+    used("maxvcpus"),
+    used("mca_caps"),
+    used("memory"),
+    used("mmio_hole"),
+    used("ms_vm_genid"),
+    used("msr_relaxed"),
+    used("name"),
+    used("nestedhvm"),
+    used("nographic"),
+    used("nomigrate"),
+    used("nx"),
+    used("on_crash"),
+    used("on_device_model_crash"),
+    used("on_poweroff"),
+    used("on_reboot"),
+    used("on_soft_reset"),
+    used("on_watchdog"),
+    used("oos"),
+    no_effect("opengl", Zero, SDL),
+    refused("p9", Empty, DOM0_QEMU),
+    used("pae"),
+    refused(
+        "passthrough",
+        Words(&["default", "disabled"]),
+        "the IOMMU is not set up for guests yet, and devices could not be given to the guest later",
+    ),
+    refused("pci", Empty, PCI),
+    no_effect("pci_msitranslate", Zero, PCI_OPTION),
+    no_effect("pci_permissive", Zero, PCI_OPTION),
+    no_effect("pci_power_mgmt", Zero, PCI_OPTION),
+    no_effect("pci_seize", Zero, PCI_OPTION),
+    no_effect("period", Zero, SCHEDULER),
+    refused(
+        "pool",
+        Words(&["Pool-0", ""]),
+        "CPU pools are not there yet, and the guest would run on CPUs of another",
+    ),
+    refused("pvcalls", Empty, PV_DEVICE),
+    no_effect("pvshim", Zero, PVH_ONLY),
+    no_effect("pvshim_cmdline", Empty, PVH_ONLY),
+    no_effect("pvshim_extra", Empty, PVH_ONLY),
+    no_effect("pvshim_path", Empty, PVH_ONLY),
+    refused("ramdisk", Empty, DIRECT_BOOT),
+    no_effect("rdm", Empty, PCI_OPTION),
+    no_effect("rdm_mem_boundary", Never, PCI_OPTION),
+    refused("root", Empty, DIRECT_BOOT),
+    used("rtc_timeoffset"),
+    no_effect("sdl", Zero, SDL),
+    used("seclabel"),
+    used("serial"),
+    used("shadow_memory"),
+    no_effect("slice", Zero, SCHEDULER),
+    used("smbios_firmware"),
+    used("soundhw"),
+    no_effect("spice", Zero, SPICE),
+    no_effect("spice_clipboard_sharing", Zero, SPICE),
+    no_effect("spice_image_compression", Empty, SPICE),
+    no_effect("spice_streaming_video", Empty, SPICE),
+    no_effect("spiceagent_mouse", Zero, SPICE),
+    no_effect("spicedisable_ticketing", Zero, SPICE),
+    no_effect("spicehost", Empty, SPICE),
+    no_effect("spicepasswd", Empty, SPICE),
+    no_effect("spiceport", Zero, SPICE),
+    no_effect("spicetls_port", Zero, SPICE),
+    no_effect("spiceusbredirection", Zero, SPICE),
+    no_effect("spicevdagent", Zero, SPICE),
+    used("stdvga"),
+    used("stubdomain_cmdline"),
+    used("stubdomain_kernel"),
+    used("stubdomain_memory"),
+    used("stubdomain_ramdisk"),
+    used("stubdomain_version"),
+    no_effect("tee", Words(&["none"]), ARM),
+    used("timer_mode"),
+    used("tsc_mode"),
+    used("type"),
+    used("usb"),
+    refused("usbctrl", Empty, PV_DEVICE),
+    refused("usbdev", Empty, HARDWARE),
+    used("usbdevice"),
+    used("usbversion"),
+    used("uuid"),
+    used("vcpus"),
+    refused("vdispl", Empty, PV_DEVICE),
+    used("vendor_device"),
+    refused("vfb", Empty, DOM0_QEMU),
+    used("vga"),
+    used("videoram"),
+    used("vif"),
+    no_effect("vif2", Empty, "netchannel2 is gone; xl ignores it too"),
+    used("viridian"),
+    refused("vkb", Empty, DOM0_QEMU),
+    used("vkb_device"),
+    used("vmtrace_buf_kb"),
+    no_effect("vnc", Zero, VNC),
+    no_effect("vncdisplay", Never, VNC),
+    no_effect("vnclisten", Empty, VNC),
+    no_effect("vncpasswd", Empty, VNC),
+    no_effect("vncunused", Never, VNC),
+    no_effect("vncviewer", Zero, "xl ignores it too"),
+    refused("vnuma", Empty, "virtual NUMA is not there yet, and the guest would be built to another plan"),
+    used("vpmu"),
+    used("vpt_align"),
+    refused("vsnd", Empty, PV_DEVICE),
+    refused("vtpm", Empty, PV_DEVICE),
+    no_effect("vuart", Never, ARM),
+    no_effect("xauthority", Empty, SDL),
+    used("xen_platform_pci"),
+    no_effect(
+        "xend_suspend_evtchn_compat",
+        Zero,
+        "the event channel that it makes is for tools of before Xen 4.0",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_has_no_key_twice() {
+        for pair in KEYS.windows(2) {
+            assert!(pair[0].name < pair[1].name, "{} before {}", pair[0].name, pair[1].name);
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_finds_the_key_that_was_meant() {
+        for (wrong, right) in
+            [("memmory", "memory"), ("vcpu", "vcpus"), ("on_powerof", "on_poweroff"), ("dsik", "disk")]
+        {
+            assert_eq!(nearest(wrong), Some(right));
+        }
+        assert_eq!(nearest("frobnicate"), None);
+    }
+}

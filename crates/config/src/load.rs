@@ -1,0 +1,89 @@
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use crate::diagnostic::Diagnostic;
+use crate::guest;
+use crate::model::GuestConfig;
+use crate::parser::parse;
+use crate::source::SourceFile;
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE_SIZE: u64 = 1 << 20;
+
+/// A configuration file that was read: the guest, if there was no error, and what there is to say of the file.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The file, for rendering the diagnostics.
+    pub source: SourceFile,
+    /// The guest; absent when there was an error.
+    pub config: Option<GuestConfig>,
+    /// Errors and warnings, in the file's order.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Loaded {
+    /// All diagnostics for a person, a blank line between each two; empty when there is none.
+    #[must_use]
+    pub fn render(&self, color: bool) -> String {
+        let rendered: Vec<String> = self.diagnostics.iter().map(|d| d.render(&self.source, color)).collect();
+        rendered.join("\n\n")
+    }
+
+    /// How many of the diagnostics are errors.
+    #[must_use]
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|d| d.is_error()).count()
+    }
+}
+
+/// Reads a configuration file. A file that cannot be read is a diagnostic (`config::unreadable`) like any other.
+#[must_use]
+pub fn load(path: &Path) -> Loaded {
+    let name = path.display().to_string();
+    match read(path) {
+        Ok(bytes) if bytes.len() as u64 > MAX_FILE_SIZE => failed(
+            name,
+            Diagnostic::error("config::too-large", format!("The file is larger than {MAX_FILE_SIZE} bytes"))
+                .help("a configuration is a few hundred lines at most; is this the right file?"),
+        ),
+        Ok(bytes) => load_source(SourceFile::from_bytes(name, &bytes)),
+        Err(error) => failed(
+            name,
+            Diagnostic::error("config::unreadable", format!("The file could not be read: {error}")),
+        ),
+    }
+}
+
+/// Reads a configuration that is in memory; `name` is what diagnostics call it.
+#[must_use]
+pub fn load_str(name: &str, text: &str) -> Loaded {
+    if text.len() as u64 > MAX_FILE_SIZE {
+        let message = format!("The text is larger than {MAX_FILE_SIZE} bytes");
+        return failed(name.to_owned(), Diagnostic::error("config::too-large", message));
+    }
+    load_source(SourceFile::new(name, text))
+}
+
+fn load_source(source: SourceFile) -> Loaded {
+    let (document, mut diagnostics) = parse(&source);
+    let broken = diagnostics.iter().any(Diagnostic::is_error);
+    let (config, more) = guest::convert(&document);
+    diagnostics.extend(more.into_iter().filter(|d| {
+        // What a broken line would have said is not missing.
+        !(broken && d.id == "config::missing-key")
+    }));
+    diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
+    let config = if diagnostics.iter().any(Diagnostic::is_error) { None } else { config };
+    Loaded { source, config, diagnostics }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn failed(name: String, diagnostic: Diagnostic) -> Loaded {
+    Loaded { source: SourceFile::new(name, ""), config: None, diagnostics: vec![diagnostic] }
+}

@@ -1,0 +1,206 @@
+//! Typed access to a document's entries: every complaint about a value's kind or range is made here.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+use crate::diagnostic::Diagnostic;
+use crate::document::{Atom, Entry, List, Value};
+use crate::number::{self, NumberError};
+use crate::source::Span;
+
+pub(crate) struct Reader<'a> {
+    entries: HashMap<&'a str, &'a Entry>,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+    /// Keys that were asked for, so that a test can hold the table of keys against them.
+    pub(crate) asked: HashSet<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(entries: &'a [Entry]) -> Self {
+        let entries = entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        Self { entries, diagnostics: Vec::new(), asked: HashSet::new() }
+    }
+
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    pub(crate) fn entry(&mut self, key: &'static str) -> Option<&'a Entry> {
+        self.asked.insert(key);
+        self.entries.get(key).copied()
+    }
+
+    /// Where the key's value stands; the key must have been found before.
+    pub(crate) fn value_span(&mut self, key: &'static str) -> Span {
+        self.entry(key).map(|entry| entry.value.span()).unwrap_or_default()
+    }
+
+    pub(crate) fn atom(&mut self, key: &'static str) -> Option<&'a Atom> {
+        match &self.entry(key)?.value {
+            Value::Atom(atom) => Some(atom),
+            Value::List(list) => {
+                let message = format!("`{key}` takes a single value, not a list");
+                self.push(Diagnostic::error("config::wrong-type", message).at(list.span));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn list(&mut self, key: &'static str) -> Option<&'a List> {
+        match &self.entry(key)?.value {
+            Value::List(list) => Some(list),
+            Value::Atom(atom) => {
+                let message = format!("`{key}` takes a list, not a single value");
+                let help = format!("put it in brackets: `{key} = [ \"{}\" ]`", atom.text.as_str());
+                self.push(Diagnostic::error("config::wrong-type", message).at(atom.span).help(help));
+                None
+            }
+        }
+    }
+
+    /// The items of a list of single values.
+    pub(crate) fn strings(&mut self, key: &'static str) -> Option<Vec<&'a Atom>> {
+        let list = self.list(key)?;
+        let mut atoms = Vec::with_capacity(list.items.len());
+        for item in &list.items {
+            match item {
+                Value::Atom(atom) => atoms.push(atom),
+                Value::List(inner) => {
+                    let message = format!("`{key}` is a list of strings, not of lists");
+                    self.push(Diagnostic::error("config::wrong-type", message).at(inner.span));
+                }
+            }
+        }
+        Some(atoms)
+    }
+
+    /// The items of a list of single values, or the one value.
+    pub(crate) fn one_or_more(&mut self, key: &'static str) -> Option<Vec<&'a Atom>> {
+        match &self.entry(key)?.value {
+            Value::Atom(atom) => Some(vec![atom]),
+            Value::List(_) => self.strings(key),
+        }
+    }
+
+    pub(crate) fn string(&mut self, key: &'static str) -> Option<String> {
+        self.atom(key).map(|atom| atom.text.as_str().to_owned())
+    }
+
+    /// A string that says something; an empty one is an error.
+    pub(crate) fn text(&mut self, key: &'static str) -> Option<String> {
+        let atom = self.atom(key)?;
+        let text = atom.text.as_str();
+        if text.is_empty() {
+            let message = format!("`{key}` is empty");
+            self.push(
+                Diagnostic::error("config::empty", message)
+                    .at(atom.span)
+                    .help("remove the line to get the default"),
+            );
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// An absolute path.
+    pub(crate) fn path(&mut self, key: &'static str) -> Option<String> {
+        let path = self.text(key)?;
+        if !path.starts_with('/') {
+            let span = self.value_span(key);
+            let message = format!("`{key}` needs an absolute path");
+            self.push(
+                Diagnostic::error("config::relative-path", message)
+                    .at(span)
+                    .help("a daemon creates the guest; it does not know in which folder this file was read"),
+            );
+            return None;
+        }
+        Some(path)
+    }
+
+    /// An absolute path, or the name of a file in Xen's firmware directory, which has no slash.
+    pub(crate) fn firmware_path(&mut self, key: &'static str) -> Option<String> {
+        let is_name = self.atom(key).is_some_and(|atom| {
+            let text = atom.text.as_str();
+            !text.is_empty() && !text.contains('/') && text != "." && text != ".."
+        });
+        if is_name { self.string(key) } else { self.path(key) }
+    }
+
+    pub(crate) fn number(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+        let entry = self.entry(key)?;
+        let atom = self.atom(key)?;
+        if entry.appended {
+            let message = format!("`+=` cannot change the number `{key}`");
+            self.push(Diagnostic::error("config::wrong-type", message).at(entry.key_span).help("use `=`"));
+            return None;
+        }
+        let error = match number::parse(atom.text.as_str()) {
+            Ok(value) if range.contains(&value) => return Some(value),
+            Ok(_) | Err(NumberError::TooLarge) => Diagnostic::error(
+                "config::out-of-range",
+                format!("`{key}` must be from {} to {}", range.start(), range.end()),
+            ),
+            Err(NumberError::NotANumber) => {
+                Diagnostic::error("config::not-a-number", format!("`{key}` takes a number"))
+            }
+        };
+        self.push(error.at(atom.span));
+        None
+    }
+
+    pub(crate) fn u32(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        let value = self.number(key, i64::from(*range.start())..=i64::from(*range.end()))?;
+        u32::try_from(value).ok()
+    }
+
+    /// xl's booleans: 0, or any other number.
+    pub(crate) fn bool(&mut self, key: &'static str) -> Option<bool> {
+        let before = self.diagnostics.len();
+        let value = self.number(key, i64::MIN..=i64::MAX);
+        if let Some(last) = self.diagnostics.get_mut(before..).and_then(<[_]>::last_mut)
+            && last.id == "config::not-a-number"
+        {
+            last.help.push("write `0` for no and `1` for yes".to_owned());
+        }
+        value.map(|number| number != 0)
+    }
+
+    /// One of several words.
+    pub(crate) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let atom = self.atom(key)?;
+        let text = atom.text.as_str();
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let message = format!("`{key}` has no value \"{text}\"");
+        self.push(
+            Diagnostic::error("config::unknown-value", message).at(atom.span).help(choices(text, &names)),
+        );
+        None
+    }
+
+    /// Complains of a value that is understood and cannot be honoured.
+    pub(crate) fn refuse(&mut self, key: &'static str, span: Span, why: &str) {
+        self.push(refusal(key, span, why));
+    }
+}
+
+/// Says which words would have been right, the nearest first if one is near.
+pub(crate) fn choices(wrong: &str, words: &[&str]) -> String {
+    let near = words
+        .iter()
+        .map(|word| (strsim::damerau_levenshtein(wrong, word), word))
+        .filter(|(distance, _)| *distance <= 2)
+        .min_by_key(|(distance, _)| *distance);
+    let all = words.join("`, `");
+    match near {
+        Some((_, word)) => format!("did you mean `{word}`? The values are `{all}`"),
+        None => format!("the values are `{all}`"),
+    }
+}
+
+pub(crate) fn refusal(key: &str, span: Span, why: &str) -> Diagnostic {
+    Diagnostic::error("config::refused", format!("`{key}` cannot be honoured")).at(span).help(why)
+}
