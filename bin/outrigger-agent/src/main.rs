@@ -1,4 +1,107 @@
 //! PID 1 of the device-model stubdomain.
+//!
+//! One static binary, four names: `/init` prepares the domain, starts QEMU and watches it; `/etc/qemu-ifup` and
+//! `/etc/qemu-ifdown` are QEMU's hooks for taps; `/sbin/poweroff` (and `reboot`, `halt`) is what the kernel runs
+//! when the toolstack writes `control/shutdown`. One thread, no runtime: PID 1 reaps every child itself.
+//!
+//! The domain ends with QEMU: it powers off when QEMU exited with status 0 or the toolstack asked for it, and
+//! crashes (`SHUTDOWN_crash`) in every other case, after the reason was written to `agent/exit` and console 0.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod consoles;
+mod disks;
+mod error;
+mod log;
+mod net;
+mod plan;
+mod qemu;
+mod rtnl;
+mod serve;
+mod start;
+mod store;
+mod supervise;
+mod system;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, sync};
+
+use crate::log::Log;
+
+/// The other names under which this binary is linked in the image.
+const HELPERS: [&str; 5] =
+    ["/etc/qemu-ifup", "/etc/qemu-ifdown", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt"];
+/// How long dom0 may take to read the last lines.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let name = args.next().unwrap_or_default();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    match name {
+        "qemu-ifup" => told(net::ifup(&args.next().unwrap_or_default())),
+        // The tap goes with QEMU's descriptor, and leaves its bridge by that.
+        "qemu-ifdown" => ExitCode::SUCCESS,
+        "poweroff" | "reboot" | "halt" => stop_agent(),
+        _ if getpid() == Pid::from_raw(1) => end(init()),
+        _ => {
+            eprintln!(
+                "outrigger-agent {}: runs as PID 1 of a stubdomain, or as its qemu-ifup or poweroff",
+                env!("CARGO_PKG_VERSION")
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The whole life of the stubdomain; gives whether it ended cleanly.
+fn init() -> bool {
+    let mut log = Log::default();
+    log.say(&format!("version {}", env!("CARGO_PKG_VERSION")));
+    let clean = match start::start(&mut log) {
+        Ok(started) => serve::serve(started, &mut log).unwrap_or_else(|error| {
+            log.say(&error::chain(&error));
+            false
+        }),
+        Err(failed) => {
+            serve::report_failure(&failed, &mut log);
+            false
+        }
+    };
+    log.say(if clean { "powering off" } else { "ending the domain as crashed" });
+    log.flush(LAST_WORDS);
+    clean
+}
+
+/// Ends the domain. `SHUTDOWN_poweroff` when clean; else a kernel panic, which is `SHUTDOWN_crash`.
+fn end(clean: bool) -> ExitCode {
+    sync();
+    if !clean {
+        // Allowed for root however `kernel.sysrq` is set.
+        let _ = std::fs::write("/proc/sysrq-trigger", "c");
+    }
+    let _ = reboot(RebootMode::RB_POWER_OFF);
+    // The end of PID 1 is a panic as well.
+    ExitCode::FAILURE
+}
+
+/// `/sbin/poweroff`: the kernel was told to shut down.
+fn stop_agent() -> ExitCode {
+    match kill(Pid::from_raw(1), Signal::SIGTERM) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn told(result: Result<(), error::AgentError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The consoles' devices in raw mode, and the descriptors at which QEMU finds the state and the agent's monitor.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use contract::{STATE_IN_FD, STATE_OUT_FD, StubConsole};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+
+use crate::error::AgentError;
+
+/// The descriptor of QEMU's end of the agent's own monitor.
+pub(crate) const MONITOR_FD: i32 = 5;
+
+/// Sets a terminal to raw mode: no echo, no translation.
+pub(crate) fn set_raw<F: AsFd>(terminal: &F) -> Result<(), Errno> {
+    let mut settings = tcgetattr(terminal)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(terminal, SetArg::TCSANOW, &settings)
+}
+
+/// Descriptors 3, 4 and 5, taken before anything else can get those numbers. They close in QEMU unless they were
+/// [filled](Self::fill).
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    reserved: Vec<OwnedFd>,
+}
+
+impl Descriptors {
+    /// Takes the numbers. To be called before any other file is open.
+    pub(crate) fn reserve() -> Result<Self, AgentError> {
+        let mut reserved = Vec::new();
+        for expected in [STATE_IN_FD, STATE_OUT_FD, MONITOR_FD] {
+            // A folder, because there are no devices yet.
+            let fd =
+                OwnedFd::from(File::open("/").map_err(|e| AgentError::System("open the root folder", e))?);
+            if fd.as_raw_fd() != expected {
+                return Err(AgentError::Descriptor { expected, found: fd.as_raw_fd() });
+            }
+            reserved.push(fd);
+        }
+        Ok(Self { reserved })
+    }
+
+    /// Lets QEMU find `file` at descriptor `number`.
+    pub(crate) fn fill<F: AsFd>(&mut self, number: i32, file: F) -> Result<(), AgentError> {
+        let found = self.reserved.iter_mut().find(|fd| fd.as_raw_fd() == number);
+        let fd = found.ok_or(AgentError::Descriptor { expected: number, found: -1 })?;
+        nix::unistd::dup2(file, fd).map_err(AgentError::system("duplicate a descriptor"))
+    }
+}
+
+/// Opens a console's device, in one direction, and sets it to raw mode.
+pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
+    let mut options = OpenOptions::new();
+    match console {
+        StubConsole::StateIn => options.read(true),
+        // QEMU takes a descriptor from its set only when the way it is open is the way that it is to be used.
+        StubConsole::StateOut => options.write(true),
+        StubConsole::Log | StubConsole::Serial(_) => options.read(true).write(true),
+    };
+    // Never this process' controlling terminal.
+    let mut open = || {
+        let file = options
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(console.device())
+            .map_err(|error| errno_of(&error))?;
+        set_raw(&file)?;
+        Ok(file)
+    };
+    open().map_err(|errno| AgentError::Console(console, errno))
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

@@ -1,0 +1,68 @@
+use std::io;
+use std::path::PathBuf;
+
+use contract::{ArgvError, StubConsole};
+use nix::errno::Errno;
+use thiserror::Error;
+use xen_types::DomIdError;
+use xenstore::{PathError, StoreError};
+
+/// Why the device model could not be started.
+#[derive(Debug, Error)]
+pub(crate) enum AgentError {
+    #[error("Cannot mount {what} on {on}; the kernel lacks it")]
+    Mount { what: &'static str, on: &'static str, source: Errno },
+    #[error("Cannot make the folder {0}")]
+    MakeDir(PathBuf, #[source] io::Error),
+    #[error("Cannot read {0}; the image is incomplete")]
+    ReadConfig(PathBuf, #[source] io::Error),
+    #[error("{0} is not what the agent understands; build the image anew")]
+    BadConfig(PathBuf, #[source] serde_json::Error),
+    #[error("The device {0} is absent: the kernel or the image lacks its module")]
+    NoDevice(&'static str),
+    #[error("Cannot use console {number} ({0})", number = .0.number())]
+    Console(StubConsole, #[source] Errno),
+    #[error("The arguments name an incoming state, but there is no console 2 to read it from")]
+    NoIncomingConsole,
+    #[error("Descriptor {expected} is not free, the kernel left {found}")]
+    Descriptor { expected: i32, found: i32 },
+    #[error("xenstore does not answer as it has to")]
+    Store(#[from] StoreError),
+    #[error("xenstore holds no {0}; the toolstack has to write it before the stubdomain runs")]
+    Absent(&'static str),
+    #[error("The key \"target\" holds no domid")]
+    Target(#[from] DomIdError),
+    #[error("The target's \"vm\" holds no path")]
+    Vm(#[from] PathError),
+    #[error("The device model's arguments cannot be used")]
+    Argv(#[from] ArgvError),
+    #[error("The disk {device} did not appear within {seconds} s; {backend}")]
+    NoDisk { device: String, seconds: u64, backend: String },
+    #[error("The PV NIC {devid} did not appear within {seconds} s; look at its backend in dom0")]
+    NoNic { devid: u32, seconds: u64 },
+    #[error("Cannot {what} the interface {name}")]
+    Link { what: &'static str, name: String, source: io::Error },
+    #[error("Cannot start {0}")]
+    Spawn(String, #[source] io::Error),
+    #[error("Cannot {0}")]
+    System(&'static str, #[source] io::Error),
+}
+
+impl AgentError {
+    /// For `map_err`: a call of the kernel that has no object worth naming.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::System(what, errno.into())
+    }
+}
+
+/// The error and its causes on one line.
+pub(crate) fn chain(error: &dyn core::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,157 @@
+//! QEMU as a child: its arguments, its descriptors, its end.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::PipeReader;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use contract::{AgentExit, ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::consoles::{Descriptors, MONITOR_FD};
+use crate::error::AgentError;
+
+/// Where QEMU's monitor for the toolstack listens, for whoever serves it outside.
+pub(crate) const QMP_SOCKET: &str = "/run/qmp.sock";
+
+/// A running QEMU.
+#[derive(Debug)]
+pub(crate) struct Qemu {
+    pid: Pid,
+    /// What it writes, standard output and error alike.
+    pub(crate) output: PipeReader,
+    /// The agent's own monitor session. While one monitor is connected, QEMU keeps the descriptors of its sets:
+    /// without it, those not in use close when the toolstack's session ends, the state's way out among them.
+    pub(crate) monitor: UnixStream,
+}
+
+/// The whole list of arguments: the image's, the agent's, the toolstack's.
+pub(crate) fn arguments(config: &ImageConfig, has_state_out: bool, toolstack: Vec<Vec<u8>>) -> Vec<OsString> {
+    let mut args: Vec<String> = config.qemu_args.clone();
+    for folder in &config.data {
+        args.extend(["-L".to_owned(), folder.clone()]);
+    }
+    let monitors = [
+        ("outrigger-qmp", format!("path={QMP_SOCKET},server=on,wait=off")),
+        ("outrigger-agent", format!("fd={MONITOR_FD}")),
+    ];
+    for (id, place) in monitors {
+        args.extend(["-chardev".to_owned(), format!("socket,id={id},{place}")]);
+        args.extend(["-mon".to_owned(), format!("chardev={id},mode=control")]);
+    }
+    if has_state_out {
+        args.extend(["-add-fd".to_owned(), format!("fd={STATE_OUT_FD},set={STATE_OUT_FDSET}")]);
+    }
+    args.into_iter().map(OsString::from).chain(toolstack.into_iter().map(OsString::from_vec)).collect()
+}
+
+impl Qemu {
+    /// Starts QEMU; `descriptors` are closed here and, where they were filled, open there.
+    pub(crate) fn start(
+        program: &str,
+        args: &[OsString],
+        mut descriptors: Descriptors,
+    ) -> Result<Self, AgentError> {
+        let spawn_error = |error| AgentError::Spawn(program.to_owned(), error);
+        let (output, input) = std::io::pipe().map_err(|e| AgentError::System("make a pipe", e))?;
+        set_nonblocking(&output)?;
+        let (monitor, theirs) = UnixStream::pair().map_err(|e| AgentError::System("make a socket", e))?;
+        monitor.set_nonblocking(true).map_err(|e| AgentError::System("make a socket non-blocking", e))?;
+        descriptors.fill(MONITOR_FD, OwnedFd::from(theirs))?;
+        let second = input.try_clone().map_err(|e| AgentError::System("duplicate a descriptor", e))?;
+        // Everything else that is open here closes in QEMU by itself.
+        let child = Command::new(program)
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(input)
+            .stderr(second)
+            .spawn()
+            .map_err(spawn_error)?;
+        let id = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        // The agent is exempt from the kernel's killing when memory ends, QEMU must not be: it would be a panic
+        // instead of a report.
+        let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "0");
+        Ok(Self { pid: Pid::from_raw(id), output, monitor })
+    }
+
+    /// Asks QEMU to end.
+    pub(crate) fn terminate(&self) {
+        let _ = kill(self.pid, Signal::SIGTERM);
+    }
+
+    /// Ends QEMU.
+    pub(crate) fn kill(&self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Reaps every child that has ended; gives how QEMU did, if it is among them.
+    pub(crate) fn reap(&self) -> Option<AgentExit> {
+        let mut ended = None;
+        loop {
+            let (pid, exit) = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, status)) => (pid, AgentExit::Exited(low_byte(status))),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, AgentExit::Killed(low_byte(signal as i32))),
+                Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+                Ok(_) => continue,
+            };
+            if pid == self.pid {
+                ended = Some(exit);
+            }
+        }
+    }
+}
+
+/// A status or a signal's number, which are below 256 on Linux.
+fn low_byte(number: i32) -> u8 {
+    u8::try_from(number & 0xff).unwrap_or(u8::MAX)
+}
+
+fn set_nonblocking(pipe: &PipeReader) -> Result<(), AgentError> {
+    let failed = || AgentError::system("make a pipe non-blocking");
+    let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL).map_err(failed())?);
+    fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(args: &[OsString]) -> String {
+        args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_toolstacks_arguments_come_last_and_untouched() {
+        let config = ImageConfig {
+            data: vec!["/usr/share/seabios".to_owned()],
+            qemu_args: vec!["-sandbox".to_owned(), "on".to_owned()],
+            ..ImageConfig::default()
+        };
+        let args = arguments(&config, false, vec![b"-name".to_vec(), b"a b\n\xff".to_vec(), Vec::new()]);
+        assert_eq!(
+            text(&args[..10]),
+            "-sandbox on -L /usr/share/seabios \
+             -chardev socket,id=outrigger-qmp,path=/run/qmp.sock,server=on,wait=off -mon chardev=outrigger-qmp,mode=control \
+             -chardev socket,id=outrigger-agent,fd=5"
+        );
+        assert_eq!(args[args.len() - 2], OsString::from_vec(b"a b\n\xff".to_vec()));
+        assert_eq!(args[args.len() - 1], "");
+        assert!(!text(&args).contains("-add-fd"));
+    }
+
+    #[test]
+    fn the_way_out_of_the_state_is_in_set_1() {
+        assert!(text(&arguments(&ImageConfig::default(), true, Vec::new())).ends_with("-add-fd fd=4,set=1"));
+    }
+}

@@ -1,0 +1,261 @@
+//! The loop while QEMU runs: one thread, one epoll, no waiting anywhere else.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use contract::{AgentExit, DmKey};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use xen_types::DomId;
+use xenstore::{Connection, Store};
+
+use crate::error::AgentError;
+use crate::log::{Log, uptime};
+use crate::net;
+use crate::rtnl::LinkWatch;
+use crate::start::Started;
+use crate::store;
+use crate::supervise::{Action, Event, Supervisor};
+
+/// How much of QEMU's output is read at once.
+const CHUNK: usize = 4096;
+
+/// What can wake the loop.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Signal = 1,
+    Output,
+    Monitor,
+    Store,
+    Links,
+    Console,
+}
+
+/// The loop's own things.
+struct Server<'a> {
+    started: Started,
+    log: &'a mut Log,
+    epoll: Epoll,
+    links: Option<LinkWatch>,
+    /// Whether QEMU's output is polled: not while the console has no room for it, nor after its end.
+    output: Polled,
+    console: Polled,
+    supervisor: Supervisor,
+}
+
+/// Whether a source is in the epoll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Polled {
+    Yes,
+    No,
+    Ended,
+}
+
+/// The signals that the loop takes, to be blocked before QEMU starts, so that none is missed.
+pub(crate) fn signals() -> Result<SignalFd, AgentError> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR2] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(AgentError::system("block signals"))?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(AgentError::system("make a descriptor for signals"))
+}
+
+/// Serves until QEMU has ended; gives whether the end was clean.
+pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(AgentError::system("make an epoll"))?;
+    let links = if net::is_awaiting(&started.nics) {
+        Some(LinkWatch::open().map_err(|e| AgentError::System("watch the interfaces", e))?)
+    } else {
+        None
+    };
+    add(&epoll, started.signals.as_fd(), Source::Signal, EpollFlags::EPOLLIN)?;
+    add(&epoll, started.qemu.output.as_fd(), Source::Output, EpollFlags::EPOLLIN)?;
+    add(&epoll, started.qemu.monitor.as_fd(), Source::Monitor, EpollFlags::EPOLLIN)?;
+    add(&epoll, started.store.as_fd(), Source::Store, EpollFlags::EPOLLIN)?;
+    if let Some(links) = &links {
+        add(&epoll, links.as_fd(), Source::Links, EpollFlags::EPOLLIN)?;
+    }
+    let supervisor = Supervisor::new(uptime());
+    let (output, console) = (Polled::Yes, Polled::No);
+    Server { started, log, epoll, links, output, console, supervisor }.run()
+}
+
+fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> Result<(), AgentError> {
+    epoll.add(fd, EpollEvent::new(flags, source as u64)).map_err(AgentError::system("poll a descriptor"))
+}
+
+impl Server<'_> {
+    fn run(mut self) -> Result<bool, AgentError> {
+        // A tap may have come between the last look and the watch.
+        self.attach_taps();
+        loop {
+            self.poll_console()?;
+            let left = self.supervisor.deadline().saturating_sub(uptime());
+            let timeout =
+                EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
+            let mut events = [EpollEvent::empty(); 8];
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => return Err(AgentError::system("wait for events")(errno)),
+            };
+            let mut news = vec![Event::Tick];
+            for event in &events[..count] {
+                self.take(event.data(), &mut news)?;
+            }
+            for event in news {
+                for action in self.supervisor.handle(uptime(), event) {
+                    if let Some(clean) = self.act(action) {
+                        return Ok(clean);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, source: u64, news: &mut Vec<Event>) -> Result<(), AgentError> {
+        const SIGNAL: u64 = Source::Signal as u64;
+        const OUTPUT: u64 = Source::Output as u64;
+        const MONITOR: u64 = Source::Monitor as u64;
+        const STORE: u64 = Source::Store as u64;
+        const LINKS: u64 = Source::Links as u64;
+        match source {
+            SIGNAL => self.take_signals(news),
+            OUTPUT => self.take_output(),
+            MONITOR => self.drain_monitor(),
+            STORE => self.take_store(news)?,
+            LINKS => self.attach_taps(),
+            // The console has room again.
+            _ => self.log.pump(),
+        }
+        Ok(())
+    }
+
+    fn take_signals(&mut self, news: &mut Vec<Event>) {
+        while let Ok(Some(info)) = self.started.signals.read_signal() {
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            if signal != Some(Signal::SIGCHLD) {
+                news.push(Event::Stop);
+            }
+        }
+        if let Some(exit) = self.started.qemu.reap() {
+            // Its last words are still in the pipe.
+            self.take_output();
+            news.push(Event::Ended(exit, self.log.last_qemu_line()));
+        }
+    }
+
+    /// Passes on what QEMU wrote, as long as the console has room.
+    fn take_output(&mut self) {
+        let mut buffer = [0; CHUNK];
+        while self.log.has_room() {
+            match self.started.qemu.output.read(&mut buffer) {
+                Ok(0) => {
+                    let _ = self.epoll.delete(self.started.qemu.output.as_fd());
+                    self.output = Polled::Ended;
+                    return;
+                }
+                Ok(count) => self.log.qemu(&buffer[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The agent's monitor is there to be connected; nothing is asked over it yet.
+    fn drain_monitor(&mut self) {
+        let mut buffer = [0; CHUNK];
+        loop {
+            match self.started.qemu.monitor.read(&mut buffer) {
+                Ok(0) => {
+                    let _ = self.epoll.delete(self.started.qemu.monitor.as_fd());
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take_store(&mut self, news: &mut Vec<Event>) -> Result<(), AgentError> {
+        let Started { store: connection, target, .. } = &self.started;
+        let mut changed = false;
+        while connection.next_event(Instant::now())?.is_some() {
+            changed = true;
+        }
+        if changed && store::is_running(connection, *target)? {
+            news.push(Event::Running);
+        }
+        Ok(())
+    }
+
+    fn attach_taps(&mut self) {
+        let Some(links) = &self.links else { return };
+        links.drain();
+        for line in net::attach_taps(&mut self.started.nics) {
+            self.log.say(&line);
+        }
+        if !net::is_awaiting(&self.started.nics) {
+            // The socket leaves the epoll by closing.
+            self.links = None;
+        }
+    }
+
+    /// Polls the console for room while bytes wait, and QEMU's output while there is room.
+    fn poll_console(&mut self) -> Result<(), AgentError> {
+        let wanted = if self.log.is_pending() { Polled::Yes } else { Polled::No };
+        if let Some(fd) = self.log.fd().filter(|_| wanted != self.console) {
+            match wanted {
+                Polled::Yes => add(&self.epoll, fd, Source::Console, EpollFlags::EPOLLOUT)?,
+                _ => self.epoll.delete(fd).map_err(AgentError::system("poll a descriptor"))?,
+            }
+            self.console = wanted;
+        }
+        let wanted = if self.log.has_room() { Polled::Yes } else { Polled::No };
+        if self.output != Polled::Ended && self.output != wanted {
+            let output = self.started.qemu.output.as_fd();
+            match wanted {
+                Polled::Yes => add(&self.epoll, output, Source::Output, EpollFlags::EPOLLIN)?,
+                _ => self.epoll.delete(output).map_err(AgentError::system("poll a descriptor"))?,
+            }
+            self.output = wanted;
+        }
+        Ok(())
+    }
+
+    /// Does it; gives how to end when it is the end.
+    fn act(&mut self, action: Action) -> Option<bool> {
+        match action {
+            Action::Say(line) => self.log.say(&line),
+            Action::Write(key, value) => {
+                write(&self.started.store, self.started.target, key, &value, self.log);
+            }
+            Action::Terminate => self.started.qemu.terminate(),
+            Action::Kill => self.started.qemu.kill(),
+            Action::End { clean } => return Some(clean),
+        }
+        None
+    }
+}
+
+/// Writes a key. That xenstore refuses is told; QEMU goes on without it.
+fn write(store: &Connection, target: DomId, key: DmKey, value: &str, log: &mut Log) {
+    if let Err(error) = store.write(&key.own_path(target), value.as_bytes()) {
+        log.say(&crate::error::chain(&error));
+    }
+}
+
+/// Reports a start that failed where the toolstack looks for it.
+pub(crate) fn report_failure(failed: &crate::start::Failed, log: &mut Log) {
+    let why = format!("{}: {}", failed.step, crate::error::chain(&failed.error));
+    log.say(&format!("failed at step {why}"));
+    if let (Some(store), Some(target)) = (&failed.store, failed.target) {
+        write(store, target, DmKey::AgentExit, &AgentExit::Failed(why).encode(), log);
+    }
+}

@@ -1,0 +1,187 @@
+//! The way from the first instruction to QEMU, in named and timed steps.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::Path;
+
+use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, SerialPort, StubConsole, harmless};
+use nix::sys::signalfd::SignalFd;
+use xen_types::DomId;
+use xenstore::Connection;
+
+use crate::consoles::{Descriptors, open_raw};
+use crate::error::AgentError;
+use crate::log::{Log, uptime};
+use crate::net::ReadyNic;
+use crate::plan::Plan;
+use crate::qemu::Qemu;
+use crate::{disks, net, qemu, store, system};
+
+/// What runs once QEMU is started.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) store: Connection,
+    pub(crate) target: DomId,
+    pub(crate) qemu: Qemu,
+    pub(crate) nics: Vec<ReadyNic>,
+    /// Blocked from before QEMU's start, so that its end is not missed.
+    pub(crate) signals: SignalFd,
+    /// The serial consoles. A console's raw mode lasts only while someone has it open.
+    _serials: Vec<File>,
+}
+
+/// A start that did not succeed: at which step, why, and whom to tell.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) step: &'static str,
+    pub(crate) error: AgentError,
+    /// Where to report it, when it came that far.
+    pub(crate) store: Option<Connection>,
+    pub(crate) target: Option<DomId>,
+}
+
+/// Runs the steps and keeps what a failure report needs.
+struct Steps<'a> {
+    log: &'a mut Log,
+    current: &'static str,
+}
+
+impl Steps<'_> {
+    fn step<T>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(&mut Log) -> Result<T, AgentError>,
+    ) -> Result<T, AgentError> {
+        self.current = name;
+        let begin = uptime();
+        let value = run(self.log)?;
+        let took = uptime().saturating_sub(begin);
+        self.log.say(&format!("step {name}: {}.{} ms", took.as_millis(), took.subsec_micros() % 1000 / 100));
+        Ok(value)
+    }
+}
+
+/// Starts everything.
+pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
+    let begin = uptime();
+    let mut steps = Steps { log, current: "start" };
+    let mut found = (None, None);
+    match run(&mut steps, &mut found) {
+        Ok(children) => {
+            let took = uptime().saturating_sub(begin).as_millis();
+            log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
+            let (store, target) = found;
+            let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
+            let Children { qemu, nics, signals, serials } = children;
+            Ok(Started { store, target, qemu, nics, signals, _serials: serials })
+        }
+        Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
+    }
+}
+
+/// What is found on the way, and is needed for a report also when a later step fails.
+type Found = (Option<Connection>, Option<DomId>);
+
+struct Children {
+    qemu: Qemu,
+    nics: Vec<ReadyNic>,
+    signals: SignalFd,
+    serials: Vec<File>,
+}
+
+fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError> {
+    // First of all: the numbers must be free.
+    let mut descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
+    let signals = steps.step("signals", |_| crate::serve::signals())?;
+    steps.step("mounts", |_| system::mount_all())?;
+    steps.log.open_console();
+    let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
+    steps.step("modules", |log| load_modules(&config, log))?;
+    steps.step("devices", |_| {
+        system::tune();
+        system::link_helpers()?;
+        system::check_devices()
+    })?;
+    let store = &*found
+        .0
+        .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
+    let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
+    steps.step("announce", |_| Ok(store::announce(store, target)?))?;
+    let plan = steps.step("argv", |_| Ok(Plan::of(&store::argv(store, target)?)))?;
+    let (has_state_out, serials) = steps.step("consoles", |log| {
+        let state_out = connect_states(store, &plan, &mut descriptors, log)?;
+        Ok((state_out, open_serials(store, log)?))
+    })?;
+    steps.step("disks", |_| disks::wait_for(&plan.disks, store))?;
+    let mut nics = steps.step("nics", |_| net::prepare(&plan.nics, store))?;
+    for nic in &nics {
+        steps.log.say(&nic.describe());
+    }
+    store::watch_state(store, target)?;
+    let args = qemu::arguments(&config, has_state_out, plan.args);
+    steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
+    let qemu = steps.step("qemu", |_| Qemu::start(&config.qemu, &args, descriptors))?;
+    for line in net::attach_taps(&mut nics) {
+        steps.log.say(&line);
+    }
+    Ok(Children { qemu, nics, signals, serials })
+}
+
+fn load_modules(config: &ImageConfig, log: &mut Log) -> Result<(), AgentError> {
+    for trouble in system::load_modules(config) {
+        log.say(&format!("module not loaded: {trouble}"));
+    }
+    Ok(())
+}
+
+/// Connects the state's ways in and out where their consoles exist; gives whether there is a way out.
+fn connect_states(
+    store: &Connection,
+    plan: &Plan,
+    descriptors: &mut Descriptors,
+    log: &mut Log,
+) -> Result<bool, AgentError> {
+    if store::has_console(store, StubConsole::StateIn)? {
+        match open_raw(StubConsole::StateIn) {
+            Ok(file) => descriptors.fill(STATE_IN_FD, file)?,
+            Err(error) if plan.incoming => return Err(error),
+            Err(error) => log.say(&crate::error::chain(&error)),
+        }
+    } else if plan.incoming {
+        return Err(AgentError::NoIncomingConsole);
+    }
+    if !store::has_console(store, StubConsole::StateOut)? {
+        return Ok(false);
+    }
+    match open_raw(StubConsole::StateOut) {
+        Ok(file) => descriptors.fill(STATE_OUT_FD, file).map(|()| true),
+        Err(error) => {
+            log.say(&crate::error::chain(&error));
+            Ok(false)
+        }
+    }
+}
+
+/// Opens every serial console there is in raw mode. QEMU opens it again by its name.
+fn open_serials(store: &Connection, log: &mut Log) -> Result<Vec<File>, AgentError> {
+    let mut open = Vec::new();
+    for console in (0..SerialPort::COUNT).filter_map(|index| StubConsole::serial(index).ok()) {
+        if !store::has_console(store, console)? {
+            continue;
+        }
+        match open_raw(console) {
+            Ok(file) => open.push(file),
+            Err(error) => log.say(&crate::error::chain(&error)),
+        }
+    }
+    Ok(open)
+}
+
+/// QEMU's arguments on one line, for the log.
+fn describe(args: &[OsString]) -> String {
+    let quoted = |arg: &OsString| {
+        let text = harmless(arg.as_encoded_bytes());
+        if text.is_empty() || text.contains([' ', '?']) { format!("\"{text}\"") } else { text }
+    };
+    args.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,142 @@
+//! What any PID 1 does first: mounts, modules, settings of the kernel.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+
+use contract::ImageConfig;
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+
+use crate::error::AgentError;
+
+/// The devices that QEMU needs from modules or from the kernel.
+const NEEDED: [&str; 4] = ["/dev/xen/xenbus", "/dev/xen/privcmd", "/dev/xen/evtchn", "/dev/xen/gntdev"];
+
+/// Makes and mounts the folders that a running Linux has.
+pub(crate) fn mount_all() -> Result<(), AgentError> {
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    let closed = quiet | MsFlags::MS_NODEV;
+    let mounts: [(&str, &str, MsFlags, Option<&str>); 6] = [
+        ("devtmpfs", "/dev", quiet, None),
+        ("proc", "/proc", closed, None),
+        ("sysfs", "/sys", closed, None),
+        ("tmpfs", "/tmp", closed, Some("size=4m,mode=1777")),
+        ("tmpfs", "/run", closed, Some("size=4m,mode=0755")),
+        ("tmpfs", "/dev/shm", closed, Some("size=4m,mode=1777")),
+    ];
+    for (what, on, flags, data) in mounts {
+        fs::create_dir_all(on).map_err(|e| AgentError::MakeDir(on.into(), e))?;
+        match mount(Some(what), on, Some(what), flags, data) {
+            // Some kernels mount /dev by themselves.
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(source) => return Err(AgentError::Mount { what, on, source }),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the image's own description of itself; absent, the defaults hold.
+pub(crate) fn read_config(path: &Path) -> Result<ImageConfig, AgentError> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| AgentError::BadConfig(path.into(), e)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(ImageConfig::default()),
+        Err(error) => Err(AgentError::ReadConfig(path.into(), error)),
+    }
+}
+
+/// Loads the modules in order; gives what went wrong, for people.
+///
+/// One that does not load is no error by itself, because a kernel may have it built in: what counts is
+/// [`check_devices`], and that disks and NICs appear.
+pub(crate) fn load_modules(config: &ImageConfig) -> Vec<String> {
+    config.modules.iter().filter_map(|path| load_module(config, path).err()).collect()
+}
+
+fn load_module(config: &ImageConfig, path: &str) -> Result<(), String> {
+    let file = fs::File::open(path).map_err(|e| format!("{path}: {e}"))?;
+    let options = config.module_options.get(&module_name(path)).map_or("", String::as_str);
+    let options = CString::new(options).map_err(|_| format!("{path}: its options contain NUL"))?;
+    match finit_module(&file, &options, ModuleInitFlags::empty()) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(format!("{path}: {}", errno.desc())),
+    }
+}
+
+/// A module's name as the options have it: its file's name without `.ko`, with hyphens.
+fn module_name(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.strip_suffix(".ko").unwrap_or(file).replace('_', "-")
+}
+
+/// Makes sure that the devices are there which QEMU cannot do without.
+pub(crate) fn check_devices() -> Result<(), AgentError> {
+    match NEEDED.into_iter().find(|device| !Path::new(device).exists()) {
+        Some(device) => Err(AgentError::NoDevice(device)),
+        None => Ok(()),
+    }
+}
+
+/// Settings of the kernel that make the stubdomain a quiet and roomy place for QEMU. Each one may be absent.
+pub(crate) fn tune() {
+    let settings = [
+        // QEMU reserves address space for the guest's whole memory and fills little of it.
+        ("/proc/sys/vm/overcommit_memory", "1"),
+        // Its default of 1024 pages is too low for the vchans beside QEMU's own grants.
+        ("/sys/module/xen_gntalloc/parameters/limit", "1048576"),
+        // The stubdomain itself has nothing to say on the guest's networks.
+        ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
+        ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+        // The agent is killed last: it reports who was.
+        ("/proc/self/oom_score_adj", "-1000"),
+    ];
+    for (path, value) in settings {
+        let _ = fs::write(path, value);
+    }
+}
+
+/// Puts this binary where the kernel and QEMU look for helpers.
+pub(crate) fn link_helpers() -> Result<(), AgentError> {
+    let this = std::env::current_exe().map_err(|e| AgentError::System("find the agent's own path", e))?;
+    for place in crate::HELPERS {
+        let path = Path::new(place);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(|e| AgentError::MakeDir(folder.into(), e))?;
+        }
+        match std::os::unix::fs::symlink(&this, path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(AgentError::System("link a helper", error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_find_their_module_by_either_spelling() {
+        assert_eq!(module_name("/lib/modules/6.1/xen-privcmd.ko"), "xen-privcmd");
+        assert_eq!(module_name("xen_privcmd.ko"), "xen-privcmd");
+    }
+
+    #[test]
+    fn an_absent_description_has_defaults_and_a_broken_one_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stubdom.json");
+        assert_eq!(read_config(&path).unwrap(), ImageConfig::default());
+        fs::write(&path, r#"{"qemu": "/qemu", "modules": ["/a.ko"]}"#).unwrap();
+        assert_eq!(read_config(&path).unwrap().modules, ["/a.ko"]);
+        fs::write(&path, "{").unwrap();
+        assert!(matches!(read_config(&path), Err(AgentError::BadConfig(..))));
+    }
+
+    #[test]
+    fn a_module_that_is_absent_is_told() {
+        let config = ImageConfig { modules: vec!["/nonexistent/x.ko".to_owned()], ..ImageConfig::default() };
+        assert!(load_modules(&config)[0].starts_with("/nonexistent/x.ko: "));
+    }
+}
