@@ -1,4 +1,134 @@
 //! The daemon that serves every PV console of every domain.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod background;
+mod options;
+
+use std::fs::{self, DirBuilder};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use console::lock::Lock;
+use console::server::{Server, Settings, Turn};
+use console::xen_platform::XenPlatform;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{info, warn};
+use xenstore::Connection;
+
+use options::Options;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = if options.foreground { run(&options) } else { background::start(&options) };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outrigger-consoled: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves consoles until a signal asks for the end.
+fn run(options: &Options) -> Result<()> {
+    start_logging(options);
+    let signals = catch_signals().context("Cannot receive signals")?;
+    DirBuilder::new().recursive(true).mode(0o755).create(&options.run_dir).with_context(|| {
+        format!("Cannot make the folder {}; try --run-dir, or run as root", options.run_dir.display())
+    })?;
+    let lock = Lock::take(&options.run_dir.join("consoled.lock"))?;
+    raise_descriptor_limit();
+    let platform = XenPlatform::open().context("Cannot use Xen; this daemon runs as root in dom0")?;
+    let store = Connection::open().context("Cannot use xenstore; xenstored must run first")?;
+    let settings = Settings {
+        log_dir: options.log_dir.clone(),
+        socket_dir: options.run_dir.join("console"),
+        log_style: options.log_style(),
+    };
+    let mut server = Server::start(platform, store, settings)?;
+    server.add_caller_fd(signals.as_fd())?;
+    info!(consoles = server.consoles().count(), "serving consoles");
+    tell_ready(options)?;
+    let ended = serve(&mut server, &signals);
+    if ended.is_ok() {
+        server.stop();
+    }
+    if let Some(path) = &options.pid_file {
+        // A wrong number is worse than none; that it is gone already is fine.
+        let _ = fs::remove_file(path);
+    }
+    drop(lock);
+    ended
+}
+
+fn serve(server: &mut Server<XenPlatform>, signals: &SignalFd) -> Result<()> {
+    loop {
+        if server.turn(None)? != Turn::Caller {
+            continue;
+        }
+        while let Some(signal) = signals.read_signal().context("Cannot receive signals")? {
+            if signal.ssi_signo == Signal::SIGHUP as u32 {
+                info!("opening the logs again");
+                server.reopen_logs();
+            } else {
+                info!(signal = signal.ssi_signo, "ending");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn start_logging(options: &Options) {
+    let default = match options.verbose {
+        0 => "info",
+        1 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIGGER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+fn catch_signals() -> nix::Result<SignalFd> {
+    let set: SigSet = [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+}
+
+/// A console takes four descriptors and each of its viewers one.
+fn raise_descriptor_limit() {
+    const WANTED: u64 = 65_536;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft >= WANTED {
+        return;
+    }
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, WANTED, hard.max(WANTED))
+        .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, limit = soft, "few descriptors: not many consoles can be served");
+    }
+}
+
+fn tell_ready(options: &Options) -> Result<()> {
+    if let Some(path) = &options.pid_file {
+        fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("Cannot write {}", path.display()))?;
+    }
+    if let Some(fd) = options.ready_fd {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))
+            .and_then(|mut file| file.write_all(b"ready\n"))
+            .with_context(|| format!("Cannot write to descriptor {fd} (--ready-fd)"))?;
+    }
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    Ok(())
+}

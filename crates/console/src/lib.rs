@@ -1,10 +1,23 @@
 //! PV console rings to pty, log file and socket.
+//!
+//! - [`ring`]: the shared page's rules, over any memory.
+//! - [`xenbus`]: the handshake of secondary consoles, as a pure function.
+//! - [`history`]: the last bytes of a console, for all of its readers.
+//! - [`logfile`], [`output`], [`pty`]: where bytes go.
+//! - [`server`]: the daemon's core: finds consoles and serves them, over a [`platform`] that a test can play.
+//! - [`xen_platform`]: the real one.
+//! - [`attach`]: the viewer's side, for command lines.
+//! - [`lock`]: one daemon per host.
+#![forbid(unsafe_code)]
 
 pub mod attach;
 pub mod history;
+pub mod lock;
 pub mod logfile;
 pub mod output;
 pub mod platform;
 pub mod pty;
 pub mod ring;
+pub mod server;
+pub mod xen_platform;
 pub mod xenbus;

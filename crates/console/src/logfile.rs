@@ -119,9 +119,7 @@ impl LogFile {
             }
             let room = usize::try_from(self.style.limit - self.size).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at(rest.len().min(room));
-            self.file
-                .write_all(now)
-                .map_err(|source| LogError::Write { path: self.path.clone(), source })?;
+            self.file.write_all(now).map_err(|source| LogError::Write { path: self.path.clone(), source })?;
             self.size += now.len() as u64;
             rest = later;
         }

@@ -18,6 +18,24 @@ pub enum Output {
     Null,
 }
 
+/// Which way the bytes of a named pipe go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the pipe to the guest.
+    In,
+    /// From the guest to the pipe.
+    Out,
+}
+
+impl Direction {
+    /// The direction of a pipe at the console with this number: console 2 of a stubdomain is where it reads its
+    /// incoming state (`docs/misc/stubdom.txt`), at all others the guest's output is what a pipe is for.
+    #[must_use]
+    pub const fn of_console(number: u32) -> Self {
+        if number == 2 { Self::In } else { Self::Out }
+    }
+}
+
 /// Why the key `output` is not understood.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OutputError {

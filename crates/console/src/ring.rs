@@ -211,6 +211,22 @@ impl<M: RingMemory> RingMemory for std::sync::Arc<M> {
     }
 }
 
+/// Bytes that were copied out of a ring and are still in it.
+#[derive(Debug)]
+#[must_use = "the bytes stay in the ring until they are released"]
+pub struct Batch {
+    count: usize,
+    next: u32,
+}
+
+impl Batch {
+    /// How many bytes.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+}
+
 /// This side of a console ring: takes what the guest wrote, gives what the guest shall read.
 ///
 /// Both own indices are read from the page at each operation and not kept: a ring outlives this process (a
@@ -236,24 +252,39 @@ impl<M: RingMemory> BackendRing<M> {
         &self.memory
     }
 
-    /// Takes at most `buffer.len()` bytes of the guest's output, frees their room, and returns how many.
+    /// Copies at most `buffer.len()` bytes of the guest's output, and leaves them in the ring until
+    /// [`release`](Self::release).
     ///
     /// # Errors
-    /// When the guest's indices claim more bytes than the queue holds; nothing is taken then.
-    pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, RingLie> {
+    /// When the guest's indices claim more bytes than the queue holds; nothing is copied then.
+    pub fn copy(&self, buffer: &mut [u8]) -> Result<Batch, RingLie> {
         let cons = self.memory.load(Index::OutCons);
         let prod = self.memory.load(Index::OutProd);
-        let used = used(Queue::Out, prod, cons, M::OUT_SIZE)?;
-        let count = used.min(buffer.len());
-        if count == 0 {
-            return Ok(0);
-        }
+        let count = used(Queue::Out, prod, cons, M::OUT_SIZE)?.min(buffer.len());
         let start = cons as usize & (M::OUT_SIZE - 1);
         let first = count.min(M::OUT_SIZE - start);
         let (head, tail) = buffer[..count].split_at_mut(first);
         self.memory.copy_out(start, head);
         self.memory.copy_out(0, tail);
-        self.memory.store(Index::OutCons, cons.wrapping_add(low32(count)));
+        Ok(Batch { count, next: cons.wrapping_add(low32(count)) })
+    }
+
+    /// Frees the room of bytes that were copied.
+    #[expect(clippy::needless_pass_by_value, reason = "a batch is freed once")]
+    pub fn release(&mut self, batch: Batch) {
+        if batch.count > 0 {
+            self.memory.store(Index::OutCons, batch.next);
+        }
+    }
+
+    /// Takes at most `buffer.len()` bytes of the guest's output, frees their room, and returns how many.
+    ///
+    /// # Errors
+    /// When the guest's indices claim more bytes than the queue holds; nothing is taken then.
+    pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, RingLie> {
+        let batch = self.copy(buffer)?;
+        let count = batch.count();
+        self.release(batch);
         Ok(count)
     }
 

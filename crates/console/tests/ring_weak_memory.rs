@@ -18,7 +18,11 @@ impl Page {
     fn new() -> Self {
         let byte = || AtomicU8::new(0xee);
         let index = || AtomicU32::new(u32::MAX);
-        Self { input: [byte(), byte()], output: [byte(), byte()], indices: [index(), index(), index(), index()] }
+        Self {
+            input: [byte(), byte()],
+            output: [byte(), byte()],
+            indices: [index(), index(), index(), index()],
+        }
     }
 
     fn index(&self, index: Index) -> &AtomicU32 {

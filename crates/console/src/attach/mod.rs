@@ -238,7 +238,9 @@ impl Session<'_> {
         let mut buffer = [0; 16 * 1024];
         let count = match (&mut &*self.stream).read(&mut buffer) {
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Ok(false);
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
             Err(error) => return Err(error),
         };

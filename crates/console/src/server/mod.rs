@@ -1,0 +1,371 @@
+//! The console server: one thread, one poll, every console of every domain.
+//!
+//! A turn waits for descriptors, looks at what changed in xenstore, and then gives each console that has something
+//! to do one ring's worth of service, round robin. A console whose port has fired keeps the port masked until its
+//! ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second one
+//! console gets is bounded. Nobody here waits for a reader: what a reader does not take stays in the console's
+//! history until newer bytes need the room. The one exception is a named pipe, which loses nothing and holds up its
+//! own domain instead.
+//!
+//! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
+
+mod bucket;
+mod console;
+mod discovery;
+mod ends;
+mod id;
+mod poller;
+mod reader;
+mod tree;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{EpollFlags, EpollTimeout};
+use thiserror::Error;
+use xen_types::{DomId, EventPort};
+use xenstore::{Connection, StoreError};
+
+pub use id::ConsoleId;
+
+use crate::logfile::LogStyle;
+use crate::platform::Platform;
+use console::Console;
+use discovery::Dirty;
+use poller::{Poller, Slot, Source};
+
+/// How long readers of a console whose domain is gone may take for the rest.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
+/// Event channels that are taken in one turn.
+const EVENTS_MAX: usize = 256;
+
+/// Where the server keeps its files.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder of the consoles' logs, `<domain name>.<number>.log`.
+    pub log_dir: PathBuf,
+    /// The folder of the consoles' sockets, `<domid>.<number>`.
+    pub socket_dir: PathBuf,
+    /// How logs are written, and files that a console has as its output.
+    pub log_style: LogStyle,
+}
+
+/// Why the server cannot start or go on.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// xenstored does not answer any more, or never did.
+    #[error("Lost xenstore, where consoles are found")]
+    Store(#[from] StoreError),
+    /// Xen does not list its domains.
+    #[error("Cannot list the domains")]
+    Domains(#[source] io::Error),
+    /// No more event channels can be received.
+    #[error("Cannot receive event channels")]
+    Events(#[source] io::Error),
+    /// The poll itself fails.
+    #[error("Cannot wait for consoles")]
+    Poll(#[source] io::Error),
+    /// A folder that is needed cannot be made.
+    #[error("Cannot make the folder {path}; check the options for folders and who may write there")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What is to be done at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    /// Serve a console that used up its share.
+    Serve(u64),
+    /// Look at a console's nodes.
+    Look(ConsoleId),
+    /// Close a console that waited for its readers.
+    Close(u64),
+}
+
+/// What ended a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Work was done, or there was none.
+    Done,
+    /// The caller's descriptor is readable.
+    Caller,
+}
+
+/// Serves consoles. See the [module](self).
+#[derive(Debug)]
+pub struct Server<P: Platform> {
+    platform: P,
+    store: Connection,
+    settings: Settings,
+    poller: Poller,
+    store_slot: Slot,
+    domains: BTreeSet<DomId>,
+    /// Consoles by a number that is never used twice; those that leave have no name any more.
+    consoles: BTreeMap<u64, Console<P::Page>>,
+    names: BTreeMap<ConsoleId, u64>,
+    next_key: u64,
+    ports: HashMap<EventPort, u64>,
+    ready: VecDeque<u64>,
+    due: BinaryHeap<Reverse<(Instant, Due)>>,
+    dirty: Dirty,
+}
+
+impl<P: Platform> Server<P> {
+    /// Makes the folders, sets the watches and takes up every console that there is.
+    ///
+    /// # Errors
+    /// When a folder cannot be made, or xenstore or Xen does not answer.
+    pub fn start(platform: P, store: Connection, settings: Settings) -> Result<Self, ServerError> {
+        for folder in [&settings.log_dir, &settings.socket_dir] {
+            make_folder(folder)?;
+        }
+        remove_stale_sockets(&settings.socket_dir);
+        let mut poller = Poller::new().map_err(ServerError::Poll)?;
+        let input = EpollFlags::EPOLLIN;
+        poller.add(platform.event_fd(), Source::Events, input).map_err(ServerError::Poll)?;
+        let store_slot = poller.add(store.as_fd(), Source::Store, input).map_err(ServerError::Poll)?;
+        let mut server = Self {
+            platform,
+            store,
+            settings,
+            poller,
+            store_slot,
+            domains: BTreeSet::new(),
+            consoles: BTreeMap::new(),
+            names: BTreeMap::new(),
+            next_key: 0,
+            ports: HashMap::new(),
+            ready: VecDeque::new(),
+            due: BinaryHeap::new(),
+            dirty: Dirty::all(),
+        };
+        server.watch_host()?;
+        server.look()?;
+        Ok(server)
+    }
+
+    /// Adds a descriptor of the caller's: a turn ends with [`Turn::Caller`] when it is readable.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn add_caller_fd(&mut self, fd: BorrowedFd<'_>) -> Result<(), ServerError> {
+        self.poller.add(fd, Source::Caller, EpollFlags::EPOLLIN).map(drop).map_err(ServerError::Poll)
+    }
+
+    /// Waits until there is something to do, at most `patience` if given, and does one round of it.
+    ///
+    /// # Errors
+    /// When xenstore, event channels or the poll itself are lost; a guest cannot cause one.
+    pub fn turn(&mut self, patience: Option<Duration>) -> Result<Turn, ServerError> {
+        let mut result = Turn::Done;
+        for (source, flags) in self.poller.wait(self.timeout(patience)).map_err(ServerError::Poll)? {
+            match source {
+                Source::Events => self.take_events()?,
+                Source::Store => self.read_watches()?,
+                Source::Caller => result = Turn::Caller,
+                Source::Console(key, part) => self.handle(key, part, flags),
+            }
+        }
+        self.do_what_is_due();
+        if !self.dirty.is_clean() {
+            self.look()?;
+            // Answers may have been preceded by events, which the poll does not know of any more.
+            self.read_watches()?;
+        }
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve(key);
+            }
+        }
+        Ok(result)
+    }
+
+    /// Opens all log files again, for a log rotator.
+    pub fn reopen_logs(&mut self) {
+        for console in self.consoles.values_mut() {
+            console.reopen_files();
+        }
+    }
+
+    /// Ends: removes the sockets; rings stay as they are, for the next process to take up.
+    pub fn stop(mut self) {
+        let keys: Vec<u64> = self.consoles.keys().copied().collect();
+        for key in keys {
+            if let Some(mut console) = self.consoles.remove(&key) {
+                console.leave(&mut self.poller);
+                console.close(&mut self.poller);
+            }
+        }
+        self.poller.remove(&self.store_slot, self.store.as_fd());
+    }
+
+    /// The consoles that are known, for a report.
+    pub fn consoles(&self) -> impl Iterator<Item = ConsoleId> {
+        self.names.keys().copied()
+    }
+
+    fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
+        if !self.ready.is_empty() || !self.dirty.is_clean() {
+            return EpollTimeout::ZERO;
+        }
+        let until_due = self.due.peek().map(|Reverse((at, _))| at.saturating_duration_since(Instant::now()));
+        let wait = match (until_due, patience) {
+            (Some(due), Some(patience)) => due.min(patience),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return EpollTimeout::NONE,
+        };
+        // Rounded up: waking just before the time would cost turns that do nothing.
+        let millis = u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
+        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn console_mut(&mut self, id: ConsoleId) -> Option<&mut Console<P::Page>> {
+        self.consoles.get_mut(self.names.get(&id)?)
+    }
+
+    fn schedule(&mut self, at: Instant, due: Due) {
+        self.due.push(Reverse((at, due)));
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, due))) = self.due.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.due.pop();
+            match due {
+                Due::Serve(key) => {
+                    if let Some(console) = self.consoles.get_mut(&key) {
+                        console.queued = false;
+                        self.queue(key);
+                    }
+                }
+                Due::Look(id) => self.dirty.add_due(id),
+                Due::Close(key) => self.close(key),
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> Result<(), ServerError> {
+        for _ in 0..EVENTS_MAX {
+            let Some(port) = self.platform.next_event().map_err(ServerError::Events)? else { break };
+            let Some(key) = self.ports.get(&port).copied() else { continue };
+            if let Some(console) = self.consoles.get_mut(&key) {
+                console.fired = true;
+                self.queue(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, key: u64, part: poller::Part, flags: EpollFlags) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        console.handle(&mut self.poller, part, flags);
+        if console.has_left() {
+            self.close(key);
+        } else {
+            self.queue(key);
+        }
+    }
+
+    fn queue(&mut self, key: u64) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        if !console.queued && console.wire.is_some() {
+            console.queued = true;
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Gives one console its turn.
+    fn serve(&mut self, key: u64) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        if let Err(at) = console.turns.take(Instant::now()) {
+            // It stays queued, so that its events do not bring it back before.
+            self.schedule(at, Due::Serve(key));
+            return;
+        }
+        console.queued = false;
+        let moved = match console.serve(&mut self.poller) {
+            Ok(moved) => moved,
+            Err(lie) => {
+                console.complain(&lie);
+                let id = console.id;
+                self.refuse(id);
+                return;
+            }
+        };
+        let Some(wire) = &console.wire else { return };
+        if moved.output > 0 || moved.input > 0 {
+            self.platform.notify(wire.port);
+        }
+        if moved.output > 0 {
+            self.queue(key);
+        } else if !moved.held_up && core::mem::take(&mut console.fired) {
+            self.platform.unmask(wire.port);
+        }
+    }
+
+    /// Lets go of a ring that lied, and of its offer.
+    fn refuse(&mut self, id: ConsoleId) {
+        let Some(link) = self.console_mut(id).map(|console| console.link) else { return };
+        self.disconnect(id);
+        if let (Some(console), crate::xenbus::Link::Connected { offer, .. }) = (self.console_mut(id), link) {
+            console.link = crate::xenbus::Link::Refused(offer);
+        }
+        // The frontend is told by the handshake.
+        self.dirty.add_due(id);
+    }
+
+    /// Takes a console out of service; its readers may still get the rest.
+    fn retire(&mut self, id: ConsoleId) {
+        let Some(key) = self.names.remove(&id) else { return };
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        console.leave(&mut self.poller);
+        if console.has_left() {
+            self.close(key);
+        } else {
+            self.schedule(Instant::now() + LEAVE_TIME, Due::Close(key));
+        }
+    }
+
+    fn close(&mut self, key: u64) {
+        if let Some(console) = self.consoles.remove(&key) {
+            console.close(&mut self.poller);
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), ServerError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| ServerError::Folder { path: path.to_owned(), source })
+}
+
+/// Removes the sockets of a process that was killed: those of consoles that are still there are made anew.
+fn remove_stale_sockets(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let is_console = name.to_str().is_some_and(|name| {
+            let (domid, number) = name.split_once('.').unwrap_or((name, ""));
+            domid.parse::<DomId>().is_ok() && number.parse::<u32>().is_ok()
+        });
+        if is_console {
+            // Whatever cannot be removed is reported when a console needs the name.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What this daemon reads from xenstore and writes to it. Values that a guest can write are bounded and parsed here;
+//! one that makes no sense counts as absent.
+
+use xen_types::{DomId, EventPort, GrantRef};
+use xenstore::{Access, Connection, Permissions, Store, StoreError, XsPath};
+
+use super::id::ConsoleId;
+use crate::xenbus::{Offer, Picture, XenbusState};
+
+/// The longest text value that is looked at.
+const TEXT_MAX: usize = 1024;
+
+/// What the toolstack says about a primary console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Primary {
+    /// The ring's frame: a guest frame number (HVM, PVH) or machine frame number (PV).
+    pub(crate) frame: u64,
+    pub(crate) port: EventPort,
+}
+
+/// Where the device model's side of a secondary console is kept, for all domains.
+pub(crate) fn backends() -> XsPath {
+    path("/local/domain/0/backend/console")
+}
+
+pub(crate) fn primary_dir(domid: DomId) -> XsPath {
+    path(&format!("/local/domain/{domid}/console"))
+}
+
+fn backend_dir(id: ConsoleId) -> XsPath {
+    path(&format!("/local/domain/0/backend/console/{}/{}", id.domid, id.number))
+}
+
+pub(crate) fn frontend_dir(id: ConsoleId) -> XsPath {
+    path(&format!("/local/domain/{}/device/console/{}", id.domid, id.number))
+}
+
+fn path(text: &str) -> XsPath {
+    XsPath::new(text).expect("the path is made of words and numbers")
+}
+
+fn below(dir: &XsPath, key: &str) -> XsPath {
+    dir.join(key).expect("a short word makes a path no too long")
+}
+
+/// The secondary console that a path below [`backends`] is about.
+pub(crate) fn backend_of(changed: &XsPath) -> Option<ConsoleId> {
+    let rest = changed.strip_prefix(&backends())?;
+    let mut parts = rest.trim_start_matches('/').split('/');
+    let domid = parts.next()?.parse().ok()?;
+    let number = console_number(parts.next()?)?;
+    Some(ConsoleId { domid, number })
+}
+
+/// A secondary console's number; 0 is the primary one, which has a backend directory that nobody uses.
+pub(crate) fn console_number(text: &str) -> Option<u32> {
+    let plain = !text.is_empty() && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| plain)
+}
+
+/// Reads values; what cannot be read or makes no sense is absent, a lost connection is an error.
+pub(crate) struct Tree<'a> {
+    store: &'a Connection,
+}
+
+impl<'a> Tree<'a> {
+    pub(crate) const fn new(store: &'a Connection) -> Self {
+        Self { store }
+    }
+
+    fn bytes(&self, dir: &XsPath, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        soft(self.store.read(&below(dir, key)))
+    }
+
+    fn text(&self, dir: &XsPath, key: &str) -> Result<Option<String>, StoreError> {
+        soft(self.store.read_string(&below(dir, key), TEXT_MAX))
+    }
+
+    fn number<T: TryFrom<u64>>(&self, dir: &XsPath, key: &str) -> Result<Option<T>, StoreError> {
+        Ok(soft(self.store.read_number(&below(dir, key)))?.and_then(|number| number.try_into().ok()))
+    }
+
+    pub(crate) fn domain_name(&self, domid: DomId) -> Result<Option<String>, StoreError> {
+        self.text(&XsPath::domain(domid), "name")
+    }
+
+    /// The secondary consoles that have a backend.
+    pub(crate) fn secondaries(&self, domid: DomId) -> Result<Vec<u32>, StoreError> {
+        let names = soft(self.store.list(&below(&backends(), &domid.to_string())))?.unwrap_or_default();
+        Ok(names.iter().filter_map(|name| console_number(name)).collect())
+    }
+
+    /// A primary console that is this daemon's to serve and complete.
+    pub(crate) fn primary(&self, domid: DomId) -> Result<Option<Primary>, StoreError> {
+        let dir = primary_dir(domid);
+        let (Some(frame), Some(port)) = (self.number(&dir, "ring-ref")?, self.number(&dir, "port")?) else {
+            return Ok(None);
+        };
+        let kind = self.bytes(&dir, "type")?;
+        // Without the key it is for the console daemon: so does the stock one read it.
+        let ours = kind.is_none_or(|kind| kind == b"xenconsoled");
+        Ok(ours.then_some(Primary { frame, port: EventPort(port) }))
+    }
+
+    /// Whether a secondary console is this daemon's to serve, and not QEMU's.
+    ///
+    /// The backend's `type` decides. Without it the frontend's does, where stock toolstacks write it; the guest may
+    /// have changed that one, but all it wins is that bytes of its own go to its own log.
+    pub(crate) fn is_ours(&self, id: ConsoleId) -> Result<bool, StoreError> {
+        let kind = match self.bytes(&backend_dir(id), "type")? {
+            Some(kind) => Some(kind),
+            None => self.bytes(&frontend_dir(id), "type")?,
+        };
+        Ok(kind.is_some_and(|kind| kind == b"xenconsoled"))
+    }
+
+    /// The value of `output`. A secondary console's is taken from the backend's directory only: the guest owns the
+    /// frontend's, and could otherwise name any file.
+    pub(crate) fn output(&self, id: ConsoleId) -> Result<Option<String>, StoreError> {
+        if id.number == 0 {
+            self.text(&primary_dir(id.domid), "output")
+        } else {
+            self.text(&backend_dir(id), "output")
+        }
+    }
+
+    pub(crate) fn picture(&self, id: ConsoleId) -> Result<Picture, StoreError> {
+        let (back, front) = (backend_dir(id), frontend_dir(id));
+        let state = |dir| Ok::<_, StoreError>(self.bytes(dir, "state")?.and_then(|v| XenbusState::parse(&v)));
+        let ring = self.number(&front, "ring-ref")?.map(GrantRef);
+        let port = self.number(&front, "port")?.map(EventPort);
+        Ok(Picture {
+            backend: state(&back)?,
+            online: self.bytes(&back, "online")?.is_none_or(|value| value != b"0"),
+            frontend: state(&front)?,
+            offer: ring.zip(port).map(|(ring, port)| Offer { ring, port }),
+        })
+    }
+
+    /// Writes the backend's state, unless the toolstack has removed the device meanwhile: writing would make its
+    /// directory anew, for ever.
+    pub(crate) fn write_state(&self, id: ConsoleId, state: XenbusState) -> Result<(), StoreError> {
+        let node = below(&backend_dir(id), "state");
+        let written = self.store.transaction(|transaction| {
+            if transaction.read(&node)?.is_none() {
+                return Ok(None);
+            }
+            transaction.write(&node, state.value()).map(Some)
+        });
+        soft(written).map(drop)
+    }
+
+    /// Tells stock tools where the console's pseudo-terminal is (`libxl_console_get_tty`, `xenconsole`). The guest
+    /// may read it and not write it (XSA-57).
+    pub(crate) fn write_tty(&self, id: ConsoleId, tty: &str) -> Result<(), StoreError> {
+        let dir = if id.number == 0 { primary_dir(id.domid) } else { frontend_dir(id) };
+        let node = below(&dir, "tty");
+        let permissions = Permissions::owned_by(DomId::DOM0).allow(id.domid, Access::Read);
+        let written = self.store.transaction(|transaction| {
+            if transaction.get_perms(&dir)?.is_none() {
+                return Ok(None);
+            }
+            transaction.write(&node, tty.as_bytes())?;
+            transaction.set_perms(&node, &permissions).map(Some)
+        });
+        soft(written).map(drop)
+    }
+}
+
+/// Only the loss of xenstored is an error; what it refuses or a guest garbles is absent.
+pub(crate) fn soft<T>(result: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Err(
+            error @ (StoreError::ConnectionLost { .. } | StoreError::Timeout { .. } | StoreError::Io { .. }),
+        ) => Err(error),
+        Err(_) => Ok(None),
+        Ok(value) => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_consoles() {
+        let of = |text: &str| backend_of(&XsPath::new(text).unwrap());
+        let base = "/local/domain/0/backend/console";
+        let id = ConsoleId { domid: DomId::new(7).unwrap(), number: 12 };
+        assert_eq!(of(&format!("{base}/7/12")), Some(id));
+        assert_eq!(of(&format!("{base}/7/12/state")), Some(id));
+        for other in ["", "/7", "/7/0", "/7/0/state", "/x/1", "/7/1x", "/99999/1", "/7/01"] {
+            assert_eq!(of(&format!("{base}{other}")), None, "{other}");
+        }
+    }
+}
