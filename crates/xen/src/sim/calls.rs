@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::hypervisor::Hypervisor;
 use crate::param::HvmParam;
 
-/// What is in a domain besides its memory: the special pages of an HVM domain, within the 1024 KiB that `libxl` allows.
-const SPECIAL_PAGES: KiB = KiB(64);
+/// Special pages of an HVM domain, and the hole in its memory for a graphics adapter.
+const SPECIAL_PAGES: u64 = 64;
+const VGA_HOLE: u64 = 128;
 
 impl Hypervisor for SimHypervisor {
     fn version_info(&self) -> Result<VersionInfo> {
@@ -99,7 +100,10 @@ impl Hypervisor for SimHypervisor {
     fn send_trigger(&self, domid: DomId, trigger: Trigger, vcpu: u32) -> Result<()> {
         self.on("send_trigger", domid, |domain| {
             let hardware = matches!(trigger, Trigger::Power | Trigger::Sleep);
-            if vcpu >= domain.spec.max_vcpus || (hardware && !domain.spec.kind.is_hvm()) {
+            if vcpu >= domain.vcpus {
+                return Err(Errno::ESRCH);
+            }
+            if hardware && !domain.spec.kind.is_hvm() {
                 return Err(Errno::EINVAL);
             }
             domain.triggers.push(trigger);
@@ -242,11 +246,15 @@ impl Hypervisor for SimHypervisor {
         let acpi = build.acpi.as_ref().map(|blob| placed(blob, 0x20_0000)).transpose()?;
         self.call("build_hvm", Some(domid), |state| {
             let memory = build.memory;
-            let sensible = memory.video < memory.target && memory.target <= memory.max;
-            if !sensible || build.online_vcpus > build.max_vcpus || build.max_vcpus > 128 {
+            let ram = memory.target.get().saturating_sub(memory.video.get());
+            if ram < 1024
+                || memory.target > memory.max
+                || build.online_vcpus > build.max_vcpus
+                || build.max_vcpus > 128
+            {
                 return Err(Errno::EINVAL);
             }
-            let size = KiB(memory.target.get() - memory.video.get()) + SPECIAL_PAGES;
+            let size = KiB(ram - VGA_HOLE + SPECIAL_PAGES);
             fill(state, domid, true, size, [build.store, build.console])?;
             let domain = state.living(domid)?;
             for (param, value) in [
