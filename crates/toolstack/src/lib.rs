@@ -1,1 +1,130 @@
 //! Lifecycles of guests and their stubdomains as named steps, each with its undo.
+//!
+//! [`Toolstack`] makes and destroys HVM guests whose QEMU runs in a Linux stubdomain. Each lifecycle is a list of
+//! [`steps`]; what fails at step N undoes N to 1. Everything it changes outside its own memory goes through three
+//! edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore ([`xenstore::Xenstore`]) and
+//! dom0 ([`host::HostDevices`]).
+//!
+//! The calls block, create for many seconds: a daemon gives each guest a thread of its own. No state is kept in
+//! memory between calls; what cannot be read back from Xen and xenstore is in a small file for each guest
+//! ([`record`]), so that a killed daemon's successor loses no guest and leaves nothing behind
+//! ([`Toolstack::recover`]).
+//!
+//! The xenstore tree is the one that libxl of Xen 4.17 writes (`tools/libs/light`), so that stock tools can list,
+//! look at and destroy our guests.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod create;
+mod deadlines;
+mod destroy;
+mod error;
+mod event;
+pub mod host;
+mod lifecycle;
+mod operations;
+mod paths;
+mod record;
+mod recover;
+pub mod steps;
+mod tree;
+mod wait;
+
+use std::sync::Arc;
+
+use config::{GuestConfig, Uuid};
+use xen::Hypervisor;
+use xen_types::DomId;
+use xenstore::Xenstore;
+
+pub use create::CreateOptions;
+pub use deadlines::Deadlines;
+pub use error::{Cause, Error, Failure, UndoFailure};
+pub use event::Event;
+use host::HostDevices;
+pub use lifecycle::{Decision, GuestEvent, decide};
+pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
+pub use paths::Paths;
+pub use record::{GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord};
+pub use recover::Recovered;
+use steps::Faults;
+
+/// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
+#[derive(Clone)]
+pub struct Toolstack {
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    pub(crate) xenstore: Xenstore,
+    pub(crate) host: Arc<dyn HostDevices>,
+    pub(crate) paths: Paths,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) faults: Faults,
+}
+
+/// A guest that runs, with its stubdomain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// Its domain.
+    pub domid: DomId,
+    /// Its stubdomain.
+    pub stub_domid: DomId,
+    /// Its configuration.
+    pub config: GuestConfig,
+}
+
+impl Toolstack {
+    /// Makes a toolstack of its three edges, with the usual paths and deadlines.
+    #[must_use]
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, xenstore: Xenstore, host: Arc<dyn HostDevices>) -> Self {
+        Self {
+            hypervisor,
+            xenstore,
+            host,
+            paths: Paths::default(),
+            deadlines: Deadlines::from_environment(),
+            faults: Faults::none(),
+        }
+    }
+
+    /// The same with other paths.
+    #[must_use]
+    pub fn with_paths(mut self, paths: Paths) -> Self {
+        self.paths = paths;
+        self
+    }
+
+    /// The same with other deadlines.
+    #[must_use]
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// The same with faults injected at steps, for tests.
+    #[must_use]
+    pub fn with_faults(mut self, faults: Faults) -> Self {
+        self.faults = faults;
+        self
+    }
+
+    /// Where things live in dom0.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The hypervisor that is used.
+    #[must_use]
+    pub fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
+        &self.hypervisor
+    }
+
+    /// The connection to xenstore that is used.
+    #[must_use]
+    pub fn xenstore(&self) -> &Xenstore {
+        &self.xenstore
+    }
+}

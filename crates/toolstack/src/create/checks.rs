@@ -1,0 +1,212 @@
+//! What is looked at before anything is made.
+
+use std::path::{Path, PathBuf};
+
+use config::{DiskSource, FirmwareKind, GuestConfig};
+use xen::DomainInfo;
+use xen_types::{DomId, KiB};
+use xenstore::{Store, XsPath};
+
+use super::{Creation, Files, Labels, StubImage};
+use crate::error::Cause;
+use crate::host::{FileKind, HostDevices};
+use crate::record::GuestRecord;
+use crate::steps::StepResult;
+use crate::tree::{DiskBacking, below};
+
+/// The longest name of a domain that is looked at, in bytes.
+const NAME_LIMIT: usize = 4096;
+/// The smallest file that can be a disk, in bytes.
+const SECTOR: u64 = 512;
+/// Memory that Xen needs for a domain beyond what is given to it, as libxl reckons (`LIBXL_HVM_EXTRA_MEMORY`).
+const HVM_EXTRA: KiB = KiB(2048);
+/// The same for a PV domain (`LIBXL_PV_EXTRA_MEMORY`).
+const PV_EXTRA: KiB = KiB(1024);
+
+impl Creation<'_> {
+    /// Everything that can be known to fail before anything is changed.
+    pub(super) fn check(&mut self) -> StepResult {
+        let domains = self.ts.hypervisor.list_domains()?;
+        self.check_identity(&domains)?;
+        self.check_supported()?;
+        self.labels = self.find_labels()?;
+        self.files = find_files(self.config, self.ts)?;
+        self.image = StubImage::find(self.config, &self.ts.paths, &*self.ts.host)?;
+        for disk in &self.config.disks {
+            check_disk(&disk.source, &*self.ts.host)
+                .map_err(|cause| cause.about(format!("Disk {}", disk.vdev)))?;
+        }
+        for nic in &self.config.nics {
+            if nic.script.is_none() && !self.ts.host.is_bridge(self.bridge(nic))? {
+                let missing = crate::host::HostError::NoBridge(self.bridge(nic).to_owned());
+                return Err(Cause::from(missing).about(format!("Network interface {}", nic.devid)));
+            }
+        }
+        self.check_memory()
+    }
+
+    /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
+    fn check_identity(&self, domains: &[DomainInfo]) -> StepResult {
+        let uuid = *self.record.uuid.as_bytes();
+        if domains.iter().any(|domain| domain.uuid == uuid) {
+            return Err(Cause::UuidTaken(self.record.uuid));
+        }
+        let wanted = [self.record.name.clone(), self.record.stub_name()];
+        for domain in domains {
+            let path = below(&XsPath::domain(domain.domid), "name");
+            let Some(value) = self.ts.xenstore.read(&path)? else { continue };
+            let name = String::from_utf8_lossy(value.get(..NAME_LIMIT).unwrap_or(&value)).into_owned();
+            if wanted.contains(&name) {
+                return Err(Cause::NameTaken { name, domid: domain.domid });
+            }
+        }
+        let (records, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
+        for record in records {
+            if record.uuid == self.record.uuid {
+                return Err(Cause::UuidTaken(self.record.uuid));
+            }
+            if wanted.contains(&record.name) || wanted.contains(&record.stub_name()) {
+                let domid = record.domid.unwrap_or(DomId::DOM0);
+                return Err(Cause::NameTaken { name: record.name, domid });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what would otherwise silently not be done.
+    fn check_supported(&self) -> StepResult {
+        let no =
+            |what: &str, why: &str| Err(Cause::Unsupported { what: what.to_owned(), why: why.to_owned() });
+        let backends = self.config.disks.iter().map(|disk| &disk.backend);
+        for backend in backends.chain(self.config.nics.iter().map(|nic| &nic.backend)).flatten() {
+            if !matches!(backend.as_str(), "0" | "Domain-0") {
+                return no(&format!("backend={backend}"), "backends run in dom0 only; leave the key out");
+            }
+        }
+        let platform = &self.config.platform;
+        if platform.clock.localtime {
+            return no("localtime=1", "dom0's time zone is not looked at; use rtc_timeoffset in seconds");
+        }
+        if platform.vpmu {
+            return no("vpmu=1", "the virtual performance counters are not offered; leave the key out");
+        }
+        if platform.msr_relaxed {
+            return no("msr_relaxed=1", "unknown MSRs stay refused; leave the key out");
+        }
+        if self.config.vmtrace_buffer.get() > 0 {
+            return no("vmtrace_buf_kb", "processor tracing is not offered; leave the key out");
+        }
+        Ok(())
+    }
+
+    fn find_labels(&self) -> Result<Labels, Cause> {
+        let labels = &self.config.labels;
+        if labels.guest.is_some() && labels.guest_init.is_some() && labels.guest != labels.guest_init {
+            return Err(Cause::Unsupported {
+                what: "init_seclabel".to_owned(),
+                why: "a guest keeps the label that it is built with; give seclabel alone".to_owned(),
+            });
+        }
+        let number = |label: Option<&String>| {
+            label.map_or(Ok(0), |label| self.ts.hypervisor.security_id(label)).map_err(Cause::from)
+        };
+        Ok(Labels {
+            guest: number(labels.guest.as_ref().or(labels.guest_init.as_ref()))?,
+            stub: number(labels.device_model.as_ref())?,
+        })
+    }
+
+    fn check_memory(&mut self) -> StepResult {
+        let host = self.ts.hypervisor.host_info()?;
+        self.hap = self.config.platform.hap.unwrap_or(host.capabilities.hap);
+        let guest = self.config.max_memory + self.paging_memory() + HVM_EXTRA;
+        let need = guest + self.stub_memory() + PV_EXTRA;
+        // Memory that waits to be scrubbed is given out like free memory.
+        let free = host.free_memory;
+        if need > free { Err(Cause::Memory { need, free }) } else { Ok(()) }
+    }
+
+    /// What Xen gets to translate the guest's addresses: as libxl reckons, 1 MiB for each vCPU and a page for each
+    /// MiB, twice with shadow paging (`libxl__get_required_paging_memory`).
+    pub(super) fn paging_memory(&self) -> KiB {
+        let per_mib = if self.hap { 1 } else { 2 };
+        let pages = 256 * u64::from(self.config.max_vcpus) + per_mib * self.config.max_memory.mib();
+        self.config.shadow_memory.unwrap_or(KiB(4 * pages))
+    }
+
+    /// What the stubdomain gets: its own and the guest's video memory, which its QEMU keeps a copy of.
+    pub(super) fn stub_memory(&self) -> KiB {
+        self.image.memory + self.config.display.video_memory
+    }
+
+    /// Takes block devices as they are and notes what else is behind each disk.
+    pub(super) fn backing_of(&self, source: &DiskSource) -> Result<Option<DiskBacking>, Cause> {
+        Ok(match source {
+            DiskSource::Empty => Some(DiskBacking::Empty),
+            DiskSource::Script { script, target } => {
+                let script = self.ts.paths.script(Path::new(script)).display().to_string();
+                Some(DiskBacking::Script { script, target: target.clone() })
+            }
+            DiskSource::Path(path) => {
+                let path = PathBuf::from(path);
+                match self.ts.host.file_kind(&path)? {
+                    FileKind::Block { major, minor } => Some(DiskBacking::Device {
+                        device: crate::host::BlockDevice { path, major, minor },
+                        looped: false,
+                    }),
+                    _ => None,
+                }
+            }
+        })
+    }
+}
+
+fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<(), Cause> {
+    let DiskSource::Path(path) = source else { return Ok(()) };
+    match host.file_kind(Path::new(path))? {
+        FileKind::Block { .. } => Ok(()),
+        FileKind::Regular { bytes } if bytes >= SECTOR => Ok(()),
+        FileKind::Missing => Err(Cause::Missing {
+            what: "disk image",
+            path: path.clone(),
+            hint: "check the path in the configuration",
+        }),
+        _ => Err(Cause::NotADisk { path: path.into() }),
+    }
+}
+
+fn find_files(config: &GuestConfig, ts: &crate::Toolstack) -> Result<Files, Cause> {
+    let firmware = &config.firmware;
+    let (what, candidates) = match firmware.kind {
+        FirmwareKind::SeaBios => ("SeaBIOS image", &ts.paths.seabios),
+        FirmwareKind::Ovmf => ("OVMF image", &ts.paths.ovmf),
+    };
+    let hvmloader =
+        one_of(ts, "hvmloader", firmware.hvmloader.as_deref(), &ts.paths.hvmloader, "install Xen's tools")?;
+    let firmware = one_of(
+        ts,
+        what,
+        firmware.bios_path.as_deref(),
+        candidates,
+        "install it (seabios, ovmf) or name one with bios_path_override",
+    )?;
+    Ok(Files { hvmloader, firmware })
+}
+
+fn one_of(
+    ts: &crate::Toolstack,
+    what: &'static str,
+    named: Option<&str>,
+    candidates: &[PathBuf],
+    hint: &'static str,
+) -> Result<PathBuf, Cause> {
+    let named = named.map(|path| vec![PathBuf::from(path)]);
+    let candidates = named.as_deref().unwrap_or(candidates);
+    for path in candidates {
+        if matches!(ts.host.file_kind(path)?, FileKind::Regular { .. }) {
+            return Ok(path.clone());
+        }
+    }
+    let all: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
+    Err(Cause::Missing { what, path: all.join(" or "), hint })
+}

@@ -1,0 +1,234 @@
+//! Disks, consoles, arguments: everything about devices that is written before the stubdomain runs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use config::{Disk, DiskSource, SerialOutput, Vdev, VdevBus};
+use contract::StubConsole;
+use contract::paths::{argv_permissions, dm_argv_dir, dmargs};
+use xen_types::DomId;
+
+use super::Creation;
+use crate::batch::Batch;
+use crate::destroy;
+use crate::error::Cause;
+use crate::host::ScriptCall;
+use crate::record::{LoopRecord, ScriptRecord};
+use crate::steps::StepResult;
+use crate::tree::{
+    DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, below, console_node, disk_node,
+    guest_details, make_domain, pv_details, ring_details,
+};
+
+impl Creation<'_> {
+    /// Attaches each image file once; guest and stubdomain share the loop device.
+    pub(super) fn attach_images(&mut self) -> StepResult {
+        let tag = self.record.loop_tag();
+        for disk in &self.config.disks {
+            let about = |cause: Cause| cause.about(describe(disk));
+            let backing = match self.backing_of(&disk.source).map_err(about)? {
+                Some(backing) => backing,
+                None => {
+                    let DiskSource::Path(path) = &disk.source else { continue };
+                    let attached = self
+                        .ts
+                        .host
+                        .attach_loop(Path::new(path), !disk.is_writable(), &tag)
+                        .map_err(|error| about(error.into()))?;
+                    let device = attached.device.clone();
+                    let vdev = disk.vdev.to_string();
+                    self.record.loops.push(LoopRecord { vdev, attachment: attached });
+                    DiskBacking::Device { device, looped: true }
+                }
+            };
+            self.backings.insert(disk.vdev.to_string(), backing);
+        }
+        Ok(())
+    }
+
+    pub(super) fn detach_images(&mut self) -> StepResult {
+        destroy::detach_loops(self.ts, &mut self.record)
+    }
+
+    /// Both domains' directories and all their devices, in one transaction: backends begin to work at once.
+    pub(super) fn write_trees(&mut self) -> StepResult {
+        let name = self.record.stub_name();
+        let mut batch = Batch::new();
+        make_domain(&mut batch, &self.guest_tree()?);
+        make_domain(&mut batch, &self.stub_tree(&name)?);
+        self.bind_target(&mut batch)?;
+        let (guest, stub) = (self.domid()?, self.stub()?);
+        for (index, disk) in self.config.disks.iter().enumerate() {
+            let backing = self.backings.get(&disk.vdev.to_string()).unwrap_or(&DiskBacking::Empty);
+            let in_stub = stub_vdev(index).ok_or_else(|| too_many(disk))?;
+            add_device(&mut batch, guest, &disk_node(disk, backing, guest, disk.vdev, false));
+            add_device(&mut batch, stub, &disk_node(disk, backing, stub, in_stub, true));
+        }
+        self.add_nics(&mut batch)?;
+        batch.commit(&self.ts.xenstore)
+    }
+
+    /// Closes the devices and removes everything that xenstore has of the two domains.
+    pub(super) fn remove_trees(&mut self) -> StepResult {
+        let domids = self.domids();
+        destroy::close_devices(self.ts, &domids)?;
+        destroy::remove_nodes(self.ts, &self.record)
+    }
+
+    pub(super) fn domids(&self) -> Vec<DomId> {
+        [self.record.domid, self.record.stub_domid].into_iter().flatten().collect()
+    }
+
+    /// Runs the scripts of disks that have one, for both users of each.
+    pub(super) fn run_disk_scripts(&mut self) -> StepResult {
+        for (index, disk) in self.config.disks.iter().enumerate() {
+            let Some(DiskBacking::Script { script, .. }) = self.backings.get(&disk.vdev.to_string()).cloned()
+            else {
+                continue;
+            };
+            let stub_devid = stub_vdev(index).ok_or_else(|| too_many(disk))?.devid();
+            for (domid, devid) in [(self.domid()?, disk.vdev.devid()), (self.stub()?, stub_devid)] {
+                let env = script_env(&script, DeviceKind::Vbd, domid, devid);
+                self.run_script(&script, ["add"].map(str::to_owned).to_vec(), vec!["remove".to_owned()], env)
+                    .map_err(|cause| cause.about(describe(disk)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a script and notes first how it is taken back.
+    pub(super) fn run_script(
+        &mut self,
+        script: &str,
+        args: Vec<String>,
+        undo_args: Vec<String>,
+        env: BTreeMap<String, String>,
+    ) -> StepResult {
+        let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
+        self.record.scripts.push(ScriptRecord {
+            script: script.into(),
+            backend,
+            args: undo_args,
+            env: env.clone(),
+        });
+        // Before it runs: nobody else knows that it has to be taken back.
+        self.record.save(&*self.ts.host, &self.ts.paths)?;
+        let deadline = self.ts.deadlines.script;
+        Ok(self.ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline })?)
+    }
+
+    pub(super) fn undo_scripts(&mut self) -> StepResult {
+        destroy::undo_scripts(self.ts, &mut self.record)
+    }
+
+    /// What is known only now that both domains are built: rings, consoles, arguments.
+    pub(super) fn write_details(&mut self) -> StepResult {
+        let name = self.record.stub_name();
+        let (guest, stub) = (self.domid()?, self.stub()?);
+        let missing = || self.not_yet("is not built");
+        let (built, stub_built) =
+            (self.guest_built.ok_or_else(missing)?, self.stub_built.ok_or_else(missing)?);
+        let (channels, stub_channels) =
+            (self.guest_channels.ok_or_else(missing)?, self.stub_channels.ok_or_else(missing)?);
+        let mut batch = Batch::new();
+        let tree = self.guest_tree()?;
+        let vcpus = VcpuCounts { online: self.config.vcpus, max: self.config.max_vcpus };
+        let ring = StoreRing { port: channels.store.port, gfn: built.store_gfn };
+        ring_details(&mut batch, &tree, ring, vcpus);
+        guest_details(&mut batch, &tree, self.config, &built, stub);
+        if self.config.platform.vm_generation_id {
+            batch.write(&below(&tree.dir(), "platform/generation-id"), self.generation_id()?);
+        }
+        let console = Some((built.console_gfn, channels.console.port));
+        add_device(&mut batch, guest, &console_node(guest, 0, "pty", console));
+
+        let stub_tree = self.stub_tree(&name)?;
+        let ring = StoreRing { port: stub_channels.store.port, gfn: stub_built.store_mfn };
+        ring_details(&mut batch, &stub_tree, ring, VcpuCounts { online: 1, max: 1 });
+        let image = &self.image;
+        let (kernel, ramdisk) = (image.kernel.to_string_lossy(), image.ramdisk.to_string_lossy());
+        pv_details(&mut batch, &stub_tree, self.stub_memory(), &kernel, &ramdisk, &image.cmdline);
+        let console = Some((stub_built.console_mfn, stub_channels.console.port));
+        add_device(&mut batch, stub, &console_node(stub, 0, "pty", console));
+        self.add_serials(&mut batch, stub)?;
+        self.add_arguments(&mut batch, stub)?;
+        batch.commit(&self.ts.xenstore)
+    }
+
+    /// The consoles 3 and on: the guest's serial ports.
+    fn add_serials(&self, batch: &mut Batch, stub: DomId) -> StepResult {
+        for (port, output) in self.config.serials.iter().enumerate() {
+            let console = StubConsole::serial(port).map_err(|error| Cause::Unsupported {
+                what: format!("serial port {port}"),
+                why: error.to_string(),
+            })?;
+            let output = match output {
+                SerialOutput::Pty => "pty".to_owned(),
+                SerialOutput::File(path) => format!("file:{path}"),
+                SerialOutput::Null => "null".to_owned(),
+            };
+            add_device(batch, stub, &console_node(stub, u32::from(console.number()), &output, None));
+        }
+        Ok(())
+    }
+
+    /// QEMU's arguments, in both encodings where the older one can carry them.
+    fn add_arguments(&mut self, batch: &mut Batch, stub: DomId) -> StepResult {
+        let guest = self.domid()?;
+        self.argv = super::arguments::arguments(self.config, guest, self.record.uuid, &self.image)?;
+        let vm = self.guest_tree()?.vm();
+        let dir = dm_argv_dir(&vm)?;
+        let permissions = argv_permissions(stub);
+        batch.make(&dir, &permissions);
+        for (key, value) in self.argv.to_keys() {
+            batch.write(&below(&dir, &key), value);
+        }
+        if let Ok(value) = self.argv.to_dmargs() {
+            batch.write_with(&dmargs(&vm)?, value, &permissions);
+        }
+        Ok(())
+    }
+
+    /// A fresh VM generation ID in the form that hvmloader reads: its two halves in decimal.
+    fn generation_id(&self) -> Result<String, Cause> {
+        let mut bytes = [0; 16];
+        self.ts.host.random(&mut bytes)?;
+        let (low, high) = bytes.split_at(8);
+        let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        Ok(format!("{}:{}", half(low), half(high)))
+    }
+}
+
+/// The disk's name in the stubdomain: `xvda` for the first of the configuration and so on.
+pub(super) fn stub_vdev(index: usize) -> Option<Vdev> {
+    Vdev::new(VdevBus::Xvd, u32::try_from(index).ok()?, 0)
+}
+
+fn too_many(disk: &Disk) -> Cause {
+    Cause::Unsupported { what: describe(disk), why: "a stubdomain cannot serve that many disks".to_owned() }
+}
+
+pub(super) fn describe(disk: &Disk) -> String {
+    match &disk.source {
+        DiskSource::Path(path) => format!("Disk {} ({path})", disk.vdev),
+        DiskSource::Script { target, .. } => format!("Disk {} ({target})", disk.vdev),
+        DiskSource::Empty => format!("Disk {}", disk.vdev),
+    }
+}
+
+/// The variables of a hotplug script (`get_hotplug_env` in `libxl_linux.c`).
+pub(super) fn script_env(
+    script: &str,
+    kind: DeviceKind,
+    domid: DomId,
+    devid: u32,
+) -> BTreeMap<String, String> {
+    [
+        ("script", script.to_owned()),
+        ("XENBUS_TYPE", kind.name().to_owned()),
+        ("XENBUS_PATH", format!("backend/{}/{domid}/{devid}", kind.name())),
+        ("XENBUS_BASE_PATH", "backend".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}

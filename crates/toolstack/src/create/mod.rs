@@ -1,0 +1,234 @@
+//! Making a guest: the list of steps, and what they know of each other.
+
+mod arguments;
+mod checks;
+mod devices;
+mod guest;
+mod image;
+mod network;
+mod ready;
+pub(crate) use ready::{lives, state};
+mod stub;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use config::{GuestConfig, Uuid};
+use contract::Argv;
+use xen::{Channel, HvmBuilt, PvBuilt};
+use xen_types::DomId;
+
+use crate::error::{Cause, Error};
+use crate::event::Event;
+use crate::record::{GuestRecord, Phase};
+use crate::steps::{Step, StepResult, run_all};
+use crate::tree::{DiskBacking, DomainTree};
+use crate::{Guest, Toolstack};
+use image::StubImage;
+
+/// How many of the last lines of the stubdomain's log go into an error.
+const LOG_LINES: usize = 20;
+
+/// How a guest is to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Leave it paused.
+    pub paused: bool,
+    /// Take this UUID instead of the configuration's or a random one, as a restart does.
+    pub uuid: Option<Uuid>,
+}
+
+/// The files in dom0 that go into the guest.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Files {
+    pub(crate) hvmloader: PathBuf,
+    pub(crate) firmware: PathBuf,
+}
+
+/// A guest that is being made.
+pub(crate) struct Creation<'a> {
+    pub(crate) ts: &'a Toolstack,
+    pub(crate) config: &'a GuestConfig,
+    pub(crate) options: CreateOptions,
+    pub(crate) record: GuestRecord,
+    pub(crate) recorded: bool,
+    pub(crate) files: Files,
+    pub(crate) image: StubImage,
+    pub(crate) hap: bool,
+    pub(crate) labels: Labels,
+    pub(crate) guest_channels: Option<Channels>,
+    pub(crate) stub_channels: Option<Channels>,
+    pub(crate) guest_built: Option<HvmBuilt>,
+    pub(crate) stub_built: Option<PvBuilt>,
+    /// What is behind each disk, by its name.
+    pub(crate) backings: BTreeMap<String, DiskBacking>,
+    pub(crate) argv: Argv,
+    pub(crate) stub_started: Option<Instant>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// The numbers of the XSM labels, 0 without one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Labels {
+    pub(crate) guest: u32,
+    pub(crate) stub: u32,
+}
+
+/// The two event channels that a domain is born with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channels {
+    pub(crate) store: Channel,
+    pub(crate) console: Channel,
+}
+
+/// The steps, in order.
+///
+/// The order has its reasons:
+/// - The stubdomain's image starts while nothing else has to be waited for, so the stubdomain starts as soon as its
+///   QEMU would find everything: the guest built and introduced (xenstored's SET_TARGET wants both domains
+///   connected), its arguments, its devices' nodes.
+/// - Backends and bridges are waited for while the stubdomain boots.
+/// - The guest runs last: a vCPU that exits to a device model that is not there waits forever.
+fn steps<'a, 'b>() -> Vec<Step<Creation<'b>>>
+where
+    'b: 'a,
+{
+    vec![
+        Step::new("check the configuration", Creation::check),
+        Step::new("write the state file", Creation::write_record).undo(Creation::remove_record),
+        Step::new("make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
+        Step::new("make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
+        Step::new("attach disk images", Creation::attach_images).undo(Creation::detach_images),
+        Step::new("write the domains' xenstore trees", Creation::write_trees).undo(Creation::remove_trees),
+        Step::new("run disk scripts", Creation::run_disk_scripts).undo(Creation::undo_scripts),
+        Step::new("build the guest", Creation::build_guest),
+        Step::new("build the stubdomain", Creation::build_stub),
+        Step::new("write consoles and arguments", Creation::write_details),
+        Step::new("introduce the domains", Creation::introduce).undo(Creation::release),
+        Step::new("start the stubdomain", Creation::start_stub).undo(Creation::kill_stub),
+        Step::new("connect network interfaces", Creation::connect_nics).undo(Creation::disconnect_nics),
+        Step::new("wait for the backends", Creation::wait_for_backends),
+        Step::new("wait for the device model", Creation::wait_for_device_model),
+        Step::new("record the running guest", Creation::record_running),
+        Step::new("start the guest", Creation::start_guest),
+    ]
+}
+
+impl Toolstack {
+    /// Makes a guest and its stubdomain, and starts both.
+    ///
+    /// # Errors
+    /// [`Error::Step`] with the step, its cause and the stubdomain's last words. Everything was undone then, but for
+    /// what [`crate::Failure::undo`] lists.
+    pub fn create(
+        &self,
+        config: &GuestConfig,
+        options: CreateOptions,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let uuid = match options.uuid.or(config.uuid) {
+            Some(uuid) => uuid,
+            None => self.random_uuid()?,
+        };
+        let record = GuestRecord::new(config, uuid, self.random_uuid()?);
+        let mut creation = Creation {
+            ts: self,
+            config,
+            options,
+            record,
+            recorded: false,
+            files: Files::default(),
+            image: StubImage::default(),
+            hap: true,
+            labels: Labels::default(),
+            guest_channels: None,
+            stub_channels: None,
+            guest_built: None,
+            stub_built: None,
+            backings: BTreeMap::new(),
+            argv: Argv::default(),
+            stub_started: None,
+            warnings: Vec::new(),
+        };
+        let result = run_all(&steps(), &mut creation, &self.faults, events);
+        for text in std::mem::take(&mut creation.warnings) {
+            events(Event::Warning { text });
+        }
+        if let Err(mut failure) = result {
+            failure.stubdomain_log = creation.last_words();
+            return Err(failure.into());
+        }
+        Ok(creation.guest()?)
+    }
+
+    /// A random UUID (version 4).
+    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
+        let mut bytes = [0; 16];
+        self.host.random(&mut bytes)?;
+        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Ok(Uuid::from_bytes(bytes))
+    }
+}
+
+impl Creation<'_> {
+    /// The guest's domain.
+    pub(crate) fn domid(&self) -> Result<DomId, Cause> {
+        self.record.domid.ok_or_else(|| self.not_yet("has no domain"))
+    }
+
+    /// The stubdomain.
+    pub(crate) fn stub(&self) -> Result<DomId, Cause> {
+        self.record.stub_domid.ok_or_else(|| self.not_yet("has no stubdomain"))
+    }
+
+    pub(crate) fn not_yet(&self, why: &str) -> Cause {
+        Cause::NotNow { name: self.record.name.clone(), why: format!("{why} yet") }
+    }
+
+    pub(crate) fn guest_tree(&self) -> Result<DomainTree<'_>, Cause> {
+        Ok(DomainTree { domid: self.domid()?, uuid: self.record.uuid, name: &self.record.name, hvm: true })
+    }
+
+    fn guest(self) -> Result<Guest, Cause> {
+        let (domid, stub_domid) = (self.domid()?, self.stub()?);
+        let GuestRecord { uuid, name, config, .. } = self.record;
+        Ok(Guest { uuid, name, domid, stub_domid, config })
+    }
+
+    /// What the stubdomain said last, if it was started at all.
+    fn last_words(&self) -> Vec<String> {
+        if self.stub_started.is_none() {
+            return Vec::new();
+        }
+        self.ts.host.tail(&self.ts.paths.console_log(&self.record.stub_name(), 0), LOG_LINES)
+    }
+
+    fn write_record(&mut self) -> StepResult {
+        self.recorded = true;
+        self.record.save(&*self.ts.host, &self.ts.paths)
+    }
+
+    fn remove_record(&mut self) -> StepResult {
+        if !self.recorded {
+            return Ok(());
+        }
+        self.record.remove(&*self.ts.host, &self.ts.paths)?;
+        self.recorded = false;
+        Ok(())
+    }
+
+    fn record_running(&mut self) -> StepResult {
+        self.record.phase = Phase::Running;
+        self.record.save(&*self.ts.host, &self.ts.paths)
+    }
+
+    fn start_guest(&mut self) -> StepResult {
+        if self.options.paused {
+            return Ok(());
+        }
+        Ok(self.ts.hypervisor.unpause_domain(self.domid()?)?)
+    }
+}

@@ -1,0 +1,129 @@
+//! Waiting until the backends and the device model are ready.
+
+use std::time::{Duration, Instant};
+
+use contract::{AgentExit, DmKey, DmState, harmless};
+use xen_types::DomId;
+use xenstore::{SpecialWatch, Store, XsPath};
+
+use super::Creation;
+use crate::Toolstack;
+use crate::error::Cause;
+use crate::steps::StepResult;
+use crate::tree::{DeviceKind, backend_parent, below};
+use crate::wait::Watcher;
+
+/// States of a device's end (`enum xenbus_state` in `xen/include/public/io/xenbus.h`): the backend has what it
+/// needs.
+const INIT_WAIT: u64 = 2;
+/// Both ends work.
+const CONNECTED: u64 = 4;
+/// The end is closing or closed.
+const CLOSING: u64 = 5;
+/// The longest state or error text that is looked at, in bytes.
+const TEXT_LIMIT: usize = 256;
+
+impl Creation<'_> {
+    /// Waits until each disk's and interface's backend has taken its device.
+    pub(super) fn wait_for_backends(&mut self) -> StepResult {
+        let backends = self.backends()?;
+        let mut watcher = Watcher::new();
+        let dom0 = XsPath::domain(DomId::DOM0);
+        for domid in self.domids() {
+            for kind in ["vbd", "vif"] {
+                watcher.watch(&self.ts.xenstore, &below(&dom0, &format!("backend/{kind}/{domid}")))?;
+            }
+        }
+        let deadline = Instant::now() + self.ts.deadlines.backends;
+        let mut waiting = backends;
+        let ready = watcher.until(deadline, || {
+            let mut left = Vec::new();
+            for backend in &waiting {
+                match state(self.ts, backend)? {
+                    Some(state) if (INIT_WAIT..=CONNECTED).contains(&state) => {}
+                    Some(state) if state >= CLOSING => {
+                        return Err(backend_trouble(self.ts, backend, Duration::ZERO));
+                    }
+                    _ => left.push(backend.clone()),
+                }
+            }
+            waiting = left;
+            Ok(waiting.is_empty().then_some(()))
+        })?;
+        match (ready, waiting.first()) {
+            (None, Some(backend)) => Err(backend_trouble(self.ts, backend, self.ts.deadlines.backends)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The directories of all backends that the kernel serves.
+    fn backends(&self) -> Result<Vec<XsPath>, Cause> {
+        let mut backends = Vec::new();
+        for domid in self.domids() {
+            for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
+                let parent = backend_parent(kind, domid);
+                for devid in self.ts.xenstore.list(&parent)?.unwrap_or_default() {
+                    backends.push(below(&parent, &devid));
+                }
+            }
+        }
+        Ok(backends)
+    }
+
+    /// Waits until QEMU says that it runs; the end of the stubdomain ends the waiting at once.
+    pub(super) fn wait_for_device_model(&mut self) -> StepResult {
+        let (stub, guest) = (self.stub()?, self.domid()?);
+        let state = DmKey::State.path(stub, guest);
+        let exit = DmKey::AgentExit.path(stub, guest);
+        let mut watcher = Watcher::new();
+        watcher.watch(&self.ts.xenstore, &state)?;
+        watcher.watch(&self.ts.xenstore, &exit)?;
+        watcher.watch(&self.ts.xenstore, &SpecialWatch::ReleaseDomain)?;
+        let after = self.ts.deadlines.device_model;
+        let deadline = self.stub_started.unwrap_or_else(Instant::now) + after;
+        let ready = watcher.until(deadline, || {
+            let value = self.ts.xenstore.read(&state)?;
+            if value.is_some_and(|value| DmState::decode(&value) == DmState::Running) {
+                return Ok(Some(()));
+            }
+            let exit = self.ts.xenstore.read(&exit)?.map(|value| AgentExit::decode(&value));
+            if exit.is_some() || !lives(self.ts, stub)? {
+                return Err(Cause::StubdomainDied { exit });
+            }
+            Ok(None)
+        })?;
+        if ready.is_some() {
+            return Ok(());
+        }
+        let step = self.ts.xenstore.read(&DmKey::AgentStep.path(stub, guest))?;
+        Err(Cause::DeviceModelTimeout { after, step: step.map(|step| harmless(&step)) })
+    }
+}
+
+/// Whether a domain is there and has neither shut down nor crashed.
+pub(crate) fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
+    let info = ts.hypervisor.domain_info(domid)?;
+    Ok(info.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none()))
+}
+
+/// A backend's state; nothing when it has none, or one that is no number.
+pub(crate) fn state(ts: &Toolstack, backend: &XsPath) -> Result<Option<u64>, Cause> {
+    let value = ts.xenstore.read(&below(backend, "state"))?;
+    Ok(value.and_then(|value| std::str::from_utf8(&value).ok()?.trim().parse().ok()))
+}
+
+/// Why a backend is not ready, with what its driver wrote about it.
+pub(super) fn backend_trouble(ts: &Toolstack, backend: &XsPath, after: Duration) -> Cause {
+    let text = |path: &XsPath| {
+        let value = ts.xenstore.read(path).ok().flatten()?;
+        Some(harmless(value.get(..TEXT_LIMIT).unwrap_or(&value)))
+    };
+    let state = text(&below(backend, "state")).unwrap_or_else(|| "none".to_owned());
+    // Linux's xenbus writes errors to `error/<path>/error` of the backend's domain.
+    let dom0 = XsPath::domain(DomId::DOM0);
+    let error = backend
+        .strip_prefix(&dom0)
+        .and_then(|rest| dom0.join(format!("error/{rest}/error")).ok())
+        .and_then(|path| text(&path));
+    Cause::Backend { path: backend.to_string(), after, state, error }
+}

@@ -1,0 +1,113 @@
+//! The stubdomain: made, built, given to its target, started.
+
+use std::time::Instant;
+
+use contract::paths::{device_model_dir, device_model_permissions, stub_target};
+use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
+
+use super::Creation;
+use super::guest::{EXTRA_MEMORY, channels};
+use crate::batch::Batch;
+use crate::destroy::{kill, wait_gone};
+use crate::error::Cause;
+use crate::steps::StepResult;
+use crate::tree::DomainTree;
+
+impl Creation<'_> {
+    /// Makes the stubdomain's domain, a PV one with one vCPU.
+    pub(super) fn make_stub(&mut self) -> StepResult {
+        let xen = &*self.ts.hypervisor;
+        let mut spec = DomainSpec::new(DomainKind::Pv, *self.record.stub_uuid.as_bytes(), 1);
+        self.limit_grants(&mut spec);
+        spec.ssidref = self.labels.stub;
+        let stub = xen.create_domain(&spec)?;
+        self.record.stub_domid = Some(stub);
+        let memory = self.stub_memory();
+        xen.set_max_vcpus(stub, 1)?;
+        xen.set_max_memory(stub, memory + EXTRA_MEMORY)?;
+        self.stub_channels = Some(channels(self.ts, stub)?);
+        xen.set_memory_map_limit(stub, memory)?;
+        xen.set_tsc_mode(stub, TscMode::Default)?;
+        xen.apply_cpuid_policy(stub, &CpuidPolicy::default())?;
+        // The right to be the guest's device model; the stubdomain does not run yet.
+        xen.set_target(stub, self.domid()?)?;
+        Ok(())
+    }
+
+    /// Destroys the stubdomain.
+    pub(super) fn unmake_stub(&mut self) -> StepResult {
+        let Some(stub) = self.record.stub_domid else { return Ok(()) };
+        kill(self.ts, stub)?;
+        wait_gone(self.ts, &[stub])?;
+        self.record.stub_domid = None;
+        Ok(())
+    }
+
+    pub(super) fn build_stub(&mut self) -> StepResult {
+        let stub = self.stub()?;
+        let channels = self.stub_channels.ok_or_else(|| self.not_yet("has no event channels"))?;
+        let build = PvBuild {
+            kernel: Blob::File(self.image.kernel.clone()),
+            ramdisk: Some(Blob::File(self.image.ramdisk.clone())),
+            cmdline: self.image.cmdline.clone(),
+            memory: self.stub_memory(),
+            max_vcpus: 1,
+            claim: false,
+            store: channels.store,
+            console: channels.console,
+        };
+        self.stub_built = Some(self.ts.hypervisor.build_pv(stub, &build)?);
+        Ok(())
+    }
+
+    pub(super) fn stub_tree<'s>(&self, name: &'s str) -> Result<DomainTree<'s>, Cause> {
+        Ok(DomainTree { domid: self.stub()?, uuid: self.record.stub_uuid, name, hvm: false })
+    }
+
+    /// What binds the stubdomain to its target in xenstore.
+    pub(super) fn bind_target(&self, batch: &mut Batch) -> StepResult {
+        let (stub, guest) = (self.stub()?, self.domid()?);
+        batch.write(&stub_target(stub), guest.to_string());
+        batch.make(&device_model_dir(stub, guest), &device_model_permissions(stub, guest));
+        Ok(())
+    }
+
+    /// Connects both domains to xenstored, and lets the stubdomain act for its target there.
+    pub(super) fn introduce(&mut self) -> StepResult {
+        let (guest, stub) = (self.domid()?, self.stub()?);
+        let missing = || self.not_yet("is not built");
+        let (guest_built, stub_built) =
+            (self.guest_built.ok_or_else(missing)?, self.stub_built.ok_or_else(missing)?);
+        let (guest_channels, stub_channels) =
+            (self.guest_channels.ok_or_else(missing)?, self.stub_channels.ok_or_else(missing)?);
+        let xenstore = &self.ts.xenstore;
+        xenstore.introduce(guest, guest_built.store_gfn, guest_channels.store.port)?;
+        xenstore.introduce(stub, stub_built.store_mfn, stub_channels.store.port)?;
+        // xenstored wants both to be connected.
+        xenstore.set_target(stub, guest)?;
+        Ok(())
+    }
+
+    /// Takes back the introductions; a domain that was not introduced needs nothing.
+    pub(super) fn release(&mut self) -> StepResult {
+        for domid in [self.record.domid, self.record.stub_domid].into_iter().flatten() {
+            if self.ts.xenstore.is_introduced(domid)? {
+                self.ts.xenstore.release(domid)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_stub(&mut self) -> StepResult {
+        self.stub_started = Some(Instant::now());
+        Ok(self.ts.hypervisor.unpause_domain(self.stub()?)?)
+    }
+
+    /// Destroys the running stubdomain at once, so that its backends let go; its number is kept for the rest.
+    pub(super) fn kill_stub(&mut self) -> StepResult {
+        match self.record.stub_domid {
+            Some(stub) => kill(self.ts, stub),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+use std::time::Duration;
+
+/// How long each wait may last. No wait of this crate is without one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// From the stubdomain's start until its QEMU says `running`.
+    pub device_model: Duration,
+    /// Until every backend has taken its device.
+    pub backends: Duration,
+    /// Until a backend has closed when its device goes.
+    pub backends_close: Duration,
+    /// Until a killed domain is gone.
+    pub domain_gone: Duration,
+    /// Until a guest with PV drivers takes notice of a shutdown request.
+    pub shutdown_ack: Duration,
+    /// One hotplug script.
+    pub script: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            device_model: Duration::from_secs(60),
+            backends: Duration::from_secs(20),
+            backends_close: Duration::from_secs(5),
+            domain_gone: Duration::from_secs(20),
+            shutdown_ack: Duration::from_secs(10),
+            script: Duration::from_secs(40),
+        }
+    }
+}
+
+impl Deadlines {
+    /// The variable whose number stretches all deadlines, for slow (emulated) machines.
+    pub const SCALE_VARIABLE: &'static str = "OUTRIGGER_TIME_SCALE";
+
+    /// The default deadlines, stretched by [`Self::SCALE_VARIABLE`] when that is a number from 0.01 to 1000.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        let scale = std::env::var(Self::SCALE_VARIABLE)
+            .ok()
+            .and_then(|text| text.trim().parse::<f64>().ok())
+            .filter(|scale| (0.01..=1000.0).contains(scale))
+            .unwrap_or(1.0);
+        Self::default().scaled(scale)
+    }
+
+    /// All deadlines times `scale`.
+    #[must_use]
+    pub fn scaled(&self, scale: f64) -> Self {
+        Self {
+            device_model: self.device_model.mul_f64(scale),
+            backends: self.backends.mul_f64(scale),
+            backends_close: self.backends_close.mul_f64(scale),
+            domain_gone: self.domain_gone.mul_f64(scale),
+            shutdown_ack: self.shutdown_ack.mul_f64(scale),
+            script: self.script.mul_f64(scale),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling_stretches_every_deadline() {
+        let twice = Deadlines::default().scaled(2.0);
+        assert_eq!(twice.device_model, Deadlines::default().device_model * 2);
+        assert_eq!(twice.script, Deadlines::default().script * 2);
+    }
+}

@@ -1,0 +1,278 @@
+//! Tearing a guest down: also the undo of making one, also of one that is half made.
+//!
+//! Both domains are killed first, so that nothing of what follows can be slowed down by them; then their backends
+//! close all at the same time. Every function looks at what is there and finds nothing to do at its second call.
+
+use std::time::Instant;
+
+use config::Uuid;
+use xen_types::DomId;
+use xenstore::{SpecialWatch, Store, StoreError, XsPath};
+
+use crate::batch::Batch;
+use crate::create::{lives, state};
+use crate::error::{Cause, Error};
+use crate::event::Event;
+use crate::host::ScriptCall;
+use crate::record::{GuestRecord, Phase};
+use crate::steps::{Step, StepResult, run_every};
+use crate::tree::{DeviceKind, backend_dir, backend_parent, below, frontend_dir, libxl_dir};
+use crate::wait::Watcher;
+use crate::{Guest, Toolstack};
+
+/// States of a backend (`enum xenbus_state`): it works on its device and will say when it has closed.
+const AT_WORK: std::ops::RangeInclusive<u64> = 2..=5;
+/// The backend shall close.
+const CLOSING: &[u8] = b"5";
+
+/// A guest that is being torn down.
+struct Removal<'a> {
+    ts: &'a Toolstack,
+    record: GuestRecord,
+}
+
+fn steps<'b>() -> Vec<Step<Removal<'b>>> {
+    vec![
+        Step::new("note that it goes", Removal::note),
+        Step::new("kill the domains", Removal::kill),
+        Step::new("close the devices", Removal::close),
+        Step::new("run scripts back", |r: &mut Removal<'_>| undo_scripts(r.ts, &mut r.record)),
+        Step::new("leave the bridges", |r: &mut Removal<'_>| remove_ports(r.ts, &mut r.record)),
+        Step::new("remove xenstore nodes", |r: &mut Removal<'_>| remove_nodes(r.ts, &r.record)),
+        Step::new("detach disk images", |r: &mut Removal<'_>| detach_loops(r.ts, &mut r.record)),
+        Step::new("wait for the domains' end", |r: &mut Removal<'_>| wait_gone(r.ts, &r.domids())),
+    ]
+}
+
+impl Toolstack {
+    /// Destroys a guest at once, its stubdomain, and everything that was made for them.
+    ///
+    /// # Errors
+    /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then
+    /// too, and destroying it again takes up there.
+    pub fn destroy(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let record = self.record_of(domid)?;
+        self.tear_down(record, events)
+    }
+
+    /// Destroys a guest and makes it again from its configuration, with the same UUID.
+    ///
+    /// # Errors
+    /// As for [`Self::destroy`] and [`Self::create`].
+    pub fn restart(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let record = self.record_of(domid)?;
+        let (config, uuid) = (record.config.clone(), record.uuid);
+        self.tear_down(record, events)?;
+        let options = crate::CreateOptions { uuid: Some(uuid), ..Default::default() };
+        self.create(&config, options, events)
+    }
+
+    pub(crate) fn tear_down(&self, record: GuestRecord, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let mut removal = Removal { ts: self, record };
+        let mut left = run_every(&steps(), &mut removal, &self.faults, events);
+        let record = removal.record;
+        if left.is_empty() {
+            // Last: as long as anything may be left, the file says so. Tried twice, as every step is.
+            let remove = || record.remove(&*self.host, &self.paths);
+            if let Err(cause) = remove().or_else(|_| remove()) {
+                left.push(crate::UndoFailure { step: "remove the state file", cause });
+            }
+        }
+        if left.is_empty() { Ok(()) } else { Err(Error::NotClean { name: record.name, left }) }
+    }
+
+    /// The record of the guest with this domid.
+    pub(crate) fn record_of(&self, domid: DomId) -> Result<GuestRecord, Cause> {
+        let (records, _) = GuestRecord::load_all(&*self.host, &self.paths)?;
+        let found = records.into_iter().find(|record| record.domid == Some(domid));
+        found.ok_or_else(|| Cause::NoGuest(format!("with the domid {domid} that Outrigger made")))
+    }
+}
+
+impl Removal<'_> {
+    fn domids(&self) -> Vec<DomId> {
+        [self.record.stub_domid, self.record.domid].into_iter().flatten().collect()
+    }
+
+    fn note(&mut self) -> StepResult {
+        self.record.phase = Phase::Destroying;
+        self.record.save(&*self.ts.host, &self.ts.paths)
+    }
+
+    /// The stubdomain first: it holds the guest's memory mapped.
+    fn kill(&mut self) -> StepResult {
+        self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))
+    }
+
+    fn close(&mut self) -> StepResult {
+        close_devices(self.ts, &self.domids())
+    }
+}
+
+/// Destroys a domain; one that is gone is fine. xenstored lets go of it at once.
+pub(crate) fn kill(ts: &Toolstack, domid: DomId) -> StepResult {
+    match ts.hypervisor.destroy_domain(domid) {
+        Err(error) if !error.is_no_domain() => return Err(error.into()),
+        _ => {}
+    }
+    match ts.xenstore.release(domid) {
+        // It was never introduced, or xenstored has noticed by itself.
+        Err(error @ StoreError::Refused { .. }) => {
+            let _ = error;
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Waits until domains are gone from Xen's list: until nobody holds their memory any more.
+pub(crate) fn wait_gone(ts: &Toolstack, domids: &[DomId]) -> StepResult {
+    let mut watcher = Watcher::new();
+    watcher.watch(&ts.xenstore, &SpecialWatch::ReleaseDomain)?;
+    let after = ts.deadlines.domain_gone;
+    let mut left = domids.to_vec();
+    let gone = watcher.until(Instant::now() + after, || {
+        let mut still = Vec::new();
+        for domid in &left {
+            if ts.hypervisor.domain_info(*domid)?.is_some() {
+                still.push(*domid);
+            }
+        }
+        left = still;
+        Ok(left.is_empty().then_some(()))
+    })?;
+    match (gone, left.first()) {
+        (None, Some(domid)) => Err(Cause::DomainStays { domid: *domid, after }),
+        _ => Ok(()),
+    }
+}
+
+/// One device's two ends.
+struct Ends {
+    front: XsPath,
+    back: XsPath,
+}
+
+/// Tells all backends of these domains at the same time to close, and waits until they have.
+///
+/// The frontends' directories are removed in the same transaction: a backend whose frontend is gone closes without
+/// waiting for it (`frontend_changed` of Linux's backends, `XenbusStateUnknown`).
+pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
+    let mut closing = Vec::new();
+    let mut watcher = Watcher::new();
+    for domid in domids {
+        for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
+            let parent = backend_parent(kind, *domid);
+            let devids = ts.xenstore.list(&parent)?.unwrap_or_default();
+            let devids = devids.iter().filter_map(|devid| devid.parse().ok());
+            let before = closing.len();
+            closing.extend(devids.map(|devid| Ends {
+                front: frontend_dir(kind, *domid, devid),
+                back: backend_dir(kind, *domid, devid),
+            }));
+            if closing.len() > before {
+                watcher.watch(&ts.xenstore, &parent)?;
+            }
+        }
+    }
+    let mut batch = Batch::new();
+    let mut awaited = Vec::new();
+    for ends in &closing {
+        if state(ts, &ends.back)?.is_some_and(|state| AT_WORK.contains(&state)) {
+            batch.remove(ends.front.clone());
+            batch.write(&below(&ends.back, "online"), "0");
+            batch.write(&below(&ends.back, "state"), CLOSING);
+            awaited.push(ends.back.clone());
+        }
+    }
+    if awaited.is_empty() {
+        return Ok(());
+    }
+    batch.commit(&ts.xenstore)?;
+    let after = ts.deadlines.backends_close;
+    watcher.until(Instant::now() + after, || {
+        let mut left = Vec::new();
+        for back in &awaited {
+            if state(ts, back)?.is_some_and(|state| AT_WORK.contains(&state)) {
+                left.push(back.clone());
+            }
+        }
+        awaited = left;
+        Ok(awaited.is_empty().then_some(()))
+    })?;
+    // A backend that has not closed loses its nodes all the same: the kernel ends it then.
+    Ok(())
+}
+
+/// Runs every script again that has run, with the arguments that take it back, last first.
+pub(crate) fn undo_scripts(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
+    let deadline = ts.deadlines.script;
+    let mut outcome = Ok(());
+    while let Some(script) = record.scripts.pop() {
+        let call = ScriptCall {
+            script: script.script.clone(),
+            args: script.args.clone(),
+            env: script.env.clone(),
+            deadline,
+        };
+        if let Err(error) = ts.host.run_script(&call) {
+            record.scripts.push(script);
+            outcome = Err(error.into());
+            break;
+        }
+    }
+    outcome
+}
+
+/// Takes the vifs from their bridges.
+pub(crate) fn remove_ports(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
+    while let Some(port) = record.ports.last() {
+        ts.host.remove_port(&port.interface)?;
+        record.ports.pop();
+    }
+    Ok(())
+}
+
+/// Detaches every loop device with the guest's tag, in its record or not.
+pub(crate) fn detach_loops(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
+    for attachment in ts.host.find_loops(&record.loop_tag())? {
+        ts.host.detach_loop(&attachment)?;
+    }
+    record.loops.clear();
+    Ok(())
+}
+
+/// Removes everything that xenstore has of the two domains.
+pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
+    let mut batch = Batch::new();
+    for (domid, uuid) in [(record.domid, record.uuid), (record.stub_domid, record.stub_uuid)] {
+        if let Some(domid) = domid {
+            remove_domain(ts, &mut batch, domid, uuid)?;
+        }
+    }
+    batch.commit(&ts.xenstore)
+}
+
+fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) -> StepResult {
+    let vm = below(&XsPath::new("/vm")?, &uuid.to_string());
+    batch.remove(vm);
+    // The number may be another domain's by now, if this guest was destroyed by someone else.
+    let info = ts.hypervisor.domain_info(domid)?;
+    if info.is_some_and(|info| info.uuid != *uuid.as_bytes()) {
+        return Ok(());
+    }
+    for kind in DeviceKind::ALL {
+        batch.remove(backend_parent(kind, domid));
+        // Where Linux's xenbus writes the errors of backends.
+        let errors = format!("error/backend/{}/{domid}", kind.name());
+        batch.remove(below(&XsPath::domain(DomId::DOM0), &errors));
+    }
+    batch.remove(XsPath::domain(domid)).remove(libxl_dir(domid));
+    Ok(())
+}
+
+/// Whether a guest's two domains both live.
+pub(crate) fn both_live(ts: &Toolstack, record: &GuestRecord) -> Result<bool, Cause> {
+    let (Some(domid), Some(stub)) = (record.domid, record.stub_domid) else { return Ok(false) };
+    Ok(lives(ts, domid)? && lives(ts, stub)?)
+}

@@ -1,0 +1,291 @@
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::Uuid;
+use contract::{AgentExit, ArgvError};
+use thiserror::Error;
+use xen_types::{DomId, KiB};
+use xenstore::{PathError, StoreError};
+
+use crate::host::HostError;
+
+/// Why an operation of the toolstack did not happen.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A step of a lifecycle failed; what it and its predecessors did was undone.
+    #[error(transparent)]
+    Step(Box<Failure>),
+    /// Some of a guest could not be torn down.
+    #[error("Guest {name} is not completely destroyed: {}", list(left))]
+    NotClean {
+        /// The guest's name.
+        name: String,
+        /// What failed at the second try.
+        left: Vec<UndoFailure>,
+    },
+    /// Something else failed before anything was changed.
+    #[error(transparent)]
+    Cause(#[from] Cause),
+}
+
+impl Error {
+    /// The error with all its causes, and the last words of the stubdomain, as lines for a person.
+    #[must_use]
+    pub fn report(&self) -> String {
+        match self {
+            Self::Step(failure) => failure.report(),
+            Self::Cause(cause) => cause.chain(),
+            Self::NotClean { .. } => self.to_string(),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::Step(Box::new(failure))
+    }
+}
+
+/// A failed step, and how undoing went.
+#[derive(Debug, Error)]
+#[error("The step \"{step}\" failed")]
+pub struct Failure {
+    /// The step's name.
+    pub step: &'static str,
+    /// Why it failed.
+    #[source]
+    pub cause: Cause,
+    /// What could not be undone, although it was tried twice. Empty: nothing was left behind.
+    pub undo: Vec<UndoFailure>,
+    /// The last lines of the stubdomain's log, when it came that far.
+    pub stubdomain_log: Vec<String>,
+}
+
+impl Failure {
+    fn report(&self) -> String {
+        let mut text = format!("{self}: {}", self.cause.chain());
+        if !self.undo.is_empty() {
+            text.push_str(&format!("\nWhat could not be undone: {}", list(&self.undo)));
+        }
+        if !self.stubdomain_log.is_empty() {
+            text.push_str("\nThe stubdomain's log ends with:");
+        }
+        for line in &self.stubdomain_log {
+            text.push_str("\n  | ");
+            text.push_str(line);
+        }
+        text
+    }
+}
+
+/// A step whose work could not be put back.
+#[derive(Debug, Error)]
+#[error("the step \"{step}\" could not be undone")]
+pub struct UndoFailure {
+    /// The step's name.
+    pub step: &'static str,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+fn list(failures: &[UndoFailure]) -> String {
+    let all: Vec<_> = failures.iter().map(|f| format!("{} ({})", f.step, f.cause.chain())).collect();
+    all.join("; ")
+}
+
+/// Why a step failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The hypervisor.
+    #[error(transparent)]
+    Hypervisor(#[from] xen::XenError),
+    /// xenstore.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A path in xenstore that cannot be built.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Files, loop devices, network interfaces, scripts.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// QEMU's arguments cannot be handed to the stubdomain.
+    #[error(transparent)]
+    Argv(#[from] ArgvError),
+    /// The device model's arguments cannot be made of the configuration.
+    #[error("The device model of this configuration cannot be planned: {0}")]
+    Plan(String),
+    /// Something about one of the configuration's devices.
+    #[error("{device}")]
+    Device {
+        /// Which device, as the configuration names it: `Disk hda (/srv/a.img)`.
+        device: String,
+        /// What about it.
+        source: Box<Cause>,
+    },
+    /// The guest's name, or that of its stubdomain, is taken.
+    #[error("The name {name} is taken by domain {domid}; destroy that one or choose another name")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        domid: DomId,
+    },
+    /// A guest of this UUID is there already.
+    #[error("A guest with the UUID {0} is there already; leave out the key uuid to get a fresh one")]
+    UuidTaken(Uuid),
+    /// A file that the guest needs is not there.
+    #[error("The {what} {path} is not there; {hint}")]
+    Missing {
+        /// What it is.
+        what: &'static str,
+        /// Where it was looked for.
+        path: String,
+        /// What a person can do.
+        hint: &'static str,
+    },
+    /// A file is not of the kind that is needed.
+    #[error(
+        "{path} is neither a block device nor a file of at least 512 bytes, so no disk can be made of it"
+    )]
+    NotADisk {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The host has too little free memory.
+    #[error(
+        "Too little memory: guest and stubdomain need {need}, {free} are free; stop a guest or lower memory="
+    )]
+    Memory {
+        /// What is needed.
+        need: KiB,
+        /// What is free.
+        free: KiB,
+    },
+    /// The configuration asks for what this toolstack does not do.
+    #[error("{what} cannot be done: {why}")]
+    Unsupported {
+        /// The configuration's key or value.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The stubdomain ended before its QEMU was ready.
+    #[error("The stubdomain ended before its QEMU was ready{}", because(exit.as_ref()))]
+    StubdomainDied {
+        /// What its agent said, if anything.
+        exit: Option<AgentExit>,
+    },
+    /// QEMU did not become ready in time.
+    #[error(
+        "QEMU in the stubdomain was not ready within {after:?}{}; OUTRIGGER_TIME_SCALE stretches the deadline on a \
+         slow machine", at_step(step.as_deref())
+    )]
+    DeviceModelTimeout {
+        /// The deadline.
+        after: Duration,
+        /// The step at which the stubdomain's agent is.
+        step: Option<String>,
+    },
+    /// A backend did not take its device in time.
+    #[error("The backend {path} was not ready within {after:?} (state {state}){}", said(error.as_deref()))]
+    Backend {
+        /// The backend's directory.
+        path: String,
+        /// The deadline.
+        after: Duration,
+        /// Its last state.
+        state: String,
+        /// What the driver wrote as its error.
+        error: Option<String>,
+    },
+    /// A killed domain stays.
+    #[error("Domain {domid} is still there {after:?} after it was destroyed: something holds its memory")]
+    DomainStays {
+        /// The domain.
+        domid: DomId,
+        /// The deadline.
+        after: Duration,
+    },
+    /// There is no such guest.
+    #[error("There is no guest {0}")]
+    NoGuest(String),
+    /// The guest's state does not allow it.
+    #[error("Guest {name} {why}")]
+    NotNow {
+        /// The guest.
+        name: String,
+        /// Why it cannot be done now.
+        why: String,
+    },
+    /// A state file cannot be used.
+    #[error("The state file {path} is not one of this version ({why}); move it away if its guest is gone")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A test's fault.
+    #[error("Injected failure of the step {step}")]
+    Injected {
+        /// The step.
+        step: String,
+    },
+}
+
+impl Cause {
+    /// Says which device of the configuration it is about.
+    #[must_use]
+    pub fn about(self, device: impl Into<String>) -> Self {
+        Self::Device { device: device.into(), source: Box::new(self) }
+    }
+
+    /// The error with all its causes in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}
+
+fn because(exit: Option<&AgentExit>) -> String {
+    exit.map(|exit| format!(": {exit}")).unwrap_or_default()
+}
+
+fn at_step(step: Option<&str>) -> String {
+    step.map(|step| format!(" (its agent is at: {step})")).unwrap_or_default()
+}
+
+fn said(error: Option<&str>) -> String {
+    error.map(|error| format!("; its driver says: {error}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_step_device_cause_and_log() {
+        let cause = Cause::NotADisk { path: "/a".into() }.about("Disk hda");
+        let error = Error::from(Failure {
+            step: "check",
+            cause,
+            undo: Vec::new(),
+            stubdomain_log: vec!["panic".to_owned()],
+        });
+        assert_eq!(
+            error.report(),
+            "The step \"check\" failed: Disk hda: /a is neither a block device nor a file of at least 512 bytes, \
+             so no disk can be made of it\nThe stubdomain's log ends with:\n  | panic"
+        );
+    }
+}

@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a lifecycle reports while it runs: the raw material of timelines and logs.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// A step begins.
+    StepStarted {
+        /// Its name.
+        step: &'static str,
+        /// Its place in the list, from 0.
+        index: usize,
+        /// How many steps the list has.
+        of: usize,
+    },
+    /// A step has done its work.
+    StepFinished {
+        /// Its name.
+        step: &'static str,
+        /// Its place in the list, from 0.
+        index: usize,
+        /// How long it took.
+        #[serde(serialize_with = "seconds", rename = "seconds")]
+        took: Duration,
+    },
+    /// A step has failed.
+    StepFailed {
+        /// Its name.
+        step: &'static str,
+        /// Its place in the list, from 0.
+        index: usize,
+        /// How long it took.
+        #[serde(serialize_with = "seconds", rename = "seconds")]
+        took: Duration,
+        /// The error with its causes.
+        error: String,
+    },
+    /// A step's work is being put back.
+    Undoing {
+        /// Its name.
+        step: &'static str,
+    },
+    /// Something a person should know that stops nothing.
+    Warning {
+        /// The text.
+        text: String,
+    },
+}
+
+fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(took.as_secs_f64())
+}

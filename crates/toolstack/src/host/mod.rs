@@ -1,0 +1,268 @@
+//! What a toolstack does in dom0 outside Xen and xenstore: files, loop devices, network interfaces, scripts.
+//!
+//! [`HostDevices`] is the one edge; [`RealHost`] does it, [`SimHost`] remembers it for tests.
+
+mod netlink;
+mod real;
+mod script;
+mod sim;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use linux_loop::LoopError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use real::RealHost;
+pub use sim::{SimHost, SimState};
+
+/// A block device of dom0, by the numbers that `physical-device` takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+}
+
+impl BlockDevice {
+    /// The numbers as the block backend reads them: hexadecimal, `major:minor` (`drivers/block/xen-blkback`).
+    #[must_use]
+    pub fn physical_device(&self) -> String {
+        format!("{:x}:{:x}", self.major, self.minor)
+    }
+}
+
+/// A file attached to a loop device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopAttachment {
+    /// The loop device.
+    pub device: BlockDevice,
+    /// The tag in the kernel's record that says whose it is.
+    pub tag: String,
+}
+
+/// What is found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// Nothing.
+    Missing,
+    /// A regular file.
+    Regular {
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// A block device.
+    Block {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// How a vif becomes a bridge's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRequest {
+    /// The interface that the backend made, `vif<domid>.<number>`.
+    pub interface: String,
+    /// Its new name, when the configuration wants one.
+    pub rename: Option<String>,
+    /// The bridge that it joins.
+    pub bridge: String,
+    /// Its MTU in bytes, when the configuration wants one.
+    pub mtu: Option<u32>,
+}
+
+/// One call of a hotplug script, as libxl makes it (`tools/libs/light/libxl_linux.c`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptCall {
+    /// The script.
+    pub script: PathBuf,
+    /// Its arguments: `add`, or `online` and `type_if=vif`.
+    pub args: Vec<String>,
+    /// Variables beyond a plain `PATH`: `XENBUS_PATH`, `vif`…
+    pub env: BTreeMap<String, String>,
+    /// How long it may run.
+    pub deadline: Duration,
+}
+
+/// Side effects in dom0 outside Xen and xenstore.
+///
+/// What undoes (detach, remove) succeeds when there is nothing left to undo.
+pub trait HostDevices: Send + Sync {
+    /// What is at `path`, symbolic links followed.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    fn file_kind(&self, path: &Path) -> Result<FileKind, HostError>;
+
+    /// Reads a whole small file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is longer than `limit` bytes.
+    fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, HostError>;
+
+    /// Writes a whole file so that a crash leaves the old or the new content, never a part; makes its folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError>;
+
+    /// Removes a file if it is there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    fn remove_file(&self, path: &Path) -> Result<(), HostError>;
+
+    /// The files of a folder; none when there is no folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError>;
+
+    /// The last `lines` lines of a text file, made harmless for a terminal; none when it cannot be read.
+    fn tail(&self, path: &Path, lines: usize) -> Vec<String>;
+
+    /// Attaches a file to a free loop device that stays until it is detached.
+    ///
+    /// # Errors
+    /// When the file cannot be opened so or the kernel refuses.
+    fn attach_loop(&self, file: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError>;
+
+    /// Detaches a loop device that still carries its tag.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError>;
+
+    /// All loop devices whose tag starts with `prefix`.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    fn find_loops(&self, prefix: &str) -> Result<Vec<LoopAttachment>, HostError>;
+
+    /// Whether there is a bridge of this name.
+    ///
+    /// # Errors
+    /// When this cannot be learnt.
+    fn is_bridge(&self, name: &str) -> Result<bool, HostError>;
+
+    /// Whether there is a network interface of this name.
+    ///
+    /// # Errors
+    /// When this cannot be learnt.
+    fn has_interface(&self, name: &str) -> Result<bool, HostError>;
+
+    /// Makes an interface a bridge's port and brings it up.
+    ///
+    /// # Errors
+    /// When the interface or the bridge is missing, or the kernel refuses.
+    fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
+
+    /// Takes an interface from its bridge and brings it down; nothing when it is gone, as it is with its backend.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn remove_port(&self, interface: &str) -> Result<(), HostError>;
+
+    /// Runs a hotplug script to its end or its deadline.
+    ///
+    /// # Errors
+    /// When it cannot be started, fails, or is still running at the deadline (it is killed then).
+    fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
+
+    /// Random bytes from the kernel, for UUIDs and MAC addresses.
+    ///
+    /// # Errors
+    /// When the kernel gives none.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), HostError>;
+}
+
+/// Why something in dom0 could not be done.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// An operation on a file.
+    #[error("Cannot {operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is longer than it may be.
+    #[error("{path} is longer than {limit} bytes")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A loop device.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// An operation on a network interface.
+    #[error("Cannot {operation} the network interface {interface}")]
+    Network {
+        /// What was tried.
+        operation: &'static str,
+        /// On which interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no such bridge.
+    #[error(
+        "There is no bridge {0} in dom0; make it (ip link add {0} type bridge) or name another in the vif"
+    )]
+    NoBridge(String),
+    /// A name that no interface can have.
+    #[error("\"{0}\" cannot be the name of a network interface (1 to 15 bytes, no slash, no space)")]
+    InterfaceName(String),
+    /// A script could not be run.
+    #[error("Cannot run the hotplug script {script}")]
+    Script {
+        /// The script.
+        script: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A script failed.
+    #[error("The hotplug script {script} {what}: {output}")]
+    ScriptFailed {
+        /// The script.
+        script: PathBuf,
+        /// `ended with status 1`, `ran for more than 40 s and was killed`.
+        what: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A simulated host's injected failure.
+    #[error("Injected failure of the host's call {call} ({operation})")]
+    Injected {
+        /// The call's number, from 1.
+        call: u64,
+        /// Which operation.
+        operation: &'static str,
+    },
+}
+
+/// A text of a stubdomain's or a script's making, as one harmless line for messages.
+pub(crate) fn harmless_line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .filter(|c| *c == '\t' || !c.is_control())
+        .take(400)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}

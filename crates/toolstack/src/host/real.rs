@@ -1,0 +1,253 @@
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use linux_loop::LoopDevice;
+
+use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
+use super::{
+    BlockDevice, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, harmless_line,
+    script,
+};
+
+/// The address of a bridge's port on dom0's side, as Xen's own scripts give it: the highest, so that the bridge
+/// never takes it for its own.
+const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
+/// How much of a log's end is read for its last lines, in bytes.
+const TAIL_BYTES: u64 = 16 * 1024;
+
+/// dom0 itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealHost;
+
+impl HostDevices for RealHost {
+    fn file_kind(&self, path: &Path) -> Result<FileKind, HostError> {
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(FileKind::Missing);
+            }
+            Err(source) => return Err(file("look at", path)(source)),
+        };
+        let kind = meta.file_type();
+        Ok(if kind.is_file() {
+            FileKind::Regular { bytes: meta.len() }
+        } else if kind.is_block_device() {
+            FileKind::Block { major: linux_loop::major(meta.rdev()), minor: linux_loop::minor(meta.rdev()) }
+        } else {
+            FileKind::Other
+        })
+    }
+
+    fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, HostError> {
+        let mut content = Vec::new();
+        let handle = File::open(path).map_err(file("open", path))?;
+        handle.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(file("read", path))?;
+        if content.len() as u64 > limit {
+            return Err(HostError::TooLong { path: path.to_owned(), limit });
+        }
+        Ok(content)
+    }
+
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(file("make the folder", folder))?;
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut handle = options.open(&fresh).map_err(file("make", &fresh))?;
+        handle.write_all(content).map_err(file("write", &fresh))?;
+        handle.sync_all().map_err(file("write to disk", &fresh))?;
+        fs::rename(&fresh, path).map_err(file("put in place", path))?;
+        sync_folder(folder)
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), HostError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(file("list", folder)(source)),
+        };
+        let mut paths: Vec<_> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()
+            .map_err(file("list", folder))?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn tail(&self, path: &Path, lines: usize) -> Vec<String> {
+        let mut end = Vec::new();
+        let read = File::open(path).and_then(|mut handle| {
+            let length = handle.metadata()?.len();
+            handle.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+            handle.take(TAIL_BYTES).read_to_end(&mut end)
+        });
+        if read.is_err() {
+            return Vec::new();
+        }
+        let all: Vec<_> =
+            end.split(|byte| *byte == b'\n').map(harmless_line).filter(|l| !l.is_empty()).collect();
+        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().to_vec()
+    }
+
+    fn attach_loop(&self, path: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
+        Ok(attachment(linux_loop::attach(path, read_only, tag)?))
+    }
+
+    fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError> {
+        let BlockDevice { path, major, minor } = attachment.device.clone();
+        linux_loop::detach(&LoopDevice { path, major, minor, tag: attachment.tag.clone() })?;
+        Ok(())
+    }
+
+    fn find_loops(&self, prefix: &str) -> Result<Vec<LoopAttachment>, HostError> {
+        Ok(linux_loop::find(prefix)?.into_iter().map(attachment).collect())
+    }
+
+    fn is_bridge(&self, name: &str) -> Result<bool, HostError> {
+        Ok(interface_folder(name)?.join("bridge").is_dir())
+    }
+
+    fn has_interface(&self, name: &str) -> Result<bool, HostError> {
+        Ok(interface_folder(name)?.join("ifindex").exists())
+    }
+
+    fn add_port(&self, request: &PortRequest) -> Result<(), HostError> {
+        if !self.is_bridge(&request.bridge)? {
+            return Err(HostError::NoBridge(request.bridge.clone()));
+        }
+        let bridge = interface_index(&request.bridge, "find")?;
+        let index = interface_index(&request.interface, "find")?;
+        let failed = |operation| network(operation, &request.interface);
+        if let Some(name) = &request.rename {
+            interface_folder(name)?;
+            LinkChange::of(index).name(name).send().map_err(failed("rename"))?;
+        }
+        // As Xen's scripts do it: the port itself talks to nobody.
+        let mut quiet =
+            LinkChange::of(index).flags(IFF_NOARP, IFF_NOARP | IFF_MULTICAST).address(PORT_ADDRESS);
+        if let Some(mtu) = request.mtu {
+            quiet = quiet.mtu(mtu);
+        }
+        quiet.send().map_err(failed("set up"))?;
+        LinkChange::of(index).master(bridge).send().map_err(failed("add to its bridge"))?;
+        LinkChange::of(index).flags(IFF_UP, IFF_UP).send().map_err(failed("bring up"))
+    }
+
+    fn remove_port(&self, interface: &str) -> Result<(), HostError> {
+        let index = match interface_index(interface, "find") {
+            Ok(index) => index,
+            Err(HostError::Network { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match LinkChange::of(index).flags(0, IFF_UP).master(0).send() {
+            // It went away with its backend meanwhile (ENODEV).
+            Err(error) if error.raw_os_error() != Some(19) => {
+                Err(network("take from its bridge", interface)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
+        script::run(call)
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<(), HostError> {
+        let path = Path::new("/dev/urandom");
+        File::open(path).and_then(|mut source| source.read_exact(bytes)).map_err(file("read", path))
+    }
+}
+
+fn file(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError {
+    let path = path.to_owned();
+    move |source| HostError::File { operation, path: path.clone(), source }
+}
+
+fn network(operation: &'static str, interface: &str) -> impl Fn(io::Error) -> HostError {
+    let interface = interface.to_owned();
+    move |source| HostError::Network { operation, interface: interface.clone(), source }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), HostError> {
+    // A file system that cannot do this for a folder (EINVAL) loses nothing by it.
+    match File::open(folder).and_then(|handle| handle.sync_all()) {
+        Err(error) if error.raw_os_error() != Some(22) => Err(file("write to disk", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn attachment(device: LoopDevice) -> LoopAttachment {
+    let LoopDevice { path, major, minor, tag } = device;
+    LoopAttachment { device: BlockDevice { path, major, minor }, tag }
+}
+
+/// The interface's folder in sysfs; its name is checked, as it becomes a part of a path.
+fn interface_folder(name: &str) -> Result<PathBuf, HostError> {
+    let good = (1..16).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+    if good {
+        Ok(Path::new("/sys/class/net").join(name))
+    } else {
+        Err(HostError::InterfaceName(name.chars().take(40).collect()))
+    }
+}
+
+fn interface_index(name: &str, operation: &'static str) -> Result<i32, HostError> {
+    let text =
+        fs::read_to_string(interface_folder(name)?.join("ifindex")).map_err(network(operation, name))?;
+    let bad = |_| network(operation, name)(io::Error::from(io::ErrorKind::InvalidData));
+    text.trim().parse().map_err(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_and_removed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b.json");
+        RealHost.write_file(&path, b"one").unwrap();
+        RealHost.write_file(&path, b"two").unwrap();
+        assert_eq!(RealHost.read_file(&path, 3).unwrap(), b"two");
+        assert!(matches!(RealHost.read_file(&path, 2), Err(HostError::TooLong { .. })));
+        assert_eq!(RealHost.list_files(&folder.path().join("a")).unwrap(), std::slice::from_ref(&path));
+        RealHost.remove_file(&path).unwrap();
+        RealHost.remove_file(&path).unwrap();
+        assert_eq!(RealHost.file_kind(&path).unwrap(), FileKind::Missing);
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_shown_without_escapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, b"one\ntwo\x1b[31m\n\nthree\r\n").unwrap();
+        assert_eq!(RealHost.tail(&path, 2), ["two[31m", "three"]);
+        assert!(RealHost.tail(&folder.path().join("none"), 2).is_empty());
+    }
+
+    #[test]
+    fn names_that_are_no_interface_are_refused() {
+        for bad in ["", "..", "a/b", "abcdefghijklmnop", "a b"] {
+            assert!(matches!(RealHost.is_bridge(bad), Err(HostError::InterfaceName(_))), "{bad:?}");
+        }
+        assert!(!RealHost.is_bridge("lo").unwrap());
+        RealHost.remove_port("vif999.0").unwrap();
+    }
+}

@@ -1,0 +1,115 @@
+//! Runs a hotplug script with a deadline.
+
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::{HostError, ScriptCall, harmless_line};
+
+/// How much of a script's output is kept for the error, in bytes.
+const OUTPUT_LIMIT: u64 = 16 * 1024;
+
+pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
+    let failed = |source| HostError::Script { script: call.script.clone(), source };
+    let mut child = Command::new(&call.script)
+        .args(&call.args)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .envs(&call.env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A group of its own, so that what the script starts dies with it at the deadline.
+        .process_group(0)
+        .spawn()
+        .map_err(failed)?;
+    let group = i32::try_from(child.id()).map(Pid::from_raw).ok();
+    let output = collect_output(&mut child);
+    let (done, ended) = mpsc::channel();
+    let waiter = thread::spawn(move || {
+        let status = child.wait();
+        // The receiver may have given up.
+        let _ = done.send(status);
+    });
+    let Ok(status) = ended.recv_timeout(call.deadline) else {
+        // The waiter has not reaped the script yet, so its group's number is still its own.
+        let _ = group.map(|group| killpg(group, Signal::SIGKILL));
+        let _ = waiter.join();
+        let what = format!("ran for more than {} s and was killed", call.deadline.as_secs());
+        return Err(HostError::ScriptFailed {
+            script: call.script.clone(),
+            what,
+            output: last_line(&output),
+        });
+    };
+    let status = status.map_err(failed)?;
+    if status.success() {
+        return Ok(());
+    }
+    let what = match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "failed".to_owned(),
+    };
+    Err(HostError::ScriptFailed { script: call.script.clone(), what, output: last_line(&output) })
+}
+
+/// Reads the script's errors in the background: a script that daemonises something would keep the pipe open.
+fn collect_output(child: &mut Child) -> mpsc::Receiver<Vec<u8>> {
+    let (send, receive) = mpsc::channel();
+    if let Some(mut stderr) = child.stderr.take() {
+        thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.by_ref().take(OUTPUT_LIMIT).read_to_end(&mut text);
+            let _ = send.send(text);
+            // Past the limit the script still must not block on a full pipe.
+            let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+        });
+    }
+    receive
+}
+
+fn last_line(output: &mpsc::Receiver<Vec<u8>>) -> String {
+    let text = output.recv_timeout(std::time::Duration::from_millis(200)).unwrap_or_default();
+    let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).map(harmless_line);
+    last.unwrap_or_else(|| "it printed nothing on its standard error".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn call(text: &str, deadline: Duration) -> Result<(), HostError> {
+        run(&ScriptCall {
+            script: "/bin/sh".into(),
+            args: vec!["-c".into(), text.into()],
+            env: BTreeMap::from([("XENBUS_PATH".to_owned(), "backend/vif/3/0".to_owned())]),
+            deadline,
+        })
+    }
+
+    #[test]
+    fn the_environment_reaches_the_script() {
+        call("test \"$XENBUS_PATH\" = backend/vif/3/0 -a -z \"$HOME\"", Duration::from_secs(20)).unwrap();
+    }
+
+    #[test]
+    fn a_failing_script_is_reported_with_its_last_words() {
+        let error = call("echo one >&2; echo two >&2; exit 3", Duration::from_secs(20)).unwrap_err();
+        assert_eq!(error.to_string(), "The hotplug script /bin/sh ended with status 3: two");
+    }
+
+    #[test]
+    fn a_script_that_hangs_is_killed_with_its_children() {
+        let error = call("sleep 1000 & wait", Duration::from_millis(100)).unwrap_err();
+        assert!(error.to_string().contains("was killed"), "{error}");
+    }
+}

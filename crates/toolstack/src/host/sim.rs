@@ -1,0 +1,228 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{
+    BlockDevice, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, harmless_line,
+};
+
+/// A dom0 that only remembers: what is attached, which ports bridges have, which files there are.
+///
+/// Each call counts; the one that was chosen fails without doing anything.
+#[derive(Debug, Default)]
+pub struct SimHost {
+    state: Mutex<SimState>,
+}
+
+/// What a [`SimHost`] remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SimState {
+    /// Files and their content.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Block devices that are there.
+    pub blocks: BTreeMap<PathBuf, (u32, u32)>,
+    /// Attached loop devices by minor number: file, read-only, tag.
+    pub loops: BTreeMap<u32, (PathBuf, bool, String)>,
+    /// Bridges.
+    pub bridges: BTreeSet<String>,
+    /// Bridge ports: interface to bridge.
+    pub ports: BTreeMap<String, String>,
+    /// Scripts that ran.
+    pub scripts: Vec<(PathBuf, Vec<String>)>,
+    /// How many calls were made.
+    pub calls: u64,
+    /// The call that fails, from 1.
+    pub fail_at: Option<u64>,
+    random: u64,
+}
+
+impl SimHost {
+    /// Makes a host with nothing on it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a file.
+    pub fn put_file(&self, path: impl Into<PathBuf>, content: &[u8]) {
+        self.lock().files.insert(path.into(), content.to_vec());
+    }
+
+    /// Adds a block device.
+    pub fn put_block(&self, path: impl Into<PathBuf>, major: u32, minor: u32) {
+        self.lock().blocks.insert(path.into(), (major, minor));
+    }
+
+    /// Adds a bridge.
+    pub fn put_bridge(&self, name: &str) {
+        self.lock().bridges.insert(name.to_owned());
+    }
+
+    /// Lets the `call`th call from now on fail, from 1; 0 lets none fail.
+    pub fn fail_at(&self, call: u64) {
+        let mut state = self.lock();
+        state.fail_at = (call > 0).then(|| state.calls + call);
+    }
+
+    /// A copy of what the host remembers.
+    #[must_use]
+    pub fn state(&self) -> SimState {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SimState> {
+        // A panic of one test thread says nothing about the plain data.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, operation: &'static str) -> Result<MutexGuard<'_, SimState>, HostError> {
+        let mut state = self.lock();
+        state.calls += 1;
+        if state.fail_at == Some(state.calls) {
+            return Err(HostError::Injected { call: state.calls, operation });
+        }
+        Ok(state)
+    }
+}
+
+impl HostDevices for SimHost {
+    fn file_kind(&self, path: &Path) -> Result<FileKind, HostError> {
+        let state = self.call("file_kind")?;
+        if let Some((major, minor)) = state.blocks.get(path) {
+            return Ok(FileKind::Block { major: *major, minor: *minor });
+        }
+        Ok(state.files.get(path).map_or(FileKind::Missing, |f| FileKind::Regular { bytes: f.len() as u64 }))
+    }
+
+    fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, HostError> {
+        let state = self.call("read_file")?;
+        let Some(content) = state.files.get(path) else {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(HostError::File { operation: "open", path: path.to_owned(), source });
+        };
+        if content.len() as u64 > limit {
+            return Err(HostError::TooLong { path: path.to_owned(), limit });
+        }
+        Ok(content.clone())
+    }
+
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError> {
+        self.call("write_file")?.files.insert(path.to_owned(), content.to_vec());
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), HostError> {
+        self.call("remove_file")?.files.remove(path);
+        Ok(())
+    }
+
+    fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError> {
+        let state = self.call("list_files")?;
+        Ok(state.files.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
+    }
+
+    fn tail(&self, path: &Path, lines: usize) -> Vec<String> {
+        let state = self.lock();
+        let Some(content) = state.files.get(path) else { return Vec::new() };
+        let all: Vec<_> =
+            content.split(|byte| *byte == b'\n').map(harmless_line).filter(|l| !l.is_empty()).collect();
+        all.get(all.len().saturating_sub(lines)..).unwrap_or_default().to_vec()
+    }
+
+    fn attach_loop(&self, file: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
+        let mut state = self.call("attach_loop")?;
+        if !state.files.contains_key(file) {
+            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(HostError::File { operation: "open", path: file.to_owned(), source });
+        }
+        let minor = (0..).find(|minor| !state.loops.contains_key(minor)).unwrap_or(0);
+        state.loops.insert(minor, (file.to_owned(), read_only, tag.to_owned()));
+        Ok(loop_attachment(minor, tag))
+    }
+
+    fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError> {
+        let mut state = self.call("detach_loop")?;
+        let minor = attachment.device.minor;
+        if state.loops.get(&minor).is_some_and(|(_, _, tag)| *tag == attachment.tag) {
+            state.loops.remove(&minor);
+        }
+        Ok(())
+    }
+
+    fn find_loops(&self, prefix: &str) -> Result<Vec<LoopAttachment>, HostError> {
+        let state = self.call("find_loops")?;
+        let matching = state.loops.iter().filter(|(_, (_, _, tag))| tag.starts_with(prefix));
+        Ok(matching.map(|(minor, (_, _, tag))| loop_attachment(*minor, tag)).collect())
+    }
+
+    fn is_bridge(&self, name: &str) -> Result<bool, HostError> {
+        Ok(self.call("is_bridge")?.bridges.contains(name))
+    }
+
+    fn has_interface(&self, name: &str) -> Result<bool, HostError> {
+        drop(self.call("has_interface")?);
+        // A backend of this host makes each vif at once.
+        Ok(name.starts_with("vif"))
+    }
+
+    fn add_port(&self, request: &PortRequest) -> Result<(), HostError> {
+        let mut state = self.call("add_port")?;
+        if !state.bridges.contains(&request.bridge) {
+            return Err(HostError::NoBridge(request.bridge.clone()));
+        }
+        let name = request.rename.as_ref().unwrap_or(&request.interface);
+        state.ports.insert(name.clone(), request.bridge.clone());
+        Ok(())
+    }
+
+    fn remove_port(&self, interface: &str) -> Result<(), HostError> {
+        self.call("remove_port")?.ports.remove(interface);
+        Ok(())
+    }
+
+    fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
+        self.call("run_script")?.scripts.push((call.script.clone(), call.args.clone()));
+        Ok(())
+    }
+
+    fn random(&self, bytes: &mut [u8]) -> Result<(), HostError> {
+        let mut state = self.call("random")?;
+        for byte in bytes {
+            // Not random at all: tests shall see the same twice.
+            state.random = state.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            *byte = state.random.to_be_bytes()[0];
+        }
+        Ok(())
+    }
+}
+
+fn loop_attachment(minor: u32, tag: &str) -> LoopAttachment {
+    let path = PathBuf::from(format!("/dev/loop{minor}"));
+    LoopAttachment { device: BlockDevice { path, major: 7, minor }, tag: tag.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_chosen_call_fails_and_does_nothing() {
+        let host = SimHost::new();
+        host.fail_at(2);
+        host.write_file(Path::new("/a"), b"").unwrap();
+        assert!(matches!(host.write_file(Path::new("/b"), b""), Err(HostError::Injected { .. })));
+        host.write_file(Path::new("/c"), b"").unwrap();
+        assert_eq!(host.state().files.len(), 2);
+    }
+
+    #[test]
+    fn a_loop_device_that_changed_hands_is_not_detached() {
+        let host = SimHost::new();
+        host.put_file("/d", b"x");
+        let mine = host.attach_loop(Path::new("/d"), true, "a").unwrap();
+        host.detach_loop(&mine).unwrap();
+        host.attach_loop(Path::new("/d"), true, "b").unwrap();
+        host.detach_loop(&mine).unwrap();
+        assert_eq!(host.find_loops("b").unwrap().len(), 1);
+    }
+}

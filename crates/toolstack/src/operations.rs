@@ -1,0 +1,269 @@
+//! Operations on guests that run.
+
+use std::time::{Duration, Instant};
+
+use config::Uuid;
+use serde::Serialize;
+use xen::{DomainInfo, DomainState, HvmParam, Trigger};
+use xen_types::{DomId, KiB};
+use xenstore::{Store, XsPath};
+
+use crate::batch::Batch;
+use crate::error::{Cause, Error};
+use crate::record::{GuestRecord, Phase};
+use crate::tree::below;
+use crate::wait::Watcher;
+use crate::{Guest, Toolstack};
+
+/// The longest name that is read, in bytes.
+const NAME_LIMIT: usize = 256;
+
+/// A domain as `list` shows it, whoever made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DomainEntry {
+    /// Its number.
+    pub domid: DomId,
+    /// Its name; `(null)` as `xl list` says when it has none.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Memory that it holds.
+    pub memory: KiB,
+    /// Online virtual CPUs.
+    pub vcpus: u32,
+    /// Its state in the letters of `xl list`.
+    pub state: String,
+    /// Processor time that it has used.
+    pub cpu_time: Duration,
+    /// The guest that it serves as a stubdomain.
+    pub target: Option<DomId>,
+}
+
+/// What is known of one guest.
+#[derive(Clone, Debug)]
+pub struct GuestInfo {
+    /// The guest.
+    pub guest: Guest,
+    /// How far its life is.
+    pub phase: Phase,
+    /// What Xen says of its domain; nothing when that is gone.
+    pub domain: Option<DomainInfo>,
+    /// What Xen says of its stubdomain; nothing when that is gone.
+    pub stubdomain: Option<DomainInfo>,
+}
+
+/// How a guest was asked to shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShutdownWay {
+    /// Its PV drivers took notice of `control/shutdown`.
+    PvDrivers,
+    /// A press of the virtual ACPI power button.
+    PowerButton,
+}
+
+impl Toolstack {
+    /// All domains, by number.
+    ///
+    /// # Errors
+    /// When Xen or xenstore does not answer.
+    pub fn list(&self) -> Result<Vec<DomainEntry>, Error> {
+        let domains = self.hypervisor.list_domains().map_err(Cause::from)?;
+        domains.iter().map(|info| self.entry(info).map_err(Error::from)).collect()
+    }
+
+    fn entry(&self, info: &DomainInfo) -> Result<DomainEntry, Cause> {
+        let dir = XsPath::domain(info.domid);
+        // A stubdomain's `target` is only dom0's to write.
+        let target = self.xenstore.read(&below(&dir, "target"))?;
+        let target = target.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
+        Ok(DomainEntry {
+            domid: info.domid,
+            name: self.domain_name(info.domid)?.unwrap_or_else(|| "(null)".to_owned()),
+            uuid: Uuid::from_bytes(info.uuid),
+            memory: info.memory,
+            vcpus: info.online_vcpus,
+            state: info.state.to_string(),
+            cpu_time: info.cpu_time,
+            target,
+        })
+    }
+
+    /// A domain's name.
+    ///
+    /// # Errors
+    /// When xenstore does not answer.
+    pub fn domain_name(&self, domid: DomId) -> Result<Option<String>, Cause> {
+        let value = self.xenstore.read(&below(&XsPath::domain(domid), "name"))?;
+        Ok(value.map(|value| {
+            let value = value.get(..NAME_LIMIT).unwrap_or(&value);
+            String::from_utf8_lossy(value).chars().filter(|c| !c.is_control()).collect()
+        }))
+    }
+
+    /// The domain with this name, or with this number when the text is one and no domain has it as its name.
+    ///
+    /// # Errors
+    /// [`Cause::NoGuest`] when there is none.
+    pub fn find_domain(&self, name_or_domid: &str) -> Result<DomId, Error> {
+        for info in self.hypervisor.list_domains().map_err(Cause::from)? {
+            if self.domain_name(info.domid)?.as_deref() == Some(name_or_domid) {
+                return Ok(info.domid);
+            }
+        }
+        if let Ok(domid) = name_or_domid.parse::<DomId>()
+            && self.hypervisor.domain_info(domid).map_err(Cause::from)?.is_some()
+        {
+            return Ok(domid);
+        }
+        Err(Cause::NoGuest(format!("called {name_or_domid}")).into())
+    }
+
+    /// All guests that have a state file.
+    ///
+    /// # Errors
+    /// When Xen or the state files do not answer.
+    pub fn guests(&self) -> Result<Vec<GuestInfo>, Error> {
+        let (records, _) = GuestRecord::load_all(&*self.host, &self.paths)?;
+        records.into_iter().filter_map(|record| self.info_of(record).transpose()).collect()
+    }
+
+    /// One guest.
+    ///
+    /// # Errors
+    /// [`Cause::NoGuest`] when there is none.
+    pub fn info(&self, domid: DomId) -> Result<GuestInfo, Error> {
+        let record = self.record_of(domid)?;
+        let missing = || Cause::NoGuest(format!("with the domid {domid}"));
+        self.info_of(record)?.ok_or_else(|| missing().into())
+    }
+
+    fn info_of(&self, record: GuestRecord) -> Result<Option<GuestInfo>, Error> {
+        let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid) else { return Ok(None) };
+        let ours = |info: Option<DomainInfo>, uuid: Uuid| info.filter(|info| info.uuid == *uuid.as_bytes());
+        let look = |domid, uuid| {
+            Ok::<_, Cause>(ours(self.hypervisor.domain_info(domid).map_err(Cause::from)?, uuid))
+        };
+        Ok(Some(GuestInfo {
+            domain: look(domid, record.uuid)?,
+            stubdomain: look(stub_domid, record.stub_uuid)?,
+            phase: record.phase,
+            guest: Guest { uuid: record.uuid, name: record.name, domid, stub_domid, config: record.config },
+        }))
+    }
+
+    /// Stops a guest's vCPUs. Its stubdomain goes on: it has nothing to do then.
+    ///
+    /// # Errors
+    /// When there is no such guest or Xen refuses.
+    pub fn pause(&self, domid: DomId) -> Result<(), Error> {
+        self.record_of(domid)?;
+        Ok(self.hypervisor.pause_domain(domid).map_err(Cause::from)?)
+    }
+
+    /// Lets a guest's vCPUs run.
+    ///
+    /// # Errors
+    /// When there is no such guest or Xen refuses.
+    pub fn unpause(&self, domid: DomId) -> Result<(), Error> {
+        self.record_of(domid)?;
+        Ok(self.hypervisor.unpause_domain(domid).map_err(Cause::from)?)
+    }
+
+    /// Asks a guest to power off: through its PV drivers, or with the power button if it has none.
+    ///
+    /// It returns when the guest has taken notice, not when it is off.
+    ///
+    /// # Errors
+    /// [`Cause::NotNow`] when the guest is paused, has ended, or has PV drivers that take no notice.
+    pub fn shutdown(&self, domid: DomId) -> Result<ShutdownWay, Error> {
+        Ok(self.ask(domid, "poweroff", Some(Trigger::Power))?)
+    }
+
+    /// Asks a guest with PV drivers to reboot.
+    ///
+    /// # Errors
+    /// As for [`Self::shutdown`]; also when the guest has no PV drivers, as there is no button for it.
+    pub fn reboot(&self, domid: DomId) -> Result<ShutdownWay, Error> {
+        Ok(self.ask(domid, "reboot", None)?)
+    }
+
+    fn ask(&self, domid: DomId, what: &str, button: Option<Trigger>) -> Result<ShutdownWay, Cause> {
+        let record = self.record_of(domid)?;
+        let not_now = |why: &str| Cause::NotNow { name: record.name.clone(), why: why.to_owned() };
+        let info = self.hypervisor.domain_info(domid)?;
+        match info.map(|info| info.state) {
+            None => return Err(not_now("is gone")),
+            Some(DomainState { shutdown: Some(reason), .. }) => {
+                return Err(not_now(&format!("has ended already ({reason})")));
+            }
+            Some(DomainState { paused: true, .. }) => return Err(not_now("is paused; unpause it first")),
+            Some(_) => {}
+        }
+        // A guest's PV drivers set this when they listen for event channels.
+        if self.hypervisor.hvm_param(domid, HvmParam::CallbackIrq)? != 0 {
+            return self.ask_pv_drivers(domid, what, &record).map(|()| ShutdownWay::PvDrivers);
+        }
+        let Some(button) = button else {
+            return Err(not_now("has no PV drivers, so it cannot be asked; destroy and create it instead"));
+        };
+        self.hypervisor.send_trigger(domid, button, 0)?;
+        Ok(ShutdownWay::PowerButton)
+    }
+
+    fn ask_pv_drivers(&self, domid: DomId, what: &str, record: &GuestRecord) -> Result<(), Cause> {
+        let path = below(&XsPath::domain(domid), "control/shutdown");
+        let mut watcher = Watcher::new();
+        watcher.watch(&self.xenstore, &path)?;
+        self.xenstore.write(&path, what.as_bytes())?;
+        let deadline = Instant::now() + self.deadlines.shutdown_ack;
+        // The drivers empty the node when they have read it.
+        let seen = watcher.until(deadline, || {
+            Ok(self.xenstore.read(&path)?.is_none_or(|value| value != what.as_bytes()).then_some(()))
+        })?;
+        if seen.is_some() {
+            return Ok(());
+        }
+        // So that they do not obey later, when nobody expects it.
+        self.xenstore.write(&path, b"")?;
+        let why = format!(
+            "has PV drivers that took no notice within {:?}; is it still booting, or hung?",
+            self.deadlines.shutdown_ack
+        );
+        Err(Cause::NotNow { name: record.name.clone(), why })
+    }
+
+    /// Gives a guest and its stubdomain another name, as for keeping it beside a new one.
+    ///
+    /// # Errors
+    /// When there is no such guest, the name is taken, or xenstore or the state file cannot be written.
+    pub fn rename(&self, domid: DomId, name: &str) -> Result<(), Error> {
+        let mut record = self.record_of(domid)?;
+        if let Ok(taken) = self.find_named(name)
+            && taken != domid
+        {
+            return Err(Cause::NameTaken { name: name.to_owned(), domid: taken }.into());
+        }
+        record.name = name.to_owned();
+        record.save(&*self.host, &self.paths)?;
+        let mut batch = Batch::new();
+        let names = [(Some(domid), name.to_owned()), (record.stub_domid, record.stub_name())];
+        for (domid, name) in names {
+            if let Some(domid) = domid {
+                batch.write(&below(&XsPath::domain(domid), "name"), &name);
+            }
+        }
+        let vm = below(&XsPath::new("/vm").map_err(Cause::from)?, &record.uuid.to_string());
+        batch.write(&below(&vm, "name"), name);
+        Ok(batch.commit(&self.xenstore)?)
+    }
+
+    fn find_named(&self, name: &str) -> Result<DomId, Error> {
+        for info in self.hypervisor.list_domains().map_err(Cause::from)? {
+            if self.domain_name(info.domid)?.as_deref() == Some(name) {
+                return Ok(info.domid);
+            }
+        }
+        Err(Cause::NoGuest(format!("called {name}")).into())
+    }
+}

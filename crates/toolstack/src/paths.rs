@@ -1,0 +1,73 @@
+use std::path::{Path, PathBuf};
+
+/// Where things live in dom0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// State that must survive a restart of the daemon: one file a guest.
+    pub state: PathBuf,
+    /// Logs; consoles' in `console/`.
+    pub log: PathBuf,
+    /// The installed stubdomain image: `vmlinuz`, `initramfs.img`, `manifest.json`.
+    pub stubdomain: PathBuf,
+    /// Candidates for hvmloader, the first existing one is used.
+    pub hvmloader: Vec<PathBuf>,
+    /// Candidates for the SeaBIOS image that hvmloader starts.
+    pub seabios: Vec<PathBuf>,
+    /// Candidates for the OVMF image that hvmloader starts.
+    pub ovmf: Vec<PathBuf>,
+    /// Candidates for the iPXE option ROM that hvmloader may load.
+    pub ipxe: Vec<PathBuf>,
+    /// Hotplug scripts of configurations that name one without a folder.
+    pub scripts: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        let all = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        Self {
+            state: PathBuf::from("/var/lib/outrigger"),
+            log: PathBuf::from("/var/log/outrigger"),
+            stubdomain: PathBuf::from("/usr/lib/outrigger/stubdom"),
+            hvmloader: all(&[
+                "/usr/lib/xen-4.17/boot/hvmloader",
+                "/usr/lib/xen/boot/hvmloader",
+                "/usr/libexec/xen/boot/hvmloader",
+                "/usr/local/lib/xen/boot/hvmloader",
+            ]),
+            seabios: all(&[
+                "/usr/share/seabios/bios-256k.bin",
+                "/usr/lib/xen-4.17/boot/seabios.bin",
+                "/usr/lib/xen/boot/seabios.bin",
+                "/usr/share/qemu/bios-256k.bin",
+            ]),
+            ovmf: all(&[
+                "/usr/share/ovmf/OVMF.fd",
+                "/usr/share/OVMF/OVMF_CODE.fd",
+                "/usr/lib/xen-4.17/boot/ovmf.bin",
+                "/usr/lib/xen/boot/ovmf.bin",
+            ]),
+            ipxe: all(&["/usr/lib/ipxe/qemu/pxe-rtl8139.rom", "/usr/share/qemu/pxe-rtl8139.rom"]),
+            scripts: PathBuf::from("/etc/xen/scripts"),
+        }
+    }
+}
+
+impl Paths {
+    /// The folder of the guests' state files.
+    #[must_use]
+    pub fn guests(&self) -> PathBuf {
+        self.state.join("guests")
+    }
+
+    /// The log file that the console daemon keeps of console `number` of the domain called `name`.
+    #[must_use]
+    pub fn console_log(&self, name: &str, number: u32) -> PathBuf {
+        self.log.join("console").join(format!("{name}.{number}.log"))
+    }
+
+    /// A configured script's path: as it is when it is absolute, else in the scripts' folder.
+    #[must_use]
+    pub fn script(&self, name: &Path) -> PathBuf {
+        self.scripts.join(name)
+    }
+}

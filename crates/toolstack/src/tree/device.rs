@@ -1,0 +1,145 @@
+use xen_types::{DomId, EventPort, Gfn};
+use xenstore::{Access, Permissions, XsPath};
+
+use super::{below, libxl_dir};
+use crate::batch::Batch;
+
+/// `XenbusStateInitialising` (`xen/include/public/io/xenbus.h`): where both ends of a device begin.
+const INITIALISING: &str = "1";
+/// How many bytes of a console's output were once kept (`LIBXL_XENCONSOLE_LIMIT`).
+const CONSOLE_LIMIT: &str = "1048576";
+
+/// The kinds of PV devices that are made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DeviceKind {
+    Vbd,
+    Vif,
+    Console,
+}
+
+impl DeviceKind {
+    pub(crate) const ALL: [Self; 3] = [Self::Vbd, Self::Vif, Self::Console];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Vbd => "vbd",
+            Self::Vif => "vif",
+            Self::Console => "console",
+        }
+    }
+}
+
+/// A PV device of one domain, with its backend in dom0.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceNode {
+    pub(crate) kind: DeviceKind,
+    pub(crate) devid: u32,
+    /// What the backend reads.
+    pub(crate) back: Vec<(&'static str, String)>,
+    /// What the frontend reads and may change.
+    pub(crate) front: Vec<(&'static str, String)>,
+    /// What the frontend may only read.
+    pub(crate) fixed: Vec<(&'static str, String)>,
+}
+
+impl DeviceNode {
+    /// A device with what every backend and frontend has.
+    pub(crate) fn new(kind: DeviceKind, devid: u32, frontend: DomId) -> Self {
+        let back = vec![
+            ("frontend-id", frontend.to_string()),
+            ("online", "1".to_owned()),
+            ("state", INITIALISING.to_owned()),
+        ];
+        let front = vec![("backend-id", "0".to_owned()), ("state", INITIALISING.to_owned())];
+        Self { kind, devid, back, front, fixed: Vec::new() }
+    }
+
+    pub(crate) fn back(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
+        self.back.push((key, value.into()));
+        self
+    }
+
+    pub(crate) fn front(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
+        self.front.push((key, value.into()));
+        self
+    }
+
+    pub(crate) fn fixed(&mut self, key: &'static str, value: impl Into<String>) -> &mut Self {
+        self.fixed.push((key, value.into()));
+        self
+    }
+
+    /// The first console lies at another place than all other devices, and knows no states.
+    fn is_primary_console(&self) -> bool {
+        self.kind == DeviceKind::Console && self.devid == 0
+    }
+}
+
+/// `/local/domain/0/backend/<kind>/<domid>`: the backends of one domain's devices of one kind.
+pub(crate) fn backend_parent(kind: DeviceKind, frontend: DomId) -> XsPath {
+    below(&XsPath::domain(DomId::DOM0), &format!("backend/{}/{frontend}", kind.name()))
+}
+
+/// `/local/domain/0/backend/<kind>/<domid>/<devid>`.
+pub(crate) fn backend_dir(kind: DeviceKind, frontend: DomId, devid: u32) -> XsPath {
+    below(&backend_parent(kind, frontend), &devid.to_string())
+}
+
+/// `/local/domain/<domid>/device/<kind>/<devid>`, or `/local/domain/<domid>/console`.
+pub(crate) fn frontend_dir(kind: DeviceKind, frontend: DomId, devid: u32) -> XsPath {
+    let dir = XsPath::domain(frontend);
+    if kind == DeviceKind::Console && devid == 0 {
+        return below(&dir, "console");
+    }
+    below(&dir, &format!("device/{}/{devid}", kind.name()))
+}
+
+/// Both ends of a device, and the toolstack's copy (`libxl__device_generic_add`).
+pub(crate) fn add_device(batch: &mut Batch, frontend: DomId, node: &DeviceNode) {
+    let front = frontend_dir(node.kind, frontend, node.devid);
+    let back = backend_dir(node.kind, frontend, node.devid);
+    let copy = below(&libxl_dir(frontend), &format!("device/{}/{}", node.kind.name(), node.devid));
+    batch.write(&below(&copy, "frontend"), front.as_str());
+    batch.write(&below(&copy, "backend"), back.as_str());
+
+    let frontends = Permissions::owned_by(frontend).allow(DomId::DOM0, Access::Read);
+    let backends = Permissions::owned_by(DomId::DOM0).allow(frontend, Access::Read);
+    // Below the first console's directory are things that the guest must not change (XSA-57).
+    batch.make(&front, if node.is_primary_console() { &backends } else { &frontends });
+    batch.write(&below(&front, "backend"), back.as_str());
+    for (key, value) in &node.front {
+        batch.write_with(&below(&front, key), value, &frontends);
+    }
+    for (key, value) in &node.fixed {
+        batch.write_with(&below(&front, key), value, &backends);
+    }
+
+    batch.make(&back, &backends);
+    batch.write(&below(&back, "frontend"), front.as_str());
+    for (key, value) in &node.back {
+        batch.write(&below(&back, key), value);
+        batch.write(&below(&copy, key), value);
+    }
+}
+
+/// A console; the primary one (number 0) has its ring and port.
+pub(crate) fn console_node(
+    domid: DomId,
+    number: u32,
+    output: &str,
+    ring: Option<(Gfn, EventPort)>,
+) -> DeviceNode {
+    let mut node = DeviceNode::new(DeviceKind::Console, number, domid);
+    node.back("protocol", "vt100").back("type", "xenconsoled").back("output", output);
+    node.fixed("limit", CONSOLE_LIMIT).fixed("type", "xenconsoled").fixed("output", output).fixed("tty", "");
+    match ring {
+        Some((gfn, port)) => {
+            node.front.retain(|(key, _)| *key != "state");
+            node.fixed("port", port.to_string()).fixed("ring-ref", gfn.to_string());
+        }
+        None => {
+            node.front("protocol", "vt100");
+        }
+    }
+    node
+}
