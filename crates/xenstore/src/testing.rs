@@ -1,1 +1,211 @@
-//! Contract cases.
+//! Cases that every xenstored passes: the in-process [`Server`](crate::server::Server) in this crate's tests, and the
+//! real one in the control domain of a Xen host (`examples/contract.rs`).
+//!
+//! The cases work below `/outrigger-contract` and leave nothing there.
+
+use core::fmt;
+use std::time::{Duration, Instant};
+
+use xen_types::DomId;
+
+use crate::wire::ErrorCode;
+use crate::{Permissions, Request, Store, StoreError, Watch, Xenstore, XsPath};
+
+mod domains;
+mod nodes;
+mod transactions;
+mod watches;
+
+/// How long an event that has to come may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it has to.
+    Passed,
+    /// It was not run, for this reason.
+    Skipped(&'static str),
+    /// Otherwise.
+    Failed(String),
+}
+
+/// One case of the contract.
+pub struct Case {
+    /// Its name: what holds.
+    pub name: &'static str,
+    run: fn(&Bench<'_>) -> Result<(), Trouble>,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Runs all cases; `connect` makes a connection with the rights of a domain, or nothing when it cannot for this one.
+///
+/// Domains other than 0 are ones that do not exist otherwise.
+pub fn contract(connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Vec<(&'static str, Outcome)> {
+    all_cases().map(|case| (case.name, case.run(connect))).collect()
+}
+
+/// All cases.
+pub fn all_cases() -> impl Iterator<Item = &'static Case> {
+    [nodes::CASES, transactions::CASES, watches::CASES, domains::CASES].into_iter().flatten()
+}
+
+impl Case {
+    /// Runs the case, on nodes of its own; `connect` as for [`contract`].
+    pub fn run(&self, connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Outcome {
+        let outcome = (|| {
+            let dom0 = connect(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected"))?;
+            let root = XsPath::new("/outrigger-contract").map_err(StoreError::from)?;
+            let bench = Bench { connect, dom0, root };
+            bench.dom0.rm(&bench.root)?;
+            bench.dom0.mkdir(&bench.root)?;
+            bench.dom0.set_perms(&bench.root, &Permissions::owned_by(DomId::DOM0))?;
+            let outcome = (self.run)(&bench);
+            bench.dom0.rm(&bench.root)?;
+            outcome
+        })();
+        match outcome {
+            Ok(()) => Outcome::Passed,
+            Err(Trouble::Skip(why)) => Outcome::Skipped(why),
+            Err(Trouble::Failed(why)) => Outcome::Failed(why),
+        }
+    }
+}
+
+/// Why a case did not pass.
+enum Trouble {
+    Skip(&'static str),
+    Failed(String),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+type Verdict = Result<(), Trouble>;
+
+/// What a case works with.
+struct Bench<'a> {
+    connect: &'a dyn Fn(DomId) -> Option<Xenstore>,
+    dom0: Xenstore,
+    /// A node of domain 0 that nobody else may see.
+    root: XsPath,
+}
+
+/// A domain that exists for the contract alone.
+struct Guest {
+    domid: DomId,
+    store: Xenstore,
+    home: XsPath,
+}
+
+impl Bench<'_> {
+    /// Another connection of domain 0.
+    fn another(&self) -> Result<Xenstore, Trouble> {
+        (self.connect)(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected twice"))
+    }
+
+    /// An unprivileged domain with a directory of its own.
+    fn guest(&self, number: u16) -> Result<Guest, Trouble> {
+        let domid = DomId::new(0x7f00 + number).map_err(|e| Trouble::Failed(e.to_string()))?;
+        let skip = Trouble::Skip("no connection with the rights of another domain");
+        let store = (self.connect)(domid).ok_or(skip)?;
+        let home = XsPath::domain(domid);
+        self.dom0.mkdir(&home)?;
+        self.dom0.set_perms(&home, &Permissions::owned_by(domid))?;
+        Ok(Guest { domid, store, home })
+    }
+
+    /// A path below the case's own.
+    fn at(&self, below: &str) -> Result<XsPath, Trouble> {
+        self.root.join(below).map_err(|e| Trouble::Failed(e.to_string()))
+    }
+
+    /// Waits until no event is on its way to `watch`, by an event that is caused for that.
+    fn settle(&self, store: &Xenstore, watch: &Watch) -> Result<Vec<String>, Trouble> {
+        // One connection gets its events in order, and the answer to a later request after them.
+        store.request(&Request::get_domain_path(DomId::DOM0))?;
+        let mut seen = Vec::new();
+        while let Some(event) = watch.try_recv()? {
+            seen.push(event.path.to_string());
+        }
+        Ok(seen)
+    }
+}
+
+/// Takes the first event, which says that the watch is set.
+fn first_event(watch: &Watch) -> Verdict {
+    match watch.recv_deadline(Instant::now() + PATIENCE)? {
+        Some(_) => Ok(()),
+        None => Err(Trouble::Failed("no first event".to_owned())),
+    }
+}
+
+fn next_path(watch: &Watch) -> Result<String, Trouble> {
+    match watch.recv_deadline(Instant::now() + PATIENCE)? {
+        Some(event) => Ok(event.path.to_string()),
+        None => Err(Trouble::Failed("no event".to_owned())),
+    }
+}
+
+fn same<T: PartialEq + fmt::Debug>(what: &str, found: T, wanted: T) -> Verdict {
+    match (found, wanted) {
+        (found, wanted) if found == wanted => Ok(()),
+        (found, wanted) => Err(Trouble::Failed(format!("{what}: {found:?} where {wanted:?} has to be"))),
+    }
+}
+
+fn refused<T: fmt::Debug>(what: &str, result: Result<T, StoreError>, code: &ErrorCode) -> Verdict {
+    match result {
+        Err(error) if error.code() == Some(code) => Ok(()),
+        other => Err(Trouble::Failed(format!("{what}: {other:?} where {code} has to be"))),
+    }
+}
+
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        pub(super) const CASES: &[super::Case] = &[
+            $(super::Case { name: stringify!($name), run: $name }),*
+        ];
+    };
+}
+use cases;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    #[test]
+    fn the_server_keeps_the_contract() {
+        let failed: Vec<_> = all_cases()
+            .filter_map(|case| {
+                let server = Server::start();
+                let before = server.dump();
+                let outcome = case.run(&|domid| Some(server.connect(domid)));
+                // Nodes of the guests that a case has made go with the guests.
+                for number in 0..16 {
+                    server.destroy_domain(DomId::new(0x7f00 + number).unwrap());
+                }
+                let mut after = server.dump();
+                // Directories that cases make for domains and every host has.
+                after.retain(|path, _| {
+                    !["/local", "/local/domain", "/local/domain/0"].contains(&path.as_str())
+                });
+                let outcome = match outcome {
+                    Outcome::Passed if before != after => Outcome::Failed(format!("left {after:#?}")),
+                    other => other,
+                };
+                (outcome != Outcome::Passed).then(|| format!("{}: {outcome:?}", case.name))
+            })
+            .collect();
+        assert!(failed.is_empty(), "{failed:#?}");
+    }
+}

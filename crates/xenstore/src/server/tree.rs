@@ -48,7 +48,7 @@ impl Caller {
 }
 
 fn bits(access: Access) -> u8 {
-    u8::from(access.can_read()) * READ | u8::from(access.can_write()) * WRITE
+    (u8::from(access.can_read()) * READ) | (u8::from(access.can_write()) * WRITE)
 }
 
 #[derive(Clone, Debug)]
