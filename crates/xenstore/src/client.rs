@@ -16,8 +16,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xen_types::{DomId, EventPort, Gfn};
 
-use crate::connection::{not_reached, too_long};
-use crate::error::{Operation, StoreError};
+use crate::connection::not_reached;
+use crate::error::StoreError;
 use crate::event::WatchEvent;
 use crate::path::{NodePath, WatchPath, XsPath};
 use crate::store::{RequestIo, Store, Transaction, answer_of, path_of, run_transaction, truth};
@@ -90,6 +90,18 @@ impl Xenstore {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.link.shared.lock().lost
+    }
+
+    /// Whether it goes through the kernel's device, not xenstored's socket.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_device(&self) -> bool {
+        self.link.shared.transport.is_device()
+    }
+
+    /// The most bytes of path and value together that one request may have.
+    #[must_use]
+    pub fn payload_max(&self) -> usize {
+        self.link.shared.transport.payload_max()
     }
 
     /// Runs `body` in a transaction and commits it, again from the start when others changed the same nodes.
@@ -209,7 +221,8 @@ impl RequestIo for Xenstore {
 
     fn call_all(&self, requests: &[Request], tx_id: u32) -> Result<(), StoreError> {
         let mut outcome = Ok(());
-        for chunk in requests.chunks(BATCH) {
+        let batch = if self.link.shared.transport.is_device() { 1 } else { BATCH };
+        for chunk in requests.chunks(batch) {
             let deadline = Instant::now() + self.timeout;
             let mut sent = Vec::with_capacity(chunk.len());
             for request in chunk {
@@ -251,6 +264,8 @@ struct Link {
     shared: Arc<Shared>,
     /// Held while one message is written, so that messages do not mix.
     write: Mutex<()>,
+    /// Held until the answer is there where only one request may be on its way.
+    turn: Mutex<()>,
     /// A byte into it wakes the reading thread for its end.
     wake: UnixStream,
     reader: Option<JoinHandle<()>>,
@@ -355,6 +370,7 @@ impl Link {
         Ok(Arc::new(Self {
             shared,
             write: Mutex::new(()),
+            turn: Mutex::new(()),
             wake,
             reader_id: reader.thread().id(),
             reader: Some(reader),
@@ -378,7 +394,9 @@ impl Link {
             return Err(StoreError::InCallback { operation: request.operation() });
         }
         let lost = || StoreError::ConnectionLost { operation: request.operation() };
-        // Whoever holds it is bounded by a deadline, and marks the connection as lost when that passes.
+        // Whoever holds one of these is bounded by a deadline, and marks the connection as lost when that passes.
+        let is_device = self.shared.transport.is_device();
+        let turn = is_device.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let _writing = self.write.lock().unwrap_or_else(PoisonError::into_inner);
         let (pending, bytes) = {
             let mut state = self.shared.lock();
@@ -387,9 +405,9 @@ impl Link {
             }
             state.last_id = state.last_id.wrapping_add(1);
             let id = state.last_id;
-            let bytes = request.encode(id, tx_id).map_err(|e| too_long(request, &e))?;
+            let bytes = self.shared.transport.encode(request, id, tx_id)?;
             state.pending.insert(id, sender.clone());
-            (Pending { shared: &self.shared, id }, bytes)
+            (Pending { shared: &self.shared, id, _turn: turn }, bytes)
         };
         match self.shared.transport.write_message(&bytes, deadline) {
             Ok(()) => Ok(pending),
@@ -424,6 +442,7 @@ impl Drop for Link {
 struct Pending<'a> {
     shared: &'a Shared,
     id: u32,
+    _turn: Option<MutexGuard<'a, ()>>,
 }
 
 impl Pending<'_> {
@@ -434,15 +453,17 @@ impl Pending<'_> {
         deadline: Instant,
         timeout: Duration,
     ) -> Result<Vec<u8>, StoreError> {
-        let operation = || -> Operation { request.operation() };
+        let operation = request.operation();
         match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(message) => answer_of(request, message.kind, message.payload),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err(StoreError::Timeout { operation: operation(), after: timeout })
+                if self.shared.transport.is_device() {
+                    // The next request would overwrite this one.
+                    self.shared.lose();
+                }
+                Err(StoreError::Timeout { operation, after: timeout })
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Err(StoreError::ConnectionLost { operation: operation() })
-            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(StoreError::ConnectionLost { operation }),
         }
     }
 }

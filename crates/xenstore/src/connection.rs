@@ -11,7 +11,7 @@ use crate::event::{EventQueue, WatchEvent};
 use crate::path::{NodePath, WatchPath};
 use crate::store::{RequestIo, Store, Transaction, answer_of, printable, run_transaction};
 use crate::transport::{DEFAULT_TIMEOUT, Stopped, Transport};
-use crate::wire::{Decoder, Message, MessageType, Request, WireError};
+use crate::wire::{Decoder, Message, MessageType, Request};
 
 /// How many requests of a batch are on their way at once: xenstored lets an unprivileged domain have 20.
 const BATCH: usize = 16;
@@ -223,7 +223,7 @@ impl Connection {
             return Err(StoreError::ConnectionLost { operation: request.operation() });
         }
         state.last_id = state.last_id.wrapping_add(1);
-        let bytes = request.encode(state.last_id, tx_id).map_err(|e| too_long(request, &e))?;
+        let bytes = self.transport.encode(request, state.last_id, tx_id)?;
         match self.transport.write_message(&bytes, deadline) {
             Ok(()) => Ok(state.last_id),
             Err(stopped) => Err(state.failure(request.operation(), stopped, self.timeout)),
@@ -246,6 +246,8 @@ impl Connection {
                 Ok(_) => {}
                 // The request may be carried out yet; its answer will be thrown away.
                 Err(Stopped::Late) => {
+                    // The next request would overwrite this one.
+                    state.lost = self.transport.is_device();
                     return Err(StoreError::Timeout { operation: request.operation(), after: self.timeout });
                 }
                 Err(stopped) => return Err(state.failure(request.operation(), stopped, self.timeout)),
@@ -265,7 +267,8 @@ impl RequestIo for Connection {
     fn call_all(&self, requests: &[Request], tx_id: u32) -> Result<(), StoreError> {
         let state = &mut *self.state.borrow_mut();
         let mut outcome = Ok(());
-        for chunk in requests.chunks(BATCH) {
+        let batch = if self.transport.is_device() { 1 } else { BATCH };
+        for chunk in requests.chunks(batch) {
             let deadline = Instant::now() + self.timeout;
             let mut ids = Vec::with_capacity(chunk.len());
             for request in chunk {
@@ -324,12 +327,6 @@ impl State {
             Stopped::Failed(source) => StoreError::Io { operation, source },
         }
     }
-}
-
-pub(crate) fn too_long(request: &Request, error: &WireError) -> StoreError {
-    let length =
-        if let WireError::TooLong { length, .. } = error { *length } else { request.payload().len() };
-    StoreError::TooLong { operation: request.operation(), length }
 }
 
 pub(crate) fn not_reached(

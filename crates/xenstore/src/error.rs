@@ -124,15 +124,14 @@ pub enum StoreError {
         attempts: u32,
     },
     /// The path and value are longer than a message can be.
-    #[error(
-        "{operation}: path and value have {length} bytes; xenstore takes at most {limit}",
-        limit = crate::wire::PAYLOAD_MAX
-    )]
+    #[error("{operation}: path and value have {length} bytes; xenstore takes at most {limit} here")]
     TooLong {
         /// What was being done.
         operation: Operation,
         /// The length in bytes.
         length: usize,
+        /// The most that is allowed: 4096 on xenstored's socket, 16 less on Linux's `/dev/xen/xenbus`.
+        limit: usize,
     },
     /// The answer is not what the protocol says.
     #[error("{operation}: xenstored's answer is malformed: {what}")]

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::StoreError;
+use crate::wire::{HEADER_LEN, PAYLOAD_MAX, Request};
 
 /// How long a call waits for xenstored unless it was told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +25,12 @@ const PLACES: [&str; 4] =
 #[derive(Debug)]
 pub(crate) struct Transport {
     fd: OwnedFd,
+    /// It is the kernel's device.
+    ///
+    /// Linux keeps one request of an open device in a buffer that the next write changes before xenstored has the
+    /// first (seen with 6.1: `drivers/xen/xenbus/xenbus_dev_frontend.c`), so only one may be on its way. The header
+    /// counts as part of that buffer, and a second watch with the same path and token is let through.
+    is_device: bool,
 }
 
 /// Why a transport moved no bytes.
@@ -69,7 +76,7 @@ impl Transport {
                 .write(true)
                 .custom_flags(OFlag::O_NONBLOCK.bits())
                 .open(path)?;
-            Ok(Self { fd: device.into() })
+            Ok(Self { fd: device.into(), is_device: true })
         };
         connect().map_err(|source| StoreError::Connect { path: path.to_owned(), source })
     }
@@ -78,7 +85,27 @@ impl Transport {
         let fd = OwnedFd::from(stream);
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self { fd })
+        Ok(Self { fd, is_device: false })
+    }
+
+    /// Whether only one request may be on its way.
+    pub(crate) const fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// The most bytes of payload that a request may have.
+    pub(crate) const fn payload_max(&self) -> usize {
+        if self.is_device { PAYLOAD_MAX - HEADER_LEN } else { PAYLOAD_MAX }
+    }
+
+    /// The bytes of a request, when it is not too long for this transport.
+    pub(crate) fn encode(&self, request: &Request, req_id: u32, tx_id: u32) -> Result<Vec<u8>, StoreError> {
+        let (length, limit) = (request.payload().len(), self.payload_max());
+        let too_long = || StoreError::TooLong { operation: request.operation(), length, limit };
+        if length > limit {
+            return Err(too_long());
+        }
+        request.encode(req_id, tx_id).map_err(|_| too_long())
     }
 
     /// Reads what is there, waiting for the first byte.

@@ -1,7 +1,7 @@
 use xen_types::DomId;
 
 use super::{Bench, Trouble, Verdict, cases, refused, same};
-use crate::wire::{ErrorCode, PAYLOAD_MAX};
+use crate::wire::ErrorCode;
 use crate::{Access, Permissions, RelPath, Request, Store, StoreError, XsPath};
 
 cases![
@@ -44,7 +44,7 @@ fn values_are_bytes_up_to_a_message(bench: &Bench<'_>) -> Verdict {
     let all: Vec<u8> = (0..=255).collect();
     bench.dom0.write(&node, &all)?;
     same("all bytes", bench.dom0.read(&node)?, Some(all))?;
-    let room = PAYLOAD_MAX - node.as_str().len() - 1;
+    let room = bench.dom0.payload_max() - node.as_str().len() - 1;
     let longest = vec![b'x'; room];
     bench.dom0.write(&node, &longest)?;
     same("longest", bench.dom0.read(&node)?, Some(longest))?;
