@@ -1,5 +1,7 @@
+use std::borrow::Cow;
+
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
 use crate::source::{Position, SourceFile, Span};
@@ -14,7 +16,7 @@ pub enum Severity {
     Error,
 }
 
-/// A place in the file that a diagnostic points at besides its own.
+/// A place in the file that a diagnostic points at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
     /// The place.
@@ -34,9 +36,7 @@ pub struct Diagnostic {
     pub message: String,
     /// Where it is; absent when it is about the file as a whole.
     pub span: Option<Span>,
-    /// A few words at that place.
-    pub label: Option<String>,
-    /// Other places that belong to it.
+    /// Places that belong to it, with a few words each; one of them may be its own.
     pub labels: Vec<Label>,
     /// What the person can do.
     pub help: Vec<String>,
@@ -56,15 +56,7 @@ impl Diagnostic {
     }
 
     fn new(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            severity,
-            id,
-            message: message.into(),
-            span: None,
-            label: None,
-            labels: Vec::new(),
-            help: Vec::new(),
-        }
+        Self { severity, id, message: message.into(), span: None, labels: Vec::new(), help: Vec::new() }
     }
 
     /// Says where it is.
@@ -77,9 +69,7 @@ impl Diagnostic {
     /// Says where it is, with a few words for that place.
     #[must_use]
     pub fn at_with(self, span: Span, label: impl Into<String>) -> Self {
-        let mut this = self.at(span);
-        this.label = Some(label.into());
-        this
+        self.at(span).also(span, label)
     }
 
     /// Points at another place.
@@ -128,8 +118,9 @@ impl Diagnostic {
             Severity::Error => Level::ERROR,
         };
         let title = level.primary_title(printable(&self.message)).id(self.id);
+        let text = printable_source(source.text());
         let mut group = match self.span {
-            Some(span) => title.element(self.snippet(source, span)),
+            Some(span) => title.element(self.snippet(source, &text, span)),
             None => Group::with_title(title).element(annotate_snippets::Origin::path(source.name())),
         };
         for help in &self.help {
@@ -142,13 +133,16 @@ impl Diagnostic {
     fn snippet<'a>(
         &'a self,
         source: &'a SourceFile,
+        text: &'a str,
         span: Span,
-    ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-        let primary = AnnotationKind::Primary.span(clamp(source, span).range()).label(self.label.as_deref());
-        let others = self.labels.iter().map(|label| {
+    ) -> Snippet<'a, Annotation<'a>> {
+        let (own, others): (Vec<_>, Vec<_>) = self.labels.iter().partition(|label| label.span == span);
+        let own = own.first().map(|label| label.text.as_str());
+        let primary = AnnotationKind::Primary.span(clamp(source, span).range()).label(own);
+        let others = others.into_iter().map(|label| {
             AnnotationKind::Context.span(clamp(source, label.span).range()).label(label.text.as_str())
         });
-        Snippet::source(source.text()).path(source.name()).annotation(primary).annotations(others)
+        Snippet::source(text).path(source.name()).annotation(primary).annotations(others)
     }
 }
 
@@ -168,4 +162,11 @@ fn clamp(source: &SourceFile, span: Span) -> Span {
 /// A message without the control characters that a value quoted in it may hold: a terminal must not obey a file.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// The source without the control characters that the renderer would let through, each replaced by one of the same
+/// length, so that spans fit.
+fn printable_source(text: &str) -> Cow<'_, str> {
+    let is_c1 = |c: char| ('\u{80}'..='\u{9f}').contains(&c);
+    if text.contains(is_c1) { Cow::Owned(text.replace(is_c1, "\u{b7}")) } else { Cow::Borrowed(text) }
 }

@@ -71,7 +71,7 @@ fn load_source(source: SourceFile) -> Loaded {
     let (config, more) = guest::convert(&document);
     diagnostics.extend(more.into_iter().filter(|d| {
         // What a broken line would have said is not missing.
-        !(broken && d.id == "config::missing-key")
+        !(broken && d.span.is_none() && matches!(d.id, "config::missing-key" | guest::NOT_HVM))
     }));
     diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     let config = if diagnostics.iter().any(Diagnostic::is_error) { None } else { config };

@@ -25,11 +25,8 @@ pub(super) fn check_type(reader: &mut Reader<'_>) {
     let old = one_type(reader, "builder", &[("hvm", true), ("generic", false)]);
     if new.is_none() && old.is_none() && reader.entry("type").is_none() && reader.entry("builder").is_none() {
         reader.push(
-            Diagnostic::error(
-                "config::missing-key",
-                "The configuration has no `type`, which means a PV guest",
-            )
-            .help(format!("{PV}; for an HVM guest, add `type = \"hvm\"`")),
+            Diagnostic::error(super::NOT_HVM, "The configuration has no `type`, which means a PV guest")
+                .help(format!("{PV}; for an HVM guest, add `type = \"hvm\"`")),
         );
     }
 }
@@ -38,7 +35,7 @@ fn one_type(reader: &mut Reader<'_>, key: &'static str, words: &[(&str, bool)]) 
     let hvm = reader.word(key, words)?;
     if !hvm {
         let span = reader.value_span(key);
-        reader.refuse(key, span, PV);
+        reader.push(Diagnostic::error(super::NOT_HVM, "This is not an HVM guest").at(span).help(PV));
     }
     Some(hvm)
 }

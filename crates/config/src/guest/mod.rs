@@ -15,6 +15,9 @@ use crate::keys::{self, Treatment};
 use crate::model::GuestConfig;
 use crate::reader::{Reader, refusal};
 
+/// The diagnostic of a guest of another type.
+pub(crate) const NOT_HVM: &str = "config::not-hvm";
+
 /// The guest that a document describes, and what there is to say of it. The guest is there when no diagnostic is
 /// an error.
 pub(crate) fn convert(document: &Document) -> (Option<GuestConfig>, Vec<Diagnostic>) {
@@ -25,6 +28,10 @@ pub(crate) fn convert(document: &Document) -> (Option<GuestConfig>, Vec<Diagnost
     let mut reader = Reader::new(&entries);
     let config = read(&mut reader);
     diagnostics.append(&mut reader.diagnostics);
+    if diagnostics.iter().any(|d| d.id == NOT_HVM) {
+        // What the keys would mean for an HVM guest says nothing about this one.
+        diagnostics.retain(|d| d.id == NOT_HVM || d.id == "config::unknown-key");
+    }
     (config, diagnostics)
 }
 

@@ -133,7 +133,9 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
                 "ioemu" => NicKind::Ioemu,
                 "vif" => NicKind::Vif,
                 _ => {
-                    return Err(bad(format!("`type` has no value \"{value}\"")).help("it is `ioemu` or `vif`"));
+                    return Err(
+                        bad(format!("`type` has no value \"{value}\"")).help("it is `ioemu` or `vif`")
+                    );
                 }
             }
         }
@@ -142,13 +144,13 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
         "gatewaydev" | "netdev" => nic.gateway_dev = Some(ifname(key, value).map_err(bad)?),
         "vifname" => nic.vifname = Some(ifname(key, value).map_err(bad)?),
         "model" => {
-            nic.model = model(value).ok_or_else(|| bad(format!("\"{value}\" is not a model's name")))?
+            nic.model = model(value).ok_or_else(|| bad(format!("\"{value}\" is not a model's name")))?;
         }
         "ip" => nic.ip = text()?,
         "script" => nic.script = text()?,
         "backend" => nic.backend = text()?.filter(|name| !matches!(name.as_str(), "0" | "Domain-0")),
         "rate" => {
-            nic.rate = Some(rate(value).map_err(|m| bad(m.to_owned()).help("write it like `10Mb/s@50ms`"))?)
+            nic.rate = Some(rate(value).map_err(|m| bad(m.to_owned()).help("write it like `10Mb/s@50ms`"))?);
         }
         "devid" => nic.devid = in_range(key, value, 0, 0xffff).map_err(bad)?,
         "mtu" => nic.mtu = Some(in_range(key, value, 68, 65_535).map_err(bad)?),
@@ -168,6 +170,10 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
 }
 
 fn unknown(word: &str, span: Span) -> Diagnostic {
+    if KEYS.contains(&word) {
+        let message = format!("`{word}` needs a value: `{word}=…`");
+        return Diagnostic::error("config::bad-vif", message).at(span);
+    }
     Diagnostic::error("config::bad-vif", format!("`{word}` is not a parameter of a network interface"))
         .at(span)
         .help(choices(word, KEYS))
@@ -203,10 +209,10 @@ fn in_range(key: &str, value: &str, least: u32, most: u32) -> Result<u32, String
 fn rate(text: &str) -> Result<Rate, &'static str> {
     let (speed, interval) =
         text.split_once('@').map_or((text, None), |(speed, interval)| (speed, Some(interval)));
-    let bytes_per_second = u128::from(speed_of(speed)?);
+    let bytes_per_second = speed_of(speed)?;
     let interval_usecs = interval.map_or(Ok(50_000), interval_of)?;
-    let bytes_per_interval = bytes_per_second * u128::from(interval_usecs) / 1_000_000;
-    let bytes_per_interval = u64::try_from(bytes_per_interval).map_err(|_| "The rate is too large")?;
+    let product = bytes_per_second.checked_mul(u64::from(interval_usecs)).ok_or("The rate is too large")?;
+    let bytes_per_interval = product / 1_000_000;
     if bytes_per_interval == 0 {
         return Err("The rate is less than a byte an interval");
     }

@@ -246,7 +246,7 @@ impl<'a> Parser<'a, '_, '_> {
                     .fail(format!("`devtype` has no value \"{value}\"; it is `cdrom` or `disk`"), word.span),
             },
             "colo-host" | "colo-port" | "colo-export" | "active-disk" | "hidden-disk" => {
-                self.refuse_colo(key, start)
+                self.refuse_colo(key, start);
             }
             _ => {
                 let span = self.word(key, start).span;
