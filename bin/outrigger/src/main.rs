@@ -1,4 +1,20 @@
-//! The command line of Outrigger.
+//! The command line of Outrigger: parses, asks the daemon, shows the answer.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod commands;
+mod report;
+mod table;
+mod timeline;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => report::print(&error),
+    }
+}

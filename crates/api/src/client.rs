@@ -114,13 +114,29 @@ impl Client {
         parameters: &P,
         mut each: impl FnMut(R) -> bool,
     ) -> Result<(), ClientError> {
-        self.send(method, parameters, true)?;
+        self.begin(method, parameters)?;
         loop {
-            let (reply, continues) = self.receive(method)?;
+            let (reply, continues) = self.next_reply(method)?;
             if !each(reply) || !continues {
                 return Ok(());
             }
         }
+    }
+
+    /// Sends a call with `more` without waiting, for a caller that must have subscribed before it does something else.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] and [`ClientError::Protocol`].
+    pub fn begin<P: Serialize>(&mut self, method: &str, parameters: &P) -> Result<(), ClientError> {
+        self.send(method, parameters, true)
+    }
+
+    /// Waits for the next reply of a call that was begun; the boolean says whether more will follow.
+    ///
+    /// # Errors
+    /// Any [`ClientError`] but `Unreachable`.
+    pub fn next_reply<R: DeserializeOwned>(&mut self, method: &str) -> Result<(R, bool), ClientError> {
+        self.receive(method)
     }
 
     fn send<P: Serialize>(&mut self, method: &str, parameters: &P, more: bool) -> Result<(), ClientError> {

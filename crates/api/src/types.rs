@@ -74,8 +74,6 @@ pub struct Guest {
     pub stub_cpu_time_ns: u64,
     /// Number of serial ports.
     pub serials: u8,
-    /// Whether the daemon made it.
-    pub managed: bool,
 }
 
 /// How a step stands.
@@ -173,6 +171,9 @@ pub struct Progress {
     /// A step, in every reply but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
+    /// Something a person should know that stops nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// The guest, in the last reply of `Create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,

@@ -1,0 +1,130 @@
+//! `outrigger console` and `outrigger dm-log`.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use api::client::Client;
+use api::types::Guest;
+use console::attach::{AttachOptions, Ended, SOCKET_DIR, attach, connect};
+use xen_types::DomId;
+
+use super::find;
+use crate::cli::{Console, DmLog, WhichConsole};
+
+/// The stubdomain's console that is its log.
+const LOG_CONSOLE: u32 = 0;
+/// The stubdomain's console that is the guest's serial port 0.
+const FIRST_SERIAL: u32 = 3;
+/// Where the console daemon keeps its logs.
+const LOG_DIR: &str = "/var/log/outrigger/console";
+
+/// Attaches to the console that was asked for.
+pub(crate) fn console(client: &mut Client, args: &Console) -> Result<ExitCode> {
+    let guest = find(client, &args.guest)?;
+    let (domid, number) = choose(&guest, &args.which)?;
+    let input = !args.which.log;
+    show(domid, number, AttachOptions { follow: !args.no_follow, input, ..AttachOptions::default() })
+}
+
+/// Attaches to a serial port of a guest.
+pub(crate) fn serial(guest: &Guest, port: u8, follow: bool) -> Result<ExitCode> {
+    let which = WhichConsole { serial: Some(port), pv: false, log: false, number: None };
+    let (domid, number) = choose(guest, &which)?;
+    show(domid, number, AttachOptions { follow, ..AttachOptions::default() })
+}
+
+fn choose(guest: &Guest, which: &WhichConsole) -> Result<(DomId, u32)> {
+    if which.pv {
+        return Ok((guest.domid, 0));
+    }
+    let Some(stub) = guest.stub_domid else {
+        bail!(
+            "The stubdomain of {} is gone; outrigger dm-log {} shows its last words",
+            guest.name,
+            guest.name
+        )
+    };
+    if let Some(number) = which.number {
+        return Ok((stub, number.into()));
+    }
+    if which.log {
+        return Ok((stub, LOG_CONSOLE));
+    }
+    let port = which.serial.unwrap_or(0);
+    if port >= guest.serials {
+        bail!(
+            "{} has {} serial ports; add one with serial=['pty', …] in its configuration, or use --pv",
+            guest.name,
+            guest.serials
+        )
+    }
+    Ok((stub, FIRST_SERIAL + u32::from(port)))
+}
+
+fn show(domid: DomId, number: u32, options: AttachOptions) -> Result<ExitCode> {
+    let stream = connect(Path::new(SOCKET_DIR), domid, number)?;
+    if options.follow && options.input && io::stdin().is_terminal() {
+        eprintln!("Connected; Ctrl-] leaves");
+    }
+    match attach(&stream, &options)? {
+        Ended::Escape | Ended::Closed => Ok(ExitCode::SUCCESS),
+        // As a shell reports a command that a signal ended.
+        Ended::Signal(number) => Ok(ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))),
+    }
+}
+
+/// Prints the stubdomain's log, which outlives guest and stubdomain.
+pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Result<ExitCode> {
+    if args.follow {
+        let guest = find(&mut client()?, &args.guest)?;
+        let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} is gone", guest.name) };
+        return show(
+            stub,
+            LOG_CONSOLE,
+            AttachOptions { input: false, plain: true, ..AttachOptions::default() },
+        );
+    }
+    // A domid or uuid needs the daemon; a name must do without, since the guest may be gone.
+    let name = match log_file(&args.guest) {
+        path if path.exists() => args.guest.clone(),
+        _ => find(&mut client()?, &args.guest)?.name,
+    };
+    let path = log_file(&name);
+    let text = std::fs::read(&path).with_context(|| {
+        format!("Cannot read the stubdomain's log {}; does outrigger-consoled run?", path.display())
+    })?;
+    io::stdout().write_all(&printable(&text)).context("Cannot print the log")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_file(guest: &str) -> PathBuf {
+    // A name with a slash is no guest's name and must not lead out of the folder.
+    Path::new(LOG_DIR).join(format!("{}-dm.{LOG_CONSOLE}.log", guest.replace('/', "_")))
+}
+
+/// Replaces what could steer a terminal: the log is whatever the stubdomain wrote.
+fn printable(text: &[u8]) -> Vec<u8> {
+    text.iter()
+        .copied()
+        .filter(|&b| b != b'\r')
+        .map(|b| if b == b'\n' || b == b'\t' || (b >= 0x20 && b != 0x7f) { b } else { b'.' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_cannot_steer_the_terminal() {
+        assert_eq!(printable(b"a\x1b[2J\r\nb\x07"), b"a.[2J\nb.");
+    }
+
+    #[test]
+    fn name_cannot_leave_the_log_folder() {
+        assert!(log_file("../../etc/passwd").starts_with(LOG_DIR));
+        assert!(!log_file("../../etc/passwd").to_string_lossy().contains("/../"));
+    }
+}

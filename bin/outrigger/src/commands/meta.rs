@@ -1,0 +1,25 @@
+//! Completion scripts and man pages, made from the grammar.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+
+/// Prints a completion script.
+pub(crate) fn completion(shell: Shell) -> Result<ExitCode> {
+    clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes `outrigger.1` and a page for each command.
+pub(crate) fn man(dir: &Path) -> Result<ExitCode> {
+    fs::create_dir_all(dir).with_context(|| format!("Cannot make the folder {}", dir.display()))?;
+    clap_mangen::generate_to(Cli::command(), dir)
+        .with_context(|| format!("Cannot write man pages into {}", dir.display()))?;
+    Ok(ExitCode::SUCCESS)
+}

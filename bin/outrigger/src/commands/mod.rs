@@ -1,0 +1,60 @@
+//! One module for each family of commands.
+
+mod config;
+mod console;
+mod create;
+mod guests;
+mod image;
+mod info;
+mod meta;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use api::client::Client;
+use api::types::{Guest, GuestParameter, OneGuest};
+
+use crate::cli::{Cli, Command};
+
+/// How long the daemon may take for an answer that needs no lifecycle.
+const QUICK: Duration = Duration::from_secs(30);
+
+/// Does what the command line asks.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    let connect = || -> Result<Client> {
+        let client = Client::connect(&cli.socket)?;
+        client.set_deadline(Some(QUICK))?;
+        Ok(client)
+    };
+    match cli.command {
+        Command::Create(args) => create::create(&mut connect()?, &args),
+        Command::List(args) => guests::list(&mut connect()?, &args),
+        Command::Destroy(args) => guests::destroy(&mut connect()?, &args.guests),
+        Command::Pause(args) => guests::each(&mut connect()?, "Pause", &args.guests),
+        Command::Unpause(args) => guests::each(&mut connect()?, "Unpause", &args.guests),
+        Command::Shutdown(args) => guests::shutdown(connect, &args),
+        Command::Reboot(args) => guests::request(&mut connect()?, "Reboot", &args.guests),
+        Command::Console(args) => console::console(&mut connect()?, &args),
+        Command::DmLog(args) => console::dm_log(connect, &args),
+        Command::Info(args) => info::info(&mut connect()?, &args),
+        Command::Domid { guest } => {
+            println!("{}", find(&mut connect()?, &guest)?.domid);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Domname { guest } => {
+            println!("{}", find(&mut connect()?, &guest)?.name);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Events { json } => guests::events(&mut connect()?, json),
+        Command::Config { command } => config::run(&command),
+        Command::Image { command } => image::run(&command),
+        Command::Completion { shell } => meta::completion(shell),
+        Command::Man { dir } => meta::man(&dir),
+    }
+}
+
+fn find(client: &mut Client, guest: &str) -> Result<Guest> {
+    let reply: OneGuest = client.call("Get", &GuestParameter { guest: guest.to_owned() })?;
+    Ok(reply.guest)
+}

@@ -1,0 +1,93 @@
+//! Steps of a lifecycle as a person sees them: a line a step with its duration and a bar.
+
+use std::io::{IsTerminal, Write};
+
+use api::types::{Outcome, Progress, Step};
+
+/// Shows steps on standard error as they come.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    /// Whether the line of the running step can be written over.
+    live: bool,
+    /// Sum of the durations so far, in milliseconds.
+    total: f64,
+}
+
+/// Milliseconds that one cell of the bar stands for.
+const CELL: f64 = 100.0;
+/// The longest bar, in cells.
+const WIDEST: f64 = 40.0;
+
+impl Timeline {
+    /// Starts an empty timeline.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        Self { live: std::io::stderr().is_terminal(), total: 0.0 }
+    }
+
+    /// Shows what a reply tells.
+    pub(crate) fn follow(&mut self, progress: &Progress) {
+        if let Some(step) = &progress.step {
+            self.show(step);
+        }
+        if let Some(warning) = &progress.warning {
+            eprintln!("warning: {warning}");
+        }
+    }
+
+    fn show(&mut self, step: &Step) {
+        let mut err = std::io::stderr().lock();
+        let line = self.line(step);
+        // A terminal that went away must not end the lifecycle.
+        let _ = match (step.outcome, self.live) {
+            (Outcome::Started, true) => write!(err, "\r\x1b[K{line}"),
+            (Outcome::Started, false) => Ok(()),
+            (_, true) => writeln!(err, "\r\x1b[K{line}"),
+            (_, false) => writeln!(err, "{line}"),
+        };
+        let _ = err.flush();
+    }
+
+    fn line(&mut self, step: &Step) -> String {
+        let mark = match step.outcome {
+            Outcome::Started => "…",
+            Outcome::Done => "✓",
+            Outcome::Failed => "✗",
+            Outcome::Undone => "↶",
+        };
+        let head = format!("{mark} {:>2}/{:<2} {:<28}", step.index + 1, step.count, step.name);
+        let Some(millis) = step.millis else { return head.trim_end().to_owned() };
+        let at = self.total;
+        self.total += millis;
+        let cells = (millis / CELL).ceil().clamp(0.0, WIDEST);
+        // `cells` is at most WIDEST.
+        let bar: String = std::iter::successors(Some(1.0), |n| Some(n + 1.0))
+            .take_while(|&n| n <= cells)
+            .map(|_| '▇')
+            .collect();
+        format!("{head} {:>8.2} s  at {:>6.2} s  {bar}", millis / 1000.0, at / 1000.0).trim_end().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finished_steps_add_up() {
+        let mut timeline = Timeline { live: false, total: 0.0 };
+        let step = |name: &str, millis| Step {
+            lifecycle: "create".into(),
+            index: 0,
+            count: 2,
+            name: name.into(),
+            outcome: Outcome::Done,
+            millis,
+        };
+        assert_eq!(
+            timeline.line(&step("build guest", Some(250.0))),
+            "✓  1/2  build guest                      0.25 s  at   0.00 s  ▇▇▇"
+        );
+        assert!(timeline.line(&step("unpause", Some(1.0))).contains("at   0.25 s"));
+    }
+}

@@ -1,0 +1,53 @@
+//! What a guest's stubdomain was given and what it says of itself.
+
+use contract::{Argv, DmKey};
+use serde_json::{Map, Value};
+use toolstack::{Cause, Guest, Toolstack};
+use xenstore::Store;
+
+/// The longest argument that is read back, in bytes: what xenstore's protocol carries.
+const ARGUMENT_LIMIT: usize = 4096;
+
+/// The stubdomain's facts.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// QEMU's arguments.
+    pub(crate) qemu_argv: Vec<String>,
+    /// What the agent has written, hostile text made harmless.
+    pub(crate) agent: Value,
+}
+
+/// Reads them back from xenstore.
+pub(crate) fn inspect(toolstack: &Toolstack, guest: &Guest) -> Result<Found, Cause> {
+    Ok(Found { qemu_argv: argv(toolstack, guest)?, agent: agent(toolstack, guest)? })
+}
+
+fn argv(toolstack: &Toolstack, guest: &Guest) -> Result<Vec<String>, Cause> {
+    let store = toolstack.xenstore();
+    let dir = contract::paths::dm_argv_dir(&contract::paths::vm_dir(&guest.uuid.to_string())?)?;
+    let mut keys = Vec::new();
+    for key in store.list(&dir)?.unwrap_or_default() {
+        let value = store.read(&dir.join(&key)?)?.unwrap_or_default();
+        keys.push((key, value.get(..ARGUMENT_LIMIT).unwrap_or(&value).to_vec()));
+    }
+    let argv = Argv::from_keys(keys)?;
+    Ok(argv.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+}
+
+fn agent(toolstack: &Toolstack, guest: &Guest) -> Result<Value, Cause> {
+    let keys = [
+        ("state", DmKey::State),
+        ("version", DmKey::AgentVersion),
+        ("step", DmKey::AgentStep),
+        ("heartbeat", DmKey::AgentHeartbeat),
+        ("features", DmKey::Features),
+        ("exit", DmKey::AgentExit),
+    ];
+    let mut found = Map::new();
+    for (name, key) in keys {
+        if let Some(value) = toolstack.xenstore().read(&key.path(guest.stub_domid, guest.domid))? {
+            found.insert(name.to_owned(), Value::String(contract::harmless(&value)));
+        }
+    }
+    Ok(Value::Object(found))
+}

@@ -1,0 +1,107 @@
+//! Lifecycles on threads of their own: they block for seconds in libxenguest and in waits for backends.
+
+use std::time::Duration;
+
+use api::types::{Outcome, Progress, Step};
+use tokio::sync::mpsc;
+use toolstack::{Error, Guest};
+
+use crate::answer::Answer;
+use crate::driver::{Event, Replies};
+
+/// Which lifecycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Makes the guest.
+    Create,
+    /// Ends it.
+    Destroy,
+    /// Ends it and makes it again.
+    Restart,
+}
+
+impl Job {
+    /// Its name, as steps and errors carry it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Destroy => "destroy",
+            Self::Restart => "restart",
+        }
+    }
+}
+
+/// How a lifecycle ended: with the guest that is there now, if one is.
+pub(crate) type Ended = Result<Option<Guest>, Error>;
+
+/// Runs a lifecycle on a thread named after it and the guest; its end comes to the driver as an event.
+pub(crate) fn spawn(
+    job: Job,
+    guest: &str,
+    driver: &mpsc::UnboundedSender<Event>,
+    replies: Option<Replies>,
+    work: impl FnOnce(&mut dyn FnMut(toolstack::Event)) -> Ended + Send + 'static,
+) {
+    let name = format!("{} {guest}", job.name());
+    let queue = driver.clone();
+    let body = move || {
+        let mut count = 0;
+        let ended = work(&mut |event| {
+            log(&event);
+            let progress = progress(job, &mut count, event);
+            if let Some(replies) = &replies {
+                // A client that does not read loses steps, never holds the lifecycle up.
+                let _ = replies.try_send(Answer::more(&progress));
+            }
+        });
+        // The driver lives until its lifecycle has ended.
+        let _ = queue.send(Event::Ended(Box::new(ended)));
+    };
+    if let Err(error) = std::thread::Builder::new().name(name).spawn(body) {
+        tracing::error!(%error, "cannot start a thread for a lifecycle");
+        let cause = toolstack::Cause::NotNow {
+            name: guest.to_owned(),
+            why: format!("cannot be worked on, no thread can be started: {error}"),
+        };
+        let _ = driver.send(Event::Ended(Box::new(Err(cause.into()))));
+    }
+}
+
+fn log(event: &toolstack::Event) {
+    match event {
+        toolstack::Event::StepFinished { step, took, .. } => tracing::debug!(step, ?took, "step done"),
+        toolstack::Event::StepFailed { step, took, error, .. } => {
+            tracing::error!(step, ?took, error, "step failed");
+        }
+        toolstack::Event::Undoing { step } => tracing::info!(step, "undoing"),
+        toolstack::Event::Warning { text } => tracing::warn!("{text}"),
+        toolstack::Event::StepStarted { .. } => {}
+    }
+}
+
+/// A step as the interface tells it; `count` remembers the number of steps between calls.
+fn progress(job: Job, count: &mut u32, event: toolstack::Event) -> Progress {
+    let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+    let (name, index, outcome, took) = match event {
+        toolstack::Event::StepStarted { step, index, of } => {
+            *count = number(of);
+            (step, number(index), Outcome::Started, None)
+        }
+        toolstack::Event::StepFinished { step, index, took } => {
+            (step, number(index), Outcome::Done, Some(took))
+        }
+        toolstack::Event::StepFailed { step, index, took, .. } => {
+            (step, number(index), Outcome::Failed, Some(took))
+        }
+        toolstack::Event::Undoing { step } => (step, 0, Outcome::Undone, None),
+        toolstack::Event::Warning { text } => {
+            return Progress { warning: Some(text), ..Progress::default() };
+        }
+    };
+    let millis = took.map(|took: Duration| took.as_secs_f64() * 1000.0);
+    let lifecycle = job.name().to_owned();
+    Progress {
+        step: Some(Step { lifecycle, index, count: *count, name: name.to_owned(), outcome, millis }),
+        ..Progress::default()
+    }
+}

@@ -1,0 +1,72 @@
+//! Looks at a guest and its stubdomain in Xen.
+
+use toolstack::{Cause, Guest, GuestEvent, Toolstack};
+use xen::DomainInfo;
+
+/// What has ended, if anything.
+///
+/// QEMU's end shows as the stubdomain's: its agent powers the domain off then.
+pub(crate) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<GuestEvent>, Cause> {
+    let hypervisor = toolstack.hypervisor();
+    let target = hypervisor.domain_info(guest.domid)?;
+    let stub = hypervisor.domain_info(guest.stub_domid)?;
+    Ok(what_ended(guest.uuid.as_bytes(), target.as_ref(), stub.as_ref()))
+}
+
+fn what_ended(uuid: &[u8; 16], target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<GuestEvent> {
+    match target {
+        // A domid that another domain has by now is not our guest.
+        Some(info) if info.uuid == *uuid && !info.state.dying => {
+            if let Some(reason) = info.state.shutdown {
+                return Some(GuestEvent::Shutdown(reason));
+            }
+        }
+        _ => return Some(GuestEvent::Gone),
+    }
+    let serves = stub.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none());
+    (!serves).then_some(GuestEvent::DeviceModelDied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use xen::{DomainState, ShutdownReason};
+    use xen_types::{DomId, KiB};
+
+    fn domain(state: DomainState) -> DomainInfo {
+        DomainInfo {
+            domid: DomId::new(1).unwrap(),
+            uuid: [7; 16],
+            hvm: true,
+            hap: true,
+            state,
+            memory: KiB(0),
+            max_memory: KiB(0),
+            online_vcpus: 1,
+            max_vcpus: 1,
+            cpu_time: Duration::ZERO,
+            ssidref: 0,
+            cpupool: 0,
+        }
+    }
+
+    #[test]
+    fn each_end_is_told_apart() {
+        let runs = domain(DomainState { running: true, ..DomainState::default() });
+        let dying = domain(DomainState { dying: true, ..DomainState::default() });
+        let off = domain(DomainState { shutdown: Some(ShutdownReason::PowerOff), ..DomainState::default() });
+        assert_eq!(what_ended(&[7; 16], Some(&runs), Some(&runs)), None);
+        assert_eq!(what_ended(&[8; 16], Some(&runs), Some(&runs)), Some(GuestEvent::Gone));
+        assert_eq!(what_ended(&[7; 16], None, Some(&runs)), Some(GuestEvent::Gone));
+        assert_eq!(what_ended(&[7; 16], Some(&dying), Some(&runs)), Some(GuestEvent::Gone));
+        for stub in [None, Some(&dying), Some(&off)] {
+            assert_eq!(what_ended(&[7; 16], Some(&runs), stub), Some(GuestEvent::DeviceModelDied));
+        }
+        // A guest that powers off while its stubdomain is gone has powered off.
+        assert_eq!(
+            what_ended(&[7; 16], Some(&off), None),
+            Some(GuestEvent::Shutdown(ShutdownReason::PowerOff))
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! The guests that the daemon keeps, and what happens to them, told to whoever listens.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api::types::{Failure, Happening, State};
+use tokio::sync::{broadcast, mpsc};
+use toolstack::Guest;
+use xen_types::DomId;
+
+use crate::driver::Event;
+
+/// Happenings that a slow listener may be behind; it loses the oldest beyond.
+const BACKLOG: usize = 256;
+
+/// Names a guest's entry for as long as the daemon lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u64);
+
+/// What is known of a guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// Its name.
+    pub(crate) name: String,
+    /// The guest; absent until its create has ended.
+    pub(crate) guest: Option<Guest>,
+    /// What it does, as far as Xen does not say it.
+    pub(crate) state: State,
+    /// Its driver's queue.
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+}
+
+/// All guests. Cheap to clone; all clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Registry {
+    inner: Arc<Mutex<Inner>>,
+    happenings: broadcast::Sender<Happening>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: BTreeMap<Key, Entry>,
+    next: u64,
+}
+
+impl Registry {
+    /// No guests.
+    pub(crate) fn new() -> Self {
+        Self { inner: Arc::default(), happenings: broadcast::Sender::new(BACKLOG) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The map is whole between any two statements that hold the lock.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a guest under a name that no other has.
+    pub(crate) fn enter(&self, entry: Entry) -> Result<Key, Failure> {
+        let mut inner = self.lock();
+        if let Some(other) = inner.entries.values().find(|other| other.name == entry.name) {
+            return Err(match &other.guest {
+                Some(guest) => Failure::NameTaken { name: entry.name, domid: guest.domid },
+                None => Failure::Busy { guest: entry.name, lifecycle: "create".to_owned() },
+            });
+        }
+        let key = Key(inner.next);
+        inner.next += 1;
+        inner.entries.insert(key, entry);
+        Ok(key)
+    }
+
+    /// Changes what is known of a guest.
+    pub(crate) fn update(&self, key: Key, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.lock().entries.get_mut(&key) {
+            change(entry);
+        }
+    }
+
+    /// Forgets a guest.
+    pub(crate) fn forget(&self, key: Key) {
+        self.lock().entries.remove(&key);
+    }
+
+    /// All guests, by domid.
+    pub(crate) fn all(&self) -> Vec<Entry> {
+        let mut all: Vec<Entry> = self.lock().entries.values().cloned().collect();
+        all.sort_by_key(|entry| entry.guest.as_ref().map(|guest| guest.domid));
+        all
+    }
+
+    /// Finds a guest by name, uuid or domid; a name goes first.
+    pub(crate) fn find(&self, asked: &str) -> Result<Entry, Failure> {
+        let inner = self.lock();
+        let domid = asked.parse::<DomId>().ok();
+        let by_name = inner.entries.values().find(|entry| entry.name == asked);
+        let by_number = || {
+            inner.entries.values().find(|entry| {
+                entry
+                    .guest
+                    .as_ref()
+                    .is_some_and(|guest| Some(guest.domid) == domid || guest.uuid.to_string() == asked)
+            })
+        };
+        by_name
+            .or_else(by_number)
+            .cloned()
+            .ok_or_else(|| Failure::NoSuchGuest { guest: asked.chars().take(256).collect() })
+    }
+
+    /// Lets every driver look at its guest.
+    pub(crate) fn look(&self) {
+        for entry in self.lock().entries.values() {
+            // A driver that has ended is about to be forgotten.
+            let _ = entry.events.send(Event::Look);
+        }
+    }
+
+    /// Tells what happened to a guest.
+    pub(crate) fn tell(&self, guest: &Guest, kind: &str, detail: impl Into<String>) {
+        let happening = Happening {
+            name: guest.name.clone(),
+            domid: guest.domid,
+            kind: kind.to_owned(),
+            detail: detail.into(),
+        };
+        tracing::info!(guest = happening.name, domid = %happening.domid, detail = happening.detail, "{kind}");
+        // Nobody may be listening.
+        let _ = self.happenings.send(happening);
+    }
+
+    /// Listens to what happens from now on.
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Happening> {
+        self.happenings.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str) -> Entry {
+        let (events, _) = mpsc::unbounded_channel();
+        Entry { name: name.to_owned(), guest: None, state: State::Creating, events }
+    }
+
+    #[test]
+    fn name_is_taken_from_the_first_moment() {
+        let registry = Registry::new();
+        let key = registry.enter(entry("a")).unwrap();
+        assert!(matches!(registry.enter(entry("a")), Err(Failure::Busy { .. })));
+        registry.forget(key);
+        assert!(registry.enter(entry("a")).is_ok());
+    }
+
+    #[test]
+    fn unknown_guest_is_named_in_the_error() {
+        assert_eq!(Registry::new().find("x").unwrap_err(), Failure::NoSuchGuest { guest: "x".into() });
+    }
+}

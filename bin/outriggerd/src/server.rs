@@ -1,0 +1,168 @@
+//! The socket: accepts clients, cuts their frames, writes the answers. One task a client, so that none waits for
+//! another.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::frame::{self, Call, FrameError, Splitter};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use crate::answer::Answer;
+use crate::methods::Methods;
+
+/// A client that does not take an answer for so long is cut off.
+const WRITE_DEADLINE: Duration = Duration::from_secs(30);
+/// Answers that may wait for a slow client before the sender waits too.
+const BACKLOG: usize = 64;
+/// Calls of one client that may wait for their turn.
+const PIPELINE: usize = 8;
+
+/// Binds the socket so that only its owner can connect; the lock that the caller holds makes a stale one safe to
+/// replace.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Bound under a name that nobody looks at, so that nobody can connect before the mode is right.
+    let hidden = path.with_extension("new");
+    let _ = std::fs::remove_file(&hidden);
+    let listener = UnixListener::bind(&hidden)?;
+    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&hidden, path)?;
+    Ok(listener)
+}
+
+/// Accepts clients for as long as the daemon lives.
+pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let methods = Arc::clone(&methods);
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &methods).await {
+                        tracing::debug!(%error, "a client is gone");
+                    }
+                });
+            }
+            Err(error) => {
+                // Most likely out of file descriptors: others may close theirs.
+                tracing::error!(%error, "cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, methods: &Arc<Methods>) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    if peer != 0 && peer != nix::unistd::getuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let (reader, mut writer) = stream.into_split();
+    let (sender, receiver) = mpsc::channel(PIPELINE);
+    tokio::spawn(read_frames(reader, sender));
+    let mut calls = Calls { receiver, waiting: VecDeque::new() };
+    while let Some(frame) = calls.next().await {
+        answer(&mut writer, &frame, &mut calls, methods).await?;
+    }
+    Ok(())
+}
+
+/// Cuts the client's bytes into frames until it hangs up or breaks the protocol.
+async fn read_frames(mut reader: OwnedReadHalf, frames: mpsc::Sender<Vec<u8>>) {
+    let mut splitter = Splitter::default();
+    let mut chunk = vec![0; 8192];
+    loop {
+        while let Some(frame) = splitter.next_frame() {
+            if frames.send(frame).await.is_err() {
+                return;
+            }
+        }
+        match reader.read(&mut chunk).await {
+            Ok(count) if count > 0 && splitter.push(&chunk[..count]).is_ok() => {}
+            _ => return,
+        }
+    }
+}
+
+/// The calls of one client that are not answered yet.
+struct Calls {
+    receiver: mpsc::Receiver<Vec<u8>>,
+    /// Those that came while an answer was still being given.
+    waiting: VecDeque<Vec<u8>>,
+}
+
+impl Calls {
+    async fn next(&mut self) -> Option<Vec<u8>> {
+        match self.waiting.pop_front() {
+            Some(frame) => Some(frame),
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// Ends when the client is gone.
+    async fn gone(&mut self) {
+        while self.waiting.len() < PIPELINE {
+            match self.receiver.recv().await {
+                Some(frame) => self.waiting.push_back(frame),
+                None => return,
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers one call. Calls of one client are answered in their order, as varlink wants.
+async fn answer(
+    writer: &mut OwnedWriteHalf,
+    frame: &[u8],
+    calls: &mut Calls,
+    methods: &Arc<Methods>,
+) -> io::Result<()> {
+    let call: Call = frame::decode(frame).map_err(invalid)?;
+    let (more, oneway) = (call.more, call.oneway);
+    let (sender, mut answers) = mpsc::channel(BACKLOG);
+    methods.dispatch(&call, &sender);
+    // What the handler has kept of it tells when no answer can come any more.
+    drop(sender);
+    loop {
+        let next = tokio::select! {
+            next = answers.recv() => next,
+            // A client that hangs up ends its subscription; what it started goes on.
+            () = calls.gone(), if more => return Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        let (reply, last) = next.unwrap_or_else(dropped).into_reply();
+        if !oneway && (more || last) {
+            let bytes = frame::encode(&reply).map_err(invalid)?;
+            tokio::time::timeout(WRITE_DEADLINE, writer.write_all(&bytes)).await??;
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+fn invalid(error: FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// The answer of a handler that ended without one: a bug, told to the client rather than left to hang.
+fn dropped() -> Answer {
+    Answer::failure(&api::types::Failure::Failed {
+        message: "The daemon gave no answer".to_owned(),
+        causes: Vec::new(),
+        hint: Some("look at the daemon's log".to_owned()),
+    })
+}
