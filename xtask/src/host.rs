@@ -68,6 +68,9 @@ pub(crate) struct RunOptions {
     /// Memory of the host in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub(crate) memory: u32,
+    /// Words for Xen's command line, such as `loglvl=all guest_loglvl=all` (hvmloader and SeaBIOS then show up).
+    #[arg(long, value_name = "WORDS", default_value = "loglvl=warning guest_loglvl=warning")]
+    pub(crate) xen_arguments: String,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
@@ -133,7 +136,12 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
         Job::Shell => None,
     };
     Ok(Request {
-        machine: Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::default() },
+        machine: Machine {
+            cpus: options.cpus,
+            memory_mib: options.memory,
+            xen_arguments: options.xen_arguments.clone(),
+            ..Machine::default()
+        },
         job,
         puts: options.put.clone(),
         timeout,

@@ -22,7 +22,7 @@ use crate::{Error, Host, Observer, Put, contents, packages};
 /// dom0's `/init`.
 const INIT: &str = include_str!("dom0-init.sh");
 /// Raised when the same inputs have to make another host.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// Hosts that are kept, those used last.
 const KEPT: usize = 4;
 
@@ -117,6 +117,9 @@ fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, 
         for path in contents::TOOLS_FILES {
             tree(root, path, &mut archive).map_err(gather(path))?;
         }
+        // libxl looks for it there, Debian has it elsewhere.
+        let proxy = "/usr/bin/vchan-socket-proxy";
+        archive.link(proxy, "/usr/lib/xen-4.17/bin/vchan-socket-proxy").map_err(gather(proxy))?;
     }
     for put in &recipe.programs {
         closure.add_needs_of(&put.source).map_err(gather(&put.source.display().to_string()))?;

@@ -1,6 +1,6 @@
 #!/bin/sh
 # PID 1 of the embedded host's dom0. It mounts what a dom0 needs, starts xenstored and the daemons, says `ready`
-# on the control port and then obeys the test host: `run EPOCH`, `shell EPOCH` or `off`.
+# on the control port and then obeys the test host: `run EPOCH SECONDS`, `shell EPOCH` or `off`.
 #
 # Control port, one line a message.  To the host: `step NAME`, `ready UPTIME`, `beat`, `exit STATUS`, `failed WHY`,
 # `bye`.  From the host: the three words above.
@@ -47,7 +47,9 @@ mount -t devpts -o gid=5,mode=620 pts /dev/pts
 mount -t tmpfs tmp /dev/shm
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/xen /run/xenstored /run/lock /run/outrigger /var/log/outrigger /var/lib/outrigger /var/log/xen /var/lib/xen
+# Xen's hotplug scripts wait for a lock until they can look at /dev/stdin.
 ln -sfn /proc/self/fd /dev/fd
+for stream in stdin:0 stdout:1 stderr:2; do ln -sf "/proc/self/fd/${stream#*:}" "/dev/${stream%:*}"; done
 hostname dom0
 ip link set lo up
 while read -r module; do
@@ -99,21 +101,21 @@ collect() {
     umount /share
 }
 
-while read -r word argument <&3; do
+while read -r word now limit <&3; do
     case $word in
     run)
-        mount_share "$argument"
+        mount_share "$now"
         echo "step mounted" >&3
         beats &
         beats=$!
-        (cd /root && exec setsid /share/script >/dev/vport0p2 2>&1 </dev/null 3>&-)
+        (cd /root && exec timeout -k 5 "$limit" /share/script >/dev/vport0p2 2>&1 </dev/null 3>&-)
         status=$?
         kill $beats
         collect
         echo "exit $status" >&3
         ;;
     shell)
-        mount_share "$argument"
+        mount_share "$now"
         echo "step mounted" >&3
         (cd /root && exec setsid -c sh -l </dev/hvc1 >/dev/hvc1 2>&1 3>&-)
         collect

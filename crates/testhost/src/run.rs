@@ -11,7 +11,7 @@ use crate::machine::{Machine, Memory};
 use crate::share::Share;
 use crate::shell::Terminal;
 use crate::snapshot::Snapshot;
-use crate::vm::{COLLECTING, Places, Vm};
+use crate::vm::{Places, Vm};
 use crate::{Error, TimeScale};
 
 /// Nothing on any channel for so long during the boot: it hangs. The longest silence of a good boot is 8 s.
@@ -192,6 +192,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// How long the script may take, scaled.
+    fn limit(&self) -> Option<Duration> {
+        self.request.timeout.map(|limit| self.request.scale.of(limit))
+    }
+
     fn finish(&self, mut vm: Vm<'_>) -> Result<Report, Error> {
         self.begin(&mut vm)?;
         self.complete(vm)
@@ -200,13 +205,15 @@ impl Work<'_> {
     /// Gives dom0 the word and waits until it has the script and the files.
     fn begin(&self, vm: &mut Vm<'_>) -> Result<(), Error> {
         vm.set_phase("start of the job");
-        let word = match self.request.job {
-            Job::Script(_) => "run",
-            Job::Shell => "shell",
-        };
         // dom0's clock stood still with the snapshot.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        vm.send("control", format!("{word} {now}\n").as_bytes())?;
+        let message = match (&self.request.job, self.limit()) {
+            // dom0 ends the script itself, so that its logs still come out.
+            (Job::Script(_), Some(limit)) => format!("run {now} {}\n", limit.as_secs().max(1)),
+            (Job::Script(_), None) => format!("run {now} {}\n", u32::MAX),
+            (Job::Shell, _) => format!("shell {now}\n"),
+        };
+        vm.send("control", message.as_bytes())?;
         let limit = vm.scaled(MOUNT_LIMIT);
         let deadline = Instant::now() + limit;
         loop {
@@ -231,8 +238,8 @@ impl Work<'_> {
             Job::Script(_) => None,
         };
         let begun = Instant::now();
-        let limit = self.request.timeout.map(|limit| vm.scaled(limit));
-        let end = limit.map(|limit| begun + limit);
+        let limit = self.limit();
+        let end = limit.map(|limit| begun + limit + vm.scaled(COLLECT_LIMIT));
         let silence = vm.scaled(BEAT_SILENCE);
         let mut last_beat = Instant::now();
         let status = loop {
@@ -252,7 +259,7 @@ impl Work<'_> {
                     match line.split_once(' ').unwrap_or((&line, "")) {
                         ("exit", status) => break status.parse().unwrap_or(255),
                         ("failed", why) => return Err(vm.init_failed(why)),
-                        ("step", "collecting") => vm.set_phase(COLLECTING),
+                        ("step", "collecting") => vm.set_phase("collecting of logs"),
                         _ => {}
                     }
                 }
@@ -261,17 +268,18 @@ impl Work<'_> {
             if Instant::now() >= hang {
                 return Err(vm.hung(silence));
             }
-            if let (Some(end), Some(limit)) = (end, limit) {
-                // The logs are worth a little more time.
-                if Instant::now() >= end + vm.scaled(COLLECT_LIMIT)
-                    || Instant::now() >= end && !vm.is_collecting()
-                {
-                    return Err(vm.script_timeout(limit));
-                }
+            if let (Some(end), Some(limit)) = (end, limit)
+                && Instant::now() >= end
+            {
+                return Err(vm.script_timeout(limit));
             }
         };
         let job = begun.elapsed();
         drop(terminal);
+        match limit {
+            Some(limit) if status != 0 && job >= limit => return Err(vm.script_timeout(limit)),
+            _ => {}
+        }
         Ok(Report { status, origin: self.origin, startup, job, logs: self.places.logs.to_owned() })
     }
 }

@@ -23,10 +23,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const CONNECT: Duration = Duration::from_secs(30);
 /// The monitor answers at once, except while the machine is being saved.
 const MONITOR: Duration = Duration::from_secs(60);
-/// The phase between the script's end and the run's.
-pub(crate) const COLLECTING: &str = "collecting of logs";
-/// The end of QEMU's stderr that an error quotes, in bytes.
-const STDERR_TAIL: usize = 1000;
+/// Lines at the end of QEMU's stderr that an error quotes.
+const STDERR_LINES: usize = 10;
 
 /// Where a run keeps its things.
 #[derive(Debug)]
@@ -105,11 +103,6 @@ impl<'a> Vm<'a> {
     /// Names what is being done, for the text of an error.
     pub(crate) fn set_phase(&mut self, phase: &'static str) {
         self.phase = phase;
-    }
-
-    /// Whether the script has ended and dom0 gathers its logs.
-    pub(crate) fn is_collecting(&self) -> bool {
-        self.phase == COLLECTING
     }
 
     /// The caller's observer.
@@ -269,8 +262,9 @@ impl<'a> Vm<'a> {
             _ => "its channels are closed".to_owned(),
         };
         let stderr = std::fs::read(self.logs.join("qemu.log")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&stderr[stderr.len().saturating_sub(STDERR_TAIL)..]).into_owned();
-        let told: Vec<&str> = text.lines().filter(|line| !line.contains("TCG doesn't support")).collect();
+        let text = String::from_utf8_lossy(&stderr);
+        let mut told: Vec<&str> = text.lines().filter(|line| !line.contains("TCG doesn't support")).collect();
+        told.drain(..told.len().saturating_sub(STDERR_LINES));
         let status = if told.is_empty() { status } else { format!("{status}: {}", told.join("; ")) };
         Error::QemuDied { phase: self.phase, status, tail: self.console.tail(), logs: self.logs.clone() }
     }
