@@ -256,6 +256,12 @@ impl Connection {
     }
 }
 
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
+    }
+}
+
 impl RequestIo for Connection {
     fn call(&self, request: &Request, tx_id: u32) -> Result<Vec<u8>, StoreError> {
         let state = &mut *self.state.borrow_mut();
