@@ -1145,6 +1145,7 @@ unsafe extern "C" {
         arg: *mut core::ffi::c_void,
     ) -> core::ffi::c_int;
     pub fn xc_get_last_error(handle: *mut xc_interface) -> *const xc_error;
+    pub fn xc_clear_last_error(xch: *mut xc_interface);
     pub fn xc_hvm_param_set(handle: *mut xc_interface, dom: u32, param: u32, value: u64) -> core::ffi::c_int;
     pub fn xc_hvm_param_get(
         handle: *mut xc_interface,

@@ -35,10 +35,9 @@ fn main() -> anyhow::Result<()> {
     let before = xen.host_info()?.free_memory;
     let domid = xen.create_domain(&DomainSpec::new(DomainKind::Pv, *b"pv_console guest", 1))?;
     let result = run(&xen, domid, own, KiB::from_mib(mib), kernel, ramdisk);
+    // xenstored forgets a domain that has been destroyed by itself; what a toolstack wrote for it stays.
     xen.destroy_domain(domid)?;
-    let store = Xenstore::open()?;
-    store.release(domid)?;
-    store.rm(&domain_path(domid)?)?;
+    Xenstore::open()?.rm(&format!("/local/domain/{domid}").parse::<XsPath>()?)?;
     let reason = result?;
     let started = Instant::now();
     while xen.domain_info(domid)?.is_some() {
@@ -78,7 +77,7 @@ fn run(
     let building = Instant::now();
     let built = xen.build_pv(domid, &build)?;
     println!("built in {} ms: {built:?}", building.elapsed().as_millis());
-    introduce(domid, &build, &built)?;
+    introduce(domid, &build, &built, !own)?;
     let reader = if own { Some(Reader::open(domid, console.port, &built)?) } else { None };
     xen.unpause_domain(domid)?;
     println!("running after {} ms", started.elapsed().as_millis());
@@ -97,25 +96,24 @@ fn run(
     }
 }
 
-fn domain_path(domid: DomId) -> anyhow::Result<XsPath> {
-    Ok(format!("/local/domain/{domid}").parse()?)
-}
-
-/// Tells xenstore of the domain, and the console daemon of its console.
-fn introduce(domid: DomId, build: &PvBuild, built: &PvBuilt) -> anyhow::Result<()> {
+/// Tells xenstore of the domain and, when asked to, the console daemon of its console.
+fn introduce(domid: DomId, build: &PvBuild, built: &PvBuilt, with_console: bool) -> anyhow::Result<()> {
     let store = Xenstore::open()?;
-    let nodes = [
+    let own = [
         ("name", format!("pv_console-{domid}")),
         ("domid", domid.to_string()),
         ("store/port", build.store.port.to_string()),
         ("store/ring-ref", built.store_mfn.to_string()),
+    ];
+    let console = [
         ("console/limit", "1048576".to_owned()),
         ("console/type", "xenconsoled".to_owned()),
         ("console/output", "pty".to_owned()),
         ("console/port", build.console.port.to_string()),
         ("console/ring-ref", built.console_mfn.to_string()),
     ];
-    for (name, value) in nodes {
+    let console = console.into_iter().filter(|_| with_console);
+    for (name, value) in own.into_iter().chain(console) {
         let path: XsPath = format!("/local/domain/{domid}/{name}").parse()?;
         store.write(&path, value.as_bytes())?;
     }

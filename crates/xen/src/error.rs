@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use thiserror::Error;
-use xen_types::DomId;
+use xen_types::{DomId, KiB};
 
 /// What every call of this crate returns.
 pub type Result<T, E = XenError> = core::result::Result<T, E>;
@@ -74,12 +74,13 @@ impl XenError {
     }
 
     pub(crate) fn refused(operation: &'static str, domid: Option<DomId>, errno: Errno) -> Self {
-        Self::Refused(Box::new(Refusal { operation, domid, errno, said: Vec::new() }))
+        Self::Refused(Box::new(Refusal { operation, domid, errno, said: Vec::new(), free: None }))
     }
 }
 
 /// A refusal: which operation, on which domain, why, and what the library said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Refusal {
     /// The name of the call, as in Xen's headers.
     pub operation: &'static str,
@@ -89,6 +90,8 @@ pub struct Refusal {
     pub errno: Errno,
     /// What libxenctrl and libxenguest logged during the call, oldest first.
     pub said: Vec<String>,
+    /// Memory that the host had free, when that was not enough.
+    pub free: Option<KiB>,
 }
 
 impl fmt::Display for Refusal {
@@ -105,7 +108,10 @@ impl fmt::Display for Refusal {
             Errno::EPERM | Errno::EACCES => {
                 write!(f, ". Only root in a privileged domain (dom0) may do this")
             }
-            Errno::ENOMEM => write!(f, ". Compare what it needs with the host's free memory"),
+            Errno::ENOMEM => match self.free {
+                Some(free) => write!(f, ". The host has {free} free"),
+                None => Ok(()),
+            },
             Errno::ESRCH if self.domid.is_some() => write!(f, ". There is no such domain"),
             _ => Ok(()),
         }
@@ -122,5 +128,31 @@ fn open_hint(source: &io::Error) -> &'static str {
         }
         io::ErrorKind::PermissionDenied => ": only root may open it",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_whom_why_and_what_to_do() {
+        let domid = DomId::new(5).expect("a small number");
+        let mut refusal = Refusal {
+            operation: "xc_dom_boot_mem_init",
+            domid: Some(domid),
+            errno: Errno::ENOMEM,
+            said: vec!["can't allocate low memory".to_owned()],
+            free: Some(KiB::from_mib(3)),
+        };
+        assert_eq!(
+            refusal.to_string(),
+            "xc_dom_boot_mem_init for domain 5 failed: Out of memory (the library said: can't allocate low \
+             memory). The host has 3 MiB free"
+        );
+        refusal.errno = Errno::EPERM;
+        refusal.said.clear();
+        let text = refusal.to_string();
+        assert!(text.ends_with("Only root in a privileged domain (dom0) may do this"), "{text}");
     }
 }

@@ -41,7 +41,8 @@ impl EventChannels {
         Ok(Self { file: device::open(DEVICE, libc::O_NONBLOCK)? })
     }
 
-    /// Binds to a port that a domain offers to this one, and returns the local port.
+    /// Binds to a port that a domain offers to this one, and returns the local port. It fires once at once, because
+    /// the domain may have fired it before.
     ///
     /// # Errors
     /// `EINVAL` when the port is not offered to this domain, `ESRCH` when there is no such domain.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use xen_sys::{__va_list_tag, xc_interface, xentoollog_level, xentoollog_logger};
-use xen_types::DomId;
+use xen_types::{DomId, KiB};
 
 use crate::error::{Refusal, Result, XenError};
 
@@ -70,6 +70,8 @@ impl Handle {
     /// Forgets what was said so far, before a new call.
     pub(crate) fn forget(&self) {
         self.said().clear();
+        // SAFETY: the handle is open.
+        unsafe { xen_sys::xc_clear_last_error(self.xc()) };
     }
 
     /// The error for a call that returned `result` and left `errno`, with what was said since [`Self::forget`].
@@ -86,8 +88,20 @@ impl Handle {
             (0, _) => Errno::EINVAL,
             _ => errno,
         };
+        // SAFETY: the handle is open, and the library's record of the last error lives in it.
+        let code = unsafe { xen_sys::xc_get_last_error(self.xc()).as_ref() }.map(|error| error.code);
+        // When a domain's memory cannot be had, `errno` is whatever the last step left behind.
+        let errno = if code == Some(xen_sys::XC_OUT_OF_MEMORY) { Errno::ENOMEM } else { errno };
         let said = self.said().clone();
-        XenError::Refused(Box::new(Refusal { operation, domid, errno, said }))
+        let free = if errno == Errno::ENOMEM { self.free_memory() } else { None };
+        XenError::Refused(Box::new(Refusal { operation, domid, errno, said, free }))
+    }
+
+    fn free_memory(&self) -> Option<KiB> {
+        let mut info = xen_sys::xc_physinfo_t::default();
+        // SAFETY: the structure is the one that the call fills.
+        let result = unsafe { xen_sys::xc_physinfo(self.xc(), &raw mut info) };
+        (result >= 0).then(|| KiB(info.free_pages.saturating_mul(4)))
     }
 
     fn said(&self) -> std::sync::MutexGuard<'_, Vec<String>> {

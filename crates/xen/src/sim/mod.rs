@@ -2,8 +2,10 @@
 
 mod calls;
 
+use core::cell::Cell;
+use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, KiB};
@@ -23,9 +25,17 @@ const DOM0_MEMORY: KiB = KiB::from_mib(1024);
 /// Equal calls give equal answers: domains are numbered from 1, and ports from 1 in each domain.
 ///
 /// [`guest_shuts_down`]: Self::guest_shuts_down
-#[derive(Debug)]
 pub struct SimHypervisor {
     state: Mutex<State>,
+    observer: Mutex<Option<Observer>>,
+}
+
+/// What a test wants done after each call.
+type Observer = Arc<dyn Fn(&SimHypervisor, &Operation) + Send + Sync>;
+
+thread_local! {
+    /// Whether this thread is in an observer just now.
+    static OBSERVING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A call that was made.
@@ -63,7 +73,7 @@ impl SimHypervisor {
             fail_after: None,
             fail_named: BTreeMap::new(),
         };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(state), observer: Mutex::new(None) }
     }
 
     /// Makes the `n`-th call from now on fail with `EIO`; 1 is the next one. Calls after it are done again.
@@ -74,6 +84,12 @@ impl SimHypervisor {
     /// Makes each call of the method of this name fail with this number, until [`Self::heal`].
     pub fn fail_operation(&self, name: &'static str, errno: Errno) {
         self.lock().fail_named.insert(name, errno);
+    }
+
+    /// Has this done after each call, before the caller sees its result: a test plays the guest with it, which does
+    /// something when it is unpaused. It may make calls of its own, which are not observed.
+    pub fn observe(&self, observer: impl Fn(&Self, &Operation) + Send + Sync + 'static) {
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(observer));
     }
 
     /// Ends all failures that were asked for.
@@ -156,8 +172,21 @@ impl SimHypervisor {
             Some(errno) => Err(errno),
             None => action(&mut state),
         };
-        state.operations.push(Operation { name, domid, done: result.is_ok() });
+        let operation = Operation { name, domid, done: result.is_ok() };
+        state.operations.push(operation.clone());
+        drop(state);
+        self.tell_observer(&operation);
         result.map_err(|errno| XenError::refused(name, domid, errno))
+    }
+
+    fn tell_observer(&self, operation: &Operation) {
+        let observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(observer) = observer
+            && !OBSERVING.replace(true)
+        {
+            observer(self, operation);
+            OBSERVING.set(false);
+        }
     }
 
     /// Makes a call about a domain that must exist.
@@ -168,6 +197,12 @@ impl SimHypervisor {
         action: impl FnOnce(&mut SimDomain) -> Result<T, Errno>,
     ) -> Result<T> {
         self.call(name, Some(domid), |state| action(state.living(domid)?))
+    }
+}
+
+impl fmt::Debug for SimHypervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimHypervisor").field("state", &self.state).finish_non_exhaustive()
     }
 }
 

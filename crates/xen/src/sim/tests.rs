@@ -52,3 +52,21 @@ fn a_guest_shuts_itself_down_only_when_it_runs() {
     assert_eq!(state(&xen).shutdown, Some(ShutdownReason::Reboot));
     assert_eq!(state(&xen).to_string(), "---s--");
 }
+
+#[test]
+fn an_observer_plays_the_guest() {
+    let xen = SimHypervisor::new();
+    xen.observe(|xen, operation| {
+        if let Operation { name: "unpause_domain", domid: Some(domid), done: true } = operation {
+            xen.guest_shuts_down(*domid, ShutdownReason::PowerOff);
+            let info = xen.domain_info(*domid).expect("an observer may make calls");
+            assert!(info.is_some());
+        }
+    });
+    for _ in 0..2 {
+        let domid = xen.create_domain(&pv()).expect("made");
+        xen.unpause_domain(domid).expect("unpaused");
+        let info = xen.domain_info(domid).expect("asked").expect("there");
+        assert_eq!(info.state.shutdown, Some(ShutdownReason::PowerOff));
+    }
+}
