@@ -4,7 +4,11 @@
 //! `DT_RUNPATH` (or `DT_RPATH`, where there is no `DT_RUNPATH`) with `$ORIGIN`, then in the multiarch and
 //! ordinary library directories. The machine's own `/etc/ld.so.conf` and libraries are never read.
 
-use std::{collections::BTreeMap, fs, path::Path, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
 
 use elf::{ElfBytes, abi, endian::AnyEndian, string_table::StringTable};
 
@@ -54,12 +58,27 @@ pub struct Dynamic {
 pub struct Closure<'a> {
     root: &'a Root,
     files: BTreeMap<String, File>,
+    left_out: BTreeSet<String>,
 }
 
 impl<'a> Closure<'a> {
     /// Begins an empty closure over a tree.
     pub fn new(root: &'a Root) -> Self {
-        Self { root, files: BTreeMap::new() }
+        Self { root, files: BTreeMap::new(), left_out: BTreeSet::new() }
+    }
+
+    /// Passes a library over from now on, with what only it needs: the caller puts something else in its place.
+    /// Gives where `ld.so` would find it.
+    ///
+    /// # Errors
+    /// That it is not there.
+    pub fn leave_out(&mut self, soname: &str) -> Result<String> {
+        let path = self.search(soname, &[])?.ok_or_else(|| ImageError::MissingLibrary {
+            library: soname.to_owned(),
+            needed_by: "the list of libraries to leave out".to_owned(),
+        })?;
+        self.left_out.insert(soname.to_owned());
+        Ok(path)
     }
 
     /// Adds a program or library of the tree, and all libraries that it needs.
@@ -119,7 +138,7 @@ impl<'a> Closure<'a> {
                 .collect();
             let mut paths = Vec::new();
             paths.extend(dynamic.interpreter.clone());
-            for soname in &dynamic.needed {
+            for soname in dynamic.needed.iter().filter(|soname| !self.left_out.contains(*soname)) {
                 paths.push(self.search(soname, &run_path)?.ok_or_else(|| ImageError::MissingLibrary {
                     library: soname.clone(),
                     needed_by: name.clone(),
@@ -301,6 +320,16 @@ mod tests {
         closure.add_dlopened("liblate.so.1").unwrap();
         assert_eq!(closure.files().count(), 3);
         assert!(matches!(closure.add_dlopened("libx.so"), Err(ImageError::MissingLibrary { .. })));
+    }
+
+    #[test]
+    fn test_leave_out_passes_over_what_only_it_needs() {
+        let (_dir, root) = tree();
+        let mut closure = Closure::new(&root);
+        assert_eq!(closure.leave_out("liba.so.1").unwrap(), "/usr/lib/x86_64-linux-gnu/liba.so.1");
+        closure.add("/usr/bin/app").unwrap();
+        assert!(closure.files().all(|file| !file.path.contains("liba") && !file.path.contains("libb")));
+        assert!(closure.leave_out("libnone.so.3").is_err());
     }
 
     #[test]

@@ -16,15 +16,17 @@ use flate2::{Compression as Level, GzBuilder};
 use crate::{ImageError, Result, root::parent};
 
 /// How an archive is packed.
+///
+/// A PV domain's builder (libxenguest) unpacks gzip itself before it copies the archive into the domain, so gzip
+/// saves space on disk only, neither the domain's memory nor time: unpacked, the archive was in place 0.2 s after
+/// the kernel began with it, where the kernel's own decompressors took 2 s (under emulation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// Not at all: largest, and fastest to boot where memory is plenty and the processor slow.
+    /// Not at all.
     #[default]
     None,
     /// gzip, level 9.
     Gzip,
-    /// Zstandard, at the only level that the pure Rust encoder has (about zstd's level 1).
-    Zstd,
 }
 
 impl Compression {
@@ -33,7 +35,6 @@ impl Compression {
         match self {
             Self::None => "none",
             Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
         }
     }
 }
@@ -182,15 +183,6 @@ impl Initramfs {
                 self.write_cpio(&mut packed, name)?;
                 packed.finish().map_err(fail())?;
             }
-            Compression::Zstd => {
-                let mut plain = Vec::new();
-                self.write_cpio(&mut plain, name)?;
-                let packed = ruzstd::encoding::compress_to_vec(
-                    &plain[..],
-                    ruzstd::encoding::CompressionLevel::Fastest,
-                );
-                output.write_all(&packed).map_err(fail())?;
-            }
         }
         output.flush().map_err(fail())
     }
@@ -295,7 +287,7 @@ mod tests {
         for (path, mode, node) in sample().entries().collect::<Vec<_>>().into_iter().rev() {
             other.put(path, mode, node.clone()).unwrap();
         }
-        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        for compression in [Compression::None, Compression::Gzip] {
             let bytes = written(&sample(), compression);
             assert_eq!(bytes, written(&sample(), compression), "{compression:?}");
             assert_eq!(bytes, written(&other, compression), "{compression:?}, other order");
@@ -307,9 +299,6 @@ mod tests {
         let plain = written(&sample(), Compression::None);
         let (packed, mut unpacked) = (written(&sample(), Compression::Gzip), Vec::new());
         flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
-        assert_eq!(unpacked, plain);
-        let (packed, mut unpacked) = (written(&sample(), Compression::Zstd), Vec::new());
-        ruzstd::decoding::StreamingDecoder::new(&packed[..]).unwrap().read_to_end(&mut unpacked).unwrap();
         assert_eq!(unpacked, plain);
     }
 

@@ -7,6 +7,7 @@
 //! 2. [`root`]: looks at several unpacked packages as at one file tree. Nothing is merged or copied, every file
 //!    still knows its package, and no symbolic link leads out.
 //! 3. [`closure`]: which shared libraries a program needs, found in that tree and nowhere else.
+//!    [`stand_in`]: a library in place of one that a program is linked with but never calls.
 //! 4. [`modules`]: which kernel modules are needed, in load order.
 //! 5. [`kernel`]: the ELF kernel inside a bzImage.
 //! 6. [`initramfs`]: a cpio archive that is the same to the byte for the same contents.
@@ -25,7 +26,9 @@ pub mod kernel;
 pub mod manifest;
 pub mod modules;
 pub mod packages;
+mod resolved;
 pub mod root;
+pub mod stand_in;
 pub mod stubdom;
 #[cfg(test)]
 mod testing;

@@ -22,7 +22,7 @@ pub struct Manifest {
     pub qemu: Qemu,
     /// Its init.
     pub agent: Agent,
-    /// How `initramfs.img` is packed: `none`, `gzip` or `zstd`.
+    /// How `initramfs.img` is packed: `none` or `gzip`.
     pub compression: String,
     /// `vmlinuz` and `initramfs.img`.
     pub outputs: Vec<Output>,
@@ -60,6 +60,8 @@ pub struct Qemu {
     pub path: String,
     /// Whether it has `-sandbox` (is built with libseccomp).
     pub sandbox: bool,
+    /// Whether it can offer SPICE.
+    pub spice: bool,
 }
 
 /// The agent of an image.
@@ -173,25 +175,50 @@ pub(crate) fn licence(root: &Root, package: &Package) -> Result<String> {
     Ok(if names.is_empty() { format!("see {path}") } else { names.join(", ") })
 }
 
-/// Reads licence names: those of a machine-readable copyright file, or else the common licences that it refers to.
+/// So many names tell enough; the copyright file has the rest.
+const MAX_NAMES: usize = 4;
+
+/// Reads licence names: the main ones of a machine-readable copyright file, or else the common licences that it
+/// refers to, or else what its text sounds like.
 fn licence_names(text: &str) -> Vec<String> {
-    let mut names: BTreeSet<&str> = BTreeSet::new();
+    let mut names: Vec<&str> = Vec::new();
     if text.starts_with("Format:") {
-        let fields = text.lines().filter_map(|line| line.strip_prefix("License:"));
-        names.extend(fields.map(str::trim).filter(|name| !name.is_empty()));
-    }
-    if names.is_empty() {
-        for reference in text.split("/usr/share/common-licenses/").skip(1) {
-            let end = reference
-                .find(|c: char| !(c.is_ascii_alphanumeric() || "-.+".contains(c)))
-                .unwrap_or(reference.len());
-            let name = reference[..end].trim_end_matches('.');
-            if !name.is_empty() {
-                names.insert(name);
+        let mut everything = Vec::new();
+        for paragraph in text.split("\n\n") {
+            let field = |name| paragraph.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+            let Some(licence) = field("License:").filter(|name| !name.is_empty()) else { continue };
+            everything.push(licence);
+            if field("Files:") == Some("*") {
+                names.push(licence);
             }
         }
+        if names.is_empty() {
+            names = everything;
+        }
     }
-    names.into_iter().map(str::to_owned).collect()
+    if names.is_empty() {
+        names = text.split("/usr/share/common-licenses/").skip(1).map(leading_name).collect();
+    }
+    if names.is_empty() {
+        let sounds = [
+            ("Permission is hereby granted, free of charge", "MIT-style"),
+            ("Redistribution and use in source and binary forms", "BSD-style"),
+        ];
+        names = sounds.iter().filter(|(words, _)| text.contains(words)).map(|(_, name)| *name).collect();
+    }
+    let names: BTreeSet<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
+    let more = names.len() > MAX_NAMES;
+    let mut names: Vec<String> = names.into_iter().take(MAX_NAMES).map(str::to_owned).collect();
+    if more {
+        names.push("others".to_owned());
+    }
+    names
+}
+
+/// The file name that a text begins with.
+fn leading_name(text: &str) -> &str {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || "-.+".contains(c))).unwrap_or(text.len());
+    text[..end].trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -200,15 +227,20 @@ mod tests {
 
     #[test]
     fn test_licence_names_machine_readable() {
-        let text = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\n\
-                    License: LGPL-2.1\n\nLicense: GPL-2+\n text /usr/share/common-licenses/GPL-2.\n";
-        assert_eq!(licence_names(text), ["GPL-2+", "LGPL-2.1"]);
+        let format = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n";
+        let text = format!("{format}\nFiles: *\nLicense: LGPL-2.1\n\nFiles: m4\nLicense: GPL-2+\n text\n");
+        assert_eq!(licence_names(&text), ["LGPL-2.1"]);
+        let text = format!("{format}\nFiles: a\nLicense: B\n\nFiles: b\nLicense: A\n\nLicense: B\n text\n");
+        assert_eq!(licence_names(&text), ["A", "B"]);
     }
 
     #[test]
-    fn test_licence_names_references() {
+    fn test_licence_names_references_and_sounds() {
         let text = "See `/usr/share/common-licenses/GPL-2'.\nOr /usr/share/common-licenses/LGPL-2.1.\nGPL-2";
         assert_eq!(licence_names(text), ["GPL-2", "LGPL-2.1"]);
+        let many: String = (0..9).map(|n| format!("/usr/share/common-licenses/L{n} ")).collect();
+        assert_eq!(licence_names(&many), ["L0", "L1", "L2", "L3", "others"]);
+        assert_eq!(licence_names("Permission is hereby granted, free of charge, to"), ["MIT-style"]);
         assert_eq!(licence_names("All rights given."), Vec::<String>::new());
     }
 

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ImageError, Result,
     files::{create_dir_all, rename_into_place, sha256_file},
+    resolved,
     root::{Layer, Root},
 };
 
@@ -77,7 +78,8 @@ pub struct Store {
     cache: PathBuf,
 }
 
-/// Temporary folders of builds that died are removed when they are this old.
+/// Temporary folders of builds that died are removed when they are this old, and so are apt's answers, most of
+/// which are about older lists by then.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
 impl Store {
@@ -100,7 +102,7 @@ impl Store {
     /// That the folder cannot be made.
     pub fn at(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        for part in ["debs", "trees", "tmp"] {
+        for part in ["debs", "trees", "resolved", "tmp"] {
             create_dir_all(&folder.join(part))?;
         }
         let cache = folder.canonicalize().map_err(ImageError::io("find", &folder))?;
@@ -136,6 +138,19 @@ impl Store {
     /// # Errors
     /// That apt has no lists, does not know a package, or cannot have them together.
     pub fn resolve(&self, wanted: &[&str]) -> Result<Vec<Package>> {
+        let place = resolved::place(&self.cache.join("resolved"), wanted);
+        if let Some(known) = place.as_deref().and_then(resolved::read) {
+            return Ok(known);
+        }
+        let packages = self.ask(wanted)?;
+        if let Some(place) = place {
+            resolved::write(&place, &packages)?;
+        }
+        Ok(packages)
+    }
+
+    /// Asks apt, whatever was asked before.
+    fn ask(&self, wanted: &[&str]) -> Result<Vec<Package>> {
         let temp = self.temp()?;
         let status = temp.path().join("status");
         fs::write(&status, "").map_err(ImageError::io("create", &status))?;
@@ -274,14 +289,21 @@ impl Store {
             .map_err(ImageError::io("create a folder in", &folder))
     }
 
-    /// Removes what builds left that were killed. A failure here hurts nobody.
+    /// Removes what builds left that were killed, and old answers. A failure here hurts nobody.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.cache.join("tmp")) else { return };
-        for entry in entries.flatten() {
-            let age =
-                entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
-            if age.is_some_and(|age| age > STALE) {
-                let _ = fs::remove_dir_all(entry.path());
+        for folder in ["tmp", "resolved"] {
+            let Ok(entries) = fs::read_dir(self.cache.join(folder)) else { continue };
+            for entry in entries.flatten() {
+                let Ok(meta) = entry.metadata() else { continue };
+                let age = meta.modified().ok().and_then(|time| time.elapsed().ok());
+                if age.is_none_or(|age| age < STALE) {
+                    continue;
+                }
+                let _ = if meta.is_dir() {
+                    fs::remove_dir_all(entry.path())
+                } else {
+                    fs::remove_file(entry.path())
+                };
             }
         }
     }

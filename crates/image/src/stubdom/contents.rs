@@ -10,13 +10,14 @@ use contract::ImageConfig;
 use super::{QEMU, StubdomSpec};
 use crate::{
     ImageError, Result,
-    closure::Closure,
+    closure::{Closure, inspect},
     files::{sha256_bytes, sha256_file, size_of},
     initramfs::{Initramfs, Node},
     manifest::{Content, Qemu, Source, Totals, licence},
     modules::Kernel,
     packages::Package,
     root::{Kind, Root},
+    stand_in::stand_in,
 };
 
 /// Modules in the order in which the agent needs them; dependencies are put before each.
@@ -81,6 +82,9 @@ const FOLDERS: [(&str, u32); 8] = [
     ("/var/tmp", 0o1777),
 ];
 
+/// The library that Debian's QEMU is linked with for SPICE.
+const SPICE: &str = "libspice-server.so.1";
+
 /// The package name of what the project itself puts in.
 const OURS: &str = "outrigger";
 
@@ -93,6 +97,7 @@ pub(super) struct Contents {
     /// By path: the package of each file that has one.
     packages: BTreeMap<String, Package>,
     agent_version: String,
+    with_spice: bool,
 }
 
 impl Contents {
@@ -107,10 +112,12 @@ impl Contents {
                 version: package.map_or_else(String::new, |package| package.version),
                 path: QEMU.to_owned(),
                 sandbox: false,
+                spice: false,
             },
             modules: Vec::new(),
             packages: BTreeMap::new(),
             agent_version: spec.agent_version.clone(),
+            with_spice: spec.spice,
         };
         for (path, mode) in FOLDERS {
             this.archive.directory(path, mode)?;
@@ -131,12 +138,23 @@ impl Contents {
 
     fn add_qemu(&mut self, root: &Root) -> Result<()> {
         let mut closure = Closure::new(root);
+        if let Some(path) = self.leave_spice_out(root, &mut closure)? {
+            let program = root.read(QEMU)?;
+            self.archive.bytes(&path, 0o755, stand_in(QEMU, &program, SPICE)?)?;
+        }
         closure.add(QEMU)?;
         for file in closure.files() {
             self.qemu.sandbox |= file.path.contains("/libseccomp.so.");
             self.add(&file.path, 0o755, &file.host, file.package.as_ref())?;
         }
         Ok(())
+    }
+
+    /// Leaves SPICE out if QEMU is linked with it, and says where its stand-in belongs.
+    fn leave_spice_out(&mut self, root: &Root, closure: &mut Closure<'_>) -> Result<Option<String>> {
+        let linked = inspect(&root.find(QEMU)?.host)?.needed.iter().any(|soname| soname == SPICE);
+        self.qemu.spice = linked && self.with_spice;
+        if linked && !self.with_spice { closure.leave_out(SPICE).map(Some) } else { Ok(None) }
     }
 
     fn add_data(&mut self, root: &Root) -> Result<()> {

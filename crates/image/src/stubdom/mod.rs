@@ -48,6 +48,9 @@ pub struct StubdomSpec {
     pub qemu: String,
     /// How the initramfs is packed.
     pub compression: Compression,
+    /// Whether SPICE and the libraries that it needs are in. They are a third of the image; without them QEMU's
+    /// SPICE functions end it with a message.
+    pub spice: bool,
 }
 
 impl StubdomSpec {
@@ -64,7 +67,8 @@ impl StubdomSpec {
             kernel: "linux-image-amd64".to_owned(),
             kernel_format: KernelFormat::default(),
             qemu: "qemu-system-xen".to_owned(),
-            compression: Compression::Gzip,
+            compression: Compression::default(),
+            spice: false,
         }
     }
 }
