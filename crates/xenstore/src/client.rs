@@ -420,6 +420,7 @@ impl Link {
                 self.shared.lose();
                 Err(StoreError::Timeout { operation: request.operation(), after: timeout })
             }
+            Err(Stopped::Refused(code)) => Err(StoreError::Refused { operation: request.operation(), code }),
             Err(Stopped::Failed(source)) => Err(StoreError::Io { operation: request.operation(), source }),
         }
     }

@@ -330,6 +330,7 @@ impl State {
                 self.lost = true;
                 StoreError::Timeout { operation, after }
             }
+            Stopped::Refused(code) => StoreError::Refused { operation, code },
             Stopped::Failed(source) => StoreError::Io { operation, source },
         }
     }

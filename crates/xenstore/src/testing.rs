@@ -12,6 +12,7 @@ use crate::wire::ErrorCode;
 use crate::{Permissions, Request, Store, StoreError, Watch, Xenstore, XsPath};
 
 mod domains;
+mod guest;
 mod nodes;
 mod transactions;
 mod watches;
@@ -55,7 +56,21 @@ pub fn all_cases() -> impl Iterator<Item = &'static Case> {
     [nodes::CASES, transactions::CASES, watches::CASES, domains::CASES].into_iter().flatten()
 }
 
+/// Cases of the client in an unprivileged domain, on its own connection and below its `data` directory.
+///
+/// The domain was made by libxl or alike: it may read its own directory and write `data`.
+pub fn guest_cases() -> impl Iterator<Item = &'static Case> {
+    guest::CASES.iter()
+}
+
 impl Case {
+    /// Runs a case of [`guest_cases`] in a domain.
+    pub fn run_as_guest(&self, store: &Xenstore) -> Outcome {
+        let root = XsPath::root();
+        let bench = Bench { connect: &|_| None, dom0: store.clone(), root };
+        Outcome::of((self.run)(&bench))
+    }
+
     /// Runs the case, on nodes of its own; `connect` as for [`contract`].
     pub fn run(&self, connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Outcome {
         let outcome = (|| {
@@ -69,10 +84,16 @@ impl Case {
             bench.dom0.rm(&bench.root)?;
             outcome
         })();
-        match outcome {
-            Ok(()) => Outcome::Passed,
-            Err(Trouble::Skip(why)) => Outcome::Skipped(why),
-            Err(Trouble::Failed(why)) => Outcome::Failed(why),
+        Outcome::of(outcome)
+    }
+}
+
+impl Outcome {
+    fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Ok(()) => Self::Passed,
+            Err(Trouble::Skip(why)) => Self::Skipped(why),
+            Err(Trouble::Failed(why)) => Self::Failed(why),
         }
     }
 }
@@ -94,6 +115,7 @@ type Verdict = Result<(), Trouble>;
 /// What a case works with.
 struct Bench<'a> {
     connect: &'a dyn Fn(DomId) -> Option<Xenstore>,
+    /// The connection under test: of domain 0, in the guest's cases the guest's.
     dom0: Xenstore,
     /// A node of domain 0 that nobody else may see.
     root: XsPath,
@@ -182,6 +204,26 @@ use cases;
 mod tests {
     use super::*;
     use crate::server::Server;
+
+    #[test]
+    fn the_server_keeps_the_contract_with_a_guest() {
+        for case in guest_cases() {
+            let server = Server::start();
+            let (dom0, domid) = (server.connect(DomId::DOM0), DomId::new(9).unwrap());
+            let own = Permissions::owned_by(DomId::DOM0).allow(domid, crate::Access::Read);
+            let home = XsPath::domain(domid);
+            dom0.write(&home.join("domid").unwrap(), b"9").unwrap();
+            dom0.write(&XsPath::domain(DomId::DOM0).join("name").unwrap(), b"Domain-0").unwrap();
+            dom0.mkdir(&home.join("data").unwrap()).unwrap();
+            for (path, permissions) in
+                [("", &own), ("/domid", &own), ("/data", &Permissions::owned_by(domid))]
+            {
+                dom0.set_perms(&XsPath::new(format!("{home}{path}")).unwrap(), permissions).unwrap();
+            }
+            let outcome = case.run_as_guest(&server.connect(domid));
+            assert_eq!(outcome, Outcome::Passed, "{}", case.name);
+        }
+    }
 
     #[test]
     fn the_server_keeps_the_contract() {

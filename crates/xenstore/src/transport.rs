@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::StoreError;
-use crate::wire::{HEADER_LEN, PAYLOAD_MAX, Request};
+use crate::wire::{ErrorCode, HEADER_LEN, PAYLOAD_MAX, Request};
 
 /// How long a call waits for xenstored unless it was told otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,6 +40,8 @@ pub(crate) enum Stopped {
     Closed,
     /// The time is up.
     Late,
+    /// The kernel refused in xenstored's place.
+    Refused(ErrorCode),
     /// The kernel refused.
     Failed(io::Error),
 }
@@ -142,10 +144,21 @@ impl Transport {
                 Ok(count) => rest = &rest[count.min(rest.len())..],
                 Err(Errno::EAGAIN) => wait_for(self.fd.as_fd(), PollFlags::POLLOUT, deadline)?,
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(stopped(errno)),
+                Err(errno) => return Err(self.write_stopped(errno)),
             }
         }
         Ok(())
+    }
+}
+
+impl Transport {
+    /// The device carries out watches itself, and gives xenstored's error as that of the write.
+    fn write_stopped(&self, errno: Errno) -> Stopped {
+        match ErrorCode::from_name(&format!("{errno:?}")) {
+            ErrorCode::Other(_) | ErrorCode::Io | ErrorCode::Again => stopped(errno),
+            code if self.is_device => Stopped::Refused(code),
+            _ => stopped(errno),
+        }
     }
 }
 
