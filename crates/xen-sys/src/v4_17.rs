@@ -1071,8 +1071,6 @@ unsafe extern "C" {
         max_domains: core::ffi::c_uint,
         info: *mut xc_domaininfo_t,
     ) -> core::ffi::c_int;
-    pub fn xc_get_paging_mempool_size(xch: *mut xc_interface, domid: u32, size: *mut u64)
-    -> core::ffi::c_int;
     pub fn xc_set_paging_mempool_size(xch: *mut xc_interface, domid: u32, size: u64) -> core::ffi::c_int;
     pub fn xc_domain_send_trigger(
         xch: *mut xc_interface,
@@ -1119,26 +1117,6 @@ unsafe extern "C" {
         gtsc_khz: u32,
         incarnation: u32,
     ) -> core::ffi::c_int;
-    pub fn xc_domain_ioport_permission(
-        xch: *mut xc_interface,
-        domid: u32,
-        first_port: u32,
-        nr_ports: u32,
-        allow_access: u32,
-    ) -> core::ffi::c_int;
-    pub fn xc_domain_irq_permission(
-        xch: *mut xc_interface,
-        domid: u32,
-        pirq: u32,
-        allow_access: bool,
-    ) -> core::ffi::c_int;
-    pub fn xc_domain_iomem_permission(
-        xch: *mut xc_interface,
-        domid: u32,
-        first_mfn: core::ffi::c_ulong,
-        nr_mfns: core::ffi::c_ulong,
-        allow_access: u8,
-    ) -> core::ffi::c_int;
     pub fn xc_version(
         xch: *mut xc_interface,
         cmd: core::ffi::c_int,
@@ -1172,12 +1150,6 @@ unsafe extern "C" {
         size: u32,
         sid: *mut u32,
     ) -> core::ffi::c_int;
-    pub fn xc_flask_sid_to_context(
-        xc_handle: *mut xc_interface,
-        sid: core::ffi::c_int,
-        buf: *mut core::ffi::c_char,
-        size: u32,
-    ) -> core::ffi::c_int;
     pub fn xc_dom_allocate(
         xch: *mut xc_interface,
         cmdline: *const core::ffi::c_char,
@@ -1185,13 +1157,6 @@ unsafe extern "C" {
     ) -> *mut xc_dom_image;
     pub fn xc_dom_release(dom: *mut xc_dom_image);
     pub fn xc_dom_mem_init(dom: *mut xc_dom_image, mem_mb: core::ffi::c_uint) -> core::ffi::c_int;
-    pub fn xc_dom_kernel_file(dom: *mut xc_dom_image, filename: *const core::ffi::c_char)
-    -> core::ffi::c_int;
-    pub fn xc_dom_module_file(
-        dom: *mut xc_dom_image,
-        filename: *const core::ffi::c_char,
-        cmdline: *const core::ffi::c_char,
-    ) -> core::ffi::c_int;
     pub fn xc_dom_kernel_mem(
         dom: *mut xc_dom_image,
         mem: *const core::ffi::c_void,
@@ -1213,17 +1178,6 @@ unsafe extern "C" {
     pub fn xc_dom_boot_mem_init(dom: *mut xc_dom_image) -> core::ffi::c_int;
     pub fn xc_dom_boot_image(dom: *mut xc_dom_image) -> core::ffi::c_int;
     pub fn xc_dom_gnttab_init(dom: *mut xc_dom_image) -> core::ffi::c_int;
-    pub fn xc_dom_gnttab_seed(
-        xch: *mut xc_interface,
-        guest_domid: u32,
-        is_hvm: bool,
-        console_gfn: xen_pfn_t,
-        xenstore_gfn: xen_pfn_t,
-        console_domid: u32,
-        xenstore_domid: u32,
-    ) -> core::ffi::c_int;
-    pub fn xc_dom_translated(dom: *const xc_dom_image) -> bool;
-    pub fn xc_dom_loginit(xch: *mut xc_interface) -> core::ffi::c_int;
     pub fn xc_domain_resume(xch: *mut xc_interface, domid: u32, fast: core::ffi::c_int) -> core::ffi::c_int;
     pub fn xenforeignmemory_open(
         logger: *mut xentoollog_logger,

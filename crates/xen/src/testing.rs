@@ -110,6 +110,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     const HVM: DomainKind = DomainKind::Hvm { hap: true, nested: false };
+    const SHADOW: DomainKind = DomainKind::Hvm { hap: false, nested: false };
     const UUID: [u8; 16] = *b"contract test 01";
 
     /// A number that no domain has: one of the highest, which Xen gives out last.

@@ -97,7 +97,8 @@ impl Handle {
         XenError::Refused(Box::new(Refusal { operation, domid, errno, said, free }))
     }
 
-    fn free_memory(&self) -> Option<KiB> {
+    /// Memory that no domain has, when Xen says.
+    pub(crate) fn free_memory(&self) -> Option<KiB> {
         let mut info = xen_sys::xc_physinfo_t::default();
         // SAFETY: the structure is the one that the call fills.
         let result = unsafe { xen_sys::xc_physinfo(self.xc(), &raw mut info) };

@@ -376,11 +376,11 @@ impl Hypervisor for RealHypervisor {
     }
 
     fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt> {
-        self.with(|handle| image::build_hvm(handle, domid, build))
+        self.with(|handle| knowing_free(handle, || image::build_hvm(handle, domid, build)))
     }
 
     fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt> {
-        self.with(|handle| image::build_pv(handle, domid, build))
+        self.with(|handle| knowing_free(handle, || image::build_pv(handle, domid, build)))
     }
 
     fn console_ring(&self) -> Result<Vec<u8>> {
@@ -397,6 +397,18 @@ impl Hypervisor for RealHypervisor {
         ring.truncate(length as usize);
         Ok(ring)
     }
+}
+
+/// Builds a domain, and says in its error how much memory was free before: afterwards the failed domain has it.
+fn knowing_free<T>(handle: &Handle, build: impl FnOnce() -> Result<T>) -> Result<T> {
+    let free = handle.free_memory();
+    build().map_err(|error| match error {
+        XenError::Refused(mut refusal) => {
+            refusal.free = refusal.free.and(free);
+            XenError::Refused(refusal)
+        }
+        other => other,
+    })
 }
 
 fn pages(count: u64) -> KiB {

@@ -5,7 +5,7 @@ use xen_types::{DomId, KiB};
 
 use super::{Bench, Case, Outcome, ensure, refused};
 use crate::build::Blob;
-use crate::cpuid::CpuidPolicy;
+use crate::cpuid::{CpuidLeaf, CpuidPolicy};
 use crate::domain::{CpuMap, DomainKind, DomainSpec, ShutdownReason, Trigger, TscMode};
 use crate::error::XenError;
 use crate::param::HvmParam;
@@ -25,6 +25,9 @@ pub const CASES: &[Case] = &[
     Case { name: "a target outlives its stubdomain's hold", run: target },
     Case { name: "a missing file is named", run: missing_file },
     Case { name: "an HVM domain is built and gives its memory back", run: built_hvm },
+    Case { name: "an HVM domain has shadow paging, tables and a hole when asked", run: special_hvm },
+    Case { name: "an HVM domain starts with less memory than it may have", run: ballooned_hvm },
+    Case { name: "domains are made by several threads at once", run: threads },
     Case { name: "a PV domain is built and gives its memory back", run: built_pv },
     Case { name: "more memory than there is is refused and nothing is kept", run: too_much_memory },
     Case { name: "more memory than the domain may hold is refused", run: beyond_its_limit },
@@ -191,6 +194,13 @@ fn set_up(bench: &Bench<'_>) -> Outcome {
             )?;
         }
         bench.xen.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
+        // Without the hypervisor bit, and with the brand string's leaf left as it is.
+        let no_hypervisor =
+            format!("0{}", "x".repeat(31)).parse().map_err(|_| super::Broken("bits".to_owned()))?;
+        let leaf = CpuidLeaf { leaf: 1, subleaf: None, registers: [None, None, Some(no_hypervisor), None] };
+        let same = CpuidLeaf { leaf: 0x8000_0002, subleaf: None, registers: [const { None }; 4] };
+        let policy = CpuidPolicy { leaves: vec![leaf, same], ..CpuidPolicy::default() };
+        bench.xen.apply_cpuid_policy(domid, &policy)?;
     }
     Ok(())
 }
@@ -262,6 +272,60 @@ fn built_hvm(bench: &Bench<'_>) -> Outcome {
         around.contains(&info.memory.get()) && info.online_vcpus == 1 && info.state.paused && info.hap
     });
     ensure(fits, || format!("it came out as {info:?}"))
+}
+
+fn special_hvm(bench: &Bench<'_>) -> Outcome {
+    let domid = bench.make_ready(Bench::SHADOW, MEMORY)?;
+    bench.xen.set_paging_memory(domid, KiB(4096))?;
+    let mut build = bench.hvm_build(domid, MEMORY)?;
+    build.smbios = Some(Blob::Bytes(vec![0x5a; 300]));
+    build.acpi = Some(Blob::Bytes(vec![0xa5; 5000]));
+    // So large a hole that a part of the memory lies above 4 GiB.
+    build.mmio_hole = Some(KiB::from_mib(4096 - 32));
+    build.apic = false;
+    let built = bench.xen.build_hvm(domid, &build)?;
+    let lengths = (built.smbios.map(|at| at.length), built.acpi.map(|at| at.length));
+    ensure(lengths == (Some(300), Some(5000)), || format!("the tables came out as {built:?}"))?;
+    let info = bench.xen.domain_info(domid)?;
+    ensure(info.as_ref().is_some_and(|info| !info.hap && info.hvm), || format!("it came out as {info:?}"))
+}
+
+fn ballooned_hvm(bench: &Bench<'_>) -> Outcome {
+    let domid = bench.make_ready(Bench::HVM, MEMORY)?;
+    bench.xen.set_paging_memory(domid, KiB(2048))?;
+    let mut build = bench.hvm_build(domid, MEMORY)?;
+    build.memory.target = KiB::from_mib(36);
+    bench.xen.build_hvm(domid, &build)?;
+    let memory = bench.xen.domain_info(domid)?.map_or(0, |info| info.memory.get());
+    let around = KiB::from_mib(31).get()..KiB::from_mib(33).get();
+    ensure(around.contains(&memory), || format!("it holds {memory} KiB and not about 32 MiB"))
+}
+
+fn threads(bench: &Bench<'_>) -> Outcome {
+    std::thread::scope(|scope| {
+        let builders = [Bench::HVM, DomainKind::Pv, Bench::HVM, Bench::SHADOW].map(|kind| {
+            scope.spawn(move || -> Outcome {
+                let domid = bench.make_ready(kind, MEMORY)?;
+                if kind.is_hvm() {
+                    bench.xen.set_paging_memory(domid, KiB(2048))?;
+                    let build = bench.hvm_build(domid, MEMORY)?;
+                    bench.xen.build_hvm(domid, &build)?;
+                } else {
+                    bench.channel(domid)?;
+                }
+                refused("an unknown domain", bench.xen.pause_domain(Bench::unknown()), &[Errno::ESRCH])?;
+                let info = bench.xen.domain_info(domid)?;
+                ensure(info.is_some_and(|info| info.hvm == kind.is_hvm()), || {
+                    format!("domain {domid} is another")
+                })?;
+                bench.xen.destroy_domain(domid)?;
+                bench.gone(domid)
+            })
+        });
+        builders.into_iter().try_for_each(|builder| {
+            builder.join().unwrap_or_else(|_| Err(super::Broken("a thread panicked".to_owned())))
+        })
+    })
 }
 
 fn built_pv(bench: &Bench<'_>) -> Outcome {
