@@ -238,6 +238,9 @@ fn compare_disk(spec: &str) -> Result<(), String> {
                 || !matches!(disk.backend_type, 0 | 1)
                 || !matches!(disk.specification, 0 | 1)
                 || (disk.format == 5 && !disk.cdrom)
+                || (!disk.writable
+                    && !disk.cdrom
+                    && disk.vdev.as_deref().is_some_and(|vdev| vdev.starts_with("hd")))
                 || disk.target.as_deref().unwrap_or_default().is_empty()
                 || disk
                     .vdev

@@ -1,1 +1,127 @@
 //! From a guest's configuration to QEMU's arguments and device plan, without I/O.
+//!
+//! [`plan`] says what the QEMU in a guest's stubdomain is started with, and which PV disks, PV NICs and consoles the
+//! stubdomain needs for it. The arguments follow what libxl of Xen 4.17 gives a Linux stubdomain
+//! (`libxl__build_device_model_args_new`, `tools/libs/light/libxl_dm.c`), so that a saved device model fits both
+//! toolstacks. They differ where a row says so:
+//!
+//! | what | xl | here | why |
+//! |---|---|---|---|
+//! | which PV disk of the stubdomain is behind a drive | `/dev/xvd` and the letter of the guest's own disk number | the letter of the disk's place in the configuration | `hda`, `sda` and `xvda` are one letter to xl, and QEMU would write one disk's data to another |
+//! | two disks on one place, such as `hda` and `xvda` | both are given to QEMU, which refuses to start | the one whose name asks for it; the other stays PV only | |
+//! | read-only `xvd` disks that would be emulated | refused | PV only | |
+//! | a CD drive on place 4 | given to QEMU, which has no such place | PV only | |
+//! | `sdh` to `sdp` | given to QEMU | PV only | SCSI targets above 6 are seen by no firmware |
+//! | partitions (`hda1`) | emulated like the whole disk | PV only | `docs/man/xen-vbd-interface.7.pandoc` |
+//! | taps | `vif<domid>.<devid>-emu`, or the configured name with `-emu` | `tap<devid>` | the name lives in the stubdomain alone, and xl's can be longer than Linux allows |
+//! | `br=` of a tap | the bridge in dom0 | none | the bridge is dom0's; within the stubdomain the agent has its own |
+//! | the guest's name | `-name NAME` | `-name guest=NAME`, commas doubled | a name with `,` or `=` would be taken for options |
+//! | no ACPI | `-no-acpi` | `acpi=off` of the machine | QEMU has removed the former |
+//! | `-sandbox` | never | everything denied, where the QEMU has it | |
+//! | `device_model_args` | before `-machine`, `_hvm` behind it | at the end | what is said last counts |
+//!
+//! No monitor is among the arguments: the stubdomain's agent adds its own, as under xl.
+#![forbid(unsafe_code)]
+
+mod args;
+mod disks;
+mod nics;
+
+use config::{GuestConfig, Uuid, Vdev};
+use contract::{Argv, ArgvError, ConsoleError, StubConsole};
+use thiserror::Error;
+use xen_types::{DomId, KiB};
+
+pub use disks::{Place, StubDisk, Unemulated, WhyNot};
+pub use nics::StubNic;
+
+/// What is known of the guest and its stubdomain besides the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The guest's domain, the one whose devices QEMU emulates.
+    pub target: DomId,
+    /// The guest's UUID, on which addresses of NICs without a configured one depend.
+    pub uuid: Uuid,
+    /// What the QEMU in the image can do, as the image's manifest says it.
+    pub qemu: QemuFeatures,
+    /// A device state waits for QEMU: it is started for a restore, a migration or a replacement.
+    pub incoming: bool,
+}
+
+/// What a QEMU was built with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QemuFeatures {
+    /// It has `-sandbox`.
+    pub sandbox: bool,
+}
+
+/// How a guest's QEMU is started, and what its stubdomain needs for that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// QEMU's arguments, without the program's name.
+    pub argv: Argv,
+    /// The disks that QEMU emulates, in the configuration's order: each needs a PV disk of the stubdomain, unless it
+    /// is a drive without a medium.
+    pub disks: Vec<StubDisk>,
+    /// The disks that the guest sees as PV disks only, in the configuration's order.
+    pub unemulated: Vec<Unemulated>,
+    /// The NICs that QEMU emulates, in the configuration's order: each needs a PV NIC of the stubdomain.
+    pub nics: Vec<StubNic>,
+    /// The guest's serial ports, COM1 first: each needs a console of the stubdomain.
+    pub serials: Vec<StubSerial>,
+    /// The guest's video memory, which is part of its memory.
+    pub video_memory: KiB,
+}
+
+/// One serial port of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StubSerial {
+    /// The guest's port, 0 being COM1.
+    pub port: usize,
+    /// The stubdomain's console that it is.
+    pub console: StubConsole,
+}
+
+/// Why there is no plan for a configuration.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// QEMU's IDE and AHCI disks are always writable.
+    #[error("Disk {0} cannot be read-only on IDE or AHCI: use sd* or xvd*, or make it a CD drive")]
+    ReadOnlyHardDisk(Vdev),
+    /// More serial ports than consoles.
+    #[error("The guest's serial ports cannot all be served: configure fewer")]
+    Serial(#[source] ConsoleError),
+    /// The arguments are too many or too long to be handed over.
+    #[error("QEMU's arguments cannot be handed to the stubdomain: shorten device_model_args")]
+    Argv(#[source] ArgvError),
+    /// Video memory leaves none for the guest.
+    #[error(
+        "The guest's {video} of video memory are not less than its memory of {memory}: give it more memory"
+    )]
+    NoMemory {
+        /// Video memory.
+        video: KiB,
+        /// The guest's memory.
+        memory: KiB,
+    },
+}
+
+/// Works out how the guest's QEMU is started.
+///
+/// # Errors
+/// When the configuration asks for what QEMU or the stubdomain cannot do, see [`PlanError`]. A configuration that
+/// `config` has accepted fails only for arguments that are too long.
+pub fn plan(config: &GuestConfig, facts: &Facts) -> Result<Plan, PlanError> {
+    let (disks, unemulated) = disks::assign(config)?;
+    let nics = nics::assign(config, &facts.uuid);
+    let serials = serials(config)?;
+    let args = args::build(config, facts, &args::Devices { disks: &disks, nics: &nics, serials: &serials })?;
+    let argv = Argv::new(args).map_err(PlanError::Argv)?;
+    Ok(Plan { argv, disks, unemulated, nics, serials, video_memory: config.display.video_memory })
+}
+
+fn serials(config: &GuestConfig) -> Result<Vec<StubSerial>, PlanError> {
+    (0..config.serials.len())
+        .map(|port| Ok(StubSerial { port, console: StubConsole::serial(port).map_err(PlanError::Serial)? }))
+        .collect()
+}

@@ -90,12 +90,7 @@ pub(super) fn display(reader: &mut Reader<'_>, memory: KiB) -> Display {
         }
         reader.push(problem);
     }
-    Display {
-        vga,
-        video_memory,
-        keymap: keymap(reader),
-        nographic: reader.bool("nographic").unwrap_or(false),
-    }
+    Display { vga, video_memory, keymap: keymap(reader) }
 }
 
 fn vga(reader: &mut Reader<'_>) -> Option<Vga> {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::diagnostic::Diagnostic;
 use crate::document::Atom;
-use crate::model::{Access, Disk, DiskFormat, DiskKind, DiskSource};
+use crate::model::{Access, Disk, DiskFormat, DiskKind, DiskSource, VdevBus};
 use crate::reader::Reader;
 use crate::source::Span;
 use spec::{Spec, Word};
@@ -55,6 +55,11 @@ fn convert(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<Disk> {
     check_format(spec, reader);
     check_backend(spec, reader);
     let source = source(atom, spec, reader);
+    if spec.read_only && !cdrom && vdev.is_some_and(|vdev| vdev.bus() == VdevBus::Hd && vdev.partition() == 0)
+    {
+        let why = "QEMU's IDE and AHCI disks are always writable; use `sd` or `xvd`, or make it a CD drive";
+        reader.push(refused("A disk `hd…` cannot be read-only", atom.span, why));
+    }
     let disk = Disk {
         vdev: vdev?,
         source: source?,

@@ -89,7 +89,6 @@ fn read(reader: &mut Reader<'_>) -> Option<GuestConfig> {
         usb,
         sound: devices::sound(reader),
         vendor_device: devices::vendor_device(reader),
-        vkb_device: reader.bool("vkb_device").unwrap_or(true),
         device_model: stub::device_model(reader),
         lifecycle: basics::lifecycle(reader),
         labels: basics::labels(reader),

@@ -10,13 +10,11 @@ pub struct Display {
     pub video_memory: KiB,
     /// `keymap`: QEMU's name of the keyboard layout (`de`, `en-us`, …); absent: QEMU's default.
     pub keymap: Option<String>,
-    /// `nographic`: default false.
-    pub nographic: bool,
 }
 
 impl Default for Display {
     fn default() -> Self {
-        Self { vga: Vga::Cirrus, video_memory: KiB::from_mib(8), keymap: None, nographic: false }
+        Self { vga: Vga::Cirrus, video_memory: KiB::from_mib(8), keymap: None }
     }
 }
 

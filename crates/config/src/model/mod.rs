@@ -66,8 +66,6 @@ pub struct GuestConfig {
     pub sound: Option<String>,
     /// `vendor_device`: an extra emulated device that some vendors' drivers look for.
     pub vendor_device: VendorDevice,
-    /// `vkb_device`: whether a PV keyboard is offered (libxl's default is true).
-    pub vkb_device: bool,
     /// Where QEMU runs and what it is given beyond the rest of this configuration.
     pub device_model: DeviceModel,
     /// What happens when the guest ends.

@@ -1,0 +1,156 @@
+//! The arguments, in libxl's order: QEMU puts devices on the PCI bus as they come, and a saved state remembers where.
+
+use config::{DiskController, GuestConfig, UsbController, VendorDevice, Vga};
+use contract::Argv;
+use xen_types::KiB;
+
+use crate::{Facts, Place, PlanError, StubDisk, StubNic, StubSerial};
+
+/// Everything off that a device model can do without: old system calls, rising privileges, new processes, scheduling.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The devices that the plan found places for.
+#[derive(Clone, Copy)]
+pub(crate) struct Devices<'a> {
+    pub(crate) disks: &'a [StubDisk],
+    pub(crate) nics: &'a [StubNic],
+    pub(crate) serials: &'a [StubSerial],
+}
+
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+    }
+}
+
+pub(crate) fn build(
+    config: &GuestConfig,
+    facts: &Facts,
+    devices: &Devices<'_>,
+) -> Result<Vec<String>, PlanError> {
+    let mut args = Args::default();
+    args.pair("-xen-domid", facts.target.to_string());
+    args.flag("-no-shutdown");
+    args.flag("-nodefaults");
+    args.flag("-no-user-config");
+    if facts.qemu.sandbox {
+        args.pair("-sandbox", SANDBOX);
+    }
+    // A comma ends a value of QEMU's options, two are one of the value.
+    args.pair("-name", format!("guest={}", config.name.replace(',', ",,")));
+    args.pair("-display", "none");
+    if let Some(keymap) = &config.display.keymap {
+        args.pair("-k", keymap);
+    }
+    if devices.disks.iter().any(|disk| matches!(disk.place, Place::Scsi(_))) {
+        args.pair("-device", "lsi53c895a");
+    }
+    for serial in devices.serials {
+        args.pair("-serial", serial.console.device());
+    }
+    vga(config, &mut args);
+    args.pair("-boot", format!("order={}", config.boot.order()));
+    usb(config, &mut args);
+    sound(config, &mut args);
+    if config.max_vcpus > 1 {
+        args.pair("-smp", format!("{},maxcpus={}", config.vcpus, config.max_vcpus));
+    }
+    for nic in devices.nics {
+        args.0.extend(nic.args());
+    }
+    if devices.nics.is_empty() {
+        args.pair("-net", "none");
+    }
+    if facts.incoming {
+        args.pair("-incoming", Argv::RESTORE_INCOMING);
+    }
+    args.pair("-machine", machine(config));
+    args.pair("-m", memory(config)?.mib().to_string());
+    if config.disk_controller == DiskController::Ahci {
+        args.pair("-device", "ahci,id=ahci0");
+    }
+    for disk in devices.disks {
+        args.0.extend(disk.args());
+    }
+    if config.vendor_device == VendorDevice::XenServer {
+        args.pair("-device", "xen-pvdevice,device-id=0xc000");
+    }
+    args.0.extend(config.device_model.extra_args.iter().cloned());
+    Ok(args.0)
+}
+
+fn vga(config: &GuestConfig, args: &mut Args) {
+    let card = match config.display.vga {
+        Vga::Cirrus => "cirrus-vga",
+        Vga::StdVga => "VGA",
+        Vga::None => return,
+    };
+    args.pair("-device", format!("{card},vgamem_mb={}", config.display.video_memory.mib()));
+}
+
+fn usb(config: &GuestConfig, args: &mut Args) {
+    match config.usb.controller {
+        UsbController::None => {}
+        UsbController::Machine => args.flag("-usb"),
+        UsbController::Uhci => args.pair("-device", "piix3-usb-uhci,id=usb"),
+        UsbController::Ehci => {
+            args.pair("-device", "ich9-usb-ehci1,id=usb,addr=0x1d.0x7,multifunction=on");
+            for companion in 1..=3_u32 {
+                let (port, function) = (2 * (companion - 1), companion - 1);
+                args.pair(
+                    "-device",
+                    format!(
+                        "ich9-usb-uhci{companion},masterbus=usb.0,firstport={port},addr=0x1d.{function:#x},\
+                         multifunction=on"
+                    ),
+                );
+            }
+        }
+        UsbController::Xhci => args.pair("-device", "nec-usb-xhci,id=usb"),
+    }
+    for device in &config.usb.devices {
+        args.pair("-usbdevice", device);
+    }
+}
+
+fn sound(config: &GuestConfig, args: &mut Args) {
+    match config.sound.as_deref() {
+        None => {}
+        Some("hda") => {
+            args.pair("-device", "intel-hda");
+            args.pair("-device", "hda-duplex");
+        }
+        Some(card) => args.pair("-device", card),
+    }
+}
+
+fn machine(config: &GuestConfig) -> String {
+    // `pc` is `xenfv` without the platform device, through which PV drivers are found and emulated devices unplugged.
+    let mut machine = if config.platform.xen_platform_pci { "xenfv" } else { "pc,accel=xen" }.to_owned()
+        + ",suppress-vmdesc=on";
+    if let Some(hole) = config.platform.mmio_hole {
+        let below = (1_u64 << 32).saturating_sub(hole.get().saturating_mul(1024));
+        machine.push_str(&format!(",max-ram-below-4g={below}"));
+    }
+    if !config.platform.acpi {
+        machine.push_str(",acpi=off");
+    }
+    machine
+}
+
+/// What QEMU takes for the guest's RAM: the most it may have, without the video memory.
+fn memory(config: &GuestConfig) -> Result<KiB, PlanError> {
+    let (video, memory) = (config.display.video_memory, config.max_memory);
+    match memory.get().checked_sub(video.get()) {
+        Some(rest) if rest > 0 => Ok(KiB(rest)),
+        _ => Err(PlanError::NoMemory { video, memory }),
+    }
+}
