@@ -5,11 +5,11 @@ use image::packages::Store;
 use testhost::Put;
 
 use crate::view::View;
-use crate::workspace;
+use crate::{binaries, workspace};
 
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
-pub(crate) fn stubdom(_store: &Store, _view: &mut View) -> Result<Vec<Put>> {
-    Ok(Vec::new())
+pub(crate) fn stubdom(store: &Store, view: &mut View) -> Result<Vec<Put>> {
+    Ok(testhost::stubdom(&binaries::agent()?, &workspace::kept("stubdom"), store, view)?)
 }
 
 /// Builds the example guests and says where their files go.

@@ -74,7 +74,7 @@ pub fn build(
 }
 
 /// Turns an error of the image crate into ours.
-fn gather<E: std::error::Error + Send + Sync + 'static>(what: &str) -> impl FnOnce(E) -> Error {
+pub(crate) fn gather<E: std::error::Error + Send + Sync + 'static>(what: &str) -> impl FnOnce(E) -> Error {
     let what = what.to_owned();
     move |source| Error::Packages { what, source: Box::new(source) }
 }

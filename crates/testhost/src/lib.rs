@@ -20,6 +20,7 @@ mod scale;
 mod share;
 mod shell;
 mod snapshot;
+mod stubdom;
 mod vm;
 
 pub use build::{Recipe, build};
@@ -28,3 +29,4 @@ pub use guests::hello;
 pub use machine::Machine;
 pub use run::{Host, Job, Observer, Origin, Put, Report, Request, fresh_log_folder, run};
 pub use scale::TimeScale;
+pub use stubdom::stubdom;

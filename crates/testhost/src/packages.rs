@@ -32,7 +32,7 @@ pub(crate) fn root(store: &Store, wanted: &[&str], observer: &mut dyn Observer) 
         }
         Progress::Unpacking { package } => observer.progress(&format!("Unpacking {}", package.name)),
     };
-    let apt = newest(&APT);
+    let apt = apt_changed();
     let path = store.folder().join(format!("resolved-{}.json", hex(&Sha256::digest(wanted.join(" ")))));
     if let Some(packages) = remembered(&path, apt) {
         let debs = store.fetch(&packages, &mut progress)?;
@@ -50,6 +50,11 @@ pub(crate) fn root(store: &Store, wanted: &[&str], observer: &mut dyn Observer) 
         let _ = fs::write(&path, text);
     }
     Ok(root)
+}
+
+/// When apt's lists, configuration or sources were changed last.
+pub(crate) fn apt_changed() -> SystemTime {
+    newest(&APT)
 }
 
 fn remembered(path: &Path, apt: SystemTime) -> Option<Vec<Package>> {

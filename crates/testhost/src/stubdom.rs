@@ -1,0 +1,62 @@
+//! The stubdomain's image for dom0, built when something that goes into it has changed.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use image::packages::{Progress, Store};
+use image::stubdom::{Manifest, Step, StubdomSpec};
+use sha2::{Digest as _, Sha256};
+
+use crate::build::{gather, hex};
+use crate::error::AtPath as _;
+use crate::packages::apt_changed;
+use crate::{Error, Observer, Put};
+
+/// Where the image lies in dom0.
+const PLACE: &str = "/usr/lib/outrigger/stubdom";
+
+/// Builds the image with this agent in a folder of `images`, or finds it there; says where its files go in dom0.
+///
+/// # Errors
+/// [`Error::Packages`] when it cannot be built, [`Error::File`] when the agent cannot be read.
+pub fn stubdom(
+    agent: &Path,
+    images: &Path,
+    store: &Store,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Put>, Error> {
+    fs::create_dir_all(images).at("make the folder", images)?;
+    let lock_path = images.join("lock");
+    let lock = File::create(&lock_path).at("open", &lock_path)?;
+    lock.lock().at("lock", &lock_path)?;
+    let folder = images.join("current");
+    let key = key(agent)?;
+    let key_path = images.join("current.key");
+    if fs::read_to_string(&key_path).ok().as_deref() != Some(&key) {
+        observer.progress("Building the stubdomain's image");
+        let spec = StubdomSpec::debian(&folder, agent, env!("CARGO_PKG_VERSION"));
+        image::stubdom::build_in(store, &spec, &mut |step| {
+            if let Step::Packages(Progress::Fetching { packages, bytes }) = step {
+                observer.progress(&format!("Fetching {packages} Debian packages ({} MB)", bytes / 1_000_000));
+            }
+        })
+        .map_err(gather("the stubdomain's image"))?;
+        fs::write(&key_path, &key).at("write", &key_path)?;
+    }
+    let files = [Manifest::KERNEL, Manifest::INITRAMFS, Manifest::FILE];
+    Ok(files
+        .iter()
+        .map(|name| Put { source: folder.join(name), target: Path::new(PLACE).join(name) })
+        .collect())
+}
+
+/// A hash of the agent, of the state of apt's lists, and of this very program, which holds the image builder.
+fn key(agent: &Path) -> Result<String, Error> {
+    let mut hash = Sha256::new();
+    let own = std::env::current_exe().at("find", "the running program")?;
+    for path in [agent, &own] {
+        hash.update(Sha256::digest(fs::read(path).at("read", path)?));
+    }
+    hash.update(format!("{:?}", apt_changed()));
+    Ok(hex(&hash.finalize()))
+}
