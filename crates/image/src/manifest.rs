@@ -60,7 +60,7 @@ pub struct Qemu {
     pub path: String,
     /// Whether it has `-sandbox` (is built with libseccomp).
     pub sandbox: bool,
-    /// Whether it can offer SPICE.
+    /// Whether it can offer SPICE, and the `qxl` display adapter.
     pub spice: bool,
 }
 

@@ -57,7 +57,6 @@ pub(super) const DATA_FILES: [&str; 18] = [
     "/usr/share/seabios/vgabios-ati.bin",
     "/usr/share/seabios/vgabios-bochs-display.bin",
     "/usr/share/seabios/vgabios-cirrus.bin",
-    "/usr/share/seabios/vgabios-qxl.bin",
     "/usr/share/seabios/vgabios-stdvga.bin",
     "/usr/share/seabios/vgabios-virtio.bin",
     "/usr/share/seabios/vgabios-vmware.bin",
@@ -67,6 +66,7 @@ pub(super) const DATA_FILES: [&str; 18] = [
     "/usr/lib/ipxe/qemu/efi-pcnet.rom",
     "/usr/lib/ipxe/qemu/efi-rtl8139.rom",
     "/usr/lib/ipxe/qemu/efi-virtio.rom",
+    "/usr/lib/ipxe/qemu/efi-vmxnet3.rom",
     "/usr/lib/ipxe/qemu/pxe-eepro100.rom",
 ];
 
@@ -81,6 +81,9 @@ const FOLDERS: [(&str, u32); 8] = [
     ("/var/log", 0o755),
     ("/var/tmp", 0o1777),
 ];
+
+/// Firmware of the display adapter that works with SPICE only.
+pub(super) const SPICE_DATA: &str = "/usr/share/seabios/vgabios-qxl.bin";
 
 /// The library that Debian's QEMU is linked with for SPICE.
 const SPICE: &str = "libspice-server.so.1";
@@ -158,7 +161,7 @@ impl Contents {
     }
 
     fn add_data(&mut self, root: &Root) -> Result<()> {
-        for path in DATA_FILES {
+        for path in DATA_FILES.into_iter().chain(self.qemu.spice.then_some(SPICE_DATA)) {
             let paths = match path.strip_suffix('/') {
                 Some(folder) => root.walk(folder)?,
                 None => vec![path.to_owned()],

@@ -38,7 +38,7 @@ impl Fixture {
         for (name, depends) in [("tun", ""), ("bridge", "stp"), ("stp", ""), ("xenfs", "xen-privcmd")] {
             this.put(kernel, &format!("/lib/modules/6.1.0-9-amd64/kernel/{name}.ko"), &module(depends));
         }
-        for path in contents::DATA_FILES {
+        for path in contents::DATA_FILES.into_iter().chain([contents::SPICE_DATA]) {
             let path = if path.ends_with('/') { format!("{path}en-us") } else { path.to_owned() };
             this.put("data", &path, path.as_bytes());
         }
@@ -131,6 +131,22 @@ fn test_build_sandbox_is_seen_by_its_library() {
     fixture.put("qemu-system-xen", QEMU, &Elf::new(&["libseccomp.so.2"]).bytes());
     fixture.put("libc6", "/usr/lib/x86_64-linux-gnu/libseccomp.so.2", &Elf::new(&[]).bytes());
     assert!(fixture.build("image").unwrap().qemu.sandbox);
+}
+
+#[test]
+fn test_build_with_spice_has_the_real_library() {
+    let fixture = Fixture::new();
+    let spice = "/usr/lib/x86_64-linux-gnu/libspice-server.so.1";
+    fixture.put("qemu-system-xen", QEMU, &Elf::new(&["libspice-server.so.1"]).bytes());
+    fixture.put("data", spice, &Elf::new(&["libssl.so.3"]).bytes());
+    fixture.put("data", "/usr/lib/x86_64-linux-gnu/libssl.so.3", &Elf::new(&[]).bytes());
+    let spec = StubdomSpec { spice: true, ..fixture.spec("image") };
+    let manifest = build_from(&fixture.root, &spec, &mut |_| {}).unwrap();
+    let paths: Vec<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    assert!(manifest.qemu.spice);
+    for path in [spice, "/usr/lib/x86_64-linux-gnu/libssl.so.3", contents::SPICE_DATA] {
+        assert!(paths.contains(&path), "{path}");
+    }
 }
 
 #[test]
