@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use config::Uuid;
 use xen_types::DomId;
+use xenstore::wire::ErrorCode;
 use xenstore::{SpecialWatch, Store, StoreError, XsPath};
 
 use crate::batch::Batch;
@@ -117,10 +118,7 @@ pub(crate) fn kill(ts: &Toolstack, domid: DomId) -> StepResult {
     }
     match ts.xenstore.release(domid) {
         // It was never introduced, or xenstored has noticed by itself.
-        Err(error @ StoreError::Refused { .. }) => {
-            let _ = error;
-            Ok(())
-        }
+        Err(StoreError::Refused { code: ErrorCode::NoEntry | ErrorCode::Invalid, .. }) => Ok(()),
         other => Ok(other?),
     }
 }

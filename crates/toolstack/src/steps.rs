@@ -127,20 +127,23 @@ pub fn undo_all<C: ?Sized>(
     events: &mut dyn FnMut(Event),
 ) -> Vec<UndoFailure> {
     let undo: Vec<Step<C>> = steps.iter().rev().filter(|s| s.undo.is_some()).copied().collect();
-    let once_more: Vec<Step<C>> = undo
-        .into_iter()
-        .filter(|step| {
-            events(Event::Undoing { step: step.name });
-            step.undo.is_some_and(|undo| undo(context).is_err())
-        })
-        .collect();
+    let once_more: Vec<Step<C>> =
+        undo.into_iter().filter(|step| undo_one(step, context, events).is_err()).collect();
     once_more
         .into_iter()
         .filter_map(|step| {
-            let cause = step.undo?(context).err()?;
+            let cause = undo_one(&step, context, events).err()?;
             Some(UndoFailure { step: step.name, cause })
         })
         .collect()
+}
+
+fn undo_one<C: ?Sized>(step: &Step<C>, context: &mut C, events: &mut dyn FnMut(Event)) -> StepResult {
+    let Some(undo) = step.undo else { return Ok(()) };
+    events(Event::Undoing { step: step.name });
+    undo(context).inspect_err(|cause| {
+        events(Event::Warning { text: format!("Undoing \"{}\" failed: {}", step.name, cause.chain()) });
+    })
 }
 
 /// Runs every step even if some fail, for tearing down: those that failed are tried once more at the end.

@@ -105,7 +105,8 @@ where
         Step::new("build the guest", Creation::build_guest),
         Step::new("build the stubdomain", Creation::build_stub),
         Step::new("write consoles and arguments", Creation::write_details),
-        Step::new("introduce the domains", Creation::introduce).undo(Creation::release),
+        // No undo: the domains' end is xenstored's news of it. Releasing one that lives would let consoles miss it.
+        Step::new("introduce the domains", Creation::introduce),
         Step::new("start the stubdomain", Creation::start_stub).undo(Creation::kill_stub),
         Step::new("connect network interfaces", Creation::connect_nics).undo(Creation::disconnect_nics),
         Step::new("wait for the backends", Creation::wait_for_backends),

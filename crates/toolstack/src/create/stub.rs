@@ -88,16 +88,6 @@ impl Creation<'_> {
         Ok(())
     }
 
-    /// Takes back the introductions; a domain that was not introduced needs nothing.
-    pub(super) fn release(&mut self) -> StepResult {
-        for domid in [self.record.domid, self.record.stub_domid].into_iter().flatten() {
-            if self.ts.xenstore.is_introduced(domid)? {
-                self.ts.xenstore.release(domid)?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn start_stub(&mut self) -> StepResult {
         self.stub_started = Some(Instant::now());
         Ok(self.ts.hypervisor.unpause_domain(self.stub()?)?)

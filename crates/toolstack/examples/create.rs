@@ -1,0 +1,60 @@
+//! Makes and destroys guests without a daemon, to look at the toolstack alone in a real dom0.
+//!
+//! `create CFG [--paused]` makes the guest and prints the time of every step; `destroy DOMID` destroys it; `list`
+//! lists all domains. State, logs and the stubdomain's image are where the daemon has them;
+//! `OUTRIGGER_STUBDOM_DIR` names another folder with the image.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use toolstack::host::RealHost;
+use toolstack::{CreateOptions, Event, Paths, Toolstack};
+use xen::RealHypervisor;
+use xenstore::Xenstore;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut paths = Paths::default();
+    if let Ok(folder) = std::env::var("OUTRIGGER_STUBDOM_DIR") {
+        paths.stubdomain = folder.into();
+    }
+    let hypervisor = Arc::new(RealHypervisor::open()?);
+    let toolstack = Toolstack::new(hypervisor, Xenstore::open()?, Arc::new(RealHost)).with_paths(paths);
+    let begin = Instant::now();
+    let mut show = |event: Event| match event {
+        Event::StepFinished { step, took, .. } => println!("{:9.3} s  {step}", took.as_secs_f64()),
+        Event::StepFailed { step, took, error, .. } => {
+            println!("{:9.3} s  {step}: FAILED: {error}", took.as_secs_f64());
+        }
+        Event::Undoing { step } => println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64()),
+        Event::Warning { text } => println!("             warning: {text}"),
+        Event::StepStarted { .. } => {}
+    };
+    match args.as_slice() {
+        ["create", file, rest @ ..] => {
+            let loaded = config::load(Path::new(file));
+            let Some(config) = loaded.config else { bail!("The configuration has errors") };
+            let options = CreateOptions { paused: rest.contains(&"--paused"), ..CreateOptions::default() };
+            match toolstack.create(&config, options, &mut show) {
+                Ok(guest) => println!("domain {} with stubdomain {}", guest.domid, guest.stub_domid),
+                Err(error) => bail!("{}", error.report()),
+            }
+        }
+        ["destroy", domid] => {
+            if let Err(error) = toolstack.destroy(domid.parse()?, &mut show) {
+                bail!("{}", error.report());
+            }
+        }
+        ["list"] => {
+            for entry in toolstack.list()? {
+                println!("{:5} {:20} {:8} {}", entry.domid, entry.name, entry.memory, entry.state);
+            }
+        }
+        _ => bail!("Usage: create CFG [--paused] | destroy DOMID | list"),
+    }
+    println!("{:9.3} s  in all", begin.elapsed().as_secs_f64());
+    Ok(())
+}
