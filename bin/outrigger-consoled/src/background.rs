@@ -28,8 +28,8 @@ pub(crate) fn start(options: &Options) -> Result<()> {
         .open(&options.own_log)
         .with_context(|| format!("Cannot open {} (--own-log)", options.own_log.display()))?;
     let before = own_log.metadata().context("Cannot read the daemon's own log")?.len();
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("outrigger-consoled")
+    let program = std::env::current_exe().context("Cannot find this program's own file")?;
+    let mut child = Command::new(program)
         .args(std::env::args_os().skip(1))
         .args(["--foreground", "--ready-fd=1"])
         .stdin(Stdio::null())

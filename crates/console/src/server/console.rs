@@ -60,6 +60,8 @@ pub(crate) struct Console<M> {
     pub(crate) fired: bool,
     pub(crate) turns: Bucket,
     pub(crate) looks: Bucket,
+    /// The path of its pseudo-terminal.
+    pub(crate) tty: Option<String>,
     complaints: u32,
     history: History,
     log: Option<LogFile>,
@@ -85,6 +87,7 @@ impl<M: RingMemory> Console<M> {
             // About a fifth of a processor when each turn moves but one byte, 80 MB/s when each moves a full ring.
             turns: Bucket::new(4096, 40_960, now),
             looks: Bucket::new(16, 50, now),
+            tty: None,
             complaints: 0,
             history: History::default(),
             log: None,
@@ -161,11 +164,10 @@ impl<M: RingMemory> Console<M> {
         }
         let output = batch.count();
         if output > 0 {
-            // The ring is the safe place until the file has the bytes: this process may be killed here.
+            // Right before the write: a signal that kills this process lets a write that has begun finish, so that
+            // next to nothing lies between the bytes' leaving the ring and their being in the file.
+            wire.ring.release(batch);
             self.record(&buffer[..output]);
-            if let Some(wire) = &mut self.wire {
-                wire.ring.release(batch);
-            }
             self.history.push(&buffer[..output]);
             self.pump(poller);
         } else if input > 0 {

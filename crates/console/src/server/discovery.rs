@@ -212,6 +212,10 @@ impl<P: Platform> Server<P> {
                 Step::Connect(offer) => {
                     let page = self.platform.map_grant(id.domid, offer.ring);
                     let connected = self.connect(id, offer, page);
+                    if connected {
+                        // Again: when the backend's nodes came first, there was no place for it.
+                        self.tell_tty(id)?;
+                    }
                     let state = if connected { XenbusState::Connected } else { XenbusState::Closed };
                     Tree::new(&self.store).write_state(id, state)?;
                 }
@@ -295,7 +299,7 @@ impl<P: Platform> Server<P> {
         self.open_output(&mut console)?;
         self.names.insert(id, key);
         self.consoles.insert(key, console);
-        Ok(())
+        self.tell_tty(id)
     }
 
     fn open_socket(&mut self, console: &mut Console<P::Page>) {
@@ -323,7 +327,7 @@ impl<P: Platform> Server<P> {
         };
         match output {
             Output::Null => {}
-            Output::Pty => return self.open_pty(console),
+            Output::Pty => self.open_pty(console),
             Output::File(path) => match LogFile::open(path, self.settings.log_style) {
                 Ok(file) => console.set_file(file),
                 Err(error) => console.complain(&with_cause(&error)),
@@ -346,18 +350,21 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    fn open_pty(&mut self, console: &mut Console<P::Page>) -> Result<(), StoreError> {
+    fn open_pty(&mut self, console: &mut Console<P::Page>) {
         let opened = Pty::open().and_then(|pty| {
             let path = pty.path().to_string_lossy().into_owned();
             console.set_stream(&mut self.poller, StreamFd::Pty(pty), true, true)?;
             Ok(path)
         });
         match opened {
-            Ok(path) => Tree::new(&self.store).write_tty(console.id, &path),
-            Err(error) => {
-                console.complain(&format_args!("no pseudo-terminal can be had: {error}"));
-                Ok(())
-            }
+            Ok(path) => console.tty = Some(path),
+            Err(error) => console.complain(&format_args!("no pseudo-terminal can be had: {error}")),
         }
+    }
+
+    /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
+    fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
+        let tty = self.console_mut(id).and_then(|console| console.tty.clone());
+        tty.map_or(Ok(()), |tty| Tree::new(&self.store).write_tty(id, &tty))
     }
 }

@@ -1,0 +1,358 @@
+//! A host of domains that exist only here: their ring pages and event channels, and the toolstack's writes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use console::logfile::LogStyle;
+use console::platform::{DomainState, Platform};
+use console::ring::XenconsInterface;
+use console::server::{Server, Settings};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tempfile::TempDir;
+use xen_types::{DomId, EventPort, Gfn, GrantRef};
+use xenstore::server::Server as Xenstored;
+use xenstore::{Access, Connection, Permissions, Store, XsPath};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) type Page = Arc<XenconsInterface>;
+
+#[derive(Default)]
+struct State {
+    dying: BTreeMap<DomId, bool>,
+    grants: HashMap<(DomId, GrantRef), Page>,
+    /// Ports that guests offer, and to which local port each is bound.
+    offers: HashMap<(DomId, EventPort), Option<EventPort>>,
+    next_port: u32,
+    fired: VecDeque<EventPort>,
+    masked: HashMap<EventPort, bool>,
+    notified: HashMap<(DomId, EventPort), usize>,
+}
+
+/// The simulated Xen.
+#[derive(Clone)]
+pub(crate) struct Xen(Arc<(Mutex<State>, EventFd)>);
+
+impl Xen {
+    fn new() -> Self {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap();
+        Self(Arc::new((Mutex::default(), wake)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap()
+    }
+
+    fn fire(&self, port: EventPort) {
+        let mut state = self.state();
+        match state.masked.get_mut(&port) {
+            Some(latched @ false) => *latched = true,
+            Some(true) => {}
+            None => {
+                // Masked from now on, with nothing latched.
+                state.masked.insert(port, false);
+                state.fired.push_back(port);
+            }
+        }
+        self.0.1.write(1).unwrap();
+    }
+
+    /// The guest sends an event.
+    pub(crate) fn kick(&self, domid: DomId, port: u32) {
+        let local = self.state().offers.get(&(domid, EventPort(port))).copied().flatten();
+        if let Some(local) = local {
+            self.fire(local);
+        }
+    }
+
+    pub(crate) fn is_bound(&self, domid: DomId, port: u32) -> bool {
+        self.state().offers.get(&(domid, EventPort(port))).is_some_and(Option::is_some)
+    }
+
+    /// Shares a fresh ring page and a port.
+    pub(crate) fn offer(&self, domid: DomId, grant: u32, port: u32) -> Page {
+        let page = Page::default();
+        let mut state = self.state();
+        state.grants.insert((domid, GrantRef(grant)), Arc::clone(&page));
+        state.offers.insert((domid, EventPort(port)), None);
+        page
+    }
+}
+
+/// One process's handle on the simulated Xen; what it holds goes when it is dropped, as when a process is killed.
+pub(crate) struct SimPlatform {
+    xen: Xen,
+    bound: Vec<EventPort>,
+}
+
+impl Platform for SimPlatform {
+    type Page = Page;
+
+    fn domains(&mut self) -> io::Result<Vec<DomainState>> {
+        Ok(self
+            .xen
+            .state()
+            .dying
+            .iter()
+            .map(|(domid, dying)| DomainState { domid: *domid, dying: *dying })
+            .collect())
+    }
+
+    fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<Page> {
+        self.xen.state().grants.get(&(domid, grant)).cloned().ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    fn map_frame(&mut self, domid: DomId, frame: Gfn) -> io::Result<Page> {
+        self.map_grant(domid, GrantRef(u32::try_from(frame.get()).unwrap()))
+    }
+
+    fn bind(&mut self, domid: DomId, remote: EventPort) -> io::Result<EventPort> {
+        let port = {
+            let mut state = self.xen.state();
+            state.next_port += 1;
+            let local = EventPort(state.next_port);
+            match state.offers.get_mut(&(domid, remote)) {
+                Some(offer @ None) => *offer = Some(local),
+                _ => return Err(ErrorKind::InvalidInput.into()),
+            }
+            local
+        };
+        self.bound.push(port);
+        self.xen.fire(port);
+        Ok(port)
+    }
+
+    fn unbind(&mut self, port: EventPort) {
+        let mut state = self.xen.state();
+        state.offers.values_mut().filter(|bound| **bound == Some(port)).for_each(|bound| *bound = None);
+        state.masked.remove(&port);
+        self.bound.retain(|bound| *bound != port);
+    }
+
+    fn notify(&mut self, port: EventPort) {
+        let mut state = self.xen.state();
+        let remote = state.offers.iter().find(|(_, bound)| **bound == Some(port)).map(|(remote, _)| *remote);
+        *state.notified.entry(remote.expect("an event for a port that is not bound")).or_default() += 1;
+    }
+
+    fn unmask(&mut self, port: EventPort) {
+        let latched = self.xen.state().masked.remove(&port);
+        assert!(latched.is_some(), "a port that has not fired was unmasked");
+        if latched == Some(true) {
+            self.xen.fire(port);
+        }
+    }
+
+    fn next_event(&mut self) -> io::Result<Option<EventPort>> {
+        let port = self.xen.state().fired.pop_front();
+        if port.is_none() {
+            let _ = self.xen.0.1.read();
+        }
+        Ok(port)
+    }
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.xen.0.1.as_fd()
+    }
+}
+
+impl Drop for SimPlatform {
+    fn drop(&mut self) {
+        for port in self.bound.clone() {
+            self.unbind(port);
+        }
+    }
+}
+
+/// The host: simulated Xen, xenstored in this process, folders, and a console server.
+pub(crate) struct Host {
+    pub(crate) xen: Xen,
+    pub(crate) xenstored: Xenstored,
+    pub(crate) store: Connection,
+    pub(crate) folder: TempDir,
+    pub(crate) server: Option<Server<SimPlatform>>,
+    pub(crate) log_limit: u64,
+}
+
+pub(crate) fn domid(number: u16) -> DomId {
+    DomId::new(number).unwrap()
+}
+
+pub(crate) fn path(text: &str) -> XsPath {
+    XsPath::new(text).unwrap()
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let xenstored = Xenstored::start();
+        let store = xenstored.connection(DomId::DOM0);
+        let folder = tempfile::tempdir().unwrap();
+        let mut host = Self {
+            xen: Xen::new(),
+            xenstored,
+            store,
+            folder,
+            server: None,
+            log_limit: LogStyle::DEFAULT_LIMIT,
+        };
+        host.start();
+        host
+    }
+
+    pub(crate) fn start(&mut self) {
+        let platform = SimPlatform { xen: self.xen.clone(), bound: Vec::new() };
+        let settings = Settings {
+            log_dir: self.folder.path().join("log"),
+            socket_dir: self.folder.path().join("run"),
+            log_style: LogStyle { limit: self.log_limit, ..LogStyle::default() },
+        };
+        let store = self.xenstored.connection(DomId::DOM0);
+        self.server = Some(Server::start(platform, store, settings).unwrap());
+    }
+
+    /// As SIGKILL does: no goodbye, the sockets' names stay.
+    pub(crate) fn kill(&mut self) {
+        self.server = None;
+    }
+
+    pub(crate) fn turn(&mut self) {
+        self.server.as_mut().unwrap().turn(Some(Duration::from_millis(5))).unwrap();
+    }
+
+    #[track_caller]
+    pub(crate) fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = found(self) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{what} has not come");
+            self.turn();
+        }
+    }
+
+    pub(crate) fn write(&self, at: &str, value: &str) {
+        self.store.write(&path(at), value.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn read(&self, at: &str) -> Option<String> {
+        self.store.read(&path(at)).unwrap().map(|value| String::from_utf8(value).unwrap())
+    }
+
+    /// Makes a domain with a primary console whose port is 2.
+    pub(crate) fn domain(&self, number: u16, output: &str) -> (DomId, Page) {
+        let id = domid(number);
+        let page = self.xen.offer(id, 0, 2);
+        self.xen.state().dying.insert(id, false);
+        let dir = format!("/local/domain/{number}");
+        self.write(&format!("{dir}/name"), &format!("guest{number}"));
+        for (key, value) in [("type", "xenconsoled"), ("output", output), ("ring-ref", "77"), ("port", "2")] {
+            self.write(&format!("{dir}/console/{key}"), value);
+        }
+        let readable = Permissions::owned_by(DomId::DOM0).allow(id, Access::Read);
+        self.store.set_perms(&path(&dir), &readable).unwrap();
+        // Introduces it.
+        drop(self.xenstored.connection(id));
+        (id, page)
+    }
+
+    /// Makes the nodes of a secondary console as a toolstack does.
+    pub(crate) fn secondary(&self, id: DomId, number: u32, kind: &str, output: &str) {
+        let back = format!("/local/domain/0/backend/console/{id}/{number}");
+        let front = format!("/local/domain/{id}/device/console/{number}");
+        self.store
+            .transaction(|t| {
+                t.mkdir(&path(&front))?;
+                t.set_perms(&path(&front), &Permissions::owned_by(id).allow(DomId::DOM0, Access::Read))?;
+                t.write(&path(&format!("{front}/state")), b"1")?;
+                for (key, value) in [("state", "1"), ("online", "1"), ("type", kind), ("output", output)] {
+                    t.write(&path(&format!("{back}/{key}")), value.as_bytes())?;
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    /// Plays the guest's driver: offers a ring and a port, and says so.
+    pub(crate) fn frontend(&self, id: DomId, number: u32, grant: u32, port: u32) -> Page {
+        let page = self.xen.offer(id, grant, port);
+        let front = format!("/local/domain/{id}/device/console/{number}");
+        self.write(&format!("{front}/ring-ref"), &grant.to_string());
+        self.write(&format!("{front}/port"), &port.to_string());
+        self.front_state(id, number, "3");
+        page
+    }
+
+    pub(crate) fn front_state(&self, id: DomId, number: u32, state: &str) {
+        self.write(&format!("/local/domain/{id}/device/console/{number}/state"), state);
+    }
+
+    pub(crate) fn back_state(&self, id: DomId, number: u32) -> Option<String> {
+        self.read(&format!("/local/domain/0/backend/console/{id}/{number}/state"))
+    }
+
+    #[track_caller]
+    pub(crate) fn until_state(&mut self, id: DomId, number: u32, state: &str) {
+        self.until(&format!("backend state {state}"), |host| {
+            (host.back_state(id, number).as_deref() == Some(state)).then_some(())
+        });
+    }
+
+    /// The domain is destroyed as Xen does it: first dying.
+    pub(crate) fn destroy(&self, id: DomId) {
+        self.xen.state().dying.insert(id, true);
+        self.xenstored.shut_down_domain(id);
+    }
+
+    pub(crate) fn log_path(&self, number: u16, console: u32) -> PathBuf {
+        self.folder.path().join(format!("log/guest{number}.{console}.log"))
+    }
+
+    pub(crate) fn log(&self, number: u16, console: u32) -> Vec<u8> {
+        fs::read(self.log_path(number, console)).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub(crate) fn until_log(&mut self, number: u16, console: u32, wanted: &[u8]) {
+        self.until(&format!("log {:?}", String::from_utf8_lossy(wanted)), |host| {
+            (host.log(number, console) == wanted).then_some(())
+        });
+    }
+
+    pub(crate) fn socket_path(&self, id: DomId, number: u32) -> PathBuf {
+        self.folder.path().join(format!("run/{id}.{number}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn view(&mut self, id: DomId, number: u32) -> UnixStream {
+        let path = self.socket_path(id, number);
+        let stream = self.until("the console's socket", |_| UnixStream::connect(&path).ok());
+        stream.set_nonblocking(true).unwrap();
+        stream
+    }
+
+    /// Reads from a viewer until it has as many bytes, or is closed.
+    #[track_caller]
+    pub(crate) fn read_viewer(&mut self, mut stream: &UnixStream, most: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        self.until("a viewer's bytes", |_| match io::Read::read(&mut stream, &mut buffer) {
+            Ok(0) => Some(()),
+            Ok(count) => {
+                got.extend_from_slice(&buffer[..count]);
+                (got.len() >= most).then_some(())
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                None
+            }
+        });
+        got
+    }
+}
