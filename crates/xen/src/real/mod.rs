@@ -509,3 +509,6 @@ fn entry(leaf: u32, subleaf: u32, policy: [*mut c_char; 4]) -> xc_xend_cpuid {
     let input = xen_sys::xc_xend_cpuid__bindgen_ty_1 { input: [leaf, subleaf] };
     xc_xend_cpuid { __bindgen_anon_1: input, policy }
 }
+
+#[cfg(test)]
+mod tests;
