@@ -40,10 +40,12 @@ impl Profile {
     }
 }
 
-/// Builds the programs of dom0 and says where each goes.
-pub(crate) fn dom0(profile: Profile) -> Result<Vec<Put>> {
-    let packages: Vec<&str> = DOM0.iter().map(|(name, _)| *name).collect();
-    cargo_build(&packages, profile, &[])?;
+/// Says where each program of dom0 goes, and builds them first if `build`.
+pub(crate) fn dom0(profile: Profile, build: bool) -> Result<Vec<Put>> {
+    if build {
+        let packages: Vec<&str> = DOM0.iter().map(|(name, _)| *name).collect();
+        cargo_build(&packages, profile, &[])?;
+    }
     let folder = workspace::target().join(profile.folder());
     DOM0.iter()
         .map(|(name, target)| {
@@ -61,13 +63,15 @@ pub(crate) fn program(package: &str, profile: Profile) -> Result<PathBuf> {
 /// Builds the stubdomain's agent, static, and names the file.
 ///
 /// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.
-pub(crate) fn agent() -> Result<PathBuf> {
+pub(crate) fn agent(build: bool) -> Result<PathBuf> {
     let folder = workspace::target().join("agent");
     let triple = "x86_64-unknown-linux-gnu";
     let flags = format!("target.{triple}.rustflags=[\"-C\", \"target-feature=+crt-static\"]");
     let folder_text = folder.to_string_lossy();
     let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
-    cargo_build(&["outrigger-agent"], Profile::Release, &more)?;
+    if build {
+        cargo_build(&["outrigger-agent"], Profile::Release, &more)?;
+    }
     Ok(folder.join(triple).join("release/outrigger-agent"))
 }
 
@@ -89,6 +93,7 @@ fn stripped(program: &Path, profile: Profile) -> Result<PathBuf> {
     if profile == Profile::Release {
         return Ok(program.to_owned());
     }
+    std::fs::metadata(program).with_context(|| format!("{} has not been built", program.display()))?;
     let copy = program.with_extension("stripped");
     let status =
         Command::new("strip").arg("--output-target=elf64-x86-64").arg("-o").args([&copy, program]).status();

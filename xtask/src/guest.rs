@@ -8,8 +8,8 @@ use crate::view::View;
 use crate::{binaries, workspace};
 
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
-pub(crate) fn stubdom(store: &Store, view: &mut View) -> Result<Vec<Put>> {
-    Ok(testhost::stubdom(&binaries::agent()?, &workspace::kept("stubdom"), store, view)?)
+pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec<Put>> {
+    Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept("stubdom"), store, view)?)
 }
 
 /// Builds the example guests and says where their files go.

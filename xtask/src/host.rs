@@ -48,6 +48,9 @@ pub(crate) struct BuildOptions {
     /// Leaves the stubdomain's image out.
     #[arg(long)]
     pub(crate) no_stubdom: bool,
+    /// Takes our programs as they were compiled last.
+    #[arg(long)]
+    pub(crate) no_build: bool,
     /// Compiles our programs as users get them, rather than quickly.
     #[arg(long)]
     pub(crate) release: bool,
@@ -117,9 +120,9 @@ pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Re
     let store = Store::from_environment()?;
     if !options.bare {
         let profile = if options.release { Profile::Release } else { Profile::Dev };
-        recipe.programs = binaries::dom0(profile)?;
+        recipe.programs = binaries::dom0(profile, !options.no_build)?;
         if !options.no_stubdom {
-            recipe.files.extend(guest::stubdom(&store, view)?);
+            recipe.files.extend(guest::stubdom(&store, !options.no_build, view)?);
         }
     }
     recipe.files.extend(guest::examples()?);

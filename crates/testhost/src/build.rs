@@ -11,13 +11,13 @@ use std::time::SystemTime;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
-use image::packages::Store;
+use image::packages::{Progress, Store, Take};
 use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
 
 
 use crate::error::AtPath as _;
-use crate::{Error, Host, Observer, Put, contents, packages};
+use crate::{Error, Host, Observer, Put, contents};
 
 /// dom0's `/init`.
 const INIT: &str = include_str!("dom0-init.sh");
@@ -35,8 +35,6 @@ pub struct Recipe {
     pub programs: Vec<Put>,
     /// Other files of the caller.
     pub files: Vec<Put>,
-    /// Unix sockets in dom0 that exist once its daemons are ready.
-    pub ready_sockets: Vec<String>,
 }
 
 /// Builds the host, or finds it built, in a folder of `hosts` that is named after its contents.
@@ -53,7 +51,9 @@ pub fn build(
     if recipe.with_xen_tools {
         wanted.extend(contents::TOOLS_PACKAGES);
     }
-    let root = packages::root(store, &wanted, observer).map_err(gather("the Debian packages"))?;
+    let root = store
+        .root(&wanted, Take::Libraries, &mut |step| show(&step, observer))
+        .map_err(gather("the Debian packages"))?;
     fs::create_dir_all(hosts).at("make the folder", hosts)?;
     let lock_path = hosts.join("lock");
     let lock = File::create(&lock_path).at("open", &lock_path)?;
@@ -71,6 +71,17 @@ pub fn build(
     fs::rename(temporary.keep(), &host.folder).at("rename to", &host.folder)?;
     sweep(hosts, &host);
     Ok(host)
+}
+
+/// Tells the observer what a person waits for.
+pub(crate) fn show(step: &Progress<'_>, observer: &mut dyn Observer) {
+    match step {
+        Progress::Resolving => {}
+        Progress::Fetching { packages, bytes } => {
+            observer.progress(&format!("Fetching {packages} Debian packages ({} MB)", bytes / 1_000_000));
+        }
+        Progress::Unpacking { package } => observer.progress(&format!("Unpacking {}", package.name)),
+    }
 }
 
 /// Turns an error of the image crate into ours.
@@ -101,7 +112,7 @@ fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), Error> {
 /// Puts dom0 together.
 fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, Error> {
     let mut archive = Initramfs::new();
-    skeleton(recipe, &mut archive).map_err(gather("dom0's skeleton"))?;
+    skeleton(&mut archive).map_err(gather("dom0's skeleton"))?;
     modules(kernel, &mut archive).map_err(gather("dom0's kernel modules"))?;
     let mut closure = Closure::new(root);
     for program in contents::PROGRAMS {
@@ -137,7 +148,7 @@ fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, 
     Ok(archive)
 }
 
-fn skeleton(recipe: &Recipe, archive: &mut Initramfs) -> image::Result<()> {
+fn skeleton(archive: &mut Initramfs) -> image::Result<()> {
     for folder in contents::FOLDERS {
         archive.directory(folder, 0o755)?;
     }
@@ -149,9 +160,7 @@ fn skeleton(recipe: &Recipe, archive: &mut Initramfs) -> image::Result<()> {
     archive.link("/var/run", "/run")?;
     archive.bytes("/etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
     archive.bytes("/etc/group", 0o644, "root:x:0:\ntty:x:5:\n")?;
-    archive.bytes("/etc/profile", 0o644, contents::PROFILE)?;
-    let sockets = recipe.ready_sockets.join(" ");
-    archive.bytes("/etc/testhost.conf", 0o644, format!("READY_SOCKETS='{sockets}'\n"))
+    archive.bytes("/etc/profile", 0o644, contents::PROFILE)
 }
 
 /// Puts the modules that dom0 loads, their order, and those that a test may load by hand.
@@ -203,7 +212,7 @@ fn key(recipe: &Recipe, root: &Root) -> Result<String, Error> {
     for package in root.packages() {
         add(&package.sha256);
     }
-    add(&format!("{} {:?}", recipe.with_xen_tools, recipe.ready_sockets));
+    add(&recipe.with_xen_tools.to_string());
     for put in recipe.programs.iter().chain(&recipe.files) {
         add(&put.target.to_string_lossy());
         add(&hash_file(&put.source)?);

@@ -30,14 +30,6 @@ within() {
         sleep 0.1
     done
 }
-have_node() { xenstore-read "$1" >/dev/null 2>&1; }
-# start NAME COMMAND...: a daemon in the background, its output in /var/log/outrigger/NAME.log.
-start() {
-    name=$1; shift
-    step "starting $name"
-    setsid "$@" >>"/var/log/outrigger/$name.log" 2>&1 </dev/null 3>&- 4>&- &
-    echo $! >"/run/outrigger/$name.pid"
-}
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -66,17 +58,21 @@ xenstored --pid-file /run/xenstored.pid || fail "xenstored did not start"
 within 100 test -S /run/xenstored/socket || fail "xenstored has no socket"
 xen-init-dom0 || fail "xen-init-dom0 failed"
 
-. /etc/testhost.conf
 if [ -x /usr/sbin/outrigger-consoled ]; then
-    start outrigger-consoled outrigger-consoled
+    step "starting outrigger-consoled"
+    # It returns when all consoles are served.
+    timeout 60 outrigger-consoled >>/var/log/outrigger/consoled.log 2>&1 3>&- ||
+        fail "outrigger-consoled: $(tail -n 1 /var/log/outrigger/consoled.log)"
 elif command -v xenconsoled >/dev/null; then
     step "starting xenconsoled"
     xenconsoled --log=all --log-dir=/var/log/xen --pid-file=/run/xenconsoled.pid
 fi
-[ ! -x /usr/sbin/outriggerd ] || start outriggerd outriggerd
-for socket in $READY_SOCKETS; do
-    within 300 test -S "$socket" || echo "testhost: $socket did not appear" >/dev/console
-done
+if [ -x /usr/sbin/outriggerd ]; then
+    step "starting outriggerd"
+    setsid outriggerd >>/var/log/outrigger/outriggerd.log 2>&1 </dev/null 3>&- &
+    within 300 test -S /run/outrigger/outriggerd.sock ||
+        fail "outriggerd: $(tail -n 1 /var/log/outrigger/outriggerd.log)"
+fi
 
 # Anything that was written before the snapshot must be on its way before the host stops the machine.
 echo "ready $(cut -d' ' -f1 /proc/uptime)" >&3

@@ -13,7 +13,6 @@ mod error;
 mod events;
 mod guests;
 mod machine;
-mod packages;
 mod qmp;
 mod run;
 mod scale;

@@ -3,13 +3,12 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use image::packages::{Progress, Store};
+use image::packages::Store;
 use image::stubdom::{Manifest, Step, StubdomSpec};
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{gather, hex};
+use crate::build::{gather, hex, show};
 use crate::error::AtPath as _;
-use crate::packages::apt_changed;
 use crate::{Error, Observer, Put};
 
 /// Where the image lies in dom0.
@@ -30,14 +29,14 @@ pub fn stubdom(
     let lock = File::create(&lock_path).at("open", &lock_path)?;
     lock.lock().at("lock", &lock_path)?;
     let folder = images.join("current");
-    let key = key(agent)?;
+    let spec = StubdomSpec::debian(&folder, agent, env!("CARGO_PKG_VERSION"));
+    let key = key(&spec, store)?;
     let key_path = images.join("current.key");
     if fs::read_to_string(&key_path).ok().as_deref() != Some(&key) {
         observer.progress("Building the stubdomain's image");
-        let spec = StubdomSpec::debian(&folder, agent, env!("CARGO_PKG_VERSION"));
         image::stubdom::build_in(store, &spec, &mut |step| {
-            if let Step::Packages(Progress::Fetching { packages, bytes }) = step {
-                observer.progress(&format!("Fetching {packages} Debian packages ({} MB)", bytes / 1_000_000));
+            if let Step::Packages(step) = step {
+                show(&step, observer);
             }
         })
         .map_err(gather("the stubdomain's image"))?;
@@ -50,13 +49,15 @@ pub fn stubdom(
         .collect())
 }
 
-/// A hash of the agent, of the state of apt's lists, and of this very program, which holds the image builder.
-fn key(agent: &Path) -> Result<String, Error> {
+/// A hash of the agent, of the packages, and of this very program, which holds the image builder.
+fn key(spec: &StubdomSpec, store: &Store) -> Result<String, Error> {
     let mut hash = Sha256::new();
     let own = std::env::current_exe().at("find", "the running program")?;
-    for path in [agent, &own] {
+    for path in [&spec.agent, &own] {
         hash.update(Sha256::digest(fs::read(path).at("read", path)?));
     }
-    hash.update(format!("{:?}", apt_changed()));
+    for package in store.resolve(&[&spec.kernel, &spec.qemu]).map_err(gather("the stubdomain's packages"))? {
+        hash.update(package.sha256);
+    }
     Ok(hex(&hash.finalize()))
 }
