@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use xen_types::DomId;
 
 use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
@@ -94,19 +95,39 @@ impl Qemu {
         let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Reaps every child that has ended; gives how QEMU did, if it is among them.
-    pub(crate) fn reap(&self) -> Option<AgentExit> {
-        let mut ended = None;
-        loop {
-            let (pid, exit) = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, status)) => (pid, AgentExit::Exited(low_byte(status))),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, AgentExit::Killed(low_byte(signal as i32))),
-                Ok(WaitStatus::StillAlive) | Err(_) => return ended,
-                Ok(_) => continue,
-            };
-            if pid == self.pid {
-                ended = Some(exit);
+    /// Whether this is QEMU's process.
+    pub(crate) fn is(&self, pid: Pid) -> bool {
+        self.pid == pid
+    }
+}
+
+/// Starts a program of the image beside QEMU.
+pub(crate) fn start_service(service: &[String], target: DomId) -> Result<Pid, AgentError> {
+    let (program, args) =
+        service.split_first().ok_or(AgentError::Absent("program in a service of the image"))?;
+    let child = Command::new(program)
+        .args(args.iter().map(|arg| arg.replace("{target}", &target.to_string())))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| AgentError::Spawn(program.clone(), error))?;
+    Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))
+}
+
+/// Reaps every child that has ended, orphans of others included; gives how each did.
+pub(crate) fn reap() -> Vec<(Pid, AgentExit)> {
+    let mut ended = Vec::new();
+    loop {
+        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) => ended.push((pid, AgentExit::Exited(low_byte(status)))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                ended.push((pid, AgentExit::Killed(low_byte(signal as i32))));
             }
+            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
+            Ok(_) => {}
         }
     }
 }

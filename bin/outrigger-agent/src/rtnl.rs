@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
@@ -98,17 +99,30 @@ impl Rtnl {
                 Err(errno) => return Err(errno.into()),
             }
             let count = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[..count])
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            if message.header.sequence_number != self.sequence {
-                continue;
+            if let Some(outcome) = outcome(&buffer[..count], self.sequence) {
+                return outcome;
             }
-            return match message.payload {
-                NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-                _ => Ok(()),
-            };
         }
     }
+}
+
+/// What the kernel says to the request with this number; nothing when the message is about another.
+///
+/// Only the head of the message is looked at: to decode every kind of message would double the agent's size.
+fn outcome(message: &[u8], sequence: u32) -> Option<io::Result<()>> {
+    let malformed = || Some(Err(io::Error::from(io::ErrorKind::InvalidData)));
+    let Ok(message) = NetlinkBuffer::new_checked(message) else { return malformed() };
+    if message.sequence_number() != sequence {
+        return None;
+    }
+    if message.message_type() != NLMSG_ERROR {
+        return malformed();
+    }
+    let Ok(answer) = ErrorBuffer::new_checked(message.payload()) else { return malformed() };
+    Some(match answer.code() {
+        None => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(code.get().saturating_neg())),
+    })
 }
 
 /// A socket that becomes readable when an interface came, went or changed.
@@ -146,4 +160,40 @@ fn route_socket(groups: u32) -> io::Result<OwnedFd> {
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer of the kernel (`struct nlmsghdr` and `struct nlmsgerr`, `linux/netlink.h`).
+    fn answer(kind: u16, sequence: u32, code: i32) -> Vec<u8> {
+        let mut bytes = 36_u32.to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(0_u16.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend([0; 16]);
+        bytes
+    }
+
+    #[test]
+    fn answers_are_matched_by_their_number() {
+        assert!(outcome(&answer(NLMSG_ERROR, 6, 0), 7).is_none());
+        assert!(outcome(&answer(NLMSG_ERROR, 7, 0), 7).unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_refusal_is_the_kernels_errno() {
+        let error = outcome(&answer(NLMSG_ERROR, 7, -17), 7).unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn malformed_answers_are_errors() {
+        for bytes in [&[][..], &answer(NLMSG_ERROR, 7, 0)[..20], &answer(16, 7, 0)] {
+            assert!(outcome(bytes, 7).unwrap().is_err());
+        }
+    }
 }

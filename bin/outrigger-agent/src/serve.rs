@@ -9,12 +9,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 use xen_types::DomId;
 use xenstore::{Connection, Store};
 
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::net;
+use crate::qemu;
 use crate::rtnl::LinkWatch;
 use crate::start::Started;
 use crate::store;
@@ -44,6 +46,8 @@ struct Server<'a> {
     output: Polled,
     console: Polled,
     supervisor: Supervisor,
+    /// The image's other programs that were started.
+    services: Vec<(Pid, String)>,
 }
 
 /// Whether a source is in the epoll.
@@ -82,7 +86,7 @@ pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError>
     }
     let supervisor = Supervisor::new(uptime());
     let (output, console) = (Polled::Yes, Polled::No);
-    Server { started, log, epoll, links, output, console, supervisor }.run()
+    Server { started, log, epoll, links, output, console, supervisor, services: Vec::new() }.run()
 }
 
 fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> Result<(), AgentError> {
@@ -143,10 +147,23 @@ impl Server<'_> {
                 news.push(Event::Stop);
             }
         }
-        if let Some(exit) = self.started.qemu.reap() {
-            // Its last words are still in the pipe.
-            self.take_output();
-            news.push(Event::Ended(exit, self.log.last_qemu_line()));
+        for (pid, exit) in qemu::reap() {
+            if self.started.qemu.is(pid) {
+                // Its last words are still in the pipe.
+                self.take_output();
+                news.push(Event::Ended(exit, self.log.last_qemu_line()));
+            } else if let Some((_, program)) = self.services.iter().find(|(known, _)| *known == pid) {
+                self.log.say(&format!("service {program} ended ({})", exit.encode()));
+            }
+        }
+    }
+
+    fn start_services(&mut self) {
+        for service in &self.started.services {
+            match qemu::start_service(service, self.started.target) {
+                Ok(pid) => self.services.push((pid, service.first().cloned().unwrap_or_default())),
+                Err(error) => self.log.say(&crate::error::chain(&error)),
+            }
         }
     }
 
@@ -236,6 +253,7 @@ impl Server<'_> {
             Action::Write(key, value) => {
                 write(&self.started.store, self.started.target, key, &value, self.log);
             }
+            Action::StartServices => self.start_services(),
             Action::Terminate => self.started.qemu.terminate(),
             Action::Kill => self.started.qemu.kill(),
             Action::End { clean } => return Some(clean),

@@ -24,6 +24,8 @@ pub(crate) struct Started {
     pub(crate) target: DomId,
     pub(crate) qemu: Qemu,
     pub(crate) nics: Vec<ReadyNic>,
+    /// The programs to start once QEMU is ready.
+    pub(crate) services: Vec<Vec<String>>,
     /// Blocked from before QEMU's start, so that its end is not missed.
     pub(crate) signals: SignalFd,
     /// The serial consoles. A console's raw mode lasts only while someone has it open.
@@ -72,8 +74,8 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, signals, serials } = children;
-            Ok(Started { store, target, qemu, nics, signals, _serials: serials })
+            let Children { qemu, nics, services, signals, serials } = children;
+            Ok(Started { store, target, qemu, nics, services, signals, _serials: serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -85,13 +87,14 @@ type Found = (Option<Connection>, Option<DomId>);
 struct Children {
     qemu: Qemu,
     nics: Vec<ReadyNic>,
+    services: Vec<Vec<String>>,
     signals: SignalFd,
     serials: Vec<File>,
 }
 
 fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError> {
     // First of all: the numbers must be free.
-    let mut descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
+    let descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
     let signals = steps.step("signals", |_| crate::serve::signals())?;
     steps.step("mounts", |_| system::mount_all())?;
     steps.log.open_console();
@@ -107,24 +110,53 @@ fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError>
         .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
     steps.step("announce", |_| Ok(store::announce(store, target)?))?;
-    let plan = steps.step("argv", |_| Ok(Plan::of(&store::argv(store, target)?)))?;
-    let (has_state_out, serials) = steps.step("consoles", |log| {
-        let state_out = connect_states(store, &plan, &mut descriptors, log)?;
-        Ok((state_out, open_serials(store, log)?))
-    })?;
-    steps.step("disks", |_| disks::wait_for(&plan.disks, store))?;
-    let mut nics = steps.step("nics", |_| net::prepare(&plan.nics, store))?;
-    for nic in &nics {
-        steps.log.say(&nic.describe());
+    Told { steps, store, target }.run(&config, descriptors, signals)
+}
+
+/// The steps of which xenstore is told too.
+struct Told<'a, 'b> {
+    steps: &'a mut Steps<'b>,
+    store: &'a Connection,
+    target: DomId,
+}
+
+impl Told<'_, '_> {
+    fn step<T>(
+        &mut self,
+        name: &'static str,
+        run: impl FnOnce(&Connection, &mut Log) -> Result<T, AgentError>,
+    ) -> Result<T, AgentError> {
+        store::tell_step(self.store, self.target, name)?;
+        self.steps.step(name, |log| run(self.store, log))
     }
-    store::watch_state(store, target)?;
-    let args = qemu::arguments(&config, has_state_out, plan.args);
-    steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
-    let qemu = steps.step("qemu", |_| Qemu::start(&config.qemu, &args, descriptors))?;
-    for line in net::attach_taps(&mut nics) {
-        steps.log.say(&line);
+
+    fn run(
+        mut self,
+        config: &ImageConfig,
+        mut descriptors: Descriptors,
+        signals: SignalFd,
+    ) -> Result<Children, AgentError> {
+        let target = self.target;
+        let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
+        let (has_state_out, serials) = self.step("consoles", |store, log| {
+            let state_out = connect_states(store, &plan, &mut descriptors, log)?;
+            Ok((state_out, open_serials(store, log)?))
+        })?;
+        self.step("disks", |store, _| disks::wait_for(&plan.disks, store))?;
+        let mut nics = self.step("nics", |store, _| net::prepare(&plan.nics, store))?;
+        for nic in &nics {
+            self.steps.log.say(&nic.describe());
+        }
+        store::watch_state(self.store, target)?;
+        let args = qemu::arguments(config, has_state_out, plan.args);
+        self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
+        let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, &args, descriptors))?;
+        store::tell_step(self.store, target, store::SERVING)?;
+        for line in net::attach_taps(&mut nics) {
+            self.steps.log.say(&line);
+        }
+        Ok(Children { qemu, nics, services: config.services.clone(), signals, serials })
     }
-    Ok(Children { qemu, nics, signals, serials })
 }
 
 fn load_modules(config: &ImageConfig, log: &mut Log) -> Result<(), AgentError> {

@@ -8,6 +8,8 @@ use crate::error::AgentError;
 
 /// The longest path of a `/vm/<uuid>` that is believed.
 const VM_PATH_MAX: usize = 256;
+/// The last step: QEMU was started.
+pub(crate) const SERVING: &str = "serving";
 /// Marks the events of [`watch_state`].
 const STATE_TOKEN: &str = "state";
 
@@ -52,6 +54,11 @@ pub(crate) fn announce(store: &Connection, target: DomId) -> Result<(), StoreErr
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
     store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())?;
     store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())
+}
+
+/// Tells which step of its start the agent is at.
+pub(crate) fn tell_step(store: &Connection, target: DomId, step: &str) -> Result<(), StoreError> {
+    store.write(&DmKey::AgentStep.own_path(target), step.as_bytes())
 }
 
 /// Wants to know when QEMU's state changes.

@@ -36,6 +36,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Say it on console 0.
     Say(String),
+    /// Start the image's other programs.
+    StartServices,
     /// Write a key.
     Write(DmKey, String),
     /// Ask QEMU to end.
@@ -83,7 +85,10 @@ impl Supervisor {
             Event::Running if matches!(self.phase, Phase::Starting { .. }) => {
                 self.phase = Phase::Serving;
                 let took = now.saturating_sub(self.started).as_millis();
-                vec![Action::Say(format!("QEMU is running, {took} ms after its start"))]
+                vec![
+                    Action::Say(format!("QEMU is running, {took} ms after its start")),
+                    Action::StartServices,
+                ]
             }
             Event::Stop if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) => {
                 self.phase = Phase::Stopping { deadline: now + STOP };
@@ -197,7 +202,7 @@ mod tests {
     #[test]
     fn running_is_told_once() {
         let mut supervisor = Supervisor::new(T0);
-        assert_eq!(supervisor.handle(after(2), Event::Running).len(), 1);
+        assert!(supervisor.handle(after(2), Event::Running).contains(&Action::StartServices));
         assert_eq!(supervisor.handle(after(3), Event::Running), []);
     }
 }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 ///   "data": ["/usr/share/seabios", "/usr/share/qemu"],
 ///   "modules": ["/lib/modules/xen-privcmd.ko", "/lib/modules/xen-evtchn.ko"],
 ///   "module_options": {"xen-privcmd": "unrestricted=1"},
-///   "qemu_args": []
+///   "qemu_args": [],
+///   "services": [["/usr/bin/vchan-socket-proxy", "--mode=server", "0", "device-model/{target}/qmp-vchan", "/run/qmp.sock"]]
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct ImageConfig {
     pub module_options: BTreeMap<String, String>,
     /// Arguments that come before the toolstack's, such as a sandbox that this QEMU is known to have.
     pub qemu_args: Vec<String>,
+    /// Programs with their arguments that run beside QEMU, started when it is ready. In an argument, `{target}` is
+    /// the target's domid. They get no input, and what they write is thrown away.
+    pub services: Vec<Vec<String>>,
 }
 
 impl ImageConfig {
@@ -46,6 +50,7 @@ impl Default for ImageConfig {
             // which leaves out the hypercalls of QEMU's memory mapping. Kernels that do not know the option ignore it.
             module_options: BTreeMap::from([("xen-privcmd".to_owned(), "unrestricted=1".to_owned())]),
             qemu_args: Vec::new(),
+            services: Vec::new(),
         }
     }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 /// The longest value in bytes that is looked at in any key that the stubdomain writes.
 pub const MAX_STUB_VALUE: usize = 256;
 
-/// How often the agent writes [`heartbeat`](crate::DeviceModelDir::heartbeat).
+/// How often the agent writes [`DmKey::AgentHeartbeat`](crate::DmKey::AgentHeartbeat).
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// After this time without a new value of [`heartbeat`](crate::DeviceModelDir::heartbeat) the agent is to be
+/// After this time without a new value of [`DmKey::AgentHeartbeat`](crate::DmKey::AgentHeartbeat) the agent is to be
 /// taken for stuck. Six beats, because a busy host may not run the stubdomain for seconds.
 pub const HEARTBEAT_STALE: Duration = Duration::from_secs(30);
 
-/// What [`state`](crate::DeviceModelDir::state) holds.
+/// What [`DmKey::State`](crate::DmKey::State) holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DmState {
     /// QEMU is ready: `running`. The guest may be unpaused.
@@ -74,7 +74,7 @@ impl Feature {
     }
 }
 
-/// The value of [`features`](crate::DeviceModelDir::features): words separated by one space.
+/// The value of [`DmKey::Features`](crate::DmKey::Features): words separated by one space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Features(BTreeSet<Feature>);
 
@@ -108,7 +108,7 @@ impl FromIterator<Feature> for Features {
     }
 }
 
-/// How the device model ended: the value of [`exit`](crate::DeviceModelDir::exit), written once, last.
+/// How the device model ended: the value of [`DmKey::AgentExit`](crate::DmKey::AgentExit), written once, last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentExit {
     /// QEMU exited with this status: `exited 0`.
@@ -170,7 +170,7 @@ impl fmt::Display for AgentExit {
     }
 }
 
-/// The value of [`heartbeat`](crate::DeviceModelDir::heartbeat): whole seconds since the agent's start, decimal.
+/// The value of [`DmKey::AgentHeartbeat`](crate::DmKey::AgentHeartbeat): whole seconds since the stubdomain's start, decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Heartbeat(pub u64);
 

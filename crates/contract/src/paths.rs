@@ -21,9 +21,9 @@ pub enum DmKey {
     Features,
     /// `agent/version`: the agent's name and version, a text for people.
     AgentVersion,
-    /// `agent/step`: the step of its start that the agent is at, a text for people.
+    /// `agent/step`: the step of its start that the agent is at, or `serving` once QEMU was started; for people.
     AgentStep,
-    /// `agent/heartbeat`: seconds since the agent's start ([`crate::Heartbeat`]).
+    /// `agent/heartbeat`: seconds since the stubdomain's start ([`crate::Heartbeat`]).
     AgentHeartbeat,
     /// `agent/exit`: how the device model ended ([`crate::AgentExit`]).
     AgentExit,
