@@ -60,6 +60,16 @@ pub(crate) fn program(package: &str, profile: Profile) -> Result<PathBuf> {
     stripped(&workspace::target().join(profile.folder()).join(package), profile)
 }
 
+/// Builds a ground crate's contract suite, which runs against the real thing in dom0.
+pub(crate) fn contract(package: &str, profile: Profile) -> Result<PathBuf> {
+    // Both crates call it `contract`, so each is taken away before the next one is built.
+    cargo_build(&[package], profile, &["--example", "contract", "--all-features"])?;
+    let built = workspace::target().join(profile.folder()).join("examples/contract");
+    let kept = workspace::kept(&format!("{package}-contract"));
+    std::fs::copy(&built, &kept).with_context(|| format!("Cannot copy {}", built.display()))?;
+    stripped(&kept, profile)
+}
+
 /// Builds the stubdomain's agent, static, and names the file.
 ///
 /// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.

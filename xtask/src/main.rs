@@ -4,9 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod binaries;
+mod bindings;
 mod debian;
+mod demo;
 mod guest;
 mod host;
+mod native;
+mod test;
 mod view;
 mod workspace;
 
@@ -24,14 +28,23 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Everything at once: builds, boots the embedded host, creates the example guest and shows what happens.
+    Demo(demo::Options),
+    /// Format, lints, every test, and the end-to-end suite on the embedded host.
+    Test(test::Options),
     /// The embedded Xen host: real Xen, dom0 and guests under QEMU's software emulation.
     #[command(subcommand)]
     Host(host::Command),
+    /// Makes the committed bindings to Xen's libraries again, or checks them.
+    Bindings(bindings::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo(options) => demo::main(&options),
+        Command::Test(options) => test::main(&options),
         Command::Host(command) => host::main(command),
+        Command::Bindings(options) => bindings::main(&options),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error}");

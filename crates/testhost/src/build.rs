@@ -15,7 +15,6 @@ use image::packages::{Progress, Store, Take};
 use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
 
-
 use crate::error::AtPath as _;
 use crate::{Error, Host, Observer, Put, contents};
 

@@ -1,0 +1,114 @@
+//! The demonstration on this machine's own Xen, for who sits in a dom0 already.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use image::packages::Store;
+use testhost::{Origin, Report};
+
+use crate::binaries::{self, Profile};
+use crate::view::View;
+use crate::{demo, guest, workspace};
+
+/// Where the daemon listens once it is ready.
+const SOCKET: &str = "/run/outrigger/outriggerd.sock";
+/// Where `create` looks for the stubdomain's image.
+const IMAGE: &str = "/usr/lib/outrigger/stubdom";
+
+/// Whether this machine is a Xen dom0.
+pub(crate) fn is_dom0() -> bool {
+    fs::read_to_string("/proc/xen/capabilities").is_ok_and(|text| text.contains("control_d"))
+}
+
+/// Creates the example guest on this machine.
+///
+/// It installs the stubdomain's image where it is absent, and runs the daemons from the build folder for as long as
+/// the demonstration takes where none run yet.
+pub(crate) fn demo(json: bool) -> Result<ExitCode> {
+    if !is_dom0() {
+        bail!("This machine is no Xen dom0; without --native the demonstration brings its own");
+    }
+    let started = Instant::now();
+    let mut view = View::new(false, false);
+    binaries::dom0(Profile::Release, true)?;
+    let programs = workspace::target().join("release");
+    install_image(&mut view)?;
+    guest::examples()?;
+    let examples = workspace::kept("examples");
+    fs::copy(workspace::root().join("examples/hello.cfg"), examples.join("hello.cfg"))?;
+    let _daemons = daemons(&programs)?;
+    let folder = tempfile::tempdir()?;
+    let script = folder.path().join("demo");
+    fs::write(&script, demo::script(&examples.to_string_lossy(), json))?;
+    let begun = Instant::now();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new("sh");
+    command.arg(&script).env("PATH", format!("{}:{path}", programs.display()));
+    if json {
+        command.stdout(std::io::stderr());
+    }
+    let status = command.status().context("Cannot start sh")?;
+    let report = Report {
+        status: status.code().unwrap_or(1),
+        origin: Origin::Booted,
+        startup: begun - started,
+        job: begun.elapsed(),
+        logs: "/var/log/outrigger".into(),
+    };
+    demo::conclude(Path::new("/tmp/demo"), &report, json, started)
+}
+
+fn install_image(view: &mut View) -> Result<()> {
+    let place = Path::new(IMAGE);
+    if place.join("manifest.json").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(place).with_context(|| format!("Cannot make {IMAGE}; run this as root"))?;
+    for put in guest::stubdom(&Store::from_environment()?, true, view)? {
+        fs::copy(&put.source, &put.target)
+            .with_context(|| format!("Cannot write {}", put.target.display()))?;
+    }
+    Ok(())
+}
+
+/// Daemons that end with the demonstration.
+struct Daemons(Vec<Child>);
+
+impl Drop for Daemons {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn daemons(programs: &Path) -> Result<Daemons> {
+    let mut daemons = Daemons(Vec::new());
+    if Path::new(SOCKET).exists() {
+        return Ok(daemons);
+    }
+    for (name, arguments) in [("outrigger-consoled", ["--foreground"].as_slice()), ("outriggerd", &[])] {
+        let child = Command::new(programs.join(name)).args(arguments).stdin(Stdio::null()).spawn();
+        daemons.0.push(child.with_context(|| format!("Cannot start {name}"))?);
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !Path::new(SOCKET).exists() {
+        for child in &mut daemons.0 {
+            if let Some(status) = child.try_wait()? {
+                bail!(
+                    "A daemon ended at once ({status}); is there another one, or stock xenconsoled, running?"
+                );
+            }
+        }
+        if Instant::now() >= deadline {
+            bail!("outriggerd did not open {SOCKET} within 30 s");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(daemons)
+}

@@ -1,0 +1,176 @@
+//! `cargo xtask test`: format, lints, every test, and the end-to-end suite on the embedded host.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use image::packages::Store;
+use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
+
+use crate::binaries::{self, Profile};
+use crate::host::{self, BuildOptions};
+use crate::view::View;
+use crate::{debian, workspace};
+
+/// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
+const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
+/// Where the suite expects the Linux guest's disk.
+const LINUX_DISK: &str = "/root/linux-guest.img";
+/// Where the contract suites of the ground crates go in dom0.
+const CONTRACTS: [(&str, &str); 2] =
+    [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
+
+/// What to test.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Leaves the end-to-end suite out.
+    #[arg(long)]
+    no_e2e: bool,
+    /// Runs nothing but the end-to-end suite.
+    #[arg(long, conflicts_with = "no_e2e")]
+    only_e2e: bool,
+    /// Boots the embedded host from scratch (always so where CI=true).
+    #[arg(long)]
+    fresh: bool,
+    /// Installs missing Debian packages without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Only tests and cases whose name holds this.
+    filter: Option<String>,
+}
+
+/// Runs the stages one after the other; the first that fails ends it.
+pub(crate) fn main(options: &Options) -> Result<ExitCode> {
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
+    let started = Instant::now();
+    let stage = |name: &str, what: &dyn Fn() -> Result<()>| -> Result<()> {
+        eprintln!("== {name}");
+        let begun = Instant::now();
+        what().with_context(|| format!("The stage \"{name}\" failed"))?;
+        eprintln!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+        Ok(())
+    };
+    if !options.only_e2e {
+        if options.filter.is_none() {
+            stage("format", &|| cargo(&["fmt", "--all", "--check"]))?;
+            let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+            stage("lints", &|| cargo(&clippy))?;
+        }
+        stage("tests", &|| tests(options.filter.as_deref()))?;
+    }
+    if !options.no_e2e {
+        stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
+    }
+    eprintln!("== all good after {:.0} s", started.elapsed().as_secs_f64());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(env!("CARGO")).args(arguments).current_dir(workspace::root()).status()?;
+    if !status.success() {
+        bail!("cargo {} failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// Runs unit, property and integration tests with nextest where it is installed, else with cargo's own runner.
+fn tests(filter: Option<&str>) -> Result<()> {
+    let nextest = Command::new(env!("CARGO")).args(["nextest", "--version"]).output();
+    let mut arguments = if nextest.is_ok_and(|output| output.status.success()) {
+        vec!["nextest", "run", "--workspace", "--locked", "--no-tests=pass", "--no-fail-fast"]
+    } else {
+        eprintln!("cargo-nextest is not installed (cargo install --locked cargo-nextest): using cargo test");
+        vec!["test", "--workspace", "--locked", "--quiet"]
+    };
+    arguments.extend(filter);
+    cargo(&arguments)
+}
+
+/// Boots the embedded host with Xen's own tools in it and runs the suites in its dom0.
+fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
+    let mut view = View::new(false, false);
+    let programs = programs()?;
+    let build = BuildOptions { with_xen_tools: true, release: true, ..BuildOptions::default() };
+    let host = host::built(&build, &programs, &mut view)?;
+    let disk = linux_disk(&mut view)?;
+    let folder = tempfile::tempdir()?;
+    let script = folder.path().join("suite");
+    std::fs::write(&script, suite(filter))?;
+    let request = Request {
+        machine: Machine::default(),
+        job: Job::Script(script),
+        puts: vec![Put { source: disk, target: LINUX_DISK.into() }],
+        timeout: Some(SUITE_LIMIT),
+        fresh,
+        logs: testhost::fresh_log_folder(&workspace::kept("logs")),
+        scale: TimeScale::from_env()?,
+    };
+    let report = testhost::run(&host, &request, &mut view)?;
+    view.progress(&format!("The logs are in {}", report.logs.display()));
+    if report.status != 0 {
+        bail!(
+            "The suite in dom0 ended with status {}; the logs are in {}",
+            report.status,
+            report.logs.display()
+        );
+    }
+    Ok(())
+}
+
+/// The script for dom0. Every suite runs, even when one before it failed.
+fn suite(filter: Option<&str>) -> String {
+    // A name of a test has none of the characters that a shell would read.
+    let words: String =
+        filter.unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || "_:-".contains(*c)).collect();
+    let contracts = if filter.is_some() {
+        ""
+    } else {
+        "echo '-- the contract of xenstore, kept by the real xenstored'\n\
+         xenstore-contract || status=1\n\
+         echo '-- the contract of the hypervisor, kept by the real Xen'\n\
+         xen-contract /usr/lib/xen-4.17/boot/hvmloader /usr/share/seabios/bios-256k.bin \
+         /usr/lib/outrigger/stubdom/vmlinuz || status=1\n"
+    };
+    format!(
+        "#!/bin/sh\nstatus=0\n{contracts}echo '-- cases'\nvm-tests run {words} || status=1\nexit $status\n"
+    )
+}
+
+/// Builds what runs in dom0 besides the product.
+fn programs() -> Result<Vec<Put>> {
+    let profile = Profile::Release;
+    let mut puts =
+        vec![Put { source: binaries::program("vm-tests", profile)?, target: "/usr/bin/vm-tests".into() }];
+    for (package, target) in CONTRACTS {
+        puts.push(Put { source: binaries::contract(package, profile)?, target: target.into() });
+    }
+    Ok(puts)
+}
+
+/// The Linux guest's disk, made once.
+fn linux_disk(view: &mut View) -> Result<PathBuf> {
+    let folder = workspace::kept("guests");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("linux.img");
+    let own = std::env::current_exe()?;
+    // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if changed(&path) < changed(&own) {
+        view.progress("Making the Linux guest's disk");
+        testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filter_cannot_leave_its_command() {
+        assert!(suite(Some("linux; rm -rf /")).contains("vm-tests run linuxrm-rf ||"));
+    }
+}
