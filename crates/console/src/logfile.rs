@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -65,6 +65,7 @@ pub enum LogError {
 pub struct LogFile {
     path: PathBuf,
     file: File,
+    inode: u64,
     size: u64,
     style: LogStyle,
     at_line_start: bool,
@@ -76,8 +77,8 @@ impl LogFile {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
-        let (file, size) = open_append(&path)?;
-        Ok(Self { path, file, size, style, at_line_start: true })
+        let (file, inode, size) = open_append(&path)?;
+        Ok(Self { path, file, inode, size, style, at_line_start: true })
     }
 
     /// The file's path.
@@ -86,12 +87,27 @@ impl LogFile {
         &self.path
     }
 
+    /// The file's inode and its size in bytes.
+    #[must_use]
+    pub const fn position(&self) -> (u64, u64) {
+        (self.inode, self.size)
+    }
+
+    /// The size in bytes that the file has after so many more are appended as they are; nothing when they will be
+    /// changed, not written, or spread over two files.
+    #[must_use]
+    pub fn size_after(&self, count: usize) -> Option<u64> {
+        let plain = !self.style.timestamps && !self.style.replace_escape;
+        let after = self.size + count as u64;
+        (plain && after <= self.style.limit).then_some(after)
+    }
+
     /// Opens the path again, as after a rename by a log rotator.
     ///
     /// # Errors
     /// When the file cannot be opened; the old one stays in use.
     pub fn reopen(&mut self) -> Result<(), LogError> {
-        (self.file, self.size) = open_append(&self.path)?;
+        (self.file, self.inode, self.size) = open_append(&self.path)?;
         Ok(())
     }
 
@@ -157,7 +173,7 @@ impl LogFile {
     }
 }
 
-fn open_append(path: &Path) -> Result<(File, u64), LogError> {
+fn open_append(path: &Path) -> Result<(File, u64, u64), LogError> {
     let open = || {
         let file = OpenOptions::new()
             .append(true)
@@ -169,7 +185,7 @@ fn open_append(path: &Path) -> Result<(File, u64), LogError> {
         if !about.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        Ok((file, about.len()))
+        Ok((file, about.ino(), about.len()))
     };
     open().map_err(|source| LogError::Open { path: path.to_owned(), source })
 }

@@ -216,7 +216,7 @@ impl<M: RingMemory> RingMemory for std::sync::Arc<M> {
 #[must_use = "the bytes stay in the ring until they are released"]
 pub struct Batch {
     count: usize,
-    next: u32,
+    start: u32,
 }
 
 impl Batch {
@@ -224,6 +224,23 @@ impl Batch {
     #[must_use]
     pub const fn count(&self) -> usize {
         self.count
+    }
+
+    /// The ring's index before the first of them.
+    #[must_use]
+    pub const fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// The ring's index after the last of them.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.start.wrapping_add(low32(self.count))
+    }
+
+    /// The same without the bytes after `count`.
+    pub fn truncated(self, count: usize) -> Self {
+        Self { count: self.count.min(count), start: self.start }
     }
 }
 
@@ -266,14 +283,14 @@ impl<M: RingMemory> BackendRing<M> {
         let (head, tail) = buffer[..count].split_at_mut(first);
         self.memory.copy_out(start, head);
         self.memory.copy_out(0, tail);
-        Ok(Batch { count, next: cons.wrapping_add(low32(count)) })
+        Ok(Batch { count, start: cons })
     }
 
     /// Frees the room of bytes that were copied.
     #[expect(clippy::needless_pass_by_value, reason = "a batch is freed once")]
     pub fn release(&mut self, batch: Batch) {
         if batch.count > 0 {
-            self.memory.store(Index::OutCons, batch.next);
+            self.memory.store(Index::OutCons, batch.end());
         }
     }
 

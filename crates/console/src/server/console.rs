@@ -14,11 +14,12 @@ use xen_types::EventPort;
 use super::bucket::Bucket;
 use super::ends::{Main, Stream, StreamFd, Viewer};
 use super::id::ConsoleId;
+use super::journal::{Entry, Journal};
 use super::poller::{Part, Poller, Slot, Source};
 use super::reader::{Pumped, Reader};
-use crate::history::{HISTORY, History};
+use crate::history::History;
 use crate::logfile::LogFile;
-use crate::ring::{BackendRing, OUT_SIZE, RingLie, RingMemory};
+use crate::ring::{BackendRing, Batch, OUT_SIZE, RingLie, RingMemory};
 use crate::xenbus;
 
 /// Input that waits for the guest; its sources are not read beyond it.
@@ -65,6 +66,7 @@ pub(crate) struct Console<M> {
     complaints: u32,
     history: History,
     log: Option<LogFile>,
+    journal: Option<Journal>,
     log_broken: bool,
     main: Main,
     listener: Option<(UnixListener, Slot, PathBuf)>,
@@ -91,6 +93,7 @@ impl<M: RingMemory> Console<M> {
             complaints: 0,
             history: History::default(),
             log: None,
+            journal: None,
             log_broken: false,
             main: Main::Null,
             listener: None,
@@ -101,8 +104,9 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    pub(crate) fn set_log(&mut self, log: Option<LogFile>) {
-        self.log = log;
+    pub(crate) fn set_log(&mut self, log: LogFile, journal: Option<Journal>) {
+        self.log = Some(log);
+        self.journal = journal;
     }
 
     pub(crate) fn set_file(&mut self, file: LogFile) {
@@ -151,29 +155,53 @@ impl<M: RingMemory> Console<M> {
 
     /// Moves at most one ring of output, and the input that there is.
     pub(crate) fn serve(&mut self, poller: &mut Poller) -> Result<Moved, RingLie> {
-        let room = match &self.main {
-            Main::Stream(stream) => stream.room(&self.history, (FINAL_ROUNDS + 1) * OUT_SIZE),
-            Main::Null | Main::File(_) => usize::MAX,
-        };
+        let held_up = matches!(&self.main, Main::Stream(stream) if stream.holds_up(&self.history));
         let Some(wire) = &mut self.wire else { return Ok(Moved::default()) };
         let mut buffer = [0; OUT_SIZE];
-        let batch = wire.ring.copy(&mut buffer[..room.min(OUT_SIZE)])?;
+        let batch = wire.ring.copy(&mut buffer[..if held_up { 0 } else { OUT_SIZE }])?;
         let input = wire.ring.put(self.input.as_slices().0)?;
         if input > 0 {
             self.input.drain(..input);
         }
         let output = batch.count();
         if output > 0 {
-            // Right before the write: a signal that kills this process lets a write that has begun finish, so that
-            // next to nothing lies between the bytes' leaving the ring and their being in the file.
-            wire.ring.release(batch);
+            // The ring is the safe place until the log has the bytes.
+            self.note_batch(&batch);
             self.record(&buffer[..output]);
+            if let Some(wire) = &mut self.wire {
+                wire.ring.release(batch);
+            }
             self.history.push(&buffer[..output]);
             self.pump(poller);
         } else if input > 0 {
             self.arm(poller);
         }
-        Ok(Moved { output, input, held_up: room == 0 })
+        Ok(Moved { output, input, held_up })
+    }
+
+    fn note_batch(&self, batch: &Batch) {
+        let (Some(journal), Some(log)) = (&self.journal, &self.log) else { return };
+        // Nothing has the greatest size: an entry with it says that nothing is known.
+        let log_size = log.size_after(batch.count()).unwrap_or(u64::MAX);
+        journal.note(&Entry { from: batch.start(), to: batch.end(), log_inode: log.position().0, log_size });
+    }
+
+    /// Takes up a ring: frees the bytes that a killed predecessor had logged and not yet freed.
+    pub(crate) fn take_up(&mut self, mut wire: Wire<M>) {
+        let mut buffer = [0; OUT_SIZE];
+        if let (Some(entry), Some(log)) = (self.journal.as_ref().and_then(Journal::last), &self.log)
+            && log.position() == (entry.log_inode, entry.log_size)
+            // A lie will be found by the first service.
+            && let Ok(batch) = wire.ring.copy(&mut buffer)
+            && batch.start() == entry.from
+        {
+            let logged = usize::try_from(entry.to.wrapping_sub(entry.from)).unwrap_or(usize::MAX);
+            if logged <= batch.count() {
+                self.history.push(&buffer[..logged]);
+                wire.ring.release(batch.truncated(logged));
+            }
+        }
+        self.wire = Some(wire);
     }
 
     /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped.
@@ -355,13 +383,16 @@ impl<M: RingMemory> Console<M> {
             // It may be gone with the whole folder.
             let _ = fs::remove_file(path);
         }
+        if let Some(journal) = self.journal.take() {
+            journal.remove();
+        }
         self.pump(poller);
     }
 
     /// Whether nobody waits for bytes of a console that leaves.
     pub(crate) fn has_left(&self) -> bool {
         let output_done = match &self.main {
-            Main::Stream(stream) => stream.room(&self.history, 0) >= HISTORY,
+            Main::Stream(stream) => !stream.holds_up(&self.history),
             Main::Null | Main::File(_) => true,
         };
         self.leaving && output_done && self.viewers.is_empty()

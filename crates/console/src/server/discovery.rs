@@ -13,6 +13,7 @@ use xenstore::{EventPath, SpecialWatch, StoreError, WatchEvent};
 use super::console::{Console, Wire, with_cause};
 use super::ends::{StreamFd, pipe_path};
 use super::id::ConsoleId;
+use super::journal::Journal;
 use super::tree::{Tree, backend_of, backends, console_number, frontend_dir, primary_dir, soft};
 use super::{Due, Server, ServerError};
 use crate::logfile::{LogFile, file_stem};
@@ -246,7 +247,7 @@ impl<P: Platform> Server<P> {
         let Some(console) = self.console_mut(id) else { return false };
         match bound {
             Ok((page, port)) => {
-                console.wire = Some(Wire { ring: BackendRing::new(page), port });
+                console.take_up(Wire { ring: BackendRing::new(page), port });
                 console.link = Link::Connected { offer, confirmed: false };
                 info!(console = %id, "console is connected");
                 if let Some(key) = key {
@@ -291,7 +292,10 @@ impl<P: Platform> Server<P> {
         if self.settings.log_style.limit > 0 {
             let path = self.settings.log_dir.join(format!("{stem}.{}.log", id.number));
             match LogFile::open(path, self.settings.log_style) {
-                Ok(log) => console.set_log(Some(log)),
+                Ok(log) => {
+                    let journal = self.settings.socket_dir.join(format!("{id}.journal"));
+                    console.set_log(log, Journal::open(journal).ok());
+                }
                 Err(error) => console.complain(&with_cause(&error)),
             }
         }

@@ -75,16 +75,10 @@ impl Stream {
         Self { fd, slot, reader, readable }
     }
 
-    /// The bytes that may still be taken from the guest before this output would lose some.
-    pub(crate) fn room(&self, history: &History, reserve: usize) -> usize {
+    /// Whether bytes must stay in the ring until this output has taken those before them.
+    pub(crate) fn holds_up(&self, history: &History) -> bool {
         let lossless = matches!(self.fd, StreamFd::Pipe(_));
-        match &self.reader {
-            Some(reader) if lossless => {
-                let behind = usize::try_from(reader.behind(history)).unwrap_or(usize::MAX);
-                (crate::history::HISTORY - reserve).saturating_sub(behind)
-            }
-            _ => usize::MAX,
-        }
+        lossless && self.reader.as_ref().is_some_and(|reader| reader.behind(history) > 0)
     }
 
     pub(crate) fn pump(&mut self, history: &History) -> Pumped {

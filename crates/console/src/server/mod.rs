@@ -14,6 +14,7 @@ mod console;
 mod discovery;
 mod ends;
 mod id;
+mod journal;
 mod poller;
 mod reader;
 mod tree;
@@ -151,7 +152,21 @@ impl<P: Platform> Server<P> {
         };
         server.watch_host()?;
         server.look()?;
+        server.remove_stale_journals();
         Ok(server)
+    }
+
+    /// Removes what a killed process noted about consoles that are gone.
+    fn remove_stale_journals(&self) {
+        let Ok(entries) = fs::read_dir(&self.settings.socket_dir) else { return };
+        let known: BTreeSet<String> = self.names.keys().map(|id| format!("{id}.journal")).collect();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let stale = name.to_str().is_some_and(|name| name.ends_with(".journal") && !known.contains(name));
+            if stale {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Adds a descriptor of the caller's: a turn ends with [`Turn::Caller`] when it is readable.

@@ -225,6 +225,35 @@ fn a_killed_server_is_replaced_and_no_byte_is_lost_or_doubled() {
 }
 
 #[test]
+fn bytes_that_were_logged_and_not_freed_are_not_logged_again() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(16, "null");
+    page.guest_write(b"once ");
+    host.until_log(16, 0, b"once ");
+    let before = page.guest_get(Index::OutCons);
+    page.guest_write(b"only once ");
+    host.xen.kick(id, 2);
+    host.until("an empty ring", |_| {
+        (page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons)).then_some(())
+    });
+    host.kill();
+    // As if it had been killed after the write to the log and before it freed the bytes.
+    page.guest_set(Index::OutCons, before);
+    page.guest_write(b"and more");
+    host.start();
+    host.until_log(16, 0, b"once only once and more");
+    let viewer = host.view(id, 0);
+    assert_eq!(host.read_viewer(&viewer, 18), b"only once and more");
+
+    host.kill();
+    // As if it had been killed after the note and before the write.
+    page.guest_set(Index::OutCons, before.wrapping_add(10));
+    OpenOptions::new().write(true).open(host.log_path(16, 0)).unwrap().set_len(15).unwrap();
+    host.start();
+    host.until_log(16, 0, b"once only once and more");
+}
+
+#[test]
 fn a_dying_domain_is_drained_and_let_go() {
     let mut host = Host::new();
     let (id, page) = host.domain(10, "pty");
