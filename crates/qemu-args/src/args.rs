@@ -103,12 +103,11 @@ fn usb(config: &GuestConfig, args: &mut Args) {
         UsbController::Uhci => args.pair("-device", "piix3-usb-uhci,id=usb"),
         UsbController::Ehci => {
             args.pair("-device", "ich9-usb-ehci1,id=usb,addr=0x1d.0x7,multifunction=on");
-            for companion in 1..=3_u32 {
-                let (port, function) = (2 * (companion - 1), companion - 1);
+            for (companion, (port, function)) in (1..).zip([(0, "0"), (2, "0x1"), (4, "0x2")]) {
                 args.pair(
                     "-device",
                     format!(
-                        "ich9-usb-uhci{companion},masterbus=usb.0,firstport={port},addr=0x1d.{function:#x},\
+                        "ich9-usb-uhci{companion},masterbus=usb.0,firstport={port},addr=0x1d.{function},\
                          multifunction=on"
                     ),
                 );

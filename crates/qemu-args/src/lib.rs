@@ -20,6 +20,8 @@
 //! | `-sandbox` | never | everything denied, where the QEMU has it | |
 //! | `device_model_args` | before `-machine`, `_hvm` behind it | at the end | what is said last counts |
 //!
+//! `tests/against_xl.rs` holds this table against what xl was seen to write for three configurations.
+//!
 //! No monitor is among the arguments: the stubdomain's agent adds its own, as under xl.
 #![forbid(unsafe_code)]
 
