@@ -23,8 +23,8 @@ pub enum ImageError {
     },
     /// The file system is full.
     #[error(
-        "No space left while writing {} (a build needs about 1 GiB in the package cache, which \
-         OUTRIGGER_CACHE can move)",
+        "No space left while writing {} (an image takes 100 MB, the package cache about 1 GB; OUTRIGGER_CACHE \
+         moves the cache)",
         path.display()
     )]
     DiskFull {

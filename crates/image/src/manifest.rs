@@ -16,6 +16,9 @@ pub const FORMAT: u32 = 1;
 pub struct Manifest {
     /// Version of this format: [`FORMAT`].
     pub format: u32,
+    /// A hash over the builder's own choices (which modules, data files, options), so that a newer builder knows
+    /// an image as old even where packages and agent are the same.
+    pub recipe: String,
     /// The stubdomain's kernel.
     pub kernel: Kernel,
     /// Its device model.

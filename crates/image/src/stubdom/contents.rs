@@ -91,6 +91,15 @@ const SPICE: &str = "libspice-server.so.1";
 /// The package name of what the project itself puts in.
 const OURS: &str = "outrigger";
 
+/// A hash over all choices that are made in this file.
+pub(super) fn recipe() -> String {
+    let choices = (MODULES, MODULE_OPTIONS, DATA, (DATA_FILES, SPICE_DATA), FOLDERS, SPICE, RECIPE);
+    sha256_bytes(format!("{choices:?}").as_bytes())
+}
+
+/// To be raised when the code of this crate makes other images of the same choices.
+const RECIPE: u32 = 1;
+
 /// The chosen contents.
 #[derive(Debug)]
 pub(super) struct Contents {

@@ -18,7 +18,7 @@ use crate::{
     kernel::{KernelFormat, extract_elf},
     manifest::{self, FORMAT},
     modules::Kernel,
-    packages::{Progress, Store, Take},
+    packages::{Package, Progress, Store, Take},
     root::Root,
 };
 
@@ -105,10 +105,50 @@ pub fn build_in(store: &Store, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
     // What can be wrong without any package is said before any is fetched.
     check_agent(&spec.agent)?;
     OutputFolder::check(&spec.output)?;
-    let mut wanted = PACKAGES.to_vec();
-    wanted.extend([spec.kernel.as_str(), spec.qemu.as_str()]);
-    let root = store.root(&wanted, Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
+    let root = store.root(&wanted(spec), Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
     build_from(&root, spec, progress)
+}
+
+/// Whether the output folder has the image already that [`build_in`] would write: same packages in apt's lists, same
+/// agent, same options. Takes milliseconds when apt's lists have not changed since the last time. A missing or
+/// damaged image is not current.
+///
+/// # Errors
+/// As [`Store::resolve`], and that the agent cannot be read.
+pub fn is_current(store: &Store, spec: &StubdomSpec) -> Result<bool> {
+    let Ok(manifest) = Manifest::read(&spec.output) else { return Ok(false) };
+    let packages = store.resolve(&wanted(spec))?;
+    Ok(describes(&manifest, spec, &packages)? && outputs_are_whole(&manifest, &spec.output))
+}
+
+/// Whether a manifest is that of the image that a specification and packages give.
+fn describes(manifest: &Manifest, spec: &StubdomSpec, packages: &[Package]) -> Result<bool> {
+    let known = |name: &str, sha256: &str| packages.iter().any(|p| p.name == name && p.sha256 == sha256);
+    Ok(manifest.recipe == contents::recipe()
+        && manifest.compression == spec.compression.name()
+        && manifest.kernel.format == spec.kernel_format.name()
+        && manifest.qemu.spice == spec.spice
+        && manifest.agent.version == spec.agent_version
+        && manifest
+            .packages
+            .iter()
+            .all(|source| source.sha256.is_empty() || known(&source.name, &source.sha256))
+        && manifest.agent.sha256 == sha256_file(&spec.agent)?)
+}
+
+/// Whether the files beside a manifest have the sizes that it says. An image is put into its place as a whole, so
+/// that this finds what was done to it later.
+fn outputs_are_whole(manifest: &Manifest, folder: &Path) -> bool {
+    manifest.outputs.len() == 2
+        && manifest
+            .outputs
+            .iter()
+            .all(|output| size_of(&folder.join(&output.name)).is_ok_and(|n| n == output.size))
+}
+
+/// The packages to ask apt for.
+fn wanted(spec: &StubdomSpec) -> Vec<&str> {
+    PACKAGES.into_iter().chain([spec.kernel.as_str(), spec.qemu.as_str()]).collect()
 }
 
 /// Builds an image from packages that are unpacked already.
@@ -137,6 +177,7 @@ pub fn build_from(root: &Root, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
     contents.archive.write(BufWriter::new(file), spec.compression, &path.display().to_string())?;
     let manifest = Manifest {
         format: FORMAT,
+        recipe: contents::recipe(),
         kernel: manifest::Kernel {
             package: image.package.as_ref().map_or_else(String::new, |package| package.name.clone()),
             version: image.package.as_ref().map_or_else(String::new, |package| package.version.clone()),

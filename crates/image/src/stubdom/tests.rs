@@ -2,7 +2,6 @@ use std::{fs, path::PathBuf};
 
 use super::*;
 use crate::{
-    packages::Package,
     root::Layer,
     testing::{Elf, module},
 };
@@ -175,4 +174,30 @@ fn test_build_dynamic_agent_is_refused() {
     let fixture = Fixture::new();
     fs::write(fixture.agent(), Elf::new(&["libc.so.6"]).interpreter("/lib64/ld.so").bytes()).unwrap();
     assert!(matches!(fixture.build("image"), Err(ImageError::AgentNotStatic { .. })));
+}
+
+#[test]
+fn test_describes_sees_every_change() {
+    let fixture = Fixture::new();
+    let manifest = fixture.build("image").unwrap();
+    let packages: Vec<Package> = fixture.root.packages().cloned().collect();
+    let spec = fixture.spec("image");
+    assert!(describes(&manifest, &spec, &packages).unwrap());
+    assert!(outputs_are_whole(&manifest, &spec.output));
+
+    let mut newer = packages.clone();
+    newer[1].sha256 = "cd".repeat(32);
+    assert!(!describes(&manifest, &spec, &newer).unwrap());
+    for other in [
+        StubdomSpec { kernel_format: KernelFormat::Elf, ..spec.clone() },
+        StubdomSpec { compression: Compression::Gzip, ..spec.clone() },
+        StubdomSpec { agent_version: "0.2.0".to_owned(), ..spec.clone() },
+        StubdomSpec { spice: true, ..spec.clone() },
+    ] {
+        assert!(!describes(&manifest, &other, &packages).unwrap(), "{other:?}");
+    }
+    fs::write(fixture.agent(), Elf::new(&["other"]).bytes()).unwrap();
+    assert!(!describes(&manifest, &spec, &packages).unwrap());
+    fs::write(spec.output.join(Manifest::INITRAMFS), "cut").unwrap();
+    assert!(!outputs_are_whole(&manifest, &spec.output));
 }
