@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkHeader,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use nix::errno::Errno;
+use nix::libc::{RTM_NEWLINK, RTM_SETLINK};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -51,7 +51,7 @@ impl Rtnl {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        match self.request(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL) {
+        match self.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
@@ -72,18 +72,20 @@ impl Rtnl {
                 Change::Bridge(bridge) => link.attributes.push(LinkAttribute::Controller(*bridge)),
             }
         }
-        self.request(RouteNetlinkMessage::SetLink(link), 0)
+        self.request(RTM_SETLINK, 0, &link)
     }
 
-    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    fn request(&mut self, kind: u16, flags: u16, link: &LinkMessage) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
+        let head = header.buffer_len();
+        let mut bytes = vec![0; head + link.buffer_len()];
+        header.length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        header.message_type = kind;
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
+        header.emit(&mut bytes[..head]);
+        link.emit(&mut bytes[head..]);
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         self.answer()
     }
