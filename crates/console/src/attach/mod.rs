@@ -115,7 +115,7 @@ pub fn connect(folder: &Path, domid: DomId, number: u32) -> Result<UnixStream, A
 /// Shows a console on this process's standard streams until the person, the console or a signal ends it.
 ///
 /// If standard input is a terminal it is in raw mode meanwhile, and as it was afterwards on every way out: return,
-/// error, panic, SIGINT, SIGTERM, SIGHUP and SIGQUIT (which are held back meanwhile and reported).
+/// error, panic, SIGINT, SIGTERM, SIGHUP and SIGQUIT (which are caught and reported; the caller ends the process then).
 ///
 /// # Errors
 /// When the terminal refuses or a stream breaks.

@@ -1,11 +1,14 @@
 //! The person's terminal: raw while a console is shown, as it was afterwards.
 
-use std::io;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// Standard input in raw mode; dropping it brings the former mode back.
 #[derive(Debug)]
@@ -35,26 +38,30 @@ impl Drop for RawTerminal {
     }
 }
 
-/// The signals that end a program, turned into readable bytes while this lives.
+/// The signals that end a program, turned into readable bytes while this lives, whichever thread they come to.
 #[derive(Debug)]
 pub struct Signals {
-    fd: SignalFd,
-    former: SigSet,
+    wake: UnixStream,
+    last: Arc<AtomicUsize>,
+    registered: Vec<SigId>,
 }
 
 impl Signals {
-    /// Holds back SIGINT, SIGTERM, SIGHUP and SIGQUIT in this thread. (In a program with more threads, they must
-    /// hold them back too.)
+    /// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT.
     ///
     /// # Errors
     /// When the system has no descriptor left.
     pub fn catch() -> io::Result<Self> {
-        let set: SigSet =
-            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect();
-        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let mut former = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut former))?;
-        Ok(Self { fd, former })
+        let (wake, writer) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let mut signals = Self { wake, last: Arc::default(), registered: Vec::new() };
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            let number = usize::try_from(signal).unwrap_or_default();
+            let noted = signal_hook::flag::register_usize(signal, Arc::clone(&signals.last), number)?;
+            signals.registered.push(noted);
+            signals.registered.push(signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?);
+        }
+        Ok(signals)
     }
 
     /// Gives the number of a signal that has come.
@@ -62,18 +69,27 @@ impl Signals {
     /// # Errors
     /// When signals can no longer be received.
     pub fn next(&self) -> io::Result<Option<i32>> {
-        Ok(self.fd.read_signal()?.and_then(|info| i32::try_from(info.ssi_signo).ok()))
+        match (&self.wake).read(&mut [0; 64]) {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        let number = self.last.swap(0, Ordering::SeqCst);
+        Ok(i32::try_from(number).ok().filter(|number| *number != 0))
     }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.wake.as_fd()
     }
 }
 
 impl Drop for Signals {
+    /// The signals have no effect from now on: whoever learned of one ends the process.
     fn drop(&mut self) {
-        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.former), None);
+        for id in self.registered.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
     }
 }
