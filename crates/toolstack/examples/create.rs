@@ -29,7 +29,9 @@ fn main() -> Result<()> {
         Event::StepFailed { step, took, error, .. } => {
             println!("{:9.3} s  {step}: FAILED: {error}", took.as_secs_f64());
         }
-        Event::Undoing { step } => println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64()),
+        Event::Undoing { step } => {
+            println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64())
+        }
         Event::Warning { text } => println!("             warning: {text}"),
         Event::StepStarted { .. } => {}
     };

@@ -30,6 +30,7 @@ const CLOSING: &[u8] = b"5";
 struct Removal<'a> {
     ts: &'a Toolstack,
     record: GuestRecord,
+    killed: bool,
 }
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
@@ -41,11 +42,17 @@ fn steps<'b>() -> Vec<Step<Removal<'b>>> {
         Step::new("leave the bridges", |r: &mut Removal<'_>| remove_ports(r.ts, &mut r.record)),
         Step::new("remove xenstore nodes", |r: &mut Removal<'_>| remove_nodes(r.ts, &r.record)),
         Step::new("detach disk images", |r: &mut Removal<'_>| detach_loops(r.ts, &mut r.record)),
-        Step::new("wait for the domains' end", |r: &mut Removal<'_>| wait_gone(r.ts, &r.domids())),
+        Step::new("wait for the domains' end", Removal::wait),
     ]
 }
 
 impl Toolstack {
+    /// The names of the steps of [`Self::destroy`], in order.
+    #[must_use]
+    pub fn destroy_steps() -> Vec<&'static str> {
+        steps().iter().map(Step::name).collect()
+    }
+
     /// Destroys a guest at once, its stubdomain, and everything that was made for them.
     ///
     /// # Errors
@@ -69,7 +76,7 @@ impl Toolstack {
     }
 
     pub(crate) fn tear_down(&self, record: GuestRecord, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let mut removal = Removal { ts: self, record };
+        let mut removal = Removal { ts: self, record, killed: false };
         let mut left = run_every(&steps(), &mut removal, &self.faults, events);
         let record = removal.record;
         if left.is_empty() {
@@ -102,7 +109,17 @@ impl Removal<'_> {
 
     /// The stubdomain first: it holds the guest's memory mapped.
     fn kill(&mut self) -> StepResult {
-        self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))
+        self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))?;
+        self.killed = true;
+        Ok(())
+    }
+
+    fn wait(&mut self) -> StepResult {
+        // Domains that could not be killed before would be waited for in vain.
+        if !self.killed {
+            self.kill()?;
+        }
+        wait_gone(self.ts, &self.domids())
     }
 
     fn close(&mut self) -> StepResult {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use config::Uuid;
 use contract::{AgentExit, ArgvError};
+use qemu_args::PlanError;
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 use xenstore::{PathError, StoreError};
@@ -114,9 +115,9 @@ pub enum Cause {
     /// QEMU's arguments cannot be handed to the stubdomain.
     #[error(transparent)]
     Argv(#[from] ArgvError),
-    /// The device model's arguments cannot be made of the configuration.
-    #[error("The device model of this configuration cannot be planned: {0}")]
-    Plan(String),
+    /// The device model cannot be what the configuration asks for.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// Something about one of the configuration's devices.
     #[error("{device}")]
     Device {
@@ -180,14 +181,12 @@ pub enum Cause {
     },
     /// QEMU did not become ready in time.
     #[error(
-        "QEMU in the stubdomain was not ready within {after:?}{}; OUTRIGGER_TIME_SCALE stretches the deadline on a \
-         slow machine", at_step(step.as_deref())
+        "QEMU in the stubdomain was not ready within {after:?}; OUTRIGGER_TIME_SCALE stretches the deadline on a \
+         slow machine"
     )]
     DeviceModelTimeout {
         /// The deadline.
         after: Duration,
-        /// The step at which the stubdomain's agent is.
-        step: Option<String>,
     },
     /// A backend did not take its device in time.
     #[error("The backend {path} was not ready within {after:?} (state {state}){}", said(error.as_deref()))]
@@ -259,10 +258,6 @@ impl Cause {
 
 fn because(exit: Option<&AgentExit>) -> String {
     exit.map(|exit| format!(": {exit}")).unwrap_or_default()
-}
-
-fn at_step(step: Option<&str>) -> String {
-    step.map(|step| format!(" (its agent is at: {step})")).unwrap_or_default()
 }
 
 fn said(error: Option<&str>) -> String {

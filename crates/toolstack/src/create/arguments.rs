@@ -1,37 +1,18 @@
-//! QEMU's arguments, from the configuration.
+//! QEMU's arguments and the stubdomain's devices, from the configuration.
 
-use config::{GuestConfig, Uuid};
-use contract::Argv;
+use qemu_args::{Facts, Plan, QemuFeatures, plan};
 use xen_types::DomId;
 
-use super::image::StubImage;
+use super::Creation;
 use crate::error::Cause;
 
-/// The arguments for the guest's QEMU in its stubdomain.
-pub(super) fn arguments(
-    config: &GuestConfig,
-    domid: DomId,
-    uuid: Uuid,
-    image: &StubImage,
-) -> Result<Argv, Cause> {
-    let _ = (uuid, image.qemu.sandbox);
-    let memory = config.memory.get().saturating_sub(config.display.video_memory.get()) / 1024;
-    let mut args: Vec<String> = ["-xen-domid", &domid.to_string(), "-no-shutdown", "-nodefaults", "-no-user-config"]
-        .map(str::to_owned)
-        .to_vec();
-    args.extend(["-name", &config.name, "-display", "none"].map(str::to_owned));
-    for port in 0..config.serials.len() {
-        args.extend(["-serial".to_owned(), format!("/dev/hvc{}", port + 3)]);
+impl Creation<'_> {
+    /// What QEMU is started with for a guest of this domid.
+    ///
+    /// The devices do not depend on the domid, so that they are known before there is a domain.
+    pub(super) fn plan(&self, target: DomId) -> Result<Plan, Cause> {
+        let qemu = QemuFeatures { sandbox: self.image.qemu.sandbox };
+        let facts = Facts { target, uuid: self.record.uuid, qemu, incoming: false };
+        Ok(plan(self.config, &facts)?)
     }
-    args.extend(["-device", "cirrus-vga,vgamem_mb=8", "-boot", "order=cda"].map(str::to_owned));
-    args.extend(["-machine", "xenfv", "-m", &memory.to_string()].map(str::to_owned));
-    for (index, disk) in config.disks.iter().enumerate() {
-        let letter = char::from(b'a' + u8::try_from(index).unwrap_or(25));
-        args.push("-drive".to_owned());
-        args.push(format!(
-            "file=/dev/xvd{letter},if=ide,index={},media=disk,format=raw,cache=writeback",
-            disk.vdev.disk()
-        ));
-    }
-    Ok(Argv::new(args)?)
 }

@@ -32,6 +32,8 @@ impl Creation<'_> {
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
         self.image = StubImage::find(self.config, &self.ts.paths, &*self.ts.host)?;
+        // For its errors; it is made again when the guest's number is known.
+        self.plan(DomId::DOM0)?;
         for disk in &self.config.disks {
             check_disk(&disk.source, &*self.ts.host)
                 .map_err(|cause| cause.about(format!("Disk {}", disk.vdev)))?;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use config::{Disk, DiskSource, SerialOutput, Vdev, VdevBus};
-use contract::StubConsole;
+use config::{Disk, DiskSource, SerialOutput, Vdev};
 use contract::paths::{argv_permissions, dm_argv_dir, dmargs};
 use xen_types::DomId;
 
@@ -58,11 +57,13 @@ impl Creation<'_> {
         make_domain(&mut batch, &self.stub_tree(&name)?);
         self.bind_target(&mut batch)?;
         let (guest, stub) = (self.domid()?, self.stub()?);
-        for (index, disk) in self.config.disks.iter().enumerate() {
-            let backing = self.backings.get(&disk.vdev.to_string()).unwrap_or(&DiskBacking::Empty);
-            let in_stub = stub_vdev(index).ok_or_else(|| too_many(disk))?;
+        for disk in &self.config.disks {
+            let backing = self.backing(disk);
             add_device(&mut batch, guest, &disk_node(disk, backing, guest, disk.vdev, false));
-            add_device(&mut batch, stub, &disk_node(disk, backing, stub, in_stub, true));
+        }
+        for (disk, vdev) in self.stub_disks()? {
+            let backing = self.backing(disk);
+            add_device(&mut batch, stub, &disk_node(disk, backing, stub, vdev, true));
         }
         self.add_nics(&mut batch)?;
         batch.commit(&self.ts.xenstore)
@@ -81,19 +82,35 @@ impl Creation<'_> {
 
     /// Runs the scripts of disks that have one, for both users of each.
     pub(super) fn run_disk_scripts(&mut self) -> StepResult {
-        for (index, disk) in self.config.disks.iter().enumerate() {
-            let Some(DiskBacking::Script { script, .. }) = self.backings.get(&disk.vdev.to_string()).cloned()
-            else {
-                continue;
-            };
-            let stub_devid = stub_vdev(index).ok_or_else(|| too_many(disk))?.devid();
-            for (domid, devid) in [(self.domid()?, disk.vdev.devid()), (self.stub()?, stub_devid)] {
-                let env = script_env(&script, DeviceKind::Vbd, domid, devid);
-                self.run_script(&script, ["add"].map(str::to_owned).to_vec(), vec!["remove".to_owned()], env)
-                    .map_err(|cause| cause.about(describe(disk)))?;
-            }
+        for (script, domid, disk, devid) in self.disk_scripts()? {
+            let env = script_env(&script, DeviceKind::Vbd, domid, devid);
+            self.run_script(&script, vec!["add".to_owned()], vec!["remove".to_owned()], env)
+                .map_err(|cause| cause.about(disk))?;
         }
         Ok(())
+    }
+
+    /// Each script with the domain, the disk's description and its number there.
+    fn disk_scripts(&self) -> Result<Vec<(String, DomId, String, u32)>, Cause> {
+        let (guest, stub) = (self.domid()?, self.stub()?);
+        let of_guest = self.config.disks.iter().map(|disk| (guest, disk, disk.vdev));
+        let of_stub = self.stub_disks()?.into_iter().map(|(disk, vdev)| (stub, disk, vdev));
+        let scripts = of_guest.chain(of_stub).filter_map(|(domid, disk, vdev)| match self.backing(disk) {
+            DiskBacking::Script { script, .. } => Some((script.clone(), domid, describe(disk), vdev.devid())),
+            _ => None,
+        });
+        Ok(scripts.collect())
+    }
+
+    fn backing(&self, disk: &Disk) -> &DiskBacking {
+        self.backings.get(&disk.vdev.to_string()).unwrap_or(&DiskBacking::Empty)
+    }
+
+    /// The disks that the stubdomain needs for its QEMU, and their names there.
+    fn stub_disks(&self) -> Result<Vec<(&'_ Disk, Vdev)>, Cause> {
+        let plan = self.plan(self.domid()?)?;
+        let with_medium = plan.disks.iter().filter(|disk| disk.medium);
+        Ok(with_medium.filter_map(|d| Some((self.config.disks.get(d.index)?, d.stub_vdev))).collect())
     }
 
     /// Runs a script and notes first how it is taken back.
@@ -157,33 +174,29 @@ impl Creation<'_> {
 
     /// The consoles 3 and on: the guest's serial ports.
     fn add_serials(&self, batch: &mut Batch, stub: DomId) -> StepResult {
-        for (port, output) in self.config.serials.iter().enumerate() {
-            let console = StubConsole::serial(port).map_err(|error| Cause::Unsupported {
-                what: format!("serial port {port}"),
-                why: error.to_string(),
-            })?;
+        let plan = self.plan(self.domid()?)?;
+        for (serial, output) in plan.serials.iter().zip(&self.config.serials) {
             let output = match output {
                 SerialOutput::Pty => "pty".to_owned(),
                 SerialOutput::File(path) => format!("file:{path}"),
                 SerialOutput::Null => "null".to_owned(),
             };
-            add_device(batch, stub, &console_node(stub, u32::from(console.number()), &output, None));
+            add_device(batch, stub, &console_node(stub, u32::from(serial.console.number()), &output, None));
         }
         Ok(())
     }
 
     /// QEMU's arguments, in both encodings where the older one can carry them.
-    fn add_arguments(&mut self, batch: &mut Batch, stub: DomId) -> StepResult {
-        let guest = self.domid()?;
-        self.argv = super::arguments::arguments(self.config, guest, self.record.uuid, &self.image)?;
+    fn add_arguments(&self, batch: &mut Batch, stub: DomId) -> StepResult {
+        let argv = self.plan(self.domid()?)?.argv;
         let vm = self.guest_tree()?.vm();
         let dir = dm_argv_dir(&vm)?;
         let permissions = argv_permissions(stub);
         batch.make(&dir, &permissions);
-        for (key, value) in self.argv.to_keys() {
+        for (key, value) in argv.to_keys() {
             batch.write(&below(&dir, &key), value);
         }
-        if let Ok(value) = self.argv.to_dmargs() {
+        if let Ok(value) = argv.to_dmargs() {
             batch.write_with(&dmargs(&vm)?, value, &permissions);
         }
         Ok(())
@@ -197,15 +210,6 @@ impl Creation<'_> {
         let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
         Ok(format!("{}:{}", half(low), half(high)))
     }
-}
-
-/// The disk's name in the stubdomain: `xvda` for the first of the configuration and so on.
-pub(super) fn stub_vdev(index: usize) -> Option<Vdev> {
-    Vdev::new(VdevBus::Xvd, u32::try_from(index).ok()?, 0)
-}
-
-fn too_many(disk: &Disk) -> Cause {
-    Cause::Unsupported { what: describe(disk), why: "a stubdomain cannot serve that many disks".to_owned() }
 }
 
 pub(super) fn describe(disk: &Disk) -> String {

@@ -15,7 +15,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use config::{GuestConfig, Uuid};
-use contract::Argv;
 use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
@@ -63,7 +62,6 @@ pub(crate) struct Creation<'a> {
     pub(crate) stub_built: Option<PvBuilt>,
     /// What is behind each disk, by its name.
     pub(crate) backings: BTreeMap<String, DiskBacking>,
-    pub(crate) argv: Argv,
     pub(crate) stub_started: Option<Instant>,
     pub(crate) warnings: Vec<String>,
 }
@@ -117,6 +115,12 @@ where
 }
 
 impl Toolstack {
+    /// The names of the steps of [`Self::create`], in order.
+    #[must_use]
+    pub fn create_steps() -> Vec<&'static str> {
+        steps().iter().map(Step::name).collect()
+    }
+
     /// Makes a guest and its stubdomain, and starts both.
     ///
     /// # Errors
@@ -148,7 +152,6 @@ impl Toolstack {
             guest_built: None,
             stub_built: None,
             backings: BTreeMap::new(),
-            argv: Argv::default(),
             stub_started: None,
             warnings: Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use config::{Nic, NicKind};
+use config::Nic;
 use xen_types::DomId;
 use xenstore::Store;
 
@@ -30,7 +30,8 @@ impl Creation<'_> {
     fn vifs(&self) -> Result<Vec<(DomId, &Nic, bool)>, Cause> {
         let (guest, stub) = (self.domid()?, self.stub()?);
         let mut vifs: Vec<_> = self.config.nics.iter().map(|nic| (guest, nic, false)).collect();
-        let emulated = self.config.nics.iter().filter(|nic| nic.kind == NicKind::Ioemu);
+        let plan = self.plan(guest)?;
+        let emulated = plan.nics.iter().filter_map(|nic| self.config.nics.get(nic.index));
         vifs.extend(emulated.map(|nic| (stub, nic, true)));
         Ok(vifs)
     }

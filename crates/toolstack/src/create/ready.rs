@@ -95,8 +95,7 @@ impl Creation<'_> {
         if ready.is_some() {
             return Ok(());
         }
-        let step = self.ts.xenstore.read(&DmKey::AgentStep.path(stub, guest))?;
-        Err(Cause::DeviceModelTimeout { after, step: step.map(|step| harmless(&step)) })
+        Err(Cause::DeviceModelTimeout { after })
     }
 }
 

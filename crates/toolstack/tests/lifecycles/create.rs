@@ -1,0 +1,206 @@
+use toolstack::steps::{Faults, Side};
+use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
+use xen_types::{DomId, KiB};
+
+use crate::world::{Stubs, World, guest_config};
+
+fn step_of(error: &Error) -> &'static str {
+    match error {
+        Error::Step(failure) => {
+            assert!(failure.undo.is_empty(), "{}", error.report());
+            failure.step
+        }
+        other => panic!("not a step's failure: {}", other.report()),
+    }
+}
+
+#[test]
+fn a_guest_is_made_and_started_last() {
+    let world = World::new(Stubs::Work);
+    let mut finished = Vec::new();
+    let guest = world
+        .toolstack
+        .create(&guest_config(), CreateOptions::default(), &mut |event| {
+            if let Event::StepFinished { step, .. } = event {
+                finished.push(step);
+            }
+        })
+        .unwrap();
+    assert_eq!(finished, Toolstack::create_steps());
+    assert_eq!(world.hypervisor.target(guest.stub_domid), Some(guest.domid));
+    let unpaused: Vec<_> =
+        world.hypervisor.operations().into_iter().filter(|o| o.name == "unpause_domain").collect();
+    assert_eq!(unpaused.len(), 2);
+    assert_eq!(unpaused.last().unwrap().domid, Some(guest.domid));
+    assert_eq!(world.host.state().loops.len(), 1);
+    assert_eq!(world.host.state().ports.len(), 2);
+}
+
+#[test]
+fn a_paused_guest_is_not_started() {
+    let world = World::new(Stubs::Work);
+    let options = CreateOptions { paused: true, ..CreateOptions::default() };
+    let guest = world.toolstack.create(&guest_config(), options, &mut |_| ()).unwrap();
+    let info = world.toolstack.info(guest.domid).unwrap();
+    assert!(info.domain.unwrap().state.paused);
+    world.toolstack.unpause(guest.domid).unwrap();
+    assert!(!world.toolstack.info(guest.domid).unwrap().domain.unwrap().state.paused);
+}
+
+#[test]
+fn a_taken_name_is_refused_and_the_first_guest_keeps_running() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let error = world.create().unwrap_err();
+    assert_eq!(step_of(&error), "check the configuration");
+    assert!(error.report().contains("hello is taken by domain 1"), "{}", error.report());
+    world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+    world.check_clean("a second guest of the same name");
+}
+
+#[test]
+fn too_little_memory_is_said_before_anything_is_made() {
+    let world = World::new(Stubs::Work);
+    let mut config = guest_config();
+    config.memory = KiB::from_mib(9000);
+    config.max_memory = config.memory;
+    let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Step(f) if matches!(f.cause, Cause::Memory { .. })),
+        "{}",
+        error.report()
+    );
+    world.check_clean("too little memory");
+}
+
+#[test]
+fn a_missing_disk_names_the_disk() {
+    let world = World::new(Stubs::Work);
+    let text = "type=\"hvm\"\nname=\"x\"\nmemory=64\ndisk=[\"/srv/none.img,raw,hda,rw\"]";
+    let config = config::load_str("x", text).config.unwrap();
+    let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
+    assert!(
+        error.report().contains("Disk hda: The disk image /srv/none.img is not there"),
+        "{}",
+        error.report()
+    );
+    world.check_clean("a missing disk");
+}
+
+#[test]
+fn a_stubdomain_that_dies_ends_the_wait_at_once_with_its_last_words() {
+    let world = World::new(Stubs::Die);
+    let log = world.toolstack.paths().console_log("hello-dm", 0);
+    world.host.put_file(&log, b"starting\nKernel panic\n");
+    let error = world.create().unwrap_err();
+    assert_eq!(step_of(&error), "wait for the device model");
+    assert!(error.report().ends_with("  | starting\n  | Kernel panic"), "{}", error.report());
+    world.forget_file(&log);
+    world.check_clean("a stubdomain that dies");
+}
+
+#[test]
+fn a_silent_stubdomain_is_given_up_at_the_deadline() {
+    let world = World::new(Stubs::Hang);
+    let error = world.create().unwrap_err();
+    assert!(
+        matches!(&error, Error::Step(f) if matches!(f.cause, Cause::DeviceModelTimeout { .. })),
+        "{}",
+        error.report()
+    );
+    world.check_clean("a silent stubdomain");
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_nothing() {
+    for step in Toolstack::create_steps() {
+        for side in [Side::Before, Side::After] {
+            let world = World::new(Stubs::Work);
+            let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+            let error = toolstack.create(&guest_config(), CreateOptions::default(), &mut |_| ()).unwrap_err();
+            assert_eq!(step_of(&error), step);
+            world.check_clean(&format!("a failure {side:?} \"{step}\""));
+        }
+    }
+}
+
+#[test]
+fn a_failure_of_any_hypervisor_call_leaves_nothing() {
+    for n in 1.. {
+        let world = World::new(Stubs::Work);
+        world.hypervisor.fail_nth_call(n);
+        match world.create() {
+            Ok(_) => return assert!(n > 25, "only {n} calls"),
+            Err(error) => step_of(&error),
+        };
+        world.hypervisor.heal();
+        world.check_clean(&format!("failure of hypervisor call {n}"));
+    }
+}
+
+#[test]
+fn a_failure_of_any_host_call_leaves_nothing() {
+    for n in 1.. {
+        let world = World::new(Stubs::Work);
+        world.host.fail_at(n);
+        match world.create() {
+            Ok(_) => return assert!(n > 15, "only {n} calls"),
+            // The numbers of the guest are drawn before the first step.
+            Err(Error::Cause(Cause::Host(_))) if n <= 2 => {}
+            Err(error) => drop(step_of(&error)),
+        }
+        world.check_clean(&format!("failure of host call {n}"));
+    }
+}
+
+/// The requests, split over some tests that run at the same time.
+fn check_requests(part: u64, parts: u64) {
+    let mut made = 0;
+    for n in (part + 1..).step_by(usize::try_from(parts).unwrap()) {
+        let world = World::new(Stubs::Work);
+        world.link.fail_nth(n);
+        match world.create() {
+            // A request whose failure does no harm: ending a watch.
+            Ok(guest) if world.link.seen() >= n => {
+                world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+            }
+            Ok(_) => break,
+            Err(error) => {
+                step_of(&error);
+            }
+        }
+        world.check_clean(&format!("failure of xenstore request {n}"));
+        made += 1;
+    }
+    assert!(made * parts > 100, "only {made} requests");
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_nothing_0() {
+    check_requests(0, 4);
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_nothing_1() {
+    check_requests(1, 4);
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_nothing_2() {
+    check_requests(2, 4);
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_nothing_3() {
+    check_requests(3, 4);
+}
+
+#[test]
+fn xenstored_gone_is_said_and_domains_do_not_stay() {
+    let world = World::new(Stubs::Work);
+    world.server.stop();
+    let error = world.create().unwrap_err();
+    assert!(error.report().contains("xenstored"), "{}", error.report());
+    assert_eq!(world.hypervisor.leftovers(), Vec::<String>::new());
+    assert_eq!(world.hypervisor.operations().iter().filter(|o| o.domid == Some(DomId::DOM0)).count(), 0);
+}

@@ -1,0 +1,74 @@
+use toolstack::steps::{Faults, Side};
+use toolstack::{CreateOptions, Toolstack};
+
+use crate::world::{Stubs, World, guest_config};
+
+/// A daemon that dies in the middle of a create: nothing is undone.
+fn die_at(world: &World, step: &'static str, side: Side) {
+    let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+    let config = guest_config();
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = toolstack.create(&config, CreateOptions::default(), &mut |event| {
+            // The failed step is reported before its undo begins.
+            if let toolstack::Event::StepFailed { .. } = event {
+                std::panic::resume_unwind(Box::new(()));
+            }
+        });
+    }));
+}
+
+#[test]
+fn a_running_guest_is_taken_up() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    assert_eq!(recovered.guests, [guest.clone()]);
+    assert!(recovered.cleaned.is_empty() && recovered.troubles.is_empty());
+    world.successor().destroy(guest.domid, &mut |_| ()).unwrap();
+    world.check_clean("taken up and destroyed");
+}
+
+#[test]
+fn a_create_that_was_cut_off_anywhere_is_cleared() {
+    let mut steps = Toolstack::create_steps();
+    // After it the guest is complete, and after the next it runs.
+    steps.retain(|step| *step != "record the running guest" && *step != "start the guest");
+    for step in steps {
+        for side in [Side::Before, Side::After] {
+            let world = World::new(Stubs::Work);
+            die_at(&world, step, side);
+            let recovered = world.successor().recover(&mut |_| ()).unwrap();
+            assert!(recovered.guests.is_empty() && recovered.troubles.is_empty(), "{recovered:?}");
+            world.check_clean(&format!("cut off {side:?} \"{step}\""));
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
+    let world = World::new(Stubs::Work);
+    die_at(&world, "start the guest", Side::Before);
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    assert_eq!(recovered.guests.len(), 1);
+    world.successor().destroy(recovered.guests[0].domid, &mut |_| ()).unwrap();
+    world.check_clean("taken up before its start");
+}
+
+#[test]
+fn a_loop_device_without_a_guest_is_detached() {
+    let world = World::new(Stubs::Work);
+    let host: &dyn toolstack::host::HostDevices = &*world.host;
+    host.attach_loop("/srv/a.img".as_ref(), false, "outrigger/nobody").unwrap();
+    host.attach_loop("/srv/a.img".as_ref(), false, "someone-else").unwrap();
+    world.successor().recover(&mut |_| ()).unwrap();
+    let left: Vec<_> = world.host.state().loops.values().map(|(_, _, tag)| tag.clone()).collect();
+    assert_eq!(left, ["someone-else"]);
+}
+
+#[test]
+fn a_broken_state_file_is_reported_and_stops_nothing() {
+    let world = World::new(Stubs::Work);
+    world.host.put_file("/var/lib/outrigger/guests/x.json", b"{");
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    assert_eq!(recovered.troubles.len(), 1);
+}

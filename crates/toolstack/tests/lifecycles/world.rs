@@ -1,0 +1,252 @@
+//! A host in memory: simulated hypervisor, xenstored in this process, simulated dom0, and a thread that plays
+//! backends and stubdomains.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use config::GuestConfig;
+use tempfile::TempDir;
+use toolstack::host::{SimHost, SimState};
+use toolstack::{CreateOptions, Deadlines, Error, Guest, Paths, Toolstack};
+use xen::{ShutdownReason, SimHypervisor};
+use xen_types::DomId;
+use xenstore::server::Server;
+use xenstore::{Store, Watch, Xenstore, XsPath};
+
+use crate::fault::{FaultyLink, faulty_link};
+
+/// What the simulated stubdomains do when they are started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stubs {
+    /// Say that QEMU runs.
+    Work,
+    /// End at once, as crashed.
+    Die,
+    /// Say nothing.
+    Hang,
+}
+
+pub(crate) struct World {
+    pub(crate) hypervisor: Arc<SimHypervisor>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) host: Arc<SimHost>,
+    pub(crate) link: FaultyLink,
+    pub(crate) toolstack: Toolstack,
+    before: Leftovers,
+    actor: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    _files: TempDir,
+}
+
+/// Everything that a guest could leave behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Leftovers {
+    domains: Vec<String>,
+    nodes: BTreeMap<String, Vec<u8>>,
+    host: (usize, usize, Vec<PathBuf>),
+}
+
+pub(crate) const CONFIG: &str = r#"
+type = "hvm"
+name = "hello"
+memory = 64
+serial = ["pty", "pty"]
+disk = ["/srv/a.img,raw,hda,rw", "/dev/vg/b,raw,xvdb,rw", "script=block-x,vdev=xvde,target=vol:1"]
+vif = ["bridge=xenbr0", "script=vif-route,ip=10.0.0.2"]
+"#;
+
+impl World {
+    pub(crate) fn new(stubs: Stubs) -> Self {
+        let hypervisor = Arc::new(SimHypervisor::new());
+        let server = Arc::new(Server::start());
+        let host = Arc::new(SimHost::new());
+        let files = tempfile::tempdir().unwrap();
+        let paths = paths(&files, &host);
+        host.put_file("/srv/a.img", &[0; 1024]);
+        host.put_block("/dev/vg/b", 253, 7);
+        host.put_bridge("xenbr0");
+        prepare(&server);
+        let (xenstore, link) = faulty_link(&server);
+        let toolstack = Toolstack::new(hypervisor.clone(), xenstore, host.clone())
+            .with_paths(paths)
+            .with_deadlines(Deadlines::default().scaled(if stubs == Stubs::Hang { 0.01 } else { 1.0 }));
+        let stop = Arc::new(AtomicBool::new(false));
+        let actor = Actor::new(&hypervisor, &server, stubs, &stop);
+        let actor = Some(thread::spawn(move || actor.play()));
+        let before = leftovers(&hypervisor, &server, &host.state());
+        Self { hypervisor, server, host, link, toolstack, before, actor, stop, _files: files }
+    }
+
+    pub(crate) fn create(&self) -> Result<Guest, Error> {
+        self.toolstack.create(&guest_config(), CreateOptions::default(), &mut |_| ())
+    }
+
+    /// A second toolstack on a connection of its own, as a daemon's successor has it.
+    pub(crate) fn successor(&self) -> Toolstack {
+        Toolstack::new(self.hypervisor.clone(), self.server.connect(DomId::DOM0), self.host.clone())
+            .with_paths(self.toolstack.paths().clone())
+    }
+
+    /// Removes a file that is the test's own.
+    pub(crate) fn forget_file(&self, path: &std::path::Path) {
+        toolstack::host::HostDevices::remove_file(&*self.host, path).unwrap();
+    }
+
+    /// What is there now that was not there at the start.
+    pub(crate) fn check_clean(&self, case: &str) {
+        let now = leftovers(&self.hypervisor, &self.server, &self.host.state());
+        assert_eq!(now, self.before, "something is left after: {case}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(actor) = self.actor.take() {
+            let _ = actor.join();
+        }
+    }
+}
+
+pub(crate) fn guest_config() -> GuestConfig {
+    let loaded = config::load_str("hello.cfg", CONFIG);
+    assert_eq!(loaded.errors(), 0, "{}", loaded.render(false));
+    loaded.config.unwrap()
+}
+
+fn paths(files: &TempDir, host: &SimHost) -> Paths {
+    let put = |name: &str| {
+        let path = files.path().join(name);
+        // The simulated hypervisor reads what goes into a domain from real files.
+        fs::write(&path, b"content").unwrap();
+        host.put_file(&path, b"content");
+        path
+    };
+    for name in ["vmlinuz", "initramfs.img"] {
+        put(name);
+    }
+    Paths {
+        stubdomain: files.path().to_owned(),
+        hvmloader: vec![put("hvmloader")],
+        seabios: vec![put("seabios")],
+        ..Paths::default()
+    }
+}
+
+/// The nodes that stay once the first guest was there: shared parents.
+fn prepare(server: &Server) {
+    let store = server.connect(DomId::DOM0);
+    for path in ["/vm", "/libxl"] {
+        store.mkdir(&XsPath::new(path).unwrap()).unwrap();
+    }
+    for kind in ["vbd", "vif", "console"] {
+        let path = format!("/local/domain/0/backend/{kind}");
+        store.mkdir(&XsPath::new(path).unwrap()).unwrap();
+    }
+}
+
+fn leftovers(hypervisor: &SimHypervisor, server: &Server, host: &SimState) -> Leftovers {
+    Leftovers {
+        domains: hypervisor.leftovers(),
+        nodes: server.dump().into_iter().map(|(path, (value, _))| (path, value)).collect(),
+        host: (host.loops.len(), host.ports.len(), host.files.keys().cloned().collect()),
+    }
+}
+
+/// Plays what is not simulated elsewhere: the kernel's backends, scripts' effects, and stubdomains.
+struct Actor {
+    hypervisor: Arc<SimHypervisor>,
+    server: Arc<Server>,
+    store: Xenstore,
+    wake: Watch,
+    stubs: Stubs,
+    stop: Arc<AtomicBool>,
+}
+
+impl Actor {
+    fn new(
+        hypervisor: &Arc<SimHypervisor>,
+        server: &Arc<Server>,
+        stubs: Stubs,
+        stop: &Arc<AtomicBool>,
+    ) -> Self {
+        let store = server.connect(DomId::DOM0);
+        let wake = store.watch(&XsPath::new("/local/domain").unwrap()).unwrap();
+        let (hypervisor, server, stop) = (hypervisor.clone(), server.clone(), stop.clone());
+        Self { hypervisor, server, store, wake, stubs, stop }
+    }
+
+    fn play(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            // Starting a domain changes nothing in xenstore, hence the short limit.
+            let _ = self.wake.recv_timeout(Duration::from_millis(2));
+            while let Ok(Some(_)) = self.wake.try_recv() {}
+            let nodes = self.server.dump();
+            for (path, (value, _)) in &nodes {
+                self.look(path, value);
+            }
+        }
+    }
+
+    fn look(&self, path: &str, value: &[u8]) {
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        match (parts.as_slice(), value) {
+            (["local", "domain", "0", "backend", "vbd" | "vif", _, _, "state"], b"1") => {
+                self.change(path, b"1", b"2");
+            }
+            (["local", "domain", "0", "backend", "vbd" | "vif", _, _, "state"], b"5") => {
+                self.change(path, b"5", b"6");
+            }
+            (["local", "domain", stub, "target"], target) => {
+                let (Ok(stub), Ok(target)) = (stub.parse(), String::from_utf8_lossy(target).parse()) else {
+                    return;
+                };
+                self.play_stub(stub, target);
+            }
+            _ => {}
+        }
+    }
+
+    /// As a driver does it: only if the node is still there and nobody else has changed it.
+    fn change(&self, path: &str, from: &[u8], to: &[u8]) {
+        let path = XsPath::new(path).unwrap();
+        // Whatever fails is tried again at the next look.
+        let _ = self.store.transaction(|transaction| {
+            if transaction.read(&path)?.as_deref() == Some(from) {
+                transaction.write(&path, to)?;
+            }
+            Ok(())
+        });
+    }
+
+    fn play_stub(&self, stub: DomId, target: DomId) {
+        let done = |name| {
+            self.hypervisor.operations().iter().any(|o| o.name == name && o.domid == Some(stub) && o.done)
+        };
+        if !done("unpause_domain") || done("destroy_domain") {
+            return;
+        }
+        match self.stubs {
+            Stubs::Work => {
+                let dir = XsPath::new(format!("/local/domain/{stub}/device-model/{target}")).unwrap();
+                let state = dir.join("state").unwrap();
+                let _ = self.store.transaction(|transaction| {
+                    if transaction.list(&dir)?.is_some() && transaction.read(&state)?.is_none() {
+                        transaction.write(&state, b"running")?;
+                    }
+                    Ok(())
+                });
+            }
+            Stubs::Die => {
+                self.hypervisor.guest_shuts_down(stub, ShutdownReason::Crash);
+                self.server.shut_down_domain(stub);
+            }
+            Stubs::Hang => {}
+        }
+    }
+}
