@@ -25,7 +25,7 @@ pub struct Manifest {
     pub qemu: Qemu,
     /// Its init.
     pub agent: Agent,
-    /// How `initramfs.img` is packed: `none` or `gzip`.
+    /// How `initramfs.img` is packed: `none`, `gzip` or `lz4`.
     pub compression: String,
     /// `vmlinuz` and `initramfs.img`.
     pub outputs: Vec<Output>,
