@@ -15,6 +15,7 @@ use crate::log::{Log, uptime};
 use crate::net::ReadyNic;
 use crate::plan::Plan;
 use crate::qemu::Qemu;
+use crate::system::Loading;
 use crate::{disks, net, qemu, store, system};
 
 /// What runs once QEMU is started.
@@ -99,18 +100,14 @@ fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError>
     steps.step("mounts", |_| system::mount_all())?;
     steps.log.open_console();
     let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
-    steps.step("modules", |log| load_modules(&config, log))?;
-    steps.step("devices", |_| {
-        system::tune();
-        system::link_helpers()?;
-        system::check_devices()
-    })?;
+    let loading = system::start_modules(&config);
+    steps.step("helpers", |_| system::link_helpers())?;
     let store = &*found
         .0
         .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
     steps.step("announce", |_| Ok(store::announce(store, target)?))?;
-    Told { steps, store, target }.run(&config, descriptors, signals)
+    Told { steps, store, target }.run(&config, descriptors, signals, loading)
 }
 
 /// The steps of which xenstore is told too.
@@ -135,12 +132,18 @@ impl Told<'_, '_> {
         config: &ImageConfig,
         mut descriptors: Descriptors,
         signals: SignalFd,
+        loading: Loading,
     ) -> Result<Children, AgentError> {
         let target = self.target;
         let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
         let (has_state_out, serials) = self.step("consoles", |store, log| {
             let state_out = connect_states(store, &plan, &mut descriptors, log)?;
             Ok((state_out, open_serials(store, log)?))
+        })?;
+        self.step("modules", |_, log| {
+            loading.wait().iter().for_each(|line| log.say(line));
+            system::tune();
+            system::check_devices()
         })?;
         self.step("disks", |store, _| disks::wait_for(&plan.disks, store))?;
         let mut nics = self.step("nics", |store, _| net::prepare(&plan.nics, store))?;
@@ -157,13 +160,6 @@ impl Told<'_, '_> {
         }
         Ok(Children { qemu, nics, services: config.services.clone(), signals, serials })
     }
-}
-
-fn load_modules(config: &ImageConfig, log: &mut Log) -> Result<(), AgentError> {
-    for trouble in system::load_modules(config) {
-        log.say(&format!("module not loaded: {trouble}"));
-    }
-    Ok(())
 }
 
 /// Connects the state's ways in and out where their consoles exist; gives whether there is a way out.

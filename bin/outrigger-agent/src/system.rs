@@ -1,8 +1,11 @@
 //! What any PID 1 does first: mounts, modules, settings of the kernel.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use contract::ImageConfig;
 use nix::errno::Errno;
@@ -13,6 +16,9 @@ use crate::error::AgentError;
 
 /// The devices that QEMU needs from modules or from the kernel.
 const NEEDED: [&str; 4] = ["/dev/xen/xenbus", "/dev/xen/privcmd", "/dev/xen/evtchn", "/dev/xen/gntdev"];
+
+/// A module that takes longer is named in the log.
+const SLOW: Duration = Duration::from_millis(100);
 
 /// Makes and mounts the folders that a running Linux has.
 pub(crate) fn mount_all() -> Result<(), AgentError> {
@@ -46,17 +52,51 @@ pub(crate) fn read_config(path: &Path) -> Result<ImageConfig, AgentError> {
     }
 }
 
-/// Loads the modules in order; gives what went wrong, for people.
-///
-/// One that does not load is no error by itself, because a kernel may have it built in: what counts is
-/// [`check_devices`], and that disks and NICs appear.
-pub(crate) fn load_modules(config: &ImageConfig) -> Vec<String> {
-    config.modules.iter().filter_map(|path| load_module(config, path).err()).collect()
+/// Modules that are being loaded.
+#[derive(Debug)]
+pub(crate) struct Loading {
+    threads: Vec<JoinHandle<Vec<String>>>,
 }
 
-fn load_module(config: &ImageConfig, path: &str) -> Result<(), String> {
+/// Starts to load the modules in order, each frontend in a thread of its own: its initialisation returns only when
+/// its devices are connected, which may take as long as a busy dom0 likes.
+pub(crate) fn start_modules(config: &ImageConfig) -> Loading {
+    let (fronts, others): (Vec<String>, Vec<String>) =
+        config.modules.iter().cloned().partition(|path| module_name(path).ends_with("front"));
+    let groups = core::iter::once(others).chain(fronts.into_iter().map(|path| vec![path]));
+    let spawn = |group: Vec<String>| {
+        let options = config.module_options.clone();
+        std::thread::spawn(move || group.iter().filter_map(|path| load_told(&options, path)).collect())
+    };
+    Loading { threads: groups.map(spawn).collect() }
+}
+
+impl Loading {
+    /// Waits for all; gives what went wrong or was slow, for people.
+    ///
+    /// One that does not load is no error by itself, because a kernel may have it built in: what counts is
+    /// [`check_devices`], and that disks and NICs appear.
+    pub(crate) fn wait(self) -> Vec<String> {
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+    }
+}
+
+type Options = BTreeMap<String, String>;
+
+fn load_told(options: &Options, path: &str) -> Option<String> {
+    let begin = Instant::now();
+    let loaded = load_module(options, path);
+    let took = begin.elapsed();
+    match loaded {
+        Err(trouble) => Some(format!("module not loaded: {trouble}")),
+        Ok(()) if took >= SLOW => Some(format!("module {} took {} ms", module_name(path), took.as_millis())),
+        Ok(()) => None,
+    }
+}
+
+fn load_module(options: &Options, path: &str) -> Result<(), String> {
     let file = fs::File::open(path).map_err(|e| format!("{path}: {e}"))?;
-    let options = config.module_options.get(&module_name(path)).map_or("", String::as_str);
+    let options = options.get(&module_name(path)).map_or("", String::as_str);
     let options = CString::new(options).map_err(|_| format!("{path}: its options contain NUL"))?;
     match finit_module(&file, &options, ModuleInitFlags::empty()) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -137,6 +177,6 @@ mod tests {
     #[test]
     fn a_module_that_is_absent_is_told() {
         let config = ImageConfig { modules: vec!["/nonexistent/x.ko".to_owned()], ..ImageConfig::default() };
-        assert!(load_modules(&config)[0].starts_with("/nonexistent/x.ko: "));
+        assert!(start_modules(&config).wait()[0].starts_with("module not loaded: /nonexistent/x.ko: "));
     }
 }
