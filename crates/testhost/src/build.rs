@@ -16,7 +16,7 @@ use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::AtPath as _;
-use crate::{Error, Host, Observer, Put, contents};
+use crate::{Host, HostError, Observer, Put, contents};
 
 /// dom0's `/init`.
 const INIT: &str = include_str!("dom0-init.sh");
@@ -39,13 +39,13 @@ pub struct Recipe {
 /// Builds the host, or finds it built, in a folder of `hosts` that is named after its contents.
 ///
 /// # Errors
-/// [`Error::Packages`] when packages cannot be had or lack a file, [`Error::File`] when a file cannot be written.
+/// [`HostError::Packages`] when packages cannot be had or lack a file, [`HostError::File`] when a file cannot be written.
 pub fn build(
     recipe: &Recipe,
     store: &Store,
     hosts: &Path,
     observer: &mut dyn Observer,
-) -> Result<Host, Error> {
+) -> Result<Host, HostError> {
     let mut wanted: Vec<&str> = contents::PACKAGES.to_vec();
     if recipe.with_xen_tools {
         wanted.extend(contents::TOOLS_PACKAGES);
@@ -84,13 +84,15 @@ pub(crate) fn show(step: &Progress<'_>, observer: &mut dyn Observer) {
 }
 
 /// Turns an error of the image crate into ours.
-pub(crate) fn gather<E: std::error::Error + Send + Sync + 'static>(what: &str) -> impl FnOnce(E) -> Error {
+pub(crate) fn gather<E: std::error::Error + Send + Sync + 'static>(
+    what: &str,
+) -> impl FnOnce(E) -> HostError {
     let what = what.to_owned();
-    move |source| Error::Packages { what, source: Box::new(source) }
+    move |source| HostError::Packages { what, source: Box::new(source) }
 }
 
 /// Writes the three files.
-fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), Error> {
+fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), HostError> {
     let hypervisor = root.find(contents::HYPERVISOR).map_err(gather("the hypervisor"))?;
     let packed = File::open(&hypervisor.host).at("open", &hypervisor.host)?;
     let mut xen = Vec::new();
@@ -109,7 +111,7 @@ fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), Error> {
 }
 
 /// Puts dom0 together.
-fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, Error> {
+fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, HostError> {
     let mut archive = Initramfs::new();
     skeleton(&mut archive).map_err(gather("dom0's skeleton"))?;
     modules(kernel, &mut archive).map_err(gather("dom0's kernel modules"))?;
@@ -198,7 +200,7 @@ fn file(path: &str, found: &Found, archive: &mut Initramfs) -> image::Result<()>
 }
 
 /// The hash of all that goes into a host.
-fn key(recipe: &Recipe, root: &Root) -> Result<String, Error> {
+fn key(recipe: &Recipe, root: &Root) -> Result<String, HostError> {
     let mut hash = Sha256::new();
     let mut add = |part: &str| {
         hash.update(part.as_bytes());
@@ -219,7 +221,7 @@ fn key(recipe: &Recipe, root: &Root) -> Result<String, Error> {
     Ok(hex(&hash.finalize()))
 }
 
-fn hash_file(path: &Path) -> Result<String, Error> {
+fn hash_file(path: &Path) -> Result<String, HostError> {
     Ok(hex(&Sha256::digest(fs::read(path).at("read", path)?)))
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A failure of the embedded host.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum HostError {
     /// A file or folder of the host could not be read, written or made.
     #[error("Cannot {action} {}", path.display())]
     File {
@@ -127,12 +127,12 @@ pub enum Error {
 
 /// Adds the path and the verb to an I/O result.
 pub(crate) trait AtPath<T> {
-    /// Turns the error into [`Error::File`].
-    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, Error>;
+    /// Turns the error into [`HostError::File`].
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, HostError>;
 }
 
 impl<T> AtPath<T> for io::Result<T> {
-    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, Error> {
-        self.map_err(|source| Error::File { action, path: path.into(), source })
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, HostError> {
+        self.map_err(|source| HostError::File { action, path: path.into(), source })
     }
 }

@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-use crate::Error;
+use crate::HostError;
 use crate::error::AtPath as _;
 
 /// A control message is one short line.
@@ -47,16 +47,13 @@ impl Events {
 
     /// The next event, or nothing when the deadline comes first.
     pub(crate) fn next(&self, deadline: Instant) -> Option<Event> {
-        match self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(event) => Some(event),
-            // The queue keeps a sender of its own, so it is never disconnected.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // The queue keeps a sender of its own, so that only the deadline can be an error.
+        self.receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Listens on `folder/name`; the connection that comes becomes [`Event::Connected`], and what is read from it
     /// events of the kind that the name says.
-    pub(crate) fn listen(&self, folder: &Path, name: &'static str) -> Result<(), Error> {
+    pub(crate) fn listen(&self, folder: &Path, name: &'static str) -> Result<(), HostError> {
         let path = folder.join(name);
         let listener = UnixListener::bind(&path).at("listen on the socket", &path)?;
         let sender = self.sender.clone();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::AtPath as _;
-use crate::{Error, Put};
+use crate::{HostError, Put};
 
 /// The BIOS loads this much, and the guest's text begins right behind it.
 const SECTOR: u64 = 512;
@@ -21,9 +21,9 @@ const EXAMPLES: &str = "/examples";
 /// that the guest reads and prints: `this is hda` and `this is hdb`.
 ///
 /// # Errors
-/// [`Error::Program`] when binutils are missing, [`Error::ProgramFailed`] when the source does not assemble to one
-/// sector, [`Error::File`] when a file cannot be written.
-pub fn hello(examples: &Path, output: &Path) -> Result<Vec<Put>, Error> {
+/// [`HostError::Program`] when binutils are missing, [`HostError::ProgramFailed`] when the source does not assemble to one
+/// sector, [`HostError::File`] when a file cannot be written.
+pub fn hello(examples: &Path, output: &Path) -> Result<Vec<Put>, HostError> {
     fs::create_dir_all(output).at("make the folder", output)?;
     let sector = assemble(&examples.join("hello.S"), output)?;
     let boot_disk = disk(&output.join("hello-disk.img"), &sector, b"this is hda\0")?;
@@ -36,7 +36,7 @@ fn in_dom0(source: PathBuf) -> Put {
     Put { source, target }
 }
 
-fn disk(path: &Path, sector: &[u8], text: &[u8]) -> Result<PathBuf, Error> {
+fn disk(path: &Path, sector: &[u8], text: &[u8]) -> Result<PathBuf, HostError> {
     let mut file = File::create(path).at("make", path)?;
     file.write_all(sector).at("write", path)?;
     file.seek(SeekFrom::Start(SECTOR)).at("write", path)?;
@@ -46,7 +46,7 @@ fn disk(path: &Path, sector: &[u8], text: &[u8]) -> Result<PathBuf, Error> {
 }
 
 /// Assembles a boot sector, linked for the address at which the BIOS loads it.
-fn assemble(source: &Path, output: &Path) -> Result<Vec<u8>, Error> {
+fn assemble(source: &Path, output: &Path) -> Result<Vec<u8>, HostError> {
     let object = output.join("hello.o");
     let binary = output.join("hello.bin");
     tool(Command::new("as").arg("--32").arg("-o").args([&object, source]), "as")?;
@@ -55,7 +55,7 @@ fn assemble(source: &Path, output: &Path) -> Result<Vec<u8>, Error> {
     tool(&mut link, "ld")?;
     let sector = fs::read(&binary).at("read", &binary)?;
     if sector.len() as u64 != SECTOR {
-        return Err(Error::ProgramFailed {
+        return Err(HostError::ProgramFailed {
             program: "as".to_owned(),
             status: format!("{} bytes", sector.len()),
             message: format!("{} has to be {SECTOR} bytes", source.display()),
@@ -64,13 +64,13 @@ fn assemble(source: &Path, output: &Path) -> Result<Vec<u8>, Error> {
     Ok(sector)
 }
 
-fn tool(command: &mut Command, program: &'static str) -> Result<(), Error> {
+fn tool(command: &mut Command, program: &'static str) -> Result<(), HostError> {
     let output =
-        command.output().map_err(|source| Error::Program { program, package: "binutils", source })?;
+        command.output().map_err(|source| HostError::Program { program, package: "binutils", source })?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::ProgramFailed {
+    Err(HostError::ProgramFailed {
         program: program.to_owned(),
         status: output.status.to_string(),
         message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),

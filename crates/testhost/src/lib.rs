@@ -23,7 +23,7 @@ mod stubdom;
 mod vm;
 
 pub use build::{Recipe, build};
-pub use error::Error;
+pub use error::HostError;
 pub use guests::hello;
 pub use machine::Machine;
 pub use run::{Host, Job, Observer, Origin, Put, Report, Request, fresh_log_folder, run};

@@ -12,7 +12,7 @@ use crate::share::Share;
 use crate::shell::Terminal;
 use crate::snapshot::Snapshot;
 use crate::vm::{Places, Vm};
-use crate::{Error, TimeScale};
+use crate::{HostError, TimeScale};
 
 /// Nothing on any channel for so long during the boot: it hangs. The longest silence of a good boot is 8 s.
 const BOOT_SILENCE: Duration = Duration::from_secs(90);
@@ -106,8 +106,8 @@ pub trait Observer {
 /// Brings the host up, does the job, takes the host down.
 ///
 /// # Errors
-/// Any [`Error`]; a job that ends with a status, whichever, is no error.
-pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Result<Report, Error> {
+/// Any [`HostError`]; a job that ends with a status, whichever, is no error.
+pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Result<Report, HostError> {
     fs::create_dir_all(&request.logs).at("make the folder", &request.logs)?;
     let logs = request.logs.canonicalize().at("resolve", &request.logs)?;
     let share = Share::prepare(&logs, &request.job, &request.puts)?;
@@ -130,8 +130,8 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
 
 /// Why an attempt ended: before the job was begun, or in it.
 enum Attempt {
-    Host(Error),
-    Job(Error),
+    Host(HostError),
+    Job(HostError),
 }
 
 fn from_snapshot(
@@ -160,7 +160,7 @@ fn from_snapshot(
 }
 
 /// Waits until dom0 says that its daemons are up.
-pub(crate) fn boot(vm: &mut Vm<'_>) -> Result<(), Error> {
+pub(crate) fn boot(vm: &mut Vm<'_>) -> Result<(), HostError> {
     vm.set_phase("boot");
     let end = Instant::now() + vm.scaled(BOOT_LIMIT);
     loop {
@@ -197,13 +197,13 @@ impl Work<'_> {
         self.request.timeout.map(|limit| self.request.scale.of(limit))
     }
 
-    fn finish(&self, mut vm: Vm<'_>) -> Result<Report, Error> {
+    fn finish(&self, mut vm: Vm<'_>) -> Result<Report, HostError> {
         self.begin(&mut vm)?;
         self.complete(vm)
     }
 
     /// Gives dom0 the word and waits until it has the script and the files.
-    fn begin(&self, vm: &mut Vm<'_>) -> Result<(), Error> {
+    fn begin(&self, vm: &mut Vm<'_>) -> Result<(), HostError> {
         vm.set_phase("start of the job");
         // dom0's clock stood still with the snapshot.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -227,7 +227,7 @@ impl Work<'_> {
     }
 
     /// Follows the job to its end.
-    fn complete(&self, mut vm: Vm<'_>) -> Result<Report, Error> {
+    fn complete(&self, mut vm: Vm<'_>) -> Result<Report, HostError> {
         let startup = self.started.elapsed();
         vm.set_phase("the job");
         vm.observer().progress(&format!("Ready after {:.1} s", startup.as_secs_f64()));

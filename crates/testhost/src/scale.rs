@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Error;
+use crate::HostError;
 
 /// The factor by which every deadline of a run is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,18 +15,18 @@ impl TimeScale {
     /// Reads the factor from the environment; 1 when it is not set.
     ///
     /// # Errors
-    /// [`Error::Setting`] when it is no number between 0.1 and 100.
-    pub fn from_env() -> Result<Self, Error> {
+    /// [`HostError::Setting`] when it is no number between 0.1 and 100.
+    pub fn from_env() -> Result<Self, HostError> {
         match std::env::var(Self::VARIABLE) {
             Ok(value) => Self::parse(&value),
             Err(_) => Ok(Self(1.0)),
         }
     }
 
-    fn parse(value: &str) -> Result<Self, Error> {
+    fn parse(value: &str) -> Result<Self, HostError> {
         match value.trim().parse::<f64>() {
             Ok(factor) if (0.1..=100.0).contains(&factor) => Ok(Self(factor)),
-            _ => Err(Error::Setting {
+            _ => Err(HostError::Setting {
                 name: Self::VARIABLE,
                 value: value.to_owned(),
                 reason: "a number from 0.1 to 100 is expected",

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::AtPath as _;
-use crate::{Error, Job, Put};
+use crate::{HostError, Job, Put};
 
 /// The folder for one run, inside the folder of its logs.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct Share {
 
 impl Share {
     /// Makes it and copies the script and the files in.
-    pub(crate) fn prepare(logs: &Path, job: &Job, puts: &[Put]) -> Result<Self, Error> {
+    pub(crate) fn prepare(logs: &Path, job: &Job, puts: &[Put]) -> Result<Self, HostError> {
         let folder = logs.join("share");
         fs::create_dir_all(&folder).at("make the folder", &folder)?;
         if let Job::Script(script) = job {
@@ -50,8 +50,8 @@ impl Drop for Share {
 }
 
 /// The path in dom0 as one below a folder.
-fn inside(target: &Path) -> Result<PathBuf, Error> {
-    let bad = |reason| Error::Setting { name: "--put", value: target.display().to_string(), reason };
+fn inside(target: &Path) -> Result<PathBuf, HostError> {
+    let bad = |reason| HostError::Setting { name: "--put", value: target.display().to_string(), reason };
     let mut path = PathBuf::new();
     for component in target.components() {
         match component {
@@ -64,7 +64,7 @@ fn inside(target: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Copies a file, or a folder with everything in it.
-fn copy(source: &Path, target: &Path) -> Result<(), Error> {
+fn copy(source: &Path, target: &Path) -> Result<(), HostError> {
     if !source.is_dir() {
         fs::copy(source, target).at("copy", source)?;
         return Ok(());

@@ -6,7 +6,7 @@ use std::thread;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use crate::Error;
+use crate::HostError;
 use crate::vm::Vm;
 
 /// The caller's terminal in raw mode; dropping it restores its mode.
@@ -16,14 +16,14 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Sets raw mode, if standard input is a terminal, and starts to pass its bytes to the shell.
-    pub(crate) fn join(vm: &Vm<'_>) -> Result<Self, Error> {
+    pub(crate) fn join(vm: &Vm<'_>) -> Result<Self, HostError> {
         let stdin = io::stdin();
         // Not a terminal (a pipe, a file): there is no mode to set.
         let before = tcgetattr(stdin.as_fd()).ok();
         if let Some(before) = &before {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
-            tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).map_err(|errno| Error::File {
+            tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw).map_err(|errno| HostError::File {
                 action: "set raw mode of",
                 path: "standard input".into(),
                 source: errno.into(),

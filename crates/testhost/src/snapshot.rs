@@ -17,7 +17,7 @@ use crate::error::AtPath as _;
 use crate::machine::{Machine, Memory};
 use crate::run::boot;
 use crate::vm::{Places, Vm};
-use crate::{Error, Observer, TimeScale, qmp};
+use crate::{HostError, Observer, TimeScale, qmp};
 
 /// Changed whenever a snapshot of before no longer fits what restores it.
 const FORMAT: &str = "1";
@@ -40,7 +40,7 @@ impl Snapshot {
         places: &Places<'_>,
         scale: TimeScale,
         observer: &mut dyn Observer,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, HostError> {
         let all = places.image.join(FOLDER);
         fs::create_dir_all(&all).at("make the folder", &all)?;
         let lock_path = all.join("lock");
@@ -78,7 +78,7 @@ impl Snapshot {
     }
 
     /// Loads the state into a machine that waits for it, and lets it go on.
-    pub(crate) fn restore(&self, vm: &mut Vm<'_>) -> Result<(), Error> {
+    pub(crate) fn restore(&self, vm: &mut Vm<'_>) -> Result<(), HostError> {
         vm.set_phase("restoring of the snapshot");
         vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
         vm.command("migrate-incoming", &json!({ "uri": format!("exec:cat {FOLDER}/{}/state", self.name) }))?;
@@ -94,7 +94,7 @@ impl Snapshot {
     }
 }
 
-fn remove(folder: &Path) -> Result<(), Error> {
+fn remove(folder: &Path) -> Result<(), HostError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).at("remove", folder),
         _ => Ok(()),
@@ -102,9 +102,9 @@ fn remove(folder: &Path) -> Result<(), Error> {
 }
 
 /// The snapshot's name: everything but the host's own files, which lie beside it, that it depends on.
-fn name(machine: &Machine) -> Result<String, Error> {
+fn name(machine: &Machine) -> Result<String, HostError> {
     let version = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|source| {
-        Error::Program { program: "qemu-system-x86_64", package: "qemu-system-x86", source }
+        HostError::Program { program: "qemu-system-x86_64", package: "qemu-system-x86", source }
     })?;
     let mut hash = Sha256::new();
     for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), &version.stdout] {

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::build::{gather, hex, show};
 use crate::error::AtPath as _;
-use crate::{Error, Observer, Put};
+use crate::{HostError, Observer, Put};
 
 /// Where the image lies in dom0.
 const PLACE: &str = "/usr/lib/outrigger/stubdom";
@@ -17,13 +17,13 @@ const PLACE: &str = "/usr/lib/outrigger/stubdom";
 /// Builds the image with this agent in a folder of `images`, or finds it there; says where its files go in dom0.
 ///
 /// # Errors
-/// [`Error::Packages`] when it cannot be built, [`Error::File`] when the agent cannot be read.
+/// [`HostError::Packages`] when it cannot be built, [`HostError::File`] when the agent cannot be read.
 pub fn stubdom(
     agent: &Path,
     images: &Path,
     store: &Store,
     observer: &mut dyn Observer,
-) -> Result<Vec<Put>, Error> {
+) -> Result<Vec<Put>, HostError> {
     fs::create_dir_all(images).at("make the folder", images)?;
     let lock_path = images.join("lock");
     let lock = File::create(&lock_path).at("open", &lock_path)?;
@@ -50,7 +50,7 @@ pub fn stubdom(
 }
 
 /// A hash of the agent, of the packages, and of this very program, which holds the image builder.
-fn key(spec: &StubdomSpec, store: &Store) -> Result<String, Error> {
+fn key(spec: &StubdomSpec, store: &Store) -> Result<String, HostError> {
     let mut hash = Sha256::new();
     let own = std::env::current_exe().at("find", "the running program")?;
     for path in [&spec.agent, &own] {

@@ -15,7 +15,7 @@ use crate::error::AtPath as _;
 use crate::events::{Event, Events};
 use crate::machine::{CHANNELS, Machine, Memory};
 use crate::qmp::{self, Reply};
-use crate::{Error, Observer, TimeScale};
+use crate::{HostError, Observer, TimeScale};
 
 /// The program that is the machine.
 const QEMU: &str = "qemu-system-x86_64";
@@ -63,7 +63,7 @@ impl<'a> Vm<'a> {
         places: &Places<'_>,
         scale: TimeScale,
         observer: &'a mut dyn Observer,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, HostError> {
         let sockets = tempfile::Builder::new()
             .prefix("outrigger-host-")
             .tempdir()
@@ -82,7 +82,7 @@ impl<'a> Vm<'a> {
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
-            .map_err(|source| Error::Program { program: "setpriv", package: "util-linux", source })?;
+            .map_err(|source| HostError::Program { program: "setpriv", package: "util-linux", source })?;
         let mut vm = Self {
             child,
             events,
@@ -110,7 +110,7 @@ impl<'a> Vm<'a> {
         self.observer
     }
 
-    fn connect(&mut self) -> Result<(), Error> {
+    fn connect(&mut self) -> Result<(), HostError> {
         let limit = self.scale.of(CONNECT);
         let deadline = Instant::now() + limit;
         while self.streams.len() < CHANNELS.len() {
@@ -133,7 +133,7 @@ impl<'a> Vm<'a> {
     }
 
     /// Handles what concerns the machine itself; hands everything else on.
-    fn take(&mut self, event: Event) -> Result<Option<Event>, Error> {
+    fn take(&mut self, event: Event) -> Result<Option<Event>, HostError> {
         match event {
             Event::Connected(name, stream) => self.streams.push((name, stream)),
             Event::Console(bytes) => {
@@ -150,7 +150,7 @@ impl<'a> Vm<'a> {
     }
 
     /// The next event that is not the machine's own; nothing when the deadline comes first.
-    pub(crate) fn next(&mut self, deadline: Instant) -> Result<Option<Event>, Error> {
+    pub(crate) fn next(&mut self, deadline: Instant) -> Result<Option<Event>, HostError> {
         match self.events.next(deadline) {
             Some(event) => match self.take(event)? {
                 Some(event) => Ok(Some(event)),
@@ -161,7 +161,7 @@ impl<'a> Vm<'a> {
     }
 
     /// Writes to the channel of this name.
-    pub(crate) fn send(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn send(&mut self, name: &str, bytes: &[u8]) -> Result<(), HostError> {
         let Some((_, stream)) = self.streams.iter_mut().find(|(known, _)| *known == name) else {
             return Err(self.died());
         };
@@ -177,12 +177,12 @@ impl<'a> Vm<'a> {
     }
 
     /// Gives the monitor a command and waits for its answer.
-    pub(crate) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, Error> {
+    pub(crate) fn command(&mut self, name: &str, arguments: &Value) -> Result<Value, HostError> {
         self.next_command += 1;
         let id = self.next_command;
         self.send("qmp", qmp::command(id, name, arguments).as_bytes())?;
         let deadline = Instant::now() + self.scale.of(MONITOR);
-        let failed = |reason: String| Error::Monitor { command: name.to_owned(), reason };
+        let failed = |reason: String| HostError::Monitor { command: name.to_owned(), reason };
         while let Some(event) = self.next(deadline)? {
             let Event::Monitor(line) = event else { continue };
             match qmp::parse(&line) {
@@ -195,7 +195,7 @@ impl<'a> Vm<'a> {
     }
 
     /// Waits until a migration, out or in, has ended.
-    pub(crate) fn migrated(&mut self) -> Result<(), Error> {
+    pub(crate) fn migrated(&mut self) -> Result<(), HostError> {
         let deadline = Instant::now() + self.scale.of(MONITOR);
         while Instant::now() < deadline {
             let answer = self.command("query-migrate", &Value::Null)?;
@@ -205,7 +205,7 @@ impl<'a> Vm<'a> {
                 "failed" | "cancelled" => {
                     let reason =
                         answer.get("error-desc").and_then(Value::as_str).unwrap_or(status).to_owned();
-                    return Err(Error::Monitor { command: "migrate".to_owned(), reason });
+                    return Err(HostError::Monitor { command: "migrate".to_owned(), reason });
                 }
                 // The machine is stopped: the next event, if any, is the monitor's own MIGRATION event.
                 _ => {
@@ -213,7 +213,7 @@ impl<'a> Vm<'a> {
                 }
             }
         }
-        Err(Error::Monitor { command: "migrate".to_owned(), reason: "it did not end in time".to_owned() })
+        Err(HostError::Monitor { command: "migrate".to_owned(), reason: "it did not end in time".to_owned() })
     }
 
     /// How long, scaled, the host may take for something.
@@ -221,20 +221,20 @@ impl<'a> Vm<'a> {
         self.scale.of(duration)
     }
 
-    pub(crate) fn hung(&self, silence: Duration) -> Error {
-        Error::Hung { phase: self.phase, silence, tail: self.console.tail(), logs: self.logs.clone() }
+    pub(crate) fn hung(&self, silence: Duration) -> HostError {
+        HostError::Hung { phase: self.phase, silence, tail: self.console.tail(), logs: self.logs.clone() }
     }
 
-    pub(crate) fn script_timeout(&self, limit: Duration) -> Error {
-        Error::ScriptTimeout { limit, logs: self.logs.clone() }
+    pub(crate) fn script_timeout(&self, limit: Duration) -> HostError {
+        HostError::ScriptTimeout { limit, logs: self.logs.clone() }
     }
 
-    pub(crate) fn init_failed(&self, reason: &str) -> Error {
-        Error::Init { reason: reason.to_owned(), tail: self.console.tail(), logs: self.logs.clone() }
+    pub(crate) fn init_failed(&self, reason: &str) -> HostError {
+        HostError::Init { reason: reason.to_owned(), tail: self.console.tail(), logs: self.logs.clone() }
     }
 
     /// A crash: reads on for a moment, because the lines after the first tell why.
-    fn crashed(&mut self, line: String) -> Error {
+    fn crashed(&mut self, line: String) -> HostError {
         let deadline = Instant::now() + Duration::from_secs(1);
         while let Some(event) = self.events.next(deadline) {
             if let Event::Console(bytes) = event {
@@ -243,10 +243,10 @@ impl<'a> Vm<'a> {
                 self.console.push(&bytes);
             }
         }
-        Error::Crashed { phase: self.phase, line, tail: self.console.tail(), logs: self.logs.clone() }
+        HostError::Crashed { phase: self.phase, line, tail: self.console.tail(), logs: self.logs.clone() }
     }
 
-    fn died(&mut self) -> Error {
+    fn died(&mut self) -> HostError {
         let deadline = Instant::now() + Duration::from_secs(2);
         // It closed its channels, so it is about to end; a status is wanted for the message, not a corpse at once.
         while !self.has_ended() && Instant::now() < deadline {
@@ -266,7 +266,7 @@ impl<'a> Vm<'a> {
         let mut told: Vec<&str> = text.lines().filter(|line| !line.contains("TCG doesn't support")).collect();
         told.drain(..told.len().saturating_sub(STDERR_LINES));
         let status = if told.is_empty() { status } else { format!("{status}: {}", told.join("; ")) };
-        Error::QemuDied { phase: self.phase, status, tail: self.console.tail(), logs: self.logs.clone() }
+        HostError::QemuDied { phase: self.phase, status, tail: self.console.tail(), logs: self.logs.clone() }
     }
 }
 
@@ -278,6 +278,6 @@ impl Drop for Vm<'_> {
     }
 }
 
-fn create(path: &Path) -> Result<File, Error> {
+fn create(path: &Path) -> Result<File, HostError> {
     File::options().create(true).append(true).open(path).at("open", path)
 }
