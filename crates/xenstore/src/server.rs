@@ -6,7 +6,8 @@
 //!
 //! It differs where there is no hypervisor: every domid that a request names counts as an existing domain, the page
 //! and the event channel of an introduction are not looked at, and a domain dies only by
-//! [`Server::destroy_domain`]. It has no quota of memory and does not slow down a domain that writes much.
+//! [`Server::destroy_domain`]. It answers a guest's SET_PERMS on a special event with `EACCES`, where xenstored 4.17.5
+//! forgets to answer. It has no quota of memory and does not slow down a domain that writes much.
 
 use core::fmt;
 use std::collections::BTreeMap;

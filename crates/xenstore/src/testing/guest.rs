@@ -148,9 +148,9 @@ fn management_is_for_domain_zero(bench: &Bench<'_>) -> Verdict {
     refused("introduce", store.introduce(me, Gfn(1), EventPort(1)), &ErrorCode::Access)?;
     refused("release", store.release(me), &ErrorCode::Access)?;
     refused("target", store.set_target(me, DomId::DOM0), &ErrorCode::Access)?;
-    refused("asking", store.is_introduced(me), &ErrorCode::Access)?;
-    let permissions = Permissions::owned_by(me);
-    refused("special", store.set_perms(&SpecialWatch::ReleaseDomain, &permissions), &ErrorCode::Access)
+    // Not the permissions of a special event: xenstored of 4.17.5 never answers that request of a guest (the error is
+    // in `do_set_perms`, which takes `errno` for the result of `set_perms_special`), and no later one either.
+    refused("asking", store.is_introduced(me), &ErrorCode::Access)
 }
 
 fn its_relative_watches_fire(bench: &Bench<'_>) -> Verdict {
