@@ -61,6 +61,8 @@ pub(crate) struct Console<M> {
     pub(crate) fired: bool,
     pub(crate) turns: Bucket,
     pub(crate) looks: Bucket,
+    /// Whether a look at its nodes was put off.
+    pub(crate) look_is_due: bool,
     /// The path of its pseudo-terminal.
     pub(crate) tty: Option<String>,
     complaints: u32,
@@ -89,6 +91,7 @@ impl<M: RingMemory> Console<M> {
             // About a fifth of a processor when each turn moves but one byte, 80 MB/s when each moves a full ring.
             turns: Bucket::new(4096, 40_960, now),
             looks: Bucket::new(16, 50, now),
+            look_is_due: false,
             tty: None,
             complaints: 0,
             history: History::default(),
@@ -338,6 +341,12 @@ impl<M: RingMemory> Console<M> {
         }
         if writable {
             stream.unblock();
+        }
+        if stream.is_finished() {
+            // Its end would be reported for as long as it is waited for.
+            if let Main::Stream(stream) = core::mem::replace(&mut self.main, Main::Null) {
+                stream.close(poller);
+            }
         }
         self.pump(poller);
     }

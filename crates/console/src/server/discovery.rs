@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 use xen_types::{DomId, Gfn, GrantRef};
@@ -25,6 +25,11 @@ use crate::xenbus::{Link, Offer, Step, XenbusState, next_step};
 
 /// Steps of one handshake in one go; a sound one takes two or three.
 const STEPS_MAX: usize = 8;
+
+/// Events of watches that are taken in one turn.
+const WATCH_EVENTS_MAX: usize = 1024;
+/// When a primary console that could not be had is tried again: another daemon may have let go of it.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// What the events of watches say to look at again.
 #[derive(Debug, Default)]
@@ -83,9 +88,14 @@ impl<P: Platform> Server<P> {
 
     /// Takes the events that have come.
     pub(crate) fn read_watches(&mut self) -> Result<(), StoreError> {
-        while let Some(event) = self.store.next_event(Instant::now())? {
+        for _ in 0..WATCH_EVENTS_MAX {
+            let Some(event) = self.store.next_event(Instant::now())? else {
+                self.unread = false;
+                return Ok(());
+            };
             self.dirty.note(&event);
         }
+        self.unread = true;
         Ok(())
     }
 
@@ -110,7 +120,9 @@ impl<P: Platform> Server<P> {
         match console.looks.take(now) {
             Ok(()) => true,
             Err(at) => {
-                self.schedule(at, Due::Look(id));
+                if !core::mem::replace(&mut console.look_is_due, true) {
+                    self.schedule(at, Due::Look(id));
+                }
                 false
             }
         }
@@ -140,7 +152,7 @@ impl<P: Platform> Server<P> {
     fn meet_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "new domain");
         let id = ConsoleId { domid, number: 0 };
-        self.store.watch(&primary_dir(domid), &id.to_string())?;
+        soft(self.store.watch(&primary_dir(domid), &id.to_string()).map(Some))?;
         self.look_at(id)?;
         for number in Tree::new(&self.store).secondaries(domid)? {
             self.look_at(ConsoleId { domid, number })?;
@@ -202,7 +214,7 @@ impl<P: Platform> Server<P> {
                 None if picture.backend.is_none() || !Tree::new(&self.store).is_ours(id)? => return Ok(()),
                 None => {
                     self.open_console(id)?;
-                    self.store.watch(&frontend_dir(id), &id.to_string())?;
+                    soft(self.store.watch(&frontend_dir(id), &id.to_string()).map(Some))?;
                     continue;
                 }
             };
@@ -258,11 +270,15 @@ impl<P: Platform> Server<P> {
                 true
             }
             Err(error) => {
-                console.link = Link::Refused(offer);
+                // A frontend can make another offer; a primary console has but one.
+                console.link = if id.number == 0 { Link::None } else { Link::Refused(offer) };
                 console.complain(&format_args!(
                     "its ring or port cannot be had ({}); if another console daemon such as xenconsoled runs, stop it",
                     with_cause(&error)
                 ));
+                if id.number == 0 {
+                    self.schedule(Instant::now() + RETRY, Due::Look(id));
+                }
                 false
             }
         }

@@ -112,6 +112,11 @@ impl Stream {
         poller.remove(&self.slot, &self.fd);
     }
 
+    /// Whether it will neither give nor take any more.
+    pub(crate) const fn is_finished(&self) -> bool {
+        !self.readable && self.reader.is_none()
+    }
+
     pub(crate) const fn is_readable(&self) -> bool {
         self.readable
     }

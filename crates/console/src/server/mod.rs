@@ -119,6 +119,8 @@ pub struct Server<P: Platform> {
     ready: VecDeque<u64>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     dirty: Dirty,
+    /// Whether events of watches may wait where the poll does not see them.
+    unread: bool,
 }
 
 impl<P: Platform> Server<P> {
@@ -149,6 +151,7 @@ impl<P: Platform> Server<P> {
             ready: VecDeque::new(),
             due: BinaryHeap::new(),
             dirty: Dirty::all(),
+            unread: true,
         };
         server.watch_host()?;
         server.look()?;
@@ -192,6 +195,9 @@ impl<P: Platform> Server<P> {
             }
         }
         self.do_what_is_due();
+        if self.unread {
+            self.read_watches()?;
+        }
         if !self.dirty.is_clean() {
             self.look()?;
             // Answers may have been preceded by events, which the poll does not know of any more.
@@ -230,7 +236,7 @@ impl<P: Platform> Server<P> {
     }
 
     fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
-        if !self.ready.is_empty() || !self.dirty.is_clean() {
+        if !self.ready.is_empty() || !self.dirty.is_clean() || self.unread {
             return EpollTimeout::ZERO;
         }
         let until_due = self.due.peek().map(|Reverse((at, _))| at.saturating_duration_since(Instant::now()));
@@ -266,7 +272,12 @@ impl<P: Platform> Server<P> {
                         self.queue(key);
                     }
                 }
-                Due::Look(id) => self.dirty.add_due(id),
+                Due::Look(id) => {
+                    self.dirty.add_due(id);
+                    if let Some(console) = self.console_mut(id) {
+                        console.look_is_due = false;
+                    }
+                }
                 Due::Close(key) => self.close(key),
             }
         }

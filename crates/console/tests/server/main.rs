@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use console::ring::{Index, OUT_SIZE};
 use nix::libc::O_NONBLOCK;
@@ -411,6 +412,45 @@ fn a_state_pipe_feeds_the_guest_at_its_own_speed() {
     });
     writer.join().unwrap();
     assert_eq!(got, stream);
+    // The pipe's end is no reason to stay awake.
+    host.turn();
+    let busy = (0..20).filter(|_| host.rests_less_than(Duration::from_millis(20))).count();
+    assert!(busy <= 3, "{busy} of 20 turns had something to do");
+}
+
+#[test]
+fn a_frontend_that_writes_all_the_time_is_looked_at_now_and_then() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(17, "null");
+    host.secondary(id, 1, "xenconsoled", "null");
+    host.until_state(id, 1, "2");
+    let before = host.xenstored.requests();
+    let writes = 2000;
+    for write in 0..writes {
+        host.front_state(id, 1, if write % 2 == 0 { "1" } else { "6" });
+        host.turn();
+    }
+    let own = host.xenstored.requests() - before - writes;
+    assert!(own < writes * 2, "{own} requests for {writes} writes of a guest");
+    host.frontend(id, 1, 8, 5);
+    host.until_state(id, 1, "4");
+    page.guest_write(b"ok");
+    host.xen.kick(id, 2);
+    host.until_log(17, 0, b"ok");
+}
+
+#[test]
+fn a_primary_console_that_another_daemon_has_is_taken_later() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(18, "null");
+    host.until("the console", |host| host.xen.is_bound(id, 2).then_some(()));
+    host.kill();
+    let other = host.xen.take_port(id, 2);
+    host.start();
+    assert!(host.socket_path(id, 0).exists());
+    drop(other);
+    page.guest_write(b"mine again");
+    host.until_log(18, 0, b"mine again");
 }
 
 #[test]

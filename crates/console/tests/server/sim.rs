@@ -75,6 +75,13 @@ impl Xen {
         self.state().offers.get(&(domid, EventPort(port))).is_some_and(Option::is_some)
     }
 
+    /// Binds a port as another process does, until what this gives is dropped.
+    pub(crate) fn take_port(&self, domid: DomId, port: u32) -> SimPlatform {
+        let mut other = SimPlatform { xen: self.clone(), bound: Vec::new() };
+        other.bind(domid, EventPort(port)).unwrap();
+        other
+    }
+
     /// Shares a fresh ring page and a port.
     pub(crate) fn offer(&self, domid: DomId, grant: u32, port: u32) -> Page {
         let page = Page::default();
@@ -223,6 +230,13 @@ impl Host {
 
     pub(crate) fn turn(&mut self) {
         self.server.as_mut().unwrap().turn(Some(Duration::from_millis(5))).unwrap();
+    }
+
+    /// Whether a turn that may last so long ends before.
+    pub(crate) fn rests_less_than(&mut self, patience: Duration) -> bool {
+        let start = Instant::now();
+        self.server.as_mut().unwrap().turn(Some(patience)).unwrap();
+        start.elapsed() < patience / 2
     }
 
     #[track_caller]
