@@ -21,6 +21,9 @@ const BATCH: usize = 16;
 /// Watch events that come while an answer is awaited wait in a bounded queue. A loop that polls [`Self::as_fd`] calls
 /// [`Self::next_event`] with a deadline of now until it gives nothing, both after the descriptor became readable and
 /// after other calls, which may have queued events.
+///
+/// On Linux's `/dev/xen/xenbus` setting and ending a watch waits inside of the kernel for xenstored, which no time
+/// limit here can shorten; all else is bounded.
 #[derive(Debug)]
 pub struct Connection {
     transport: Transport,

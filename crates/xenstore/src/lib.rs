@@ -11,8 +11,8 @@
 //! - `server` (feature `server`) is a xenstored in this process that speaks the same protocol, for tests, and
 //!   `testing` the cases that it and the real xenstored both pass.
 //!
-//! No call waits longer than its time limit ([`DEFAULT_TIMEOUT`] unless told otherwise), and what comes from the
-//! other side is bounded before it is stored.
+//! No call waits longer than its time limit ([`DEFAULT_TIMEOUT`] unless told otherwise; [`Connection`] names one
+//! exception), and what comes from the other side is bounded before it is stored.
 #![forbid(unsafe_code)]
 
 mod client;
