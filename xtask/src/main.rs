@@ -3,6 +3,7 @@
 //! Started as `cargo xtask`. It needs neither Xen nor its headers to build.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod binaries;
 mod bindings;
 mod debian;
@@ -35,6 +36,9 @@ enum Command {
     /// The embedded Xen host: real Xen, dom0 and guests under QEMU's software emulation.
     #[command(subcommand)]
     Host(host::Command),
+    /// Measurements on the embedded host.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Makes the committed bindings to Xen's libraries again, or checks them.
     Bindings(bindings::Options),
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::main(&options),
         Command::Test(options) => test::main(&options),
         Command::Host(command) => host::main(command),
+        Command::Bench(command) => bench::main(&command),
         Command::Bindings(options) => bindings::main(&options),
     };
     result.unwrap_or_else(|error| {

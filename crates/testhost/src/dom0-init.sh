@@ -113,7 +113,10 @@ while read -r word now limit <&3; do
     shell)
         mount_share "$now"
         echo "step mounted" >&3
+        beats &
+        beats=$!
         (cd /root && exec setsid -c sh -l </dev/hvc1 >/dev/hvc1 2>&1 3>&-)
+        kill $beats
         collect
         echo "exit 0" >&3
         ;;

@@ -28,8 +28,8 @@ pub(crate) enum Event {
     Control(String),
     /// A line from QEMU's monitor.
     Monitor(String),
-    /// The Xen console was closed: QEMU is gone.
-    Gone,
+    /// The channel of this name was closed and everything in it was read: QEMU is gone.
+    Closed(&'static str),
 }
 
 /// The receiving end, with the sender that new readers clone.
@@ -71,10 +71,8 @@ impl Events {
                 "control" => read_lines(reader, &sender, Event::Control),
                 _ => read_lines(reader, &sender, Event::Monitor),
             }
-            if name == "console" {
-                // A receiver that is gone no longer wants to know.
-                let _ = sender.send(Event::Gone);
-            }
+            // A receiver that is gone no longer wants to know.
+            let _ = sender.send(Event::Closed(name));
         });
         Ok(())
     }

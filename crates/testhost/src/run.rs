@@ -9,7 +9,7 @@ use crate::error::AtPath as _;
 use crate::events::Event;
 use crate::machine::{Machine, Memory};
 use crate::share::Share;
-use crate::shell::Terminal;
+use crate::shell::{self, Terminal};
 use crate::snapshot::Snapshot;
 use crate::vm::{Places, Vm};
 use crate::{HostError, TimeScale};
@@ -163,22 +163,21 @@ fn from_snapshot(
 pub(crate) fn boot(vm: &mut Vm<'_>) -> Result<(), HostError> {
     vm.set_phase("boot");
     let end = Instant::now() + vm.scaled(BOOT_LIMIT);
+    let silence = vm.scaled(BOOT_SILENCE);
     loop {
-        let silence = vm.scaled(BOOT_SILENCE);
-        let deadline = end.min(Instant::now() + silence);
-        match vm.next(deadline)? {
-            Some(Event::Control(line)) => match line.split_once(' ').unwrap_or((&line, "")) {
-                ("ready", uptime) => {
-                    vm.observer()
-                        .progress(&format!("dom0 and its daemons are up (dom0's uptime: {uptime} s)"));
-                    return Ok(());
-                }
-                ("step", what) => vm.observer().progress(&format!("dom0: {what}")),
-                ("failed", why) => return Err(vm.init_failed(why)),
-                _ => {}
-            },
-            Some(_) if Instant::now() < end => {}
-            _ => return Err(vm.hung(silence)),
+        let deadline = end.min(vm.last_heard() + silence);
+        if Instant::now() >= deadline {
+            return Err(vm.hung(silence));
+        }
+        let Some(Event::Control(line)) = vm.next(deadline)? else { continue };
+        match line.split_once(' ').unwrap_or((&line, "")) {
+            ("ready", uptime) => {
+                vm.observer().progress(&format!("dom0 and its daemons are up (dom0's uptime: {uptime} s)"));
+                return Ok(());
+            }
+            ("step", what) => vm.observer().progress(&format!("dom0: {what}")),
+            ("failed", why) => return Err(vm.init_failed(why)),
+            _ => {}
         }
     }
 }
@@ -216,14 +215,15 @@ impl Work<'_> {
         vm.send("control", message.as_bytes())?;
         let limit = vm.scaled(MOUNT_LIMIT);
         let deadline = Instant::now() + limit;
-        loop {
-            match vm.next(deadline)? {
-                Some(Event::Control(line)) if line == "step mounted" => return Ok(()),
-                Some(Event::Control(line)) if line.starts_with("failed") => return Err(vm.init_failed(&line)),
-                Some(_) if Instant::now() < deadline => {}
-                _ => return Err(vm.hung(limit)),
+        while Instant::now() < deadline {
+            let Some(Event::Control(line)) = vm.next(deadline)? else { continue };
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("step", "mounted") => return Ok(()),
+                ("failed", why) => return Err(vm.init_failed(why)),
+                _ => {}
             }
         }
+        Err(vm.hung(limit))
     }
 
     /// Follows the job to its end.
@@ -231,33 +231,40 @@ impl Work<'_> {
         let startup = self.started.elapsed();
         vm.set_phase("the job");
         vm.observer().progress(&format!("Ready after {:.1} s", startup.as_secs_f64()));
-        let path = self.places.logs.join("output.log");
-        let mut output = File::create(&path).at("make", &path)?;
-        let mut terminal = match self.request.job {
+        let mut output = Output::new(self.places.logs)?;
+        let terminal = match self.request.job {
             Job::Shell => Some(Terminal::join(&vm)?),
             Job::Script(_) => None,
         };
         let begun = Instant::now();
+        let status = self.follow(&mut vm, &mut output)?;
+        let job = begun.elapsed();
+        // The status came on a channel of its own, so the last of the output may still be on its way.
+        vm.stop();
+        vm.drain(|vm, bytes| output.take(vm, bytes))?;
+        drop(terminal);
+        match self.limit() {
+            Some(limit) if status != 0 && job >= limit => Err(vm.script_timeout(limit)),
+            _ => Ok(Report { status, origin: self.origin, startup, job, logs: self.places.logs.to_owned() }),
+        }
+    }
+
+    /// Passes on what the job writes, until its exit status comes.
+    fn follow(&self, vm: &mut Vm<'_>, output: &mut Output) -> Result<i32, HostError> {
         let limit = self.limit();
-        let end = limit.map(|limit| begun + limit + vm.scaled(COLLECT_LIMIT));
+        // dom0 ends a script at its limit; what is waited for beyond it are the logs.
+        let end = limit.map(|limit| Instant::now() + limit + vm.scaled(COLLECT_LIMIT));
         let silence = vm.scaled(BEAT_SILENCE);
         let mut last_beat = Instant::now();
-        let status = loop {
+        loop {
             let hang = last_beat + silence;
             match vm.next(end.map_or(hang, |end| end.min(hang)))? {
-                Some(Event::Output(bytes)) => {
-                    output.write_all(&bytes).at("write", &path)?;
-                    vm.observer().output(&bytes);
-                }
-                Some(Event::Shell(bytes)) => {
-                    if let Some(terminal) = &mut terminal {
-                        terminal.show(&bytes);
-                    }
-                }
+                Some(Event::Output(bytes)) => output.take(vm, &bytes)?,
+                Some(Event::Shell(bytes)) => shell::show(&bytes),
                 Some(Event::Control(line)) => {
                     last_beat = Instant::now();
                     match line.split_once(' ').unwrap_or((&line, "")) {
-                        ("exit", status) => break status.parse().unwrap_or(255),
+                        ("exit", status) => return Ok(status.parse().unwrap_or(255)),
                         ("failed", why) => return Err(vm.init_failed(why)),
                         ("step", "collecting") => vm.set_phase("collecting of logs"),
                         _ => {}
@@ -265,22 +272,32 @@ impl Work<'_> {
                 }
                 _ => {}
             }
-            if Instant::now() >= hang {
-                return Err(vm.hung(silence));
+            let now = Instant::now();
+            match (end, limit) {
+                (Some(end), Some(limit)) if now >= end => return Err(vm.script_timeout(limit)),
+                _ if now >= last_beat + silence => return Err(vm.hung(silence)),
+                _ => {}
             }
-            if let (Some(end), Some(limit)) = (end, limit)
-                && Instant::now() >= end
-            {
-                return Err(vm.script_timeout(limit));
-            }
-        };
-        let job = begun.elapsed();
-        drop(terminal);
-        match limit {
-            Some(limit) if status != 0 && job >= limit => return Err(vm.script_timeout(limit)),
-            _ => {}
         }
-        Ok(Report { status, origin: self.origin, startup, job, logs: self.places.logs.to_owned() })
+    }
+}
+
+/// The script's output on its way to the log and to the caller.
+struct Output {
+    file: File,
+    path: PathBuf,
+}
+
+impl Output {
+    fn new(logs: &Path) -> Result<Self, HostError> {
+        let path = logs.join("output.log");
+        Ok(Self { file: File::create(&path).at("make", &path)?, path })
+    }
+
+    fn take(&mut self, vm: &mut Vm<'_>, bytes: &[u8]) -> Result<(), HostError> {
+        self.file.write_all(bytes).at("write", &self.path)?;
+        vm.observer().output(bytes);
+        Ok(())
     }
 }
 

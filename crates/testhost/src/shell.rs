@@ -44,13 +44,13 @@ impl Terminal {
         }
         Ok(Self { before })
     }
+}
 
-    /// Shows what the shell wrote.
-    pub(crate) fn show(&mut self, bytes: &[u8]) {
-        let mut stdout = io::stdout().lock();
-        // A terminal that went away ends the run through its input.
-        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-    }
+/// Shows what the shell wrote.
+pub(crate) fn show(bytes: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    // A terminal that went away ends the run through its input.
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
 }
 
 impl Drop for Terminal {

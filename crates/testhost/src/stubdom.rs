@@ -52,8 +52,9 @@ pub fn stubdom(
 /// A hash of the agent, of the packages, and of this very program, which holds the image builder.
 fn key(spec: &StubdomSpec, store: &Store) -> Result<String, HostError> {
     let mut hash = Sha256::new();
-    let own = std::env::current_exe().at("find", "the running program")?;
-    for path in [&spec.agent, &own] {
+    // Not its path: a program that was built again while it runs has none.
+    let own = Path::new("/proc/self/exe");
+    for path in [spec.agent.as_path(), own] {
         hash.update(Sha256::digest(fs::read(path).at("read", path)?));
     }
     for package in store.resolve(&[&spec.kernel, &spec.qemu]).map_err(gather("the stubdomain's packages"))? {

@@ -23,6 +23,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const CONNECT: Duration = Duration::from_secs(30);
 /// The monitor answers at once, except while the machine is being saved.
 const MONITOR: Duration = Duration::from_secs(60);
+/// Reading what a socket still holds.
+const DRAIN: Duration = Duration::from_secs(10);
 /// Lines at the end of QEMU's stderr that an error quotes.
 const STDERR_LINES: usize = 10;
 
@@ -49,6 +51,7 @@ pub(crate) struct Vm<'a> {
     scale: TimeScale,
     phase: &'static str,
     next_command: u64,
+    last_heard: Instant,
     // Removed when the machine is gone.
     _sockets: tempfile::TempDir,
 }
@@ -94,6 +97,7 @@ impl<'a> Vm<'a> {
             scale,
             phase: "start of QEMU",
             next_command: 0,
+            last_heard: Instant::now(),
             _sockets: sockets,
         };
         vm.connect()?;
@@ -143,7 +147,7 @@ impl<'a> Vm<'a> {
                     return Err(self.crashed(line));
                 }
             }
-            Event::Gone => return Err(self.died()),
+            Event::Closed("console") => return Err(self.died()),
             other => return Ok(Some(other)),
         }
         Ok(None)
@@ -151,13 +155,21 @@ impl<'a> Vm<'a> {
 
     /// The next event that is not the machine's own; nothing when the deadline comes first.
     pub(crate) fn next(&mut self, deadline: Instant) -> Result<Option<Event>, HostError> {
-        match self.events.next(deadline) {
-            Some(event) => match self.take(event)? {
-                Some(event) => Ok(Some(event)),
-                None => Ok(Some(Event::Console(Vec::new()))),
-            },
-            None => Ok(None),
+        while let Some(event) = self.events.next(deadline) {
+            self.last_heard = Instant::now();
+            if let Some(event) = self.take(event)? {
+                return Ok(Some(event));
+            }
+            if self.last_heard >= deadline {
+                break;
+            }
         }
+        Ok(None)
+    }
+
+    /// When the machine gave its last sign of life, on whichever channel.
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.last_heard
     }
 
     /// Writes to the channel of this name.
@@ -216,6 +228,29 @@ impl<'a> Vm<'a> {
         Err(HostError::Monitor { command: "migrate".to_owned(), reason: "it did not end in time".to_owned() })
     }
 
+    /// Ends QEMU; what it had sent can still be read with [`Vm::drain`].
+    pub(crate) fn stop(&mut self) {
+        // Both fail only when it is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Hands on what is left of the script's output, after [`Vm::stop`].
+    pub(crate) fn drain(
+        &mut self,
+        mut take: impl FnMut(&mut Self, &[u8]) -> Result<(), HostError>,
+    ) -> Result<(), HostError> {
+        let deadline = Instant::now() + DRAIN;
+        while let Some(event) = self.events.next(deadline) {
+            match event {
+                Event::Output(bytes) => take(self, &bytes)?,
+                Event::Closed("output") => break,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// How long, scaled, the host may take for something.
     pub(crate) fn scaled(&self, duration: Duration) -> Duration {
         self.scale.of(duration)
@@ -272,9 +307,7 @@ impl<'a> Vm<'a> {
 
 impl Drop for Vm<'_> {
     fn drop(&mut self) {
-        // Both fail only when it is gone already, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 

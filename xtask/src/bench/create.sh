@@ -1,0 +1,97 @@
+# Measures create, first guest byte, destroy and dom0's memory for xl with QEMU in dom0, xl with the stubdomain, and
+# ours, RUNS times each. Prints one line a figure: `@ ID VALUE UNIT`. Read by bash in the embedded host's dom0.
+STUB=/usr/lib/outrigger/stubdom
+status=0
+
+now() { cut -d' ' -f1 /proc/uptime; }
+since() { echo "$(now) - $1" | bc; }
+say() { echo "@ $1.$KIND $2 $3"; }
+failed() { echo "FAILED: $KIND: $*"; status=1; }
+# Memory of all processes in KiB, shared pages counted once.
+memory() { cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ { sum += $2 } END { print sum + 0 }'; }
+qemus() { ps -o args | grep -v grep | grep -c 'qemu-system'; }
+# byte_in FILE: waits, at most 120 s, until the file holds something.
+byte_in() {
+    local tries=1200
+    until [ -s "$1" ]; do tries=$((tries - 1)); [ $tries -gt 0 ] || return 1; sleep 0.1; done
+}
+# A part of xl's own: its console daemon in the place of ours.
+use_xl() {
+    killall outriggerd outrigger-consoled 2>/dev/null
+    sleep 1
+    xenconsoled --log=none --pid-file=/run/xenconsoled.pid
+}
+use_ours() {
+    killall xenconsoled 2>/dev/null
+    sleep 1
+    outrigger-consoled
+    setsid outriggerd >>/var/log/outrigger/outriggerd.log 2>&1 </dev/null &
+    local tries=300
+    until outrigger list >/dev/null 2>&1; do tries=$((tries - 1)); [ $tries -gt 0 ] || return 1; sleep 0.1; done
+}
+# measure COM1 CREATE...: creates the guest `hello`, waits for its first byte in the file, says the figures.
+measure() {
+    local com1=$1 before start; shift
+    rm -f "$com1"
+    before=$(memory)
+    start=$(now)
+    "$@" || { failed create; return 1; }
+    say create "$(since "$start")" s
+    if byte_in "$com1"; then say first_byte "$(since "$start")" s; else failed 'no byte from the guest'; fi
+    say dom0_memory "$(echo "scale=2; ($(memory) - $before) / 1024" | bc)" MiB
+    say qemu_processes "$(qemus)" count
+}
+# timed NAME COMMAND...
+timed() {
+    local name=$1 start; shift
+    start=$(now)
+    "$@" || failed "$name"
+    say "$name" "$(since "$start")" s
+}
+# A stubdomain's serial port is a pty of xl's QEMU: it has to be open before the guest writes, or bytes are lost.
+xl_stub_create() {
+    xl create /tmp/bench/xl_stub.cfg & local pid=$!
+    (
+        for _ in $(seq 3000); do
+            for path in $(xenstore-list -p /local/domain 2>/dev/null); do
+                [ "$(xenstore-read "$path/name" 2>/dev/null)" = hello-dm ] || continue
+                tty=$(xenstore-read "$path/device/console/3/tty" 2>/dev/null)
+                [ -z "$tty" ] || exec cat "$tty" >/tmp/bench/com1
+            done
+            sleep 0.1
+        done
+    ) & reader=$!
+    wait $pid
+}
+ours_create() { outrigger create --json /tmp/bench/ours.cfg >/tmp/bench/steps.jsonl; }
+
+mkdir -p /tmp/bench
+sed 's/^device_model_stubdomain_override.*/device_model_stubdomain_override = 0/
+     s|^serial.*|serial = [ "file:/tmp/bench/com1", "null" ]|' /examples/hello.cfg >/tmp/bench/xl_dom0.cfg
+{
+    sed 's|^serial.*|serial = "pty"|' /examples/hello.cfg
+    echo "stubdomain_kernel = '$STUB/vmlinuz'"
+    echo "stubdomain_ramdisk = '$STUB/initramfs.img'"
+} >/tmp/bench/xl_stub.cfg
+cp /examples/hello.cfg /tmp/bench/ours.cfg
+
+for run in $(seq "$RUNS"); do
+    echo "-- run $run of $RUNS"
+    use_xl
+    KIND=xl_dom0
+    measure /tmp/bench/com1 xl create /tmp/bench/xl_dom0.cfg && timed destroy xl destroy hello
+    KIND=xl_stub reader=
+    measure /tmp/bench/com1 xl_stub_create && timed destroy xl destroy hello
+    [ -z "$reader" ] || kill $reader 2>/dev/null
+    use_ours || failed 'our daemons did not start'
+    KIND=ours
+    if measure /var/log/outrigger/console/hello-dm.3.log ours_create; then
+        say stubdom_memory "$(outrigger info --json hello | sed -n 's/.*"stub_memory_kib": *\([0-9]*\).*/\1/p')" KiB
+        timed destroy outrigger destroy hello
+    fi
+    sed -n 's/.*"name":"\([^"]*\)","outcome":"done","millis":\([0-9.]*\).*/\1\t\2/p' /tmp/bench/steps.jsonl |
+        while IFS="$(printf '\t')" read -r name millis; do
+            echo "@ step.${name// /_} $(echo "scale=3; $millis / 1000" | bc) s"
+        done
+done
+exit $status
