@@ -1,7 +1,9 @@
 //! Tearing a guest down: also the undo of making one, also of one that is half made.
 //!
-//! Both domains are killed first, so that nothing of what follows can be slowed down by them; then their backends
-//! close all at the same time. Every function looks at what is there and finds nothing to do at its second call.
+//! Both domains are paused first, so that nothing of what follows can be slowed down by them; then their backends
+//! close all at the same time. The domains are killed only then: xenstored removes a dead domain's nodes without
+//! telling anyone who watches them, and a backend would not learn that its frontend is gone. Every function looks at
+//! what is there and finds nothing to do at its second call.
 
 use std::time::Instant;
 
@@ -36,10 +38,11 @@ struct Removal<'a> {
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
         Step::new("note that it goes", Removal::note),
-        Step::new("kill the domains", Removal::kill),
-        Step::new("close the devices", Removal::close),
+        Step::new("pause the domains", Removal::pause),
+        Step::new("close the devices", |r: &mut Removal<'_>| close_devices(r.ts, &r.domids())),
         Step::new("run scripts back", |r: &mut Removal<'_>| undo_scripts(r.ts, &mut r.record)),
         Step::new("leave the bridges", |r: &mut Removal<'_>| remove_ports(r.ts, &mut r.record)),
+        Step::new("kill the domains", Removal::kill),
         Step::new("remove xenstore nodes", |r: &mut Removal<'_>| remove_nodes(r.ts, &r.record)),
         Step::new("detach disk images", |r: &mut Removal<'_>| detach_loops(r.ts, &mut r.record)),
         Step::new("wait for the domains' end", Removal::wait),
@@ -107,6 +110,10 @@ impl Removal<'_> {
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
+    fn pause(&mut self) -> StepResult {
+        self.domids().into_iter().try_for_each(|domid| pause(self.ts, domid))
+    }
+
     /// The stubdomain first: it holds the guest's memory mapped.
     fn kill(&mut self) -> StepResult {
         self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))?;
@@ -121,9 +128,13 @@ impl Removal<'_> {
         }
         wait_gone(self.ts, &self.domids())
     }
+}
 
-    fn close(&mut self) -> StepResult {
-        close_devices(self.ts, &self.domids())
+/// Stops a domain's vCPUs; one that is gone is fine.
+pub(crate) fn pause(ts: &Toolstack, domid: DomId) -> StepResult {
+    match ts.hypervisor.pause_domain(domid) {
+        Err(error) if !error.is_no_domain() => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -171,7 +182,8 @@ struct Ends {
 /// Tells all backends of these domains at the same time to close, and waits until they have.
 ///
 /// The frontends' directories are removed in the same transaction: a backend whose frontend is gone closes without
-/// waiting for it (`frontend_changed` of Linux's backends, `XenbusStateUnknown`).
+/// waiting for it (`frontend_changed` of Linux's backends, `XenbusStateUnknown`). One whose frontend was gone before,
+/// because its domain has died, is not waited for: it closes when its own directory is removed.
 pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
     let mut closing = Vec::new();
     let mut watcher = Watcher::new();
@@ -193,7 +205,8 @@ pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
     let mut batch = Batch::new();
     let mut awaited = Vec::new();
     for ends in &closing {
-        if state(ts, &ends.back)?.is_some_and(|state| AT_WORK.contains(&state)) {
+        let at_work = state(ts, &ends.back)?.is_some_and(|state| AT_WORK.contains(&state));
+        if at_work && ts.xenstore.list(&ends.front)?.is_some() {
             batch.remove(ends.front.clone());
             batch.write(&below(&ends.back, "online"), "0");
             batch.write(&below(&ends.back, "state"), CLOSING);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use config::{Disk, DiskSource, SerialOutput, Vdev};
+use contract::StubConsole;
 use contract::paths::{argv_permissions, dm_argv_dir, dmargs};
 use xen_types::DomId;
 
@@ -173,8 +174,17 @@ impl Creation<'_> {
     }
 
     /// The consoles 3 and on: the guest's serial ports.
+    ///
+    /// With a serial port there are consoles 1 and 2 too, which carry nothing here: Linux gives each secondary console
+    /// the next free `hvc` number (`hvc_alloc`), whatever its own number, so that console 3 is `/dev/hvc3` only if all
+    /// below it are there and come before it.
     fn add_serials(&self, batch: &mut Batch, stub: DomId) -> StepResult {
         let plan = self.plan(self.domid()?)?;
+        if !plan.serials.is_empty() {
+            for console in [StubConsole::StateOut, StubConsole::StateIn] {
+                add_device(batch, stub, &console_node(stub, u32::from(console.number()), "null", None));
+            }
+        }
         for (serial, output) in plan.serials.iter().zip(&self.config.serials) {
             let output = match output {
                 SerialOutput::Pty => "pty".to_owned(),

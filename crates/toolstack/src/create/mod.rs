@@ -105,7 +105,7 @@ where
         Step::new("write consoles and arguments", Creation::write_details),
         // No undo: the domains' end is xenstored's news of it. Releasing one that lives would let consoles miss it.
         Step::new("introduce the domains", Creation::introduce),
-        Step::new("start the stubdomain", Creation::start_stub).undo(Creation::kill_stub),
+        Step::new("start the stubdomain", Creation::start_stub).undo(Creation::stop_stub),
         Step::new("connect network interfaces", Creation::connect_nics).undo(Creation::disconnect_nics),
         Step::new("wait for the backends", Creation::wait_for_backends),
         Step::new("wait for the device model", Creation::wait_for_device_model),

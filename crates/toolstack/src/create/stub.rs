@@ -8,7 +8,7 @@ use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
 use super::Creation;
 use super::guest::{EXTRA_MEMORY, channels};
 use crate::batch::Batch;
-use crate::destroy::{kill, wait_gone};
+use crate::destroy::{kill, pause, wait_gone};
 use crate::error::Cause;
 use crate::steps::StepResult;
 use crate::tree::DomainTree;
@@ -93,10 +93,10 @@ impl Creation<'_> {
         Ok(self.ts.hypervisor.unpause_domain(self.stub()?)?)
     }
 
-    /// Destroys the running stubdomain at once, so that its backends let go; its number is kept for the rest.
-    pub(super) fn kill_stub(&mut self) -> StepResult {
+    /// Stops the running stubdomain; it dies when its devices are closed.
+    pub(super) fn stop_stub(&mut self) -> StepResult {
         match self.record.stub_domid {
-            Some(stub) => kill(self.ts, stub),
+            Some(stub) => pause(self.ts, stub),
             None => Ok(()),
         }
     }

@@ -102,19 +102,24 @@ pub(crate) fn add_device(batch: &mut Batch, frontend: DomId, node: &DeviceNode) 
     batch.write(&below(&copy, "frontend"), front.as_str());
     batch.write(&below(&copy, "backend"), back.as_str());
 
-    let frontends = Permissions::owned_by(frontend).allow(DomId::DOM0, Access::Read);
-    let backends = Permissions::owned_by(DomId::DOM0).allow(frontend, Access::Read);
+    let theirs = Permissions::owned_by(frontend).allow(DomId::DOM0, Access::Read);
+    let ours = Permissions::owned_by(DomId::DOM0).allow(frontend, Access::Read);
     // Below the first console's directory are things that the guest must not change (XSA-57).
-    batch.make(&front, if node.is_primary_console() { &backends } else { &frontends });
+    let primary = node.is_primary_console();
+    batch.make(&front, if primary { &ours } else { &theirs });
     batch.write(&below(&front, "backend"), back.as_str());
-    for (key, value) in &node.front {
-        batch.write_with(&below(&front, key), value, &frontends);
-    }
-    for (key, value) in &node.fixed {
-        batch.write_with(&below(&front, key), value, &backends);
+    for (keys, permissions, inherited) in [(&node.front, &theirs, !primary), (&node.fixed, &ours, primary)] {
+        for (key, value) in keys {
+            // A new node has its parent's permissions, so that half of the requests is saved.
+            if inherited {
+                batch.write(&below(&front, key), value);
+            } else {
+                batch.write_with(&below(&front, key), value, permissions);
+            }
+        }
     }
 
-    batch.make(&back, &backends);
+    batch.make(&back, &ours);
     batch.write(&below(&back, "frontend"), front.as_str());
     for (key, value) in &node.back {
         batch.write(&below(&back, key), value);

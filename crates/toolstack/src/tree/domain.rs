@@ -41,16 +41,16 @@ pub(crate) fn make_domain(batch: &mut Batch, tree: &DomainTree<'_>) {
     let (readable, private) = (read_only(tree.domid), Permissions::owned_by(DomId::DOM0));
     batch.remove(dir.clone()).remove(vm.clone()).remove(libxl.clone());
     batch.make(&dir, &readable).make(&vm, &readable);
-    batch.make(&libxl, &private).make(&below(&libxl, "device"), &private);
+    batch.make(&libxl, &private).write(&below(&libxl, "device"), "");
     batch.write(&below(&dir, "vm"), vm.as_str());
     batch.write(&below(&dir, "name"), tree.name);
-    for name in ["cpu", "memory", "device"] {
-        batch.make(&below(&dir, name), &readable);
+    // These have their parent's permissions.
+    for name in ["cpu", "memory", "device", "control"] {
+        batch.write(&below(&dir, name), "");
     }
     batch.make(&below(&dir, "device/suspend/event-channel"), &own(tree.domid));
-    batch.make(&below(&dir, "control"), &readable);
     if tree.hvm {
-        batch.make(&below(&dir, "hvmloader"), &readable);
+        batch.write(&below(&dir, "hvmloader"), "");
     }
     let mut writable = vec![
         "control/shutdown",
