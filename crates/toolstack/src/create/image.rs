@@ -15,8 +15,9 @@ const DEFAULT_MEMORY: KiB = KiB::from_mib(128);
 /// The largest manifest that is read, in bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
 /// What every stubdomain's kernel is told. `xen_privcmd.unrestricted`: QEMU makes hypercalls that a restricted
-/// privcmd refuses since XSA-482; Xen's own check of the target holds nevertheless.
-const COMMAND_LINE: &str = "console=hvc0 quiet xen_privcmd.unrestricted=1";
+/// privcmd refuses since XSA-482; Xen's own check of the target holds nevertheless. `rootfstype=ramfs`: a tmpfs would
+/// give the initramfs only half of the memory.
+const COMMAND_LINE: &str = "console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1";
 
 /// What the stubdomain boots.
 #[derive(Clone, Debug, Default)]
