@@ -30,7 +30,7 @@ fn main() -> Result<()> {
             println!("{:9.3} s  {step}: FAILED: {error}", took.as_secs_f64());
         }
         Event::Undoing { step } => {
-            println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64())
+            println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64());
         }
         Event::Warning { text } => println!("             warning: {text}"),
         Event::StepStarted { .. } => {}

@@ -13,8 +13,8 @@ use xenstore::wire::ErrorCode;
 use xenstore::{SpecialWatch, Store, StoreError, XsPath};
 
 use crate::batch::Batch;
-use crate::create::{lives, state};
-use crate::error::{Cause, Error};
+use crate::create::state;
+use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::ScriptCall;
 use crate::record::{GuestRecord, Phase};
@@ -297,10 +297,4 @@ fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) ->
     }
     batch.remove(XsPath::domain(domid)).remove(libxl_dir(domid));
     Ok(())
-}
-
-/// Whether a guest's two domains both live.
-pub(crate) fn both_live(ts: &Toolstack, record: &GuestRecord) -> Result<bool, Cause> {
-    let (Some(domid), Some(stub)) = (record.domid, record.stub_domid) else { return Ok(false) };
-    Ok(lives(ts, domid)? && lives(ts, stub)?)
 }

@@ -13,7 +13,7 @@ use crate::host::HostError;
 
 /// Why an operation of the toolstack did not happen.
 #[derive(Debug, Error)]
-pub enum Error {
+pub enum ToolstackError {
     /// A step of a lifecycle failed; what it and its predecessors did was undone.
     #[error(transparent)]
     Step(Box<Failure>),
@@ -30,7 +30,7 @@ pub enum Error {
     Cause(#[from] Cause),
 }
 
-impl Error {
+impl ToolstackError {
     /// The error with all its causes, and the last words of the stubdomain, as lines for a person.
     #[must_use]
     pub fn report(&self) -> String {
@@ -42,7 +42,7 @@ impl Error {
     }
 }
 
-impl From<Failure> for Error {
+impl From<Failure> for ToolstackError {
     fn from(failure: Failure) -> Self {
         Self::Step(Box::new(failure))
     }
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_report_names_step_device_cause_and_log() {
         let cause = Cause::NotADisk { path: "/a".into() }.about("Disk hda");
-        let error = Error::from(Failure {
+        let error = ToolstackError::from(Failure {
             step: "check",
             cause,
             undo: Vec::new(),

@@ -39,7 +39,7 @@ use xenstore::Xenstore;
 
 pub use create::CreateOptions;
 pub use deadlines::Deadlines;
-pub use error::{Cause, Error, Failure, UndoFailure};
+pub use error::{Cause, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
 pub use event::Event;
 use host::HostDevices;
 pub use lifecycle::{Decision, GuestEvent, decide};

@@ -9,7 +9,7 @@ use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
 
 use crate::batch::Batch;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, ToolstackError as Error};
 use crate::record::{GuestRecord, Phase};
 use crate::tree::below;
 use crate::wait::Watcher;

@@ -1,7 +1,6 @@
 //! Taking up after a daemon that was killed.
 
-use crate::destroy::both_live;
-use crate::error::{Cause, Error};
+use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::{GuestRecord, LOOP_TAG, Phase};
 use crate::{Guest, Toolstack};
@@ -30,12 +29,13 @@ impl Toolstack {
             Recovered { troubles: bad.into_iter().map(Error::from).collect(), ..Recovered::default() };
         for mut record in records {
             self.find_domains(&mut record)?;
-            if record.phase == Phase::Running && (record.domid.is_some() || both_live(self, &record)?) {
-                if let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid) {
-                    let GuestRecord { uuid, name, config, .. } = record;
-                    recovered.guests.push(Guest { uuid, name, domid, stub_domid, config });
-                    continue;
-                }
+            // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
+            if record.phase == Phase::Running
+                && let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid)
+            {
+                let GuestRecord { uuid, name, config, .. } = record;
+                recovered.guests.push(Guest { uuid, name, domid, stub_domid, config });
+                continue;
             }
             let name = record.name.clone();
             match self.tear_down(record, events) {

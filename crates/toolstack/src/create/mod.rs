@@ -7,7 +7,7 @@ mod guest;
 mod image;
 mod network;
 mod ready;
-pub(crate) use ready::{lives, state};
+pub(crate) use ready::state;
 mod stub;
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use config::{GuestConfig, Uuid};
 use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
-use crate::error::{Cause, Error};
+use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::{GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_all};

@@ -100,7 +100,7 @@ impl Creation<'_> {
 }
 
 /// Whether a domain is there and has neither shut down nor crashed.
-pub(crate) fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
+fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
     let info = ts.hypervisor.domain_info(domid)?;
     Ok(info.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none()))
 }

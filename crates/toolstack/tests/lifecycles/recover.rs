@@ -22,7 +22,7 @@ fn a_running_guest_is_taken_up() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
-    assert_eq!(recovered.guests, [guest.clone()]);
+    assert_eq!(recovered.guests, std::slice::from_ref(&guest));
     assert!(recovered.cleaned.is_empty() && recovered.troubles.is_empty());
     world.successor().destroy(guest.domid, &mut |_| ()).unwrap();
     world.check_clean("taken up and destroyed");
