@@ -17,6 +17,7 @@ use xen_types::DomId;
 
 use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
+use crate::serve::unblocked;
 
 /// Where QEMU's monitor for the toolstack listens, for whoever serves it outside.
 pub(crate) const QMP_SOCKET: &str = "/run/qmp.sock";
@@ -67,7 +68,8 @@ impl Qemu {
         descriptors.fill(MONITOR_FD, OwnedFd::from(theirs))?;
         let second = input.try_clone().map_err(|e| AgentError::System("duplicate a descriptor", e))?;
         // Everything else that is open here closes in QEMU by itself.
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(args)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -75,9 +77,10 @@ impl Qemu {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(input)
-            .stderr(second)
-            .spawn()
-            .map_err(spawn_error)?;
+            .stderr(second);
+        let child = unblocked(|| command.spawn())?.map_err(spawn_error)?;
+        // The pipe's ends that are QEMU's: its last words are followed by the end of the pipe.
+        drop(command);
         let id = i32::try_from(child.id()).unwrap_or(i32::MAX);
         // The agent is exempt from the kernel's killing when memory ends, QEMU must not be: it would be a panic
         // instead of a report.
@@ -105,15 +108,15 @@ impl Qemu {
 pub(crate) fn start_service(service: &[String], target: DomId) -> Result<Pid, AgentError> {
     let (program, args) =
         service.split_first().ok_or(AgentError::Absent("program in a service of the image"))?;
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(args.iter().map(|arg| arg.replace("{target}", &target.to_string())))
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| AgentError::Spawn(program.clone(), error))?;
+        .stderr(Stdio::null());
+    let child = unblocked(|| command.spawn())?.map_err(|error| AgentError::Spawn(program.clone(), error))?;
     Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))
 }
 
@@ -174,5 +177,16 @@ mod tests {
     #[test]
     fn the_way_out_of_the_state_is_in_set_1() {
         assert!(text(&arguments(&ImageConfig::default(), true, Vec::new())).ends_with("-add-fd fd=4,set=1"));
+    }
+
+    #[test]
+    fn a_child_hears_the_signals_that_the_agent_takes_for_itself() {
+        let _signals = crate::serve::signals().unwrap();
+        let mut command = Command::new("cat");
+        command.arg("/proc/self/status").stdout(Stdio::piped());
+        let output = unblocked(|| command.spawn()).unwrap().unwrap().wait_with_output().unwrap();
+        let status = String::from_utf8(output.stdout).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        assert_eq!(u64::from_str_radix(blocked.trim(), 16), Ok(0), "{status}");
     }
 }

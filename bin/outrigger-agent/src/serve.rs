@@ -58,15 +58,26 @@ enum Polled {
     Ended,
 }
 
-/// The signals that the loop takes, to be blocked before QEMU starts, so that none is missed.
+/// The signals that the loop takes: the end of a child, and a request to shut down.
+fn signal_set() -> SigSet {
+    [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect()
+}
+
+/// A descriptor for the signals that the loop takes, which are blocked from here on.
 pub(crate) fn signals() -> Result<SignalFd, AgentError> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR2] {
-        set.add(signal);
-    }
-    set.thread_block().map_err(AgentError::system("block signals"))?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    signal_set().thread_block().map_err(AgentError::system("block signals"))?;
+    SignalFd::with_flags(&signal_set(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(AgentError::system("make a descriptor for signals"))
+}
+
+/// Runs `spawn` with no signal blocked, because a child inherits what is blocked, and QEMU would not hear SIGTERM.
+///
+/// What comes meanwhile is lost, since PID 1 has no handlers: the loop therefore reaps at every turn.
+pub(crate) fn unblocked<T>(spawn: impl FnOnce() -> T) -> Result<T, AgentError> {
+    signal_set().thread_unblock().map_err(AgentError::system("unblock signals"))?;
+    let value = spawn();
+    signal_set().thread_block().map_err(AgentError::system("block signals"))?;
+    Ok(value)
 }
 
 /// Serves until QEMU has ended; gives whether the end was clean.
@@ -95,9 +106,18 @@ fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> 
 
 impl Server<'_> {
     fn run(mut self) -> Result<bool, AgentError> {
-        // A tap may have come between the last look and the watch.
+        // A tap may have come, and QEMU have gone, between the last look and the watch.
         self.attach_taps();
+        let mut news = vec![Event::Tick];
+        self.reap(&mut news);
         loop {
+            for event in news {
+                for action in self.supervisor.handle(uptime(), event) {
+                    if let Some(clean) = self.act(action) {
+                        return Ok(clean);
+                    }
+                }
+            }
             self.poll_console()?;
             let left = self.supervisor.deadline().saturating_sub(uptime());
             let timeout =
@@ -108,17 +128,11 @@ impl Server<'_> {
                 Err(Errno::EINTR) => 0,
                 Err(errno) => return Err(AgentError::system("wait for events")(errno)),
             };
-            let mut news = vec![Event::Tick];
+            news = vec![Event::Tick];
             for event in &events[..count] {
                 self.take(event.data(), &mut news)?;
             }
-            for event in news {
-                for action in self.supervisor.handle(uptime(), event) {
-                    if let Some(clean) = self.act(action) {
-                        return Ok(clean);
-                    }
-                }
-            }
+            self.reap(&mut news);
         }
     }
 
@@ -147,6 +161,10 @@ impl Server<'_> {
                 news.push(Event::Stop);
             }
         }
+    }
+
+    /// Looks for children that have ended. Not only after a signal: one that came during [`unblocked`] is lost.
+    fn reap(&mut self, news: &mut Vec<Event>) {
         for (pid, exit) in qemu::reap() {
             if self.started.qemu.is(pid) {
                 // Its last words are still in the pipe.
