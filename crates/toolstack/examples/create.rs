@@ -1,7 +1,7 @@
 //! Makes and destroys guests without a daemon, to look at the toolstack alone in a real dom0.
 //!
 //! `create CFG [--paused]` makes the guest and prints the time of every step; `destroy DOMID` destroys it; `list`
-//! lists all domains. State, logs and the stubdomain's image are where the daemon has them;
+//! lists all domains, `recover` does what a daemon does at its start. State, logs and the stubdomain's image are where the daemon has them;
 //! `OUTRIGGER_STUBDOM_DIR` names another folder with the image.
 
 use std::path::Path;
@@ -55,7 +55,15 @@ fn main() -> Result<()> {
                 println!("{:5} {:20} {:8} {}", entry.domid, entry.name, entry.memory, entry.state);
             }
         }
-        _ => bail!("Usage: create CFG [--paused] | destroy DOMID | list"),
+        ["recover"] => {
+            let recovered = toolstack.recover(&mut show)?;
+            println!("running: {:?}", recovered.guests.iter().map(|guest| &guest.name).collect::<Vec<_>>());
+            println!("cleaned: {:?}", recovered.cleaned);
+            for trouble in recovered.troubles {
+                println!("trouble: {}", trouble.report());
+            }
+        }
+        _ => bail!("Usage: create CFG [--paused] | destroy DOMID | list | recover"),
     }
     println!("{:9.3} s  in all", begin.elapsed().as_secs_f64());
     Ok(())

@@ -1,10 +1,10 @@
-//! Groups of writes to xenstore that become visible at once.
+//! Groups of writes to xenstore.
 
 use xenstore::{NodePath, Permissions, Request, Store, StoreError, Xenstore, XsPath};
 
 use crate::error::Cause;
 
-/// Writes that go into one transaction: removals first, then the rest in order.
+/// Removals and writes that belong together: removals first, then the rest in order.
 ///
 /// The requests are sent without waiting in between, so a whole subtree costs about one round trip.
 #[derive(Default)]
@@ -49,7 +49,17 @@ impl Batch {
         self
     }
 
-    /// Commits all of it.
+    /// Does all of it without a transaction, which costs xenstored a third of the time.
+    ///
+    /// For what nobody looks at before something else is written, and for removals. A failure leaves a part.
+    pub(crate) fn apply(&self, xenstore: &Xenstore) -> Result<(), Cause> {
+        for path in &self.removals {
+            xenstore.rm(path)?;
+        }
+        Ok(xenstore.request_all(&self.requests)?)
+    }
+
+    /// Commits all of it: others see nothing of it or all.
     pub(crate) fn commit(&self, xenstore: &Xenstore) -> Result<(), Cause> {
         let result: Result<(), StoreError> = xenstore.transaction(|transaction| {
             for path in &self.removals {

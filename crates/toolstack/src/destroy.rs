@@ -278,7 +278,7 @@ pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
             remove_domain(ts, &mut batch, domid, uuid)?;
         }
     }
-    batch.commit(&ts.xenstore)
+    batch.apply(&ts.xenstore)
 }
 
 fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) -> StepResult {
@@ -289,11 +289,14 @@ fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) ->
     if info.is_some_and(|info| info.uuid != *uuid.as_bytes()) {
         return Ok(());
     }
+    let dom0 = XsPath::domain(DomId::DOM0);
+    // Where Linux's xenbus writes the errors of backends.
+    let errors = ts.xenstore.list(&below(&dom0, "error/backend"))?.is_some();
     for kind in DeviceKind::ALL {
         batch.remove(backend_parent(kind, domid));
-        // Where Linux's xenbus writes the errors of backends.
-        let errors = format!("error/backend/{}/{domid}", kind.name());
-        batch.remove(below(&XsPath::domain(DomId::DOM0), &errors));
+        if errors {
+            batch.remove(below(&dom0, &format!("error/backend/{}/{domid}", kind.name())));
+        }
     }
     batch.remove(XsPath::domain(domid)).remove(libxl_dir(domid));
     Ok(())

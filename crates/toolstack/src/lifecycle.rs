@@ -61,3 +61,38 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
         Action::Preserve => Decision::Preserve,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(lines: &str, event: &GuestEvent, decision: Decision) {
+        let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{lines}");
+        let config = config::load_str("x.cfg", &text).config.expect("a configuration without errors");
+        assert_eq!(decide(&config, event), decision, "{lines} {event:?}");
+    }
+
+    #[test]
+    fn each_end_has_its_key_and_default() {
+        use ShutdownReason::{Crash, PowerOff, Reboot, Suspend, Watchdog};
+        let ended = GuestEvent::Shutdown;
+        check("", &ended(PowerOff), Decision::Destroy);
+        check("", &ended(Reboot), Decision::Restart);
+        check("", &ended(Crash), Decision::Destroy);
+        check("", &ended(Suspend), Decision::Nothing);
+        check("on_poweroff=\"preserve\"", &ended(PowerOff), Decision::Preserve);
+        check("on_reboot=\"destroy\"", &ended(Reboot), Decision::Destroy);
+        check("on_crash=\"rename-restart\"", &ended(Crash), Decision::RenameRestart);
+        check("on_watchdog=\"restart\"", &ended(Watchdog), Decision::Restart);
+        check("on_crash=\"restart\"", &ended(ShutdownReason::Other(9)), Decision::Restart);
+    }
+
+    #[test]
+    fn a_dead_device_model_never_leaves_a_guest_that_only_hangs() {
+        check("", &GuestEvent::DeviceModelDied, Decision::Destroy);
+        let key = |value| format!("on_device_model_crash=\"{value}\"");
+        check(&key("restart"), &GuestEvent::DeviceModelDied, Decision::Restart);
+        check(&key("preserve"), &GuestEvent::DeviceModelDied, Decision::PauseAndPreserve);
+        check("on_crash=\"preserve\"", &GuestEvent::Gone, Decision::Destroy);
+    }
+}

@@ -152,10 +152,9 @@ impl Creation<'_> {
             DiskSource::Path(path) => {
                 let path = PathBuf::from(path);
                 match self.ts.host.file_kind(&path)? {
-                    FileKind::Block { major, minor } => Some(DiskBacking::Device {
-                        device: crate::host::BlockDevice { path, major, minor },
-                        looped: false,
-                    }),
+                    FileKind::Block { major, minor } => {
+                        Some(DiskBacking::Device { device: crate::host::BlockDevice { path, major, minor } })
+                    }
                     _ => None,
                 }
             }

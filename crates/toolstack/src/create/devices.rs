@@ -16,8 +16,8 @@ use crate::host::ScriptCall;
 use crate::record::{LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
-    DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, below, console_node, disk_node,
-    guest_details, make_domain, pv_details, ring_details,
+    DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below, console_node,
+    disk_node, guest_details, make_domain, pv_details, ring_details,
 };
 
 impl Creation<'_> {
@@ -38,7 +38,7 @@ impl Creation<'_> {
                     let device = attached.device.clone();
                     let vdev = disk.vdev.to_string();
                     self.record.loops.push(LoopRecord { vdev, attachment: attached });
-                    DiskBacking::Device { device, looped: true }
+                    DiskBacking::Device { device }
                 }
             };
             self.backings.insert(disk.vdev.to_string(), backing);
@@ -50,14 +50,22 @@ impl Creation<'_> {
         destroy::detach_loops(self.ts, &mut self.record)
     }
 
-    /// Both domains' directories and all their devices, in one transaction: backends begin to work at once.
+    /// Both domains' directories, then all their devices in one transaction: backends begin to work at once.
     pub(super) fn write_trees(&mut self) -> StepResult {
         let name = self.record.stub_name();
+        let mut domains = Batch::new();
+        make_domain(&mut domains, &self.guest_tree()?);
+        make_domain(&mut domains, &self.stub_tree(&name)?);
+        self.bind_target(&mut domains)?;
+        domains.apply(&self.ts.xenstore)?;
         let mut batch = Batch::new();
-        make_domain(&mut batch, &self.guest_tree()?);
-        make_domain(&mut batch, &self.stub_tree(&name)?);
-        self.bind_target(&mut batch)?;
         let (guest, stub) = (self.domid()?, self.stub()?);
+        for domid in [guest, stub] {
+            // What an earlier domain of the number left would mix with what comes.
+            for kind in DeviceKind::ALL {
+                batch.remove(backend_parent(kind, domid));
+            }
+        }
         for disk in &self.config.disks {
             let backing = self.backing(disk);
             add_device(&mut batch, guest, &disk_node(disk, backing, guest, disk.vdev, false));
@@ -148,7 +156,8 @@ impl Creation<'_> {
             (self.guest_built.ok_or_else(missing)?, self.stub_built.ok_or_else(missing)?);
         let (channels, stub_channels) =
             (self.guest_channels.ok_or_else(missing)?, self.stub_channels.ok_or_else(missing)?);
-        let mut batch = Batch::new();
+        // Neither domain runs or is introduced yet, so that only the consoles have to come whole.
+        let (mut batch, mut consoles) = (Batch::new(), Batch::new());
         let tree = self.guest_tree()?;
         let vcpus = VcpuCounts { online: self.config.vcpus, max: self.config.max_vcpus };
         let ring = StoreRing { port: channels.store.port, gfn: built.store_gfn };
@@ -158,7 +167,7 @@ impl Creation<'_> {
             batch.write(&below(&tree.dir(), "platform/generation-id"), self.generation_id()?);
         }
         let console = Some((built.console_gfn, channels.console.port));
-        add_device(&mut batch, guest, &console_node(guest, 0, "pty", console));
+        add_device(&mut consoles, guest, &console_node(guest, 0, "pty", console));
 
         let stub_tree = self.stub_tree(&name)?;
         let ring = StoreRing { port: stub_channels.store.port, gfn: stub_built.store_mfn };
@@ -167,10 +176,11 @@ impl Creation<'_> {
         let (kernel, ramdisk) = (image.kernel.to_string_lossy(), image.ramdisk.to_string_lossy());
         pv_details(&mut batch, &stub_tree, self.stub_memory(), &kernel, &ramdisk, &image.cmdline);
         let console = Some((stub_built.console_mfn, stub_channels.console.port));
-        add_device(&mut batch, stub, &console_node(stub, 0, "pty", console));
-        self.add_serials(&mut batch, stub)?;
+        add_device(&mut consoles, stub, &console_node(stub, 0, "pty", console));
+        self.add_serials(&mut consoles, stub)?;
         self.add_arguments(&mut batch, stub)?;
-        batch.commit(&self.ts.xenstore)
+        batch.apply(&self.ts.xenstore)?;
+        consoles.commit(&self.ts.xenstore)
     }
 
     /// The consoles 3 and on: the guest's serial ports.

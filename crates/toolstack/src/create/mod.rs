@@ -29,6 +29,19 @@ use image::StubImage;
 /// How many of the last lines of the stubdomain's log go into an error.
 const LOG_LINES: usize = 20;
 
+/// How many lines of its end are looked at for them.
+const LOG_LOOKED_AT: usize = 120;
+/// What the stubdomain's kernel says when the agent ends the domain as crashed: a trace follows, which says nothing.
+const ENDED_BY_AGENT: &str = "sysrq: Trigger a crash";
+
+/// The last lines, without the trace of an end that the agent chose.
+fn before_end(mut lines: Vec<String>) -> Vec<String> {
+    if let Some(end) = lines.iter().rposition(|line| line.contains(ENDED_BY_AGENT)) {
+        lines.truncate(end);
+    }
+    lines.split_off(lines.len().saturating_sub(LOG_LINES))
+}
+
 /// How a guest is to be made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CreateOptions {
@@ -207,7 +220,8 @@ impl Creation<'_> {
         if self.stub_started.is_none() {
             return Vec::new();
         }
-        self.ts.host.tail(&self.ts.paths.console_log(&self.record.stub_name(), 0), LOG_LINES)
+        let log = self.ts.paths.console_log(&self.record.stub_name(), 0);
+        before_end(self.ts.host.tail(&log, LOG_LOOKED_AT))
     }
 
     fn write_record(&mut self) -> StepResult {
@@ -234,5 +248,20 @@ impl Creation<'_> {
             return Ok(());
         }
         Ok(self.ts.hypervisor.unpause_domain(self.domid()?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trace_of_an_end_that_the_agent_chose_is_left_out() {
+        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(before_end(lines("a b")), ["a", "b"]);
+        let mut ended = lines("a why");
+        ended.extend([format!("[ 1.0] {ENDED_BY_AGENT}"), "Call Trace:".to_owned()]);
+        assert_eq!(before_end(ended), ["a", "why"]);
+        assert_eq!(before_end(vec!["x".to_owned(); 50]).len(), LOG_LINES);
     }
 }

@@ -123,7 +123,10 @@ pub(crate) fn add_device(batch: &mut Batch, frontend: DomId, node: &DeviceNode) 
     batch.write(&below(&back, "frontend"), front.as_str());
     for (key, value) in &node.back {
         batch.write(&below(&back, key), value);
-        batch.write(&below(&copy, key), value);
+        // Stock tools show disks and interfaces from the copy; nobody reads that of a console.
+        if node.kind != DeviceKind::Console {
+            batch.write(&below(&copy, key), value);
+        }
     }
 }
 

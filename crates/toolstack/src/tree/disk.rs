@@ -1,8 +1,11 @@
-use config::{Access, Disk, DiskSource};
+use config::{Access, Disk};
 use xen_types::DomId;
 
 use super::{DeviceKind, DeviceNode};
 use crate::host::BlockDevice;
+
+/// The script that stock tools run for a disk without one of its own.
+const STOCK_SCRIPT: &str = "/etc/xen/scripts/block";
 
 /// What is behind a disk in dom0, once it is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,10 +14,8 @@ pub(crate) enum DiskBacking {
     Empty,
     /// A block device of dom0, or the loop device of a file.
     Device {
-        /// The device.
+        /// The device, or the loop device of a file.
         device: BlockDevice,
-        /// Whether it is a loop device that was attached for this guest.
-        looped: bool,
     },
     /// What a hotplug script makes; it writes `physical-device` itself.
     Script {
@@ -39,20 +40,21 @@ pub(crate) fn disk_node(
     let writable = disk.access == Access::ReadWrite;
     let flag = |set: bool| if set { "1" } else { "0" };
     let mut node = DeviceNode::new(DeviceKind::Vbd, devid, frontend);
-    let (params, script) = match (&disk.source, backing) {
-        (DiskSource::Path(path), _) => (path.as_str(), "/etc/xen/scripts/block"),
-        (_, DiskBacking::Script { script, target }) => (target.as_str(), script.as_str()),
-        _ => ("", "/etc/xen/scripts/block"),
+    let path = match backing {
+        DiskBacking::Device { device } => device.path.to_string_lossy(),
+        DiskBacking::Script { target, .. } => target.into(),
+        DiskBacking::Empty => "".into(),
     };
-    node.back("params", params).back("script", script);
-    if let DiskBacking::Device { device, looped } = backing {
-        let path = device.path.to_string_lossy();
+    let script = match backing {
+        DiskBacking::Script { script, .. } => script.as_str(),
+        _ => STOCK_SCRIPT,
+    };
+    // For an image file this is its loop device: the stock script, which stock tools run when they destroy our guest,
+    // then leaves it alone, and does not detach what guest and stubdomain share.
+    node.back("params", path.clone()).back("script", script);
+    if let DiskBacking::Device { device } = backing {
         node.back("physical-device", device.physical_device());
-        node.back("physical-device-path", path.clone());
-        if *looped {
-            // Where the stock script looks for what it has to detach.
-            node.back("node", path);
-        }
+        node.back("physical-device-path", path);
         node.back("hotplug-status", "connected");
     }
     node.back("removable", flag(disk.is_cdrom()))

@@ -159,7 +159,7 @@ fn check_requests(part: u64, parts: u64) {
     for n in (part + 1..).step_by(usize::try_from(parts).unwrap()) {
         let world = World::new(Stubs::Work);
         world.link.fail_nth(n);
-        match world.create() {
+        match world.create_small() {
             // A request whose failure does no harm: ending a watch.
             Ok(guest) if world.link.seen() >= n => {
                 world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();

@@ -60,6 +60,15 @@ disk = ["/srv/a.img,raw,hda,rw", "/dev/vg/b,raw,xvdb,rw", "script=block-x,vdev=x
 vif = ["bridge=xenbr0", "script=vif-route,ip=10.0.0.2"]
 "#;
 
+/// One device of each kind: a fifth of the requests.
+pub(crate) const SMALL_CONFIG: &str = r#"
+type = "hvm"
+name = "hello"
+memory = 64
+disk = ["/srv/a.img,raw,hda,rw"]
+vif = ["bridge=xenbr0,type=vif"]
+"#;
+
 impl World {
     pub(crate) fn new(stubs: Stubs) -> Self {
         let hypervisor = Arc::new(SimHypervisor::new());
@@ -84,6 +93,11 @@ impl World {
 
     pub(crate) fn create(&self) -> Result<Guest, Error> {
         self.toolstack.create(&guest_config(), CreateOptions::default(), &mut |_| ())
+    }
+
+    /// Makes a guest with one device of each kind.
+    pub(crate) fn create_small(&self) -> Result<Guest, Error> {
+        self.toolstack.create(&parse(SMALL_CONFIG), CreateOptions::default(), &mut |_| ())
     }
 
     /// A second toolstack on a connection of its own, as a daemon's successor has it.
@@ -114,7 +128,11 @@ impl Drop for World {
 }
 
 pub(crate) fn guest_config() -> GuestConfig {
-    let loaded = config::load_str("hello.cfg", CONFIG);
+    parse(CONFIG)
+}
+
+fn parse(text: &str) -> GuestConfig {
+    let loaded = config::load_str("hello.cfg", text);
     assert_eq!(loaded.errors(), 0, "{}", loaded.render(false));
     loaded.config.unwrap()
 }
