@@ -1,0 +1,23 @@
+//! Configuration files: any text gives a configuration or diagnostics, and every configuration gives QEMU's arguments
+//! or an error.
+#![no_main]
+
+use config::Uuid;
+use libfuzzer_sys::fuzz_target;
+use qemu_args::{Facts, QemuFeatures};
+use xen_types::DomId;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let loaded = config::load_str("fuzz.cfg", text);
+    // Diagnostics point into the text: rendering them reads every span.
+    let rendered = loaded.render(false);
+    match &loaded.config {
+        None => assert!(!rendered.is_empty(), "refused without a word"),
+        Some(config) => {
+            let qemu = QemuFeatures { sandbox: true };
+            let uuid = Uuid::from_bytes([7; 16]);
+            let _ = qemu_args::plan(config, &Facts { target: DomId::DOM0, uuid, qemu, incoming: false });
+        }
+    }
+});
