@@ -155,6 +155,16 @@ pub enum Cause {
         /// The file.
         path: PathBuf,
     },
+    /// Another guest that runs uses the disk, and one of the two would write.
+    #[error(
+        "{path} is in use by the guest {by}; two that write, or one that reads what another writes, destroy it"
+    )]
+    DiskInUse {
+        /// The file or block device.
+        path: String,
+        /// The other guest.
+        by: String,
+    },
     /// The host has too little free memory.
     #[error(
         "Too little memory: guest and stubdomain need {need}, {free} are free; stop a guest or lower memory="

@@ -15,8 +15,6 @@ pub struct Paths {
     pub seabios: Vec<PathBuf>,
     /// Candidates for the OVMF image that hvmloader starts.
     pub ovmf: Vec<PathBuf>,
-    /// Candidates for the iPXE option ROM that hvmloader may load.
-    pub ipxe: Vec<PathBuf>,
     /// Hotplug scripts of configurations that name one without a folder.
     pub scripts: PathBuf,
 }
@@ -46,7 +44,6 @@ impl Default for Paths {
                 "/usr/lib/xen-4.17/boot/ovmf.bin",
                 "/usr/lib/xen/boot/ovmf.bin",
             ]),
-            ipxe: all(&["/usr/lib/ipxe/qemu/pxe-rtl8139.rom", "/usr/share/qemu/pxe-rtl8139.rom"]),
             scripts: PathBuf::from("/etc/xen/scripts"),
         }
     }

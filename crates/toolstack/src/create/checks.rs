@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{DiskSource, FirmwareKind, GuestConfig};
+use config::{Disk, DiskSource, FirmwareKind, GuestConfig};
 use xen::DomainInfo;
 use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
@@ -27,7 +27,8 @@ impl Creation<'_> {
     /// Everything that can be known to fail before anything is changed.
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
-        self.check_identity(&domains)?;
+        let (others, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
+        self.check_identity(&domains, &others)?;
         self.check_supported()?;
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
@@ -35,8 +36,9 @@ impl Creation<'_> {
         // For its errors; it is made again when the guest's number is known.
         self.plan(DomId::DOM0)?;
         for disk in &self.config.disks {
-            check_disk(&disk.source, &*self.ts.host)
-                .map_err(|cause| cause.about(format!("Disk {}", disk.vdev)))?;
+            let about = |cause: Cause| cause.about(format!("Disk {}", disk.vdev));
+            check_disk(&disk.source, &*self.ts.host).map_err(about)?;
+            check_free(disk, &others, &domains).map_err(about)?;
         }
         for nic in &self.config.nics {
             if nic.script.is_none() && !self.ts.host.is_bridge(self.bridge(nic))? {
@@ -48,7 +50,7 @@ impl Creation<'_> {
     }
 
     /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
-    fn check_identity(&self, domains: &[DomainInfo]) -> StepResult {
+    fn check_identity(&self, domains: &[DomainInfo], others: &[GuestRecord]) -> StepResult {
         let uuid = *self.record.uuid.as_bytes();
         if domains.iter().any(|domain| domain.uuid == uuid) {
             return Err(Cause::UuidTaken(self.record.uuid));
@@ -62,14 +64,13 @@ impl Creation<'_> {
                 return Err(Cause::NameTaken { name, domid: domain.domid });
             }
         }
-        let (records, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
-        for record in records {
+        for record in others {
             if record.uuid == self.record.uuid {
                 return Err(Cause::UuidTaken(self.record.uuid));
             }
             if wanted.contains(&record.name) || wanted.contains(&record.stub_name()) {
                 let domid = record.domid.unwrap_or(DomId::DOM0);
-                return Err(Cause::NameTaken { name: record.name, domid });
+                return Err(Cause::NameTaken { name: record.name.clone(), domid });
             }
         }
         Ok(())
@@ -174,6 +175,22 @@ fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<(), Cause> 
         }),
         _ => Err(Cause::NotADisk { path: path.into() }),
     }
+}
+
+/// No other guest that runs may use the same file or device, unless both only read.
+fn check_free(disk: &Disk, others: &[GuestRecord], domains: &[DomainInfo]) -> Result<(), Cause> {
+    let DiskSource::Path(path) = &disk.source else { return Ok(()) };
+    for record in others {
+        let uses = |other: &&Disk| matches!(&other.source, DiskSource::Path(theirs) if theirs == path);
+        let Some(other) = record.config.disks.iter().find(uses) else { continue };
+        // A guest that has ended and is kept writes no more.
+        let uuid = record.uuid.as_bytes();
+        let runs = domains.iter().any(|domain| domain.uuid == *uuid && domain.state.shutdown.is_none());
+        if runs && (disk.is_writable() || other.is_writable()) {
+            return Err(Cause::DiskInUse { path: path.clone(), by: record.name.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn find_files(config: &GuestConfig, ts: &crate::Toolstack) -> Result<Files, Cause> {

@@ -88,6 +88,19 @@ fn a_missing_disk_names_the_disk() {
 }
 
 #[test]
+fn a_disk_that_a_running_guest_writes_is_refused_until_that_guest_has_ended() {
+    let world = World::new(Stubs::Work);
+    let first = world.create().unwrap();
+    let text = "type=\"hvm\"\nname=\"x\"\nmemory=64\ndisk=[\"/srv/a.img,raw,sda,r\"]";
+    let config = config::load_str("x", text).config.unwrap();
+    let create = || world.toolstack.create(&config, CreateOptions::default(), &mut |_| ());
+    let error = create().unwrap_err();
+    assert!(error.report().contains("/srv/a.img is in use by the guest hello"), "{}", error.report());
+    world.hypervisor.guest_shuts_down(first.domid, xen::ShutdownReason::Crash);
+    create().unwrap();
+}
+
+#[test]
 fn a_stubdomain_that_dies_ends_the_wait_at_once_with_its_last_words() {
     let world = World::new(Stubs::Die);
     let log = world.toolstack.paths().console_log("hello-dm", 0);

@@ -40,6 +40,7 @@ fn a_restarted_guest_keeps_name_and_uuid() {
 fn a_renamed_guest_makes_room_for_its_name() {
     let world = World::new(Stubs::Work);
     let old = world.create().unwrap();
+    world.hypervisor.guest_shuts_down(old.domid, xen::ShutdownReason::Reboot);
     world.toolstack.rename(old.domid, "hello-1").unwrap();
     let new = world.create().unwrap();
     assert_eq!(world.toolstack.find_domain("hello-1").unwrap(), old.domid);
