@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::harness::command::outrigger;
 use crate::harness::guest::{HELLO_DISK, Made, hello, must_run, scratch};
+use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("bad_input::config_errors_point_at_the_line", config_errors),
@@ -55,7 +56,7 @@ fn missing_image() -> Result<()> {
 fn too_little_memory() -> Result<()> {
     let config = scratch(
         "big.cfg",
-        format!("name='big'\ntype='hvm'\nmemory=900000\ndisk=['{HELLO_DISK},raw,hda,r']\n").as_bytes(),
+        format!("name='big'\ntype='hvm'\nmemory=900000\ndisk=['{HELLO_DISK},raw,hda,rw']\n").as_bytes(),
     )?;
     create(&config)?.refused(1, &["memory"])?;
     Ok(())
@@ -85,8 +86,10 @@ fn name_taken() -> Result<()> {
 
 fn second_daemon() -> Result<()> {
     for daemon in ["outriggerd", "outrigger-consoled"] {
+        // Only a daemon that stayed would need the limit.
+        let limit = seconds(20).as_secs().to_string();
         let output = Command::new("timeout")
-            .args(["20", daemon])
+            .args([&limit, daemon])
             .output()
             .with_context(|| format!("cannot start {daemon}"))?;
         ensure!(!output.status.success(), "a second {daemon} started");
@@ -95,7 +98,7 @@ fn second_daemon() -> Result<()> {
             "a second {daemon} stayed"
         );
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(text.contains("already"), "a second {daemon} does not say why it ends: {text}");
+        ensure!(text.contains("Another"), "a second {daemon} does not say why it ends: {text}");
     }
     outrigger(&["list"])?.good()?;
     Ok(())

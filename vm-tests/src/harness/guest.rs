@@ -27,11 +27,14 @@ pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A configuration of the boot sector guest, under a name of its own and with more lines.
+/// A configuration of the boot sector guest, under a name and on a disk of its own, and with more lines.
 pub(crate) fn hello(name: &str, more: &str) -> Result<PathBuf> {
+    // Two guests must not write one disk.
+    let disk = scratch(&format!("{name}.img"), &fs::read(HELLO_DISK)?)?;
     let text = format!(
         "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\nvga='none'\nserial=['pty','pty']\n\
-         disk=['format=raw, vdev=hda, access=ro, target={HELLO_DISK}']\n{more}\n"
+         disk=['format=raw, vdev=hda, access=rw, target={}']\n{more}\n",
+        disk.display()
     );
     scratch(&format!("{name}.cfg"), text.as_bytes())
 }
