@@ -3,8 +3,9 @@
 use std::error::Error as StdError;
 
 use api::types::{Failure, Guest as ApiGuest, State};
-use toolstack::{Error, GuestEvent, Toolstack};
-use xen::{DomainInfo, HostCapabilities, ShutdownReason};
+use toolstack::host::HostError;
+use toolstack::{Cause, Error, GuestEvent, Toolstack};
+use xen::{DomainInfo, Errno, HostCapabilities, ShutdownReason};
 use xen_types::{DomId, KiB};
 
 use crate::job::Job;
@@ -21,28 +22,62 @@ fn causes(error: &dyn StdError) -> Vec<String> {
 
 /// A lifecycle's failure.
 pub(crate) fn failure(job: Job, error: &Error) -> Failure {
-    match error {
-        Error::Step(step) => {
-            if let toolstack::Cause::NameTaken { name, domid } = &step.cause {
-                return Failure::NameTaken { name: name.clone(), domid: *domid };
-            }
-            Failure::StepFailed {
-                lifecycle: job.name().to_owned(),
-                step: step.step.to_owned(),
-                message: step.cause.to_string(),
-                causes: causes(&step.cause),
-                hint: None,
-                undo_failures: step.undo.iter().map(|left| chain(left)).collect(),
-                log: step.stubdomain_log.clone(),
-            }
-        }
-        other => failed(other),
+    let Error::Step(step) = error else { return refused(error) };
+    if let Cause::NameTaken { name, domid } = &step.cause {
+        return Failure::NameTaken { name: name.clone(), domid: *domid };
+    }
+    Failure::StepFailed {
+        lifecycle: job.name().to_owned(),
+        step: step.step.to_owned(),
+        message: step.cause.to_string(),
+        causes: causes(&step.cause),
+        hint: hint(&step.cause).map(str::to_owned),
+        undo_failures: step.undo.iter().map(|left| chain(left)).collect(),
+        log: step.stubdomain_log.clone(),
     }
 }
 
-/// Any other failure.
-pub(crate) fn failed(error: &dyn StdError) -> Failure {
-    Failure::Failed { message: error.to_string(), causes: causes(error), hint: None }
+/// The failure of something that has no steps, or of one that went through all of them.
+pub(crate) fn refused(error: &Error) -> Failure {
+    let hint = match error {
+        Error::Step(step) => hint(&step.cause),
+        Error::NotClean { .. } => Some("outrigger destroy goes on where it stopped"),
+        Error::Cause(cause) => hint(cause),
+    };
+    Failure::Failed { message: error.to_string(), causes: causes(error), hint: hint.map(str::to_owned) }
+}
+
+/// The failure of a look at Xen or xenstore.
+pub(crate) fn unanswered(cause: &Cause) -> Failure {
+    let hint = hint(cause).map(str::to_owned);
+    Failure::Failed { message: cause.to_string(), causes: causes(cause), hint }
+}
+
+/// What a person can do, where the cause's own text does not say it.
+fn hint(cause: &Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Device { source, .. } => hint(source),
+        Cause::Hypervisor(error) => match error.errno() {
+            Some(Errno::ENOMEM) => {
+                Some("outrigger info shows the free memory; stop a guest, or lower memory=")
+            }
+            // The text says these two.
+            Some(Errno::EPERM | Errno::ESRCH) => None,
+            _ => Some("xl dmesg shows what Xen itself said"),
+        },
+        Cause::Host(HostError::ScriptFailed { .. }) => {
+            Some("Xen's scripts keep a log of their own, /var/log/xen/xen-hotplug.log")
+        }
+        Cause::StubdomainDied { .. } => {
+            Some("the stubdomain's log tells why; outrigger image info shows what is in its image")
+        }
+        Cause::Backend { .. } => {
+            Some("dom0 needs the modules xen-blkback for disks and xen-netback for vifs")
+        }
+        Cause::DomainStays { .. } => Some("end what has it open in dom0, then destroy the guest again"),
+        Cause::NoGuest(_) => Some("outrigger list shows the guests"),
+        _ => None,
+    }
 }
 
 /// The one word for what ended.

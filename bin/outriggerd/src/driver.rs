@@ -12,7 +12,7 @@
 //! All that a driver knows can be read back from Xen, xenstore and the guest's state file, so that a new daemon's
 //! driver goes on where a killed one was.
 
-use api::types::{Failure, Guest as ApiGuest, Progress, State as ApiState, Via};
+use api::types::{Failure, Progress, State as ApiState, Via};
 use config::GuestConfig;
 use tokio::sync::mpsc;
 use toolstack::{CreateOptions, Decision, Guest, GuestEvent, ShutdownWay, Toolstack, decide};
@@ -22,6 +22,7 @@ use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
 use crate::registry::{Entry, Key, Registry};
+use crate::restarts::{Note, Restarts};
 
 /// Where a handler's answers go.
 pub(crate) type Replies = mpsc::Sender<Answer>;
@@ -57,7 +58,7 @@ pub(crate) enum Request {
 enum State {
     /// Nothing: the guest runs.
     Running,
-    /// Nothing: the guest has ended and is kept.
+    /// Nothing: the guest has ended and is kept until someone destroys it.
     Kept,
     /// A lifecycle is under way; who asked for it waits for its end.
     Busy(Job, Option<Replies>),
@@ -70,60 +71,76 @@ pub(crate) struct Shared {
     pub(crate) toolstack: Toolstack,
     /// Knows all guests.
     pub(crate) registry: Registry,
+    /// Remembers restarts that are under way.
+    pub(crate) restarts: Restarts,
+}
+
+/// A guest to be made.
+pub(crate) struct Wanted {
+    /// Of this.
+    pub(crate) config: GuestConfig,
+    /// In this way.
+    pub(crate) options: CreateOptions,
+    /// What is done with the end of its create.
+    pub(crate) note: Option<Note>,
 }
 
 /// A guest's driver.
 struct Driver {
     shared: Shared,
     key: Key,
+    /// The guest's name, also before there is a guest.
+    name: String,
     guest: Option<Guest>,
     state: State,
+    /// What was found at the last look and told: nothing is told twice.
+    seen: Option<GuestEvent>,
     queue: mpsc::UnboundedReceiver<Event>,
     handle: mpsc::UnboundedSender<Event>,
 }
 
 /// Takes up a guest that is there.
 pub(crate) fn adopt(shared: &Shared, guest: Guest) -> Result<(), Failure> {
-    let (handle, queue) = mpsc::unbounded_channel();
-    let key = shared.registry.enter(Entry {
-        name: guest.name.clone(),
-        guest: Some(guest.clone()),
-        state: ApiState::Running,
-        events: handle.clone(),
-    })?;
-    let driver =
-        Driver { shared: shared.clone(), key, guest: Some(guest), state: State::Running, queue, handle };
+    // One with another name than its configuration's was kept beside its successor: its end is an old story.
+    let state = if guest.name == guest.config.name { State::Running } else { State::Kept };
+    let driver = Driver::enter(shared, guest.name.clone(), Some(guest), ApiState::Running, state)?;
     tokio::spawn(driver.run());
     Ok(())
 }
 
-/// Makes a new guest for a client.
-pub(crate) fn create(
-    shared: &Shared,
-    config: GuestConfig,
-    paused: bool,
-    replies: Option<Replies>,
-) -> Result<(), Failure> {
-    let (handle, queue) = mpsc::unbounded_channel();
-    let key = shared.registry.enter(Entry {
-        name: config.name.clone(),
-        guest: None,
-        state: ApiState::Creating,
-        events: handle.clone(),
-    })?;
+/// Makes a new guest, for a client when there are `replies`.
+pub(crate) fn create(shared: &Shared, wanted: Wanted, replies: Option<Replies>) -> Result<(), Failure> {
+    let Wanted { config, options, note } = wanted;
+    let state = State::Busy(Job::Create, replies.clone());
+    let driver = Driver::enter(shared, config.name.clone(), None, ApiState::Creating, state)?;
     let toolstack = shared.toolstack.clone();
-    let name = config.name.clone();
-    let options = CreateOptions { paused, ..CreateOptions::default() };
-    job::spawn(Job::Create, &name, &handle, replies.clone(), move |events| {
-        toolstack.create(&config, options, events).map(Some)
+    job::spawn(Job::Create, &driver.name, &driver.handle, replies, move |events| {
+        let created = toolstack.create(&config, options, events);
+        if let Some(note) = note {
+            note.done();
+        }
+        created.map(Some)
     });
-    let state = State::Busy(Job::Create, replies);
-    let driver = Driver { shared: shared.clone(), key, guest: None, state, queue, handle };
     tokio::spawn(driver.run());
     Ok(())
 }
 
 impl Driver {
+    /// Enters a guest into the registry; its driver does not run yet.
+    fn enter(
+        shared: &Shared,
+        name: String,
+        guest: Option<Guest>,
+        shown: ApiState,
+        state: State,
+    ) -> Result<Self, Failure> {
+        let (handle, queue) = mpsc::unbounded_channel();
+        let events = handle.clone();
+        let entry = Entry { name: name.clone(), guest: guest.clone(), state: shown, events };
+        let key = shared.registry.enter(entry)?;
+        Ok(Self { shared: shared.clone(), key, name, guest, state, seen: None, queue, handle })
+    }
+
     async fn run(mut self) {
         let _ = self.handle.send(Event::Look);
         while let Some(event) = self.queue.recv().await {
@@ -137,29 +154,49 @@ impl Driver {
                 break;
             }
         }
+        self.turn_away();
+    }
+
+    /// Answers those who asked for the guest when it was about to be gone.
+    fn turn_away(&mut self) {
         self.shared.registry.forget(self.key);
+        self.queue.close();
+        while let Ok(event) = self.queue.try_recv() {
+            if let Event::Destroy(replies) | Event::Request(_, replies) = event {
+                self.no_guest_answer(&replies);
+            }
+        }
     }
 
     /// Looks whether the guest or its stubdomain has ended, and does what the configuration says.
     fn look(&mut self) {
-        let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
-        let event = match observe::guest(&self.shared.toolstack, &guest) {
-            Ok(None) => return,
-            Ok(Some(event)) => event,
+        let (State::Running | State::Kept, Some(guest)) = (&self.state, self.guest.clone()) else { return };
+        let found = match observe::guest(&self.shared.toolstack, &guest) {
+            Ok(found) => found,
             Err(error) => {
                 tracing::warn!(guest = guest.name, error = %convert::chain(&error), "cannot look at a guest");
                 return;
             }
         };
+        if found == self.seen {
+            return;
+        }
+        self.seen.clone_from(&found);
+        let Some(event) = found else { return };
+        if matches!(self.state, State::Kept) && event != GuestEvent::Gone {
+            // It is kept because it has ended.
+            self.shared.registry.update(self.key, |entry| entry.state = kept_as(&event));
+            return;
+        }
         self.shared.registry.tell(&guest, convert::kind(&event), convert::detail(&event));
         match decide(&guest.config, &event) {
             Decision::Nothing => {}
             Decision::Destroy => self.destroy(&guest, None),
             Decision::Restart => self.restart(&guest),
-            Decision::RenameRestart => self.rename_restart(guest),
+            Decision::RenameRestart => self.rename_restart(guest, &event),
             Decision::Preserve => self.keep(&guest, &event),
             Decision::PauseAndPreserve => {
-                if let Err(error) = self.shared.toolstack.hypervisor().pause_domain(guest.domid) {
+                if let Err(error) = self.pause_once(&guest) {
                     tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause");
                 }
                 self.keep(&guest, &event);
@@ -167,14 +204,18 @@ impl Driver {
         }
     }
 
+    /// Pauses a guest that is not paused: Xen counts, and whoever unpauses it expects to do it once.
+    fn pause_once(&self, guest: &Guest) -> Result<(), xen::XenError> {
+        let hypervisor = self.shared.toolstack.hypervisor();
+        match hypervisor.domain_info(guest.domid)? {
+            Some(info) if !info.state.paused => hypervisor.pause_domain(guest.domid),
+            _ => Ok(()),
+        }
+    }
+
     fn keep(&mut self, guest: &Guest, event: &GuestEvent) {
         self.state = State::Kept;
-        let state = match event {
-            GuestEvent::DeviceModelDied => ApiState::DmDead,
-            GuestEvent::Shutdown(xen::ShutdownReason::Crash) => ApiState::Crashed,
-            GuestEvent::Shutdown(_) | GuestEvent::Gone => ApiState::ShutDown,
-        };
-        self.shared.registry.update(self.key, |entry| entry.state = state);
+        self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
         self.shared.registry.tell(guest, "preserved", "outrigger destroy ends it");
     }
 
@@ -188,13 +229,16 @@ impl Driver {
         match (&self.state, self.guest.clone()) {
             (State::Running | State::Kept, Some(guest)) => self.destroy(&guest, Some(replies)),
             (State::Busy(job, _), _) => self.busy_answer(*job, &replies),
-            (_, None) => {}
+            (_, None) => self.no_guest_answer(&replies),
         }
     }
 
+    fn no_guest_answer(&self, replies: &Replies) {
+        let _ = replies.try_send(Answer::failure(&Failure::NoSuchGuest { guest: self.name.clone() }));
+    }
+
     fn busy_answer(&self, job: Job, replies: &Replies) {
-        let guest = self.guest.as_ref().map_or_else(String::new, |guest| guest.name.clone());
-        let failure = Failure::Busy { guest, lifecycle: job.name().to_owned() };
+        let failure = Failure::Busy { guest: self.name.clone(), lifecycle: job.name().to_owned() };
         let _ = replies.try_send(Answer::failure(&failure));
     }
 
@@ -210,31 +254,42 @@ impl Driver {
     fn restart(&mut self, guest: &Guest) {
         let toolstack = self.shared.toolstack.clone();
         let domid = guest.domid;
+        let note = self.shared.restarts.note(guest.uuid, &guest.config, Some(guest.uuid));
         job::spawn(Job::Restart, &guest.name, &self.handle, None, move |events| {
-            toolstack.restart(domid, events).map(Some)
+            let restarted = toolstack.restart(domid, events);
+            if let Some(note) = note {
+                note.done();
+            }
+            restarted.map(Some)
         });
         self.busy(Job::Restart, None);
     }
 
     /// Keeps the ended guest under another name and makes a new one of its configuration.
-    fn rename_restart(&mut self, guest: Guest) {
+    fn rename_restart(&mut self, guest: Guest, event: &GuestEvent) {
+        let mut config = guest.config.clone();
+        // Two guests cannot have one UUID.
+        config.uuid = None;
+        let note = self.shared.restarts.note(guest.uuid, &config, None);
         // As xl names what it preserves, but with the domid, which no other guest has.
         let name = format!("{}-{}", guest.name, guest.domid);
         if let Err(error) = self.shared.toolstack.rename(guest.domid, &name) {
             tracing::error!(guest = guest.name, error = error.report(), "cannot rename; it is kept as it is");
-            return self.keep(&guest, &GuestEvent::Shutdown(xen::ShutdownReason::PowerOff));
+            if let Some(note) = note {
+                note.done();
+            }
+            return self.keep(&guest, event);
         }
-        let mut config = guest.config.clone();
-        // Two guests cannot have one UUID.
-        config.uuid = None;
         let old = Guest { name: name.clone(), ..guest };
+        self.name.clone_from(&name);
+        self.guest = Some(old.clone());
         self.shared.registry.update(self.key, |entry| {
             entry.name = name;
             entry.guest = Some(old.clone());
         });
-        self.guest = Some(old.clone());
-        self.keep(&old, &GuestEvent::Shutdown(xen::ShutdownReason::PowerOff));
-        if let Err(failure) = create(&self.shared, config, false, None) {
+        self.keep(&old, event);
+        let wanted = Wanted { config, options: CreateOptions::default(), note };
+        if let Err(failure) = create(&self.shared, wanted, None) {
             self.shared.registry.tell(&old, "create-failed", format!("{failure:?}"));
         }
     }
@@ -247,6 +302,8 @@ impl Driver {
         let answer = match ended {
             Ok(Some(guest)) => self.has_guest(guest),
             Ok(None) => {
+                // Whoever hears of its end or gets the answer finds its name free.
+                self.shared.registry.forget(self.key);
                 if let Some(guest) = &before {
                     self.shared.registry.tell(guest, "destroyed", "");
                 }
@@ -266,52 +323,68 @@ impl Driver {
 
     fn has_guest(&mut self, guest: Guest) -> Answer {
         self.shared.registry.update(self.key, |entry| {
-            entry.name.clone_from(&guest.name);
             entry.guest = Some(guest.clone());
             entry.state = ApiState::Running;
         });
         self.shared.registry.tell(&guest, "created", "");
         // What happened while nobody looked.
+        self.seen = None;
         let _ = self.handle.send(Event::Look);
-        let entry = self.shared.registry.find(&guest.domid.to_string());
         self.guest = Some(guest);
-        let shown: Option<ApiGuest> =
-            entry.ok().and_then(|entry| convert::guest(&self.shared.toolstack, &entry));
+        let entry = self.shared.registry.entry(self.key);
+        let shown = entry.and_then(|entry| convert::guest(&self.shared.toolstack, &entry));
         Answer::last(&Progress { guest: shown, ..Progress::default() })
     }
 
     fn failed(&mut self, job: Job, before: Option<Guest>, error: &toolstack::Error) {
-        let Some(guest) = before else { return };
-        match job {
-            // What is left of it is destroyed again when a client asks or the daemon starts anew.
-            Job::Destroy => {
-                self.shared.registry.tell(&guest, "destroy-failed", error.to_string());
-                self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
-                self.state = State::Kept;
-                self.guest = Some(guest);
+        let Some(guest) = before else { return self.shared.registry.forget(self.key) };
+        let gone = match error {
+            // A restart's create: its destroy was complete.
+            toolstack::Error::Step(_) => true,
+            // Someone else has cleared it away.
+            toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
+            toolstack::Error::NotClean { .. } | toolstack::Error::Cause(_) => false,
+        };
+        if gone {
+            self.shared.registry.forget(self.key);
+            if job == Job::Restart {
+                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
             }
-            Job::Restart | Job::Create => {
-                self.shared.registry.tell(&guest, "create-failed", error.to_string());
-                self.shared.registry.tell(&guest, "destroyed", "its restart failed");
-            }
+            self.shared.registry.tell(&guest, "destroyed", "");
+            return;
         }
+        // What is left of it is destroyed again when a client asks or the daemon starts anew.
+        self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
+        self.shared.registry.tell(&guest, "destroy-failed", convert::chain(error));
+        self.seen = Some(GuestEvent::Gone);
+        self.state = State::Kept;
+        self.guest = Some(guest);
     }
 
     fn request(&mut self, request: Request, replies: Replies) {
         let guest = match (&self.state, &self.guest) {
             (State::Busy(job, _), _) => return self.busy_answer(*job, &replies),
             (_, Some(guest)) => guest.clone(),
-            (_, None) => return,
+            (_, None) => return self.no_guest_answer(&replies),
         };
         let toolstack = self.shared.toolstack.clone();
         tokio::task::spawn_blocking(move || {
             let answer = match perform(&toolstack, &guest, request) {
                 Ok(Some(via)) => Answer::last(&Via { via }),
                 Ok(None) => Answer::last(&serde_json::json!({})),
-                Err(error) => Answer::failure(&convert::failed(&error)),
+                Err(error) => Answer::failure(&convert::refused(&error)),
             };
             let _ = replies.blocking_send(answer);
         });
+    }
+}
+
+/// What a guest that is kept is shown as.
+const fn kept_as(event: &GuestEvent) -> ApiState {
+    match event {
+        GuestEvent::DeviceModelDied => ApiState::DmDead,
+        GuestEvent::Shutdown(xen::ShutdownReason::Crash) => ApiState::Crashed,
+        GuestEvent::Shutdown(_) | GuestEvent::Gone => ApiState::ShutDown,
     }
 }
 
@@ -331,4 +404,28 @@ fn perform(
         ShutdownWay::PvDrivers => "pv".to_owned(),
         ShutdownWay::PowerButton => "acpi".to_owned(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::world::World;
+
+    #[tokio::test]
+    async fn who_asks_for_a_guest_that_has_just_gone_is_told_so() {
+        let world = World::new();
+        let shared = world.shared();
+        let state = State::Running;
+        let driver = Driver::enter(&shared, "gone".to_owned(), None, ApiState::Running, state).unwrap();
+        let (replies, mut answers) = mpsc::channel(2);
+        driver.handle.send(Event::Destroy(replies.clone())).unwrap();
+        driver.handle.send(Event::Request(Request::Pause, replies)).unwrap();
+        driver.run().await;
+        for _ in 0..2 {
+            let (reply, last) = answers.recv().await.unwrap().into_reply();
+            assert!(last);
+            assert_eq!(reply.error.as_deref(), Some("io.outrigger.NoSuchGuest"));
+        }
+        assert!(shared.registry.find("gone").is_err());
+    }
 }

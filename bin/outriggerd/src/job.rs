@@ -1,5 +1,6 @@
 //! Lifecycles on threads of their own: they block for seconds in libxenguest and in waits for backends.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use api::types::{Outcome, Progress, Step};
@@ -37,34 +38,41 @@ pub(crate) type Ended = Result<Option<Guest>, Error>;
 /// Runs a lifecycle on a thread named after it and the guest; its end comes to the driver as an event.
 pub(crate) fn spawn(
     job: Job,
-    guest: &str,
+    name: &str,
     driver: &mpsc::UnboundedSender<Event>,
     replies: Option<Replies>,
     work: impl FnOnce(&mut dyn FnMut(toolstack::Event)) -> Ended + Send + 'static,
 ) {
-    let name = format!("{} {guest}", job.name());
+    let thread = format!("{} {name}", job.name());
+    let guest = name.to_owned();
     let queue = driver.clone();
     let body = move || {
         let mut count = 0;
-        let ended = work(&mut |event| {
+        let mut tell = |event| {
             log(&event);
             let progress = progress(job, &mut count, event);
             if let Some(replies) = &replies {
                 // A client that does not read loses steps, never holds the lifecycle up.
                 let _ = replies.try_send(Answer::more(&progress));
             }
+        };
+        // A bug in one guest's lifecycle is told like a failure: its driver must not wait for ever.
+        let ended = catch_unwind(AssertUnwindSafe(|| work(&mut tell))).unwrap_or_else(|_| {
+            let why = "was left as it is by a bug in outriggerd; a new start of outriggerd clears it up";
+            Err(not_now(&guest, why.to_owned()))
         });
         // The driver lives until its lifecycle has ended.
         let _ = queue.send(Event::Ended(Box::new(ended)));
     };
-    if let Err(error) = std::thread::Builder::new().name(name).spawn(body) {
+    if let Err(error) = std::thread::Builder::new().name(thread).spawn(body) {
         tracing::error!(%error, "cannot start a thread for a lifecycle");
-        let cause = toolstack::Cause::NotNow {
-            name: guest.to_owned(),
-            why: format!("cannot be worked on, no thread can be started: {error}"),
-        };
-        let _ = driver.send(Event::Ended(Box::new(Err(cause.into()))));
+        let why = format!("cannot be worked on, no thread can be started: {error}");
+        let _ = driver.send(Event::Ended(Box::new(Err(not_now(name, why)))));
     }
+}
+
+fn not_now(name: &str, why: String) -> Error {
+    toolstack::Cause::NotNow { name: name.to_owned(), why }.into()
 }
 
 fn log(event: &toolstack::Event) {

@@ -6,6 +6,7 @@
 
 mod answer;
 mod convert;
+mod daemon;
 mod driver;
 mod inspect;
 mod job;
@@ -13,7 +14,10 @@ mod lock;
 mod methods;
 mod observe;
 mod registry;
+mod restarts;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,15 +25,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use driver::Shared;
-use methods::Methods;
-use registry::Registry;
+use daemon::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use toolstack::Toolstack;
 use toolstack::host::RealHost;
 use tracing_subscriber::EnvFilter;
 use xen::RealHypervisor;
-use xenstore::{SpecialWatch, Xenstore};
+use xenstore::Xenstore;
 
 /// Owns the lifecycles of guests whose QEMU runs in a stubdomain; `outrigger` asks it.
 #[derive(Debug, Parser)]
@@ -67,63 +69,25 @@ fn run(arguments: &Arguments) -> Result<()> {
     let toolstack = Toolstack::new(Arc::new(hypervisor), xenstore, Arc::new(RealHost));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // More calls than these that block on Xen or xenstore wait for their turn.
+        .max_blocking_threads(32)
         .build()
         .context("Cannot start the event loop")?
         .block_on(serve(arguments, toolstack))
 }
 
 async fn serve(arguments: &Arguments, toolstack: Toolstack) -> Result<()> {
-    let shared = Shared { toolstack, registry: Registry::new() };
-    // Watched before the first look, so that no end is missed between the two.
-    let registry = shared.registry.clone();
-    let (wake, mut news) = tokio::sync::mpsc::channel::<()>(1);
-    let _watch = shared
-        .toolstack
-        .xenstore()
-        .watch(&SpecialWatch::ReleaseDomain)
-        .context("Cannot watch for domains that end")?
-        .into_callback(move |_| {
-            // A full channel wakes us as well.
-            let _ = wake.try_send(());
-        });
-    recover(&shared)?;
-    let listener = server::bind(&arguments.socket)
-        .with_context(|| format!("Cannot listen on {}", arguments.socket.display()))?;
-    tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+    let daemon = Daemon::start(&arguments.socket, toolstack)?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(socket = %arguments.socket.display(), "ready");
-    loop {
+    let stop = async {
         tokio::select! {
-            Some(()) = news.recv() => registry.look(),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    }
-    // Guests go on; a lifecycle that is under way is undone or ended by the next daemon.
-    let _ = std::fs::remove_file(&arguments.socket);
-    Ok(())
-}
-
-/// Takes up what an earlier daemon left.
-fn recover(shared: &Shared) -> Result<()> {
-    let recovered = shared
-        .toolstack
-        .recover(&mut |event| tracing::info!(?event, "clearing up after an earlier daemon"))
-        .context("Cannot take up the guests of an earlier daemon")?;
-    for trouble in &recovered.troubles {
-        tracing::error!("{}", trouble.report());
-    }
-    for name in &recovered.cleaned {
-        tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");
-    }
-    for guest in recovered.guests {
-        tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
-        if let Err(failure) = driver::adopt(shared, guest) {
-            tracing::error!(?failure, "cannot take up a guest");
-        }
-    }
-    Ok(())
+    };
+    daemon.run(stop).await
 }

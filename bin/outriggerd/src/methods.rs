@@ -9,10 +9,11 @@ use api::types::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
+use toolstack::CreateOptions;
 
 use crate::answer::Answer;
 use crate::convert;
-use crate::driver::{self, Event, Replies, Request, Shared};
+use crate::driver::{self, Event, Replies, Request, Shared, Wanted};
 use crate::registry::Entry;
 
 /// The service that every varlink server has.
@@ -41,6 +42,11 @@ impl Methods {
     /// The methods over the shared parts.
     pub(crate) fn new(shared: Shared) -> Self {
         Self { shared }
+    }
+
+    /// Whether only the client ends the call.
+    pub(crate) fn is_endless(call: &Call) -> bool {
+        call.more && call.method.strip_prefix(api::INTERFACE_NAME) == Some(".Monitor")
     }
 
     /// Has a call answered; the answers come through `replies`, the last of them always.
@@ -134,7 +140,7 @@ impl Methods {
                     qemu_argv: found.qemu_argv,
                     agent: found.agent,
                 }),
-                Err(error) => Answer::failure(&convert::failed(&error)),
+                Err(error) => Answer::failure(&convert::unanswered(&error)),
             }
         });
     }
@@ -143,7 +149,7 @@ impl Methods {
         let shared = self.shared.clone();
         blocking(replies, move || match host_info(&shared) {
             Ok(info) => Answer::last(&Info { info }),
-            Err(error) => Answer::failure(&convert::failed(&error)),
+            Err(error) => Answer::failure(&convert::unanswered(&error)),
         });
     }
 
@@ -154,7 +160,9 @@ impl Methods {
             let _ = replies.try_send(Answer::failure(&Failure::BadConfig { diagnostics }));
             return;
         };
-        if let Err(failure) = driver::create(&self.shared, config, parameters.paused, Some(replies.clone())) {
+        let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
+        let wanted = Wanted { config, options, note: None };
+        if let Err(failure) = driver::create(&self.shared, wanted, Some(replies.clone())) {
             let _ = replies.try_send(Answer::failure(&failure));
         }
     }
@@ -164,7 +172,12 @@ impl Methods {
         let replies = replies.clone();
         tokio::spawn(async move {
             loop {
-                let answer = match happenings.recv().await {
+                let happened = tokio::select! {
+                    happened = happenings.recv() => happened,
+                    // The client is gone: it must not be listened for until the next happening.
+                    () = replies.closed() => return,
+                };
+                let answer = match happened {
                     Ok(happening) => Answer::more(&Happened { happening }),
                     // A listener that was too slow is told by the gap; the rest goes on.
                     Err(RecvError::Lagged(_)) => continue,

@@ -81,6 +81,16 @@ impl Registry {
         self.lock().entries.remove(&key);
     }
 
+    /// Whether a guest has this name.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.lock().entries.values().any(|entry| entry.name == name)
+    }
+
+    /// What is known of a guest.
+    pub(crate) fn entry(&self, key: Key) -> Option<Entry> {
+        self.lock().entries.get(&key).cloned()
+    }
+
     /// All guests, by domid.
     pub(crate) fn all(&self) -> Vec<Entry> {
         let mut all: Vec<Entry> = self.lock().entries.values().cloned().collect();
@@ -131,6 +141,12 @@ impl Registry {
     /// Listens to what happens from now on.
     pub(crate) fn listen(&self) -> broadcast::Receiver<Happening> {
         self.happenings.subscribe()
+    }
+
+    /// How many listen.
+    #[cfg(test)]
+    pub(crate) fn listeners(&self) -> usize {
+        self.happenings.receiver_count()
     }
 }
 

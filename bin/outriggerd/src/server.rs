@@ -11,7 +11,7 @@ use api::frame::{self, Call, FrameError, Splitter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::answer::Answer;
 use crate::methods::Methods;
@@ -22,6 +22,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 const BACKLOG: usize = 64;
 /// Calls of one client that may wait for their turn.
 const PIPELINE: usize = 8;
+/// Clients at a time. Below the usual limit of 1024 open files, so that lifecycles can always open theirs.
+/// Tests have both ends of each connection open, and want to fill them all.
+pub(crate) const CLIENTS: usize = if cfg!(test) { 128 } else { 512 };
 
 /// Binds the socket so that only its owner can connect; the lock that the caller holds makes a stale one safe to
 /// replace.
@@ -46,14 +49,20 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Accepts clients for as long as the daemon lives.
 pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
+    let room = Arc::new(Semaphore::new(CLIENTS));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                    tracing::warn!("a client was turned away: there are {CLIENTS} already");
+                    continue;
+                };
                 let methods = Arc::clone(&methods);
                 tokio::spawn(async move {
                     if let Err(error) = serve(stream, &methods).await {
                         tracing::debug!(%error, "a client is gone");
                     }
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -72,12 +81,23 @@ async fn serve(stream: UnixStream, methods: &Arc<Methods>) -> io::Result<()> {
     }
     let (reader, mut writer) = stream.into_split();
     let (sender, receiver) = mpsc::channel(PIPELINE);
-    tokio::spawn(read_frames(reader, sender));
     let mut calls = Calls { receiver, waiting: VecDeque::new() };
-    while let Some(frame) = calls.next().await {
-        answer(&mut writer, &frame, &mut calls, methods).await?;
+    let answers = async {
+        while let Some(frame) = calls.next().await {
+            answer(&mut writer, &frame, &mut calls, methods).await?;
+        }
+        Ok(())
+    };
+    let reads = async {
+        read_frames(reader, sender).await;
+        // What has been read is still to be answered.
+        std::future::pending().await
+    };
+    // Both in one task: nothing of a connection stays open when answering has ended.
+    tokio::select! {
+        outcome = answers => outcome,
+        never = reads => never,
     }
-    Ok(())
 }
 
 /// Cuts the client's bytes into frames until it hangs up or breaks the protocol.
@@ -133,6 +153,7 @@ async fn answer(
 ) -> io::Result<()> {
     let call: Call = frame::decode(frame).map_err(invalid)?;
     let (more, oneway) = (call.more, call.oneway);
+    let endless = Methods::is_endless(&call);
     let (sender, mut answers) = mpsc::channel(BACKLOG);
     methods.dispatch(&call, &sender);
     // What the handler has kept of it tells when no answer can come any more.
@@ -140,8 +161,9 @@ async fn answer(
     loop {
         let next = tokio::select! {
             next = answers.recv() => next,
-            // A client that hangs up ends its subscription; what it started goes on.
-            () = calls.gone(), if more => return Err(io::ErrorKind::BrokenPipe.into()),
+            // A client that hangs up ends its subscription. Any other call ends by itself, and keeps the client's
+            // place until then, so that nobody can have more calls under way than there are places.
+            () = calls.gone(), if endless => return Err(io::ErrorKind::BrokenPipe.into()),
         };
         let (reply, last) = next.unwrap_or_else(dropped).into_reply();
         if !oneway && (more || last) {

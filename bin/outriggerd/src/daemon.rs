@@ -1,0 +1,112 @@
+//! The daemon as a whole: takes up what an earlier one left, listens, and lets drivers look when domains end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+use toolstack::{CreateOptions, Toolstack};
+use xenstore::{SpecialWatch, StoreError, WatchGuard};
+
+use crate::driver::{self, Shared, Wanted};
+use crate::methods::Methods;
+use crate::registry::Registry;
+use crate::restarts::Restarts;
+use crate::server;
+
+/// A daemon that listens on its socket.
+pub(crate) struct Daemon {
+    /// What its parts share.
+    pub(crate) shared: Shared,
+    socket: PathBuf,
+    news: mpsc::Receiver<()>,
+    lost: mpsc::Receiver<StoreError>,
+    /// Ends with the daemon.
+    _watch: WatchGuard,
+}
+
+impl Daemon {
+    /// Takes up the guests that are there and listens. To be called in the event loop.
+    ///
+    /// # Errors
+    /// When Xen or xenstore does not answer, or the socket cannot be made.
+    pub(crate) fn start(socket: &Path, toolstack: Toolstack) -> Result<Self> {
+        // Watched before the first look, so that no end is missed between the two.
+        let (wake, news) = mpsc::channel(1);
+        let (lose, lost) = mpsc::channel(1);
+        let watch = toolstack
+            .xenstore()
+            .watch(&SpecialWatch::ReleaseDomain)
+            .context("Cannot watch for domains that end")?
+            .into_callback(move |event| {
+                // A full channel wakes us as well.
+                let _ = match event {
+                    Ok(_) => wake.try_send(()).is_ok(),
+                    Err(error) => lose.try_send(error).is_ok(),
+                };
+            });
+        let restarts = Restarts::new(&toolstack.paths().state);
+        let shared = Shared { toolstack, registry: Registry::new(), restarts };
+        recover(&shared)?;
+        resume_restarts(&shared);
+        let listener =
+            server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
+        tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+        Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
+    }
+
+    /// Works until `stop` is there. Guests go on; a lifecycle that is under way then is for the next daemon to undo
+    /// or to end.
+    ///
+    /// # Errors
+    /// When the connection to xenstore is lost: nothing would be noticed any more.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        tokio::pin!(stop);
+        let outcome = loop {
+            tokio::select! {
+                Some(()) = self.news.recv() => self.shared.registry.look(),
+                Some(error) = self.lost.recv() => break Err(error.into()),
+                () = &mut stop => break Ok(()),
+            }
+        };
+        let _ = std::fs::remove_file(&self.socket);
+        outcome
+    }
+}
+
+/// Takes up what an earlier daemon left.
+fn recover(shared: &Shared) -> Result<()> {
+    let recovered = shared
+        .toolstack
+        .recover(&mut |event| tracing::info!(?event, "clearing up after an earlier daemon"))
+        .context("Cannot take up the guests of an earlier daemon")?;
+    for trouble in &recovered.troubles {
+        tracing::error!("{}", trouble.report());
+    }
+    for name in &recovered.cleaned {
+        tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");
+    }
+    for guest in recovered.guests {
+        tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
+        if let Err(failure) = driver::adopt(shared, guest) {
+            tracing::error!(?failure, "cannot take up a guest");
+        }
+    }
+    Ok(())
+}
+
+/// Makes the guests again that an earlier daemon had destroyed in order to make them again.
+fn resume_restarts(shared: &Shared) {
+    for (note, config, uuid) in shared.restarts.pending() {
+        if shared.registry.has_name(&config.name) {
+            // It had not begun, or was complete; what is to be done, if anything, shows in the guest.
+            note.done();
+            continue;
+        }
+        tracing::warn!(guest = config.name, "its restart was cut off, and goes on now");
+        let options = CreateOptions { uuid, ..CreateOptions::default() };
+        if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
+            tracing::error!(?failure, "cannot make a guest again");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! How guests end, and what is done then.
+
+use api::types::{Failure, Guest, State};
+use xen::{Hypervisor, ShutdownReason};
+use xen_types::DomId;
+
+use super::world::{Service, World, failure, named};
+
+/// A guest with this configuration, on its host.
+fn running(more: &str) -> (World, Service, Guest) {
+    let world = World::new();
+    let mut service = world.start();
+    let guest = service.create(more).unwrap();
+    service.events.expect(&["created"]);
+    (world, service, guest)
+}
+
+fn paused(world: &World, domid: DomId) -> bool {
+    world.hypervisor.domain_info(domid).unwrap().unwrap().state.paused
+}
+
+#[test]
+fn powered_off_guest_is_destroyed() {
+    let (world, mut service, guest) = running("on_poweroff = \"destroy\"");
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    let last = service.events.expect(&["powered-off", "destroyed"]);
+    assert_eq!((last.name.as_str(), last.domid), ("hello", guest.domid));
+    // Whoever hears of it finds it gone.
+    assert_eq!(failure(service.get("hello")), Failure::NoSuchGuest { guest: "hello".to_owned() });
+    world.check_clean();
+}
+
+#[test]
+fn rebooted_guest_is_made_again_with_its_uuid() {
+    let (world, mut service, guest) = running("on_reboot = \"restart\"");
+    world.end(guest.domid, ShutdownReason::Reboot);
+    let last = service.events.expect(&["rebooted", "created"]);
+    let again = service.get("hello").unwrap();
+    assert_eq!((again.domid, again.state, &again.uuid), (last.domid, State::Running, &guest.uuid));
+    assert_ne!(again.domid, guest.domid);
+    assert_eq!(service.list().len(), 1);
+    // And once more.
+    world.end(again.domid, ShutdownReason::Reboot);
+    service.events.expect(&["rebooted", "created"]);
+    service.destroy("hello").unwrap();
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn renamed_guest_is_kept_beside_its_successor() {
+    let (world, mut service, guest) = running("on_crash = \"rename-restart\"");
+    world.end(guest.domid, ShutdownReason::Crash);
+    let last = service.events.expect(&["crashed", "preserved", "created"]);
+    let kept = format!("hello-{}", guest.domid);
+    let old = service.get(&kept).unwrap();
+    assert_eq!((old.domid, old.state, old.uuid), (guest.domid, State::Crashed, guest.uuid));
+    let new = service.get("hello").unwrap();
+    assert_eq!((new.domid, new.state), (last.domid, State::Running));
+    service.destroy(&kept).unwrap();
+    assert_eq!(service.list(), [new]);
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn preserved_guest_stays_until_it_is_destroyed() {
+    let (world, mut service, guest) = running("on_poweroff = \"preserve\"");
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    service.events.expect(&["powered-off", "preserved"]);
+    assert_eq!(service.get("hello").unwrap().state, State::ShutDown);
+    // Its name is not free, and news of other domains change nothing.
+    assert!(matches!(failure(service.create("")), Failure::NameTaken { .. }));
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    service.destroy("hello").unwrap();
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn preserved_guest_that_another_toolstack_destroys_is_cleared() {
+    let (world, mut service, guest) = running("on_poweroff = \"preserve\"");
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    service.events.expect(&["powered-off", "preserved"]);
+    world.destroy_behind(&guest);
+    service.events.expect(&["gone", "destroyed"]);
+    assert_eq!(service.list(), []);
+    world.check_clean();
+}
+
+#[test]
+fn running_guest_that_another_toolstack_destroys_is_cleared() {
+    let (world, mut service, guest) = running("");
+    let stub = guest.stub_domid.unwrap();
+    // The guest first: else it looks, rightly, as if its device model had died.
+    for domid in [guest.domid, stub] {
+        world.hypervisor.destroy_domain(domid).unwrap();
+    }
+    for domid in [guest.domid, stub] {
+        world.server.destroy_domain(domid);
+    }
+    service.events.expect(&["gone", "destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn suspended_guest_is_told_once_and_left_alone() {
+    let (world, mut service, guest) = running("");
+    world.end(guest.domid, ShutdownReason::Suspend);
+    service.events.expect(&["suspended"]);
+    world.hypervisor.resume_domain(guest.domid).unwrap();
+    world.end(DomId::DOM0, ShutdownReason::PowerOff);
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    service.events.expect(&["powered-off", "destroyed"]);
+}
+
+#[test]
+fn dead_device_model_destroys_the_guest_by_default() {
+    let (world, mut service, guest) = running("");
+    world.end(guest.stub_domid.unwrap(), ShutdownReason::Crash);
+    service.events.expect(&["dm-died", "destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn dead_device_model_restarts_the_guest() {
+    let (world, mut service, guest) = running("on_device_model_crash = \"restart\"");
+    world.end(guest.stub_domid.unwrap(), ShutdownReason::Crash);
+    service.events.expect(&["dm-died", "created"]);
+    assert_eq!(service.get("hello").unwrap().state, State::Running);
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn dead_device_model_leaves_a_preserved_guest_paused() {
+    let (world, mut service, guest) = running("on_device_model_crash = \"preserve\"");
+    world.end(guest.stub_domid.unwrap(), ShutdownReason::Crash);
+    service.events.expect(&["dm-died", "preserved"]);
+    assert_eq!(service.get("hello").unwrap().state, State::DmDead);
+    assert!(paused(&world, guest.domid));
+    // A client had paused it before the successor looks: once is enough.
+    service.kill().unwrap();
+    let mut service = world.start();
+    service.events.expect(&["dm-died", "preserved"]);
+    world.hypervisor.unpause_domain(guest.domid).unwrap();
+    assert!(!paused(&world, guest.domid));
+    service.client().call::<_, serde_json::Value>("Pause", &named("hello")).unwrap();
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn failed_destroy_keeps_the_guest_for_another_try() {
+    let (world, mut service, guest) = running("");
+    world.hypervisor.fail_operation("destroy_domain", xen::Errno::EIO);
+    let Failure::Failed { message, hint, .. } = failure(service.destroy("hello")) else { panic!() };
+    assert!(message.contains("not completely destroyed"), "{message}");
+    assert!(hint.unwrap().contains("outrigger destroy"));
+    service.events.expect(&["destroy-failed"]);
+    assert_eq!(service.get("hello").unwrap().domid, guest.domid);
+    world.hypervisor.heal();
+    service.destroy("hello").unwrap();
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn restart_that_cannot_destroy_keeps_the_guest_for_another_try() {
+    let (world, mut service, guest) = running("");
+    world.hypervisor.fail_operation("destroy_domain", xen::Errno::EIO);
+    world.end(guest.domid, ShutdownReason::Reboot);
+    service.events.expect(&["rebooted", "destroy-failed"]);
+    world.hypervisor.heal();
+    service.destroy("hello").unwrap();
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn restart_that_cannot_create_is_told() {
+    let (world, mut service, guest) = running("");
+    world.hypervisor.fail_operation("create_domain", xen::Errno::ENOMEM);
+    world.end(guest.domid, ShutdownReason::Reboot);
+    let told = service.events.expect(&["rebooted", "create-failed"]);
+    assert!(told.detail.contains("make the guest's domain"), "{}", told.detail);
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}

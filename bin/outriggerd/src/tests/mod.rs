@@ -1,0 +1,7 @@
+//! The daemon on a simulated host: its socket, its clients, its guests' lives.
+
+mod clients;
+mod creates;
+mod ends;
+mod successors;
+pub(crate) mod world;
