@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Toolstack};
+use toolstack::{CreateOptions, Guest, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
 use crate::driver::{self, Shared, Wanted};
@@ -98,8 +98,15 @@ fn recover(shared: &Shared) -> Result<()> {
 /// Makes the guests again that an earlier daemon had destroyed in order to make them again.
 fn resume_restarts(shared: &Shared) {
     for (note, config, uuid) in shared.restarts.pending() {
-        if shared.registry.has_name(&config.name) {
-            // It had not begun, or was complete; what is to be done, if anything, shows in the guest.
+        if let Some(guest) = shared.registry.named(&config.name) {
+            // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
+            if let Err(error) = start_if_new(&shared.toolstack, &guest) {
+                tracing::error!(
+                    guest = config.name,
+                    error = error.report(),
+                    "cannot start a restarted guest"
+                );
+            }
             note.done();
             continue;
         }
@@ -108,5 +115,14 @@ fn resume_restarts(shared: &Shared) {
         if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
             tracing::error!(?failure, "cannot make a guest again");
         }
+    }
+}
+
+/// Starts a guest whose create was cut off before its start. One that has shut down is not new.
+fn start_if_new(toolstack: &Toolstack, guest: &Guest) -> Result<(), toolstack::Error> {
+    let info = toolstack.hypervisor().domain_info(guest.domid).map_err(toolstack::Cause::from)?;
+    match info {
+        Some(info) if info.state.paused && info.state.shutdown.is_none() => toolstack.unpause(guest.domid),
+        _ => Ok(()),
     }
 }

@@ -69,8 +69,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let toolstack = Toolstack::new(Arc::new(hypervisor), xenstore, Arc::new(RealHost));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // More calls than these that block on Xen or xenstore wait for their turn.
-        .max_blocking_threads(32)
+        // A guest that takes no notice of a request holds one for ten seconds. More than these wait for their turn.
+        .max_blocking_threads(128)
         .build()
         .context("Cannot start the event loop")?
         .block_on(serve(arguments, toolstack))

@@ -81,9 +81,10 @@ impl Registry {
         self.lock().entries.remove(&key);
     }
 
-    /// Whether a guest has this name.
-    pub(crate) fn has_name(&self, name: &str) -> bool {
-        self.lock().entries.values().any(|entry| entry.name == name)
+    /// The guest of this name, if it is complete.
+    pub(crate) fn named(&self, name: &str) -> Option<Guest> {
+        let inner = self.lock();
+        inner.entries.values().find(|entry| entry.name == name).and_then(|entry| entry.guest.clone())
     }
 
     /// What is known of a guest.

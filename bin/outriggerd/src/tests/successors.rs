@@ -1,9 +1,10 @@
 //! Daemons that are killed, and those that follow.
 
-use api::types::{Failure, State};
+use api::types::{Failure, Guest, State};
+use toolstack::CreateOptions;
 use xen::ShutdownReason;
 
-use super::world::{Mode, World, config, failure, parameters};
+use super::world::{Mode, Service, World, config, eventually, failure, named, parameters};
 
 #[test]
 fn running_guest_is_taken_up() {
@@ -77,7 +78,7 @@ fn rename_restart_that_was_cut_off_goes_on_and_is_not_done_again() {
     let mut service = world.start();
     let last = service.events.expect(&["created"]);
     let kept = format!("hello-{}", guest.domid);
-    let check = |service: &super::world::Service| {
+    let check = |service: &Service| {
         assert_eq!(service.get("hello").unwrap().domid, last.domid);
         let old = service.get(&kept).unwrap();
         assert_eq!((old.domid, old.state), (guest.domid, State::ShutDown));
@@ -92,6 +93,30 @@ fn rename_restart_that_was_cut_off_goes_on_and_is_not_done_again() {
     service.destroy(&kept).unwrap();
     service.destroy("hello").unwrap();
     world.check_clean();
+}
+
+#[test]
+fn restart_that_was_cut_off_before_its_last_step_is_ended() {
+    let world = World::new();
+    let shared = world.shared();
+    let guest_config = config::load_str("hello.cfg", &config("")).config.unwrap();
+    let options = CreateOptions { paused: true, ..CreateOptions::default() };
+    let guest = shared.toolstack.create(&guest_config, options, &mut |_| ()).unwrap();
+    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid)).unwrap();
+    let service = world.start();
+    assert_eq!(service.get("hello").unwrap().state, State::Running);
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn paused_guest_stays_paused() {
+    let world = World::new();
+    let service = world.start();
+    service.create("").unwrap();
+    service.client().call::<_, serde_json::Value>("Pause", &named("hello")).unwrap();
+    service.kill().unwrap();
+    assert_eq!(world.start().get("hello").unwrap().state, State::Paused);
 }
 
 #[test]
@@ -123,4 +148,84 @@ fn killed_daemon_leaves_a_socket_that_the_next_one_replaces() {
     world.start().kill().unwrap();
     let service = world.start();
     assert_eq!(service.list(), []);
+}
+
+/// Kills the daemon after each call to Xen of a lifecycle, until that ends with the happening `last`.
+///
+/// `prepare` comes before the lifecycle, `begin` starts it, `check` looks at the next daemon.
+fn killed_after_each_call<T>(
+    last: &str,
+    prepare: impl Fn(&Service) -> T,
+    begin: impl Fn(&World, &Service, &T),
+    check: impl Fn(&mut Service, &T),
+) {
+    for n in 1.. {
+        let world = World::new();
+        let mut service = world.start();
+        let prepared = prepare(&service);
+        // What has happened so far.
+        while service.events.heard(last) {}
+        world.stubs.cut_at(n);
+        begin(&world, &service, &prepared);
+        let mut ended = false;
+        eventually("the lifecycle is cut off or ends", || {
+            ended = service.events.heard(last);
+            ended || world.stubs.has_cut()
+        });
+        if ended {
+            assert!(n > 4, "ended after {n} calls");
+
+            return;
+        }
+        service.kill().unwrap();
+        let mut service = world.start();
+        check(&mut service, &prepared);
+        for guest in service.list() {
+            service.destroy(&guest.name).unwrap();
+        }
+        world.check_clean();
+    }
+}
+
+#[test]
+fn create_that_is_cut_off_anywhere_leaves_a_guest_or_nothing() {
+    let begin = |_: &World, service: &Service, (): &()| {
+        let mut client = service.client();
+        client.begin("Create", &parameters(&config(""))).unwrap();
+    };
+    killed_after_each_call("created", |_| (), begin, |service, ()| assert!(service.list().len() <= 1));
+}
+
+#[test]
+fn destroy_that_is_cut_off_anywhere_is_ended() {
+    let prepare = |service: &Service| {
+        service.create("").unwrap();
+    };
+    let begin = |_: &World, service: &Service, (): &()| {
+        service.client().begin("Destroy", &named("hello")).unwrap();
+    };
+    killed_after_each_call("destroyed", prepare, begin, |service, ()| assert_eq!(service.list(), []));
+}
+
+#[test]
+fn restart_that_is_cut_off_anywhere_loses_no_guest() {
+    let prepare = |service: &Service| service.create("on_reboot = \"restart\"").unwrap();
+    let begin = |world: &World, _: &Service, guest: &Guest| world.end(guest.domid, ShutdownReason::Reboot);
+    killed_after_each_call("created", prepare, begin, |service, guest| {
+        eventually("the guest runs again", || {
+            service.get("hello").is_ok_and(|again| again.state == State::Running && again.uuid == guest.uuid)
+        });
+    });
+}
+
+#[test]
+fn rename_restart_that_is_cut_off_anywhere_loses_no_guest() {
+    let prepare = |service: &Service| service.create("on_reboot = \"rename-restart\"").unwrap();
+    let begin = |world: &World, _: &Service, guest: &Guest| world.end(guest.domid, ShutdownReason::Reboot);
+    killed_after_each_call("created", prepare, begin, |service, guest| {
+        eventually("a new guest runs", || {
+            service.get("hello").is_ok_and(|new| new.state == State::Running && new.domid != guest.domid)
+        });
+        assert_eq!(service.get(&format!("hello-{}", guest.domid)).unwrap().uuid, guest.uuid);
+    });
 }

@@ -259,6 +259,11 @@ impl Listener {
         seen.into_iter().next_back().unwrap()
     }
 
+    /// Whether this has happened, whatever else did.
+    pub(crate) fn heard(&mut self, kind: &str) -> bool {
+        std::iter::from_fn(|| self.happenings.try_recv().ok()).any(|happening| happening.kind == kind)
+    }
+
     /// Nothing has happened that was not asked for.
     pub(crate) fn expect_nothing(&mut self) {
         assert!(self.happenings.is_empty(), "{:?}", self.happenings.try_recv());
@@ -331,6 +336,10 @@ struct StubsState {
     started: usize,
     /// The first so many of them never go on.
     abandoned: usize,
+    /// Calls to Xen that lifecycles may make before one never gets its answer.
+    calls: Option<usize>,
+    /// Whether that one was made.
+    cut: bool,
 }
 
 impl Stubs {
@@ -346,6 +355,16 @@ impl Stubs {
         state.mode = Mode::Work;
     }
 
+    /// Of the next lifecycle, the thread never goes on after its `n`th call to Xen, from 1.
+    pub(crate) fn cut_at(&self, n: usize) {
+        self.state.lock().unwrap().calls = Some(n);
+    }
+
+    /// Whether a lifecycle was cut off.
+    pub(crate) fn has_cut(&self) -> bool {
+        self.state.lock().unwrap().cut
+    }
+
     /// Waits until so many stubdomains were started.
     pub(crate) fn wait_started(&self, count: usize) {
         let state = self.state.lock().unwrap();
@@ -355,6 +374,7 @@ impl Stubs {
     }
 
     fn play(&self, hypervisor: &SimHypervisor, store: &Xenstore, server: &Server, operation: &Operation) {
+        self.count_call();
         let (Some(stub), "unpause_domain", true) = (operation.domid, operation.name, operation.done) else {
             return;
         };
@@ -370,6 +390,20 @@ impl Stubs {
             }
             Mode::Panic => panic!("a lifecycle's bug, for a test"),
             Mode::Hold => {}
+        }
+    }
+
+    fn count_call(&self) {
+        // Others, which look at guests, have no names of lifecycles.
+        let lifecycle = thread::current().name().is_some_and(|name| name.ends_with(" hello"));
+        let mut state = self.state.lock().unwrap();
+        let Some(left) = state.calls.filter(|_| lifecycle) else { return };
+        state.calls = left.checked_sub(1).filter(|left| *left > 0);
+        if state.calls.is_none() {
+            state.cut = true;
+            drop(state);
+            // Longer than any test takes: this thread's daemon is dead.
+            thread::park_timeout(100 * PATIENCE);
         }
     }
 
