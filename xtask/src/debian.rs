@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 /// What booting the embedded host needs.
 pub(crate) const RUN_HOST: [&str; 3] = ["qemu-system-x86", "binutils", "util-linux"];
 /// What building the workspace needs: Xen's headers and libraries, and a linker.
-pub(crate) const BUILD: [&str; 4] = ["libxen-dev", "pkg-config", "binutils", "gcc"];
+pub(crate) const BUILD: [&str; 5] = ["libxen-dev", "pkg-config", "binutils", "gcc", "libc6-dev"];
 
 /// Makes sure that packages are installed: names those that are missing and installs them.
 ///

@@ -132,7 +132,7 @@ pub(crate) struct Guests {
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
     /// Wait until the guests are gone, at most this many seconds.
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "300")]
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300")]
     pub(crate) wait: Option<u64>,
     /// Names, uuids or domids.
     #[arg(required = true, value_name = "GUEST")]
@@ -235,6 +235,13 @@ mod tests {
     #[test]
     fn grammar_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wait_takes_no_guest_for_its_seconds() {
+        let cli = Cli::try_parse_from(["outrigger", "shutdown", "-w", "hello"]).unwrap();
+        let Command::Shutdown(stop) = cli.command else { panic!("not shutdown: {:?}", cli.command) };
+        assert_eq!((stop.wait, stop.guests), (Some(300), vec!["hello".to_owned()]));
     }
 
     #[test]

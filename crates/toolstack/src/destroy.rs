@@ -278,7 +278,24 @@ pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
             remove_domain(ts, &mut batch, domid, uuid)?;
         }
     }
-    batch.apply(&ts.xenstore)
+    batch.apply(&ts.xenstore)?;
+    remove_empty_kinds(ts)
+}
+
+/// Removes the directories of the kinds of which no backend is left, as libxl does (`libxl__xs_path_cleanup`).
+fn remove_empty_kinds(ts: &Toolstack) -> StepResult {
+    let backends = below(&XsPath::domain(DomId::DOM0), "backend");
+    // A transaction, so that a device which someone adds meanwhile is not taken along.
+    ts.xenstore.transaction(|inside| {
+        let kinds = DeviceKind::ALL.into_iter().map(|kind| below(&backends, kind.name()));
+        for dir in kinds.chain([backends.clone()]) {
+            if inside.list(&dir)?.is_some_and(|children| children.is_empty()) {
+                inside.rm(&dir)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
 fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) -> StepResult {

@@ -59,7 +59,7 @@ fn shutdown() -> Result<()> {
     let guest = Made::create(&linux("calm", "echo waiting\n", "")?, &[])?;
     let mut console = Console::serial(&guest, 0)?;
     console.wait_for("waiting", BOOT)?;
-    let said = outrigger(&["shutdown", "--wait", "120", "calm"])?.good()?.stdout;
+    let said = outrigger(&["shutdown", "--wait=120", "calm"])?.good()?.stdout;
     ensure!(said.contains("PV"), "{said}");
     ensure!(outrigger(&["domid", "calm"])?.status == 4, "it is still there");
     guest.leave();

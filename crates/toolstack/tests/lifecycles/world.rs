@@ -162,10 +162,7 @@ fn prepare(server: &Server) {
     for path in ["/vm", "/libxl"] {
         store.mkdir(&XsPath::new(path).unwrap()).unwrap();
     }
-    for kind in ["vbd", "vif", "console"] {
-        let path = format!("/local/domain/0/backend/{kind}");
-        store.mkdir(&XsPath::new(path).unwrap()).unwrap();
-    }
+    store.mkdir(&XsPath::new("/local/domain/0").unwrap()).unwrap();
 }
 
 fn leftovers(hypervisor: &SimHypervisor, server: &Server, host: &SimState) -> Leftovers {
