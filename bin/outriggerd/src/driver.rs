@@ -9,8 +9,11 @@
 //!      └──────done──── Busy(destroy) ◀────────────a client destroys it────────────────┘
 //! ```
 //!
-//! All that a driver knows can be read back from Xen, xenstore and the guest's state file, so that a new daemon's
-//! driver goes on where a killed one was.
+//! A guest whose destroy fails is Kept too. One that is Kept is looked at only for whether another toolstack has
+//! destroyed it.
+//!
+//! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
+//! note (see [`crate::restarts`]), so that a new daemon's driver goes on where a killed one was.
 
 use api::types::{Failure, Progress, State as ApiState, Via};
 use config::GuestConfig;

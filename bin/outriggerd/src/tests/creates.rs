@@ -6,7 +6,7 @@ use api::types::{Failure, HostInfo, Info, Inspection, Outcome, Progress, State, 
 use serde_json::json;
 use toolstack::Toolstack;
 use toolstack::steps::{Faults, Side};
-use xen::ShutdownReason;
+use xen::{Errno, ShutdownReason};
 
 use super::world::{Mode, World, config, create, failure, named, parameters, stub_log};
 
@@ -162,6 +162,20 @@ fn stubdomain_that_dies_at_its_start_is_told_with_its_log_and_a_hint() {
     assert!(hint.unwrap().contains("log"));
     assert_eq!(log, ["qemu: no such option"]);
     world.check_clean();
+}
+
+#[test]
+fn refusals_of_xen_come_with_a_hint() {
+    let world = World::new();
+    let service = world.start();
+    for (errno, told) in [(Errno::ENOMEM, "memory="), (Errno::EINVAL, "xl dmesg")] {
+        world.hypervisor.fail_operation("build_hvm", errno);
+        let Failure::StepFailed { step, message, hint, .. } = failure(service.create("")) else { panic!() };
+        assert_eq!(step, "build the guest");
+        assert!(message.starts_with("build_hvm for domain"), "{message}");
+        assert!(hint.unwrap().contains(told));
+        world.check_clean();
+    }
 }
 
 #[test]
