@@ -98,7 +98,8 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let disk = linux_disk(&mut view)?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("suite");
-    std::fs::write(&script, suite(filter))?;
+    let scale = TimeScale::from_env()?;
+    std::fs::write(&script, suite(filter, scale))?;
     let request = Request {
         machine: Machine::default(),
         job: Job::Script(script),
@@ -106,7 +107,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
         timeout: Some(SUITE_LIMIT),
         fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
-        scale: TimeScale::from_env()?,
+        scale,
     };
     let report = testhost::run(&host, &request, &mut view)?;
     view.progress(&format!("The logs are in {}", report.logs.display()));
@@ -121,7 +122,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
 }
 
 /// The script for dom0. Every suite runs, even when one before it failed.
-fn suite(filter: Option<&str>) -> String {
+fn suite(filter: Option<&str>, scale: TimeScale) -> String {
     // A name of a test has none of the characters that a shell would read.
     let words: String =
         filter.unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || "_:-".contains(*c)).collect();
@@ -135,7 +136,8 @@ fn suite(filter: Option<&str>) -> String {
          /usr/lib/outrigger/stubdom/vmlinuz || status=1\n"
     };
     format!(
-        "#!/bin/sh\nstatus=0\n{contracts}echo '-- cases'\nvm-tests run {words} || status=1\nexit $status\n"
+        "#!/bin/sh\nexport {}={scale}\nstatus=0\n{contracts}echo '-- cases'\nvm-tests run {words} || status=1\nexit $status\n",
+        TimeScale::VARIABLE
     )
 }
 
@@ -172,6 +174,6 @@ mod tests {
 
     #[test]
     fn filter_cannot_leave_its_command() {
-        assert!(suite(Some("linux; rm -rf /")).contains("vm-tests run linuxrm-rf ||"));
+        assert!(suite(Some("linux; rm -rf /"), TimeScale::default()).contains("vm-tests run linuxrm-rf ||"));
     }
 }

@@ -41,6 +41,13 @@ impl TimeScale {
     }
 }
 
+impl core::fmt::Display for TimeScale {
+    /// Writes the factor as the environment variable takes it.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl Default for TimeScale {
     fn default() -> Self {
         Self(1.0)
