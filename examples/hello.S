@@ -41,7 +41,11 @@ echo:
         leaw    5(%bp), %dx             # line status: a byte has come?
         inb     %dx, %al
         testb   $0x01, %al
-        jz      echo
+        jnz     received
+        sti                             # sleep until the timer, 18 times a second: a guest that polls
+        hlt                             # keeps its processor and its device model's busy for nothing
+        jmp     echo
+received:
         movw    %bp, %dx
         inb     %dx, %al
         call    put
