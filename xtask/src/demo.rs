@@ -110,6 +110,10 @@ fn verdict(results: &Path, report: &Report) -> Result<ExitCode> {
             report.logs.display()
         );
     }
+    let count = fs::read_to_string(results.join("qemu-count")).unwrap_or_default();
+    if count.trim() != "0" {
+        bail!("QEMU runs in dom0 ({} processes); the logs are in {}", count.trim(), report.logs.display());
+    }
     eprintln!("The guest was heard, and no QEMU runs in dom0. The logs are in {}", report.logs.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -66,9 +66,12 @@ pub(crate) const TOOLS_PROGRAMS: [&str; 15] = [
 ];
 
 /// Files and folders of a host with Xen's own tools.
-pub(crate) const TOOLS_FILES: [&str; 7] = [
+pub(crate) const TOOLS_FILES: [&str; 10] = [
     "/etc/xen/scripts",
     "/etc/xen/xl.conf",
+    "/etc/xen/xlexample.hvm",
+    "/etc/xen/xlexample.pvhlinux",
+    "/etc/xen/xlexample.pvlinux",
     "/usr/share/qemu/keymaps",
     "/usr/share/qemu/kvmvapic.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
