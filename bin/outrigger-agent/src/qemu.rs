@@ -19,9 +19,6 @@ use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
 use crate::serve::unblocked;
 
-/// Where QEMU's monitor for the toolstack listens, for whoever serves it outside.
-pub(crate) const QMP_SOCKET: &str = "/run/qmp.sock";
-
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Qemu {
@@ -40,7 +37,7 @@ pub(crate) fn arguments(config: &ImageConfig, has_state_out: bool, toolstack: Ve
         args.extend(["-L".to_owned(), folder.clone()]);
     }
     let monitors = [
-        ("outrigger-qmp", format!("path={QMP_SOCKET},server=on,wait=off")),
+        ("outrigger-qmp", format!("path={},server=on,wait=off", ImageConfig::QMP_SOCKET)),
         ("outrigger-agent", format!("fd={MONITOR_FD}")),
     ];
     for (id, place) in monitors {

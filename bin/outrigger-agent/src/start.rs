@@ -13,7 +13,7 @@ use crate::consoles::{Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::net::ReadyNic;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::qemu::Qemu;
 use crate::system::Loading;
 use crate::{disks, net, qemu, store, system};
@@ -106,8 +106,13 @@ fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError>
         .0
         .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
-    steps.step("announce", |_| Ok(store::announce(store, target)?))?;
-    Told { steps, store, target }.run(&config, descriptors, signals, loading)
+    let services = steps.step("announce", |_| {
+        let services = if store::wants_qmp(store)? { config.services.clone() } else { Vec::new() };
+        store::announce(store, target, plan::features(&services))?;
+        Ok(services)
+    })?;
+    let children = Told { steps, store, target }.run(&config, descriptors, signals, loading)?;
+    Ok(Children { services, ..children })
 }
 
 /// The steps of which xenstore is told too.
@@ -158,7 +163,7 @@ impl Told<'_, '_> {
         for line in net::attach_taps(&mut nics) {
             self.steps.log.say(&line);
         }
-        Ok(Children { qemu, nics, services: config.services.clone(), signals, serials })
+        Ok(Children { qemu, nics, services: Vec::new(), signals, serials })
     }
 }
 

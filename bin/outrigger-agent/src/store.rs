@@ -48,9 +48,19 @@ pub(crate) fn has_console(store: &Connection, console: StubConsole) -> Result<bo
     Ok(store.list(&paths::own_console(console))?.is_some())
 }
 
-/// Tells the toolstack who is here and what it can do.
-pub(crate) fn announce(store: &Connection, target: DomId) -> Result<(), StoreError> {
-    let features: Features = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown].into_iter().collect();
+/// Whether the toolstack waits for QMP over a vchan.
+pub(crate) fn wants_qmp(store: &Connection) -> Result<bool, StoreError> {
+    Ok(store.read(&paths::own_qmp_proxy())?.is_some())
+}
+
+/// Tells the toolstack who is here and what it can do: what every agent can, and `more`.
+pub(crate) fn announce(
+    store: &Connection,
+    target: DomId,
+    more: impl IntoIterator<Item = Feature>,
+) -> Result<(), StoreError> {
+    let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown];
+    let features: Features = always.into_iter().chain(more).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
     store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())?;
     store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())

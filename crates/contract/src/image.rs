@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 ///   "modules": ["/lib/modules/xen-privcmd.ko", "/lib/modules/xen-evtchn.ko"],
 ///   "module_options": {"xen-privcmd": "unrestricted=1"},
 ///   "qemu_args": [],
-///   "services": [["/usr/bin/vchan-socket-proxy", "--mode=server", "0", "device-model/{target}/qmp-vchan", "/run/qmp.sock"]]
+///   "services": [["/usr/lib/xen-4.17/bin/vchan-socket-proxy", "--mode=server", "0", "device-model/{target}/qmp-vchan", "/run/qmp.sock"]]
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,14 +29,19 @@ pub struct ImageConfig {
     pub module_options: BTreeMap<String, String>,
     /// Arguments that come before the toolstack's, such as a sandbox that this QEMU is known to have.
     pub qemu_args: Vec<String>,
-    /// Programs with their arguments that run beside QEMU, started when it is ready. In an argument, `{target}` is
-    /// the target's domid. They get no input, and what they write is thrown away.
+    /// Programs with their arguments that run beside QEMU, started when it is ready, for a toolstack that asked for
+    /// QMP before the stubdomain's start ([`qmp_proxy`](crate::paths::qmp_proxy)): libxl, which cannot let the guest
+    /// run without it. For any other toolstack they are not started. In an argument, `{target}` is the target's domid.
+    /// They get no input, and what they write is thrown away.
     pub services: Vec<Vec<String>>,
 }
 
 impl ImageConfig {
     /// Where the file is in the image.
     pub const PATH: &str = "/etc/outrigger/stubdom.json";
+
+    /// Where QEMU's monitor listens inside the stubdomain, for services.
+    pub const QMP_SOCKET: &str = "/run/qmp.sock";
 }
 
 impl Default for ImageConfig {

@@ -26,7 +26,7 @@ use contents::Contents;
 use output::OutputFolder;
 
 /// Debian's packages that an image is made of, apart from libraries.
-const PACKAGES: [&str; 3] = ["qemu-system-data", "seabios", "ipxe-qemu"];
+const PACKAGES: [&str; 4] = ["qemu-system-data", "seabios", "ipxe-qemu", "xen-utils-4.17"];
 /// Where Debian's `qemu-system-xen` has its one program. QEMU finds its data relative to its own path, so it
 /// stays there.
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
@@ -71,6 +71,11 @@ impl StubdomSpec {
             spice: false,
         }
     }
+
+    /// The packages to ask apt for; libraries and the kernel itself come with them.
+    pub fn packages(&self) -> Vec<&str> {
+        PACKAGES.into_iter().chain([self.kernel.as_str(), self.qemu.as_str()]).collect()
+    }
 }
 
 /// A step of building, for showing progress.
@@ -105,7 +110,7 @@ pub fn build_in(store: &Store, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
     // What can be wrong without any package is said before any is fetched.
     check_agent(&spec.agent)?;
     OutputFolder::check(&spec.output)?;
-    let root = store.root(&wanted(spec), Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
+    let root = store.root(&spec.packages(), Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
     build_from(&root, spec, progress)
 }
 
@@ -117,7 +122,7 @@ pub fn build_in(store: &Store, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
 /// As [`Store::resolve`], and that the agent cannot be read.
 pub fn is_current(store: &Store, spec: &StubdomSpec) -> Result<bool> {
     let Ok(manifest) = Manifest::read(&spec.output) else { return Ok(false) };
-    let packages = store.resolve(&wanted(spec))?;
+    let packages = store.resolve(&spec.packages())?;
     Ok(describes(&manifest, spec, &packages)? && outputs_are_whole(&manifest, &spec.output))
 }
 
@@ -144,11 +149,6 @@ fn outputs_are_whole(manifest: &Manifest, folder: &Path) -> bool {
             .outputs
             .iter()
             .all(|output| size_of(&folder.join(&output.name)).is_ok_and(|n| n == output.size))
-}
-
-/// The packages to ask apt for.
-fn wanted(spec: &StubdomSpec) -> Vec<&str> {
-    PACKAGES.into_iter().chain([spec.kernel.as_str(), spec.qemu.as_str()]).collect()
 }
 
 /// Builds an image from packages that are unpacked already.
