@@ -66,6 +66,9 @@ pub(crate) fn contract(package: &str, profile: Profile) -> Result<PathBuf> {
     cargo_build(&[package], profile, &["--example", "contract", "--all-features"])?;
     let built = workspace::target().join(profile.folder()).join("examples/contract");
     let kept = workspace::kept(&format!("{package}-contract"));
+    if let Some(folder) = kept.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("Cannot make {}", folder.display()))?;
+    }
     std::fs::copy(&built, &kept).with_context(|| format!("Cannot copy {}", built.display()))?;
     stripped(&kept, profile)
 }
