@@ -1,18 +1,34 @@
 //! Stock Xen tools beside ours: they are at ease with our domains.
 
-use anyhow::{Result, ensure};
+use std::fs;
+use std::io::Read as _;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
-use crate::harness::command::{outrigger, run};
+use crate::harness::command::{outrigger, run, run_within};
 use crate::harness::events::Events;
 use crate::harness::guest::{Made, hello};
+use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("stock::xl_list_shows_guest_and_stubdomain", xl_list),
     Case::new("stock::xl_destroy_ends_guest_and_stubdomain", xl_destroy),
+    Case::new("stock::xl_create_boots_our_image", xl_create),
 ];
 
 const XL: &str = "/usr/lib/xen-4.17/bin/xl";
+/// What xl has to be told for our image. A tmpfs as root would be limited to half of the memory.
+const IMAGE: &str = "device_model_stubdomain_override=1\n\
+     stubdomain_kernel='/usr/lib/outrigger/stubdom/vmlinuz'\n\
+     stubdomain_ramdisk='/usr/lib/outrigger/stubdom/initramfs.img'\n\
+     stubdomain_cmdline='console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'\n\
+     stubdomain_memory=160\n\
+     serial='pty'\n\
+     vnc=0";
 
 fn xl_list() -> Result<()> {
     let guest = Made::create(&hello("shown", "")?, &[])?;
@@ -43,4 +59,81 @@ fn xl_destroy() -> Result<()> {
     ensure!(outrigger(&["domid", "stocked"])?.status == 4, "the guest is still listed");
     guest.leave();
     Ok(())
+}
+
+/// A guest of xl's, destroyed when the case fails.
+struct Stock(&'static str);
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        // Gone already when the case succeeded.
+        let _ = run(XL, &["destroy", self.0]);
+    }
+}
+
+fn xl_create() -> Result<()> {
+    const NAME: &str = "booted";
+    let config = hello(NAME, IMAGE)?;
+    let guest = Stock(NAME);
+    // The pty has to be open before the guest writes: xl's QEMU in dom0 throws away what nobody reads.
+    let serial = serial_of(format!("{NAME}-dm"));
+    run_within(seconds(180), XL, &["create", &config.to_string_lossy()])?.good()?;
+    let mut seen = String::new();
+    let deadline = Instant::now() + seconds(120);
+    while !seen.contains("Hello from an HVM guest on COM1") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match serial.recv_timeout(left) {
+            Ok(text) => seen.push_str(&text?),
+            Err(_) => bail!("the guest did not say hello, but {seen:?}"),
+        }
+    }
+    run(XL, &["destroy", guest.0])?.good()?;
+    Ok(())
+}
+
+/// Sends what comes out of the first serial port of xl's guest, whose stubdomain has this name, from its creation on.
+fn serial_of(stub: String) -> Receiver<Result<String>> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let read = || -> Result<()> {
+            let mut file = fs::File::open(wait_for_tty(&stub)?)?;
+            let mut bytes = [0; 256];
+            loop {
+                let count = file.read(&mut bytes)?;
+                if count == 0
+                    || sender.send(Ok(String::from_utf8_lossy(&bytes[..count]).into_owned())).is_err()
+                {
+                    return Ok(());
+                }
+            }
+        };
+        if let Err(error) = read() {
+            // Nobody listens any more when the guest was destroyed.
+            let _ = sender.send(Err(error.context("cannot read the guest's serial port")));
+        }
+    });
+    receiver
+}
+
+/// Waits until the stubdomain of this name has a pty for its console 3, and gives its path.
+fn wait_for_tty(stub: &str) -> Result<String> {
+    let store = Xenstore::open()?;
+    let domains = XsPath::new("/local/domain")?;
+    let watch = store.watch(&domains)?;
+    let deadline = Instant::now() + seconds(120);
+    loop {
+        for domain in store.list(&domains)?.unwrap_or_default() {
+            let domain = domains.join(&domain)?;
+            if store.read_string(&domain.join("name")?, 256)?.as_deref() != Some(stub) {
+                continue;
+            }
+            let tty = XsPath::new(format!("{domain}/device/console/3/tty"))?;
+            if let Some(tty) = store.read_string(&tty, 64)?.filter(|tty| !tty.is_empty()) {
+                return Ok(tty);
+            }
+        }
+        ensure!(Instant::now() < deadline, "{stub} got no serial port");
+        // Writes come one by one; after a quiet second the tree is looked at anyway.
+        let _ = watch.recv_deadline(deadline.min(Instant::now() + Duration::from_secs(1)));
+    }
 }

@@ -72,6 +72,9 @@ sed 's/^device_model_stubdomain_override.*/device_model_stubdomain_override = 0/
     sed 's|^serial.*|serial = "pty"|' /examples/hello.cfg
     echo "stubdomain_kernel = '$STUB/vmlinuz'"
     echo "stubdomain_ramdisk = '$STUB/initramfs.img'"
+    # What our toolstack gives its stubdomains too.
+    echo "stubdomain_cmdline = 'console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'"
+    echo "stubdomain_memory = 160"
 } >/tmp/bench/xl_stub.cfg
 cp /examples/hello.cfg /tmp/bench/ours.cfg
 
