@@ -21,8 +21,10 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 const XL: &str = "/usr/lib/xen-4.17/bin/xl";
-/// What xl has to be told for our image. A tmpfs as root would be limited to half of the memory.
-const IMAGE: &str = "device_model_stubdomain_override=1\n\
+/// What xl has to be told for our image. A tmpfs as root would be limited to half of the memory; without its version,
+/// the device model of a stubdomain would be the traditional one.
+const IMAGE: &str = "device_model_version='qemu-xen'\n\
+     device_model_stubdomain_override=1\n\
      stubdomain_kernel='/usr/lib/outrigger/stubdom/vmlinuz'\n\
      stubdomain_ramdisk='/usr/lib/outrigger/stubdom/initramfs.img'\n\
      stubdomain_cmdline='console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'\n\
