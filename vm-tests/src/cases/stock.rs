@@ -90,6 +90,11 @@ fn xl_create() -> Result<()> {
         }
     }
     run(XL, &["destroy", guest.0])?.good()?;
+    // xl leaves the directory of its device models in dom0, empty.
+    let (store, left) = (Xenstore::open()?, XsPath::new("/local/domain/0/device-model")?);
+    if store.list(&left)?.is_some_and(|models| models.is_empty()) {
+        store.rm(&left)?;
+    }
     Ok(())
 }
 
