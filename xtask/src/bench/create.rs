@@ -16,7 +16,7 @@ use crate::{debian, workspace};
 /// The part that runs in dom0.
 const SCRIPT: &str = include_str!("create.sh");
 /// One run of all three, before scaling.
-const RUN_LIMIT: Duration = Duration::from_secs(400);
+const RUN_LIMIT: Duration = Duration::from_secs(600);
 /// What has to be reached.
 const GOALS: [Goal; 3] = [
     Goal { figure: "create.ours", over: Some("create.xl_stub"), at_most: 0.5 },
