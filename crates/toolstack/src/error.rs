@@ -118,6 +118,9 @@ pub enum Cause {
     /// The device model cannot be what the configuration asks for.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The device model could not be asked, or refused.
+    #[error(transparent)]
+    Qmp(#[from] qmp::QmpError),
     /// Something about one of the configuration's devices.
     #[error("{device}")]
     Device {

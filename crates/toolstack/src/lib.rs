@@ -22,6 +22,7 @@ mod error;
 mod event;
 pub mod host;
 mod lifecycle;
+mod monitors;
 mod operations;
 mod paths;
 mod record;
@@ -43,6 +44,7 @@ pub use error::{Cause, Failure, ToolstackError, ToolstackError as Error, UndoFai
 pub use event::Event;
 use host::HostDevices;
 pub use lifecycle::{Decision, GuestEvent, decide};
+pub use monitors::Monitors;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
 pub use record::{GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord};
@@ -58,6 +60,7 @@ pub struct Toolstack {
     pub(crate) paths: Paths,
     pub(crate) deadlines: Deadlines,
     pub(crate) faults: Faults,
+    pub(crate) monitors: Arc<dyn Monitors>,
 }
 
 /// A guest that runs, with its stubdomain.
@@ -86,6 +89,7 @@ impl Toolstack {
             paths: Paths::default(),
             deadlines: Deadlines::from_environment(),
             faults: Faults::none(),
+            monitors: Arc::new(monitors::NoMonitors),
         }
     }
 
@@ -107,6 +111,13 @@ impl Toolstack {
     #[must_use]
     pub fn with_faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
+        self
+    }
+
+    /// The same with sessions to device models.
+    #[must_use]
+    pub fn with_monitors(mut self, monitors: Arc<dyn Monitors>) -> Self {
+        self.monitors = monitors;
         self
     }
 

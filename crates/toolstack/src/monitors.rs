@@ -1,0 +1,26 @@
+//! Where steps find the monitor of a guest's QEMU.
+
+use std::sync::Arc;
+
+use qmp::{Monitor, QmpError};
+use xen_types::DomId;
+
+/// Knows the monitors of all guests.
+pub trait Monitors: Send + Sync {
+    /// The monitor of the QEMU that serves this guest.
+    ///
+    /// # Errors
+    /// [`QmpError::NoSession`] when there is none.
+    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError>;
+}
+
+/// Knows none, until a daemon gives others.
+#[derive(Debug)]
+pub(crate) struct NoMonitors;
+
+impl Monitors for NoMonitors {
+    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
+        let why = format!("nobody holds a session with the device model of domain {guest}");
+        Err(QmpError::NoSession { command: "any command".to_owned(), why })
+    }
+}
