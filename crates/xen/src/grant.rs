@@ -159,6 +159,12 @@ impl GrantedPages {
         &self.pages
     }
 
+    /// The pages by themselves, granted for as long as they are there.
+    #[must_use]
+    pub fn into_pages(self) -> SharedPages {
+        self.pages
+    }
+
     /// The grants, one a page.
     #[must_use]
     pub fn refs(&self) -> &[GrantRef] {

@@ -113,10 +113,22 @@ impl SharedPages {
     /// When the range is not within the pages.
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.at(offset, into.len(), 1);
-        for (index, byte) in into.iter_mut().enumerate() {
+        let (head, words) = split_at_words(from, into.len());
+        let (first, rest) = into.split_at_mut(head);
+        let (middle, last) = rest.split_at_mut(words * WORD);
+        for (index, byte) in first.iter_mut().enumerate() {
             // SAFETY: `at` checked that the whole range is mapped; the access is volatile because another domain
             // writes here too.
             *byte = unsafe { from.add(index).read_volatile() };
+        }
+        for (index, bytes) in middle.chunks_exact_mut(WORD).enumerate() {
+            // SAFETY: as above, and the word is aligned because `head` bytes come before the first.
+            let word = unsafe { from.add(head).cast::<u64>().add(index).read_volatile() };
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        for (index, byte) in last.iter_mut().enumerate() {
+            // SAFETY: as for the first bytes.
+            *byte = unsafe { from.add(head + words * WORD + index).read_volatile() };
         }
     }
 
@@ -126,10 +138,22 @@ impl SharedPages {
     /// When the range is not within the pages, or they were mapped for reading only.
     pub fn write(&self, offset: usize, from: &[u8]) {
         let into = self.at_writable(offset, from.len(), 1);
-        for (index, byte) in from.iter().enumerate() {
+        let (head, words) = split_at_words(into, from.len());
+        let (first, rest) = from.split_at(head);
+        let (middle, last) = rest.split_at(words * WORD);
+        for (index, byte) in first.iter().enumerate() {
             // SAFETY: `at_writable` checked that the whole range is mapped and writable; the access is volatile
             // because another domain reads here too.
             unsafe { into.add(index).write_volatile(*byte) };
+        }
+        for (index, bytes) in middle.chunks_exact(WORD).enumerate() {
+            let word = bytes.try_into().map_or(0, u64::from_ne_bytes);
+            // SAFETY: as above, and the word is aligned because `head` bytes come before the first.
+            unsafe { into.add(head).cast::<u64>().add(index).write_volatile(word) };
+        }
+        for (index, byte) in last.iter().enumerate() {
+            // SAFETY: as for the first bytes.
+            unsafe { into.add(head + words * WORD + index).write_volatile(*byte) };
         }
     }
 
@@ -209,6 +233,17 @@ impl SharedPages {
         unsafe { AtomicU8::from_ptr(self.at_writable(offset, 1, 1).as_ptr()) }.fetch_and(bits, order)
     }
 
+    /// Sets a byte to `new` if it is `current`; gives whether it was.
+    ///
+    /// # Panics
+    /// As [`Self::store_u8`].
+    #[must_use]
+    pub fn compare_exchange_u8(&self, offset: usize, current: u8, new: u8) -> bool {
+        // SAFETY: `at_writable` checked that the byte is mapped and writable.
+        let byte = unsafe { AtomicU8::from_ptr(self.at_writable(offset, 1, 1).as_ptr()) };
+        byte.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
     fn at_writable(&self, offset: usize, length: usize, alignment: usize) -> NonNull<u8> {
         assert!(self.access == Access::ReadWrite, "pages mapped for reading only were written to");
         self.at(offset, length, alignment)
@@ -249,6 +284,15 @@ impl Drop for SharedPages {
     }
 }
 
+/// Bytes that are copied with one access where the address is a multiple of it.
+const WORD: usize = 8;
+
+/// How many bytes lie before the first word of a range, and how many words follow.
+fn split_at_words(start: NonNull<u8>, length: usize) -> (usize, usize) {
+    let head = start.addr().get().wrapping_neg() % WORD;
+    if head >= length { (length, 0) } else { (head, (length - head) / WORD) }
+}
+
 fn mapping_length(pages: usize) -> NonZeroUsize {
     let length = pages.checked_mul(PAGE_SIZE).and_then(NonZeroUsize::new);
     length.expect("a mapping has at least one page and fits the address space")
@@ -271,6 +315,27 @@ mod tests {
         assert_eq!(pages.fetch_or_u8(0, 3, Ordering::SeqCst), 0);
         assert_eq!(pages.fetch_and_u8(0, !1, Ordering::SeqCst), 3);
         assert_eq!(pages.load_u8(0, Ordering::SeqCst), 2);
+        assert!(pages.compare_exchange_u8(0, 2, 5) && !pages.compare_exchange_u8(0, 2, 6));
+        assert_eq!(pages.load_u8(0, Ordering::SeqCst), 5);
+    }
+
+    #[test]
+    fn ranges_are_copied_whole_wherever_they_begin_and_end() {
+        let pages = SharedPages::anonymous(1).expect("a page can be mapped");
+        let bytes: Vec<u8> = (1..=40).collect();
+        for offset in 0..16 {
+            for length in 0..=bytes.len() {
+                pages.write(0, &[0; 64]);
+                pages.write(offset, &bytes[..length]);
+                let mut whole = [0xee; 64];
+                pages.read(0, &mut whole);
+                assert_eq!(&whole[offset..offset + length], &bytes[..length]);
+                assert!(whole[..offset].iter().chain(&whole[offset + length..]).all(|byte| *byte == 0));
+                let mut part = vec![0; length];
+                pages.read(offset, &mut part);
+                assert_eq!(part, &bytes[..length]);
+            }
+        }
     }
 
     #[test]
