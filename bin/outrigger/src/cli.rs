@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use xen_types::KiB;
 
 const EXIT_CODES: &str = "Exit status:\n  \
     0  done\n  \
@@ -58,6 +59,95 @@ pub(crate) enum Command {
     Domname {
         /// Domid or uuid of the guest.
         guest: String,
+    },
+    /// Attach a disk to a running guest
+    BlockAttach {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The disk as in a configuration file, such as /srv/a.img,raw,xvdb,rw; several words are joined by commas.
+        #[arg(required = true, value_name = "DISKSPEC")]
+        disk: Vec<String>,
+    },
+    /// Take a disk from a running guest
+    BlockDetach {
+        /// Take it away at once, whatever the guest does with it.
+        #[arg(short, long)]
+        force: bool,
+        /// Name, uuid or domid.
+        guest: String,
+        /// The disk's name or number, such as xvdb.
+        vdev: String,
+    },
+    /// List the disks of a guest
+    BlockList(DeviceList),
+    /// Attach a network interface to a running guest
+    NetworkAttach {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The interface as in a configuration file, such as bridge=xenbr0; several words are joined by commas.
+        #[arg(value_name = "VIFSPEC")]
+        vif: Vec<String>,
+    },
+    /// Take a network interface from a running guest
+    NetworkDetach {
+        /// Take it away at once, whatever the guest does with it.
+        #[arg(short, long)]
+        force: bool,
+        /// Name, uuid or domid.
+        guest: String,
+        /// The interface's number or address.
+        nic: String,
+    },
+    /// List the network interfaces of a guest
+    NetworkList(DeviceList),
+    /// Move a network interface to another bridge, its PV side and its emulated side
+    NetworkSetBridge {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The interface's number or address.
+        nic: String,
+        /// The bridge.
+        bridge: String,
+    },
+    /// Set how many of its virtual processors a guest shall use
+    VcpuSet {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The number, at most maxvcpus.
+        vcpus: u32,
+    },
+    /// Set how much memory a guest shall have
+    MemSet {
+        /// Name, uuid or domid.
+        guest: String,
+        /// In MiB, or with b, k, m, g or t behind it; at most maxmem.
+        #[arg(value_parser = memory)]
+        memory: KiB,
+    },
+    /// Send a signal to a guest's virtual hardware
+    Trigger {
+        /// Name, uuid or domid.
+        guest: String,
+        /// What is sent.
+        #[arg(value_enum)]
+        trigger: Trigger,
+        /// To which virtual processor.
+        #[arg(default_value_t = 0)]
+        vcpu: u32,
+    },
+    /// Press a magic key (SysRq) of a guest's Linux kernel
+    Sysrq {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The key, one character.
+        key: char,
+    },
+    /// Give a guest another name
+    Rename {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The new name.
+        name: String,
     },
     /// Follow what happens to guests
     Events {
@@ -126,6 +216,53 @@ pub(crate) struct Guests {
     /// Names, uuids or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,
+}
+
+/// Arguments of `block-list` and `network-list`.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceList {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Names, uuids or domids.
+    #[arg(required = true, value_name = "GUEST")]
+    pub(crate) guests: Vec<String>,
+}
+
+/// What `trigger` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Trigger {
+    /// The power button.
+    Power,
+    /// The sleep button.
+    Sleep,
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A reset.
+    Reset,
+    /// An INIT.
+    Init,
+}
+
+/// Reads an amount of memory as `xl mem-set` does: MiB without a unit.
+fn memory(text: &str) -> Result<KiB, String> {
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, letter)) if letter.is_ascii_alphabetic() => {
+            (text.get(..at).unwrap_or_default(), letter.to_ascii_lowercase())
+        }
+        _ => (text, 'm'),
+    };
+    let number =
+        digits.parse::<u64>().map_err(|_| "it is a number, with b, k, m, g or t behind it".to_owned())?;
+    let kib = match unit {
+        'b' => Some(number / 1024),
+        'k' => Some(number),
+        'm' => number.checked_mul(1 << 10),
+        'g' => number.checked_mul(1 << 20),
+        't' => number.checked_mul(1 << 30),
+        _ => return Err("the unit is b, k, m, g or t".to_owned()),
+    };
+    kib.map(KiB).ok_or_else(|| "that is too much".to_owned())
 }
 
 /// Arguments of `shutdown`.
@@ -242,6 +379,16 @@ mod tests {
         let cli = Cli::try_parse_from(["outrigger", "shutdown", "-w", "hello"]).unwrap();
         let Command::Shutdown(stop) = cli.command else { panic!("not shutdown: {:?}", cli.command) };
         assert_eq!((stop.wait, stop.guests), (Some(300), vec!["hello".to_owned()]));
+    }
+
+    #[test]
+    fn memory_is_in_mebibytes_unless_it_says_otherwise() {
+        for (text, kib) in [("64", 65_536), ("64m", 65_536), ("512k", 512), ("1G", 1 << 20), ("2048b", 2)] {
+            assert_eq!(memory(text), Ok(KiB(kib)), "{text}");
+        }
+        for text in ["", "m", "x", "-1", "1x", "99999999999999999999", "18446744073709551615t", "1é"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(crate) fn refused(error: &Error) -> Failure {
     let hint = match error {
         Error::Step(step) => hint(&step.cause),
         Error::NotClean { .. } => Some("outrigger destroy goes on where it stopped"),
+        Error::NotDetached { .. } => Some("the same command goes on where it stopped"),
         Error::Cause(cause) => hint(cause),
     };
     Failure::Failed { message: error.to_string(), causes: causes(error), hint: hint.map(str::to_owned) }

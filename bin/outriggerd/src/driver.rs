@@ -9,7 +9,7 @@
 //!      └──────done──── Busy(destroy) ◀────────────a client destroys it────────────────┘
 //! ```
 //!
-//! A guest whose destroy fails is Kept too. One that is Kept is looked at only for whether another toolstack has
+//! A change of a guest is Busy too, and comes back to where it was. A guest whose destroy fails is Kept too. One that is Kept is looked at only for whether another toolstack has
 //! destroyed it.
 //!
 //! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
@@ -18,9 +18,10 @@
 use api::types::{Failure, Progress, State as ApiState, Via};
 use config::GuestConfig;
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Decision, Guest, GuestEvent, ShutdownWay, Toolstack, decide};
+use toolstack::{CreateOptions, Decision, Guest, GuestEvent, ShutdownWay, Signal, Toolstack, decide};
 
 use crate::answer::Answer;
+use crate::change::Change;
 use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
@@ -37,6 +38,8 @@ pub(crate) enum Event {
     Look,
     /// A client wants it destroyed.
     Destroy(Replies),
+    /// A client wants it changed while it runs.
+    Change(Change, Replies),
     /// A client wants something quick.
     Request(Request, Replies),
     /// The lifecycle that was under way has ended.
@@ -54,6 +57,10 @@ pub(crate) enum Request {
     Shutdown,
     /// Ask it to reboot.
     Reboot,
+    /// Signal to its virtual hardware, at this processor.
+    Trigger(Signal, u32),
+    /// Press a magic key.
+    Sysrq(char),
 }
 
 /// What a driver is doing.
@@ -96,6 +103,8 @@ struct Driver {
     name: String,
     guest: Option<Guest>,
     state: State,
+    /// It was kept before the change that is under way.
+    kept: bool,
     /// What was found at the last look and told: nothing is told twice.
     seen: Option<GuestEvent>,
     queue: mpsc::UnboundedReceiver<Event>,
@@ -141,7 +150,7 @@ impl Driver {
         let events = handle.clone();
         let entry = Entry { name: name.clone(), guest: guest.clone(), state: shown, events };
         let key = shared.registry.enter(entry)?;
-        Ok(Self { shared: shared.clone(), key, name, guest, state, seen: None, queue, handle })
+        Ok(Self { shared: shared.clone(), key, name, guest, state, kept: false, seen: None, queue, handle })
     }
 
     async fn run(mut self) {
@@ -150,6 +159,7 @@ impl Driver {
             match event {
                 Event::Look => self.look(),
                 Event::Destroy(replies) => self.destroy_for(replies),
+                Event::Change(change, replies) => self.change_for(change, replies),
                 Event::Request(request, replies) => self.request(request, replies),
                 Event::Ended(ended) => self.ended(*ended),
             }
@@ -165,7 +175,7 @@ impl Driver {
         self.shared.registry.forget(self.key);
         self.queue.close();
         while let Ok(event) = self.queue.try_recv() {
-            if let Event::Destroy(replies) | Event::Request(_, replies) = event {
+            if let Event::Destroy(replies) | Event::Change(_, replies) | Event::Request(_, replies) = event {
                 self.no_guest_answer(&replies);
             }
         }
@@ -236,6 +246,60 @@ impl Driver {
         }
     }
 
+    fn change_for(&mut self, change: Change, replies: Replies) {
+        let guest = match (&self.state, self.guest.clone()) {
+            (State::Busy(job, _), _) => return self.busy_answer(*job, &replies),
+            (_, None) => return self.no_guest_answer(&replies),
+            (state, Some(guest)) => {
+                self.kept = matches!(state, State::Kept);
+                guest
+            }
+        };
+        // From now on nobody else can take the name.
+        if let Some(name) = &change.new_name
+            && let Err(failure) = self.shared.registry.rename(self.key, name)
+        {
+            let _ = replies.try_send(Answer::failure(&failure));
+            return;
+        }
+        let toolstack = self.shared.toolstack.clone();
+        let job = Job::Change(change.name);
+        job::spawn(job, &guest.name, &self.handle, Some(replies.clone()), move |events| {
+            (change.work)(&toolstack, guest.domid, events).map(Some)
+        });
+        self.state = State::Busy(job, Some(replies));
+    }
+
+    /// A change has ended: the guest is as before or as it was asked for.
+    fn changed(&mut self, name: &'static str, before: Option<Guest>, ended: Ended) -> Answer {
+        let job = Job::Change(name);
+        self.state = if self.kept { State::Kept } else { State::Running };
+        let answer = match ended {
+            Ok(guest) => {
+                self.guest = guest.or(before);
+                if let Some(guest) = &self.guest {
+                    self.shared.registry.tell(guest, "changed", name);
+                }
+                Answer::last(&Progress::default())
+            }
+            Err(error) => {
+                tracing::error!(lifecycle = name, error = error.report(), "lifecycle failed");
+                self.guest = before;
+                Answer::failure(&convert::failure(job, &error))
+            }
+        };
+        if let Some(guest) = self.guest.clone() {
+            self.name.clone_from(&guest.name);
+            self.shared.registry.update(self.key, |entry| {
+                entry.name.clone_from(&guest.name);
+                entry.guest = Some(guest);
+            });
+        }
+        // What happened while nobody looked.
+        let _ = self.handle.send(Event::Look);
+        answer
+    }
+
     fn no_guest_answer(&self, replies: &Replies) {
         let _ = replies.try_send(Answer::failure(&Failure::NoSuchGuest { guest: self.name.clone() }));
     }
@@ -276,7 +340,7 @@ impl Driver {
         let note = self.shared.restarts.note(guest.uuid, &config, None);
         // As xl names what it preserves, but with the domid, which no other guest has.
         let name = format!("{}-{}", guest.name, guest.domid);
-        if let Err(error) = self.shared.toolstack.rename(guest.domid, &name) {
+        if let Err(error) = self.shared.toolstack.set_aside(guest.domid, &name) {
             tracing::error!(guest = guest.name, error = error.report(), "cannot rename; it is kept as it is");
             if let Some(note) = note {
                 note.done();
@@ -302,6 +366,10 @@ impl Driver {
             return;
         };
         let before = self.guest.take();
+        if let Job::Change(name) = job {
+            let answer = self.changed(name, before, ended);
+            return answer_later(replies, answer);
+        }
         let answer = match ended {
             Ok(Some(guest)) => self.has_guest(guest),
             Ok(None) => {
@@ -318,10 +386,7 @@ impl Driver {
                 Answer::failure(&convert::failure(job, &error))
             }
         };
-        if let Some(replies) = replies {
-            // The client may be slow; nothing here waits for it.
-            tokio::spawn(async move { replies.send(answer).await });
-        }
+        answer_later(replies, answer);
     }
 
     fn has_guest(&mut self, guest: Guest) -> Answer {
@@ -346,7 +411,9 @@ impl Driver {
             toolstack::Error::Step(_) => true,
             // Someone else has cleared it away.
             toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
-            toolstack::Error::NotClean { .. } | toolstack::Error::Cause(_) => false,
+            toolstack::Error::NotClean { .. }
+            | toolstack::Error::NotDetached { .. }
+            | toolstack::Error::Cause(_) => false,
         };
         if gone {
             self.shared.registry.forget(self.key);
@@ -382,6 +449,13 @@ impl Driver {
     }
 }
 
+/// Gives an answer to whoever waits for it. The client may be slow; nothing here waits for it.
+fn answer_later(replies: Option<Replies>, answer: Answer) {
+    if let Some(replies) = replies {
+        tokio::spawn(async move { replies.send(answer).await });
+    }
+}
+
 /// What a guest that is kept is shown as.
 const fn kept_as(event: &GuestEvent) -> ApiState {
     match event {
@@ -400,6 +474,10 @@ fn perform(
     let way = match request {
         Request::Pause => return toolstack.pause(guest.domid).map(|()| None),
         Request::Unpause => return toolstack.unpause(guest.domid).map(|()| None),
+        Request::Trigger(signal, vcpu) => {
+            return toolstack.trigger(guest.domid, signal, vcpu).map(|()| None);
+        }
+        Request::Sysrq(key) => return toolstack.sysrq(guest.domid, key).map(|()| None),
         Request::Shutdown => toolstack.shutdown(guest.domid)?,
         Request::Reboot => toolstack.reboot(guest.domid)?,
     };

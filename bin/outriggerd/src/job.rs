@@ -19,6 +19,8 @@ pub(crate) enum Job {
     Destroy,
     /// Ends it and makes it again.
     Restart,
+    /// Changes it while it runs; with the change's name.
+    Change(&'static str),
 }
 
 impl Job {
@@ -28,6 +30,7 @@ impl Job {
             Self::Create => "create",
             Self::Destroy => "destroy",
             Self::Restart => "restart",
+            Self::Change(name) => name,
         }
     }
 }

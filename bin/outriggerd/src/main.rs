@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod change;
 mod convert;
 mod daemon;
 mod driver;

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use api::frame::{self, Call};
 use api::types::{
-    CreateParameters, Failure, GuestParameter, Guests, Happened, HostInfo, Info, Inspection, OneGuest,
+    CreateParameters, Disks, Failure, GuestParameter, Guests, Happened, HostInfo, Info, Inspection, Nics,
+    OneGuest, Sysrq, TriggerParameters,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use toolstack::CreateOptions;
+use toolstack::{CreateOptions, Toolstack};
+use xen_types::DomId;
 
 use crate::answer::Answer;
+use crate::change::{self, Change};
 use crate::convert;
 use crate::driver::{self, Event, Replies, Request, Shared, Wanted};
 use crate::registry::Entry;
@@ -83,15 +86,37 @@ impl Methods {
             "Unpause" => self.request(call, Request::Unpause, replies)?,
             "Shutdown" => self.request(call, Request::Shutdown, replies)?,
             "Reboot" => self.request(call, Request::Reboot, replies)?,
+            "BlockList" => self.devices(self.find(call)?, replies, |toolstack, domid| {
+                let disks = toolstack.disks(domid)?.into_iter().map(change::disk).collect();
+                Ok(Answer::last(&Disks { disks }))
+            })?,
+            "NetworkList" => self.devices(self.find(call)?, replies, |toolstack, domid| {
+                let nics = toolstack.nics(domid)?.into_iter().map(change::nic).collect();
+                Ok(Answer::last(&Nics { nics }))
+            })?,
+            "Trigger" => {
+                let TriggerParameters { trigger, vcpu, .. } = parameters(call)?;
+                self.request(call, Request::Trigger(change::signal(trigger), vcpu), replies)?;
+            }
+            "Sysrq" => {
+                let key = parameters::<Sysrq>(call)?.key;
+                let mut letters = key.chars();
+                let (Some(key), None) = (letters.next(), letters.next()) else {
+                    let why = json!({ "parameter": "key is one character" });
+                    return Err(Answer::error(&format!("{SERVICE}.InvalidParameter"), &why));
+                };
+                self.request(call, Request::Sysrq(key), replies)?;
+            }
             "Monitor" if !call.more => {
                 return Err(Answer::error(&format!("{SERVICE}.ExpectedMore"), &json!({})));
             }
             "Monitor" => self.monitor(replies),
             _ => {
-                return Err(Answer::error(
-                    &format!("{SERVICE}.MethodNotFound"),
-                    &json!({ "method": method }),
-                ));
+                let Some(change) = Change::of(method, call)? else {
+                    let name = format!("{SERVICE}.MethodNotFound");
+                    return Err(Answer::error(&name, &json!({ "method": method })));
+                };
+                ask(&self.find(call)?, Event::Change(change, replies.clone()))?;
             }
         }
         Ok(None)
@@ -143,6 +168,24 @@ impl Methods {
                 Err(error) => Answer::failure(&convert::unanswered(&error)),
             }
         });
+    }
+
+    /// Answers what a guest has, from a thread that may block.
+    fn devices(
+        &self,
+        entry: Entry,
+        replies: &Replies,
+        list: impl FnOnce(&Toolstack, DomId) -> Result<Answer, toolstack::Error> + Send + 'static,
+    ) -> Result<(), Answer> {
+        let Some(guest) = entry.guest else {
+            let lifecycle = "create".to_owned();
+            return Err(Answer::failure(&Failure::Busy { guest: entry.name, lifecycle }));
+        };
+        let toolstack = self.shared.toolstack.clone();
+        blocking(replies, move || {
+            list(&toolstack, guest.domid).unwrap_or_else(|error| Answer::failure(&convert::refused(&error)))
+        });
+        Ok(())
     }
 
     fn host_info(&self, replies: &Replies) {
@@ -221,7 +264,8 @@ fn service(method: &str, call: &Call) -> Option<Answer> {
     })
 }
 
-fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
+/// A call's parameters.
+pub(crate) fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
     frame::read_parameters(call.parameters.as_deref()).map_err(|error| Answer::invalid_parameter(&error))
 }
 

@@ -76,6 +76,23 @@ impl Registry {
         }
     }
 
+    /// Gives a guest another name, which no other has.
+    pub(crate) fn rename(&self, key: Key, name: &str) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        let other = inner.entries.iter().find(|(other, entry)| **other != key && entry.name == name);
+        if let Some((_, other)) = other {
+            let name = name.to_owned();
+            return Err(match &other.guest {
+                Some(guest) => Failure::NameTaken { name, domid: guest.domid },
+                None => Failure::Busy { guest: name, lifecycle: "create".to_owned() },
+            });
+        }
+        if let Some(entry) = inner.entries.get_mut(&key) {
+            name.clone_into(&mut entry.name);
+        }
+        Ok(())
+    }
+
     /// Forgets a guest.
     pub(crate) fn forget(&self, key: Key) {
         self.lock().entries.remove(&key);

@@ -4,8 +4,29 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 /// Every method of the interface.
-pub const METHODS: [&str; 11] = [
-    "Create", "List", "Get", "Inspect", "Destroy", "Pause", "Unpause", "Shutdown", "Reboot", "HostInfo",
+pub const METHODS: [&str; 23] = [
+    "Create",
+    "List",
+    "Get",
+    "Inspect",
+    "Destroy",
+    "Pause",
+    "Unpause",
+    "Shutdown",
+    "Reboot",
+    "HostInfo",
+    "BlockAttach",
+    "BlockDetach",
+    "BlockList",
+    "NetworkAttach",
+    "NetworkDetach",
+    "NetworkSetBridge",
+    "NetworkList",
+    "VcpuSet",
+    "MemSet",
+    "Rename",
+    "Trigger",
+    "Sysrq",
     "Monitor",
 ];
 
@@ -165,7 +186,196 @@ pub struct GuestParameter {
     pub guest: String,
 }
 
-/// A reply of `Create` and `Destroy`.
+/// A disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its name, as the guest sees it.
+    pub vdev: String,
+    /// Its number in xenstore.
+    pub devid: u32,
+    /// Whether it is a CD drive.
+    pub cdrom: bool,
+    /// Whether the guest may write.
+    pub writable: bool,
+    /// The file or block device; empty for a drive without a medium.
+    pub source: String,
+    /// The stubdomain's disk behind QEMU's drive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulated_by: Option<String>,
+    /// The state of the guest's end (`enum xenbus_state`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<u64>,
+    /// Its event channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_channel: Option<u64>,
+    /// Its ring's grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring_ref: Option<u64>,
+    /// The backend's directory in xenstore.
+    pub backend: String,
+}
+
+/// A network interface of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// Its number.
+    pub devid: u32,
+    /// Its address.
+    pub mac: String,
+    /// The bridge that it joins.
+    pub bridge: String,
+    /// The model of its card, should QEMU have one.
+    pub model: String,
+    /// Whether QEMU has a card for it.
+    pub emulated: bool,
+    /// The state of the guest's end (`enum xenbus_state`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<u64>,
+    /// Its event channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_channel: Option<u64>,
+    /// Its sending ring's grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_ring_ref: Option<u64>,
+    /// Its receiving ring's grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rx_ring_ref: Option<u64>,
+    /// The backend's directory in xenstore.
+    pub backend: String,
+}
+
+/// The reply of `BlockList`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Disks {
+    /// In the configuration's order.
+    pub disks: Vec<Disk>,
+}
+
+/// The reply of `NetworkList`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Nics {
+    /// In the configuration's order.
+    pub nics: Vec<Nic>,
+}
+
+/// Parameters of `BlockAttach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockAttach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The disk, in the language of `xl-disk-configuration(5)`.
+    pub disk: String,
+}
+
+/// Parameters of `BlockDetach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockDetach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The disk's name or number.
+    pub vdev: String,
+    /// Take it away without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `NetworkAttach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkAttach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface, in the language of `xl-network-configuration(5)`.
+    pub vif: String,
+}
+
+/// Parameters of `NetworkDetach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkDetach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface's number or address.
+    pub nic: String,
+    /// Take it away without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `NetworkSetBridge`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkSetBridge {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface's number or address.
+    pub nic: String,
+    /// The bridge.
+    pub bridge: String,
+}
+
+/// Parameters of `VcpuSet`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VcpuSet {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// How many processors.
+    pub vcpus: u32,
+}
+
+/// Parameters of `MemSet`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemSet {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// How much memory, video memory included.
+    pub memory_kib: KiB,
+}
+
+/// Parameters of `Rename`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rename {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The new name.
+    pub name: String,
+}
+
+/// What `Trigger` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerKind {
+    /// The power button.
+    Power,
+    /// The sleep button.
+    Sleep,
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A reset.
+    Reset,
+    /// An INIT.
+    Init,
+}
+
+/// Parameters of `Trigger`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TriggerParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// What is sent.
+    pub trigger: TriggerKind,
+    /// To which virtual processor.
+    #[serde(default)]
+    pub vcpu: u32,
+}
+
+/// Parameters of `Sysrq`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sysrq {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The key, one character.
+    pub key: String,
+}
+
+/// A reply of `Create`, `Destroy` and of all that changes a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// A step, in every reply but the last.

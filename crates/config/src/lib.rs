@@ -26,6 +26,7 @@ pub mod model;
 mod number;
 mod parser;
 mod reader;
+mod single;
 mod source;
 mod text;
 
@@ -40,6 +41,7 @@ pub use model::{
     ViridianGroup,
 };
 pub use parser::{MAX_DEPTH, MAX_VALUES, parse};
+pub use single::{LoadedDevice, check_name, device_name, load_disk, load_nic};
 pub use source::{Position, SourceFile, Span};
 pub use text::Text;
 pub use uuid::Uuid;

@@ -13,6 +13,8 @@ pub struct Deadlines {
     pub domain_gone: Duration,
     /// Until a guest with PV drivers takes notice of a shutdown request.
     pub shutdown_ack: Duration,
+    /// Until a guest has let go of a device that is to be detached.
+    pub let_go: Duration,
     /// One hotplug script.
     pub script: Duration,
 }
@@ -25,6 +27,7 @@ impl Default for Deadlines {
             backends_close: Duration::from_secs(5),
             domain_gone: Duration::from_secs(20),
             shutdown_ack: Duration::from_secs(10),
+            let_go: Duration::from_secs(10),
             script: Duration::from_secs(40),
         }
     }
@@ -54,6 +57,7 @@ impl Deadlines {
             backends_close: self.backends_close.mul_f64(scale),
             domain_gone: self.domain_gone.mul_f64(scale),
             shutdown_ack: self.shutdown_ack.mul_f64(scale),
+            let_go: self.let_go.mul_f64(scale),
             script: self.script.mul_f64(scale),
         }
     }

@@ -5,6 +5,7 @@
 //! telling anyone who watches them, and a backend would not learn that its frontend is gone. Every function looks at
 //! what is there and finds nothing to do at its second call.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use config::Uuid;
@@ -19,7 +20,7 @@ use crate::event::Event;
 use crate::host::ScriptCall;
 use crate::record::{GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_every};
-use crate::tree::{DeviceKind, backend_dir, backend_parent, below, frontend_dir, libxl_dir};
+use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack};
 
@@ -173,44 +174,47 @@ pub(crate) fn wait_gone(ts: &Toolstack, domids: &[DomId]) -> StepResult {
     }
 }
 
-/// One device's two ends.
-struct Ends {
-    front: XsPath,
-    back: XsPath,
+/// The PV devices of a domain that the kernel serves.
+pub(crate) fn devices_of(ts: &Toolstack, domid: DomId) -> Result<Vec<DeviceId>, Cause> {
+    let mut devices = Vec::new();
+    for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
+        let devids = ts.xenstore.list(&backend_parent(kind, domid))?.unwrap_or_default();
+        let devids = devids.iter().filter_map(|devid| devid.parse().ok());
+        devices.extend(devids.map(|devid| DeviceId::new(kind, domid, devid)));
+    }
+    Ok(devices)
 }
 
-/// Tells all backends of these domains at the same time to close, and waits until they have.
+/// Closes all devices of these domains.
+pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
+    let mut devices = Vec::new();
+    for domid in domids {
+        devices.extend(devices_of(ts, *domid)?);
+    }
+    close(ts, &devices)
+}
+
+/// Tells the backends of these devices at the same time to close, and waits until they have.
 ///
 /// The frontends' directories are removed in the same transaction: a backend whose frontend is gone closes without
 /// waiting for it (`frontend_changed` of Linux's backends, `XenbusStateUnknown`). One whose frontend was gone before,
 /// because its domain has died, is not waited for: it closes when its own directory is removed.
-pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
-    let mut closing = Vec::new();
+pub(crate) fn close(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
     let mut watcher = Watcher::new();
-    for domid in domids {
-        for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
-            let parent = backend_parent(kind, *domid);
-            let devids = ts.xenstore.list(&parent)?.unwrap_or_default();
-            let devids = devids.iter().filter_map(|devid| devid.parse().ok());
-            let before = closing.len();
-            closing.extend(devids.map(|devid| Ends {
-                front: frontend_dir(kind, *domid, devid),
-                back: backend_dir(kind, *domid, devid),
-            }));
-            if closing.len() > before {
-                watcher.watch(&ts.xenstore, &parent)?;
-            }
-        }
+    let parents: BTreeSet<_> = devices.iter().map(|id| backend_parent(id.kind, id.frontend)).collect();
+    for parent in &parents {
+        watcher.watch(&ts.xenstore, parent)?;
     }
     let mut batch = Batch::new();
     let mut awaited = Vec::new();
-    for ends in &closing {
-        let at_work = state(ts, &ends.back)?.is_some_and(|state| AT_WORK.contains(&state));
-        if at_work && ts.xenstore.list(&ends.front)?.is_some() {
-            batch.remove(ends.front.clone());
-            batch.write(&below(&ends.back, "online"), "0");
-            batch.write(&below(&ends.back, "state"), CLOSING);
-            awaited.push(ends.back.clone());
+    for device in devices {
+        let (front, back) = (device.front(), device.back());
+        let at_work = state(ts, &back)?.is_some_and(|state| AT_WORK.contains(&state));
+        if at_work && ts.xenstore.list(&front)?.is_some() {
+            batch.remove(front);
+            batch.write(&below(&back, "online"), "0");
+            batch.write(&below(&back, "state"), CLOSING);
+            awaited.push(back);
         }
     }
     if awaited.is_empty() {
@@ -250,6 +254,37 @@ pub(crate) fn undo_scripts(ts: &Toolstack, record: &mut GuestRecord) -> StepResu
         }
     }
     outcome
+}
+
+/// Runs the scripts of these devices again with the arguments that take them back, last first.
+pub(crate) fn undo_scripts_of(ts: &Toolstack, record: &mut GuestRecord, devices: &[DeviceId]) -> StepResult {
+    let names: Vec<String> = devices.iter().map(|id| id.backend_name()).collect();
+    let (theirs, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut record.scripts).into_iter().partition(|script| names.contains(&script.backend));
+    record.scripts = theirs;
+    let outcome = undo_scripts(ts, record);
+    // The others were there first.
+    let left = std::mem::replace(&mut record.scripts, others);
+    record.scripts.extend(left);
+    outcome
+}
+
+/// Removes everything that xenstore has of these devices, and the directories that are empty without them.
+pub(crate) fn remove_device_nodes(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
+    ts.xenstore.transaction(|inside| {
+        for device in devices {
+            for path in device.all() {
+                inside.rm(&path)?;
+            }
+            for path in device.shared() {
+                if inside.list(&path)?.is_some_and(|children| children.is_empty()) {
+                    inside.rm(&path)?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
 }
 
 /// Takes the vifs from their bridges.

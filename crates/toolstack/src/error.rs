@@ -25,6 +25,14 @@ pub enum ToolstackError {
         /// What failed at the second try.
         left: Vec<UndoFailure>,
     },
+    /// A device has gone, and some of what was made for it stays.
+    #[error("Guest {name} has let the device go, but not all of it is cleared away: {}", list(left))]
+    NotDetached {
+        /// The guest's name.
+        name: String,
+        /// What failed at the second try.
+        left: Vec<UndoFailure>,
+    },
     /// Something else failed before anything was changed.
     #[error(transparent)]
     Cause(#[from] Cause),
@@ -37,7 +45,7 @@ impl ToolstackError {
         match self {
             Self::Step(failure) => failure.report(),
             Self::Cause(cause) => cause.chain(),
-            Self::NotClean { .. } => self.to_string(),
+            Self::NotClean { .. } | Self::NotDetached { .. } => self.to_string(),
         }
     }
 }

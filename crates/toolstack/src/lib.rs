@@ -14,6 +14,8 @@
 //! look at and destroy our guests.
 #![forbid(unsafe_code)]
 
+mod adjust;
+mod attach;
 mod batch;
 mod create;
 mod deadlines;
@@ -38,6 +40,8 @@ use xen::Hypervisor;
 use xen_types::DomId;
 use xenstore::Xenstore;
 
+pub use adjust::Signal;
+pub use attach::{Detach, DiskEntry, Link, NicEntry};
 pub use create::CreateOptions;
 pub use deadlines::Deadlines;
 pub use error::{Cause, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
@@ -47,7 +51,7 @@ pub use lifecycle::{Decision, GuestEvent, decide};
 pub use monitors::Monitors;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
-pub use record::{GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord};
+pub use record::{Change, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord};
 pub use recover::Recovered;
 use steps::Faults;
 

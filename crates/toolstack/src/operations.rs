@@ -8,7 +8,6 @@ use xen::{DomainInfo, DomainState, HvmParam, Trigger};
 use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
 
-use crate::batch::Batch;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::record::{GuestRecord, Phase};
 use crate::tree::below;
@@ -231,39 +230,5 @@ impl Toolstack {
             self.deadlines.shutdown_ack
         );
         Err(Cause::NotNow { name: record.name.clone(), why })
-    }
-
-    /// Gives a guest and its stubdomain another name, as for keeping it beside a new one.
-    ///
-    /// # Errors
-    /// When there is no such guest, the name is taken, or xenstore or the state file cannot be written.
-    pub fn rename(&self, domid: DomId, name: &str) -> Result<(), Error> {
-        let mut record = self.record_of(domid)?;
-        if let Ok(taken) = self.find_named(name)
-            && taken != domid
-        {
-            return Err(Cause::NameTaken { name: name.to_owned(), domid: taken }.into());
-        }
-        record.name = name.to_owned();
-        record.save(&*self.host, &self.paths)?;
-        let mut batch = Batch::new();
-        let names = [(Some(domid), name.to_owned()), (record.stub_domid, record.stub_name())];
-        for (domid, name) in names {
-            if let Some(domid) = domid {
-                batch.write(&below(&XsPath::domain(domid), "name"), &name);
-            }
-        }
-        let vm = below(&XsPath::new("/vm").map_err(Cause::from)?, &record.uuid.to_string());
-        batch.write(&below(&vm, "name"), name);
-        Ok(batch.commit(&self.xenstore)?)
-    }
-
-    fn find_named(&self, name: &str) -> Result<DomId, Error> {
-        for info in self.hypervisor.list_domains().map_err(Cause::from)? {
-            if self.domain_name(info.domid)?.as_deref() == Some(name) {
-                return Ok(info.domid);
-            }
-        }
-        Err(Cause::NoGuest(format!("called {name}")).into())
     }
 }

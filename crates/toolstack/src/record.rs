@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{GuestConfig, Uuid};
+use config::{Disk, GuestConfig, Nic, Uuid, Vdev};
 use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
@@ -63,6 +63,47 @@ pub struct ScriptRecord {
     pub env: std::collections::BTreeMap<String, String>,
 }
 
+/// A disk of the guest for which QEMU has a PV disk of the stubdomain, or has one once its drive has a medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmulatedDisk {
+    /// The disk as the guest sees it.
+    pub vdev: Vdev,
+    /// The stubdomain's PV disk.
+    pub stub_vdev: Vdev,
+}
+
+/// A change of a running guest's devices that is under way.
+///
+/// Whoever finds it with nobody at work on it puts an attachment back, and finishes a detachment that the guest has
+/// agreed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// A disk comes.
+    AttachDisk(Disk),
+    /// A disk goes.
+    DetachDisk {
+        /// Which one.
+        vdev: Vdev,
+        /// The guest has let it go.
+        let_go: bool,
+    },
+    /// A network interface comes.
+    AttachNic(Nic),
+    /// A network interface goes.
+    DetachNic {
+        /// Its number.
+        devid: u32,
+        /// The guest has let it go.
+        let_go: bool,
+    },
+    /// A network interface moves to another bridge than its configuration says.
+    MoveNic {
+        /// Its number.
+        devid: u32,
+    },
+}
+
 /// One guest with its stubdomain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRecord {
@@ -87,6 +128,15 @@ pub struct GuestRecord {
     pub ports: Vec<PortRecord>,
     /// Scripts that have run for its devices.
     pub scripts: Vec<ScriptRecord>,
+    /// Its disks that QEMU emulates.
+    #[serde(default)]
+    pub emulated_disks: Vec<EmulatedDisk>,
+    /// The numbers of its network interfaces that QEMU emulates.
+    #[serde(default)]
+    pub emulated_nics: Vec<u32>,
+    /// What is being changed just now.
+    #[serde(default)]
+    pub change: Option<Change>,
 }
 
 impl GuestRecord {
@@ -103,6 +153,9 @@ impl GuestRecord {
             loops: Vec::new(),
             ports: Vec::new(),
             scripts: Vec::new(),
+            emulated_disks: Vec::new(),
+            emulated_nics: Vec::new(),
+            change: None,
         }
     }
 

@@ -1,5 +1,8 @@
 //! Taking up after a daemon that was killed.
 
+use xen_types::DomId;
+
+use crate::attach::{Live, settle};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::{GuestRecord, LOOP_TAG, Phase};
@@ -33,6 +36,9 @@ impl Toolstack {
             if record.phase == Phase::Running
                 && let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid)
             {
+                if record.change.is_some() {
+                    self.settle_change(&mut record, domid, &mut recovered.troubles);
+                }
                 let GuestRecord { uuid, name, config, .. } = record;
                 recovered.guests.push(Guest { uuid, name, domid, stub_domid, config });
                 continue;
@@ -45,6 +51,16 @@ impl Toolstack {
         }
         self.detach_orphans(&recovered, events)?;
         Ok(recovered)
+    }
+
+    /// Puts back or ends a change that was cut off. What fails is tried again before the guest's next change; a guest
+    /// that has ended meanwhile is destroyed with all that it has.
+    fn settle_change(&self, record: &mut GuestRecord, domid: DomId, troubles: &mut Vec<Error>) {
+        let Ok(mut live) = Live::find(self, domid) else { return };
+        if let Err(cause) = settle(&mut live) {
+            troubles.push(cause.into());
+        }
+        *record = live.record;
     }
 
     /// Finds the domains of a record by their UUIDs: one that was just made is not in the file yet.

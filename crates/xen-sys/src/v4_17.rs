@@ -1117,6 +1117,14 @@ unsafe extern "C" {
         gtsc_khz: u32,
         incarnation: u32,
     ) -> core::ffi::c_int;
+    pub fn xc_domain_set_pod_target(
+        xch: *mut xc_interface,
+        domid: u32,
+        target_pages: u64,
+        tot_pages: *mut u64,
+        pod_cache_pages: *mut u64,
+        pod_entries: *mut u64,
+    ) -> core::ffi::c_int;
     pub fn xc_version(
         xch: *mut xc_interface,
         cmd: core::ffi::c_int,

@@ -118,6 +118,13 @@ pub trait Hypervisor: Send + Sync {
     /// As said at the trait.
     fn set_max_memory(&self, domid: DomId, memory: KiB) -> Result<()>;
 
+    /// Tells Xen how much memory an HVM domain is to hold in the end. One that started with less than it may have
+    /// (populate on demand) is given as much; for all others this changes nothing.
+    ///
+    /// # Errors
+    /// As said at the trait; `EINVAL` or `ENOSYS` for a PV domain.
+    fn set_pod_target(&self, domid: DomId, memory: KiB) -> Result<()>;
+
     /// Sets the end of the memory map that a PV domain sees.
     ///
     /// # Errors

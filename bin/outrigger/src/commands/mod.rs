@@ -1,5 +1,6 @@
 //! One module for each family of commands.
 
+mod change;
 mod config;
 mod console;
 mod create;
@@ -13,7 +14,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use api::client::Client;
-use api::types::{Guest, GuestParameter, OneGuest};
+use api::types::{
+    BlockAttach, BlockDetach, Guest, GuestParameter, MemSet, NetworkAttach, NetworkDetach, NetworkSetBridge,
+    OneGuest, Rename, Sysrq, TriggerParameters, VcpuSet,
+};
 
 use crate::cli::{Cli, Command};
 
@@ -46,6 +50,37 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", find(&mut connect()?, &guest)?.name);
             Ok(ExitCode::SUCCESS)
         }
+        Command::BlockAttach { guest, disk } => {
+            change::steps(&mut connect()?, "BlockAttach", &BlockAttach { guest, disk: disk.join(",") })
+        }
+        Command::BlockDetach { force, guest, vdev } => {
+            change::steps(&mut connect()?, "BlockDetach", &BlockDetach { guest, vdev, force })
+        }
+        Command::BlockList(args) => change::disks(&mut connect()?, &args),
+        Command::NetworkAttach { guest, vif } => {
+            change::steps(&mut connect()?, "NetworkAttach", &NetworkAttach { guest, vif: vif.join(",") })
+        }
+        Command::NetworkDetach { force, guest, nic } => {
+            change::steps(&mut connect()?, "NetworkDetach", &NetworkDetach { guest, nic, force })
+        }
+        Command::NetworkList(args) => change::nics(&mut connect()?, &args),
+        Command::NetworkSetBridge { guest, nic, bridge } => {
+            change::steps(&mut connect()?, "NetworkSetBridge", &NetworkSetBridge { guest, nic, bridge })
+        }
+        Command::VcpuSet { guest, vcpus } => {
+            change::steps(&mut connect()?, "VcpuSet", &VcpuSet { guest, vcpus })
+        }
+        Command::MemSet { guest, memory } => {
+            change::steps(&mut connect()?, "MemSet", &MemSet { guest, memory_kib: memory })
+        }
+        Command::Trigger { guest, trigger, vcpu } => {
+            let trigger = change::trigger(trigger);
+            change::quick(&mut connect()?, "Trigger", &TriggerParameters { guest, trigger, vcpu })
+        }
+        Command::Sysrq { guest, key } => {
+            change::quick(&mut connect()?, "Sysrq", &Sysrq { guest, key: key.to_string() })
+        }
+        Command::Rename { guest, name } => change::steps(&mut connect()?, "Rename", &Rename { guest, name }),
         Command::Events { json } => guests::events(&mut connect()?, json),
         Command::Config { command } => config::run(&command),
         Command::Image { command } => image::run(&command),

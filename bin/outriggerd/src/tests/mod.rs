@@ -1,5 +1,6 @@
 //! The daemon on a simulated host: its socket, its clients, its guests' lives.
 
+mod changes;
 mod clients;
 mod creates;
 mod ends;

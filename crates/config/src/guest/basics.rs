@@ -40,6 +40,27 @@ fn one_type(reader: &mut Reader<'_>, key: &'static str, words: &[(&str, bool)]) 
     Some(hvm)
 }
 
+/// What keeps a text from being a guest's name, if anything does.
+pub(super) fn name_problem(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        Some("is empty")
+    } else if name.chars().count() > MAX_NAME {
+        Some("is longer than 100 characters")
+    } else if name.contains('/') {
+        Some("has a slash in it")
+    } else if name.chars().any(char::is_control) {
+        Some("has a control character in it")
+    } else if name.trim() != name {
+        Some("begins or ends with a blank")
+    } else if name.starts_with(['.', '-']) {
+        Some("begins with a full stop or a hyphen")
+    } else if name.bytes().all(|b| b.is_ascii_digit()) {
+        Some("is a number, which commands would take for a domid")
+    } else {
+        None
+    }
+}
+
 pub(super) fn name(reader: &mut Reader<'_>) -> Option<String> {
     if reader.entry("name").is_none() {
         reader.push(
@@ -50,21 +71,7 @@ pub(super) fn name(reader: &mut Reader<'_>) -> Option<String> {
     }
     let name = reader.text("name")?;
     let span = reader.value_span("name");
-    let problem = if name.chars().count() > MAX_NAME {
-        "is longer than 100 characters"
-    } else if name.contains('/') {
-        "has a slash in it"
-    } else if name.chars().any(char::is_control) {
-        "has a control character in it"
-    } else if name.trim() != name {
-        "begins or ends with a blank"
-    } else if name.starts_with(['.', '-']) {
-        "begins with a full stop or a hyphen"
-    } else if name.bytes().all(|b| b.is_ascii_digit()) {
-        "is a number, which commands would take for a domid"
-    } else {
-        return Some(name);
-    };
+    let Some(problem) = name_problem(&name) else { return Some(name) };
     reader.push(
         Diagnostic::error("config::bad-name", format!("The guest's name {problem}"))
             .at(span)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::diagnostic::Diagnostic;
 use crate::document::Atom;
-use crate::model::{Access, Disk, DiskFormat, DiskKind, DiskSource, VdevBus};
+use crate::model::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 use crate::reader::Reader;
 use crate::source::Span;
 use spec::{Spec, Word};
@@ -25,9 +25,7 @@ pub(super) fn disks(reader: &mut Reader<'_>) -> Vec<Disk> {
     let mut seen: HashMap<u32, Span> = HashMap::new();
     let mut disks = Vec::new();
     for atom in atoms.into_iter().take(MAX_DISKS) {
-        let spec = spec::parse(atom, reader);
-        let Some(spec) = spec else { continue };
-        let Some(disk) = convert(atom, &spec, reader) else { continue };
+        let Some(disk) = disk(atom, reader) else { continue };
         if let Some(other) = seen.insert(disk.vdev.devid(), atom.span) {
             let message = format!("Two disks are `{}`", disk.vdev);
             reader.push(
@@ -37,6 +35,17 @@ pub(super) fn disks(reader: &mut Reader<'_>) -> Vec<Disk> {
         disks.push(disk);
     }
     disks
+}
+
+/// A virtual device's name or number.
+pub(super) fn name(text: &str) -> Result<Vdev, String> {
+    vdev::parse(text)
+}
+
+/// One disk given by itself.
+pub(super) fn disk(atom: &Atom, reader: &mut Reader<'_>) -> Option<Disk> {
+    let spec = spec::parse(atom, reader)?;
+    convert(atom, &spec, reader)
 }
 
 fn convert(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<Disk> {

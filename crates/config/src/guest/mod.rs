@@ -10,9 +10,9 @@ mod platform;
 mod stub;
 
 use crate::diagnostic::Diagnostic;
-use crate::document::{Document, Entry};
+use crate::document::{Atom, Document, Entry};
 use crate::keys::{self, Treatment};
-use crate::model::GuestConfig;
+use crate::model::{Disk, GuestConfig, Nic, Vdev};
 use crate::reader::{Reader, refusal};
 
 /// The diagnostic of a guest of another type.
@@ -33,6 +33,30 @@ pub(crate) fn convert(document: &Document) -> (Option<GuestConfig>, Vec<Diagnost
         diagnostics.retain(|d| d.id == NOT_HVM || d.id == "config::unknown-key");
     }
     (config, diagnostics)
+}
+
+/// The disk that an atom outside any document describes.
+pub(crate) fn lone_disk(atom: &Atom) -> (Option<Disk>, Vec<Diagnostic>) {
+    let mut reader = Reader::new(&[]);
+    let disk = disk::disk(atom, &mut reader);
+    (disk, reader.diagnostics)
+}
+
+/// The network interface that an atom outside any document describes.
+pub(crate) fn lone_nic(atom: &Atom, devid: u32) -> (Option<Nic>, Vec<Diagnostic>) {
+    let mut reader = Reader::new(&[]);
+    let nic = nic::parse(atom, devid, &mut reader);
+    (Some(nic), reader.diagnostics)
+}
+
+/// What keeps a text from being a guest's name, if anything does.
+pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
+    basics::name_problem(name)
+}
+
+/// The virtual device that a text names.
+pub(crate) fn disk_name(text: &str) -> Result<Vdev, String> {
+    disk::name(text)
 }
 
 fn judge(entry: &Entry) -> Option<Diagnostic> {

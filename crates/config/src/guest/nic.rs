@@ -57,7 +57,8 @@ pub(super) fn nics(reader: &mut Reader<'_>) -> Vec<Nic> {
     nics
 }
 
-fn parse(atom: &Atom, devid: u32, reader: &mut Reader<'_>) -> Nic {
+/// One interface; `devid` is its number when it names none.
+pub(super) fn parse(atom: &Atom, devid: u32, reader: &mut Reader<'_>) -> Nic {
     let mut nic = Nic {
         devid,
         mac: None,

@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{Disk, DiskSource, FirmwareKind, GuestConfig};
+use config::{Disk, DiskSource, FirmwareKind, GuestConfig, Nic};
 use xen::DomainInfo;
 use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
 
+use super::network::bridge;
 use super::{Creation, Files, Labels, StubImage};
 use crate::error::Cause;
-use crate::host::{FileKind, HostDevices};
+use crate::host::{FileKind, HostDevices, HostError};
 use crate::record::GuestRecord;
 use crate::steps::StepResult;
-use crate::tree::{DiskBacking, below};
+use crate::tree::below;
 
 /// The longest name of a domain that is looked at, in bytes.
 const NAME_LIMIT: usize = 4096;
@@ -41,10 +42,8 @@ impl Creation<'_> {
             check_free(disk, &others, &domains).map_err(about)?;
         }
         for nic in &self.config.nics {
-            if nic.script.is_none() && !self.ts.host.is_bridge(self.bridge(nic))? {
-                let missing = crate::host::HostError::NoBridge(self.bridge(nic).to_owned());
-                return Err(Cause::from(missing).about(format!("Network interface {}", nic.devid)));
-            }
+            check_bridge(nic, &*self.ts.host)
+                .map_err(|cause| cause.about(format!("Network interface {}", nic.devid)))?;
         }
         self.check_memory()
     }
@@ -81,10 +80,8 @@ impl Creation<'_> {
         let no =
             |what: &str, why: &str| Err(Cause::Unsupported { what: what.to_owned(), why: why.to_owned() });
         let backends = self.config.disks.iter().map(|disk| &disk.backend);
-        for backend in backends.chain(self.config.nics.iter().map(|nic| &nic.backend)).flatten() {
-            if !matches!(backend.as_str(), "0" | "Domain-0") {
-                return no(&format!("backend={backend}"), "backends run in dom0 only; leave the key out");
-            }
+        for backend in backends.chain(self.config.nics.iter().map(|nic| &nic.backend)) {
+            check_backend(backend.as_deref())?;
         }
         let platform = &self.config.platform;
         if platform.clock.localtime {
@@ -141,29 +138,29 @@ impl Creation<'_> {
     pub(super) fn stub_memory(&self) -> KiB {
         self.image.memory + self.config.display.video_memory
     }
+}
 
-    /// Takes block devices as they are and notes what else is behind each disk.
-    pub(super) fn backing_of(&self, source: &DiskSource) -> Result<Option<DiskBacking>, Cause> {
-        Ok(match source {
-            DiskSource::Empty => Some(DiskBacking::Empty),
-            DiskSource::Script { script, target } => {
-                let script = self.ts.paths.script(Path::new(script)).display().to_string();
-                Some(DiskBacking::Script { script, target: target.clone() })
-            }
-            DiskSource::Path(path) => {
-                let path = PathBuf::from(path);
-                match self.ts.host.file_kind(&path)? {
-                    FileKind::Block { major, minor } => {
-                        Some(DiskBacking::Device { device: crate::host::BlockDevice { path, major, minor } })
-                    }
-                    _ => None,
-                }
-            }
-        })
+/// Backends outside dom0 are refused.
+pub(crate) fn check_backend(backend: Option<&str>) -> Result<(), Cause> {
+    match backend {
+        None | Some("0" | "Domain-0") => Ok(()),
+        Some(other) => Err(Cause::Unsupported {
+            what: format!("backend={other}"),
+            why: "backends run in dom0 only; leave the key out".to_owned(),
+        }),
     }
 }
 
-fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<(), Cause> {
+/// The bridge of a vif without a script must be there.
+pub(crate) fn check_bridge(nic: &Nic, host: &dyn HostDevices) -> Result<(), Cause> {
+    if nic.script.is_none() && !host.is_bridge(bridge(nic))? {
+        return Err(HostError::NoBridge(bridge(nic).to_owned()).into());
+    }
+    Ok(())
+}
+
+/// Whether a disk can be made of what is behind it.
+pub(crate) fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<(), Cause> {
     let DiskSource::Path(path) = source else { return Ok(()) };
     match host.file_kind(Path::new(path))? {
         FileKind::Block { .. } => Ok(()),
@@ -178,7 +175,7 @@ fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<(), Cause> 
 }
 
 /// No other guest that runs may use the same file or device, unless both only read.
-fn check_free(disk: &Disk, others: &[GuestRecord], domains: &[DomainInfo]) -> Result<(), Cause> {
+pub(crate) fn check_free(disk: &Disk, others: &[GuestRecord], domains: &[DomainInfo]) -> Result<(), Cause> {
     let DiskSource::Path(path) = &disk.source else { return Ok(()) };
     for record in others {
         let uses = |other: &&Disk| matches!(&other.source, DiskSource::Path(theirs) if theirs == path);

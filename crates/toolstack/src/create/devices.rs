@@ -9,38 +9,24 @@ use contract::paths::{argv_permissions, dm_argv_dir, dmargs};
 use xen_types::DomId;
 
 use super::Creation;
+use crate::Toolstack;
 use crate::batch::Batch;
 use crate::destroy;
 use crate::error::Cause;
-use crate::host::ScriptCall;
-use crate::record::{LoopRecord, ScriptRecord};
+use crate::host::{BlockDevice, FileKind, ScriptCall};
+use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
-    DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below, console_node,
-    disk_node, guest_details, make_domain, pv_details, ring_details,
+    DeviceId, DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below,
+    console_node, disk_node, guest_details, make_domain, pv_details, ring_details,
 };
 
 impl Creation<'_> {
     /// Attaches each image file once; guest and stubdomain share the loop device.
     pub(super) fn attach_images(&mut self) -> StepResult {
-        let tag = self.record.loop_tag();
         for disk in &self.config.disks {
-            let about = |cause: Cause| cause.about(describe(disk));
-            let backing = match self.backing_of(&disk.source).map_err(about)? {
-                Some(backing) => backing,
-                None => {
-                    let DiskSource::Path(path) = &disk.source else { continue };
-                    let attached = self
-                        .ts
-                        .host
-                        .attach_loop(Path::new(path), !disk.is_writable(), &tag)
-                        .map_err(|error| about(error.into()))?;
-                    let device = attached.device.clone();
-                    let vdev = disk.vdev.to_string();
-                    self.record.loops.push(LoopRecord { vdev, attachment: attached });
-                    DiskBacking::Device { device }
-                }
-            };
+            let backing =
+                attach_image(self.ts, &mut self.record, disk).map_err(|cause| cause.about(describe(disk)))?;
             self.backings.insert(disk.vdev.to_string(), backing);
         }
         Ok(())
@@ -92,8 +78,7 @@ impl Creation<'_> {
     /// Runs the scripts of disks that have one, for both users of each.
     pub(super) fn run_disk_scripts(&mut self) -> StepResult {
         for (script, domid, disk, devid) in self.disk_scripts()? {
-            let env = script_env(&script, DeviceKind::Vbd, domid, devid);
-            self.run_script(&script, vec!["add".to_owned()], vec!["remove".to_owned()], env)
+            run_disk_script(self.ts, &mut self.record, &script, DeviceId::new(DeviceKind::Vbd, domid, devid))
                 .map_err(|cause| cause.about(disk))?;
         }
         Ok(())
@@ -120,27 +105,6 @@ impl Creation<'_> {
         let plan = self.plan(self.domid()?)?;
         let with_medium = plan.disks.iter().filter(|disk| disk.medium);
         Ok(with_medium.filter_map(|d| Some((self.config.disks.get(d.index)?, d.stub_vdev))).collect())
-    }
-
-    /// Runs a script and notes first how it is taken back.
-    pub(super) fn run_script(
-        &mut self,
-        script: &str,
-        args: Vec<String>,
-        undo_args: Vec<String>,
-        env: BTreeMap<String, String>,
-    ) -> StepResult {
-        let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
-        self.record.scripts.push(ScriptRecord {
-            script: script.into(),
-            backend,
-            args: undo_args,
-            env: env.clone(),
-        });
-        // Before it runs: nobody else knows that it has to be taken back.
-        self.record.save(&*self.ts.host, &self.ts.paths)?;
-        let deadline = self.ts.deadlines.script;
-        Ok(self.ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline })?)
     }
 
     pub(super) fn undo_scripts(&mut self) -> StepResult {
@@ -232,7 +196,7 @@ impl Creation<'_> {
     }
 }
 
-pub(super) fn describe(disk: &Disk) -> String {
+pub(crate) fn describe(disk: &Disk) -> String {
     match &disk.source {
         DiskSource::Path(path) => format!("Disk {} ({path})", disk.vdev),
         DiskSource::Script { target, .. } => format!("Disk {} ({target})", disk.vdev),
@@ -240,17 +204,62 @@ pub(super) fn describe(disk: &Disk) -> String {
     }
 }
 
-/// The variables of a hotplug script (`get_hotplug_env` in `libxl_linux.c`).
-pub(super) fn script_env(
+/// Takes a block device as it is and attaches an image file to a loop device, once for all who use the disk.
+pub(crate) fn attach_image(
+    ts: &Toolstack,
+    record: &mut GuestRecord,
+    disk: &Disk,
+) -> Result<DiskBacking, Cause> {
+    let path = match &disk.source {
+        DiskSource::Empty => return Ok(DiskBacking::Empty),
+        DiskSource::Script { script, target } => {
+            let script = ts.paths.script(Path::new(script)).display().to_string();
+            return Ok(DiskBacking::Script { script, target: target.clone() });
+        }
+        DiskSource::Path(path) => Path::new(path),
+    };
+    if let FileKind::Block { major, minor } = ts.host.file_kind(path)? {
+        return Ok(DiskBacking::Device { device: BlockDevice { path: path.to_owned(), major, minor } });
+    }
+    let attachment = ts.host.attach_loop(path, !disk.is_writable(), &record.loop_tag())?;
+    let device = attachment.device.clone();
+    record.loops.push(LoopRecord { vdev: disk.vdev.to_string(), attachment });
+    Ok(DiskBacking::Device { device })
+}
+
+/// Runs a script, with the first arguments, and notes before that it is taken back with the second.
+pub(crate) fn run_script(
+    ts: &Toolstack,
+    record: &mut GuestRecord,
     script: &str,
-    kind: DeviceKind,
-    domid: DomId,
-    devid: u32,
-) -> BTreeMap<String, String> {
+    [args, undo_args]: [Vec<String>; 2],
+    env: BTreeMap<String, String>,
+) -> StepResult {
+    let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
+    record.scripts.push(ScriptRecord { script: script.into(), backend, args: undo_args, env: env.clone() });
+    // Before it runs: nobody else knows that it has to be taken back.
+    record.save(&*ts.host, &ts.paths)?;
+    let deadline = ts.deadlines.script;
+    Ok(ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline })?)
+}
+
+/// Runs a disk's script for one of the disk's users.
+pub(crate) fn run_disk_script(
+    ts: &Toolstack,
+    record: &mut GuestRecord,
+    script: &str,
+    id: DeviceId,
+) -> StepResult {
+    let env = script_env(script, id);
+    run_script(ts, record, script, [vec!["add".to_owned()], vec!["remove".to_owned()]], env)
+}
+
+/// The variables of a hotplug script (`get_hotplug_env` in `libxl_linux.c`).
+pub(super) fn script_env(script: &str, id: DeviceId) -> BTreeMap<String, String> {
     [
         ("script", script.to_owned()),
-        ("XENBUS_TYPE", kind.name().to_owned()),
-        ("XENBUS_PATH", format!("backend/{}/{domid}/{devid}", kind.name())),
+        ("XENBUS_TYPE", id.kind.name().to_owned()),
+        ("XENBUS_PATH", id.backend_name()),
         ("XENBUS_BASE_PATH", "backend".to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value))

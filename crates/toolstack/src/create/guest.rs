@@ -13,7 +13,7 @@ use crate::error::Cause;
 use crate::steps::StepResult;
 
 /// What each domain may hold beyond its memory (`LIBXL_MAXMEM_CONSTANT`): QEMU's option ROMs are in it.
-pub(super) const EXTRA_MEMORY: KiB = KiB(1024);
+pub(crate) const EXTRA_MEMORY: KiB = KiB(1024);
 /// `XEN_HVM_MCA_CAP_LMCE` (`xen/include/public/hvm/params.h`).
 const MCA_LMCE: u64 = 1;
 

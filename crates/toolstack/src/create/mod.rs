@@ -7,7 +7,6 @@ mod guest;
 mod image;
 mod network;
 mod ready;
-pub(crate) use ready::state;
 mod stub;
 
 use std::collections::BTreeMap;
@@ -15,16 +14,22 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use config::{GuestConfig, Uuid};
+use qemu_args::StubDisk;
 use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{GuestRecord, Phase};
+use crate::record::{EmulatedDisk, GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_all};
 use crate::tree::{DiskBacking, DomainTree};
 use crate::{Guest, Toolstack};
+pub(crate) use checks::{check_backend, check_bridge, check_disk, check_free};
+pub(crate) use devices::{attach_image, describe, run_disk_script};
+pub(crate) use guest::EXTRA_MEMORY;
 use image::StubImage;
+pub(crate) use network::{Vif, bridge};
+pub(crate) use ready::{lives, state, wait_for};
 
 /// How many of the last lines of the stubdomain's log go into an error.
 const LOG_LINES: usize = 20;
@@ -239,6 +244,10 @@ impl Creation<'_> {
     }
 
     fn record_running(&mut self) -> StepResult {
+        let plan = self.plan(self.domid()?)?;
+        let emulated = |disk: &StubDisk| EmulatedDisk { vdev: disk.guest_vdev, stub_vdev: disk.stub_vdev };
+        self.record.emulated_disks = plan.disks.iter().map(emulated).collect();
+        self.record.emulated_nics = plan.nics.iter().map(|nic| nic.devid).collect();
         self.record.phase = Phase::Running;
         self.record.save(&*self.ts.host, &self.ts.paths)
     }

@@ -7,101 +7,127 @@ use xen_types::DomId;
 use xenstore::Store;
 
 use super::Creation;
-use super::devices::script_env;
+use super::devices::{run_script, script_env};
 use super::ready::backend_trouble;
+use crate::Toolstack;
 use crate::batch::Batch;
 use crate::destroy;
 use crate::error::Cause;
 use crate::host::PortRequest;
-use crate::record::PortRecord;
+use crate::record::{GuestRecord, PortRecord};
 use crate::steps::StepResult;
-use crate::tree::{DeviceKind, add_device, backend_dir, below, interface_name, nic_node, vif_name};
+use crate::tree::{DeviceId, DeviceKind, add_device, below, interface_name, nic_node, vif_name};
 use crate::wait::Watcher;
 
 /// The bridge of a vif that names none, as in xl.
 const DEFAULT_BRIDGE: &str = "xenbr0";
 
-impl Creation<'_> {
-    pub(super) fn bridge<'n>(&self, nic: &'n Nic) -> &'n str {
-        nic.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE)
+/// The bridge that a vif joins.
+pub(crate) fn bridge(nic: &Nic) -> &str {
+    nic.bridge.as_deref().unwrap_or(DEFAULT_BRIDGE)
+}
+
+/// The hotplug script that a vif's backend names, whether it is run or not.
+pub(crate) fn script_of(ts: &Toolstack, nic: &Nic) -> String {
+    let script = nic.script.as_deref().unwrap_or("vif-bridge");
+    ts.paths.script(std::path::Path::new(script)).display().to_string()
+}
+
+/// A vif: of the guest, or of its stubdomain.
+#[derive(Clone, Debug)]
+pub(crate) struct Vif {
+    pub(crate) domid: DomId,
+    pub(crate) nic: Nic,
+    pub(crate) stub: bool,
+}
+
+impl Vif {
+    pub(crate) const fn id(&self) -> DeviceId {
+        DeviceId::new(DeviceKind::Vif, self.domid, self.nic.devid)
     }
 
+    /// The name of its interface in dom0 once it is connected.
+    pub(crate) fn interface(&self) -> String {
+        vif_name(&self.nic, self.stub).unwrap_or_else(|| interface_name(self.domid, self.nic.devid))
+    }
+
+    /// What dom0 is asked for to make it a port of its bridge.
+    fn port_request(&self) -> PortRequest {
+        PortRequest {
+            interface: interface_name(self.domid, self.nic.devid),
+            rename: vif_name(&self.nic, self.stub),
+            bridge: bridge(&self.nic).to_owned(),
+            mtu: self.nic.mtu,
+        }
+    }
+
+    pub(crate) fn add_nodes(&self, ts: &Toolstack, uuid: &config::Uuid, batch: &mut Batch) {
+        let (script, bridge) = (script_of(ts, &self.nic), bridge(&self.nic));
+        add_device(batch, self.domid, &nic_node(&self.nic, uuid, self.domid, &script, bridge, self.stub));
+    }
+
+    /// Waits for the interface and makes it a bridge's port, or lets its script do that; then the backend may
+    /// connect.
+    pub(crate) fn connect(&self, ts: &Toolstack, record: &mut GuestRecord, deadline: Instant) -> StepResult {
+        self.wait_for_interface(ts, deadline)?;
+        if self.nic.script.is_some() {
+            return self.run_script(ts, record);
+        }
+        let request = self.port_request();
+        record.ports.push(PortRecord { interface: self.interface(), bridge: request.bridge.clone() });
+        ts.host.add_port(&request)?;
+        Ok(ts.xenstore.write(&below(&self.id().back(), "hotplug-status"), b"connected")?)
+    }
+
+    fn wait_for_interface(&self, ts: &Toolstack, deadline: Instant) -> StepResult {
+        let interface = interface_name(self.domid, self.nic.devid);
+        let backend = self.id().back();
+        let mut watcher = Watcher::new();
+        watcher.watch(&ts.xenstore, &backend)?;
+        match watcher.until(deadline, || Ok(ts.host.has_interface(&interface)?.then_some(())))? {
+            Some(()) => Ok(()),
+            None => Err(backend_trouble(ts, &backend, ts.deadlines.backends)),
+        }
+    }
+
+    fn run_script(&self, ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
+        let script = script_of(ts, &self.nic);
+        let mut env = script_env(&script, self.id());
+        env.insert("vif".to_owned(), interface_name(self.domid, self.nic.devid));
+        env.insert("netdev".to_owned(), self.nic.gateway_dev.clone().unwrap_or_default());
+        let args = |action: &str| vec![action.to_owned(), "type_if=vif".to_owned()];
+        run_script(ts, record, &script, [args("online"), args("offline")], env)
+    }
+}
+
+impl Creation<'_> {
     /// The users of an interface: the guest's PV driver, and for an emulated card the stubdomain.
-    fn vifs(&self) -> Result<Vec<(DomId, &Nic, bool)>, Cause> {
+    fn vifs(&self) -> Result<Vec<Vif>, Cause> {
         let (guest, stub) = (self.domid()?, self.stub()?);
-        let mut vifs: Vec<_> = self.config.nics.iter().map(|nic| (guest, nic, false)).collect();
+        let vif = |domid, nic: &Nic, stub| Vif { domid, nic: nic.clone(), stub };
+        let mut vifs: Vec<_> = self.config.nics.iter().map(|nic| vif(guest, nic, false)).collect();
         let plan = self.plan(guest)?;
         let emulated = plan.nics.iter().filter_map(|nic| self.config.nics.get(nic.index));
-        vifs.extend(emulated.map(|nic| (stub, nic, true)));
+        vifs.extend(emulated.map(|nic| vif(stub, nic, true)));
         Ok(vifs)
     }
 
-    fn script_of(&self, nic: &Nic) -> String {
-        let script = nic.script.as_deref().unwrap_or("vif-bridge");
-        self.ts.paths.script(std::path::Path::new(script)).display().to_string()
-    }
-
     pub(super) fn add_nics(&self, batch: &mut Batch) -> StepResult {
-        for (domid, nic, stub) in self.vifs()? {
-            let (script, bridge) = (self.script_of(nic), self.bridge(nic));
-            add_device(batch, domid, &nic_node(nic, &self.record.uuid, domid, &script, bridge, stub));
+        for vif in self.vifs()? {
+            vif.add_nodes(self.ts, &self.record.uuid, batch);
         }
         Ok(())
     }
 
-    /// Waits for each interface and makes it a bridge's port, or lets its script do that; then the backend may
-    /// connect.
+    /// Connects each interface with its bridge.
     pub(super) fn connect_nics(&mut self) -> StepResult {
-        let vifs: Vec<_> =
-            self.vifs()?.into_iter().map(|(domid, nic, stub)| (domid, nic.clone(), stub)).collect();
+        let vifs = self.vifs()?;
         let deadline = Instant::now() + self.ts.deadlines.backends;
-        for (domid, nic, stub) in vifs {
-            let about = |cause: Cause| cause.about(format!("Network interface {}", nic.devid));
-            self.wait_for_interface(domid, nic.devid, deadline).map_err(about)?;
-            if nic.script.is_some() {
-                self.run_nic_script(domid, &nic).map_err(about)?;
-            } else {
-                self.join_bridge(domid, &nic, stub).map_err(about)?;
-            }
+        for vif in vifs {
+            let about = |cause: Cause| cause.about(format!("Network interface {}", vif.nic.devid));
+            vif.connect(self.ts, &mut self.record, deadline).map_err(about)?;
         }
         Ok(())
-    }
-
-    fn wait_for_interface(&self, domid: DomId, devid: u32, deadline: Instant) -> StepResult {
-        let interface = interface_name(domid, devid);
-        let backend = backend_dir(DeviceKind::Vif, domid, devid);
-        let mut watcher = Watcher::new();
-        watcher.watch(&self.ts.xenstore, &backend)?;
-        let there = watcher.until(deadline, || Ok(self.ts.host.has_interface(&interface)?.then_some(())))?;
-        match there {
-            Some(()) => Ok(()),
-            None => Err(backend_trouble(self.ts, &backend, self.ts.deadlines.backends)),
-        }
-    }
-
-    fn join_bridge(&mut self, domid: DomId, nic: &Nic, stub: bool) -> StepResult {
-        let request = PortRequest {
-            interface: interface_name(domid, nic.devid),
-            rename: vif_name(nic, stub),
-            bridge: self.bridge(nic).to_owned(),
-            mtu: nic.mtu,
-        };
-        self.record.ports.push(PortRecord {
-            interface: request.rename.clone().unwrap_or_else(|| request.interface.clone()),
-            bridge: request.bridge.clone(),
-        });
-        self.ts.host.add_port(&request)?;
-        let backend = backend_dir(DeviceKind::Vif, domid, nic.devid);
-        Ok(self.ts.xenstore.write(&below(&backend, "hotplug-status"), b"connected")?)
-    }
-
-    fn run_nic_script(&mut self, domid: DomId, nic: &Nic) -> StepResult {
-        let script = self.script_of(nic);
-        let mut env = script_env(&script, DeviceKind::Vif, domid, nic.devid);
-        env.insert("vif".to_owned(), interface_name(domid, nic.devid));
-        env.insert("netdev".to_owned(), nic.gateway_dev.clone().unwrap_or_default());
-        let args = |action: &str| vec![action.to_owned(), "type_if=vif".to_owned()];
-        self.run_script(&script, args("online"), args("offline"), env)
     }
 
     pub(super) fn disconnect_nics(&mut self) -> StepResult {

@@ -1,5 +1,6 @@
 //! Waiting until the backends and the device model are ready.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use contract::{AgentExit, DmKey, DmState, harmless};
@@ -8,9 +9,10 @@ use xenstore::{SpecialWatch, Store, XsPath};
 
 use super::Creation;
 use crate::Toolstack;
+use crate::destroy::devices_of;
 use crate::error::Cause;
 use crate::steps::StepResult;
-use crate::tree::{DeviceKind, backend_parent, below};
+use crate::tree::{DeviceId, below};
 use crate::wait::Watcher;
 
 /// States of a device's end (`enum xenbus_state` in `xen/include/public/io/xenbus.h`): the backend has what it
@@ -26,48 +28,11 @@ const TEXT_LIMIT: usize = 256;
 impl Creation<'_> {
     /// Waits until each disk's and interface's backend has taken its device.
     pub(super) fn wait_for_backends(&mut self) -> StepResult {
-        let backends = self.backends()?;
-        let mut watcher = Watcher::new();
-        let dom0 = XsPath::domain(DomId::DOM0);
-        for domid in self.domids() {
-            for kind in ["vbd", "vif"] {
-                watcher.watch(&self.ts.xenstore, &below(&dom0, &format!("backend/{kind}/{domid}")))?;
-            }
-        }
-        let deadline = Instant::now() + self.ts.deadlines.backends;
-        let mut waiting = backends;
-        let ready = watcher.until(deadline, || {
-            let mut left = Vec::new();
-            for backend in &waiting {
-                match state(self.ts, backend)? {
-                    Some(state) if (INIT_WAIT..=CONNECTED).contains(&state) => {}
-                    Some(state) if state >= CLOSING => {
-                        return Err(backend_trouble(self.ts, backend, Duration::ZERO));
-                    }
-                    _ => left.push(backend.clone()),
-                }
-            }
-            waiting = left;
-            Ok(waiting.is_empty().then_some(()))
-        })?;
-        match (ready, waiting.first()) {
-            (None, Some(backend)) => Err(backend_trouble(self.ts, backend, self.ts.deadlines.backends)),
-            _ => Ok(()),
-        }
-    }
-
-    /// The directories of all backends that the kernel serves.
-    fn backends(&self) -> Result<Vec<XsPath>, Cause> {
         let mut backends = Vec::new();
         for domid in self.domids() {
-            for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
-                let parent = backend_parent(kind, domid);
-                for devid in self.ts.xenstore.list(&parent)?.unwrap_or_default() {
-                    backends.push(below(&parent, &devid));
-                }
-            }
+            backends.extend(devices_of(self.ts, domid)?.into_iter().map(DeviceId::back));
         }
-        Ok(backends)
+        wait_for(self.ts, backends)
     }
 
     /// Waits until QEMU says that it runs; the end of the stubdomain ends the waiting at once.
@@ -99,8 +64,36 @@ impl Creation<'_> {
     }
 }
 
+/// Waits until each of these backends has taken its device.
+pub(crate) fn wait_for(ts: &Toolstack, backends: Vec<XsPath>) -> StepResult {
+    let mut watcher = Watcher::new();
+    for parent in backends.iter().filter_map(XsPath::parent).collect::<BTreeSet<_>>() {
+        watcher.watch(&ts.xenstore, &parent)?;
+    }
+    let deadline = Instant::now() + ts.deadlines.backends;
+    let mut waiting = backends;
+    let ready = watcher.until(deadline, || {
+        let mut left = Vec::new();
+        for backend in &waiting {
+            match state(ts, backend)? {
+                Some(state) if (INIT_WAIT..=CONNECTED).contains(&state) => {}
+                Some(state) if state >= CLOSING => {
+                    return Err(backend_trouble(ts, backend, Duration::ZERO));
+                }
+                _ => left.push(backend.clone()),
+            }
+        }
+        waiting = left;
+        Ok(waiting.is_empty().then_some(()))
+    })?;
+    match (ready, waiting.first()) {
+        (None, Some(backend)) => Err(backend_trouble(ts, backend, ts.deadlines.backends)),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a domain is there and has neither shut down nor crashed.
-fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
+pub(crate) fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
     let info = ts.hypervisor.domain_info(domid)?;
     Ok(info.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none()))
 }

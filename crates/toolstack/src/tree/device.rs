@@ -75,6 +75,65 @@ impl DeviceNode {
     }
 }
 
+/// Which PV device of which domain; its backend is in dom0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DeviceId {
+    pub(crate) kind: DeviceKind,
+    pub(crate) frontend: DomId,
+    pub(crate) devid: u32,
+}
+
+impl DeviceId {
+    pub(crate) const fn new(kind: DeviceKind, frontend: DomId, devid: u32) -> Self {
+        Self { kind, frontend, devid }
+    }
+
+    /// The frontend's directory.
+    pub(crate) fn front(self) -> XsPath {
+        frontend_dir(self.kind, self.frontend, self.devid)
+    }
+
+    /// The backend's directory.
+    pub(crate) fn back(self) -> XsPath {
+        backend_dir(self.kind, self.frontend, self.devid)
+    }
+
+    /// The backend's directory as its driver and scripts name it, below `/local/domain/0`.
+    pub(crate) fn backend_name(self) -> String {
+        format!("backend/{}/{}/{}", self.kind.name(), self.frontend, self.devid)
+    }
+
+    /// The toolstack's copy.
+    pub(crate) fn copy(self) -> XsPath {
+        below(&libxl_dir(self.frontend), &format!("device/{}/{}", self.kind.name(), self.devid))
+    }
+
+    /// All its directories, and where Linux's xenbus writes the errors of its backend.
+    pub(crate) fn all(self) -> [XsPath; 4] {
+        let error = format!("error/{}", self.backend_name());
+        [self.front(), self.back(), self.copy(), below(&XsPath::domain(DomId::DOM0), &error)]
+    }
+
+    /// The directories above that go with the last device in them, the lowest first.
+    pub(crate) fn shared(self) -> Vec<XsPath> {
+        let kind = self.kind.name();
+        let dom0 = XsPath::domain(DomId::DOM0);
+        let mut shared = vec![
+            below(&XsPath::domain(self.frontend), &format!("device/{kind}")),
+            below(&libxl_dir(self.frontend), &format!("device/{kind}")),
+            backend_parent(self.kind, self.frontend),
+            below(&dom0, &format!("backend/{kind}")),
+            below(&dom0, "backend"),
+        ];
+        shared.extend(
+            [format!("error/backend/{kind}/{}", self.frontend), format!("error/backend/{kind}")]
+                .iter()
+                .map(|name| below(&dom0, name)),
+        );
+        shared
+    }
+}
+
 /// `/local/domain/0/backend/<kind>/<domid>`: the backends of one domain's devices of one kind.
 pub(crate) fn backend_parent(kind: DeviceKind, frontend: DomId) -> XsPath {
     below(&XsPath::domain(DomId::DOM0), &format!("backend/{}/{frontend}", kind.name()))
@@ -96,9 +155,8 @@ pub(crate) fn frontend_dir(kind: DeviceKind, frontend: DomId, devid: u32) -> XsP
 
 /// Both ends of a device, and the toolstack's copy (`libxl__device_generic_add`).
 pub(crate) fn add_device(batch: &mut Batch, frontend: DomId, node: &DeviceNode) {
-    let front = frontend_dir(node.kind, frontend, node.devid);
-    let back = backend_dir(node.kind, frontend, node.devid);
-    let copy = below(&libxl_dir(frontend), &format!("device/{}/{}", node.kind.name(), node.devid));
+    let id = DeviceId::new(node.kind, frontend, node.devid);
+    let (front, back, copy) = (id.front(), id.back(), id.copy());
     batch.write(&below(&copy, "frontend"), front.as_str());
     batch.write(&below(&copy, "backend"), back.as_str());
 

@@ -100,9 +100,20 @@ pub(crate) fn ring_details(batch: &mut Batch, tree: &DomainTree<'_>, ring: Store
     batch.write(&below(&dir, "store/port"), ring.port.to_string());
     batch.write(&below(&dir, "store/ring-ref"), ring.gfn.to_string());
     for cpu in 0..vcpus.max {
-        let availability = if cpu < vcpus.online { "online" } else { "offline" };
-        batch.write(&below(&dir, &format!("cpu/{cpu}/availability")), availability);
+        batch.write(&below(&dir, &format!("cpu/{cpu}/availability")), cpu_availability(cpu, vcpus.online));
     }
+}
+
+/// What a virtual CPU's node says when this many are in use.
+pub(crate) const fn cpu_availability(cpu: u32, online: u32) -> &'static str {
+    if cpu < online { "online" } else { "offline" }
+}
+
+/// What a guest's balloon driver is told to aim at, when the guest is to have `memory` in all.
+pub(crate) fn memory_target(config: &GuestConfig, memory: KiB) -> KiB {
+    // A guest that may have more than it has is given a little slack by libxl.
+    let slack = if config.max_memory > memory { 1024 } else { 0 };
+    KiB(memory.get().saturating_sub(config.display.video_memory.get() + slack))
 }
 
 fn memory(batch: &mut Batch, dir: &XsPath, max: KiB, target: KiB, video: KiB) {
@@ -121,10 +132,7 @@ pub(crate) fn guest_details(
 ) {
     let (dir, vm) = (tree.dir(), tree.vm());
     let video = config.display.video_memory;
-    // A guest that starts with less than it may have is given a little slack by libxl.
-    let slack = if config.max_memory > config.memory { 1024 } else { 0 };
-    let target = config.memory.get().saturating_sub(video.get() + slack);
-    memory(batch, &dir, config.max_memory, KiB(target), video);
+    memory(batch, &dir, config.max_memory, memory_target(config, config.memory), video);
     let platform = &config.platform;
     let flag = |set: bool| if set { "1" } else { "0" };
     batch.write(&below(&dir, "platform/acpi"), flag(platform.acpi));

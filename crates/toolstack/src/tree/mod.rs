@@ -11,12 +11,11 @@ mod nic;
 use xen_types::DomId;
 use xenstore::{Access, Permissions, XsPath};
 
-pub(crate) use device::{
-    DeviceKind, DeviceNode, add_device, backend_dir, backend_parent, console_node, frontend_dir,
-};
+pub(crate) use device::{DeviceId, DeviceKind, DeviceNode, add_device, backend_parent, console_node};
 pub(crate) use disk::{DiskBacking, disk_node};
 pub(crate) use domain::{
-    DomainTree, StoreRing, VcpuCounts, guest_details, make_domain, pv_details, ring_details,
+    DomainTree, StoreRing, VcpuCounts, cpu_availability, guest_details, make_domain, memory_target,
+    pv_details, ring_details, vm_dir,
 };
 pub(crate) use nic::{interface_name, nic_node, vif_name};
 

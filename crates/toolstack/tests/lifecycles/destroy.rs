@@ -41,12 +41,12 @@ fn a_renamed_guest_makes_room_for_its_name() {
     let world = World::new(Stubs::Work);
     let old = world.create().unwrap();
     world.hypervisor.guest_shuts_down(old.domid, xen::ShutdownReason::Reboot);
-    world.toolstack.rename(old.domid, "hello-1").unwrap();
+    world.toolstack.set_aside(old.domid, "hello-1").unwrap();
     let new = world.create().unwrap();
     assert_eq!(world.toolstack.find_domain("hello-1").unwrap(), old.domid);
     assert_eq!(world.toolstack.find_domain("hello").unwrap(), new.domid);
     assert_eq!(world.toolstack.find_domain("hello-1-dm").unwrap(), old.stub_domid);
-    assert!(world.toolstack.rename(old.domid, "hello").is_err());
+    assert!(world.toolstack.set_aside(old.domid, "hello").is_err());
     for guest in [old, new] {
         world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
     }

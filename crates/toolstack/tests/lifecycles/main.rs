@@ -1,6 +1,7 @@
 //! Every lifecycle on the simulated host, with a failure at every point: nothing may be left behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot make its world has failed")]
 
+mod change;
 mod create;
 mod destroy;
 mod fault;

@@ -1,11 +1,11 @@
 //! A host in memory: simulated hypervisor, xenstored in this process, simulated dom0, and a thread that plays
 //! backends and stubdomains.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -31,12 +31,24 @@ pub(crate) enum Stubs {
     Hang,
 }
 
+/// What the simulated guests' PV drivers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drivers {
+    /// There are none.
+    None,
+    /// Connect devices, and let them go when asked.
+    Polite,
+    /// Connect devices, and never let one go.
+    Stubborn,
+}
+
 pub(crate) struct World {
     pub(crate) hypervisor: Arc<SimHypervisor>,
     pub(crate) server: Arc<Server>,
     pub(crate) host: Arc<SimHost>,
     pub(crate) link: FaultyLink,
     pub(crate) toolstack: Toolstack,
+    drivers: Arc<Mutex<Drivers>>,
     before: Leftovers,
     actor: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -49,6 +61,26 @@ pub(crate) struct Leftovers {
     domains: Vec<String>,
     nodes: BTreeMap<String, Vec<u8>>,
     host: (usize, usize, Vec<PathBuf>),
+}
+
+/// A host with its guests, without what changes by itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Picture {
+    nodes: BTreeSet<String>,
+    loops: Vec<(PathBuf, bool)>,
+    ports: BTreeMap<String, String>,
+    files: BTreeSet<PathBuf>,
+    guests: Vec<Guest>,
+}
+
+impl Picture {
+    /// Fails, naming what differs, unless both are the same.
+    pub(crate) fn check_same(&self, other: &Self, case: &str) {
+        let (here, there) = (self.nodes.difference(&other.nodes), other.nodes.difference(&self.nodes));
+        let (more, less): (Vec<_>, Vec<_>) = (here.collect(), there.collect());
+        assert!(more.is_empty() && less.is_empty(), "{case}: nodes too many {more:?}, too few {less:?}");
+        assert_eq!(self, other, "{case}");
+    }
 }
 
 pub(crate) const CONFIG: &str = r#"
@@ -78,17 +110,20 @@ impl World {
         let paths = paths(&files, &host);
         host.put_file("/srv/a.img", &[0; 1024]);
         host.put_block("/dev/vg/b", 253, 7);
+        host.put_file("/srv/extra.img", &[0; 1024]);
         host.put_bridge("xenbr0");
+        host.put_bridge("xenbr1");
         prepare(&server);
         let (xenstore, link) = faulty_link(&server);
         let toolstack = Toolstack::new(hypervisor.clone(), xenstore, host.clone())
             .with_paths(paths)
             .with_deadlines(Deadlines::default().scaled(if stubs == Stubs::Hang { 0.01 } else { 1.0 }));
         let stop = Arc::new(AtomicBool::new(false));
-        let actor = Actor::new(&hypervisor, &server, stubs, &stop);
+        let drivers = Arc::new(Mutex::new(Drivers::None));
+        let actor = Actor::new(&hypervisor, &server, stubs, (&drivers, &stop));
         let actor = Some(thread::spawn(move || actor.play()));
         let before = leftovers(&hypervisor, &server, &host.state());
-        Self { hypervisor, server, host, link, toolstack, before, actor, stop, _files: files }
+        Self { hypervisor, server, host, link, toolstack, drivers, before, actor, stop, _files: files }
     }
 
     pub(crate) fn create(&self) -> Result<Guest, Error> {
@@ -98,6 +133,38 @@ impl World {
     /// Makes a guest with one device of each kind.
     pub(crate) fn create_small(&self) -> Result<Guest, Error> {
         self.toolstack.create(&parse(SMALL_CONFIG), CreateOptions::default(), &mut |_| ())
+    }
+
+    /// The guest's PV drivers come to life, or change their manners.
+    pub(crate) fn give_drivers(&self, guest: DomId, drivers: Drivers) {
+        *self.drivers.lock().unwrap() = drivers;
+        let irq = u64::from(drivers != Drivers::None);
+        xen::Hypervisor::set_hvm_param(&*self.hypervisor, guest, xen::HvmParam::CallbackIrq, irq).unwrap();
+    }
+
+    /// Waits until a device's frontend is in this state.
+    pub(crate) fn wait_for_state(&self, path: &str, state: &[u8]) {
+        let path = XsPath::new(path).unwrap();
+        let store = self.server.connect(DomId::DOM0);
+        let watch = store.watch(&path).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while store.read(&path).unwrap().as_deref() != Some(state) {
+            assert!(std::time::Instant::now() < deadline, "{path} does not become {state:?}");
+            let _ = watch.recv_deadline(deadline);
+        }
+    }
+
+    /// The names of all nodes, what dom0 holds, and the guests' configurations.
+    pub(crate) fn picture(&self) -> Picture {
+        let state = self.host.state();
+        let guests = self.successor().guests().unwrap();
+        Picture {
+            nodes: self.server.dump().into_keys().collect(),
+            loops: state.loops.into_values().map(|(file, read_only, _)| (file, read_only)).collect(),
+            ports: state.ports,
+            files: state.files.into_keys().filter(|path| path.starts_with("/var")).collect(),
+            guests: guests.into_iter().map(|info| info.guest).collect(),
+        }
     }
 
     /// A second toolstack on a connection of its own, as a daemon's successor has it.
@@ -180,6 +247,7 @@ struct Actor {
     store: Xenstore,
     wake: Watch,
     stubs: Stubs,
+    drivers: Arc<Mutex<Drivers>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -188,12 +256,13 @@ impl Actor {
         hypervisor: &Arc<SimHypervisor>,
         server: &Arc<Server>,
         stubs: Stubs,
-        stop: &Arc<AtomicBool>,
+        (drivers, stop): (&Arc<Mutex<Drivers>>, &Arc<AtomicBool>),
     ) -> Self {
         let store = server.connect(DomId::DOM0);
         let wake = store.watch(&XsPath::new("/local/domain").unwrap()).unwrap();
-        let (hypervisor, server, stop) = (hypervisor.clone(), server.clone(), stop.clone());
-        Self { hypervisor, server, store, wake, stubs, stop }
+        let (hypervisor, server) = (hypervisor.clone(), server.clone());
+        let (drivers, stop) = (drivers.clone(), stop.clone());
+        Self { hypervisor, server, store, wake, stubs, drivers, stop }
     }
 
     fn play(&self) {
@@ -214,8 +283,20 @@ impl Actor {
             (["local", "domain", "0", "backend", "vbd" | "vif", _, _, "state"], b"1") => {
                 self.change(path, b"1", b"2");
             }
-            (["local", "domain", "0", "backend", "vbd" | "vif", _, _, "state"], b"5") => {
-                self.change(path, b"5", b"6");
+            (["local", "domain", "0", "backend", kind @ ("vbd" | "vif"), frontend, devid, "state"], b"5") => {
+                let front = format!("/local/domain/{frontend}/device/{kind}/{devid}/state");
+                self.close(path, &front);
+            }
+            (["local", "domain", frontend, "device", kind @ ("vbd" | "vif"), devid, "state"], b"1") => {
+                let drivers = *self.drivers.lock().unwrap();
+                // A stubdomain has drivers as well; who tells its devices' states apart looks at the guest's.
+                if drivers != Drivers::None {
+                    let back = format!("/local/domain/0/backend/{kind}/{frontend}/{devid}/state");
+                    self.change(&back, b"2", b"4");
+                    if self.reads(&back, b"4") {
+                        self.change(path, b"1", b"4");
+                    }
+                }
             }
             (["local", "domain", stub, "target"], target) => {
                 let (Ok(stub), Ok(target)) = (stub.parse(), String::from_utf8_lossy(target).parse()) else {
@@ -237,6 +318,22 @@ impl Actor {
             }
             Ok(())
         });
+    }
+
+    fn reads(&self, path: &str, value: &[u8]) -> bool {
+        let path = XsPath::new(path).unwrap();
+        self.store.read(&path).is_ok_and(|read| read.as_deref() == Some(value))
+    }
+
+    /// A backend is to close: it does so when its frontend has, or is gone.
+    fn close(&self, back: &str, front: &str) {
+        if self.reads(front, b"4") {
+            match *self.drivers.lock().unwrap() {
+                Drivers::None | Drivers::Stubborn => return,
+                Drivers::Polite => self.change(front, b"4", b"6"),
+            }
+        }
+        self.change(back, b"5", b"6");
     }
 
     fn play_stub(&self, stub: DomId, target: DomId) {

@@ -273,6 +273,15 @@ impl Hypervisor for RealHypervisor {
         })
     }
 
+    fn set_pod_target(&self, domid: DomId, memory: KiB) -> Result<()> {
+        let pages = memory.get() / 4;
+        let none = core::ptr::null_mut();
+        // SAFETY: see the implementation. The library leaves out the counts that have no place.
+        self.simple("xc_domain_set_pod_target", domid, |xc, raw| unsafe {
+            xen_sys::xc_domain_set_pod_target(xc, raw, pages, none, none, none)
+        })
+    }
+
     fn set_memory_map_limit(&self, domid: DomId, memory: KiB) -> Result<()> {
         // SAFETY: see the implementation.
         self.simple("xc_domain_set_memmap_limit", domid, |xc, raw| unsafe {

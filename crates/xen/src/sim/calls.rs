@@ -142,6 +142,16 @@ impl Hypervisor for SimHypervisor {
         })
     }
 
+    fn set_pod_target(&self, domid: DomId, memory: KiB) -> Result<()> {
+        self.on("set_pod_target", domid, |domain| {
+            if !domain.spec.kind.is_hvm() {
+                return Err(Errno::EINVAL);
+            }
+            domain.memory_target = memory;
+            Ok(())
+        })
+    }
+
     fn set_memory_map_limit(&self, domid: DomId, _memory: KiB) -> Result<()> {
         self.on("set_memory_map_limit", domid, |_| Ok(()))
     }

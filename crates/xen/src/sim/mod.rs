@@ -142,6 +142,12 @@ impl SimHypervisor {
         self.lock().domains.get(&domid).map(|domain| domain.triggers.clone()).unwrap_or_default()
     }
 
+    /// The memory that a domain was last told to hold in the end; 0 when it was told nothing.
+    #[must_use]
+    pub fn memory_target(&self, domid: DomId) -> KiB {
+        self.lock().domains.get(&domid).map_or(KiB(0), |domain| domain.memory_target)
+    }
+
     /// The domain that a stubdomain may be the device model of.
     #[must_use]
     pub fn target(&self, stub: DomId) -> Option<DomId> {
@@ -287,6 +293,7 @@ struct SimDomain {
     pauses: u32,
     memory: KiB,
     max_memory: KiB,
+    memory_target: KiB,
     paging_memory: KiB,
     built: bool,
     dying: bool,
@@ -305,6 +312,7 @@ impl SimDomain {
             pauses: 1,
             memory: KiB(0),
             max_memory: KiB(0),
+            memory_target: KiB(0),
             paging_memory: KiB(0),
             built: false,
             dying: false,

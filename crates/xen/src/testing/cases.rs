@@ -66,6 +66,7 @@ fn unknown_domain(bench: &Bench<'_>) -> Outcome {
     refused("a trigger", xen.send_trigger(none, Trigger::Power, 0), gone)?;
     refused("CPUs", xen.set_max_vcpus(none, 1), gone)?;
     refused("a memory limit", xen.set_max_memory(none, MEMORY), gone)?;
+    refused("a memory target", xen.set_pod_target(none, MEMORY), gone)?;
     refused("a memory map limit", xen.set_memory_map_limit(none, MEMORY), gone)?;
     refused("paging memory", xen.set_paging_memory(none, MEMORY), gone)?;
     refused("a TSC mode", xen.set_tsc_mode(none, TscMode::Default), gone)?;
@@ -314,7 +315,11 @@ fn ballooned_hvm(bench: &Bench<'_>) -> Outcome {
     bench.xen.build_hvm(domid, &build)?;
     let memory = bench.xen.domain_info(domid)?.map_or(0, |info| info.memory.get());
     let around = KiB::from_mib(31).get()..KiB::from_mib(33).get();
-    ensure(around.contains(&memory), || format!("it holds {memory} KiB and not about 32 MiB"))
+    ensure(around.contains(&memory), || format!("it holds {memory} KiB and not about 32 MiB"))?;
+    bench.xen.set_pod_target(domid, KiB::from_mib(48))?;
+    let pv = bench.make_ready(DomainKind::Pv, MEMORY)?;
+    let none = bench.xen.set_pod_target(pv, MEMORY);
+    refused("a memory target of a PV domain", none, &[Errno::EINVAL, Errno::ENOSYS])
 }
 
 fn threads(bench: &Bench<'_>) -> Outcome {

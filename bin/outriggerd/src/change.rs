@@ -1,0 +1,187 @@
+//! Methods that change a guest which runs: from parameters to what its driver has the toolstack do, and the lists of
+//! what the guest has.
+
+use api::frame::Call;
+use api::types::{
+    BlockAttach, BlockDetach, Disk as ApiDisk, Failure, MemSet, NetworkAttach, NetworkDetach,
+    NetworkSetBridge, Nic as ApiNic, Rename, TriggerKind, VcpuSet,
+};
+use config::{DiskSource, LoadedDevice, MacAddr};
+use toolstack::{Cause, Detach, DiskEntry, Error, Guest, NicEntry, Signal, Toolstack};
+use xen_types::DomId;
+
+use crate::answer::Answer;
+use crate::methods::parameters;
+
+/// What the toolstack does, given the guest's domain.
+type Work = dyn FnOnce(&Toolstack, DomId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
+
+/// A change of a guest, for its driver.
+pub(crate) struct Change {
+    /// Its name, as steps and errors carry it.
+    pub(crate) name: &'static str,
+    /// The guest's name after it, when that changes.
+    pub(crate) new_name: Option<String>,
+    /// What is done.
+    pub(crate) work: Box<Work>,
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Change").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Change {
+    fn new(
+        name: &'static str,
+        work: impl FnOnce(&Toolstack, DomId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error>
+        + Send
+        + 'static,
+    ) -> Self {
+        Self { name, new_name: None, work: Box::new(work) }
+    }
+
+    /// The change that a method asks for; nothing when the method is none of a change.
+    pub(crate) fn of(method: &str, call: &Call) -> Result<Option<Self>, Answer> {
+        Ok(Some(match method {
+            "BlockAttach" => {
+                let disk = device(config::load_disk("disk", &parameters::<BlockAttach>(call)?.disk))?;
+                Self::new("block-attach", move |ts, domid, events| ts.attach_disk(domid, &disk, events))
+            }
+            "BlockDetach" => {
+                let BlockDetach { vdev, force, .. } = parameters(call)?;
+                let vdev = config::device_name(&vdev).map_err(bad)?;
+                Self::new("block-detach", move |ts, domid, events| {
+                    ts.detach_disk(domid, vdev, how(force), events)
+                })
+            }
+            "NetworkAttach" => {
+                let text = parameters::<NetworkAttach>(call)?.vif;
+                let nic = device(config::load_nic("vif", &text, Toolstack::NEXT_NIC))?;
+                Self::new("network-attach", move |ts, domid, events| ts.attach_nic(domid, &nic, events))
+            }
+            "NetworkDetach" => {
+                let NetworkDetach { nic, force, .. } = parameters(call)?;
+                let which = WhichNic::read(&nic)?;
+                Self::new("network-detach", move |ts, domid, events| {
+                    ts.detach_nic(domid, which.find(ts, domid)?, how(force), events)
+                })
+            }
+            "NetworkSetBridge" => {
+                let NetworkSetBridge { nic, bridge, .. } = parameters(call)?;
+                let which = WhichNic::read(&nic)?;
+                // For its complaints about the bridge's name.
+                device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
+                Self::new("network-set-bridge", move |ts, domid, events| {
+                    ts.set_bridge(domid, which.find(ts, domid)?, &bridge, events)
+                })
+            }
+            "VcpuSet" => {
+                let VcpuSet { vcpus, .. } = parameters(call)?;
+                Self::new("vcpu-set", move |ts, domid, events| ts.set_vcpus(domid, vcpus, events))
+            }
+            "MemSet" => {
+                let MemSet { memory_kib, .. } = parameters(call)?;
+                Self::new("mem-set", move |ts, domid, events| ts.set_memory(domid, memory_kib, events))
+            }
+            "Rename" => {
+                let Rename { name, .. } = parameters(call)?;
+                let to = name.clone();
+                let change = Self::new("rename", move |ts, domid, events| ts.rename(domid, &to, events));
+                Self { new_name: Some(name), ..change }
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+/// A network interface by its number or its address.
+#[derive(Clone, Copy, Debug)]
+enum WhichNic {
+    Number(u32),
+    Address(MacAddr),
+}
+
+impl WhichNic {
+    fn read(text: &str) -> Result<Self, Answer> {
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) => text.parse().map(Self::Address).map_err(|error| bad(error.to_string())),
+        }
+    }
+
+    fn find(self, toolstack: &Toolstack, domid: DomId) -> Result<u32, Error> {
+        let address = match self {
+            Self::Number(devid) => return Ok(devid),
+            Self::Address(address) => address,
+        };
+        let found = toolstack.nics(domid)?.into_iter().find(|entry| entry.mac == address);
+        found.map(|entry| entry.nic.devid).ok_or_else(|| {
+            let why = format!("has no network interface with the address {address}");
+            Cause::NotNow { name: format!("with the domid {domid}"), why }.into()
+        })
+    }
+}
+
+const fn how(force: bool) -> Detach {
+    if force { Detach::Force } else { Detach::Ask }
+}
+
+fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Answer> {
+    let diagnostics = loaded.render(false);
+    loaded.device.ok_or_else(|| Answer::failure(&Failure::BadConfig { diagnostics: diagnostics + "\n" }))
+}
+
+fn bad(why: String) -> Answer {
+    Answer::failure(&Failure::BadConfig { diagnostics: format!("error: {why}\n") })
+}
+
+/// What `Trigger` sends, in the hypervisor's words.
+pub(crate) const fn signal(kind: TriggerKind) -> Signal {
+    match kind {
+        TriggerKind::Power => Signal::Power,
+        TriggerKind::Sleep => Signal::Sleep,
+        TriggerKind::Nmi => Signal::Nmi,
+        TriggerKind::Reset => Signal::Reset,
+        TriggerKind::Init => Signal::Init,
+    }
+}
+
+/// A disk as the interface shows it.
+pub(crate) fn disk(entry: DiskEntry) -> ApiDisk {
+    let DiskEntry { disk, stub_vdev, link } = entry;
+    ApiDisk {
+        vdev: disk.vdev.to_string(),
+        devid: disk.vdev.devid(),
+        cdrom: disk.is_cdrom(),
+        writable: disk.is_writable(),
+        source: match disk.source {
+            DiskSource::Empty => String::new(),
+            DiskSource::Path(path) => path,
+            DiskSource::Script { target, .. } => target,
+        },
+        emulated_by: stub_vdev.map(|vdev| vdev.to_string()),
+        state: link.state,
+        event_channel: link.event_channel,
+        ring_ref: link.rings.first().copied().flatten(),
+        backend: link.backend,
+    }
+}
+
+/// A network interface as the interface shows it.
+pub(crate) fn nic(entry: NicEntry) -> ApiNic {
+    let NicEntry { nic, mac, bridge, emulated, link } = entry;
+    ApiNic {
+        devid: nic.devid,
+        mac: mac.to_string(),
+        bridge,
+        model: nic.model,
+        emulated,
+        state: link.state,
+        event_channel: link.event_channel,
+        tx_ring_ref: link.rings.first().copied().flatten(),
+        rx_ring_ref: link.rings.get(1).copied().flatten(),
+        backend: link.backend,
+    }
+}

@@ -1,0 +1,100 @@
+use xen_types::{DomId, KiB};
+use xenstore::XsPath;
+
+use crate::attach::Live;
+use crate::create::EXTRA_MEMORY;
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::steps::{Step, StepResult, run_all};
+use crate::tree::{below, memory_target};
+use crate::{Guest, Toolstack};
+use xenstore::Store;
+
+/// The least that a guest may be shrunk to, beside its video memory: libxl has the same limit (`xl mem-set`).
+const LEAST: KiB = KiB::from_mib(4);
+
+/// A guest whose memory changes.
+struct Resize<'a> {
+    live: Live<'a>,
+    from: KiB,
+    to: KiB,
+}
+
+fn steps<'b>() -> Vec<Step<Resize<'b>>> {
+    vec![
+        Step::new("check the memory", Resize::check),
+        Step::new("set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
+            .undo(|r: &mut Resize<'_>| r.limit(r.from)),
+        Step::new("set what Xen gives on demand", |r: &mut Resize<'_>| r.on_demand(r.to))
+            .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
+        Step::new("tell the guest", |r: &mut Resize<'_>| r.tell(r.to))
+            .undo(|r: &mut Resize<'_>| r.tell(r.from)),
+        Step::new("record the memory", |r: &mut Resize<'_>| r.record(r.to))
+            .undo(|r: &mut Resize<'_>| r.record(r.from)),
+    ]
+}
+
+impl Toolstack {
+    /// The names of the steps of [`Self::set_memory`], in order.
+    #[must_use]
+    pub fn set_memory_steps() -> Vec<&'static str> {
+        steps().iter().map(Step::name).collect()
+    }
+
+    /// Gives a running guest another amount of memory, video memory included; at most what it was created with
+    /// (`maxmem`). It is the guest's balloon driver that gives memory back or takes more: the call does not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    pub fn set_memory(
+        &self,
+        domid: DomId,
+        memory: KiB,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let live = Live::find(self, domid)?;
+        let mut resize = Resize { from: live.record.config.memory, to: memory, live };
+        run_all(&steps(), &mut resize, &self.faults, events)?;
+        Ok(resize.live.guest())
+    }
+}
+
+impl Resize<'_> {
+    fn check(&mut self) -> StepResult {
+        let config = &self.live.record.config;
+        let no = |why: String| Err(Cause::Unsupported { what: format!("A memory of {}", self.to), why });
+        if self.to > config.max_memory {
+            return no(format!("the guest was created with at most {} (maxmem)", config.max_memory));
+        }
+        let least = config.display.video_memory + LEAST;
+        if self.to < least {
+            return no(format!("a guest with this video memory has at least {least}"));
+        }
+        let more = self.to.get().saturating_sub(self.from.get());
+        let free = self.live.ts.hypervisor.host_info()?.free_memory;
+        if KiB(more) > free {
+            return Err(Cause::Memory { need: KiB(more), free });
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, memory: KiB) -> StepResult {
+        Ok(self.live.ts.hypervisor.set_max_memory(self.live.domid, memory + EXTRA_MEMORY)?)
+    }
+
+    fn on_demand(&mut self, memory: KiB) -> StepResult {
+        let target = memory_target(&self.live.record.config, memory);
+        Ok(self.live.ts.hypervisor.set_pod_target(self.live.domid, target)?)
+    }
+
+    fn tell(&mut self, memory: KiB) -> StepResult {
+        let path = below(&XsPath::domain(self.live.domid), "memory/target");
+        let target = memory_target(&self.live.record.config, memory);
+        Ok(self.live.ts.xenstore.write(&path, target.get().to_string().as_bytes())?)
+    }
+
+    fn record(&mut self, memory: KiB) -> StepResult {
+        self.live.record.config.memory = memory;
+        self.live.save()
+    }
+}

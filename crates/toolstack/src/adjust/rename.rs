@@ -1,0 +1,129 @@
+use xen_types::DomId;
+use xenstore::XsPath;
+
+use crate::batch::Batch;
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::record::GuestRecord;
+use crate::steps::{Step, StepResult, run_all};
+use crate::tree::{below, vm_dir};
+use crate::{Guest, Toolstack};
+
+/// A guest that gets another name.
+struct Renaming<'a> {
+    ts: &'a Toolstack,
+    record: GuestRecord,
+    from: String,
+    to: String,
+    /// Its configuration has the new name too, which it keeps when it restarts.
+    for_good: bool,
+}
+
+fn steps<'b>() -> Vec<Step<Renaming<'b>>> {
+    vec![
+        Step::new("check the name", Renaming::check),
+        Step::new("write the state file", |r: &mut Renaming<'_>| r.record(&r.to.clone()))
+            .undo(|r: &mut Renaming<'_>| r.record(&r.from.clone())),
+        Step::new("write the names", |r: &mut Renaming<'_>| r.write(&r.to.clone()))
+            .undo(|r: &mut Renaming<'_>| r.write(&r.from.clone())),
+    ]
+}
+
+impl Toolstack {
+    /// The names of the steps of [`Self::rename`], in order.
+    #[must_use]
+    pub fn rename_steps() -> Vec<&'static str> {
+        steps().iter().map(Step::name).collect()
+    }
+
+    /// Gives a guest and its stubdomain another name, which it keeps when it restarts. The name of a guest that was set
+    /// aside is not its configuration's and does not become it.
+    ///
+    /// # Errors
+    /// When there is no such guest, or the name is taken or none; [`Error::Step`], and everything was undone.
+    pub fn rename(&self, domid: DomId, name: &str, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let record = self.give_name(domid, name, true, events)?;
+        let GuestRecord { uuid, name, config, stub_domid, .. } = record;
+        let stub_domid = stub_domid.ok_or_else(|| Cause::NotNow {
+            name: name.clone(),
+            why: "has no stubdomain any more".to_owned(),
+        })?;
+        Ok(Guest { uuid, name, domid, stub_domid, config })
+    }
+
+    /// Gives an ended guest and its stubdomain another name, for keeping it beside a new one of its configuration.
+    ///
+    /// # Errors
+    /// As for [`Self::rename`].
+    pub fn set_aside(&self, domid: DomId, name: &str) -> Result<(), Error> {
+        self.give_name(domid, name, false, &mut |_| ()).map(drop)
+    }
+
+    fn give_name(
+        &self,
+        domid: DomId,
+        name: &str,
+        for_good: bool,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<GuestRecord, Error> {
+        let record = self.record_of(domid)?;
+        let (from, to) = (record.name.clone(), name.to_owned());
+        // One that was set aside stays so: its configuration's name is its successor's.
+        let for_good = for_good && record.name == record.config.name;
+        let mut renaming = Renaming { ts: self, record, from, to, for_good };
+        run_all(&steps(), &mut renaming, &self.faults, events)?;
+        Ok(renaming.record)
+    }
+}
+
+impl Renaming<'_> {
+    /// Neither the name nor that of the stubdomain may be another domain's.
+    fn check(&mut self) -> StepResult {
+        if self.to != self.from {
+            config::check_name(&self.to)
+                .map_err(|why| Cause::Unsupported { what: format!("The name {:?}", self.to), why })?;
+        }
+        let wanted = [self.to.clone(), format!("{}-dm", self.to)];
+        let own = [self.record.domid, self.record.stub_domid];
+        for info in self.ts.hypervisor.list_domains()? {
+            let Some(name) = self.ts.domain_name(info.domid)? else { continue };
+            if wanted.contains(&name) && !own.contains(&Some(info.domid)) {
+                return Err(Cause::NameTaken { name, domid: info.domid });
+            }
+        }
+        let (others, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
+        for other in others.into_iter().filter(|other| other.uuid != self.record.uuid) {
+            if wanted.contains(&other.name) || wanted.contains(&other.stub_name()) {
+                return Err(Cause::NameTaken { domid: other.domid.unwrap_or(DomId::DOM0), name: other.name });
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, name: &str) -> StepResult {
+        name.clone_into(&mut self.record.name);
+        if self.for_good {
+            name.clone_into(&mut self.record.config.name);
+        }
+        self.record.save(&*self.ts.host, &self.ts.paths)
+    }
+
+    fn write(&mut self, name: &str) -> StepResult {
+        let mut batch = Batch::new();
+        let stub_name = format!("{name}-dm");
+        for (domid, uuid, name) in [
+            (self.record.domid, self.record.uuid, name),
+            (self.record.stub_domid, self.record.stub_uuid, stub_name.as_str()),
+        ] {
+            let Some(domid) = domid else { continue };
+            // Another toolstack may have destroyed it.
+            let lives =
+                self.ts.hypervisor.domain_info(domid)?.is_some_and(|info| info.uuid == *uuid.as_bytes());
+            if lives {
+                batch.write(&below(&XsPath::domain(domid), "name"), name);
+                batch.write(&below(&vm_dir(uuid), "name"), name);
+            }
+        }
+        batch.commit(&self.ts.xenstore)
+    }
+}

@@ -1,0 +1,312 @@
+//! Disks that come and go.
+
+use config::{Disk, DiskSource, Vdev};
+
+use super::{Detach, Live, device};
+use crate::batch::Batch;
+use crate::create::{
+    attach_image, check_backend, check_disk, check_free, describe, run_disk_script, wait_for,
+};
+use crate::destroy::undo_scripts_of;
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::record::{Change, GuestRecord};
+use crate::steps::{Step, StepResult, run_all, run_every};
+use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
+use crate::{Guest, Toolstack};
+use xen_types::DomId;
+
+/// How many disks a guest may have, as in its configuration.
+const MAX_DISKS: usize = 256;
+
+/// A disk that comes.
+struct Attachment<'a> {
+    live: Live<'a>,
+    disk: Disk,
+    backing: DiskBacking,
+}
+
+fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
+    vec![
+        Step::new("check the disk", Attachment::check),
+        Step::new("note the disk", Attachment::note).undo(|a: &mut Attachment<'_>| a.live.forget_change()),
+        Step::new("attach its image", Attachment::attach_image)
+            .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
+        Step::new("write its xenstore nodes", Attachment::write_nodes)
+            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &[a.id()])),
+        Step::new("run its script", Attachment::run_script).undo(Attachment::undo_script),
+        Step::new("wait for its backend", |a: &mut Attachment<'_>| wait_for(a.live.ts, vec![a.id().back()])),
+        Step::new("record the disk", Attachment::record).undo(Attachment::unrecord),
+    ]
+}
+
+/// A disk that goes.
+struct Detachment<'a> {
+    live: Live<'a>,
+    vdev: Vdev,
+    how: Detach,
+}
+
+/// Up to the guest's agreement; then there is only forward.
+fn ask_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+    vec![
+        Step::new("check the disk", Detachment::check),
+        Step::new("note that the disk goes", |d: &mut Detachment<'_>| d.note(false))
+            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new("ask the guest to let the disk go", Detachment::ask).undo(Detachment::take_back),
+    ]
+}
+
+fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+    vec![
+        Step::new("note that the guest has let it go", |d: &mut Detachment<'_>| d.note(true)),
+        Step::new("remove the disk", |d: &mut Detachment<'_>| {
+            remove_disk(&mut d.live, d.vdev)?;
+            forget_disk(&mut d.live, d.vdev);
+            d.live.save()
+        }),
+    ]
+}
+
+impl Toolstack {
+    /// The names of the steps of [`Self::attach_disk`], in order.
+    #[must_use]
+    pub fn attach_disk_steps() -> Vec<&'static str> {
+        attach_steps().iter().map(Step::name).collect()
+    }
+
+    /// The names of the steps of [`Self::detach_disk`], in order.
+    #[must_use]
+    pub fn detach_disk_steps() -> Vec<&'static str> {
+        ask_steps().iter().map(Step::name).chain(remove_steps().iter().map(Step::name)).collect()
+    }
+
+    /// Attaches a disk to a running guest, which its PV driver sees at once. A disk that is there already as it is
+    /// described is left so.
+    ///
+    /// # Errors
+    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    pub fn attach_disk(
+        &self,
+        domid: DomId,
+        disk: &Disk,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let live = Live::settled(self, domid)?;
+        if live.record.config.disks.contains(disk) {
+            events(Event::Warning { text: format!("{} is attached already", describe(disk)) });
+            return Ok(live.guest());
+        }
+        let mut attachment = Attachment { live, disk: disk.clone(), backing: DiskBacking::Empty };
+        run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
+        Ok(attachment.live.guest())
+    }
+
+    /// Takes a disk from a running guest: its PV disk and, once the guest has unplugged what is emulated, QEMU's.
+    ///
+    /// # Errors
+    /// [`Error::Step`] when the guest does not let it go, and it has it as before; [`Error::NotDetached`] when it
+    /// has gone and something of it stays: the same again goes on there.
+    pub fn detach_disk(
+        &self,
+        domid: DomId,
+        vdev: Vdev,
+        how: Detach,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let live = Live::settled(self, domid)?;
+        let mut detachment = Detachment { live, vdev, how };
+        run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
+        let left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        detachment.live.concluded(left)
+    }
+}
+
+impl Attachment<'_> {
+    fn id(&self) -> DeviceId {
+        DeviceId::new(DeviceKind::Vbd, self.live.domid, self.disk.vdev.devid())
+    }
+
+    fn check(&mut self) -> StepResult {
+        let (ts, record) = (self.live.ts, &self.live.record);
+        let about = |cause: Cause| cause.about(describe(&self.disk));
+        if let Some(other) = record.config.disks.iter().find(|disk| disk.vdev == self.disk.vdev) {
+            let why = format!("has {} already; detach it or take another vdev", describe(other));
+            return Err(Cause::NotNow { name: record.name.clone(), why });
+        }
+        if record.config.disks.len() >= MAX_DISKS {
+            let why = format!("has {MAX_DISKS} disks already");
+            return Err(Cause::NotNow { name: record.name.clone(), why });
+        }
+        if self.disk.is_cdrom() {
+            return Err(about(Cause::Unsupported {
+                what: "devtype=cdrom".to_owned(),
+                why:
+                    "a CD drive cannot be added to a guest that runs; cd-insert gives its drive another disc"
+                        .to_owned(),
+            }));
+        }
+        check_backend(self.disk.backend.as_deref()).map_err(about)?;
+        check_disk(&self.disk.source, &*ts.host).map_err(about)?;
+        let (others, _) = GuestRecord::load_all(&*ts.host, &ts.paths)?;
+        check_free(&self.disk, &others, &ts.hypervisor.list_domains()?).map_err(about)
+    }
+
+    fn note(&mut self) -> StepResult {
+        let disk = self.disk.clone();
+        self.live.note(Change::AttachDisk(disk))
+    }
+
+    fn attach_image(&mut self) -> StepResult {
+        self.backing = attach_image(self.live.ts, &mut self.live.record, &self.disk)
+            .map_err(|cause| cause.about(describe(&self.disk)))?;
+        self.live.save()
+    }
+
+    fn write_nodes(&mut self) -> StepResult {
+        let mut batch = Batch::new();
+        let domid = self.live.domid;
+        add_device(&mut batch, domid, &disk_node(&self.disk, &self.backing, domid, self.disk.vdev, false));
+        batch.commit(&self.live.ts.xenstore)
+    }
+
+    fn run_script(&mut self) -> StepResult {
+        let DiskBacking::Script { script, .. } = self.backing.clone() else { return Ok(()) };
+        let id = self.id();
+        run_disk_script(self.live.ts, &mut self.live.record, &script, id)
+            .map_err(|cause| cause.about(describe(&self.disk)))
+    }
+
+    fn undo_script(&mut self) -> StepResult {
+        let id = self.id();
+        undo_scripts_of(self.live.ts, &mut self.live.record, &[id])
+    }
+
+    fn record(&mut self) -> StepResult {
+        self.live.record.config.disks.push(self.disk.clone());
+        self.live.record.change = None;
+        self.live.save()
+    }
+
+    fn unrecord(&mut self) -> StepResult {
+        let vdev = self.disk.vdev;
+        self.live.record.config.disks.retain(|disk| disk.vdev != vdev);
+        // As it was before; the undo of the note saves it last.
+        self.live.record.change = Some(Change::AttachDisk(self.disk.clone()));
+        Ok(())
+    }
+}
+
+impl Detachment<'_> {
+    fn check(&mut self) -> StepResult {
+        let record = &self.live.record;
+        let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
+        let Some(disk) = record.config.disks.iter().find(|disk| disk.vdev == self.vdev) else {
+            return not_now(format!("has no disk {}; outrigger block-list shows what it has", self.vdev));
+        };
+        if disk.is_cdrom() {
+            return not_now(format!("has {} as a CD drive; cd-eject takes the disc out", self.vdev));
+        }
+        let emulated = self.live.stub_vdev(self.vdev).is_some();
+        if self.how == Detach::Ask && emulated && !self.live.has_pv_drivers()? {
+            return not_now(format!(
+                "has {} as an emulated disk, which cannot be unplugged; --force takes it away nevertheless",
+                self.vdev
+            ));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, let_go: bool) -> StepResult {
+        let vdev = self.vdev;
+        self.live.note(Change::DetachDisk { vdev, let_go })
+    }
+
+    fn ask(&mut self) -> StepResult {
+        match self.how {
+            Detach::Force => Ok(()),
+            Detach::Ask => device::ask(
+                self.live.ts,
+                &self.live.record.name,
+                DeviceId::new(DeviceKind::Vbd, self.live.domid, self.vdev.devid()),
+            ),
+        }
+    }
+
+    fn take_back(&mut self) -> StepResult {
+        restore_disk(&mut self.live, self.vdev)
+    }
+}
+
+/// The disk's PV devices: the guest's, and its stubdomain's if QEMU has one.
+fn users(live: &Live<'_>, vdev: Vdev) -> Vec<DeviceId> {
+    let of = |domid, vdev: Vdev| DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
+    let mut users = vec![of(live.domid, vdev)];
+    users.extend(live.stub_vdev(vdev).map(|vdev| of(live.stub, vdev)));
+    users
+}
+
+/// Removes a disk of the guest wherever it is.
+pub(super) fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
+    let users = users(live, vdev);
+    device::remove(live.ts, &users)?;
+    undo_scripts_of(live.ts, &mut live.record, &users)?;
+    detach_image(live, vdev)
+}
+
+/// The record without a disk, and without the change that removed it.
+pub(super) fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
+    let record = &mut live.record;
+    record.config.disks.retain(|disk| disk.vdev != vdev);
+    record.emulated_disks.retain(|disk| disk.vdev != vdev);
+    record.change = None;
+}
+
+/// Detaches the loop device of a disk, also one that was attached and not yet recorded.
+pub(super) fn detach_image(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
+    let (ts, record) = (live.ts, &mut live.record);
+    let name = vdev.to_string();
+    let others: Vec<_> =
+        record.loops.iter().filter(|entry| entry.vdev != name).map(|entry| &entry.attachment).collect();
+    let tag = record.loop_tag();
+    for attachment in ts.host.find_loops(&tag)? {
+        if !others.iter().any(|other| other.device.minor == attachment.device.minor) {
+            ts.host.detach_loop(&attachment)?;
+        }
+    }
+    record.loops.retain(|entry| entry.vdev != name);
+    Ok(())
+}
+
+/// Gives a disk back to a guest that was asked to let it go.
+pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
+    let id = DeviceId::new(DeviceKind::Vbd, live.domid, vdev.devid());
+    if device::take_back(live.ts, id)? {
+        return Ok(());
+    }
+    // It has let it go: it gets it anew.
+    let Some(disk) = live.record.config.disks.iter().find(|disk| disk.vdev == vdev).cloned() else {
+        return Ok(());
+    };
+    device::remove(live.ts, &[id])?;
+    let backing = known_backing(live, &disk)?;
+    let mut batch = Batch::new();
+    add_device(&mut batch, live.domid, &disk_node(&disk, &backing, live.domid, vdev, false));
+    batch.commit(&live.ts.xenstore)?;
+    if let DiskBacking::Script { script, .. } = &backing {
+        undo_scripts_of(live.ts, &mut live.record, &[id])?;
+        run_disk_script(live.ts, &mut live.record, script, id)?;
+    }
+    wait_for(live.ts, vec![id.back()])
+}
+
+/// What is behind a disk that is attached.
+pub(super) fn known_backing(live: &mut Live<'_>, disk: &Disk) -> Result<DiskBacking, Cause> {
+    let name = disk.vdev.to_string();
+    match live.record.loops.iter().find(|entry| entry.vdev == name) {
+        Some(entry) if matches!(disk.source, DiskSource::Path(_)) => {
+            Ok(DiskBacking::Device { device: entry.attachment.device.clone() })
+        }
+        _ => attach_image(live.ts, &mut live.record, disk),
+    }
+}

@@ -1,0 +1,418 @@
+//! Network interfaces that come, go, and change their bridge.
+
+use std::time::Instant;
+
+use config::Nic;
+use xenstore::Store;
+
+use super::{Detach, Live, device};
+use crate::batch::Batch;
+use crate::create::{Vif, bridge, check_backend, check_bridge, wait_for};
+use crate::destroy::undo_scripts_of;
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::host::PortRequest;
+use crate::record::Change;
+use crate::steps::{Step, StepResult, run_all, run_every};
+use crate::tree::{DeviceId, below};
+use crate::{Guest, Toolstack};
+use xen_types::DomId;
+
+/// How many interfaces a guest may have, as in its configuration.
+const MAX_NICS: usize = 64;
+
+/// An interface that comes.
+struct Attachment<'a> {
+    live: Live<'a>,
+    vif: Vif,
+}
+
+fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
+    vec![
+        Step::new("check the network interface", Attachment::check),
+        Step::new("note the network interface", |a: &mut Attachment<'_>| {
+            let nic = a.vif.nic.clone();
+            a.live.note(Change::AttachNic(nic))
+        })
+        .undo(|a: &mut Attachment<'_>| a.live.forget_change()),
+        Step::new("write its xenstore nodes", Attachment::write_nodes)
+            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &[a.vif.id()])),
+        Step::new("connect it with its bridge", Attachment::connect).undo(Attachment::disconnect),
+        Step::new("wait for its backend", |a: &mut Attachment<'_>| {
+            wait_for(a.live.ts, vec![a.vif.id().back()])
+        }),
+        Step::new("record the network interface", Attachment::record).undo(Attachment::unrecord),
+    ]
+}
+
+/// An interface that goes.
+struct Detachment<'a> {
+    live: Live<'a>,
+    devid: u32,
+    how: Detach,
+}
+
+/// Up to the guest's agreement; then there is only forward.
+fn ask_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+    vec![
+        Step::new("check the network interface", Detachment::check),
+        Step::new("note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
+            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new("ask the guest to let the interface go", Detachment::ask)
+            .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
+    ]
+}
+
+fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+    vec![
+        Step::new("note that the guest has let it go", |d: &mut Detachment<'_>| d.note(true)),
+        Step::new("remove the interface", |d: &mut Detachment<'_>| {
+            remove_nic(&mut d.live, d.devid)?;
+            forget_nic(&mut d.live, d.devid);
+            d.live.save()
+        }),
+    ]
+}
+
+/// An interface that moves to another bridge.
+struct Move<'a> {
+    live: Live<'a>,
+    devid: u32,
+    from: Option<String>,
+    to: String,
+}
+
+fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
+    vec![
+        Step::new("check the network interface and the bridge", Move::check),
+        Step::new("note that the interface moves", |m: &mut Move<'_>| {
+            let devid = m.devid;
+            m.live.note(Change::MoveNic { devid })
+        })
+        .undo(|m: &mut Move<'_>| m.live.forget_change()),
+        Step::new("move the guest's interface", |m: &mut Move<'_>| m.go(false))
+            .undo(|m: &mut Move<'_>| m.back(false)),
+        Step::new("move the device model's interface", |m: &mut Move<'_>| m.go(true))
+            .undo(|m: &mut Move<'_>| m.back(true)),
+        Step::new("record the bridge", Move::record).undo(Move::unrecord),
+    ]
+}
+
+impl Toolstack {
+    /// The names of the steps of [`Self::attach_nic`], in order.
+    #[must_use]
+    pub fn attach_nic_steps() -> Vec<&'static str> {
+        attach_steps().iter().map(Step::name).collect()
+    }
+
+    /// The names of the steps of [`Self::detach_nic`], in order.
+    #[must_use]
+    pub fn detach_nic_steps() -> Vec<&'static str> {
+        ask_steps().iter().map(Step::name).chain(remove_steps().iter().map(Step::name)).collect()
+    }
+
+    /// The names of the steps of [`Self::set_bridge`], in order.
+    #[must_use]
+    pub fn set_bridge_steps() -> Vec<&'static str> {
+        move_steps().iter().map(Step::name).collect()
+    }
+
+    /// The number of an interface that shall get the lowest one above all that the guest has.
+    pub const NEXT_NIC: u32 = u32::MAX;
+
+    /// Attaches a network interface to a running guest, which its PV driver sees at once. One that is there already
+    /// as it is described, with its number or its address, is left so.
+    ///
+    /// # Errors
+    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    pub fn attach_nic(&self, domid: DomId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let live = Live::settled(self, domid)?;
+        let nic = &numbered(&live, nic);
+        if live.record.config.nics.contains(nic) {
+            events(Event::Warning { text: format!("Network interface {} is attached already", nic.devid) });
+            return Ok(live.guest());
+        }
+        let vif = Vif { domid, nic: nic.clone(), stub: false };
+        let mut attachment = Attachment { live, vif };
+        run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
+        Ok(attachment.live.guest())
+    }
+
+    /// Takes a network interface from a running guest, with its device model's side.
+    ///
+    /// # Errors
+    /// As for [`Self::detach_disk`].
+    pub fn detach_nic(
+        &self,
+        domid: DomId,
+        devid: u32,
+        how: Detach,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let live = Live::settled(self, domid)?;
+        let mut detachment = Detachment { live, devid, how };
+        run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
+        let left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        detachment.live.concluded(left)
+    }
+
+    /// Moves a network interface to another bridge: what the guest's PV driver sends and what its emulated card sends
+    /// come out at the same one.
+    ///
+    /// # Errors
+    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    pub fn set_bridge(
+        &self,
+        domid: DomId,
+        devid: u32,
+        to: &str,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let live = Live::settled(self, domid)?;
+        let from = find_nic(&live, devid)?.bridge;
+        let mut moving = Move { live, devid, from, to: to.to_owned() };
+        run_all(&move_steps(), &mut moving, &self.faults, events)?;
+        Ok(moving.live.guest())
+    }
+}
+
+impl Attachment<'_> {
+    fn about(&self, cause: Cause) -> Cause {
+        cause.about(format!("Network interface {}", self.vif.nic.devid))
+    }
+
+    fn check(&mut self) -> StepResult {
+        let (ts, record, nic) = (self.live.ts, &self.live.record, &self.vif.nic);
+        let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
+        if record.config.nics.iter().any(|other| other.devid == nic.devid) {
+            return not_now(format!("has a network interface {} already", nic.devid));
+        }
+        let address = nic.address(&record.uuid);
+        if let Some(other) = record.config.nics.iter().find(|other| other.address(&record.uuid) == address) {
+            return not_now(format!(
+                "has the address {address} at its network interface {} already",
+                other.devid
+            ));
+        }
+        if record.config.nics.len() >= MAX_NICS {
+            return not_now(format!("has {MAX_NICS} network interfaces already"));
+        }
+        check_backend(nic.backend.as_deref()).map_err(|cause| self.about(cause))?;
+        check_bridge(nic, &*ts.host).map_err(|cause| self.about(cause))
+    }
+
+    fn write_nodes(&mut self) -> StepResult {
+        let mut batch = Batch::new();
+        self.vif.add_nodes(self.live.ts, &self.live.record.uuid, &mut batch);
+        batch.commit(&self.live.ts.xenstore)
+    }
+
+    fn connect(&mut self) -> StepResult {
+        let deadline = Instant::now() + self.live.ts.deadlines.backends;
+        self.vif.connect(self.live.ts, &mut self.live.record, deadline).map_err(|cause| self.about(cause))?;
+        self.live.save()
+    }
+
+    fn disconnect(&mut self) -> StepResult {
+        leave(&mut self.live, &self.vif)
+    }
+
+    fn record(&mut self) -> StepResult {
+        self.live.record.config.nics.push(self.vif.nic.clone());
+        self.live.record.change = None;
+        self.live.save()
+    }
+
+    fn unrecord(&mut self) -> StepResult {
+        let devid = self.vif.nic.devid;
+        self.live.record.config.nics.retain(|nic| nic.devid != devid);
+        // As it was before; the undo of the note saves it last.
+        self.live.record.change = Some(Change::AttachNic(self.vif.nic.clone()));
+        Ok(())
+    }
+}
+
+impl Detachment<'_> {
+    fn check(&mut self) -> StepResult {
+        let nic = find_nic(&self.live, self.devid)?;
+        let emulated = self.live.record.emulated_nics.contains(&nic.devid);
+        if self.how == Detach::Ask && emulated && !self.live.has_pv_drivers()? {
+            let why = format!(
+                "uses the emulated card of network interface {}, which it cannot be asked to let go; --force takes it \
+                 away nevertheless",
+                nic.devid
+            );
+            return Err(Cause::NotNow { name: self.live.record.name.clone(), why });
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, let_go: bool) -> StepResult {
+        let devid = self.devid;
+        self.live.note(Change::DetachNic { devid, let_go })
+    }
+
+    fn ask(&mut self) -> StepResult {
+        match self.how {
+            Detach::Force => Ok(()),
+            Detach::Ask => {
+                let nic = find_nic(&self.live, self.devid)?;
+                let id = Vif { domid: self.live.domid, nic, stub: false }.id();
+                device::ask(self.live.ts, &self.live.record.name, id)
+            }
+        }
+    }
+}
+
+impl Move<'_> {
+    /// The interface's users as they would be on another bridge.
+    fn vif(&self, stub: bool, bridge: Option<String>) -> Result<Option<Vif>, Cause> {
+        let mut nic = find_nic(&self.live, self.devid)?;
+        if let Some(bridge) = bridge {
+            nic.bridge = Some(bridge);
+        }
+        Ok(users(&self.live, &nic).into_iter().find(|vif| vif.stub == stub))
+    }
+
+    fn check(&mut self) -> StepResult {
+        let nic = find_nic(&self.live, self.devid)?;
+        let about = |cause: Cause| cause.about(format!("Network interface {}", self.devid));
+        if let Some(script) = &nic.script {
+            return Err(about(Cause::Unsupported {
+                what: "another bridge".to_owned(),
+                why: format!("its script {script} connects it; detach it and attach it anew"),
+            }));
+        }
+        check_bridge(&Nic { bridge: Some(self.to.clone()), ..nic }, &*self.live.ts.host).map_err(about)
+    }
+
+    fn go(&mut self, stub: bool) -> StepResult {
+        let vif = self.vif(stub, Some(self.to.clone()))?;
+        vif.map_or(Ok(()), |vif| place(&mut self.live, &vif))
+    }
+
+    fn back(&mut self, stub: bool) -> StepResult {
+        let vif = self.vif(stub, None)?;
+        vif.map_or(Ok(()), |vif| place(&mut self.live, &vif))
+    }
+
+    fn record(&mut self) -> StepResult {
+        let (devid, to) = (self.devid, self.to.clone());
+        set_bridge_of(&mut self.live, devid, Some(to));
+        self.live.record.change = None;
+        self.live.save()
+    }
+
+    fn unrecord(&mut self) -> StepResult {
+        let (devid, from) = (self.devid, self.from.clone());
+        set_bridge_of(&mut self.live, devid, from);
+        // As it was before; the undo of the note saves it last.
+        self.live.record.change = Some(Change::MoveNic { devid });
+        Ok(())
+    }
+}
+
+fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<String>) {
+    for nic in live.record.config.nics.iter_mut().filter(|nic| nic.devid == devid) {
+        nic.bridge.clone_from(&bridge);
+    }
+}
+
+/// The interface with its number: that of one which is there already with this address, or the next.
+fn numbered(live: &Live<'_>, nic: &Nic) -> Nic {
+    let nics = &live.record.config.nics;
+    if nic.devid != Toolstack::NEXT_NIC {
+        return nic.clone();
+    }
+    let same =
+        nics.iter().find(|other| nic.mac.is_some() && Nic { devid: other.devid, ..nic.clone() } == **other);
+    let next = || nics.iter().map(|other| other.devid + 1).max().unwrap_or(0);
+    Nic { devid: same.map_or_else(next, |other| other.devid), ..nic.clone() }
+}
+
+fn find_nic(live: &Live<'_>, devid: u32) -> Result<Nic, Cause> {
+    let nic = live.record.config.nics.iter().find(|nic| nic.devid == devid);
+    nic.cloned().ok_or_else(|| Cause::NotNow {
+        name: live.record.name.clone(),
+        why: format!("has no network interface {devid}; outrigger network-list shows what it has"),
+    })
+}
+
+/// The users of an interface: the guest, and its stubdomain if QEMU has a card for it.
+fn users(live: &Live<'_>, nic: &Nic) -> Vec<Vif> {
+    let vif = |domid, stub| Vif { domid, nic: nic.clone(), stub };
+    let mut users = vec![vif(live.domid, false)];
+    if live.record.emulated_nics.contains(&nic.devid) {
+        users.push(vif(live.stub, true));
+    }
+    users
+}
+
+/// Puts an interface that is connected on the bridge that it names.
+fn place(live: &mut Live<'_>, vif: &Vif) -> StepResult {
+    let (interface, to) = (vif.interface(), bridge(&vif.nic).to_owned());
+    let request = PortRequest { interface: interface.clone(), rename: None, bridge: to.clone(), mtu: None };
+    live.ts.host.add_port(&request)?;
+    for port in live.record.ports.iter_mut().filter(|port| port.interface == interface) {
+        port.bridge.clone_from(&to);
+    }
+    Ok(live.ts.xenstore.write(&below(&vif.id().back(), "bridge"), to.as_bytes())?)
+}
+
+/// Takes an interface from its bridge, or runs its script back.
+fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
+    undo_scripts_of(live.ts, &mut live.record, &[vif.id()])?;
+    let interface = vif.interface();
+    if live.record.ports.iter().any(|port| port.interface == interface) {
+        live.ts.host.remove_port(&interface)?;
+        live.record.ports.retain(|port| port.interface != interface);
+    }
+    Ok(())
+}
+
+/// Removes an interface wherever it is.
+pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
+    let known = live.record.config.nics.iter().find(|nic| nic.devid == devid);
+    let coming = match &live.record.change {
+        Some(Change::AttachNic(nic)) if nic.devid == devid => Some(nic),
+        _ => None,
+    };
+    let Some(nic) = known.or(coming).cloned() else { return Ok(()) };
+    let users = users(live, &nic);
+    let ids: Vec<DeviceId> = users.iter().map(Vif::id).collect();
+    for vif in &users {
+        leave(live, vif)?;
+    }
+    device::remove(live.ts, &ids)
+}
+
+/// The record without an interface, and without the change that removed it.
+pub(super) fn forget_nic(live: &mut Live<'_>, devid: u32) {
+    let record = &mut live.record;
+    record.config.nics.retain(|nic| nic.devid != devid);
+    record.emulated_nics.retain(|emulated| *emulated != devid);
+    record.change = None;
+}
+
+/// Gives an interface back to a guest that was asked to let it go.
+pub(super) fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
+    let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
+    let vif = Vif { domid: live.domid, nic, stub: false };
+    if device::take_back(live.ts, vif.id())? {
+        return Ok(());
+    }
+    // It has let it go: it gets it anew.
+    leave(live, &vif)?;
+    device::remove(live.ts, &[vif.id()])?;
+    let mut batch = Batch::new();
+    vif.add_nodes(live.ts, &live.record.uuid, &mut batch);
+    batch.commit(&live.ts.xenstore)?;
+    vif.connect(live.ts, &mut live.record, Instant::now() + live.ts.deadlines.backends)?;
+    wait_for(live.ts, vec![vif.id().back()])
+}
+
+/// Puts an interface on the bridge that the configuration names.
+pub(super) fn replace_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
+    let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
+    users(live, &nic).iter().try_for_each(|vif| place(live, vif))
+}

@@ -1,0 +1,44 @@
+//! What is done about a change that a killed daemon had begun.
+
+use super::disk::{forget_disk, remove_disk};
+use super::nic::{forget_nic, remove_nic, replace_nic};
+use super::{Live, device};
+use crate::error::Cause;
+use crate::record::Change;
+use crate::steps::StepResult;
+use crate::tree::{DeviceId, DeviceKind};
+
+/// Puts the change back, or brings it to its end when the guest has agreed to it.
+pub(crate) fn settle(live: &mut Live<'_>) -> StepResult {
+    let Some(change) = live.record.change.clone() else { return Ok(()) };
+    match change.clone() {
+        Change::AttachDisk(disk) => {
+            remove_disk(live, disk.vdev)?;
+            forget_disk(live, disk.vdev);
+        }
+        Change::DetachDisk { vdev, let_go } => {
+            if let_go || !still_there(live, DeviceKind::Vbd, vdev.devid())? {
+                remove_disk(live, vdev)?;
+                forget_disk(live, vdev);
+            }
+        }
+        Change::AttachNic(nic) => {
+            remove_nic(live, nic.devid)?;
+            forget_nic(live, nic.devid);
+        }
+        Change::DetachNic { devid, let_go } => {
+            if let_go || !still_there(live, DeviceKind::Vif, devid)? {
+                remove_nic(live, devid)?;
+                forget_nic(live, devid);
+            }
+        }
+        Change::MoveNic { devid } => replace_nic(live, devid)?,
+    }
+    live.record.change = None;
+    live.save().inspect_err(|_| live.record.change = Some(change))
+}
+
+/// Whether a device that the guest was asked for works on, which it does again then.
+fn still_there(live: &Live<'_>, kind: DeviceKind, devid: u32) -> Result<bool, Cause> {
+    device::take_back(live.ts, DeviceId::new(kind, live.domid, devid))
+}

@@ -1,0 +1,391 @@
+//! Changes of a running guest, with a failure at every point: the guest is as before or as wanted, and when it is
+//! destroyed nothing is left.
+
+use config::{Disk, Nic, Vdev};
+use toolstack::steps::{Faults, Side};
+use toolstack::{Cause, Detach, Error, Event, Guest, Toolstack};
+use xen_types::{DomId, KiB};
+
+use crate::world::{Drivers, Picture, Stubs, World};
+
+type Run = fn(&Toolstack, DomId, &mut dyn FnMut(Event)) -> Result<Guest, Error>;
+
+/// One kind of change.
+#[derive(Clone, Copy)]
+struct Change {
+    name: &'static str,
+    steps: fn() -> Vec<&'static str>,
+    run: Run,
+    /// The first step from which there is only forward.
+    forward_from: Option<&'static str>,
+}
+
+const CHANGES: [Change; 10] = [
+    Change {
+        name: "attach an image",
+        steps: Toolstack::attach_disk_steps,
+        run: |ts, domid, events| ts.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,rw"), events),
+        forward_from: None,
+    },
+    Change {
+        name: "attach what a script makes",
+        steps: Toolstack::attach_disk_steps,
+        run: |ts, domid, events| ts.attach_disk(domid, &disk("script=block-x,vdev=xvdf,target=v:2"), events),
+        forward_from: None,
+    },
+    Change {
+        name: "detach an image",
+        steps: Toolstack::detach_disk_steps,
+        run: |ts, domid, events| ts.detach_disk(domid, vdev("hda"), Detach::Ask, events),
+        forward_from: Some("note that the guest has let it go"),
+    },
+    Change {
+        name: "detach what a script made",
+        steps: Toolstack::detach_disk_steps,
+        run: |ts, domid, events| ts.detach_disk(domid, vdev("xvde"), Detach::Ask, events),
+        forward_from: Some("note that the guest has let it go"),
+    },
+    Change {
+        name: "attach a network interface",
+        steps: Toolstack::attach_nic_steps,
+        run: |ts, domid, events| ts.attach_nic(domid, &nic("bridge=xenbr1"), events),
+        forward_from: None,
+    },
+    Change {
+        name: "detach a network interface",
+        steps: Toolstack::detach_nic_steps,
+        run: |ts, domid, events| ts.detach_nic(domid, 0, Detach::Ask, events),
+        forward_from: Some("note that the guest has let it go"),
+    },
+    Change {
+        name: "move a network interface",
+        steps: Toolstack::set_bridge_steps,
+        run: |ts, domid, events| ts.set_bridge(domid, 0, "xenbr1", events),
+        forward_from: None,
+    },
+    Change {
+        name: "change the memory",
+        steps: Toolstack::set_memory_steps,
+        run: |ts, domid, events| ts.set_memory(domid, KiB::from_mib(48), events),
+        forward_from: None,
+    },
+    Change {
+        name: "change the processors",
+        steps: Toolstack::set_vcpus_steps,
+        run: |ts, domid, events| ts.set_vcpus(domid, 2, events),
+        forward_from: None,
+    },
+    Change {
+        name: "rename",
+        steps: Toolstack::rename_steps,
+        run: |ts, domid, events| ts.rename(domid, "other", events),
+        forward_from: None,
+    },
+];
+
+fn disk(text: &str) -> Disk {
+    config::load_disk("disk", text).device.unwrap()
+}
+
+fn nic(text: &str) -> Nic {
+    config::load_nic("vif", text, 2).device.unwrap()
+}
+
+fn vdev(text: &str) -> Vdev {
+    config::device_name(text).unwrap()
+}
+
+/// A host with a guest whose PV drivers are at work.
+fn with_guest() -> (World, DomId) {
+    let world = World::new(Stubs::Work);
+    let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n", crate::world::CONFIG);
+    let config = config::load_str("hello.cfg", &text).config.unwrap();
+    let guest = world.toolstack.create(&config, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
+    world.give_drivers(guest.domid, Drivers::Polite);
+    for device in ["vbd/768", "vbd/51728", "vif/0"] {
+        world.wait_for_state(&format!("/local/domain/{}/device/{device}/state", guest.domid), b"4");
+    }
+    (world, guest.domid)
+}
+
+/// The host as it was before a change, and as it is after it.
+fn pictures(change: &Change) -> (Picture, Picture) {
+    let (world, domid) = with_guest();
+    let before = world.picture();
+    (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+    let after = world.picture();
+    destroy(&world, domid, change.name);
+    (before, after)
+}
+
+fn destroy(world: &World, domid: DomId, case: &str) {
+    world.successor().destroy(domid, &mut |_| ()).unwrap();
+    world.check_clean(case);
+}
+
+#[test]
+fn each_change_is_made_and_leaves_nothing_when_the_guest_is_destroyed() {
+    for change in CHANGES {
+        let (before, after) = pictures(&change);
+        assert_ne!(before, after, "{} changes nothing", change.name);
+    }
+}
+
+#[test]
+fn each_change_may_be_asked_for_twice() {
+    for change in CHANGES {
+        let (world, domid) = with_guest();
+        (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+        let after = world.picture();
+        let again = (change.run)(&world.toolstack, domid, &mut |_| ());
+        assert_eq!(again.is_err(), change.forward_from.is_some(), "{}: {again:?}", change.name);
+        world.picture().check_same(&after, &format!("{} twice", change.name));
+        destroy(&world, domid, change.name);
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_leaves_the_guest_as_before() {
+    for change in CHANGES {
+        let (before, after) = pictures(&change);
+        let steps = (change.steps)();
+        let forward = change.forward_from.and_then(|name| steps.iter().position(|step| *step == name));
+        for (index, step) in steps.iter().enumerate() {
+            for side in [Side::Before, Side::After] {
+                let case = format!("{}: a failure {side:?} \"{step}\"", change.name);
+                let (world, domid) = with_guest();
+                let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+                let result = (change.run)(&faulty, domid, &mut |_| ());
+                if forward.is_some_and(|forward| index >= forward) {
+                    result.unwrap();
+                    world.picture().check_same(&after, &case);
+                } else {
+                    let Err(Error::Step(failure)) = result else { panic!("{case}: {result:?}") };
+                    assert!(failure.undo.is_empty(), "{case}: {failure:?}");
+                    world.picture().check_same(&before, &case);
+                }
+                destroy(&world, domid, &case);
+            }
+        }
+    }
+}
+
+/// Runs each change with its `n`th call failing, for every `n`, and the change again.
+fn check_calls(part: usize, fail: fn(&World, u64), heal: fn(&World), count: fn(&World) -> u64) {
+    for (index, change) in CHANGES.into_iter().enumerate() {
+        if index % 2 != part {
+            continue;
+        }
+        let (before, after) = pictures(&change);
+        for n in 1.. {
+            let case = format!("{}: failure of call {n}", change.name);
+            let (world, domid) = with_guest();
+            let calls = count(&world);
+            fail(&world, n);
+            let result = (change.run)(&world.toolstack, domid, &mut |_| ());
+            let done = count(&world) - calls < n;
+            heal(&world);
+            match result {
+                Ok(_) => world.picture().check_same(&after, &case),
+                Err(error) => {
+                    world.picture().check_same(&before, &format!("{case}: {}", error.report()));
+                    (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+                    world.picture().check_same(&after, &format!("{case}, and again"));
+                }
+            }
+            destroy(&world, domid, &case);
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failure_of_any_hypervisor_call_leaves_the_guest_as_before() {
+    for part in 0..2 {
+        check_calls(
+            part,
+            |world, n| world.hypervisor.fail_nth_call(n),
+            |world| world.hypervisor.heal(),
+            |world| world.hypervisor.operations().len() as u64,
+        );
+    }
+}
+
+#[test]
+fn a_failure_of_any_host_call_leaves_the_guest_as_before() {
+    for part in 0..2 {
+        check_calls(
+            part,
+            |world, n| world.host.fail_at(n),
+            |world| world.host.fail_at(0),
+            |world| world.host.state().calls,
+        );
+    }
+}
+
+fn check_requests(part: usize) {
+    check_calls(part, |world, n| world.link.fail_nth(n), |_| (), |world| world.link.seen());
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_the_guest_as_before_0() {
+    check_requests(0);
+}
+
+#[test]
+fn a_failure_of_any_xenstore_request_leaves_the_guest_as_before_1() {
+    check_requests(1);
+}
+
+/// A daemon that dies in the middle of a change: nothing is undone.
+fn die_at(toolstack: &Toolstack, domid: DomId, change: &Change, step: &str, side: Side) {
+    let toolstack = toolstack.clone().with_faults(Faults::none().at(step, side));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ = (change.run)(&toolstack, domid, &mut |event| {
+            // The failed step is reported before its undo begins.
+            if let Event::StepFailed { .. } = event {
+                std::panic::resume_unwind(Box::new(()));
+            }
+        });
+    }));
+}
+
+#[test]
+fn a_change_that_was_cut_off_anywhere_is_put_back_or_finished_and_can_be_repeated() {
+    for change in CHANGES {
+        let (before, after) = pictures(&change);
+        for step in (change.steps)() {
+            for side in [Side::Before, Side::After] {
+                let case = format!("{}: cut off {side:?} \"{step}\"", change.name);
+                let (world, domid) = with_guest();
+                die_at(&world.toolstack, domid, &change, step, side);
+                let successor = world.successor();
+                let recovered = successor.recover(&mut |_| ()).unwrap();
+                assert!(recovered.troubles.is_empty(), "{case}: {:?}", recovered.troubles);
+                let now = world.picture();
+                assert!(now == before || now == after, "{case}: {now:#?}");
+                assert_eq!(recovered.guests, [world.toolstack.info(domid).unwrap().guest], "{case}");
+                if now == before {
+                    (change.run)(&successor, domid, &mut |_| ()).unwrap();
+                    world.picture().check_same(&after, &format!("{case}, and repeated"));
+                }
+                destroy(&world, domid, &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_let_go_keeps_its_devices() {
+    let (mut world, domid) = with_guest();
+    world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
+    world.give_drivers(domid, Drivers::Stubborn);
+    let before = world.picture();
+    for change in CHANGES.iter().filter(|change| change.forward_from.is_some()) {
+        let error = (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap_err();
+        assert!(error.report().contains("has not let the device go"), "{}", error.report());
+        world.picture().check_same(&before, change.name);
+    }
+    world.wait_for_state(&format!("/local/domain/0/backend/vbd/{domid}/768/state"), b"4");
+    world.toolstack.detach_disk(domid, vdev("hda"), Detach::Force, &mut |_| ()).unwrap();
+    world.toolstack.detach_nic(domid, 0, Detach::Force, &mut |_| ()).unwrap();
+    assert_eq!(world.host.state().loops.len(), 0);
+    destroy(&world, domid, "taken by force");
+}
+
+#[test]
+fn a_move_takes_both_users_of_the_interface_along() {
+    let (world, domid) = with_guest();
+    world.toolstack.set_bridge(domid, 0, "xenbr1", &mut |_| ()).unwrap();
+    let on = |bridge: &str| world.host.state().ports.values().filter(|port| *port == bridge).count();
+    assert_eq!((on("xenbr0"), on("xenbr1")), (0, 2));
+    let error = world.toolstack.set_bridge(domid, 0, "xenbr9", &mut |_| ()).unwrap_err();
+    assert!(error.report().contains("There is no bridge xenbr9"), "{}", error.report());
+    let error = world.toolstack.set_bridge(domid, 1, "xenbr0", &mut |_| ()).unwrap_err();
+    assert!(error.report().contains("its script vif-route connects it"), "{}", error.report());
+    destroy(&world, domid, "moved");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_the_reason() {
+    let (world, domid) = with_guest();
+    let ts = &world.toolstack;
+    let before = world.picture();
+    let refused = |result: Result<Guest, Error>, words: &str| {
+        let report = result.unwrap_err().report();
+        assert!(report.contains(words), "{report}");
+        world.picture().check_same(&before, words);
+    };
+    let attach = |text: &str| ts.attach_disk(domid, &disk(text), &mut |_| ());
+    refused(attach("/srv/extra.img,raw,xvdb,rw"), "has Disk xvdb (/dev/vg/b) already");
+    refused(
+        attach("/srv/none.img,raw,xvdc,rw"),
+        "Disk xvdc (/srv/none.img): The disk image /srv/none.img is not",
+    );
+    refused(attach("/srv/a.img,raw,xvdc,rw"), "/srv/a.img is in use by the guest hello");
+    refused(attach("/srv/extra.img,raw,hdd,ro,cdrom"), "cd-insert gives its drive another disc");
+    refused(ts.attach_nic(domid, &nic("bridge=none"), &mut |_| ()), "There is no bridge none");
+    refused(ts.attach_nic(domid, &nic("devid=1"), &mut |_| ()), "has a network interface 1 already");
+    refused(ts.detach_disk(domid, vdev("xvdz"), Detach::Ask, &mut |_| ()), "has no disk xvdz");
+    refused(ts.set_memory(domid, KiB::from_mib(65), &mut |_| ()), "at most 64 MiB (maxmem)");
+    refused(ts.set_memory(domid, KiB::from_mib(8), &mut |_| ()), "has at least");
+    refused(ts.set_vcpus(domid, 3, &mut |_| ()), "1 to 2 (maxvcpus)");
+    refused(ts.rename(domid, "a/b", &mut |_| ()), "has a slash in it");
+    world.give_drivers(domid, Drivers::None);
+    refused(ts.detach_disk(domid, vdev("hda"), Detach::Ask, &mut |_| ()), "cannot be unplugged");
+    assert!(ts.sysrq(domid, 'h').unwrap_err().report().contains("has no PV drivers"));
+    destroy(&world, domid, "refused");
+}
+
+#[test]
+fn a_taken_name_is_refused_also_when_it_is_a_stubdomains() {
+    let (world, domid) = with_guest();
+    let other = config::load_str("o", "type=\"hvm\"\nname=\"other\"\nmemory=64").config.unwrap();
+    let second = world.toolstack.create(&other, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
+    for name in ["other", "other-dm"] {
+        let error = world.toolstack.rename(domid, name, &mut |_| ()).unwrap_err();
+        assert!(matches!(&error, Error::Step(f) if matches!(f.cause, Cause::NameTaken { .. })), "{error:?}");
+    }
+    world.toolstack.rename(domid, "hello-dm", &mut |_| ()).unwrap();
+    assert_eq!(world.toolstack.find_domain("hello-dm-dm").unwrap(), DomId::new(domid.get() + 1).unwrap());
+    world.toolstack.destroy(second.domid, &mut |_| ()).unwrap();
+    destroy(&world, domid, "renamed");
+}
+
+#[test]
+fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
+    let (mut world, domid) = with_guest();
+    world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
+    world.toolstack.trigger(domid, xen::Trigger::Nmi, 0).unwrap();
+    assert_eq!(world.hypervisor.triggers(domid), [xen::Trigger::Nmi]);
+    assert!(world.toolstack.sysrq(domid, 'h').unwrap_err().report().contains("took no notice"));
+    assert!(world.toolstack.sysrq(domid, '\n').is_err());
+    destroy(&world, domid, "signals");
+}
+
+#[test]
+fn lists_show_what_the_guest_has() {
+    let (world, domid) = with_guest();
+    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();
+    let disks = world.toolstack.disks(domid).unwrap();
+    let shown: Vec<_> = disks
+        .iter()
+        .map(|entry| (entry.disk.vdev.to_string(), entry.stub_vdev.map(|vdev| vdev.to_string())))
+        .collect();
+    let named = |text: &str, stub: Option<&str>| (text.to_owned(), stub.map(str::to_owned));
+    assert_eq!(shown[0], named("hda", Some("xvda")));
+    assert_eq!(shown[3], named("xvdc", None));
+    assert_eq!(disks[0].link.state, Some(4));
+    assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{domid}/768"));
+    let nics = world.toolstack.nics(domid).unwrap();
+    assert_eq!((nics[0].bridge.as_str(), nics[0].emulated, nics[0].nic.devid), ("xenbr0", true, 0));
+    let next =
+        config::load_nic("vif", "bridge=xenbr0,mac=00:16:3e:00:00:09", Toolstack::NEXT_NIC).device.unwrap();
+    for _ in 0..2 {
+        let guest = world.toolstack.attach_nic(domid, &next, &mut |_| ()).unwrap();
+        assert_eq!(guest.config.nics.iter().map(|nic| nic.devid).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+    destroy(&world, domid, "lists");
+}
