@@ -138,13 +138,19 @@ fn stub_disk(index: usize, disk: &Disk, place: Place) -> Result<StubDisk, WhyNot
     })
 }
 
+/// The id of a CD drive's device in QEMU, by which its medium is changed.
+#[must_use]
+pub fn cd_device(guest_vdev: Vdev) -> String {
+    format!("ide-{}", guest_vdev.devid())
+}
+
 impl StubDisk {
     /// QEMU's arguments for it.
     pub(crate) fn args(&self) -> Vec<String> {
         let device = &self.device;
         let (drive, front) = match self.place {
             Place::Ide(number) if self.cdrom => {
-                let id = format!("ide-{}", self.guest_vdev.devid());
+                let id = cd_device(self.guest_vdev);
                 let file =
                     if self.medium { format!(",file={device},format=host_device") } else { String::new() };
                 let (bus, unit) = (number / 2, number % 2);

@@ -34,7 +34,7 @@ use contract::{Argv, ArgvError, ConsoleError, StubConsole};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 
-pub use disks::{Place, StubDisk, Unemulated, WhyNot};
+pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device};
 pub use nics::StubNic;
 
 /// What is known of the guest and its stubdomain besides the configuration.

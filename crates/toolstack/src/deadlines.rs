@@ -15,6 +15,8 @@ pub struct Deadlines {
     pub shutdown_ack: Duration,
     /// Until a guest has let go of a device that is to be detached.
     pub let_go: Duration,
+    /// Until QEMU has answered one command.
+    pub qmp: Duration,
     /// One hotplug script.
     pub script: Duration,
 }
@@ -28,6 +30,7 @@ impl Default for Deadlines {
             domain_gone: Duration::from_secs(20),
             shutdown_ack: Duration::from_secs(10),
             let_go: Duration::from_secs(10),
+            qmp: Duration::from_secs(10),
             script: Duration::from_secs(40),
         }
     }
@@ -58,6 +61,7 @@ impl Deadlines {
             domain_gone: self.domain_gone.mul_f64(scale),
             shutdown_ack: self.shutdown_ack.mul_f64(scale),
             let_go: self.let_go.mul_f64(scale),
+            qmp: self.qmp.mul_f64(scale),
             script: self.script.mul_f64(scale),
         }
     }

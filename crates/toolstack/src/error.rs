@@ -229,6 +229,23 @@ pub enum Cause {
         /// The deadline.
         after: Duration,
     },
+    /// QEMU does not have a drive that it was started with.
+    #[error("QEMU tells of no drive {id}; outrigger dm-log shows what it has said")]
+    NoDrive {
+        /// The drive's device.
+        id: String,
+    },
+    /// The stubdomain's agent has not kept QEMU's sets of descriptors true.
+    #[error(
+        "QEMU's descriptors for the stubdomain's PV disk {devid} are not {what}; its agent makes them, and outrigger \
+         dm-log shows what it has said"
+    )]
+    NoFdset {
+        /// The PV disk.
+        devid: u32,
+        /// `there` or `gone`.
+        what: &'static str,
+    },
     /// There is no such guest.
     #[error("There is no guest {0}")]
     NoGuest(String),

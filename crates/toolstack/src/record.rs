@@ -88,6 +88,11 @@ pub enum Change {
         /// The guest has let it go.
         let_go: bool,
     },
+    /// A CD drive gets another disc than its configuration says, or none.
+    ChangeMedium {
+        /// The drive.
+        vdev: Vdev,
+    },
     /// A network interface comes.
     AttachNic(Nic),
     /// A network interface goes.

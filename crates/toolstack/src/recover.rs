@@ -5,7 +5,7 @@ use xen_types::DomId;
 use crate::attach::{Live, settle};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{GuestRecord, LOOP_TAG, Phase};
+use crate::record::{Change, GuestRecord, LOOP_TAG, Phase};
 use crate::{Guest, Toolstack};
 
 /// What was found at the start of a daemon.
@@ -56,6 +56,10 @@ impl Toolstack {
     /// Puts back or ends a change that was cut off. What fails is tried again before the guest's next change; a guest
     /// that has ended meanwhile is destroyed with all that it has.
     fn settle_change(&self, record: &mut GuestRecord, domid: DomId, troubles: &mut Vec<Error>) {
+        // A disc is put back by QEMU, which nobody holds a session with yet.
+        if let Some(Change::ChangeMedium { .. }) = record.change {
+            return;
+        }
         let Ok(mut live) = Live::find(self, domid) else { return };
         if let Err(cause) = settle(&mut live) {
             troubles.push(cause.into());

@@ -140,7 +140,8 @@ fn renamed() -> Result<()> {
     console.type_text("still there?")?;
     console.wait_for("still there?", 30)?;
     // Its old name is free.
-    let second = Made::create(&hello("before", "")?, &[])?;
+    let second = Made::create(&hello("second", "")?, &[])?;
+    outrigger(&["rename", "second", "before"])?.good()?;
     outrigger(&["rename", "after", "before"])?.refused(1, &["taken"])?;
     let log = outrigger(&["dm-log", "after"])?.good()?.stdout;
     ensure!(log.contains("outrigger-agent"), "the stubdomain's log is not found: {log}");

@@ -1,3 +1,7 @@
+use std::time::Instant;
+
+use qmp::commands::{DeviceAdd, QueryHotpluggableCpus};
+use serde_json::{Map, Value};
 use xen_types::DomId;
 use xenstore::XsPath;
 
@@ -21,9 +25,17 @@ fn steps<'b>() -> Vec<Step<Change<'b>>> {
         Step::new("check the number", Change::check),
         Step::new("tell the guest", |c: &mut Change<'_>| c.tell(c.to))
             .undo(|c: &mut Change<'_>| c.tell(c.from)),
+        // What was added cannot be taken back; whoever asks for it again finds it.
+        Step::new("add processors to QEMU", Change::add),
         Step::new("record the number", |c: &mut Change<'_>| c.record(c.to))
             .undo(|c: &mut Change<'_>| c.record(c.from)),
     ]
+}
+
+/// Where a processor is; those of a higher number come later.
+fn place(props: &Map<String, Value>) -> [u64; 4] {
+    ["socket-id", "die-id", "core-id", "thread-id"]
+        .map(|key| props.get(key).and_then(Value::as_u64).unwrap_or(0))
 }
 
 impl Toolstack {
@@ -63,6 +75,27 @@ impl Change<'_> {
             batch.write(&below(&dir, &format!("cpu/{cpu}/availability")), cpu_availability(cpu, online));
         }
         batch.commit(&self.live.ts.xenstore)
+    }
+
+    /// Those processors that QEMU was not started with, lowest first: a guest learns of them through ACPI.
+    fn add(&mut self) -> StepResult {
+        if self.live.record.config.max_vcpus == 1 {
+            return Ok(());
+        }
+        let ts = self.live.ts;
+        let monitor = ts.monitors.monitor(self.live.domid)?;
+        let deadline = || Instant::now() + ts.deadlines.qmp;
+        let mut known = qmp::run(&*monitor, &QueryHotpluggableCpus {}, deadline())?;
+        known.sort_by_key(|cpu| place(&cpu.props));
+        let wanted = usize::try_from(self.to).unwrap_or(usize::MAX);
+        let missing = known.into_iter().take(wanted).enumerate().filter(|(_, cpu)| cpu.qom_path.is_none());
+        for (number, cpu) in missing {
+            let mut arguments = cpu.props;
+            arguments.insert("driver".to_owned(), cpu.kind.into());
+            arguments.insert("id".to_owned(), format!("cpu-{number}").into());
+            qmp::run(&*monitor, &DeviceAdd(arguments), deadline())?;
+        }
+        Ok(())
     }
 
     fn record(&mut self, vcpus: u32) -> StepResult {

@@ -264,17 +264,20 @@ pub(super) fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
 
 /// Detaches the loop device of a disk, also one that was attached and not yet recorded.
 pub(super) fn detach_image(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    let (ts, record) = (live.ts, &mut live.record);
     let name = vdev.to_string();
-    let others: Vec<_> =
-        record.loops.iter().filter(|entry| entry.vdev != name).map(|entry| &entry.attachment).collect();
-    let tag = record.loop_tag();
-    for attachment in ts.host.find_loops(&tag)? {
-        if !others.iter().any(|other| other.device.minor == attachment.device.minor) {
-            ts.host.detach_loop(&attachment)?;
+    let before = live.record.loops.clone();
+    live.record.loops.retain(|entry| entry.vdev != name);
+    detach_strays(live).inspect_err(|_| live.record.loops = before)
+}
+
+/// Detaches the loop devices of the guest that its record does not have.
+pub(super) fn detach_strays(live: &Live<'_>) -> StepResult {
+    let record = &live.record;
+    for attachment in live.ts.host.find_loops(&record.loop_tag())? {
+        if !record.loops.iter().any(|entry| entry.attachment.device.minor == attachment.device.minor) {
+            live.ts.host.detach_loop(&attachment)?;
         }
     }
-    record.loops.retain(|entry| entry.vdev != name);
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 mod device;
 mod disk;
 mod list;
+mod medium;
 mod nic;
 mod resume;
 

@@ -11,7 +11,6 @@ use crate::create::{Vif, bridge, check_backend, check_bridge, wait_for};
 use crate::destroy::undo_scripts_of;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::host::PortRequest;
 use crate::record::Change;
 use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, below};
@@ -351,8 +350,7 @@ fn users(live: &Live<'_>, nic: &Nic) -> Vec<Vif> {
 /// Puts an interface that is connected on the bridge that it names.
 fn place(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     let (interface, to) = (vif.interface(), bridge(&vif.nic).to_owned());
-    let request = PortRequest { interface: interface.clone(), rename: None, bridge: to.clone(), mtu: None };
-    live.ts.host.add_port(&request)?;
+    live.ts.host.move_port(&interface, &to)?;
     for port in live.record.ports.iter_mut().filter(|port| port.interface == interface) {
         port.bridge.clone_from(&to);
     }

@@ -2,7 +2,7 @@
 
 use super::disk::{forget_disk, remove_disk};
 use super::nic::{forget_nic, remove_nic, replace_nic};
-use super::{Live, device};
+use super::{Live, device, medium};
 use crate::error::Cause;
 use crate::record::Change;
 use crate::steps::StepResult;
@@ -22,6 +22,7 @@ pub(crate) fn settle(live: &mut Live<'_>) -> StepResult {
                 forget_disk(live, vdev);
             }
         }
+        Change::ChangeMedium { vdev } => medium::settle(live, vdev)?,
         Change::AttachNic(nic) => {
             remove_nic(live, nic.devid)?;
             forget_nic(live, nic.devid);

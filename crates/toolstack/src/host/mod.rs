@@ -167,6 +167,12 @@ pub trait HostDevices: Send + Sync {
     /// When the interface or the bridge is missing, or the kernel refuses.
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
 
+    /// Takes an interface that is a port from its bridge and makes it a port of another; it stays up.
+    ///
+    /// # Errors
+    /// When the interface or the bridge is missing, or the kernel refuses.
+    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError>;
+
     /// Takes an interface from its bridge and brings it down; nothing when it is gone, as it is with its backend.
     ///
     /// # Errors

@@ -145,6 +145,15 @@ impl HostDevices for RealHost {
         LinkChange::of(index).flags(IFF_UP, IFF_UP).send().map_err(failed("bring up"))
     }
 
+    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError> {
+        if !self.is_bridge(bridge)? {
+            return Err(HostError::NoBridge(bridge.to_owned()));
+        }
+        let index = interface_index(interface, "find")?;
+        let master = interface_index(bridge, "find")?;
+        LinkChange::of(index).master(master).send().map_err(network("move to another bridge", interface))
+    }
+
     fn remove_port(&self, interface: &str) -> Result<(), HostError> {
         let index = match interface_index(interface, "find") {
             Ok(index) => index,

@@ -175,6 +175,17 @@ impl HostDevices for SimHost {
         Ok(())
     }
 
+    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError> {
+        let mut state = self.call("move_port")?;
+        if !state.bridges.contains(bridge) {
+            return Err(HostError::NoBridge(bridge.to_owned()));
+        }
+        let source = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let missing =
+            || HostError::Network { operation: "find", interface: interface.to_owned(), source: source() };
+        state.ports.get_mut(interface).map(|port| bridge.clone_into(port)).ok_or_else(missing)
+    }
+
     fn remove_port(&self, interface: &str) -> Result<(), HostError> {
         self.call("remove_port")?.ports.remove(interface);
         Ok(())

@@ -1,7 +1,7 @@
 //! Changes of a running guest, with a failure at every point: the guest is as before or as wanted, and when it is
 //! destroyed nothing is left.
 
-use config::{Disk, Nic, Vdev};
+use config::{Disk, DiskSource, Nic, Vdev};
 use toolstack::steps::{Faults, Side};
 use toolstack::{Cause, Detach, Error, Event, Guest, Toolstack};
 use xen_types::{DomId, KiB};
@@ -20,7 +20,7 @@ struct Change {
     forward_from: Option<&'static str>,
 }
 
-const CHANGES: [Change; 10] = [
+const CHANGES: [Change; 13] = [
     Change {
         name: "attach an image",
         steps: Toolstack::attach_disk_steps,
@@ -64,6 +64,30 @@ const CHANGES: [Change; 10] = [
         forward_from: None,
     },
     Change {
+        name: "change the disc",
+        steps: Toolstack::change_medium_steps,
+        run: |ts, domid, events| {
+            ts.change_medium(domid, vdev("hdc"), &file("/srv/new.iso"), Detach::Ask, events)
+        },
+        forward_from: Some("detach the old image"),
+    },
+    Change {
+        name: "take the disc out",
+        steps: Toolstack::change_medium_steps,
+        run: |ts, domid, events| {
+            ts.change_medium(domid, vdev("hdc"), &DiskSource::Empty, Detach::Ask, events)
+        },
+        forward_from: Some("detach the old image"),
+    },
+    Change {
+        name: "give an empty drive a disc",
+        steps: Toolstack::change_medium_steps,
+        run: |ts, domid, events| {
+            ts.change_medium(domid, vdev("hdd"), &file("/srv/new.iso"), Detach::Ask, events)
+        },
+        forward_from: Some("detach the old image"),
+    },
+    Change {
         name: "change the memory",
         steps: Toolstack::set_memory_steps,
         run: |ts, domid, events| ts.set_memory(domid, KiB::from_mib(48), events),
@@ -91,6 +115,10 @@ fn nic(text: &str) -> Nic {
     config::load_nic("vif", text, 2).device.unwrap()
 }
 
+fn file(path: &str) -> DiskSource {
+    DiskSource::Path(path.to_owned())
+}
+
 fn vdev(text: &str) -> Vdev {
     config::device_name(text).unwrap()
 }
@@ -98,9 +126,12 @@ fn vdev(text: &str) -> Vdev {
 /// A host with a guest whose PV drivers are at work.
 fn with_guest() -> (World, DomId) {
     let world = World::new(Stubs::Work);
-    let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n", crate::world::CONFIG);
+    let drives = "disk += ['/srv/old.iso,raw,hdc,ro,cdrom', ',raw,hdd,ro,cdrom']";
+    let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n{drives}\n", crate::world::CONFIG);
     let config = config::load_str("hello.cfg", &text).config.unwrap();
     let guest = world.toolstack.create(&config, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
+    world.qemu.add_tray("ide-5632", true);
+    world.qemu.add_tray("ide-5696", false);
     world.give_drivers(guest.domid, Drivers::Polite);
     for device in ["vbd/768", "vbd/51728", "vif/0"] {
         world.wait_for_state(&format!("/local/domain/{}/device/{device}/state", guest.domid), b"4");
@@ -138,7 +169,7 @@ fn each_change_may_be_asked_for_twice() {
         (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
         let after = world.picture();
         let again = (change.run)(&world.toolstack, domid, &mut |_| ());
-        assert_eq!(again.is_err(), change.forward_from.is_some(), "{}: {again:?}", change.name);
+        assert_eq!(again.is_err(), change.name.starts_with("detach"), "{}: {again:?}", change.name);
         world.picture().check_same(&after, &format!("{} twice", change.name));
         destroy(&world, domid, change.name);
     }
@@ -214,6 +245,42 @@ fn a_failure_of_any_hypervisor_call_leaves_the_guest_as_before() {
 }
 
 #[test]
+fn a_failure_of_any_command_to_qemu_leaves_the_guest_as_before() {
+    for part in 0..2 {
+        check_calls(
+            part,
+            |world, n| world.qemu.fail_nth(n),
+            |world| world.qemu.fail_nth(0),
+            |world| world.qemu.asked(),
+        );
+    }
+}
+
+#[test]
+fn a_locked_tray_is_respected_and_said_unless_forced() {
+    let (world, domid) = with_guest();
+    world.qemu.lock_tray("ide-5632", true);
+    let before = world.picture();
+    let change =
+        |how| world.toolstack.change_medium(domid, vdev("hdc"), &file("/srv/new.iso"), how, &mut |_| ());
+    let report = change(Detach::Ask).unwrap_err().report();
+    assert!(report.contains("has locked the tray of hdc"), "{report}");
+    world.picture().check_same(&before, "a locked tray");
+    change(Detach::Force).unwrap();
+    assert_eq!(world.host.state().loops.values().filter(|(file, ..)| file.ends_with("new.iso")).count(), 1);
+    for (which, words) in [("hda", "not a CD drive"), ("hdb", "has no CD drive hdb")] {
+        let empty = DiskSource::Empty;
+        let report = world
+            .toolstack
+            .change_medium(domid, vdev(which), &empty, Detach::Ask, &mut |_| ())
+            .unwrap_err()
+            .report();
+        assert!(report.contains(words), "{report}");
+    }
+    destroy(&world, domid, "a locked tray");
+}
+
+#[test]
 fn a_failure_of_any_host_call_leaves_the_guest_as_before() {
     for part in 0..2 {
         check_calls(
@@ -264,6 +331,10 @@ fn a_change_that_was_cut_off_anywhere_is_put_back_or_finished_and_can_be_repeate
                 let successor = world.successor();
                 let recovered = successor.recover(&mut |_| ()).unwrap();
                 assert!(recovered.troubles.is_empty(), "{case}: {:?}", recovered.troubles);
+                if change.name.contains("disc") {
+                    // Put back by QEMU, before the guest's next change.
+                    successor.set_bridge(domid, 0, "xenbr0", &mut |_| ()).unwrap();
+                }
                 let now = world.picture();
                 assert!(now == before || now == after, "{case}: {now:#?}");
                 assert_eq!(recovered.guests, [world.toolstack.info(domid).unwrap().guest], "{case}");
@@ -283,7 +354,7 @@ fn a_guest_that_does_not_let_go_keeps_its_devices() {
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
     world.give_drivers(domid, Drivers::Stubborn);
     let before = world.picture();
-    for change in CHANGES.iter().filter(|change| change.forward_from.is_some()) {
+    for change in CHANGES.iter().filter(|change| change.name.starts_with("detach")) {
         let error = (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap_err();
         assert!(error.report().contains("has not let the device go"), "{}", error.report());
         world.picture().check_same(&before, change.name);
@@ -291,7 +362,7 @@ fn a_guest_that_does_not_let_go_keeps_its_devices() {
     world.wait_for_state(&format!("/local/domain/0/backend/vbd/{domid}/768/state"), b"4");
     world.toolstack.detach_disk(domid, vdev("hda"), Detach::Force, &mut |_| ()).unwrap();
     world.toolstack.detach_nic(domid, 0, Detach::Force, &mut |_| ()).unwrap();
-    assert_eq!(world.host.state().loops.len(), 0);
+    assert!(world.host.state().loops.values().all(|(file, ..)| file.ends_with("old.iso")));
     destroy(&world, domid, "taken by force");
 }
 
@@ -325,7 +396,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
         "Disk xvdc (/srv/none.img): The disk image /srv/none.img is not",
     );
     refused(attach("/srv/a.img,raw,xvdc,rw"), "/srv/a.img is in use by the guest hello");
-    refused(attach("/srv/extra.img,raw,hdd,ro,cdrom"), "cd-insert gives its drive another disc");
+    refused(attach("/srv/extra.img,raw,hdb,ro,cdrom"), "cd-insert gives its drive another disc");
     refused(ts.attach_nic(domid, &nic("bridge=none"), &mut |_| ()), "There is no bridge none");
     refused(ts.attach_nic(domid, &nic("devid=1"), &mut |_| ()), "has a network interface 1 already");
     refused(ts.detach_disk(domid, vdev("xvdz"), Detach::Ask, &mut |_| ()), "has no disk xvdz");
@@ -366,6 +437,17 @@ fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
 }
 
 #[test]
+fn a_processor_that_qemu_has_is_not_added_twice() {
+    let (world, domid) = with_guest();
+    let set = |vcpus| world.toolstack.set_vcpus(domid, vcpus, &mut |_| ()).unwrap();
+    for vcpus in [2, 2, 1, 2] {
+        assert_eq!(set(vcpus).config.vcpus, vcpus);
+        assert_eq!(world.qemu.state().1, 2);
+    }
+    destroy(&world, domid, "processors");
+}
+
+#[test]
 fn lists_show_what_the_guest_has() {
     let (world, domid) = with_guest();
     world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();
@@ -376,7 +458,7 @@ fn lists_show_what_the_guest_has() {
         .collect();
     let named = |text: &str, stub: Option<&str>| (text.to_owned(), stub.map(str::to_owned));
     assert_eq!(shown[0], named("hda", Some("xvda")));
-    assert_eq!(shown[3], named("xvdc", None));
+    assert_eq!(shown.last().unwrap(), &named("xvdc", None));
     assert_eq!(disks[0].link.state, Some(4));
     assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{domid}/768"));
     let nics = world.toolstack.nics(domid).unwrap();

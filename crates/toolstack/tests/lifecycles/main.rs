@@ -5,5 +5,6 @@ mod change;
 mod create;
 mod destroy;
 mod fault;
+mod qemu;
 mod recover;
 mod world;

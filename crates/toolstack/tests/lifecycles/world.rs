@@ -19,6 +19,7 @@ use xenstore::server::Server;
 use xenstore::{Store, Watch, Xenstore, XsPath};
 
 use crate::fault::{FaultyLink, faulty_link};
+use crate::qemu::{Qemu, Tray};
 
 /// What the simulated stubdomains do when they are started.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub(crate) struct World {
     pub(crate) server: Arc<Server>,
     pub(crate) host: Arc<SimHost>,
     pub(crate) link: FaultyLink,
+    pub(crate) qemu: Qemu,
     pub(crate) toolstack: Toolstack,
     drivers: Arc<Mutex<Drivers>>,
     before: Leftovers,
@@ -67,7 +69,9 @@ pub(crate) struct Leftovers {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Picture {
     nodes: BTreeSet<String>,
+    images: Vec<(String, Option<PathBuf>)>,
     loops: Vec<(PathBuf, bool)>,
+    trays: Vec<(String, Tray)>,
     ports: BTreeMap<String, String>,
     files: BTreeSet<PathBuf>,
     guests: Vec<Guest>,
@@ -79,6 +83,7 @@ impl Picture {
         let (here, there) = (self.nodes.difference(&other.nodes), other.nodes.difference(&self.nodes));
         let (more, less): (Vec<_>, Vec<_>) = (here.collect(), there.collect());
         assert!(more.is_empty() && less.is_empty(), "{case}: nodes too many {more:?}, too few {less:?}");
+        assert_eq!(self.images, other.images, "{case}");
         assert_eq!(self, other, "{case}");
     }
 }
@@ -110,20 +115,24 @@ impl World {
         let paths = paths(&files, &host);
         host.put_file("/srv/a.img", &[0; 1024]);
         host.put_block("/dev/vg/b", 253, 7);
-        host.put_file("/srv/extra.img", &[0; 1024]);
+        for name in ["extra.img", "old.iso", "new.iso"] {
+            host.put_file(format!("/srv/{name}"), &[0; 1024]);
+        }
         host.put_bridge("xenbr0");
         host.put_bridge("xenbr1");
         prepare(&server);
         let (xenstore, link) = faulty_link(&server);
+        let qemu = Qemu::new(&server);
         let toolstack = Toolstack::new(hypervisor.clone(), xenstore, host.clone())
             .with_paths(paths)
+            .with_monitors(Arc::new(qemu.clone()))
             .with_deadlines(Deadlines::default().scaled(if stubs == Stubs::Hang { 0.01 } else { 1.0 }));
         let stop = Arc::new(AtomicBool::new(false));
         let drivers = Arc::new(Mutex::new(Drivers::None));
         let actor = Actor::new(&hypervisor, &server, stubs, (&drivers, &stop));
         let actor = Some(thread::spawn(move || actor.play()));
         let before = leftovers(&hypervisor, &server, &host.state());
-        Self { hypervisor, server, host, link, toolstack, drivers, before, actor, stop, _files: files }
+        Self { hypervisor, server, host, link, qemu, toolstack, drivers, before, actor, stop, _files: files }
     }
 
     pub(crate) fn create(&self) -> Result<Guest, Error> {
@@ -158,9 +167,21 @@ impl World {
     pub(crate) fn picture(&self) -> Picture {
         let state = self.host.state();
         let guests = self.successor().guests().unwrap();
+        let nodes = self.server.dump();
+        // Which image is behind each disk, whatever the loop device is.
+        let image = |(path, (value, _)): (&String, &(Vec<u8>, _))| {
+            let minor = String::from_utf8_lossy(value).strip_prefix("/dev/loop")?.parse::<u32>().ok()?;
+            path.ends_with("/params")
+                .then(|| (path.clone(), state.loops.get(&minor).map(|(file, ..)| file.clone())))
+        };
+        let mut loops: Vec<_> =
+            state.loops.values().map(|(file, read_only, _)| (file.clone(), *read_only)).collect();
+        loops.sort();
         Picture {
-            nodes: self.server.dump().into_keys().collect(),
-            loops: state.loops.into_values().map(|(file, read_only, _)| (file, read_only)).collect(),
+            images: nodes.iter().filter_map(image).collect(),
+            nodes: nodes.into_keys().collect(),
+            loops,
+            trays: self.qemu.state().0,
             ports: state.ports,
             files: state.files.into_keys().filter(|path| path.starts_with("/var")).collect(),
             guests: guests.into_iter().map(|info| info.guest).collect(),
@@ -171,6 +192,7 @@ impl World {
     pub(crate) fn successor(&self) -> Toolstack {
         Toolstack::new(self.hypervisor.clone(), self.server.connect(DomId::DOM0), self.host.clone())
             .with_paths(self.toolstack.paths().clone())
+            .with_monitors(Arc::new(self.qemu.clone()))
     }
 
     /// Removes a file that is the test's own.

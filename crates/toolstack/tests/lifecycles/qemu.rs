@@ -1,0 +1,170 @@
+//! A QEMU that has CD drives and processors, and an agent that keeps its sets of descriptors true.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use qmp::testing::{FakeMonitor, Play};
+use qmp::{ErrorClass, Monitor, QmpError};
+use serde_json::{Value, json};
+use toolstack::Monitors;
+use xen_types::DomId;
+use xenstore::server::Server;
+
+/// A CD drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tray {
+    pub(crate) open: bool,
+    pub(crate) locked: bool,
+    /// It has a disc.
+    pub(crate) disc: bool,
+}
+
+#[derive(Default)]
+struct Machine {
+    trays: BTreeMap<String, Tray>,
+    cpus: u64,
+    /// Commands until one is refused.
+    fail_after: Option<u64>,
+    asked: u64,
+}
+
+/// The QEMU of the one guest of a world.
+#[derive(Clone)]
+pub(crate) struct Qemu {
+    machine: Arc<Mutex<Machine>>,
+    monitor: FakeMonitor,
+}
+
+impl Monitors for Qemu {
+    fn monitor(&self, _: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
+        Ok(Arc::new(self.monitor.clone()))
+    }
+}
+
+impl Qemu {
+    pub(crate) fn new(server: &Arc<Server>) -> Self {
+        let machine: Arc<Mutex<Machine>> = Arc::default();
+        machine.lock().unwrap().cpus = 1;
+        let (player, server) = (machine.clone(), server.clone());
+        let monitor = FakeMonitor::new(move |command, arguments| {
+            let mut machine = player.lock().unwrap();
+            machine.asked += 1;
+            if let Some(left) = machine.fail_after {
+                machine.fail_after = left.checked_sub(1);
+                if left == 0 {
+                    return Play::Refuse(ErrorClass::Generic, "refused for a test".to_owned());
+                }
+            }
+            machine
+                .play(command, arguments, &sets(&server))
+                .unwrap_or_else(|why| Play::Refuse(ErrorClass::Generic, why))
+        });
+        Self { machine, monitor }
+    }
+
+    /// Gives the machine a CD drive.
+    pub(crate) fn add_tray(&self, id: &str, disc: bool) {
+        let tray = Tray { open: false, locked: false, disc };
+        self.machine.lock().unwrap().trays.insert(id.to_owned(), tray);
+    }
+
+    pub(crate) fn lock_tray(&self, id: &str, locked: bool) {
+        self.machine.lock().unwrap().trays.get_mut(id).unwrap().locked = locked;
+    }
+
+    /// The drives and the number of processors.
+    pub(crate) fn state(&self) -> (Vec<(String, Tray)>, u64) {
+        let machine = self.machine.lock().unwrap();
+        (machine.trays.clone().into_iter().collect(), machine.cpus)
+    }
+
+    /// Refuses the `n`th command from now on, from 1; 0 refuses none.
+    pub(crate) fn fail_nth(&self, n: u64) {
+        self.machine.lock().unwrap().fail_after = n.checked_sub(1);
+    }
+
+    pub(crate) fn asked(&self) -> u64 {
+        self.machine.lock().unwrap().asked
+    }
+}
+
+/// The sets that the agent has made: one for each CD drive's PV disk of a stubdomain whose backend is at work.
+fn sets(server: &Server) -> Vec<u32> {
+    let nodes = server.dump();
+    let backend = |path: &str| {
+        let mut parts = path.strip_prefix("/local/domain/0/backend/vbd/")?.split('/');
+        let (domid, devid, state) = (parts.next()?, parts.next()?, parts.next()?);
+        (state == "state").then(|| (domid.to_owned(), devid.to_owned()))
+    };
+    let read = |path: String| nodes.get(&path).map(|(value, _)| value.clone());
+    let working = nodes.iter().filter(|(_, (value, _))| matches!(value.as_slice(), b"2" | b"4"));
+    working
+        .filter_map(|(path, _)| backend(path))
+        .filter(|(domid, devid)| {
+            let kind = read(format!("/local/domain/{domid}/device/vbd/{devid}/device-type"));
+            read(format!("/local/domain/{domid}/target")).is_some() && kind.as_deref() == Some(b"cdrom")
+        })
+        .filter_map(|(_, devid)| devid.parse().ok())
+        .collect()
+}
+
+impl Machine {
+    fn play(&mut self, command: &str, arguments: &Value, sets: &[u32]) -> Result<Play, String> {
+        let nothing = Ok(Play::Return(json!({})));
+        match command {
+            "query-block" => {
+                let drives: Vec<Value> = self.trays.iter().map(|(id, tray)| drive(id, tray)).collect();
+                return Ok(Play::Return(drives.into()));
+            }
+            "query-fdsets" => {
+                let set = |devid| json!({"fdset-id": devid, "fds": [{"fd": 9, "opaque": format!("stub-devid:{devid}")}]});
+                return Ok(Play::Return(sets.iter().map(set).collect::<Vec<_>>().into()));
+            }
+            "query-hotpluggable-cpus" => {
+                // As QEMU does: the last one first.
+                let cpu = |number| {
+                    let mut cpu = json!({"type": "x-cpu", "vcpus-count": 1, "props": {"socket-id": number}});
+                    if number < self.cpus {
+                        cpu["qom-path"] = json!("/machine/cpu");
+                    }
+                    cpu
+                };
+                return Ok(Play::Return((0..2).rev().map(cpu).collect::<Vec<_>>().into()));
+            }
+            "device_add" => {
+                let there = arguments["socket-id"] == self.cpus && arguments["driver"] == "x-cpu";
+                self.cpus += u64::from(there);
+                return if there { nothing } else { Err(format!("wrong processor {arguments}")) };
+            }
+            _ => {}
+        }
+        let id = arguments["id"].as_str().unwrap_or_default();
+        let tray = self.trays.get_mut(id).ok_or_else(|| format!("no drive {id}"))?;
+        match command {
+            "blockdev-open-tray" => tray.open |= !tray.locked || arguments["force"] == true,
+            "blockdev-close-tray" => tray.open = false,
+            "blockdev-remove-medium" if tray.open => tray.disc = false,
+            "blockdev-change-medium" if tray.locked && !tray.open => return Err("locked".to_owned()),
+            "blockdev-change-medium" => {
+                let set = |devid: &u32| arguments["filename"] == format!("/dev/fdset/{devid}");
+                let said = arguments["format"] == "host_device" && arguments["read-only-mode"] == "read-only";
+                if !said || !sets.iter().any(set) {
+                    return Err(format!("no such medium: {arguments}"));
+                }
+                (tray.open, tray.disc) = (false, true);
+            }
+            _ => return Err(format!("{command} not now")),
+        }
+        nothing
+    }
+}
+
+fn drive(id: &str, tray: &Tray) -> Value {
+    let mut drive = json!({
+        "device": id, "qdev": id, "removable": true, "type": "unknown", "locked": tray.locked, "tray_open": tray.open,
+    });
+    if tray.disc {
+        drive["inserted"] = json!({"file": "/dev/xvdd", "ro": true, "drv": "host_device"});
+    }
+    drive
+}
