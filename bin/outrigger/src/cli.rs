@@ -78,6 +78,28 @@ pub(crate) enum Command {
         /// The disk's name or number, such as xvdb.
         vdev: String,
     },
+    /// Put a disc into a CD drive of a running guest
+    CdInsert {
+        /// Open the tray against the guest's lock.
+        #[arg(short, long)]
+        force: bool,
+        /// Name, uuid or domid.
+        guest: String,
+        /// The drive's name or number, such as hdc.
+        vdev: String,
+        /// A raw image or a block device.
+        file: PathBuf,
+    },
+    /// Take the disc out of a CD drive of a running guest
+    CdEject {
+        /// Open the tray against the guest's lock.
+        #[arg(short, long)]
+        force: bool,
+        /// Name, uuid or domid.
+        guest: String,
+        /// The drive's name or number, such as hdc.
+        vdev: String,
+    },
     /// List the disks of a guest
     BlockList(DeviceList),
     /// Attach a network interface to a running guest

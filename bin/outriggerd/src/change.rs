@@ -3,8 +3,8 @@
 
 use api::frame::Call;
 use api::types::{
-    BlockAttach, BlockDetach, Disk as ApiDisk, Failure, MemSet, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, Nic as ApiNic, Rename, TriggerKind, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, Failure, MemSet, NetworkAttach,
+    NetworkDetach, NetworkSetBridge, Nic as ApiNic, Rename, TriggerKind, VcpuSet,
 };
 use config::{DiskSource, LoadedDevice, MacAddr};
 use toolstack::{Cause, Detach, DiskEntry, Error, Guest, NicEntry, Signal, Toolstack};
@@ -54,6 +54,23 @@ impl Change {
                 let vdev = config::device_name(&vdev).map_err(bad)?;
                 Self::new("block-detach", move |ts, domid, events| {
                     ts.detach_disk(domid, vdev, how(force), events)
+                })
+            }
+            "CdInsert" => {
+                let CdInsert { vdev, file, force, .. } = parameters(call)?;
+                let vdev = config::device_name(&vdev).map_err(bad)?;
+                // `target=` takes all that follows, whatever is in the path.
+                let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
+                let source = device(config::load_disk("disc", &text))?.source;
+                Self::new("cd-insert", move |ts, domid, events| {
+                    ts.change_medium(domid, vdev, &source, how(force), events)
+                })
+            }
+            "CdEject" => {
+                let CdEject { vdev, force, .. } = parameters(call)?;
+                let vdev = config::device_name(&vdev).map_err(bad)?;
+                Self::new("cd-eject", move |ts, domid, events| {
+                    ts.change_medium(domid, vdev, &DiskSource::Empty, how(force), events)
                 })
             }
             "NetworkAttach" => {
@@ -107,7 +124,7 @@ impl WhichNic {
     fn read(text: &str) -> Result<Self, Answer> {
         match text.parse() {
             Ok(number) => Ok(Self::Number(number)),
-            Err(_) => text.parse().map(Self::Address).map_err(|error| bad(error.to_string())),
+            Err(_) => text.parse().map(Self::Address).map_err(bad),
         }
     }
 
@@ -133,7 +150,7 @@ fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Answer> {
     loaded.device.ok_or_else(|| Answer::failure(&Failure::BadConfig { diagnostics: diagnostics + "\n" }))
 }
 
-fn bad(why: String) -> Answer {
+fn bad(why: impl std::fmt::Display) -> Answer {
     Answer::failure(&Failure::BadConfig { diagnostics: format!("error: {why}\n") })
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 /// Every method of the interface.
-pub const METHODS: [&str; 23] = [
+pub const METHODS: [&str; 25] = [
     "Create",
     "List",
     "Get",
@@ -18,6 +18,8 @@ pub const METHODS: [&str; 23] = [
     "BlockAttach",
     "BlockDetach",
     "BlockList",
+    "CdInsert",
+    "CdEject",
     "NetworkAttach",
     "NetworkDetach",
     "NetworkSetBridge",
@@ -275,6 +277,32 @@ pub struct BlockDetach {
     /// The disk's name or number.
     pub vdev: String,
     /// Take it away without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `CdInsert`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CdInsert {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The drive's name or number.
+    pub vdev: String,
+    /// The absolute path of a raw image or a block device.
+    pub file: String,
+    /// Open the tray against the guest's lock.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `CdEject`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CdEject {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The drive's name or number.
+    pub vdev: String,
+    /// Open the tray against the guest's lock.
     #[serde(default)]
     pub force: bool,
 }

@@ -3,7 +3,6 @@
 mod bad_input;
 mod daemon;
 mod hello;
-mod hotplug;
 mod linux;
 mod stock;
 
@@ -24,5 +23,5 @@ impl Case {
 
 /// All cases, quick ones first.
 pub(crate) fn all() -> Vec<Case> {
-    [bad_input::CASES, hello::CASES, daemon::CASES, stock::CASES, hotplug::CASES, linux::CASES].concat()
+    [bad_input::CASES, hello::CASES, daemon::CASES, stock::CASES, linux::CASES].concat()
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::Result;
 use api::client::Client;
 use api::types::{
-    BlockAttach, BlockDetach, Guest, GuestParameter, MemSet, NetworkAttach, NetworkDetach, NetworkSetBridge,
-    OneGuest, Rename, Sysrq, TriggerParameters, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, Guest, GuestParameter, MemSet, NetworkAttach, NetworkDetach,
+    NetworkSetBridge, OneGuest, Rename, Sysrq, TriggerParameters, VcpuSet,
 };
 
 use crate::cli::{Cli, Command};
@@ -55,6 +55,14 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::BlockDetach { force, guest, vdev } => {
             change::steps(&mut connect()?, "BlockDetach", &BlockDetach { guest, vdev, force })
+        }
+        Command::CdInsert { force, guest, vdev, file } => {
+            // The daemon does not know this folder.
+            let file = std::path::absolute(file)?.display().to_string();
+            change::steps(&mut connect()?, "CdInsert", &CdInsert { guest, vdev, file, force })
+        }
+        Command::CdEject { force, guest, vdev } => {
+            change::steps(&mut connect()?, "CdEject", &CdEject { guest, vdev, force })
         }
         Command::BlockList(args) => change::disks(&mut connect()?, &args),
         Command::NetworkAttach { guest, vif } => {

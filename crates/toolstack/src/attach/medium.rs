@@ -137,19 +137,19 @@ fn drive_of(live: &Live<'_>, vdev: Vdev) -> Result<Disk, Cause> {
 }
 
 impl Changing<'_> {
-    fn old(&self) -> Result<Disk, Cause> {
+    fn present(&self) -> Result<Disk, Cause> {
         drive_of(&self.live, self.vdev)
     }
 
-    fn new(&self) -> Result<Disk, Cause> {
-        Ok(Disk { source: self.source.clone(), ..self.old()? })
+    fn wanted(&self) -> Result<Disk, Cause> {
+        Ok(Disk { source: self.source.clone(), ..self.present()? })
     }
 
     fn check(&mut self) -> StepResult {
-        let (ts, new) = (self.live.ts, self.new()?);
+        let (ts, new) = (self.live.ts, self.wanted()?);
         let about = |cause: Cause| cause.about(describe(&new));
         if matches!(new.source, DiskSource::Script { .. })
-            || matches!(self.old()?.source, DiskSource::Script { .. })
+            || matches!(self.present()?.source, DiskSource::Script { .. })
         {
             return Err(about(Cause::Unsupported {
                 what: "script=".to_owned(),
@@ -170,7 +170,7 @@ impl Changing<'_> {
 
     /// The new image gets its loop device beside the old one's, which is detached last.
     fn attach_image(&mut self) -> StepResult {
-        let new = self.new()?;
+        let new = self.wanted()?;
         let known = self.live.record.loops.len();
         self.backing = attach_image(self.live.ts, &mut self.live.record, &new)
             .map_err(|cause| cause.about(describe(&new)))?;
@@ -241,12 +241,12 @@ impl Changing<'_> {
     }
 
     fn plug_guest(&mut self) -> StepResult {
-        let new = self.new()?;
+        let new = self.wanted()?;
         plug_guest(&self.live, &new, &self.backing)
     }
 
     fn plug_stub(&mut self) -> StepResult {
-        let new = self.new()?;
+        let new = self.wanted()?;
         match &self.drive {
             Some(drive) => drive.plug(self.live.ts, &new, &self.backing),
             None => Ok(()),
@@ -395,7 +395,9 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
         drive.take_out(live.ts)?;
         drive.unplug(live.ts)?;
         drive.plug(live.ts, &disk, &backing)?;
-        if backing != DiskBacking::Empty {
+        if backing == DiskBacking::Empty {
+            drive.ask(live.ts, &BlockdevCloseTray { id: drive.id.clone() })?;
+        } else {
             drive.put_in(live.ts)?;
         }
     }

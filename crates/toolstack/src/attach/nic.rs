@@ -297,23 +297,23 @@ impl Move<'_> {
 
     fn record(&mut self) -> StepResult {
         let (devid, to) = (self.devid, self.to.clone());
-        set_bridge_of(&mut self.live, devid, Some(to));
+        set_bridge_of(&mut self.live, devid, Some(&to));
         self.live.record.change = None;
         self.live.save()
     }
 
     fn unrecord(&mut self) -> StepResult {
         let (devid, from) = (self.devid, self.from.clone());
-        set_bridge_of(&mut self.live, devid, from);
+        set_bridge_of(&mut self.live, devid, from.as_deref());
         // As it was before; the undo of the note saves it last.
         self.live.record.change = Some(Change::MoveNic { devid });
         Ok(())
     }
 }
 
-fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<String>) {
+fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<&str>) {
     for nic in live.record.config.nics.iter_mut().filter(|nic| nic.devid == devid) {
-        nic.bridge.clone_from(&bridge);
+        nic.bridge = bridge.map(str::to_owned);
     }
 }
 

@@ -19,7 +19,7 @@ use xenstore::server::Server;
 use xenstore::{Store, Watch, Xenstore, XsPath};
 
 use crate::fault::{FaultyLink, faulty_link};
-use crate::qemu::{Qemu, Tray};
+use crate::qemu::Qemu;
 
 /// What the simulated stubdomains do when they are started.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub(crate) struct Picture {
     nodes: BTreeSet<String>,
     images: Vec<(String, Option<PathBuf>)>,
     loops: Vec<(PathBuf, bool)>,
-    trays: Vec<(String, Tray)>,
+    discs: Vec<(String, bool, bool)>,
     ports: BTreeMap<String, String>,
     files: BTreeSet<PathBuf>,
     guests: Vec<Guest>,
@@ -181,7 +181,14 @@ impl World {
             images: nodes.iter().filter_map(image).collect(),
             nodes: nodes.into_keys().collect(),
             loops,
-            trays: self.qemu.state().0,
+            // Whether an empty tray is open is no difference.
+            discs: self
+                .qemu
+                .state()
+                .0
+                .into_iter()
+                .map(|(id, tray)| (id, tray.disc, tray.open && tray.disc))
+                .collect(),
             ports: state.ports,
             files: state.files.into_keys().filter(|path| path.starts_with("/var")).collect(),
             guests: guests.into_iter().map(|info| info.guest).collect(),
