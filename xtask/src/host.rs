@@ -74,6 +74,9 @@ pub(crate) struct RunOptions {
     /// Words for Xen's command line, such as `loglvl=all guest_loglvl=all` (hvmloader and SeaBIOS then show up).
     #[arg(long, value_name = "WORDS", default_value = "loglvl=warning guest_loglvl=warning")]
     pub(crate) xen_arguments: String,
+    /// Words for the command line of dom0's kernel.
+    #[arg(long, value_name = "WORDS", default_value = "")]
+    pub(crate) dom0_arguments: String,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
@@ -143,6 +146,7 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
             cpus: options.cpus,
             memory_mib: options.memory,
             xen_arguments: options.xen_arguments.clone(),
+            dom0_arguments: options.dom0_arguments.clone(),
             ..Machine::default()
         },
         job,

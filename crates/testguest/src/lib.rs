@@ -2,8 +2,12 @@
 //!
 //! [`linux_disk`] makes a disk that boots Debian's kernel through the firmware and GRUB. It has no file system: GRUB
 //! reads the kernel and the initramfs by their sectors. What the guest then does is said by its second disk, which
-//! holds a shell script (see `init.sh`).
+//! holds a shell script (see `init.sh`). [`uefi_disk`] makes one from which UEFI firmware starts a small application, [`power_disk`] one
+//! with a boot sector that powers off and reboots.
 #![forbid(unsafe_code)]
+
+mod assemble;
+mod uefi;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,6 +23,9 @@ use image::modules::Kernel;
 use image::packages::{Progress, Store, Take};
 use image::root::Root;
 use thiserror::Error;
+
+use assemble::{Machine, assemble};
+pub use uefi::uefi_disk;
 
 /// Bytes in a sector.
 const SECTOR: u64 = 512;
@@ -49,6 +56,14 @@ pub enum GuestError {
     /// `grub-mkimage` failed.
     #[error("grub-mkimage could not make the boot loader: {complaint}")]
     Grub {
+        /// What it said.
+        complaint: String,
+    },
+    /// The assembler or the linker failed.
+    #[error("{program} could not make the guest: {complaint}")]
+    Assembler {
+        /// Which one.
+        program: &'static str,
         /// What it said.
         complaint: String,
     },
@@ -108,6 +123,18 @@ pub fn script_disk(script: &str, output: &Path) -> Result<()> {
     write_atomically(output, |file| {
         file.set_len(DISK_GRAIN)?;
         file.write_all_at(script.as_bytes(), 0)
+    })
+}
+
+/// Makes the disk of a guest that powers off (`p` on COM1, or the ACPI power button) and reboots (`r`), 1 MiB.
+///
+/// # Errors
+/// That binutils are missing, or the file cannot be written; nothing is left at `output`.
+pub fn power_disk(output: &Path) -> Result<()> {
+    let sector = assemble(include_str!("power.S"), Machine::BootSector)?;
+    write_atomically(output, |file| {
+        file.set_len(DISK_GRAIN)?;
+        file.write_all_at(&sector, 0)
     })
 }
 
@@ -187,6 +214,12 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes.len(), 1 << 20);
         assert!(bytes.starts_with(b"poweroff -f\n\0"));
+    }
+
+    #[test]
+    fn power_guest_is_one_boot_sector() {
+        let sector = assemble(include_str!("power.S"), Machine::BootSector).unwrap();
+        assert_eq!((sector.len() as u64, &sector[510..]), (SECTOR, &[0x55, 0xaa][..]));
     }
 
     #[test]

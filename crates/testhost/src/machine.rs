@@ -29,6 +29,8 @@ pub struct Machine {
     pub dom0_cpus: u32,
     /// More words for Xen's command line.
     pub xen_arguments: String,
+    /// More words for the command line of dom0's kernel.
+    pub dom0_arguments: String,
 }
 
 impl Default for Machine {
@@ -39,6 +41,7 @@ impl Default for Machine {
             dom0_memory_mib: 1024,
             dom0_cpus: 1,
             xen_arguments: "loglvl=warning guest_loglvl=warning".to_owned(),
+            dom0_arguments: String::new(),
         }
     }
 }
@@ -72,6 +75,13 @@ impl Machine {
         )
     }
 
+    /// The modules for QEMU's `-initrd`, where a comma ends a module and two are one of its command line.
+    fn modules(&self) -> String {
+        let more = self.dom0_arguments.replace(',', ",,");
+        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {more}");
+        format!("{},initramfs.img", kernel.trim_end())
+    }
+
     /// QEMU's arguments. The program is to run in the image's folder, so that no path of it stands in `-initrd`,
     /// where a comma would end a module's name.
     pub(crate) fn qemu_arguments(&self, sockets: &Path, share: &Path, memory: Memory<'_>) -> Vec<OsString> {
@@ -98,7 +108,7 @@ impl Machine {
             }
         }
         add(&["-kernel", "xen", "-append", &self.xen_command_line()]);
-        add(&["-initrd", "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0,initramfs.img"]);
+        add(&["-initrd", &self.modules()]);
         for name in CHANNELS {
             let path = escape(&sockets.join(name));
             add(&["-chardev", &format!("socket,id={name},path={path},server=off")]);
@@ -133,6 +143,14 @@ mod tests {
         let all: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
         assert!(all.iter().any(|word| word.contains("path=/run/a,,b/qmp,server")));
         assert!(all.iter().any(|word| word.contains("path=/share,,c,security")));
+    }
+
+    #[test]
+    fn words_for_dom0s_kernel_stay_with_the_kernel() {
+        let plain = "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0";
+        assert_eq!(Machine::default().modules(), format!("{plain},initramfs.img"));
+        let machine = Machine { dom0_arguments: "a=1,2 b".to_owned(), ..Machine::default() };
+        assert_eq!(machine.modules(), format!("{plain} a=1,,2 b,initramfs.img"));
     }
 
     #[test]

@@ -116,8 +116,8 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
     if !request.fresh {
         match from_snapshot(request, &places, started, observer) {
             Ok(report) => return Ok(report),
-            Err(Attempt::Job(error)) => return Err(error),
-            Err(Attempt::Host(error)) => {
+            Err(Attempt::Final(error)) => return Err(error),
+            Err(Attempt::Snapshot(error)) => {
                 observer.progress(&format!("No snapshot is used: {error}"));
             }
         }
@@ -128,10 +128,12 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
     Work { request, places: &places, origin: Origin::Booted, started }.finish(vm)
 }
 
-/// Why an attempt ended: before the job was begun, or in it.
-enum Attempt {
-    Host(HostError),
-    Job(HostError),
+/// Why an attempt with a snapshot ended.
+pub(crate) enum Attempt {
+    /// The snapshot could not be saved or restored: booting without one may do.
+    Snapshot(HostError),
+    /// The host did not boot, or its job failed: another boot would do no better.
+    Final(HostError),
 }
 
 fn from_snapshot(
@@ -140,8 +142,7 @@ fn from_snapshot(
     started: Instant,
     observer: &mut dyn Observer,
 ) -> Result<Report, Attempt> {
-    let snapshot =
-        Snapshot::find_or_make(&request.machine, places, request.scale, observer).map_err(Attempt::Host)?;
+    let snapshot = Snapshot::find_or_make(&request.machine, places, request.scale, observer)?;
     observer.progress("Restoring the host from its snapshot");
     let memory = Memory::CopyOf(&snapshot.memory());
     let work = Work { request, places, origin: Origin::Restored, started };
@@ -151,10 +152,10 @@ fn from_snapshot(
         Ok(vm)
     });
     match begun {
-        Ok(vm) => work.complete(vm).map_err(Attempt::Job),
+        Ok(vm) => work.complete(vm).map_err(Attempt::Final),
         Err(error) => {
             snapshot.remove();
-            Err(Attempt::Host(error))
+            Err(Attempt::Snapshot(error))
         }
     }
 }

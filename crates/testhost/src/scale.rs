@@ -34,6 +34,12 @@ impl TimeScale {
         }
     }
 
+    /// A factor of this one: for who wants deadlines shorter or longer than others.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self((self.0 * factor).clamp(0.01, 100.0))
+    }
+
     /// Stretches a duration.
     #[must_use]
     pub fn of(self, duration: Duration) -> Duration {

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::build::hex;
 use crate::error::AtPath as _;
 use crate::machine::{Machine, Memory};
-use crate::run::boot;
+use crate::run::{Attempt, boot};
 use crate::vm::{Places, Vm};
 use crate::{HostError, Observer, TimeScale, qmp};
 
@@ -40,36 +40,39 @@ impl Snapshot {
         places: &Places<'_>,
         scale: TimeScale,
         observer: &mut dyn Observer,
-    ) -> Result<Self, HostError> {
+    ) -> Result<Self, Attempt> {
         let all = places.image.join(FOLDER);
-        fs::create_dir_all(&all).at("make the folder", &all)?;
-        let lock_path = all.join("lock");
-        let lock = File::create(&lock_path).at("open", &lock_path)?;
-        lock.lock().at("lock", &lock_path)?;
-        let name = name(machine)?;
-        let snapshot = Self { folder: all.join(&name), name };
+        let (snapshot, lock) = Self::locked(machine, &all).map_err(Attempt::Snapshot)?;
         if snapshot.folder.join("state").exists() {
             return Ok(snapshot);
         }
         observer.progress("Booting the host once to make a snapshot of it");
         let unfinished = all.join("unfinished");
-        remove(&unfinished)?;
-        fs::create_dir(&unfinished).at("make the folder", &unfinished)?;
+        let fresh =
+            || remove(&unfinished).and_then(|()| fs::create_dir(&unfinished).at("make the folder", &unfinished));
+        fresh().map_err(Attempt::Snapshot)?;
         let started = Instant::now();
         let memory = unfinished.join("memory");
         {
-            let mut vm = Vm::start(machine, Memory::File(&memory), places, scale, observer)?;
-            boot(&mut vm)?;
-            vm.set_phase("saving of the snapshot");
-            vm.command("stop", &Value::Null)?;
-            vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
-            // QEMU runs in the host's folder, so the path needs no quoting for the shell that `exec:` starts.
-            vm.command("migrate", &json!({ "uri": format!("exec:cat >{FOLDER}/unfinished/state") }))?;
-            vm.migrated()?;
+            let started = Vm::start(machine, Memory::File(&memory), places, scale, observer);
+            let mut vm = started.map_err(Attempt::Final)?;
+            boot(&mut vm).map_err(Attempt::Final)?;
+            save(&mut vm).map_err(Attempt::Snapshot)?;
         }
-        fs::rename(&unfinished, &snapshot.folder).at("rename", &unfinished)?;
+        fs::rename(&unfinished, &snapshot.folder).at("rename", &unfinished).map_err(Attempt::Snapshot)?;
+        drop(lock);
         observer.progress(&format!("The snapshot was made in {:.1} s", started.elapsed().as_secs_f64()));
         Ok(snapshot)
+    }
+
+    /// The snapshot for this machine, there or not, and the lock on all of this host.
+    fn locked(machine: &Machine, all: &Path) -> Result<(Self, File), HostError> {
+        fs::create_dir_all(all).at("make the folder", all)?;
+        let path = all.join("lock");
+        let lock = File::create(&path).at("open", &path)?;
+        lock.lock().at("lock", &path)?;
+        let name = name(machine)?;
+        Ok((Self { folder: all.join(&name), name }, lock))
     }
 
     /// The file of the machine's memory.
@@ -92,6 +95,16 @@ impl Snapshot {
         // If it stays, the next run finds out again that it does not restore.
         let _ = remove(&self.folder);
     }
+}
+
+/// Saves the state of a machine that has booted into the unfinished snapshot.
+fn save(vm: &mut Vm<'_>) -> Result<(), HostError> {
+    vm.set_phase("saving of the snapshot");
+    vm.command("stop", &Value::Null)?;
+    vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
+    // QEMU runs in the host's folder, so the path needs no quoting for the shell that `exec:` starts.
+    vm.command("migrate", &json!({ "uri": format!("exec:cat >{FOLDER}/unfinished/state") }))?;
+    vm.migrated()
 }
 
 fn remove(folder: &Path) -> Result<(), HostError> {
