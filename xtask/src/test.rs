@@ -16,8 +16,9 @@ use crate::{debian, workspace};
 
 /// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
 const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
-/// Where the suite expects the Linux guest's disk.
+/// Where the suite expects the disks of its guests.
 const LINUX_DISK: &str = "/root/linux-guest.img";
+const POWER_DISK: &str = "/root/power-guest.img";
 /// Where the contract suites of the ground crates go in dom0.
 const CONTRACTS: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
@@ -95,7 +96,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let programs = programs()?;
     let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
     let host = host::built(&build, &programs, &mut view)?;
-    let disk = linux_disk(&mut view)?;
+    let disks = guest_disks(&mut view)?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("suite");
     let scale = TimeScale::from_env()?;
@@ -103,7 +104,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let request = Request {
         machine: Machine::default(),
         job: Job::Script(script),
-        puts: vec![Put { source: disk, target: LINUX_DISK.into() }],
+        puts: disks,
         timeout: Some(SUITE_LIMIT),
         fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
@@ -151,6 +152,17 @@ fn programs() -> Result<Vec<Put>> {
         puts.push(Put { source: binaries::contract(package, profile)?, target: target.into() });
     }
     Ok(puts)
+}
+
+/// The disks of the suite's guests and their places in dom0.
+fn guest_disks(view: &mut View) -> Result<Vec<Put>> {
+    let power = workspace::kept("guests").join("power.img");
+    let linux = linux_disk(view)?;
+    testguest::power_disk(&power)?;
+    Ok(vec![
+        Put { source: linux, target: LINUX_DISK.into() },
+        Put { source: power, target: POWER_DISK.into() },
+    ])
 }
 
 /// The Linux guest's disk, made once.

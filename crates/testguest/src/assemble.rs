@@ -21,7 +21,8 @@ pub(crate) fn assemble(source: &str, machine: Machine) -> Result<Vec<u8>> {
         Machine::BootSector => ("--32", "elf_i386", "0x7c00"),
         Machine::Flat64 => ("--64", "elf_x86_64", "0"),
     };
-    let folder = tempfile::tempdir().map_err(io_error("make a temporary folder in", &std::env::temp_dir()))?;
+    let folder =
+        tempfile::tempdir().map_err(io_error("make a temporary folder in", &std::env::temp_dir()))?;
     let [text, object, binary] = ["guest.S", "guest.o", "guest.bin"].map(|name| folder.path().join(name));
     fs::write(&text, source).map_err(io_error("write", &text))?;
     run("as", Command::new("as").args([bits, "-o"]).args([&object, &text]))?;

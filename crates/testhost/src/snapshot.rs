@@ -48,8 +48,9 @@ impl Snapshot {
         }
         observer.progress("Booting the host once to make a snapshot of it");
         let unfinished = all.join("unfinished");
-        let fresh =
-            || remove(&unfinished).and_then(|()| fs::create_dir(&unfinished).at("make the folder", &unfinished));
+        let fresh = || {
+            remove(&unfinished).and_then(|()| fs::create_dir(&unfinished).at("make the folder", &unfinished))
+        };
         fresh().map_err(Attempt::Snapshot)?;
         let started = Instant::now();
         let memory = unfinished.join("memory");

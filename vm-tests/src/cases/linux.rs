@@ -9,7 +9,7 @@ use super::Case;
 use crate::harness::command::{outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{BRIDGE, Made, linux, must_run};
+use crate::harness::guest::{BRIDGE, Made, bridge, linux, must_run};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("linux::boots_unplugs_pings_and_powers_off", pings),
@@ -20,17 +20,9 @@ pub(super) const CASES: &[Case] = &[
 /// How long the guest may take from its first byte to its init, under emulation.
 const BOOT: u64 = 300;
 
-fn bridge() -> Result<()> {
-    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
-        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?.good()?;
-    }
-    run("ip", &["addr", "replace", "10.77.0.1/24", "dev", BRIDGE])?.good()?;
-    run("ip", &["link", "set", BRIDGE, "up"])?.good()?;
-    Ok(())
-}
-
 fn pings() -> Result<()> {
     bridge()?;
+    run("ip", &["addr", "replace", "10.77.0.1/24", "dev", BRIDGE])?.good()?;
     let script = "ip link set eth0 up; ip addr add 10.77.0.2/24 dev eth0; \
                   ping -c 3 -W 20 10.77.0.1; echo PING=$?; readlink /sys/class/net/eth0/device/driver; \
                   head -c 64 /dev/xvda >/dev/null && echo XVDA=ok; poweroff -f\n";

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod daemon;
+mod devices;
+mod ends;
 mod hello;
 mod linux;
 mod stock;
@@ -23,5 +25,6 @@ impl Case {
 
 /// All cases, quick ones first.
 pub(crate) fn all() -> Vec<Case> {
-    [bad_input::CASES, hello::CASES, daemon::CASES, stock::CASES, linux::CASES].concat()
+    [bad_input::CASES, hello::CASES, devices::CASES, ends::CASES, daemon::CASES, stock::CASES, linux::CASES]
+        .concat()
 }

@@ -7,13 +7,15 @@ use anyhow::{Context, Result, bail};
 use api::types::Guest;
 use xen_types::DomId;
 
-use super::command::{outrigger, run_within};
+use super::command::{outrigger, run, run_within};
 use super::seconds;
 
 /// The boot sector's disk, which the embedded host brings along.
 pub(crate) const HELLO_DISK: &str = "/examples/hello-disk.img";
 /// The Linux guest's disk, which the test command brings in.
 pub(crate) const LINUX_DISK: &str = "/root/linux-guest.img";
+/// The disk of the guest that powers off and reboots, which the test command brings in.
+const POWER_DISK: &str = "/root/power-guest.img";
 /// Where cases make files.
 const SCRATCH: &str = "/tmp/vm-tests";
 /// The bridge that guests' NICs join.
@@ -37,6 +39,26 @@ pub(crate) fn hello(name: &str, more: &str) -> Result<PathBuf> {
         disk.display()
     );
     scratch(&format!("{name}.cfg"), text.as_bytes())
+}
+
+/// A configuration of the guest that powers off (`p` on COM1, or the ACPI button) and reboots (`r`).
+pub(crate) fn power(name: &str, more: &str) -> Result<PathBuf> {
+    let disk = scratch(&format!("{name}.img"), &fs::read(POWER_DISK)?)?;
+    let text = format!(
+        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\nvga='none'\nserial='pty'\n\
+         disk=['format=raw, vdev=hda, access=rw, target={}']\n{more}\n",
+        disk.display()
+    );
+    scratch(&format!("{name}.cfg"), text.as_bytes())
+}
+
+/// Makes the bridge of guests' NICs if it is not there, and gives its name.
+pub(crate) fn bridge() -> Result<&'static str> {
+    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
+        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?.good()?;
+    }
+    run("ip", &["link", "set", BRIDGE, "up"])?.good()?;
+    Ok(BRIDGE)
 }
 
 /// A configuration of the Linux guest whose second disk has the shell script `script`.
