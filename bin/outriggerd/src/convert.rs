@@ -116,6 +116,8 @@ pub(crate) fn virt_caps(caps: &HostCapabilities) -> String {
         (caps.hap, "hap"),
         (caps.shadow, "shadow"),
         (caps.iommu_shares_hap, "iommu_hap_pt_share"),
+        (caps.vmtrace, "vmtrace"),
+        (caps.vpmu, "vpmu"),
     ];
     words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect::<Vec<_>>().join(" ")
 }

@@ -187,7 +187,7 @@ pub static KEYS: &[Key] = &[
     used("nestedhvm"),
     no_effect("nographic", Zero, "a QEMU in a stubdomain shows nothing by itself"),
     used("nomigrate"),
-    used("nx"),
+    no_effect("nx", Words(&["1"]), "xl ignores it too; hide the bit with `cpuid` if need be"),
     used("on_crash"),
     used("on_device_model_crash"),
     used("on_poweroff"),

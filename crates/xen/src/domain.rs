@@ -22,6 +22,14 @@ pub struct DomainSpec {
     pub max_grant_version: u8,
     /// Whether it may be given devices that go through an IOMMU.
     pub passthrough: bool,
+    /// Whether shadow page tables may be out of sync for a while, which is quicker.
+    pub out_of_sync_shadow: bool,
+    /// Whether it has virtual performance counters.
+    pub vpmu: bool,
+    /// Whether reads of unknown model-specific registers give 0 and writes are dropped, rather than a fault.
+    pub msr_relaxed: bool,
+    /// Memory for the processor's trace of each of its virtual CPUs; a power of two, 0 for none.
+    pub vmtrace: KiB,
     /// The security identifier of its XSM label, 0 without one (see `Hypervisor::security_id`).
     pub ssidref: u32,
     /// The CPU pool that it starts in.
@@ -32,7 +40,7 @@ pub struct DomainSpec {
 
 impl DomainSpec {
     /// Makes a description with `libxl`'s defaults: 1023 event channels, Xen's default grant limits, grant table
-    /// version 2, no passthrough, no label.
+    /// version 2, shadow pages out of sync, everything else off.
     #[must_use]
     pub const fn new(kind: DomainKind, uuid: [u8; 16], max_vcpus: u32) -> Self {
         Self {
@@ -44,6 +52,10 @@ impl DomainSpec {
             max_maptrack_frames: None,
             max_grant_version: 2,
             passthrough: false,
+            out_of_sync_shadow: true,
+            vpmu: false,
+            msr_relaxed: false,
+            vmtrace: KiB(0),
             ssidref: 0,
             cpupool: 0,
             domid: None,
@@ -315,4 +327,8 @@ pub struct HostCapabilities {
     pub iommu: bool,
     /// The IOMMU can use the tables of hardware-assisted paging.
     pub iommu_shares_hap: bool,
+    /// Virtual performance counters (Xen's option `vpmu`).
+    pub vpmu: bool,
+    /// The processor traces what virtual CPUs do.
+    pub vmtrace: bool,
 }

@@ -22,7 +22,6 @@ pub(super) fn platform(reader: &mut Reader<'_>) -> Platform {
         acpi_laptop_slate: bool("acpi_laptop_slate", default.acpi_laptop_slate),
         apic: bool("apic", default.apic),
         pae: bool("pae", default.pae),
-        nx: bool("nx", default.nx),
         hpet: bool("hpet", default.hpet),
         vpt_align: bool("vpt_align", default.vpt_align),
         nested_hvm: bool("nestedhvm", default.nested_hvm),

@@ -23,8 +23,6 @@ pub struct Platform {
     pub apic: bool,
     /// `pae`: default true.
     pub pae: bool,
-    /// `nx`: default true.
-    pub nx: bool,
     /// `hpet`: default true.
     pub hpet: bool,
     /// `vpt_align`: default true.
@@ -68,7 +66,6 @@ impl Default for Platform {
             acpi_laptop_slate: false,
             apic: true,
             pae: true,
-            nx: true,
             hpet: true,
             vpt_align: true,
             nested_hvm: false,

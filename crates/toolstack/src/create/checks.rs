@@ -83,18 +83,18 @@ impl Creation<'_> {
         for backend in backends.chain(self.config.nics.iter().map(|nic| &nic.backend)) {
             check_backend(backend.as_deref())?;
         }
-        let platform = &self.config.platform;
-        if platform.clock.localtime {
-            return no("localtime=1", "dom0's time zone is not looked at; use rtc_timeoffset in seconds");
+        let host = self.ts.hypervisor.host_info()?.capabilities;
+        if self.config.platform.vpmu && !host.vpmu {
+            return no(
+                "vpmu=1",
+                "this Xen offers no performance counters; start it with vpmu=1, or leave the key out",
+            );
         }
-        if platform.vpmu {
-            return no("vpmu=1", "the virtual performance counters are not offered; leave the key out");
-        }
-        if platform.msr_relaxed {
-            return no("msr_relaxed=1", "unknown MSRs stay refused; leave the key out");
-        }
-        if self.config.vmtrace_buffer.get() > 0 {
-            return no("vmtrace_buf_kb", "processor tracing is not offered; leave the key out");
+        if self.config.vmtrace_buffer.get() > 0 && !host.vmtrace {
+            return no(
+                "vmtrace_buf_kb",
+                "this processor, or this Xen, traces no virtual CPUs; leave the key out",
+            );
         }
         Ok(())
     }

@@ -27,6 +27,10 @@ impl Creation<'_> {
         spec.max_event_port = config.max_event_channels;
         self.limit_grants(&mut spec);
         spec.ssidref = self.labels.guest;
+        spec.out_of_sync_shadow = config.platform.oos.unwrap_or(true);
+        spec.vpmu = config.platform.vpmu;
+        spec.msr_relaxed = config.platform.msr_relaxed;
+        spec.vmtrace = config.vmtrace_buffer;
         let domid = xen.create_domain(&spec)?;
         self.record.domid = Some(domid);
         xen.set_max_vcpus(domid, config.max_vcpus)?;
@@ -36,12 +40,20 @@ impl Creation<'_> {
             xen.set_hvm_param(domid, param, value)?;
         }
         xen.set_tsc_mode(domid, tsc_mode(config))?;
-        if config.platform.clock.offset_seconds != 0 {
-            xen.set_time_offset(domid, config.platform.clock.offset_seconds)?;
+        let offset = self.clock_offset()?;
+        if offset != 0 {
+            xen.set_time_offset(domid, offset)?;
         }
         xen.set_paging_memory(domid, self.paging_memory())?;
         xen.apply_cpuid_policy(domid, &cpuid(config)?)?;
         Ok(())
+    }
+
+    /// What the guest's clock is ahead of UTC, in seconds.
+    fn clock_offset(&self) -> Result<i32, Cause> {
+        let clock = self.config.platform.clock;
+        let zone = if clock.localtime { self.ts.host.utc_offset()? } else { 0 };
+        Ok(clock.offset_seconds.saturating_add(zone))
     }
 
     /// Destroys the guest's domain.

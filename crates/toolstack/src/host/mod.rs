@@ -185,6 +185,12 @@ pub trait HostDevices: Send + Sync {
     /// When it cannot be started, fails, or is still running at the deadline (it is killed then).
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
 
+    /// How far dom0's local time is ahead of UTC now, in seconds; 0 when no time zone is set.
+    ///
+    /// # Errors
+    /// When the time zone cannot be read.
+    fn utc_offset(&self) -> Result<i32, HostError>;
+
     /// Random bytes from the kernel, for UUIDs and MAC addresses.
     ///
     /// # Errors
@@ -251,6 +257,14 @@ pub enum HostError {
         what: String,
         /// The end of what it printed.
         output: String,
+    },
+    /// dom0's time zone.
+    #[error(
+        "Cannot read dom0's time zone ({why}); set it, or use rtc_timeoffset in seconds instead of localtime"
+    )]
+    TimeZone {
+        /// What is wrong with it.
+        why: String,
     },
     /// A simulated host's injected failure.
     #[error("Injected failure of the host's call {call} ({operation})")]

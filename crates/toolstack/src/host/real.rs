@@ -14,6 +14,8 @@ use super::{
 /// The address of a bridge's port on dom0's side, as Xen's own scripts give it: the highest, so that the bridge
 /// never takes it for its own.
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
+/// dom0's time zone.
+const LOCAL_TIME: &str = "/etc/localtime";
 /// How much of a log's end is read for its last lines, in bytes.
 const TAIL_BYTES: u64 = 16 * 1024;
 
@@ -173,6 +175,17 @@ impl HostDevices for RealHost {
 
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
         script::run(call)
+    }
+
+    fn utc_offset(&self) -> Result<i32, HostError> {
+        let failed = |error: &dyn std::fmt::Display| HostError::TimeZone { why: error.to_string() };
+        // As the C library has it: TZ first, and UTC where nothing is set.
+        if std::env::var_os("TZ").is_none() && !Path::new(LOCAL_TIME).exists() {
+            return Ok(0);
+        }
+        let zone = tz::TimeZone::local().map_err(|error| failed(&error))?;
+        let now = zone.find_current_local_time_type().map_err(|error| failed(&error))?;
+        Ok(now.ut_offset())
     }
 
     fn random(&self, bytes: &mut [u8]) -> Result<(), HostError> {

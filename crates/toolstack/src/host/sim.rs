@@ -29,6 +29,8 @@ pub struct SimState {
     pub ports: BTreeMap<String, String>,
     /// Scripts that ran.
     pub scripts: Vec<(PathBuf, Vec<String>)>,
+    /// How far local time is ahead of UTC, in seconds.
+    pub utc_offset: i32,
     /// How many calls were made.
     pub calls: u64,
     /// The call that fails, from 1.
@@ -56,6 +58,11 @@ impl SimHost {
     /// Adds a bridge.
     pub fn put_bridge(&self, name: &str) {
         self.lock().bridges.insert(name.to_owned());
+    }
+
+    /// Moves the host to another time zone.
+    pub fn put_utc_offset(&self, seconds: i32) {
+        self.lock().utc_offset = seconds;
     }
 
     /// Lets the `call`th call from now on fail, from 1; 0 lets none fail.
@@ -194,6 +201,10 @@ impl HostDevices for SimHost {
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
         self.call("run_script")?.scripts.push((call.script.clone(), call.args.clone()));
         Ok(())
+    }
+
+    fn utc_offset(&self) -> Result<i32, HostError> {
+        Ok(self.call("utc_offset")?.utc_offset)
     }
 
     fn random(&self, bytes: &mut [u8]) -> Result<(), HostError> {

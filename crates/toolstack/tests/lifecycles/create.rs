@@ -217,3 +217,34 @@ fn xenstored_gone_is_said_and_domains_do_not_stay() {
     assert_eq!(world.hypervisor.leftovers(), Vec::<String>::new());
     assert_eq!(world.hypervisor.operations().iter().filter(|o| o.domid == Some(DomId::DOM0)).count(), 0);
 }
+
+#[test]
+fn local_time_moves_the_guests_clock_by_dom0s_time_zone() {
+    let check = |line: &str, zone: i32, moved: bool| {
+        let world = World::new(Stubs::Work);
+        world.host.put_utc_offset(zone);
+        let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{line}");
+        let config = config::load_str("x", &text).config.unwrap();
+        world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+        let set = world.hypervisor.operations().iter().any(|o| o.name == "set_time_offset");
+        assert_eq!(set, moved, "{line} {zone}");
+    };
+    check("localtime=1", 3600, true);
+    check("localtime=1\nrtc_timeoffset=\"-3600\"", 3600, false);
+    check("localtime=0", 3600, false);
+    check("rtc_timeoffset=60", 0, true);
+}
+
+#[test]
+fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
+    for (line, word) in [("vpmu=1", "performance counters"), ("vmtrace_buf_kb=64", "traces no virtual CPUs")]
+    {
+        let world = World::new(Stubs::Work);
+        let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{line}");
+        let config = config::load_str("x", &text).config.unwrap();
+        let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
+        assert_eq!(step_of(&error), "check the configuration");
+        assert!(error.report().contains(word), "{}", error.report());
+        world.check_clean(line);
+    }
+}

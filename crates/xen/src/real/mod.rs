@@ -139,6 +139,8 @@ impl Hypervisor for RealHypervisor {
                     shadow: has(xen_sys::XEN_SYSCTL_PHYSCAP_shadow),
                     iommu: has(xen_sys::XEN_SYSCTL_PHYSCAP_directio),
                     iommu_shares_hap: has(xen_sys::XEN_SYSCTL_PHYSCAP_iommu_hap_pt_share),
+                    vpmu: has(xen_sys::XEN_SYSCTL_PHYSCAP_vpmu),
+                    vmtrace: has(xen_sys::XEN_SYSCTL_PHYSCAP_vmtrace),
                 },
             })
         })
@@ -430,8 +432,10 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
     let mut flags = 0;
     let mut emulation = 0;
     if let DomainKind::Hvm { hap, nested } = spec.kind {
-        // Out-of-sync shadow pages stay on, as libxl has them.
         flags |= xen_sys::XEN_DOMCTL_CDF_hvm;
+        if !spec.out_of_sync_shadow {
+            flags |= xen_sys::XEN_DOMCTL_CDF_oos_off;
+        }
         if hap {
             flags |= xen_sys::XEN_DOMCTL_CDF_hap;
         }
@@ -443,6 +447,10 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
     if spec.passthrough {
         flags |= xen_sys::XEN_DOMCTL_CDF_iommu;
     }
+    if spec.vpmu {
+        flags |= xen_sys::XEN_DOMCTL_CDF_vpmu;
+    }
+    let misc_flags = if spec.msr_relaxed { xen_sys::XEN_X86_MSR_RELAXED } else { 0 };
     xen_domctl_createdomain {
         ssidref: spec.ssidref,
         handle: spec.uuid,
@@ -453,7 +461,8 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
         max_maptrack_frames: limit(spec.max_maptrack_frames),
         grant_opts: u32::from(spec.max_grant_version) & xen_sys::XEN_DOMCTL_GRANT_version_mask,
         cpupool_id: spec.cpupool,
-        arch: xen_sys::xen_arch_domainconfig { emulation_flags: emulation, ..Default::default() },
+        arch: xen_sys::xen_arch_domainconfig { emulation_flags: emulation, misc_flags },
+        vmtrace_size: u32::try_from(spec.vmtrace.get().saturating_mul(1024)).unwrap_or(u32::MAX),
         ..Default::default()
     }
 }

@@ -52,6 +52,10 @@ impl Hypervisor for SimHypervisor {
             if spec.max_vcpus == 0 || !matches!(spec.max_grant_version, 1 | 2) || spec.cpupool != 0 {
                 return Err(Errno::EINVAL);
             }
+            // This host's processor has neither.
+            if spec.vpmu || spec.vmtrace.get() > 0 {
+                return Err(Errno::EINVAL);
+            }
             let domid = match spec.domid {
                 Some(domid) if state.domains.contains_key(&domid) => return Err(Errno::EEXIST),
                 Some(domid) => domid,

@@ -355,6 +355,8 @@ fn host(state: &State) -> HostInfo {
             shadow: true,
             iommu: false,
             iommu_shares_hap: false,
+            vpmu: false,
+            vmtrace: false,
         },
     }
 }
