@@ -12,6 +12,9 @@ mod error;
 mod limits;
 mod message;
 mod monitor;
+pub mod mux;
+pub mod policy;
+mod resync;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -20,3 +23,4 @@ pub use error::{ErrorClass, QmpError, harmless};
 pub use limits::Limits;
 pub use message::{Kind, Member, Message};
 pub use monitor::{Command, Event, Events, Monitor, Request, run};
+pub use resync::{RESET, Resync};
