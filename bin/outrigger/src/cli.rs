@@ -171,6 +171,8 @@ pub(crate) enum Command {
         /// The new name.
         name: String,
     },
+    /// Speak QMP with the QEMU of a guest
+    Qmp(Qmp),
     /// Follow what happens to guests
     Events {
         /// One JSON object a line.
@@ -337,6 +339,29 @@ pub(crate) struct DmLog {
     pub(crate) follow: bool,
     /// Name of the guest; its log is kept after the guest is gone.
     pub(crate) guest: String,
+}
+
+/// Arguments of `qmp`.
+#[derive(Debug, Args)]
+pub(crate) struct Qmp {
+    /// What the command may do: observer, operator (the default), admin, or a role of the policy file.
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<String>,
+    /// Allow commands that make the toolstack's records wrong, such as quit and device_add.
+    #[arg(long = "unsafe")]
+    pub(crate) toolstack: bool,
+    /// Print events, one a line, until interrupted; after the command if there is one.
+    #[arg(long)]
+    pub(crate) events: bool,
+    /// Print answers as they are, on one line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Name, uuid or domid.
+    pub(crate) guest: String,
+    /// A command with its arguments as NAME=VALUE or as one JSON object; a whole request as JSON; `-` reads requests
+    /// from standard input. Without it: a prompt, or standard input when that is no terminal.
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    pub(crate) command: Vec<String>,
 }
 
 /// Arguments of `info`.

@@ -3,6 +3,7 @@
 
 mod cli;
 mod commands;
+mod qmp;
 mod report;
 mod table;
 mod timeline;

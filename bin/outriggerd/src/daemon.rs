@@ -10,6 +10,7 @@ use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
 use crate::driver::{self, Shared, Wanted};
 use crate::methods::Methods;
+use crate::qmp::Qmp;
 use crate::registry::Registry;
 use crate::restarts::Restarts;
 use crate::server;
@@ -30,7 +31,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When Xen or xenstore does not answer, or the socket cannot be made.
-    pub(crate) fn start(socket: &Path, toolstack: Toolstack) -> Result<Self> {
+    pub(crate) fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
         // Watched before the first look, so that no end is missed between the two.
         let (wake, news) = mpsc::channel(1);
         let (lose, lost) = mpsc::channel(1);
@@ -46,7 +47,9 @@ impl Daemon {
                 };
             });
         let restarts = Restarts::new(&toolstack.paths().state);
-        let shared = Shared { toolstack, registry: Registry::new(), restarts };
+        let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
+        let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
+        let shared = Shared { toolstack, registry, restarts, qmp };
         recover(&shared)?;
         resume_restarts(&shared);
         let listener =

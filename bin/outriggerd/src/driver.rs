@@ -25,6 +25,7 @@ use crate::change::Change;
 use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
+use crate::qmp::Qmp;
 use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
 
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// Remembers restarts that are under way.
     pub(crate) restarts: Restarts,
+    /// The sessions with device models.
+    pub(crate) qmp: Qmp,
 }
 
 /// A guest to be made.

@@ -14,21 +14,25 @@ mod job;
 mod lock;
 mod methods;
 mod observe;
+mod qmp;
 mod registry;
 mod restarts;
 mod server;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use ::qmp::mux::MuxConfig;
+use ::qmp::policy::Policy;
 use daemon::Daemon;
+use crate::qmp::{Qmp, VchanDial};
 use tokio::signal::unix::{SignalKind, signal};
-use toolstack::Toolstack;
+use toolstack::{Deadlines, Toolstack};
 use toolstack::host::RealHost;
 use tracing_subscriber::EnvFilter;
 use xen::RealHypervisor;
@@ -41,6 +45,9 @@ struct Arguments {
     /// The socket to listen on.
     #[arg(long, env = "OUTRIGGER_SOCKET", default_value = api::DEFAULT_SOCKET, value_name = "PATH")]
     socket: PathBuf,
+    /// Who may ask what by QMP; may be absent.
+    #[arg(long, default_value = "/etc/outrigger/qmp.toml", value_name = "FILE")]
+    qmp_policy: PathBuf,
     /// What to log, such as `debug` or `toolstack=trace`.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -67,6 +74,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let _lock = lock::take(&arguments.socket)?;
     let hypervisor = RealHypervisor::open().context("Cannot reach Xen")?;
     let xenstore = Xenstore::open().context("Cannot reach xenstore")?;
+    let dial = Arc::new(VchanDial::new(xenstore.clone()));
+    let config = MuxConfig::default().scaled(time_scale());
+    let qmp = Qmp::new(&arguments.socket, read_policy(&arguments.qmp_policy)?, config, dial);
     let toolstack = Toolstack::new(Arc::new(hypervisor), xenstore, Arc::new(RealHost));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -74,11 +84,26 @@ fn run(arguments: &Arguments) -> Result<()> {
         .max_blocking_threads(128)
         .build()
         .context("Cannot start the event loop")?
-        .block_on(serve(arguments, toolstack))
+        .block_on(serve(arguments, toolstack, qmp))
 }
 
-async fn serve(arguments: &Arguments, toolstack: Toolstack) -> Result<()> {
-    let daemon = Daemon::start(&arguments.socket, toolstack)?;
+/// Reads the policy file; what is built in goes without.
+fn read_policy(path: &Path) -> Result<Policy> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Policy::parse(&text).with_context(|| format!("{} cannot be used", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Policy::default()),
+        Err(error) => Err(error).with_context(|| format!("Cannot read {}", path.display())),
+    }
+}
+
+/// What all deadlines are stretched by.
+fn time_scale() -> f64 {
+    let text = std::env::var(Deadlines::SCALE_VARIABLE).unwrap_or_default();
+    text.trim().parse().ok().filter(|scale| (0.01..=1000.0).contains(scale)).unwrap_or(1.0)
+}
+
+async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<()> {
+    let daemon = Daemon::start(&arguments.socket, toolstack, qmp)?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api::frame::{self, Call};
 use api::types::{
     CreateParameters, Disks, Failure, GuestParameter, Guests, Happened, HostInfo, Info, Inspection, Nics,
-    OneGuest, Sysrq, TriggerParameters,
+    OneGuest, QmpSocket, Sysrq, TriggerParameters,
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -107,6 +107,7 @@ impl Methods {
                 };
                 self.request(call, Request::Sysrq(key), replies)?;
             }
+            "Qmp" => return now(self.qmp(&self.find(call)?)),
             "Monitor" if !call.more => {
                 return Err(Answer::error(&format!("{SERVICE}.ExpectedMore"), &json!({})));
             }
@@ -134,6 +135,17 @@ impl Methods {
     fn get(&self, entry: &Entry) -> Answer {
         match convert::guest(&self.shared.toolstack, entry) {
             Some(guest) => Answer::last(&OneGuest { guest }),
+            None => {
+                let (guest, lifecycle) = (entry.name.clone(), "create".to_owned());
+                Answer::failure(&Failure::Busy { guest, lifecycle })
+            }
+        }
+    }
+
+    fn qmp(&self, entry: &Entry) -> Answer {
+        let socket = entry.guest.as_ref().and_then(|guest| self.shared.qmp.socket(guest.domid));
+        match socket {
+            Some(socket) => Answer::last(&QmpSocket { socket: socket.display().to_string() }),
             None => {
                 let (guest, lifecycle) = (entry.name.clone(), "create".to_owned());
                 Answer::failure(&Failure::Busy { guest, lifecycle })

@@ -30,10 +30,19 @@ pub(crate) struct Entry {
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
+/// Is told which guests there are, whichever way they come and go.
+pub(crate) trait Keeper: Send + Sync {
+    /// There is this guest now, or it has changed its name or its stubdomain.
+    fn has(&self, guest: &Guest);
+    /// It is gone.
+    fn gone(&self, guest: &Guest);
+}
+
 /// All guests. Cheap to clone; all clones are the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Registry {
     inner: Arc<Mutex<Inner>>,
+    keeper: Option<Arc<dyn Keeper>>,
     happenings: broadcast::Sender<Happening>,
 }
 
@@ -46,7 +55,13 @@ struct Inner {
 impl Registry {
     /// No guests.
     pub(crate) fn new() -> Self {
-        Self { inner: Arc::default(), happenings: broadcast::Sender::new(BACKLOG) }
+        Self { inner: Arc::default(), keeper: None, happenings: broadcast::Sender::new(BACKLOG) }
+    }
+
+    /// The same with someone who is told.
+    pub(crate) fn with_keeper(mut self, keeper: Arc<dyn Keeper>) -> Self {
+        self.keeper = Some(keeper);
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -65,15 +80,22 @@ impl Registry {
         }
         let key = Key(inner.next);
         inner.next += 1;
+        let guest = entry.guest.clone();
         inner.entries.insert(key, entry);
+        drop(inner);
+        self.tell_keeper(None, guest.as_ref());
         Ok(key)
     }
 
     /// Changes what is known of a guest.
     pub(crate) fn update(&self, key: Key, change: impl FnOnce(&mut Entry)) {
-        if let Some(entry) = self.lock().entries.get_mut(&key) {
-            change(entry);
-        }
+        let mut inner = self.lock();
+        let Some(entry) = inner.entries.get_mut(&key) else { return };
+        let before = entry.guest.clone();
+        change(entry);
+        let now = entry.guest.clone();
+        drop(inner);
+        self.tell_keeper(before.as_ref(), now.as_ref());
     }
 
     /// Gives a guest another name, which no other has.
@@ -95,7 +117,23 @@ impl Registry {
 
     /// Forgets a guest.
     pub(crate) fn forget(&self, key: Key) {
-        self.lock().entries.remove(&key);
+        let entry = self.lock().entries.remove(&key);
+        self.tell_keeper(entry.and_then(|entry| entry.guest).as_ref(), None);
+    }
+
+    fn tell_keeper(&self, before: Option<&Guest>, now: Option<&Guest>) {
+        let Some(keeper) = &self.keeper else { return };
+        let who = |guest: &Guest| (guest.domid, guest.stub_domid, guest.name.clone());
+        if let Some(before) = before
+            && now.is_none_or(|now| now.domid != before.domid)
+        {
+            keeper.gone(before);
+        }
+        if let Some(now) = now
+            && before.map(who) != Some(who(now))
+        {
+            keeper.has(now);
+        }
     }
 
     /// The guest of this name, if it is complete.

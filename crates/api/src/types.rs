@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 /// Every method of the interface.
-pub const METHODS: [&str; 25] = [
+pub const METHODS: [&str; 26] = [
     "Create",
     "List",
     "Get",
@@ -30,6 +30,7 @@ pub const METHODS: [&str; 25] = [
     "Trigger",
     "Sysrq",
     "Monitor",
+    "Qmp",
 ];
 
 /// Every error of the interface.
@@ -97,6 +98,13 @@ pub struct Guest {
     pub stub_cpu_time_ns: u64,
     /// Number of serial ports.
     pub serials: u8,
+}
+
+/// Where a guest's QMP is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QmpSocket {
+    /// The path of the unix socket.
+    pub socket: String,
 }
 
 /// How a step stands.

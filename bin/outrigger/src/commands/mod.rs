@@ -8,6 +8,7 @@ mod guests;
 mod image;
 mod info;
 mod meta;
+mod qmp;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -89,6 +90,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             change::quick(&mut connect()?, "Sysrq", &Sysrq { guest, key: key.to_string() })
         }
         Command::Rename { guest, name } => change::steps(&mut connect()?, "Rename", &Rename { guest, name }),
+        Command::Qmp(args) => qmp::qmp(&mut connect()?, &args),
         Command::Events { json } => guests::events(&mut connect()?, json),
         Command::Config { command } => config::run(&command),
         Command::Image { command } => image::run(&command),

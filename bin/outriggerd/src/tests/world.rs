@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use api::frame::Splitter;
 use api::types::{
     CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress,
 };
+use ::qmp::mux::MuxConfig;
+use ::qmp::policy::Policy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, oneshot};
@@ -25,8 +27,20 @@ use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
 use crate::driver::Shared;
+use crate::qmp::{Dial, Dialing, Qmp};
 use crate::registry::Registry;
 use crate::restarts::Restarts;
+
+/// Sessions with device models that never answer.
+fn no_qmp(socket: &Path) -> Qmp {
+    struct Never;
+    impl Dial for Never {
+        fn dial(&self, _: DomId, _: DomId) -> Dialing {
+            Box::pin(std::future::pending())
+        }
+    }
+    Qmp::new(socket, Policy::default(), MuxConfig::default(), Arc::new(Never))
+}
 
 /// How long anything that has to come may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,7 +105,8 @@ impl World {
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
         let restarts = Restarts::new(&toolstack.paths().state);
-        Shared { toolstack, registry: Registry::new(), restarts }
+        let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
+        Shared { toolstack, registry: Registry::new(), restarts, qmp }
     }
 
     pub(crate) fn start(&self) -> Service {
@@ -106,7 +121,7 @@ impl World {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(async {
-                let daemon = Daemon::start(&path, toolstack)?;
+                let daemon = Daemon::start(&path, toolstack, no_qmp(&path))?;
                 // Drivers have not begun yet, so nothing is missed.
                 let events = Listener::new(&daemon.shared);
                 let _ = ready.send((daemon.shared.clone(), events));

@@ -1,0 +1,6 @@
+//! Speaks QMP with the QEMU of a guest.
+
+pub(crate) mod client;
+pub(crate) mod line;
+pub(crate) mod prompt;
+pub(crate) mod schema;

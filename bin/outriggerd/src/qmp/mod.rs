@@ -1,0 +1,105 @@
+//! QMP sessions: one a guest, shared by local clients and by the toolstack's steps.
+//!
+//! [`Qmp`] has a [`session::Session`] for each guest that runs: a task that owns the connection to the device model
+//! and moves its bytes in and out of a [`qmp::mux::Mux`], and one small task for each client of the guest's socket,
+//! `/run/outrigger/qmp/<name>.sock`.
+
+mod client;
+mod dial;
+mod monitor;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ::qmp::mux::MuxConfig;
+use ::qmp::policy::Policy;
+use ::qmp::{Monitor, QmpError};
+use toolstack::{Guest, Monitors};
+use xen_types::DomId;
+
+#[cfg(test)]
+pub(crate) use dial::Dialing;
+pub(crate) use dial::{Dial, VchanDial};
+use monitor::SharedMonitor;
+use session::Session;
+
+use crate::registry::Keeper;
+
+/// Where a guest's socket is, below the daemon's own folder.
+const FOLDER: &str = "qmp";
+
+/// The sessions of all guests. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Qmp {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: PathBuf,
+    policy: Arc<Policy>,
+    config: MuxConfig,
+    dial: Arc<dyn Dial>,
+    sessions: Mutex<BTreeMap<DomId, Session>>,
+}
+
+impl Qmp {
+    /// No sessions yet; sockets will be in a folder beside the daemon's own socket.
+    pub(crate) fn new(socket: &Path, policy: Policy, config: MuxConfig, dial: Arc<dyn Dial>) -> Self {
+        let folder = socket.parent().unwrap_or(Path::new("/")).join(FOLDER);
+        let sessions = Mutex::default();
+        Self { inner: Arc::new(Inner { folder, policy: Arc::new(policy), config, dial, sessions }) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DomId, Session>> {
+        // The map is whole between any two statements that hold the lock.
+        self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of a guest: absent when the guest has no session.
+    pub(crate) fn socket(&self, guest: DomId) -> Option<PathBuf> {
+        self.lock().get(&guest).map(|session| session.socket().to_owned())
+    }
+}
+
+/// The file name of a guest's socket. A name with a slash must not lead out of the folder.
+fn file_name(guest: &Guest) -> String {
+    format!("{}.sock", guest.name.replace('/', "_"))
+}
+
+impl Keeper for Qmp {
+    fn has(&self, guest: &Guest) {
+        let socket = self.inner.folder.join(file_name(guest));
+        let mut sessions = self.lock();
+        if let Some(session) = sessions.get_mut(&guest.domid)
+            && session.serves(guest.stub_domid)
+        {
+            // The same device model, perhaps under another name.
+            return session.move_socket(socket);
+        }
+        let inner = &self.inner;
+        // The one before it has to let go of the socket first.
+        sessions.remove(&guest.domid);
+        let session = Session::start(guest, socket, Arc::clone(&inner.policy), inner.config.clone(), &inner.dial);
+        sessions.insert(guest.domid, session);
+    }
+
+    fn gone(&self, guest: &Guest) {
+        self.lock().remove(&guest.domid);
+    }
+}
+
+impl Monitors for Qmp {
+    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
+        match self.lock().get(&guest) {
+            Some(session) => Ok(Arc::new(SharedMonitor::new(session.shared()))),
+            None => Err(QmpError::NoSession {
+                command: "any command".to_owned(),
+                why: format!("domain {guest} is no guest that runs"),
+            }),
+        }
+    }
+}

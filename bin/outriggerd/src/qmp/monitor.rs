@@ -1,0 +1,81 @@
+//! The monitor that the toolstack's steps ask, from threads of their own.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use ::qmp::mux::Token;
+use ::qmp::{Event, Events, Monitor, QmpError, Request};
+use serde_json::value::RawValue;
+
+use super::session::{BACKLOG, Listener, Shared, Told};
+
+/// The multiplexer keeps deadlines; this is only for the case that the event loop is late.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A guest's monitor.
+pub(super) struct SharedMonitor {
+    shared: Arc<Shared>,
+}
+
+impl SharedMonitor {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Monitor for SharedMonitor {
+    fn execute(&self, request: &Request, deadline: Instant) -> Result<Box<RawValue>, QmpError> {
+        let (sender, answer) = sync_channel(1);
+        let token = {
+            let mut outside = self.shared.outside();
+            outside.next_token += 1;
+            let token = outside.next_token;
+            outside.answers.insert(token, sender);
+            token
+        };
+        let command = || request.command.clone();
+        if self.shared.has_ended() {
+            return Err(QmpError::NoSession { command: command(), why: "the guest is gone".to_owned() });
+        }
+        self.shared.ask(Token(token), request.clone(), deadline);
+        let wait = deadline.saturating_duration_since(Instant::now()) + GRACE;
+        let outcome = answer.recv_timeout(wait);
+        self.shared.outside().answers.remove(&token);
+        match outcome {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(QmpError::Timeout { command: command() }),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(QmpError::Lost { command: command(), why: "the guest is gone".to_owned() })
+            }
+        }
+    }
+
+    fn events(&self, names: &[&str]) -> Result<Box<dyn Events>, QmpError> {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let (sender, events) = sync_channel(BACKLOG);
+        let what = names.join(" or ");
+        self.shared.outside().listeners.push(Listener { names, events: sender });
+        Ok(Box::new(Subscription { events, what }))
+    }
+}
+
+struct Subscription {
+    events: Receiver<Told>,
+    /// What is waited for, for messages.
+    what: String,
+}
+
+impl Events for Subscription {
+    fn next(&mut self, deadline: Instant) -> Result<Event, QmpError> {
+        let lost = |why| QmpError::Lost { command: self.what.clone(), why };
+        match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Told::Event(event)) => Ok(event),
+            Ok(Told::Lost(why)) => Err(lost(why)),
+            Err(RecvTimeoutError::Timeout) => Err(QmpError::NoEvent { event: self.what.clone() }),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(lost("the session or the guest is gone, or too many events came".to_owned()))
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Sessions over real sockets, with a QEMU that the test plays.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use ::qmp::testing::{Play, Stage, contract, contract_of_loss};
+use config::GuestConfig;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::dial::{Dialing, Stream};
+use super::*;
+use crate::tests::world::PATIENCE;
+
+const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 1, \"minor\": 2, \"major\": 7}, \
+                        \"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
+
+type Player = Box<dyn FnMut(&str, &Value) -> Play + Send>;
+
+/// QEMUs that a function plays: one connection after the other.
+#[derive(Clone, Default)]
+struct Played {
+    inner: Arc<Mutex<Inside>>,
+}
+
+#[derive(Default)]
+struct Inside {
+    player: Option<Player>,
+    /// The connection of now.
+    stream: Option<UnixStream>,
+    connections: usize,
+}
+
+impl Played {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn say(&self, text: &str) {
+        if let Some(stream) = &mut self.lock().stream {
+            let _ = stream.write_all(text.as_bytes());
+        }
+    }
+
+    fn hang_up(&self) {
+        if let Some(stream) = self.lock().stream.take() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Plays one connection to its end.
+    fn play(&self, stream: UnixStream) {
+        self.say(GREETING);
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { return };
+            let request: Value = serde_json::from_str(&line).unwrap();
+            let verb = if request["execute"].is_null() { "exec-oob" } else { "execute" };
+            let command = request[verb].as_str().unwrap().to_owned();
+            let play = match command.as_str() {
+                "qmp_capabilities" => Play::Return(json!({})),
+                other => match &mut self.lock().player {
+                    Some(player) => player(other, &request["arguments"]),
+                    None => Play::Return(json!({"running": true, "status": "running"})),
+                },
+            };
+            let id = &request["id"];
+            let text = match play {
+                Play::Return(value) => json!({"return": value, "id": id}).to_string(),
+                Play::ReturnAfter(events, value) => {
+                    events.iter().for_each(|event| self.tell(&event.name, &event.data));
+                    json!({"return": value, "id": id}).to_string()
+                }
+                Play::Refuse(class, desc) => {
+                    json!({"error": {"class": class.name(), "desc": desc}, "id": id}).to_string()
+                }
+                Play::Silence => continue,
+                Play::Lose => return self.hang_up(),
+            };
+            self.say(&format!("{text}\r\n"));
+        }
+    }
+
+    fn tell(&self, name: &str, data: &Value) {
+        let mut event = json!({"event": name, "timestamp": {"seconds": 1, "microseconds": 2}});
+        if !data.is_null() {
+            event["data"] = data.clone();
+        }
+        self.say(&format!("{event}\r\n"));
+    }
+}
+
+impl Dial for Played {
+    fn dial(&self, _: DomId, _: DomId) -> Dialing {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        {
+            let mut inside = self.lock();
+            inside.stream = Some(theirs.try_clone().unwrap());
+            inside.connections += 1;
+        }
+        let played = self.clone();
+        thread::spawn(move || played.play(theirs));
+        Box::pin(async move {
+            ours.set_nonblocking(true)?;
+            let stream: Box<dyn Stream> = Box::new(tokio::net::UnixStream::from_std(ours)?);
+            Ok(stream)
+        })
+    }
+}
+
+/// A daemon's sessions in an event loop of their own.
+struct World {
+    qmp: Qmp,
+    played: Played,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    folder: TempDir,
+}
+
+fn guest() -> Guest {
+    let domid = |number| DomId::new(number).unwrap();
+    let config = config::load_str("/x.cfg", "name='hello'\ntype='hvm'\nmemory=32\n").config;
+    let config: GuestConfig = config.expect("a configuration");
+    let uuid = "7d6f8f3e-0d83-4c1c-a0ce-5b1e8d7a3a10".parse().unwrap();
+    Guest { uuid, name: "hello".to_owned(), domid: domid(5), stub_domid: domid(6), config }
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(MuxConfig::default())
+    }
+
+    fn with(config: MuxConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let played = Played::default();
+        let dial = Arc::new(played.clone());
+        let qmp = Qmp::new(&folder.path().join("outriggerd.sock"), Policy::default(), config, dial);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, started) = mpsc::channel();
+        let kept = qmp.clone();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                kept.has(&guest());
+                ready.send(()).unwrap();
+                let _ = stopped.await;
+                kept.gone(&guest());
+            });
+        });
+        started.recv().unwrap();
+        Self { qmp, played, stop: Some(stop), thread: Some(thread), folder }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("qmp/hello.sock")
+    }
+
+    fn client(&self) -> Client {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Client { writer: stream.try_clone().unwrap(), reader: BufReader::new(stream) };
+        assert!(!client.line()["QMP"].is_null());
+        assert_eq!(client.ask(&json!({"execute": "qmp_capabilities"})), json!({"return": {}}));
+        client
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
+struct Client {
+    writer: UnixStream,
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("a line in time");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+
+    fn send(&mut self, request: &Value) {
+        self.writer.write_all(request.to_string().as_bytes()).unwrap();
+    }
+
+    fn ask(&mut self, request: &Value) -> Value {
+        self.send(request);
+        self.line()
+    }
+}
+
+/// The stage of the real monitor: each has a world of its own.
+#[derive(Default)]
+struct RealStage {
+    worlds: Mutex<Vec<World>>,
+}
+
+impl RealStage {
+    fn played(&self) -> Played {
+        self.worlds.lock().unwrap().last().expect("a world").played.clone()
+    }
+}
+
+impl Stage for RealStage {
+    fn monitor(&self, player: Player) -> Arc<dyn Monitor> {
+        let world = World::new();
+        world.played.lock().player = Some(player);
+        let monitor = world.qmp.monitor(guest().domid).unwrap();
+        // Its session stands when a client is greeted.
+        let mut client = world.client();
+        drop(client.ask(&json!({"execute": "__io.outrigger_status"})));
+        self.worlds.lock().unwrap().push(world);
+        monitor
+    }
+
+    fn tell(&self, name: &str, data: Value) {
+        self.played().tell(name, &data);
+    }
+
+    fn lose(&self) {
+        self.played().hang_up();
+    }
+}
+
+#[test]
+fn monitor_keeps_the_contract_of_the_fake() {
+    contract(&RealStage::default());
+    contract_of_loss(&RealStage::default());
+}
+
+#[test]
+fn two_hundred_quick_rounds_lose_no_greeting() {
+    let world = World::new();
+    for round in 0..200 {
+        let answer = world.client().ask(&json!({"execute": "query-status", "id": round}));
+        assert_eq!(answer["id"], round);
+    }
+    assert_eq!(world.played.lock().connections, 1);
+}
+
+#[test]
+fn hundred_clients_at_once_get_their_own_answers() {
+    let world = World::new();
+    thread::scope(|scope| {
+        for n in 0..100 {
+            let world = &world;
+            scope.spawn(move || {
+                let mut client = world.client();
+                for round in 0..20 {
+                    let answer = client.ask(&json!({"execute": "query-status", "id": [n, round]}));
+                    assert_eq!(answer["id"], json!([n, round]));
+                    assert_eq!(answer["return"]["status"], "running");
+                }
+            });
+        }
+    });
+    assert_eq!(world.played.lock().connections, 1);
+}
+
+#[test]
+fn clients_stay_when_the_session_is_made_anew() {
+    let world = World::new();
+    let mut client = world.client();
+    assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
+    world.played.lock().player = Some(Box::new(|_, _| Play::Silence));
+    client.send(&json!({"execute": "query-status", "id": 1}));
+    // The request has to be with QEMU: the status of ours tells so.
+    while client_status(&world)["in-flight"] != 1 {
+        thread::yield_now();
+    }
+    world.played.lock().player = None;
+    world.played.hang_up();
+    let lost = client.line();
+    assert!(lost["error"]["desc"].as_str().unwrap().contains("was lost"), "{lost}");
+    assert_eq!(lost["id"], 1);
+    assert_eq!(client.line()["event"], "OUTRIGGER_SESSION_LOST");
+    assert_eq!(client.line()["event"], "OUTRIGGER_SESSION_RESTORED");
+    assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
+}
+
+fn client_status(world: &World) -> Value {
+    world.client().ask(&json!({"execute": "__io.outrigger_status"}))["return"].clone()
+}
+
+#[test]
+fn client_that_reads_nothing_harms_nobody() {
+    let world = World::new();
+    let mut deaf = world.client();
+    deaf.writer.set_nonblocking(true).unwrap();
+    let request = json!({"execute": "query-status"}).to_string();
+    while deaf.writer.write(request.as_bytes()).is_ok() {}
+    for n in 0..2000 {
+        world.played.tell("BLOCK_IO_ERROR", &json!({"n": n, "pad": "x".repeat(200)}));
+    }
+    let mut client = world.client();
+    for id in 0..50 {
+        client.send(&json!({"execute": "query-status", "id": id}));
+        while client.line()["id"] != id {}
+    }
+}
+
+#[test]
+fn socket_goes_with_its_guest_and_with_its_name() {
+    let world = World::new();
+    let mut client = world.client();
+    let renamed = Guest { name: "a/b".to_owned(), ..guest() };
+    world.qmp.has(&renamed);
+    assert_eq!(world.qmp.socket(guest().domid).unwrap(), world.folder.path().join("qmp/a_b.sock"));
+    assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
+    world.qmp.gone(&renamed);
+    let mut line = String::new();
+    assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
+    assert!(!world.folder.path().join("qmp/a_b.sock").exists());
+    assert!(world.qmp.monitor(guest().domid).is_err());
+}
