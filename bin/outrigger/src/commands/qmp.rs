@@ -108,7 +108,8 @@ fn messages(client: &mut Client) -> Result<ExitCode> {
 
 fn interactive(client: &mut Client, args: &Qmp) -> Result<ExitCode> {
     // Without it there is no completion, which is no reason to give up.
-    let schema = client.call("query-qmp-schema", None).map(|answer| Schema::read(answer.get())).unwrap_or_default();
+    let schema =
+        client.call("query-qmp-schema", None).map(|answer| Schema::read(answer.get())).unwrap_or_default();
     let mut prompt = Prompt::new(&args.guest, schema)?;
     eprintln!("Tab completes, Ctrl-D leaves; arguments are name=value or one JSON object");
     while let Some(text) = prompt.next()? {

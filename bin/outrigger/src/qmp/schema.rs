@@ -44,7 +44,11 @@ impl Schema {
         };
         let arguments = |entity: &Entity| {
             let object = entity.arg_type.as_deref().and_then(|name| by_name.get(name));
-            object.into_iter().flat_map(|object| &object.members).map(|member| (member.name.clone(), values(&member.kind))).collect()
+            object
+                .into_iter()
+                .flat_map(|object| &object.members)
+                .map(|member| (member.name.clone(), values(&member.kind)))
+                .collect()
         };
         let commands = entities
             .iter()
@@ -72,7 +76,8 @@ impl Schema {
                 (start + name.len() + 1, starting(value, &mut values.into_iter()))
             }
             None => {
-                let given: Vec<_> = before.filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect();
+                let given: Vec<_> =
+                    before.filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect();
                 let left = arguments.keys().filter(|name| !given.contains(&name.as_str()));
                 (start, starting(word, &mut left.map(|name| format!("{name}="))))
             }
@@ -106,7 +111,11 @@ mod tests {
             ("screendump head=", 16, vec!["true", "false"]),
             ("nothing f", 8, vec![]),
         ] {
-            assert_eq!(schema.complete(line), (start, found.into_iter().map(str::to_owned).collect()), "{line}");
+            assert_eq!(
+                schema.complete(line),
+                (start, found.into_iter().map(str::to_owned).collect()),
+                "{line}"
+            );
         }
     }
 }

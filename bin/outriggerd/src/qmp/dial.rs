@@ -62,7 +62,8 @@ async fn connect(store: Xenstore, stub: DomId, target: DomId) -> io::Result<Clie
     let _watch = watch.into_callback(move |_| wake.notify_one());
     loop {
         let (store, place) = (store.clone(), place.clone());
-        let attempt = blocking(move || Client::attempt(&store, stub, &place).map_err(io::Error::other)).await?;
+        let attempt =
+            blocking(move || Client::attempt(&store, stub, &place).map_err(io::Error::other)).await?;
         match attempt {
             Attempt::Connected(client) => return Ok(client),
             Attempt::NotServed => changed.notified().await,

@@ -83,7 +83,8 @@ impl Keeper for Qmp {
         let inner = &self.inner;
         // The one before it has to let go of the socket first.
         sessions.remove(&guest.domid);
-        let session = Session::start(guest, socket, Arc::clone(&inner.policy), inner.config.clone(), &inner.dial);
+        let session =
+            Session::start(guest, socket, Arc::clone(&inner.policy), inner.config.clone(), &inner.dial);
         sessions.insert(guest.domid, session);
     }
 

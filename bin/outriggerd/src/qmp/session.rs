@@ -120,7 +120,8 @@ impl Session {
             work: Notify::new(),
         });
         let (stub, target) = (guest.stub_domid, guest.domid);
-        let link = Link { shared: Arc::clone(&shared), dial: Arc::clone(dial), stub, target, state: State::Idle };
+        let link =
+            Link { shared: Arc::clone(&shared), dial: Arc::clone(dial), stub, target, state: State::Idle };
         let mut tasks = vec![tokio::spawn(link.run())];
         match bind(&socket, others) {
             Ok(listener) => tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared)))),
@@ -192,7 +193,9 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                     Some((id, notify)) => {
                         tokio::spawn(client::serve(Arc::clone(&shared), stream, id, notify));
                     }
-                    None => tracing::warn!(guest = shared.name, uid = peer.uid, "a client of QMP is turned away"),
+                    None => {
+                        tracing::warn!(guest = shared.name, uid = peer.uid, "a client of QMP is turned away")
+                    }
                 }
             }
             Err(error) => {
@@ -375,7 +378,9 @@ impl Link {
                 return;
             }
             Woken::Read(Ok(_)) => "the device model has closed the connection".to_owned(),
-            Woken::Dialed(Err(error)) | Woken::Read(Err(error)) | Woken::Written(Err(error)) => error.to_string(),
+            Woken::Dialed(Err(error)) | Woken::Read(Err(error)) | Woken::Written(Err(error)) => {
+                error.to_string()
+            }
         };
         self.state = State::Idle;
         self.shared.with(|mux| mux.disconnected(&lost, now));

@@ -8,13 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ::qmp::mux::MuxConfig;
+use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
     CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress,
 };
-use ::qmp::mux::MuxConfig;
-use ::qmp::policy::Policy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, oneshot};
