@@ -73,6 +73,12 @@ pub(crate) fn contract(package: &str, profile: Profile) -> Result<PathBuf> {
     stripped(&kept, profile)
 }
 
+/// Builds a crate's example, such as a measuring tool for dom0.
+pub(crate) fn example(package: &str, example: &str, profile: Profile) -> Result<PathBuf> {
+    cargo_build(&[package], profile, &["--example", example])?;
+    stripped(&workspace::target().join(profile.folder()).join("examples").join(example), profile)
+}
+
 /// Builds the stubdomain's agent, static, and names the file.
 ///
 /// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.

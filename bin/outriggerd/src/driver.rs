@@ -18,7 +18,9 @@
 use api::types::{Failure, Progress, State as ApiState, Via};
 use config::GuestConfig;
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Decision, Guest, GuestEvent, ShutdownWay, Signal, Toolstack, decide};
+use toolstack::{
+    CreateOptions, Decision, Guest, GuestEvent, Monitors as _, ShutdownWay, Signal, Toolstack, decide,
+};
 
 use crate::answer::Answer;
 use crate::change::Change;
@@ -199,6 +201,10 @@ impl Driver {
         }
         self.seen.clone_from(&found);
         let Some(event) = found else { return };
+        if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::Gone) {
+            // Whoever destroys its domain would wait for our pages of it.
+            self.shared.qmp.release(guest.domid);
+        }
         if matches!(self.state, State::Kept) && event != GuestEvent::Gone {
             // It is kept because it has ended.
             self.shared.registry.update(self.key, |entry| entry.state = kept_as(&event));

@@ -117,6 +117,9 @@ impl Removal<'_> {
 
     /// The stubdomain first: it holds the guest's memory mapped.
     fn kill(&mut self) -> StepResult {
+        if let Some(guest) = self.record.domid {
+            self.ts.monitors.release(guest);
+        }
         self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))?;
         self.killed = true;
         Ok(())

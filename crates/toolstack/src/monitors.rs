@@ -12,6 +12,11 @@ pub trait Monitors: Send + Sync {
     /// # Errors
     /// [`QmpError::NoSession`] when there is none.
     fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError>;
+
+    /// Lets go of the device model of this guest, which is about to end: a connection to it holds pages of its domain.
+    fn release(&self, guest: DomId) {
+        let _ = guest;
+    }
 }
 
 /// Knows none, until a daemon gives others.

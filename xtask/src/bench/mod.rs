@@ -1,19 +1,33 @@
 //! `cargo xtask bench`: measurements on the embedded host, ours beside stock xl in one boot.
 
 mod create;
+mod qmp;
 mod results;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use testhost::{Job, Machine, Put, Request, TimeScale};
+
+use self::results::{Goal, Results};
+use crate::host::{self, BuildOptions};
+use crate::view::View;
+use crate::{debian, workspace};
+
+/// One run of a script, before scaling.
+const RUN_LIMIT: Duration = Duration::from_secs(600);
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create, first guest byte, destroy and dom0's memory: xl with QEMU in dom0, xl with the stubdomain, ours.
     Create(Options),
+    /// QMP's round trip, its rate with many clients and its memory: stock vchan-socket-proxy, ours.
+    Qmp(Options),
 }
 
 /// How to measure.
@@ -40,5 +54,50 @@ pub(crate) struct Options {
 pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Create(options) => create::main(options),
+        Command::Qmp(options) => qmp::main(options),
     }
+}
+
+/// Runs a bench's script in dom0, prints the table, and succeeds when every goal is met.
+fn measure(
+    bench: &'static str,
+    script: &str,
+    programs: &[Put],
+    goals: &[Goal],
+    options: &Options,
+) -> Result<ExitCode> {
+    debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes)?;
+    let mut view = View::new(false, false);
+    let build = BuildOptions {
+        with_xen_tools: true,
+        release: true,
+        no_build: options.no_build,
+        ..BuildOptions::default()
+    };
+    let host = host::built(&build, programs, &mut view)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("bench");
+    fs::write(&path, format!("#!/bin/bash\nRUNS={}\n{script}", options.runs))?;
+    let request = Request {
+        machine: Machine::default(),
+        job: Job::Script(path),
+        puts: Vec::new(),
+        timeout: Some(RUN_LIMIT * options.runs.max(1)),
+        fresh: options.fresh,
+        logs: testhost::fresh_log_folder(&workspace::kept("logs")),
+        scale: TimeScale::from_env()?,
+    };
+    let report = testhost::run(&host, &request, &mut view)?;
+    let path = report.logs.join("output.log");
+    let output = fs::read(&path).with_context(|| format!("Cannot read {}", path.display()))?;
+    let results = Results::read(bench, &String::from_utf8_lossy(&output), goals);
+    println!("\n{}", results.table());
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&results)?;
+        fs::write(path, text + "\n").with_context(|| format!("Cannot write {}", path.display()))?;
+    }
+    if report.status != 0 {
+        bail!("A measurement failed (status {}); the logs are in {}", report.status, report.logs.display());
+    }
+    Ok(if results.falls_short(goals) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

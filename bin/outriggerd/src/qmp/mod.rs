@@ -94,6 +94,10 @@ impl Keeper for Qmp {
 }
 
 impl Monitors for Qmp {
+    fn release(&self, guest: DomId) {
+        self.lock().remove(&guest);
+    }
+
     fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
         match self.lock().get(&guest) {
             Some(session) => Ok(Arc::new(SharedMonitor::new(session.shared()))),

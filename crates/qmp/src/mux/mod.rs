@@ -88,7 +88,7 @@ impl Default for MuxConfig {
             answer_bytes: 16 << 20,
             event: 64 << 10,
             strikes: 16,
-            bytes: (4 << 20, 8 << 20),
+            bytes: (2 << 20, 4 << 20),
             event_rate: (500, 2000),
             handshake: Duration::from_secs(10),
             answer: Duration::from_secs(60),

@@ -1,0 +1,25 @@
+//! `cargo xtask bench qmp`.
+
+use super::Options;
+use super::results::Goal;
+use crate::binaries::{self, Profile};
+use anyhow::Result;
+use std::process::ExitCode;
+use testhost::Put;
+
+/// The part that runs in dom0.
+const SCRIPT: &str = include_str!("qmp.sh");
+/// What has to be reached. The stock proxy has a single client, so its rate is that of one.
+const GOALS: [Goal; 2] = [
+    Goal { figure: "qmp.latency.ours_1", over: Some("qmp.latency.stock_1"), at_most: 0.7 },
+    Goal { figure: "qmp.rate.stock_1", over: Some("qmp.rate.ours_8"), at_most: 0.2 },
+];
+
+/// Measures, prints the table, and succeeds when every goal is met.
+pub(super) fn main(options: &Options) -> Result<ExitCode> {
+    let load = Put {
+        source: binaries::example("qmp", "qmp_load", Profile::Release)?,
+        target: "/usr/bin/qmp-load".into(),
+    };
+    super::measure("qmp", SCRIPT, &[load], &GOALS, options)
+}
