@@ -194,7 +194,7 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                         tokio::spawn(client::serve(Arc::clone(&shared), stream, id, notify));
                     }
                     None => {
-                        tracing::warn!(guest = shared.name, uid = peer.uid, "a client of QMP is turned away")
+                        tracing::warn!(guest = shared.name, uid = peer.uid, "a client of QMP is turned away");
                     }
                 }
             }

@@ -536,9 +536,7 @@ proptest! {
                     world.mux.close_client(id);
                 }
                 Happens::Read(n) if n < clients.len() => {
-                    if world.read(clients[n].0).contains("\"id\":") {
-                        clients[n].2 += 1;
-                    }
+                    clients[n].2 += u64::from(world.read(clients[n].0).contains("\"id\":"));
                 }
                 Happens::Answer if world.mux.is_up() && !world.asked.is_empty() => world.answer(),
                 Happens::Event => world.say("{\"event\": \"X\", \"timestamp\": {\"seconds\": 1, \"microseconds\": 2}}"),
