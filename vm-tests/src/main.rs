@@ -1,12 +1,13 @@
 //! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
-//! other, prints a line a case and at last `N passed, N failed`. Each case finds dom0 empty of guests, and must leave it
+//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure console` prints figures. Each case finds dom0 empty of guests, and must leave it
 //! so: domains, xenstore, loop devices, bridge ports, state files and free memory are compared.
 #![forbid(unsafe_code)]
 
 mod cases;
 mod harness;
+mod measure;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -17,15 +18,27 @@ use harness::clean::{self, Host};
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to do: list or run.
-    #[arg(value_parser = ["list", "run"])]
+    /// What to do: list or run, or measure.
+    #[arg(value_parser = ["list", "run", "measure"])]
     what: String,
+    /// How often to measure.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
     /// Only cases whose name has one of these words.
     words: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.what == "measure" {
+        return match measure::main(&arguments.words, arguments.runs) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let chosen = cases::all().into_iter().filter(|case| {
         arguments.words.is_empty() || arguments.words.iter().any(|word| case.name.contains(word.as_str()))
     });

@@ -16,3 +16,12 @@ pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec
 pub(crate) fn examples() -> Result<Vec<Put>> {
     Ok(testhost::hello(&workspace::root().join("examples"), &workspace::kept("examples"))?)
 }
+
+/// Builds the PV guest that only uses its console, and says where it goes.
+pub(crate) fn console() -> Result<Put> {
+    let folder = workspace::kept("guests");
+    std::fs::create_dir_all(&folder)?;
+    let source = folder.join("console-guest");
+    testguest::console_guest(&source)?;
+    Ok(Put { source, target: "/root/console-guest".into() })
+}

@@ -12,7 +12,7 @@ use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, workspace};
+use crate::{debian, guest, workspace};
 
 /// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
 const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
@@ -104,7 +104,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let request = Request {
         machine: Machine::default(),
         job: Job::Script(script),
-        puts: disks,
+        puts: [disks, vec![guest::console()?]].concat(),
         timeout: Some(SUITE_LIMIT),
         fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use console::lock::Lock;
-use console::server::{Server, Settings, Turn};
+use console::server::{Server, Turn};
 use console::xen_platform::XenPlatform;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -46,12 +46,7 @@ fn run(options: &Options) -> Result<()> {
     raise_descriptor_limit();
     let platform = XenPlatform::open().context("Cannot use Xen; this daemon runs as root in dom0")?;
     let store = Connection::open().context("Cannot use xenstore; xenstored must run first")?;
-    let settings = Settings {
-        log_dir: options.log_dir.clone(),
-        socket_dir: options.run_dir.join("console"),
-        log_style: options.log_style(),
-    };
-    let mut server = Server::start(platform, store, settings)?;
+    let mut server = Server::start(platform, store, options.settings())?;
     server.add_caller_fd(signals.as_fd())?;
     info!(consoles = server.consoles().count(), "serving consoles");
     tell_ready(options)?;

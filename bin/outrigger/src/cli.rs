@@ -1,6 +1,7 @@
 //! The command line's grammar; man pages and shell completion are made from it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -311,6 +312,24 @@ pub(crate) struct Console {
     /// Print what is kept (the last 64 KiB) and leave.
     #[arg(long)]
     pub(crate) no_follow: bool,
+    /// Of what is kept, only what came in this time before now: seconds, or with s, m, h or d.
+    #[arg(long, value_name = "AGO", value_parser = parse_ago)]
+    pub(crate) since: Option<Duration>,
+}
+
+fn parse_ago(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 60 * 60),
+        Some((at, 'd')) => (&text[..at], 24 * 60 * 60),
+        _ => (text, 1),
+    };
+    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 60 * 60);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "give seconds, or a number with s, m, h or d, at most a year".to_owned())
 }
 
 /// Which of a guest's consoles.
@@ -329,6 +348,9 @@ pub(crate) struct WhichConsole {
     /// The stubdomain's console with this number.
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
     pub(crate) number: Option<u8>,
+    /// The guest's channel with this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) channel: Option<String>,
 }
 
 /// Arguments of `dm-log`.

@@ -4,8 +4,15 @@
 //! the oldest byte that is still there (the replay), a slow one falls off the old end and learns how many bytes
 //! it missed. So a console's memory is bounded by the history alone, whatever its readers do.
 
+use std::time::{Duration, Instant};
+
 /// Bytes of a console that are kept for replay and for slow readers.
 pub const HISTORY: usize = 64 * 1024;
+
+/// Times that are kept: when there are more, every second one is forgotten.
+const MARKS_MAX: usize = 64;
+/// How far apart times are at least.
+const MARK_DISTANCE: Duration = Duration::from_secs(1);
 
 /// The end of a byte stream, at most [`HISTORY`] bytes of it.
 #[derive(Debug, Default)]
@@ -14,6 +21,8 @@ pub struct History {
     bytes: Vec<u8>,
     /// Position in the stream just after the newest byte.
     end: u64,
+    /// When which position was reached, for readers that want what came since.
+    marks: Vec<(Instant, u64)>,
 }
 
 /// A reader's position in the stream of one console.
@@ -33,6 +42,43 @@ impl History {
         while !rest.is_empty() {
             rest = &rest[self.push_some(rest)..];
         }
+    }
+
+    /// Remembers that what is pushed next came at this time.
+    pub fn mark(&mut self, now: Instant) {
+        if self.marks.last().is_some_and(|(last, _)| now.saturating_duration_since(*last) < MARK_DISTANCE) {
+            return;
+        }
+        let start = self.start();
+        // The last one before the start says when the oldest byte came.
+        let gone = self.marks.iter().take_while(|(_, at)| *at < start).count().saturating_sub(1);
+        self.marks.drain(..gone);
+        if self.marks.len() >= MARKS_MAX {
+            let mut odd = false;
+            self.marks.retain(|_| {
+                odd = !odd;
+                odd
+            });
+        }
+        self.marks.push((now, self.end));
+    }
+
+    /// A reader that begins with what came at `time` or later, as exactly as times are kept: rather too early.
+    #[must_use]
+    pub fn since(&self, time: Instant) -> Cursor {
+        let before = self.marks.iter().take_while(|(at, _)| *at <= time).count();
+        let at = match before.checked_sub(1).and_then(|last| self.marks.get(last)) {
+            // All that this mark stands for may be older than the time, but that is not known.
+            Some((_, at)) if before < self.marks.len() || self.is_recent(time) => *at,
+            Some(_) => self.end,
+            None => self.start(),
+        };
+        Cursor { at: at.max(self.start()), lost: 0 }
+    }
+
+    /// Whether bytes of the last mark may have come at this time or later.
+    fn is_recent(&self, time: Instant) -> bool {
+        self.marks.last().is_some_and(|(at, _)| time.saturating_duration_since(*at) < MARK_DISTANCE)
     }
 
     fn push_some(&mut self, bytes: &[u8]) -> usize {
@@ -64,6 +110,15 @@ impl History {
     #[must_use]
     pub const fn newest(&self) -> Cursor {
         Cursor { at: self.end, lost: 0 }
+    }
+
+    /// Moves a reader that is more than `most` bytes behind, as if what it misses were not kept any more.
+    pub const fn limit(&self, cursor: &mut Cursor, most: u64) {
+        let behind = self.end - cursor.at;
+        if behind > most {
+            cursor.lost += behind - most;
+            cursor.at = self.end - most;
+        }
     }
 
     /// Says how many bytes wait for this reader, in the history or lost.
@@ -132,6 +187,38 @@ mod tests {
         assert_eq!(slow.take_lost(), 4);
         assert_eq!(slow.take_lost(), 0);
         assert!(history.next(&mut slow).is_empty());
+    }
+
+    #[test]
+    fn a_reader_can_begin_with_what_came_since_a_time() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut history = History::default();
+        for second in 0..10u8 {
+            history.mark(at(u64::from(second)));
+            history.push(&[b'0' + second]);
+        }
+        let since = |history: &History, seconds| read_all(history, &mut history.since(at(seconds)));
+        assert_eq!(since(&history, 7), b"789");
+        assert_eq!(since(&history, 100), b"");
+        assert_eq!(since(&history, 0).len(), 10);
+        for second in 10..1000 {
+            history.mark(at(second));
+            history.push(&[b'x'; 100]);
+        }
+        assert!(history.marks.len() <= MARKS_MAX);
+        assert_eq!(since(&history, 0).len(), HISTORY);
+        let some = since(&history, 900).len();
+        assert!((10_000..30_000).contains(&some), "{some}");
+    }
+
+    #[test]
+    fn a_reader_s_share_can_be_smaller_than_what_is_kept() {
+        let mut history = History::default();
+        let mut cursor = history.oldest();
+        history.push(b"0123456789");
+        history.limit(&mut cursor, 4);
+        assert_eq!((read_all(&history, &mut cursor), cursor.take_lost()), (b"6789".to_vec(), 6));
     }
 
     proptest! {

@@ -6,7 +6,9 @@
 //! - [`logfile`], [`output`], [`pty`]: where bytes go.
 //! - [`server`]: the daemon's core: finds consoles and serves them, over a [`platform`] that a test can play.
 //! - [`xen_platform`]: the real one.
+//! - [`request`]: what clients of the daemon say.
 //! - [`attach`]: the viewer's side, for command lines.
+//! - [`stream`]: a console as a stream with an end, for toolstacks.
 //! - [`lock`]: one daemon per host.
 #![forbid(unsafe_code)]
 
@@ -17,7 +19,9 @@ pub mod logfile;
 pub mod output;
 pub mod platform;
 pub mod pty;
+pub mod request;
 pub mod ring;
 pub mod server;
+pub mod stream;
 pub mod xen_platform;
 pub mod xenbus;

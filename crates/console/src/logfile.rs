@@ -1,8 +1,9 @@
 //! A file that takes a console's bytes for ever without filling the disk (XSA-180).
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -18,6 +19,21 @@ pub struct LogStyle {
     pub timestamps: bool,
     /// Whether escape characters are replaced by dots, so that showing the file cannot steer a terminal.
     pub replace_escape: bool,
+    /// When the file is brought to the disk.
+    pub sync: Sync,
+}
+
+/// When a console's file is brought to the disk (`fdatasync`). A crash of the host loses what was not; a crash of this
+/// process loses nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// When the kernel finds time.
+    #[default]
+    Never,
+    /// Before the file is renamed because it is full.
+    Rotation,
+    /// Before the bytes leave the ring: slow, and the guest waits for the disk.
+    Always,
 }
 
 impl LogStyle {
@@ -27,7 +43,7 @@ impl LogStyle {
 
 impl Default for LogStyle {
     fn default() -> Self {
-        Self { limit: Self::DEFAULT_LIMIT, timestamps: false, replace_escape: false }
+        Self { limit: Self::DEFAULT_LIMIT, timestamps: false, replace_escape: false, sync: Sync::Never }
     }
 }
 
@@ -69,6 +85,17 @@ pub struct LogFile {
     size: u64,
     style: LogStyle,
     at_line_start: bool,
+    /// A failure that the next append reports.
+    pending: Option<LogError>,
+}
+
+/// Where a file ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The file's inode.
+    pub inode: u64,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 impl LogFile {
@@ -78,7 +105,13 @@ impl LogFile {
     /// When the file cannot be opened.
     pub fn open(path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
         let (file, inode, size) = open_append(&path)?;
-        Ok(Self { path, file, inode, size, style, at_line_start: true })
+        let mut last = [b'\n'];
+        if size > 0 {
+            // What cannot be read begins a line.
+            let _ = file.read_exact_at(&mut last, size - 1);
+        }
+        let at_line_start = last == [b'\n'];
+        Ok(Self { path, file, inode, size, style, at_line_start, pending: None })
     }
 
     /// The file's path.
@@ -87,19 +120,16 @@ impl LogFile {
         &self.path
     }
 
-    /// The file's inode and its size in bytes.
+    /// How it is written.
     #[must_use]
-    pub const fn position(&self) -> (u64, u64) {
-        (self.inode, self.size)
+    pub const fn style(&self) -> LogStyle {
+        self.style
     }
 
-    /// The size in bytes that the file has after so many more are appended as they are; nothing when they will be
-    /// changed, not written, or spread over two files.
+    /// The file's inode and its size in bytes.
     #[must_use]
-    pub fn size_after(&self, count: usize) -> Option<u64> {
-        let plain = !self.style.timestamps && !self.style.replace_escape;
-        let after = self.size + count as u64;
-        (plain && after <= self.style.limit).then_some(after)
+    pub const fn position(&self) -> Position {
+        Position { inode: self.inode, size: self.size }
     }
 
     /// Opens the path again, as after a rename by a log rotator.
@@ -111,23 +141,47 @@ impl LogFile {
         Ok(())
     }
 
-    /// Appends bytes, rotating as often as the limit asks.
+    /// Makes bytes ready to be appended: in the file's style, and with room for them if the limit has any.
     ///
-    /// # Errors
-    /// When the file cannot be written or renamed; the rest of the bytes is not written then.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+    /// What is appended next must be what this gives: [`LogFile::position_after`] tells where the file ends then.
+    /// A failed rotation is reported by the next append.
+    pub fn prepare<'b>(&mut self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
         if self.style.limit == 0 || bytes.is_empty() {
-            return Ok(());
+            return Cow::Borrowed(&[]);
         }
-        if self.style.timestamps || self.style.replace_escape {
-            let styled = self.styled(bytes, &timestamp(SystemTime::now()));
-            self.append_raw(&styled)
+        let styled = if self.style.timestamps || self.style.replace_escape {
+            Cow::Owned(self.styled(bytes, &timestamp(SystemTime::now())))
         } else {
-            self.append_raw(bytes)
+            Cow::Borrowed(bytes)
+        };
+        let full = self.size > 0 && self.size + styled.len() as u64 > self.style.limit;
+        if full && let Err(error) = self.rotate() {
+            self.pending = Some(error);
         }
+        styled
     }
 
-    fn append_raw(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+    /// Where the file ends after so many bytes more; nothing when they will be spread over two files.
+    #[must_use]
+    pub fn position_after(&self, count: usize) -> Option<Position> {
+        let size = self.size + count as u64;
+        (size <= self.style.limit).then_some(Position { inode: self.inode, size })
+    }
+
+    /// Appends bytes in the file's style, rotating as often as the limit asks.
+    ///
+    /// # Errors
+    /// When the file cannot be written or renamed; in the first case the rest of the bytes is not written.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let styled = self.prepare(bytes);
+        self.append_prepared(&styled)
+    }
+
+    /// Appends bytes as they are.
+    ///
+    /// # Errors
+    /// As [`LogFile::append`].
+    pub fn append_prepared(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.size >= self.style.limit {
@@ -135,14 +189,22 @@ impl LogFile {
             }
             let room = usize::try_from(self.style.limit - self.size).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at(rest.len().min(room));
-            self.file.write_all(now).map_err(|source| LogError::Write { path: self.path.clone(), source })?;
+            let write = self.file.write_all(now).and_then(|()| match self.style.sync {
+                Sync::Always => self.file.sync_data(),
+                Sync::Never | Sync::Rotation => Ok(()),
+            });
+            write.map_err(|source| LogError::Write { path: self.path.clone(), source })?;
             self.size += now.len() as u64;
             rest = later;
         }
-        Ok(())
+        self.pending.take().map_or(Ok(()), Err)
     }
 
     fn rotate(&mut self) -> Result<(), LogError> {
+        if self.style.sync == Sync::Rotation {
+            let synced = self.file.sync_data();
+            synced.map_err(|source| LogError::Write { path: self.path.clone(), source })?;
+        }
         let renamed = fs::rename(&self.path, rotated(&self.path));
         if let Err(source) = renamed {
             // Someone removed the name (or made `.1` a folder). The limit holds all the same.
@@ -176,6 +238,7 @@ impl LogFile {
 fn open_append(path: &Path) -> Result<(File, u64, u64), LogError> {
     let open = || {
         let file = OpenOptions::new()
+            .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
@@ -247,10 +310,33 @@ mod tests {
         for at in 0..100u8 {
             log.append(&[at; 333]).unwrap();
         }
-        assert_eq!(fs::metadata(folder.path().join("a.0.log.1")).unwrap().len(), 1000);
-        assert_eq!(fs::metadata(&path).unwrap().len(), 300);
-        assert_eq!(fs::read(&path).unwrap()[299], 99);
+        assert_eq!(fs::metadata(folder.path().join("a.0.log.1")).unwrap().len(), 999);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 333);
+        assert_eq!(fs::read(&path).unwrap()[332], 99);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn more_than_the_limit_at_once_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = LogFile::open(path.clone(), style(10)).unwrap();
+        log.append(b"0123456789abcdefghijklmno").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"klmno");
+        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"abcdefghij");
+    }
+
+    #[test]
+    fn where_the_file_will_end_is_known_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(folder.path().join("log"), style(10)).unwrap();
+        for bytes in [b"0123".as_slice(), b"4567", b"89ab", b"c"] {
+            let ready = log.prepare(bytes);
+            let wanted = log.position_after(ready.len());
+            log.append_prepared(&ready).unwrap();
+            assert_eq!(Some(log.position()), wanted);
+        }
+        assert_eq!(log.position().size, 5);
     }
 
     #[test]
@@ -271,8 +357,8 @@ mod tests {
         let path = folder.path().join("log");
         LogFile::open(path.clone(), style(10)).unwrap().append(b"12345678").unwrap();
         LogFile::open(path.clone(), style(10)).unwrap().append(b"abcd").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"cd");
-        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"12345678ab");
+        assert_eq!(fs::read(&path).unwrap(), b"abcd");
+        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"12345678");
     }
 
     #[test]
@@ -287,7 +373,8 @@ mod tests {
     #[test]
     fn lines_get_the_time_and_lose_their_escapes() {
         let folder = tempfile::tempdir().unwrap();
-        let wanted = LogStyle { limit: 10_000, timestamps: true, replace_escape: true };
+        let wanted =
+            LogStyle { limit: 10_000, timestamps: true, replace_escape: true, ..LogStyle::default() };
         let mut log = LogFile::open(folder.path().join("log"), wanted).unwrap();
         let styled = log.styled(b"a\x1b[1m\n\rb", "[t] ");
         assert_eq!(styled, b"[t] a.[1m\n[t] b");

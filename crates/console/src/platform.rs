@@ -66,6 +66,18 @@ pub trait Platform {
     /// When events can no longer be received.
     fn next_event(&mut self) -> io::Result<Option<EventPort>>;
 
+    /// Binds a local port to the event that tells of new bytes in Xen's own console.
+    ///
+    /// # Errors
+    /// When another process has it.
+    fn watch_hypervisor_log(&mut self) -> io::Result<EventPort>;
+
+    /// Reads what was written to Xen's own console from `index` on and gives the index behind it.
+    ///
+    /// # Errors
+    /// When Xen does not answer.
+    fn hypervisor_log(&mut self, index: u32) -> io::Result<(Vec<u8>, u32)>;
+
     /// The descriptor that is readable when there is an event.
     fn event_fd(&self) -> BorrowedFd<'_>;
 }

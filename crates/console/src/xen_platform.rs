@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use xen::{
-    Access, EventChannels, ForeignMemory, GrantTable, Hypervisor, RealHypervisor, SharedPages, XenError,
+    Access, EventChannels, ForeignMemory, GrantTable, Hypervisor, RealHypervisor, SharedPages, Virq, XenError,
 };
 use xen_types::{DomId, EventPort, Gfn, GrantRef};
 
@@ -96,6 +96,16 @@ impl Platform for XenPlatform {
             }
             Err(error) => Err(io::Error::other(error)),
         }
+    }
+
+    fn watch_hypervisor_log(&mut self) -> io::Result<EventPort> {
+        let port = self.events.bind_virq(Virq::ConRing).map_err(io::Error::other)?;
+        self.bound.insert(port);
+        Ok(port)
+    }
+
+    fn hypervisor_log(&mut self, index: u32) -> io::Result<(Vec<u8>, u32)> {
+        self.hypervisor.console_ring_from(index).map_err(io::Error::other)
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {

@@ -2,7 +2,8 @@
 //!
 //! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
 //! ([`Argv`]), which console is which ([`StubConsole`]), and what the stubdomain reports and how that is read
-//! without trusting it ([`AgentExit`], [`Features`], [`Heartbeat`], [`DmState`]). `docs/stubdom-api.md` is its
+//! without trusting it ([`AgentExit`], [`Features`], [`Heartbeat`], [`DmState`]), and a [`stream`] with an end over a
+//! console that has none. `docs/stubdom-api.md` is its
 //! prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
 //! 4.14 and later.
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ mod fdset;
 mod image;
 mod keys;
 pub mod paths;
+pub mod stream;
 
 pub use argv::{Argv, ArgvError};
 pub use console::{ConsoleError, SerialPort, StubConsole};

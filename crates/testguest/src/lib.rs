@@ -3,10 +3,12 @@
 //! [`linux_disk`] makes a disk that boots Debian's kernel through the firmware and GRUB. It has no file system: GRUB
 //! reads the kernel and the initramfs by their sectors. What the guest then does is said by its second disk, which
 //! holds a shell script (see `init.sh`). [`uefi_disk`] makes one from which UEFI firmware starts a small application, [`power_disk`] one
-//! with a boot sector that powers off and reboots.
+//! with a boot sector that powers off and reboots. [`console_guest`] makes a PV kernel of one page that only uses its
+//! console.
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod console;
 mod uefi;
 
 use std::ffi::OsString;
@@ -25,6 +27,7 @@ use image::root::Root;
 use thiserror::Error;
 
 use assemble::{Machine, assemble};
+pub use console::console_guest;
 pub use uefi::uefi_disk;
 
 /// Bytes in a sector.

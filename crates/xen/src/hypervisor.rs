@@ -205,4 +205,12 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// As said at the trait.
     fn console_ring(&self) -> Result<Vec<u8>>;
+
+    /// Reads what was written to Xen's own console ring from `index` on, at most 16 KiB, and gives the index behind it.
+    ///
+    /// Indices run freely through 32 bits; what is not kept any more is left out. Nothing new gives the index as it was.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn console_ring_from(&self, index: u32) -> Result<(Vec<u8>, u32)>;
 }

@@ -1,6 +1,7 @@
 //! The cases, one module a subject.
 
 mod bad_input;
+mod console;
 mod daemon;
 mod devices;
 mod ends;
@@ -25,6 +26,15 @@ impl Case {
 
 /// All cases, quick ones first.
 pub(crate) fn all() -> Vec<Case> {
-    [bad_input::CASES, hello::CASES, devices::CASES, ends::CASES, daemon::CASES, stock::CASES, linux::CASES]
-        .concat()
+    [
+        bad_input::CASES,
+        console::CASES,
+        hello::CASES,
+        devices::CASES,
+        ends::CASES,
+        daemon::CASES,
+        stock::CASES,
+        linux::CASES,
+    ]
+    .concat()
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod clean;
 pub(crate) mod command;
+pub(crate) mod console_guest;
 pub(crate) mod consoles;
+pub(crate) mod daemons;
 pub(crate) mod events;
 pub(crate) mod guest;
 

@@ -18,5 +18,5 @@ const GOALS: [Goal; 3] = [
 
 /// Measures, prints the table, and succeeds when every goal is met.
 pub(super) fn main(options: &Options) -> Result<ExitCode> {
-    super::measure("create", SCRIPT, &[], &GOALS, options)
+    super::measure("create", SCRIPT, &[], Vec::new(), &GOALS, options)
 }

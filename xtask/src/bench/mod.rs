@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: measurements on the embedded host, ours beside stock xl in one boot.
 
+mod console;
 mod create;
 mod qmp;
 mod results;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Create(Options),
     /// QMP's round trip, its rate with many clients and its memory: stock vchan-socket-proxy, ours.
     Qmp(Options),
+    /// Consoles: throughput, key latency, idle cost and memory: stock xenconsoled, QEMU's backend, ours.
+    Console(Options),
 }
 
 /// How to measure.
@@ -55,6 +58,7 @@ pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Create(options) => create::main(options),
         Command::Qmp(options) => qmp::main(options),
+        Command::Console(options) => console::main(options),
     }
 }
 
@@ -63,6 +67,7 @@ fn measure(
     bench: &'static str,
     script: &str,
     programs: &[Put],
+    files: Vec<Put>,
     goals: &[Goal],
     options: &Options,
 ) -> Result<ExitCode> {
@@ -81,7 +86,7 @@ fn measure(
     let request = Request {
         machine: Machine::default(),
         job: Job::Script(path),
-        puts: Vec::new(),
+        puts: files,
         timeout: Some(RUN_LIMIT * options.runs.max(1)),
         fresh: options.fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),

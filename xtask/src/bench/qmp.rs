@@ -21,5 +21,5 @@ pub(super) fn main(options: &Options) -> Result<ExitCode> {
         source: binaries::example("qmp", "qmp_load", Profile::Release)?,
         target: "/usr/bin/qmp-load".into(),
     };
-    super::measure("qmp", SCRIPT, &[load], &GOALS, options)
+    super::measure("qmp", SCRIPT, &[load], Vec::new(), &GOALS, options)
 }

@@ -3,12 +3,14 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use api::client::Client;
 use api::types::Guest;
-use console::attach::{AttachOptions, Ended, SOCKET_DIR, attach, connect};
-use xen_types::DomId;
+use console::attach::{AttachOptions, Ended, SOCKET_DIR, ask, attach, connect};
+use console::logfile::file_stem;
+use console::request::{Request, Wanted, Which};
 
 use super::find;
 use crate::cli::{Console, DmLog, WhichConsole};
@@ -19,25 +21,31 @@ const LOG_CONSOLE: u32 = 0;
 const FIRST_SERIAL: u32 = 3;
 /// Where the console daemon keeps its logs.
 const LOG_DIR: &str = "/var/log/outrigger/console";
+/// Where it keeps them when it is told to do as xenconsoled does.
+const XENCONSOLED_LOG_DIR: &str = "/var/log/xen/console";
 
 /// Attaches to the console that was asked for.
 pub(crate) fn console(client: &mut Client, args: &Console) -> Result<ExitCode> {
     let guest = find(client, &args.guest)?;
-    let (domid, number) = choose(&guest, &args.which)?;
+    let wanted = choose(&guest, &args.which)?;
     let input = !args.which.log;
-    show(domid, number, AttachOptions { follow: !args.no_follow, input, ..AttachOptions::default() })
+    show(wanted, args.since, AttachOptions { follow: !args.no_follow, input, ..AttachOptions::default() })
 }
 
 /// Attaches to a serial port of a guest.
 pub(crate) fn serial(guest: &Guest, port: u8, follow: bool) -> Result<ExitCode> {
-    let which = WhichConsole { serial: Some(port), pv: false, log: false, number: None };
-    let (domid, number) = choose(guest, &which)?;
-    show(domid, number, AttachOptions { follow, ..AttachOptions::default() })
+    let which = WhichConsole { serial: Some(port), pv: false, log: false, number: None, channel: None };
+    let wanted = choose(guest, &which)?;
+    show(wanted, None, AttachOptions { follow, ..AttachOptions::default() })
 }
 
-fn choose(guest: &Guest, which: &WhichConsole) -> Result<(DomId, u32)> {
+fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
+    let number = |domid, number| Ok(Wanted { domid, which: Which::Number(number) });
     if which.pv {
-        return Ok((guest.domid, 0));
+        return number(guest.domid, 0);
+    }
+    if let Some(name) = &which.channel {
+        return Ok(Wanted { domid: guest.domid, which: Which::Name(file_stem(name)) });
     }
     let Some(stub) = guest.stub_domid else {
         bail!(
@@ -46,11 +54,11 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<(DomId, u32)> {
             guest.name
         )
     };
-    if let Some(number) = which.number {
-        return Ok((stub, number.into()));
+    if let Some(chosen) = which.number {
+        return number(stub, chosen.into());
     }
     if which.log {
-        return Ok((stub, LOG_CONSOLE));
+        return number(stub, LOG_CONSOLE);
     }
     let port = which.serial.unwrap_or(0);
     if port >= guest.serials {
@@ -60,11 +68,15 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<(DomId, u32)> {
             guest.serials
         )
     }
-    Ok((stub, FIRST_SERIAL + u32::from(port)))
+    number(stub, FIRST_SERIAL + u32::from(port))
 }
 
-fn show(domid: DomId, number: u32, options: AttachOptions) -> Result<ExitCode> {
-    let stream = connect(Path::new(SOCKET_DIR), domid, number)?;
+fn show(console: Wanted, since: Option<Duration>, options: AttachOptions) -> Result<ExitCode> {
+    let folder = Path::new(SOCKET_DIR);
+    let stream = match (&console.which, since) {
+        (Which::Number(number), None) => connect(folder, console.domid, *number)?,
+        _ => ask(folder, &Request::View { console, since })?,
+    };
     if options.follow && options.input && io::stdin().is_terminal() {
         eprintln!("Connected; Ctrl-] leaves");
     }
@@ -81,8 +93,8 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
         let guest = find(&mut client()?, &args.guest)?;
         let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} is gone", guest.name) };
         return show(
-            stub,
-            LOG_CONSOLE,
+            Wanted { domid: stub, which: Which::Number(LOG_CONSOLE) },
+            None,
             AttachOptions { input: false, plain: true, ..AttachOptions::default() },
         );
     }
@@ -99,9 +111,14 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// The log, in one of both places: the newer, if there is one in each.
 fn log_file(guest: &str) -> PathBuf {
     // A name with a slash is no guest's name and must not lead out of the folder.
-    Path::new(LOG_DIR).join(format!("{}-dm.{LOG_CONSOLE}.log", guest.replace('/', "_")))
+    let name = guest.replace('/', "_");
+    let ours = Path::new(LOG_DIR).join(format!("{name}-dm.{LOG_CONSOLE}.log"));
+    let as_xenconsoled = Path::new(XENCONSOLED_LOG_DIR).join(format!("guest-{name}-dm.log"));
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if changed(&as_xenconsoled) > changed(&ours) { as_xenconsoled } else { ours }
 }
 
 /// Replaces what could steer a terminal: the log is whatever the stubdomain wrote.

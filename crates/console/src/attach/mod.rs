@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The protocol is bytes without a frame. The daemon first sends the last 64 KiB of the console, then what comes.
-//! A viewer that closes its writing half is sent what there is and nothing more: that is `follow: false`.
+//! A viewer that closes its writing half is sent what there is and nothing more: that is `follow: false`. [`ask`] comes
+//! to the same by the daemon's control socket, where more can be said ([`crate::request`]).
 
 mod terminal;
 
@@ -18,10 +19,13 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thiserror::Error;
 use xen_types::DomId;
+
+use crate::request::{CONTROL, LINE_MAX, Request};
 
 pub use terminal::{RawTerminal, Signals};
 
@@ -29,6 +33,8 @@ pub use terminal::{RawTerminal, Signals};
 pub const ESCAPE: u8 = 0x1d;
 /// The folder of the consoles' sockets, unless the daemon was told another.
 pub const SOCKET_DIR: &str = "/run/outrigger/console";
+/// How long the daemon may take for an answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// Bytes of input that wait for a console that does not take them; reading the terminal stops then.
 const PENDING_MAX: usize = 64 * 1024;
 
@@ -80,6 +86,20 @@ pub enum AttachError {
         /// What the system said.
         source: io::Error,
     },
+    /// The daemon's control socket is not there.
+    #[error("Cannot ask outrigger-consoled at {path}; check that it runs, and that you are root")]
+    Ask {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The daemon has refused.
+    #[error("outrigger-consoled does not do it: {answer}")]
+    Refused {
+        /// What it said.
+        answer: String,
+    },
     /// The terminal cannot be switched to raw mode.
     #[error("Cannot switch the terminal to raw mode")]
     Terminal(#[source] io::Error),
@@ -110,6 +130,34 @@ pub fn socket_path(folder: &Path, domid: DomId, number: u32) -> PathBuf {
 pub fn connect(folder: &Path, domid: DomId, number: u32) -> Result<UnixStream, AttachError> {
     let path = socket_path(folder, domid, number);
     UnixStream::connect(&path).map_err(|source| AttachError::Connect { domid, number, path, source })
+}
+
+/// Asks the daemon for something at its control socket. What comes after its `ok` is what was asked for.
+///
+/// # Errors
+/// When the daemon does not run or refuses.
+pub fn ask(folder: &Path, request: &Request) -> Result<UnixStream, AttachError> {
+    let path = folder.join(CONTROL);
+    let failed = |source| AttachError::Ask { path: path.clone(), source };
+    let mut stream = UnixStream::connect(&path).map_err(failed)?;
+    stream.set_read_timeout(Some(ANSWER_TIME)).map_err(failed)?;
+    stream.write_all(request.to_string().as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    // Byte by byte: what follows the line is not for here.
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).map_err(failed)?;
+        if byte == *b"\n" || answer.len() >= LINE_MAX {
+            break;
+        }
+        answer.extend_from_slice(&byte);
+    }
+    stream.set_read_timeout(None).map_err(failed)?;
+    let answer = String::from_utf8_lossy(&answer);
+    match answer.strip_prefix("error ") {
+        None if answer == "ok" => Ok(stream),
+        refusal => Err(AttachError::Refused { answer: refusal.unwrap_or(&answer).to_owned() }),
+    }
 }
 
 /// Shows a console on this process's standard streams until the person, the console or a signal ends it.

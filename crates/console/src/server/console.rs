@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,14 +12,14 @@ use tracing::{debug, warn};
 use xen_types::EventPort;
 
 use super::bucket::Bucket;
-use super::ends::{Main, Stream, StreamFd, Viewer};
+use super::ends::{Role, Stream, StreamEnd, Viewer};
 use super::id::ConsoleId;
-use super::journal::{Entry, Journal};
 use super::poller::{Part, Poller, Slot, Source};
 use super::reader::{Pumped, Reader};
-use crate::history::History;
-use crate::logfile::LogFile;
-use crate::ring::{BackendRing, Batch, OUT_SIZE, RingLie, RingMemory};
+use super::sinks::Sinks;
+use crate::history::{Cursor, History};
+use crate::output::Overflow;
+use crate::ring::{BackendRing, OUT_SIZE, RingLie, RingMemory};
 use crate::xenbus;
 
 /// Input that waits for the guest; its sources are not read beyond it.
@@ -48,6 +48,14 @@ pub(crate) struct Moved {
     pub(crate) held_up: bool,
 }
 
+/// A socket on which people and programs come.
+#[derive(Debug)]
+struct Door {
+    listener: UnixListener,
+    slot: Slot,
+    path: PathBuf,
+}
+
 #[derive(Debug)]
 pub(crate) struct Console<M> {
     pub(crate) id: ConsoleId,
@@ -65,15 +73,22 @@ pub(crate) struct Console<M> {
     pub(crate) look_is_due: bool,
     /// The path of its pseudo-terminal.
     pub(crate) tty: Option<String>,
+    /// The name of its channel, and the link with that name to its socket.
+    pub(crate) name: Option<(String, PathBuf)>,
+    /// Bytes that came out of the ring.
+    pub(crate) total: u64,
     complaints: u32,
     history: History,
-    log: Option<LogFile>,
-    journal: Option<Journal>,
-    log_broken: bool,
-    main: Main,
-    listener: Option<(UnixListener, Slot, PathBuf)>,
+    pub(crate) sinks: Sinks,
+    /// The main output, when it is a pseudo-terminal or a pipe.
+    stream: Option<Stream>,
+    /// The main output, when it is a socket.
+    output_door: Option<(Door, Overflow)>,
+    door: Option<Door>,
     viewers: BTreeMap<u64, Viewer>,
     next_viewer: u64,
+    /// Where the last one at an output's socket that loses nothing stopped.
+    resume: Option<Cursor>,
     input: VecDeque<u8>,
     /// Its ring is gone for good; it stays for readers that have not got everything.
     leaving: bool,
@@ -93,56 +108,66 @@ impl<M: RingMemory> Console<M> {
             looks: Bucket::new(16, 50, now),
             look_is_due: false,
             tty: None,
+            name: None,
+            total: 0,
             complaints: 0,
             history: History::default(),
-            log: None,
-            journal: None,
-            log_broken: false,
-            main: Main::Null,
-            listener: None,
+            sinks: Sinks::default(),
+            stream: None,
+            output_door: None,
+            door: None,
             viewers: BTreeMap::new(),
             next_viewer: 0,
+            resume: None,
             input: VecDeque::new(),
             leaving: false,
         }
     }
 
-    pub(crate) fn set_log(&mut self, log: LogFile, journal: Option<Journal>) {
-        self.log = Some(log);
-        self.journal = journal;
-    }
-
-    pub(crate) fn set_file(&mut self, file: LogFile) {
-        self.main = Main::File(file);
-    }
-
-    /// Makes a pseudo-terminal or pipe the main output. `takes` says whether it is given the console's bytes, `gives`
-    /// whether bytes come from it.
-    pub(crate) fn set_stream(
-        &mut self,
-        poller: &mut Poller,
-        fd: StreamFd,
-        takes: bool,
-        gives: bool,
-    ) -> io::Result<()> {
-        let slot = poller.add(&fd, Source::Console(self.key, Part::Output), EpollFlags::empty())?;
-        let reader = takes.then(|| Reader::new(self.history.oldest()));
-        let mut stream = Stream::new(fd, slot, reader, gives);
+    /// Makes a pseudo-terminal or pipe the main output, `limit` bytes of which may wait for who reads it.
+    pub(crate) fn set_stream(&mut self, poller: &mut Poller, end: StreamEnd) -> io::Result<()> {
+        let slot = poller.add(&end.fd, Source::Console(self.key, Part::Output), EpollFlags::empty())?;
+        let reader = end.takes.then(|| Reader::new(self.history.oldest()).limited(end.limit));
+        let mut stream = Stream::new(end.fd, slot, reader, end.gives, end.overflow);
         stream.arm(poller, true);
-        self.main = Main::Stream(stream);
+        self.stream = Some(stream);
         Ok(())
     }
 
+    /// Takes viewers at a socket.
     pub(crate) fn set_listener(
         &mut self,
         poller: &mut Poller,
         listener: UnixListener,
         path: PathBuf,
     ) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
-        let slot = poller.add(&listener, Source::Console(self.key, Part::Listener), EpollFlags::EPOLLIN)?;
-        self.listener = Some((listener, slot, path));
+        self.door = Some(self.open_door(poller, Part::Listener, listener, path)?);
         Ok(())
+    }
+
+    /// Makes a socket the main output.
+    pub(crate) fn set_output_socket(
+        &mut self,
+        poller: &mut Poller,
+        listener: UnixListener,
+        path: PathBuf,
+        overflow: Overflow,
+    ) -> io::Result<()> {
+        let door = self.open_door(poller, Part::OutputListener, listener, path)?;
+        self.output_door = Some((door, overflow));
+        Ok(())
+    }
+
+    fn open_door(
+        &self,
+        poller: &mut Poller,
+        part: Part,
+        listener: UnixListener,
+        path: PathBuf,
+    ) -> io::Result<Door> {
+        listener.set_nonblocking(true)?;
+        let slot = poller.add(&listener, Source::Console(self.key, part), EpollFlags::EPOLLIN)?;
+        Ok(Door { listener, slot, path })
     }
 
     /// Warns about this console, a bounded number of times.
@@ -156,9 +181,18 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
+    /// Whether bytes must stay in the ring until someone has taken those before them.
+    fn is_held_up(&self) -> bool {
+        let unattended = matches!(self.output_door, Some((_, Overflow::Block)))
+            && !self.viewers.values().any(|viewer| matches!(viewer.role, Role::Output(_)));
+        unattended
+            || self.stream.as_ref().is_some_and(|stream| stream.holds_up(&self.history))
+            || self.viewers.values().any(|viewer| viewer.holds_up(&self.history))
+    }
+
     /// Moves at most one ring of output, and the input that there is.
-    pub(crate) fn serve(&mut self, poller: &mut Poller) -> Result<Moved, RingLie> {
-        let held_up = matches!(&self.main, Main::Stream(stream) if stream.holds_up(&self.history));
+    pub(crate) fn serve(&mut self, poller: &mut Poller, now: Instant) -> Result<Moved, RingLie> {
+        let held_up = self.is_held_up();
         let Some(wire) = &mut self.wire else { return Ok(Moved::default()) };
         let mut buffer = [0; OUT_SIZE];
         let batch = wire.ring.copy(&mut buffer[..if held_up { 0 } else { OUT_SIZE }])?;
@@ -166,58 +200,77 @@ impl<M: RingMemory> Console<M> {
         if input > 0 {
             self.input.drain(..input);
         }
+        let guest_took_all = self.input.is_empty() && wire.ring.room()? == M::IN_SIZE;
         let output = batch.count();
         if output > 0 {
-            // The ring is the safe place until the log has the bytes.
-            self.note_batch(&batch);
-            self.record(&buffer[..output]);
+            // The ring is the safe place until the files have the bytes.
+            self.record(Some(batch.start()), &buffer[..output]);
             if let Some(wire) = &mut self.wire {
                 wire.ring.release(batch);
             }
-            self.history.push(&buffer[..output]);
+            self.keep(&buffer[..output], now);
             self.pump(poller);
         } else if input > 0 {
             self.arm(poller);
         }
+        if guest_took_all {
+            self.end_streams(poller);
+        }
         Ok(Moved { output, input, held_up })
     }
 
-    fn note_batch(&self, batch: &Batch) {
-        let (Some(journal), Some(log)) = (&self.journal, &self.log) else { return };
-        // Nothing has the greatest size: an entry with it says that nothing is known.
-        let log_size = log.size_after(batch.count()).unwrap_or(u64::MAX);
-        journal.note(&Entry { from: batch.start(), to: batch.end(), log_inode: log.position().0, log_size });
+    fn keep(&mut self, bytes: &[u8], now: Instant) {
+        self.history.mark(now);
+        self.history.push(bytes);
+        self.total += bytes.len() as u64;
     }
 
-    /// Takes up a ring: frees the bytes that a killed predecessor had logged and not yet freed.
-    pub(crate) fn take_up(&mut self, mut wire: Wire<M>) {
+    /// Tells who has sent the end of a stream that the guest has all of it.
+    fn end_streams(&mut self, poller: &mut Poller) {
+        let ended = |viewer: &Viewer| viewer.role == Role::Stream && viewer.input_ended;
+        let numbers: Vec<u64> =
+            self.viewers.iter().filter(|(_, viewer)| ended(viewer)).map(|(number, _)| *number).collect();
+        for number in numbers {
+            self.drop_viewer(poller, number);
+        }
+    }
+
+    /// Takes up a ring: frees the bytes that a killed predecessor had written and not yet freed.
+    pub(crate) fn take_up(&mut self, mut wire: Wire<M>, now: Instant) {
         let mut buffer = [0; OUT_SIZE];
-        if let (Some(entry), Some(log)) = (self.journal.as_ref().and_then(Journal::last), &self.log)
-            && log.position() == (entry.log_inode, entry.log_size)
-            // A lie will be found by the first service.
-            && let Ok(batch) = wire.ring.copy(&mut buffer)
-            && batch.start() == entry.from
-        {
-            let logged = usize::try_from(entry.to.wrapping_sub(entry.from)).unwrap_or(usize::MAX);
-            if logged <= batch.count() {
-                self.history.push(&buffer[..logged]);
-                wire.ring.release(batch.truncated(logged));
+        let mut done = 0;
+        // A lie will be found by the first service.
+        if let Ok(batch) = wire.ring.copy(&mut buffer) {
+            done = self.sinks.complete(batch.start(), &buffer[..batch.count()]);
+            wire.ring.release(batch.truncated(done));
+        }
+        let replay = self.sinks.replay();
+        if replay.is_empty() {
+            self.keep(&buffer[..done], now);
+        } else {
+            // Viewers see it again; who has the output had it.
+            self.history.push(&replay);
+            if let Some(stream) = &mut self.stream {
+                stream.skip(&self.history);
             }
         }
         self.wire = Some(wire);
     }
 
-    /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped.
-    pub(crate) fn take_wire(&mut self, poller: &mut Poller) -> Option<Wire<M>> {
+    /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped. A ring
+    /// that `lies` is not looked at again.
+    pub(crate) fn take_wire(&mut self, poller: &mut Poller, lies: bool) -> Option<Wire<M>> {
         let mut wire = self.wire.take()?;
         let mut buffer = [0; OUT_SIZE];
-        for _ in 0..FINAL_ROUNDS {
-            match wire.ring.take(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.record(&buffer[..count]);
-                    self.history.push(&buffer[..count]);
+        for _ in 0..if lies { 0 } else { FINAL_ROUNDS } {
+            match wire.ring.copy(&mut buffer) {
+                Ok(batch) if batch.count() > 0 => {
+                    let count = batch.count();
+                    self.record(Some(batch.start()), &buffer[..count]);
+                    wire.ring.release(batch);
+                    self.keep(&buffer[..count], Instant::now());
                 }
+                Ok(_) => break,
                 Err(lie) => {
                     self.complain(&lie);
                     break;
@@ -230,45 +283,31 @@ impl<M: RingMemory> Console<M> {
     }
 
     /// Writes bytes to the files.
-    fn record(&mut self, bytes: &[u8]) {
-        if let Some(log) = &mut self.log {
-            let done = log.append(bytes);
-            self.note_log(done);
-        }
-        if let Main::File(file) = &mut self.main {
-            let done = file.append(bytes);
-            self.note_log(done);
-        }
-    }
-
-    /// Warns once for a run of failures.
-    fn note_log(&mut self, done: Result<(), crate::logfile::LogError>) {
-        match done {
-            Ok(()) => self.log_broken = false,
-            Err(error) => {
-                if !self.log_broken {
-                    self.complain(&with_cause(&error));
-                }
-                self.log_broken = true;
-            }
+    fn record(&mut self, from: Option<u32>, bytes: &[u8]) {
+        if let Err(error) = self.sinks.record(from, bytes) {
+            self.complain(&with_cause(&error));
         }
     }
 
     /// Brings every reader up to date, as far as it takes bytes.
     fn pump(&mut self, poller: &mut Poller) {
-        if let Main::Stream(stream) = &mut self.main
+        if let Some(stream) = &mut self.stream
             && stream.pump(&self.history) == Pumped::Gone
         {
             self.complain(&"its output is broken; bytes go to the log and the socket only");
-            if let Main::Stream(stream) = core::mem::replace(&mut self.main, Main::Null) {
-                stream.close(poller);
-            }
+            self.drop_stream(poller);
         }
         let numbers: Vec<u64> = self.viewers.keys().copied().collect();
         for number in numbers {
             self.pump_viewer(poller, number);
         }
         self.arm(poller);
+    }
+
+    fn drop_stream(&mut self, poller: &mut Poller) {
+        if let Some(stream) = self.stream.take() {
+            stream.close(poller);
+        }
     }
 
     fn pump_viewer(&mut self, poller: &mut Poller, number: u64) {
@@ -282,6 +321,9 @@ impl<M: RingMemory> Console<M> {
 
     fn drop_viewer(&mut self, poller: &mut Poller, number: u64) {
         if let Some(viewer) = self.viewers.remove(&number) {
+            if viewer.role == Role::Output(Overflow::Block) {
+                self.resume = Some(viewer.cursor());
+            }
             viewer.close(poller);
         }
     }
@@ -289,7 +331,7 @@ impl<M: RingMemory> Console<M> {
     /// Waits for what can happen: input only while there is room for it.
     fn arm(&mut self, poller: &Poller) {
         let takes_input = self.input.len() < INPUT_MAX && !self.leaving;
-        if let Main::Stream(stream) = &mut self.main {
+        if let Some(stream) = &mut self.stream {
             stream.arm(poller, takes_input);
         }
         for viewer in self.viewers.values_mut() {
@@ -303,22 +345,33 @@ impl<M: RingMemory> Console<M> {
         let readable = flags.intersects(EpollFlags::EPOLLIN | ended);
         let writable = flags.intersects(EpollFlags::EPOLLOUT | ended);
         match part {
-            Part::Listener => self.accept(poller),
+            Part::Listener => self.accept(poller, Role::Viewer),
+            Part::OutputListener => {
+                let overflow = self.output_door.as_ref().map_or(Overflow::Drop, |(_, overflow)| *overflow);
+                self.accept(poller, Role::Output(overflow));
+            }
             Part::Viewer(number) => self.handle_viewer(poller, number, readable, writable),
             Part::Output => self.handle_output(poller, readable, writable),
         }
     }
 
     fn handle_viewer(&mut self, poller: &mut Poller, number: u64, readable: bool, writable: bool) {
+        let writer = self.output_writer();
         let Some(viewer) = self.viewers.get_mut(&number) else { return };
-        if readable {
+        if readable && !viewer.input_ended {
             let mut buffer = [0; INPUT_MAX];
             let room = INPUT_MAX.saturating_sub(self.input.len());
             // With no room, only an end is what this can be about; it shows when the next byte is written.
             match viewer.read(&mut buffer[..room.max(1)], &self.history) {
+                // Others at the output's socket may only look.
+                Ok(_) if matches!(viewer.role, Role::Output(_)) && writer != Some(number) => {}
                 Ok(count) => self.input.extend(&buffer[..count]),
                 Err(error) if is_passing(&error) => {}
                 Err(_) => return self.drop_viewer(poller, number),
+            }
+            // Someone at the output's socket has no way of asking for what there is: no more input is its end.
+            if viewer.input_ended && matches!(viewer.role, Role::Output(_)) {
+                return self.drop_viewer(poller, number);
             }
         }
         if writable {
@@ -328,8 +381,14 @@ impl<M: RingMemory> Console<M> {
         self.arm(poller);
     }
 
+    /// Who at the output's socket may write: the one who has been there longest.
+    fn output_writer(&self) -> Option<u64> {
+        let mut at_output = self.viewers.iter().filter(|(_, viewer)| matches!(viewer.role, Role::Output(_)));
+        at_output.next().map(|(number, _)| *number)
+    }
+
     fn handle_output(&mut self, poller: &mut Poller, readable: bool, writable: bool) {
-        let Main::Stream(stream) = &mut self.main else { return };
+        let Some(stream) = &mut self.stream else { return };
         let room = INPUT_MAX.saturating_sub(self.input.len());
         if readable && stream.is_readable() && room > 0 {
             let mut buffer = [0; INPUT_MAX];
@@ -344,66 +403,93 @@ impl<M: RingMemory> Console<M> {
         }
         if stream.is_finished() {
             // Its end would be reported for as long as it is waited for.
-            if let Main::Stream(stream) = core::mem::replace(&mut self.main, Main::Null) {
-                stream.close(poller);
-            }
+            self.drop_stream(poller);
         }
         self.pump(poller);
     }
 
-    fn accept(&mut self, poller: &mut Poller) {
-        let Some((listener, ..)) = &self.listener else { return };
-        let Ok((stream, _)) = listener.accept() else { return };
+    fn accept(&mut self, poller: &mut Poller, role: Role) {
+        let door = match role {
+            Role::Output(_) => self.output_door.as_ref().map(|(door, _)| door),
+            Role::Viewer | Role::Stream => self.door.as_ref(),
+        };
+        let Some(Ok((stream, _))) = door.map(|door| door.listener.accept()) else { return };
+        if let Err(error) = self.admit(poller, stream, role, None) {
+            debug!(console = %self.id, %error, "a viewer was turned away");
+        }
+    }
+
+    /// Says why someone cannot be taken in.
+    pub(crate) fn refuses(&self, role: Role) -> Option<&'static str> {
         if self.viewers.len() >= VIEWERS_MAX {
-            debug!(console = %self.id, "a viewer too many was turned away");
-            return;
+            return Some("this console has as many viewers as it may have");
+        }
+        let taken = role == Role::Stream && self.viewers.values().any(|viewer| viewer.role == Role::Stream);
+        taken.then_some("someone else has this console's stream")
+    }
+
+    /// Takes someone in. A viewer gets what is kept, or what came since a time; a stream what comes from now on.
+    pub(crate) fn admit(
+        &mut self,
+        poller: &mut Poller,
+        stream: UnixStream,
+        role: Role,
+        since: Option<Instant>,
+    ) -> io::Result<()> {
+        if let Some(why) = self.refuses(role) {
+            return Err(io::Error::other(why));
         }
         let number = self.next_viewer;
         self.next_viewer += 1;
-        let added = stream.set_nonblocking(true).and_then(|()| {
-            poller.add(&stream, Source::Console(self.key, Part::Viewer(number)), EpollFlags::empty())
-        });
-        match added {
-            Ok(slot) => {
-                let reader = Reader::new(self.history.oldest());
-                self.viewers.insert(number, Viewer::new(stream, slot, reader));
-                self.pump_viewer(poller, number);
-                self.arm(poller);
-            }
-            Err(error) => debug!(console = %self.id, %error, "a viewer could not be taken"),
-        }
+        stream.set_nonblocking(true)?;
+        let slot =
+            poller.add(&stream, Source::Console(self.key, Part::Viewer(number)), EpollFlags::empty())?;
+        let cursor = match (role, since) {
+            (Role::Stream, _) => self.history.newest(),
+            (Role::Output(Overflow::Block), _) => self.resume.take().unwrap_or(self.history.newest()),
+            (_, Some(time)) => self.history.since(time),
+            (_, None) => self.history.oldest(),
+        };
+        self.viewers.insert(number, Viewer::new(stream, slot, Reader::new(cursor), role));
+        self.pump_viewer(poller, number);
+        self.arm(poller);
+        Ok(())
+    }
+
+    /// How many have connected.
+    pub(crate) fn viewers(&self) -> usize {
+        self.viewers.len()
     }
 
     /// Opens its files again.
     pub(crate) fn reopen_files(&mut self) {
-        let done = self.log.as_mut().map_or(Ok(()), LogFile::reopen);
-        self.note_log(done);
-        if let Main::File(file) = &mut self.main {
-            let done = file.reopen();
-            self.note_log(done);
+        if let Err(error) = self.sinks.reopen() {
+            self.complain(&with_cause(&error));
         }
     }
 
-    /// Takes no more viewers and no input; those that are here get the rest. Removes the socket's name.
-    pub(crate) fn leave(&mut self, poller: &mut Poller) {
+    /// Takes no more viewers and no input; those that are here get the rest. Removes the sockets' names. What a
+    /// next process needs to go on stays unless the console is gone for good.
+    pub(crate) fn leave(&mut self, poller: &mut Poller, for_good: bool) {
         self.leaving = true;
-        if let Some((listener, slot, path)) = self.listener.take() {
+        let doors = [self.door.take(), self.output_door.take().map(|(door, _)| door)];
+        for Door { listener, slot, path } in doors.into_iter().flatten() {
             poller.remove(&slot, &listener);
             // It may be gone with the whole folder.
             let _ = fs::remove_file(path);
         }
-        if let Some(journal) = self.journal.take() {
-            journal.remove();
+        if let Some((_, link)) = self.name.take() {
+            let _ = fs::remove_file(link);
+        }
+        if for_good {
+            self.sinks.forget();
         }
         self.pump(poller);
     }
 
     /// Whether nobody waits for bytes of a console that leaves.
     pub(crate) fn has_left(&self) -> bool {
-        let output_done = match &self.main {
-            Main::Stream(stream) => !stream.holds_up(&self.history),
-            Main::Null | Main::File(_) => true,
-        };
+        let output_done = self.stream.as_ref().is_none_or(|stream| !stream.holds_up(&self.history));
         self.leaving && output_done && self.viewers.is_empty()
     }
 
@@ -413,9 +499,7 @@ impl<M: RingMemory> Console<M> {
         for number in numbers {
             self.drop_viewer(poller, number);
         }
-        if let Main::Stream(stream) = self.main {
-            stream.close(poller);
-        }
+        self.drop_stream(poller);
     }
 }
 

@@ -1,25 +1,17 @@
 //! Finding consoles: domains that come and go, and the handshakes in xenstore.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
 use xen_types::{DomId, Gfn, GrantRef};
 use xenstore::{EventPath, SpecialWatch, StoreError, WatchEvent};
 
-use super::console::{Console, Wire, with_cause};
-use super::ends::{StreamFd, pipe_path};
+use super::console::{Wire, with_cause};
 use super::id::ConsoleId;
-use super::journal::Journal;
 use super::tree::{Tree, backend_of, backends, console_number, frontend_dir, primary_dir, soft};
 use super::{Due, Server, ServerError};
-use crate::logfile::{LogFile, file_stem};
-use crate::output::{Direction, Output};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
-use crate::pty::Pty;
 use crate::ring::BackendRing;
 use crate::xenbus::{Link, Offer, Step, XenbusState, next_step};
 
@@ -178,7 +170,7 @@ impl<P: Platform> Server<P> {
         if id.number != 0 {
             soft(self.store.unwatch(&frontend_dir(id), &id.to_string()).map(Some))?;
         }
-        self.disconnect(id);
+        self.disconnect(id, false);
         info!(console = %id, "console is gone");
         self.retire(id);
         Ok(())
@@ -195,7 +187,7 @@ impl<P: Platform> Server<P> {
             Some(Link::Connected { offer: mapped, .. } | Link::Refused(mapped)) if mapped == offer => {
                 return Ok(());
             }
-            _ => self.disconnect(id),
+            _ => self.disconnect(id, false),
         }
         let page = self
             .platform
@@ -233,7 +225,7 @@ impl<P: Platform> Server<P> {
                     Tree::new(&self.store).write_state(id, state)?;
                 }
                 Step::Disconnect(state) => {
-                    self.disconnect(id);
+                    self.disconnect(id, false);
                     if let Some(state) = state {
                         Tree::new(&self.store).write_state(id, state)?;
                     }
@@ -259,7 +251,7 @@ impl<P: Platform> Server<P> {
         let Some(console) = self.console_mut(id) else { return false };
         match bound {
             Ok((page, port)) => {
-                console.take_up(Wire { ring: BackendRing::new(page), port });
+                console.take_up(Wire { ring: BackendRing::new(page), port }, Instant::now());
                 console.link = Link::Connected { offer, confirmed: false };
                 info!(console = %id, "console is connected");
                 if let Some(key) = key {
@@ -284,107 +276,14 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Drains and lets go of a ring.
-    pub(crate) fn disconnect(&mut self, id: ConsoleId) {
+    /// Drains and lets go of a ring, without draining when it `lies`.
+    pub(crate) fn disconnect(&mut self, id: ConsoleId, lies: bool) {
         let Some(key) = self.names.get(&id).copied() else { return };
         let Some(console) = self.consoles.get_mut(&key) else { return };
         console.link = Link::None;
-        if let Some(wire) = console.take_wire(&mut self.poller) {
+        if let Some(wire) = console.take_wire(&mut self.poller, lies) {
             self.ports.remove(&wire.port);
             self.platform.unbind(wire.port);
         }
-    }
-
-    /// Makes the console's log, socket and output, if this was not done yet.
-    fn open_console(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        if self.names.contains_key(&id) {
-            return Ok(());
-        }
-        let name = Tree::new(&self.store).domain_name(id.domid)?;
-        let stem = name.map_or_else(|| format!("domain-{}", id.domid), |name| file_stem(&name));
-        let key = self.next_key;
-        self.next_key += 1;
-        let mut console = Console::new(id, key, Instant::now());
-        if self.settings.log_style.limit > 0 {
-            let path = self.settings.log_dir.join(format!("{stem}.{}.log", id.number));
-            match LogFile::open(path, self.settings.log_style) {
-                Ok(log) => {
-                    let journal = self.settings.socket_dir.join(format!("{id}.journal"));
-                    console.set_log(log, Journal::open(journal).ok());
-                }
-                Err(error) => console.complain(&with_cause(&error)),
-            }
-        }
-        self.open_socket(&mut console);
-        self.open_output(&mut console)?;
-        self.names.insert(id, key);
-        self.consoles.insert(key, console);
-        self.tell_tty(id)
-    }
-
-    fn open_socket(&mut self, console: &mut Console<P::Page>) {
-        let path = self.settings.socket_dir.join(console.id.to_string());
-        // The lock file says that no other daemon lives here: what is there is stale.
-        let _ = fs::remove_file(&path);
-        let opened = UnixListener::bind(&path).and_then(|listener| {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-            console.set_listener(&mut self.poller, listener, path.clone())
-        });
-        if let Err(error) = opened {
-            console.complain(&format_args!("its socket {} cannot be made: {error}", path.display()));
-        }
-    }
-
-    fn open_output(&mut self, console: &mut Console<P::Page>) -> Result<(), StoreError> {
-        let id = console.id;
-        let value = Tree::new(&self.store).output(id)?.unwrap_or_default();
-        let output = match Output::parse(&value) {
-            Ok(output) => output,
-            Err(error) => {
-                console.complain(&error);
-                Output::Pty
-            }
-        };
-        match output {
-            Output::Null => {}
-            Output::Pty => self.open_pty(console),
-            Output::File(path) => match LogFile::open(path, self.settings.log_style) {
-                Ok(file) => console.set_file(file),
-                Err(error) => console.complain(&with_cause(&error)),
-            },
-            Output::Pipe(path) => {
-                let (path, direction) = pipe_path(&path, id.number);
-                let opened = StreamFd::pipe(&path, direction).and_then(|fd| {
-                    console.set_stream(
-                        &mut self.poller,
-                        fd,
-                        direction == Direction::Out,
-                        direction == Direction::In,
-                    )
-                });
-                if let Err(error) = opened {
-                    console.complain(&format_args!("its pipe {} cannot be opened: {error}", path.display()));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn open_pty(&mut self, console: &mut Console<P::Page>) {
-        let opened = Pty::open().and_then(|pty| {
-            let path = pty.path().to_string_lossy().into_owned();
-            console.set_stream(&mut self.poller, StreamFd::Pty(pty), true, true)?;
-            Ok(path)
-        });
-        match opened {
-            Ok(path) => console.tty = Some(path),
-            Err(error) => console.complain(&format_args!("no pseudo-terminal can be had: {error}")),
-        }
-    }
-
-    /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
-    fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        let tty = self.console_mut(id).and_then(|console| console.tty.clone());
-        tty.map_or(Ok(()), |tty| Tree::new(&self.store).write_tty(id, &tty))
     }
 }

@@ -12,23 +12,11 @@ use nix::sys::epoll::EpollFlags;
 
 use super::poller::{Poller, Slot};
 use super::reader::{Pumped, Reader};
-use crate::history::History;
-use crate::logfile::LogFile;
-use crate::output::Direction;
+use crate::history::{Cursor, History};
+use crate::output::{Direction, Overflow};
 use crate::pty::Pty;
 
-/// The main output of a console.
-#[derive(Debug)]
-pub(crate) enum Main {
-    /// None.
-    Null,
-    /// A regular file.
-    File(LogFile),
-    /// A pseudo-terminal or a named pipe.
-    Stream(Stream),
-}
-
-/// A descriptor that is waited for.
+/// A pseudo-terminal or a named pipe: a main output that is waited for.
 #[derive(Debug)]
 pub(crate) struct Stream {
     fd: StreamFd,
@@ -37,6 +25,20 @@ pub(crate) struct Stream {
     reader: Option<Reader>,
     /// Whether bytes come from it.
     readable: bool,
+    overflow: Overflow,
+}
+
+/// What a main output that is a stream is to be.
+#[derive(Debug)]
+pub(crate) struct StreamEnd {
+    pub(crate) fd: StreamFd,
+    /// Whether it is given the console's bytes.
+    pub(crate) takes: bool,
+    /// Whether bytes come from it.
+    pub(crate) gives: bool,
+    pub(crate) overflow: Overflow,
+    /// Bytes that may wait for who reads it.
+    pub(crate) limit: u64,
 }
 
 #[derive(Debug)]
@@ -71,14 +73,27 @@ impl StreamFd {
 }
 
 impl Stream {
-    pub(crate) const fn new(fd: StreamFd, slot: Slot, reader: Option<Reader>, readable: bool) -> Self {
-        Self { fd, slot, reader, readable }
+    pub(crate) const fn new(
+        fd: StreamFd,
+        slot: Slot,
+        reader: Option<Reader>,
+        readable: bool,
+        overflow: Overflow,
+    ) -> Self {
+        Self { fd, slot, reader, readable, overflow }
     }
 
     /// Whether bytes must stay in the ring until this output has taken those before them.
     pub(crate) fn holds_up(&self, history: &History) -> bool {
-        let lossless = matches!(self.fd, StreamFd::Pipe(_));
-        lossless && self.reader.as_ref().is_some_and(|reader| reader.behind(history) > 0)
+        self.overflow == Overflow::Block
+            && self.reader.as_ref().is_some_and(|reader| reader.behind(history) > 0)
+    }
+
+    /// Leaves out what is kept.
+    pub(crate) fn skip(&mut self, history: &History) {
+        if let Some(reader) = &mut self.reader {
+            reader.skip(history);
+        }
     }
 
     pub(crate) fn pump(&mut self, history: &History) -> Pumped {
@@ -122,19 +137,43 @@ impl Stream {
     }
 }
 
-/// A person or program at the console's socket.
+/// What someone who has connected is to the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A viewer at the console's own socket: all of them may write.
+    Viewer,
+    /// Someone at the socket that is the console's output: the one who has been there longest may write.
+    Output(Overflow),
+    /// The other end of a stream: the domain waits for it, and it learns when the guest has taken all of its bytes.
+    Stream,
+}
+
+/// A person or program that has connected to the console.
 #[derive(Debug)]
 pub(crate) struct Viewer {
     stream: UnixStream,
     slot: Slot,
     reader: Reader,
+    pub(crate) role: Role,
     /// Bytes that it still gets, when it has closed its writing half.
     remaining: Option<u64>,
+    /// Whether it has closed its writing half.
+    pub(crate) input_ended: bool,
 }
 
 impl Viewer {
-    pub(crate) const fn new(stream: UnixStream, slot: Slot, reader: Reader) -> Self {
-        Self { stream, slot, reader, remaining: None }
+    pub(crate) const fn new(stream: UnixStream, slot: Slot, reader: Reader, role: Role) -> Self {
+        Self { stream, slot, reader, role, remaining: None, input_ended: false }
+    }
+
+    /// Whether bytes must stay in the ring until this one has taken those before them.
+    pub(crate) fn holds_up(&self, history: &History) -> bool {
+        matches!(self.role, Role::Stream | Role::Output(Overflow::Block)) && self.reader.behind(history) > 0
+    }
+
+    /// How far it is.
+    pub(crate) const fn cursor(&self) -> Cursor {
+        self.reader.cursor()
     }
 
     pub(crate) fn pump(&mut self, history: &History) -> Pumped {
@@ -157,17 +196,20 @@ impl Viewer {
         self.reader.unblock();
     }
 
-    /// Reads its input; at the end of it, the viewer is to be sent what there is now and no more.
+    /// Reads its input; at the end of it, a viewer is to be sent what there is now and no more.
     pub(crate) fn read(&mut self, buffer: &mut [u8], history: &History) -> io::Result<usize> {
         let count = io::Read::read(&mut &self.stream, buffer)?;
         if count == 0 {
-            self.remaining = Some(self.reader.behind(history));
+            self.input_ended = true;
+            if self.role == Role::Viewer {
+                self.remaining = Some(self.reader.behind(history));
+            }
         }
         Ok(count)
     }
 
     pub(crate) fn arm(&mut self, poller: &Poller, takes_input: bool) {
-        let readable = takes_input && self.remaining.is_none();
+        let readable = takes_input && !self.input_ended;
         poller.set(&mut self.slot, &self.stream, interest(readable, self.reader.is_blocked()));
     }
 

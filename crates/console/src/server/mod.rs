@@ -4,19 +4,23 @@
 //! to do one ring's worth of service, round robin. A console whose port has fired keeps the port masked until its
 //! ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second one
 //! console gets is bounded. Nobody here waits for a reader: what a reader does not take stays in the console's
-//! history until newer bytes need the room. The one exception is a named pipe, which loses nothing and holds up its
-//! own domain instead.
+//! history until newer bytes need the room. Outputs that are to lose nothing hold up their own domain instead: its bytes
+//! stay in the ring.
 //!
 //! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
 
 mod bucket;
 mod console;
+mod control;
 mod discovery;
 mod ends;
+mod hypervisor;
 mod id;
 mod journal;
+mod open;
 mod poller;
 mod reader;
+mod sinks;
 mod tree;
 
 use std::cmp::Reverse;
@@ -30,15 +34,20 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
 use thiserror::Error;
+use tracing::warn;
 use xen_types::{DomId, EventPort};
 use xenstore::{Connection, StoreError};
 
 pub use id::ConsoleId;
 
 use crate::logfile::LogStyle;
+use crate::output::Overflow;
 use crate::platform::Platform;
+use crate::xenbus::Link;
 use console::Console;
+use control::Control;
 use discovery::Dirty;
+use hypervisor::HypervisorLog;
 use poller::{Poller, Slot, Source};
 
 /// How long readers of a console whose domain is gone may take for the rest.
@@ -46,15 +55,50 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Event channels that are taken in one turn.
 const EVENTS_MAX: usize = 256;
 
-/// Where the server keeps its files.
+/// Where the server keeps its files, and what it does with bytes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The folder of the consoles' logs, `<domain name>.<number>.log`.
+    /// The folder of the consoles' logs.
     pub log_dir: PathBuf,
-    /// The folder of the consoles' sockets, `<domid>.<number>`.
+    /// The folder of the consoles' sockets, `<domid>.<number>`, and of the control socket.
     pub socket_dir: PathBuf,
+    /// What the logs are called.
+    pub log_names: LogNames,
+    /// Whether consoles have logs, where the toolstack does not say it.
+    pub log_guests: bool,
     /// How logs are written, and files that a console has as its output.
     pub log_style: LogStyle,
+    /// How the log of Xen's own console is written; nothing for none.
+    pub hypervisor_log: Option<LogStyle>,
+    /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
+    pub overflow: Overflow,
+}
+
+impl Settings {
+    /// Logs of all consoles in one folder, sockets in another, and everything else as it is usual.
+    #[must_use]
+    pub fn new(log_dir: PathBuf, socket_dir: PathBuf) -> Self {
+        Self {
+            log_dir,
+            socket_dir,
+            log_names: LogNames::default(),
+            log_guests: true,
+            log_style: LogStyle::default(),
+            hypervisor_log: None,
+            overflow: Overflow::Drop,
+        }
+    }
+}
+
+/// What consoles' logs are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogNames {
+    /// `<domain's name>.<number>.log`.
+    #[default]
+    Numbered,
+    /// As xenconsoled calls them: `guest-<domain's name>.log`; those of secondary consoles, which it does not have,
+    /// `guest-<domain's name>.<number>.log`.
+    Xenconsoled,
 }
 
 /// Why the server cannot start or go on.
@@ -72,8 +116,8 @@ pub enum ServerError {
     /// The poll itself fails.
     #[error("Cannot wait for consoles")]
     Poll(#[source] io::Error),
-    /// A folder that is needed cannot be made.
-    #[error("Cannot make the folder {path}; check the options for folders and who may write there")]
+    /// A folder that is needed cannot be made, or nothing can be made in it.
+    #[error("Cannot use the folder {path}; check the options for folders and who may write there")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -91,6 +135,8 @@ enum Due {
     Look(ConsoleId),
     /// Close a console that waited for its readers.
     Close(u64),
+    /// Take leave of a client that has not said what it wants.
+    Dismiss(u64),
 }
 
 /// What ended a turn.
@@ -110,6 +156,8 @@ pub struct Server<P: Platform> {
     settings: Settings,
     poller: Poller,
     store_slot: Slot,
+    control: Control,
+    hypervisor: Option<HypervisorLog>,
     domains: BTreeSet<DomId>,
     /// Consoles by a number that is never used twice; those that leave have no name any more.
     consoles: BTreeMap<u64, Console<P::Page>>,
@@ -137,12 +185,16 @@ impl<P: Platform> Server<P> {
         let input = EpollFlags::EPOLLIN;
         poller.add(platform.event_fd(), Source::Events, input).map_err(ServerError::Poll)?;
         let store_slot = poller.add(store.as_fd(), Source::Store, input).map_err(ServerError::Poll)?;
+        let control = Control::open(&settings.socket_dir, &mut poller)
+            .map_err(|source| ServerError::Folder { path: settings.socket_dir.clone(), source })?;
         let mut server = Self {
             platform,
             store,
             settings,
             poller,
             store_slot,
+            control,
+            hypervisor: None,
             domains: BTreeSet::new(),
             consoles: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -153,10 +205,19 @@ impl<P: Platform> Server<P> {
             dirty: Dirty::all(),
             unread: true,
         };
+        server.open_hypervisor_log();
         server.watch_host()?;
         server.look()?;
         server.remove_stale_journals();
         Ok(server)
+    }
+
+    fn open_hypervisor_log(&mut self) {
+        let Some(style) = self.settings.hypervisor_log else { return };
+        match HypervisorLog::open(&mut self.platform, &self.settings, style) {
+            Ok(log) => self.hypervisor = Some(log),
+            Err(error) => warn!("Xen's own console is not logged: {error}"),
+        }
     }
 
     /// Removes what a killed process noted about consoles that are gone.
@@ -191,6 +252,8 @@ impl<P: Platform> Server<P> {
                 Source::Events => self.take_events()?,
                 Source::Store => self.read_watches()?,
                 Source::Caller => result = Turn::Caller,
+                Source::Control => self.accept_guest(),
+                Source::Guest(number) => self.hear_guest(number)?,
                 Source::Console(key, part) => self.handle(key, part, flags),
             }
         }
@@ -216,17 +279,22 @@ impl<P: Platform> Server<P> {
         for console in self.consoles.values_mut() {
             console.reopen_files();
         }
+        if let Some(hypervisor) = &mut self.hypervisor {
+            hypervisor.reopen();
+        }
     }
 
-    /// Ends: removes the sockets; rings stay as they are, for the next process to take up.
+    /// Ends: removes the sockets; rings stay as they are, for the next process to take up, and so do the notes about
+    /// them.
     pub fn stop(mut self) {
         let keys: Vec<u64> = self.consoles.keys().copied().collect();
         for key in keys {
             if let Some(mut console) = self.consoles.remove(&key) {
-                console.leave(&mut self.poller);
+                console.leave(&mut self.poller, false);
                 console.close(&mut self.poller);
             }
         }
+        self.control.remove();
         self.poller.remove(&self.store_slot, self.store.as_fd());
     }
 
@@ -279,6 +347,7 @@ impl<P: Platform> Server<P> {
                     }
                 }
                 Due::Close(key) => self.close(key),
+                Due::Dismiss(number) => self.dismiss_guest(number),
             }
         }
     }
@@ -286,6 +355,9 @@ impl<P: Platform> Server<P> {
     fn take_events(&mut self) -> Result<(), ServerError> {
         for _ in 0..EVENTS_MAX {
             let Some(port) = self.platform.next_event().map_err(ServerError::Events)? else { break };
+            if self.hear_hypervisor(port) {
+                continue;
+            }
             let Some(key) = self.ports.get(&port).copied() else { continue };
             if let Some(console) = self.consoles.get_mut(&key) {
                 console.fired = true;
@@ -316,13 +388,14 @@ impl<P: Platform> Server<P> {
     /// Gives one console its turn.
     fn serve(&mut self, key: u64) {
         let Some(console) = self.consoles.get_mut(&key) else { return };
-        if let Err(at) = console.turns.take(Instant::now()) {
+        let now = Instant::now();
+        if let Err(at) = console.turns.take(now) {
             // It stays queued, so that its events do not bring it back before.
             self.schedule(at, Due::Serve(key));
             return;
         }
         console.queued = false;
-        let moved = match console.serve(&mut self.poller) {
+        let moved = match console.serve(&mut self.poller, now) {
             Ok(moved) => moved,
             Err(lie) => {
                 console.complain(&lie);
@@ -345,9 +418,9 @@ impl<P: Platform> Server<P> {
     /// Lets go of a ring that lied, and of its offer.
     fn refuse(&mut self, id: ConsoleId) {
         let Some(link) = self.console_mut(id).map(|console| console.link) else { return };
-        self.disconnect(id);
-        if let (Some(console), crate::xenbus::Link::Connected { offer, .. }) = (self.console_mut(id), link) {
-            console.link = crate::xenbus::Link::Refused(offer);
+        self.disconnect(id, true);
+        if let (Some(console), Link::Connected { offer, .. }) = (self.console_mut(id), link) {
+            console.link = Link::Refused(offer);
         }
         // The frontend is told by the handshake.
         self.dirty.add_due(id);
@@ -357,7 +430,7 @@ impl<P: Platform> Server<P> {
     fn retire(&mut self, id: ConsoleId) {
         let Some(key) = self.names.remove(&id) else { return };
         let Some(console) = self.consoles.get_mut(&key) else { return };
-        console.leave(&mut self.poller);
+        console.leave(&mut self.poller, true);
         if console.has_left() {
             self.close(key);
         } else {

@@ -14,6 +14,10 @@ pub(crate) enum Source {
     Store,
     /// The caller's own descriptor.
     Caller,
+    /// The control socket.
+    Control,
+    /// Someone at the control socket who has not said yet what they want.
+    Guest(u64),
     /// A part of the console with this key.
     Console(u64, Part),
 }
@@ -27,6 +31,8 @@ pub(crate) enum Part {
     Viewer(u64),
     /// The main output.
     Output,
+    /// The socket that is the main output.
+    OutputListener,
 }
 
 /// A descriptor's place in the poller.

@@ -6,6 +6,8 @@ use crate::history::{Cursor, History};
 #[derive(Debug)]
 pub(crate) struct Reader {
     cursor: Cursor,
+    /// Bytes that may wait for it.
+    limit: u64,
     /// A message to the reader itself, which goes out before more of the console.
     notice: Vec<u8>,
     /// Its descriptor was full; nothing is tried before it says that it has room.
@@ -25,7 +27,22 @@ pub(crate) enum Pumped {
 
 impl Reader {
     pub(crate) const fn new(cursor: Cursor) -> Self {
-        Self { cursor, notice: Vec::new(), blocked: false }
+        Self { cursor, limit: u64::MAX, notice: Vec::new(), blocked: false }
+    }
+
+    /// The same with a bound on what waits for it, smaller than what is kept.
+    pub(crate) const fn limited(mut self, limit: u64) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    pub(crate) const fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Leaves out what is kept.
+    pub(crate) const fn skip(&mut self, history: &History) {
+        self.cursor = history.newest();
     }
 
     pub(crate) const fn is_blocked(&self) -> bool {
@@ -48,6 +65,7 @@ impl Reader {
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Pumped {
         while !self.blocked {
+            history.limit(&mut self.cursor, self.limit);
             let from_history = self.notice.is_empty();
             let bytes = if from_history { history.next(&mut self.cursor) } else { &self.notice };
             if from_history {

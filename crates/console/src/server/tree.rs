@@ -5,6 +5,8 @@ use xen_types::{DomId, EventPort, GrantRef};
 use xenstore::{Access, Connection, Permissions, Store, StoreError, XsPath};
 
 use super::id::ConsoleId;
+use crate::history::HISTORY;
+use crate::output::{OutputError, Plan};
 use crate::xenbus::{Offer, Picture, XenbusState};
 
 /// The longest text value that is looked at.
@@ -33,6 +35,11 @@ fn backend_dir(id: ConsoleId) -> XsPath {
 
 pub(crate) fn frontend_dir(id: ConsoleId) -> XsPath {
     path(&format!("/local/domain/{}/device/console/{}", id.domid, id.number))
+}
+
+/// The directory of the console that the toolstack alone can write.
+fn toolstack_dir(id: ConsoleId) -> XsPath {
+    if id.number == 0 { primary_dir(id.domid) } else { backend_dir(id) }
 }
 
 fn path(text: &str) -> XsPath {
@@ -114,14 +121,17 @@ impl<'a> Tree<'a> {
         Ok(kind.is_some_and(|kind| kind == b"xenconsoled"))
     }
 
-    /// The value of `output`. A secondary console's is taken from the backend's directory only: the guest owns the
-    /// frontend's, and could otherwise name any file.
-    pub(crate) fn output(&self, id: ConsoleId) -> Result<Option<String>, StoreError> {
-        if id.number == 0 {
-            self.text(&primary_dir(id.domid), "output")
-        } else {
-            self.text(&backend_dir(id), "output")
-        }
+    /// Where the console's bytes go. A secondary console's keys are taken from the backend's directory only: the guest
+    /// owns the frontend's, and could otherwise name any file.
+    pub(crate) fn plan(&self, id: ConsoleId) -> Result<(Plan, Vec<OutputError>), StoreError> {
+        let dir = toolstack_dir(id);
+        Plan::read(|key| self.text(&dir, key))
+    }
+
+    /// Bytes that may wait for who reads the console's pseudo-terminal (`limit`, at most what is kept anyway).
+    pub(crate) fn limit(&self, id: ConsoleId) -> Result<u64, StoreError> {
+        let limit: Option<u64> = self.number(&toolstack_dir(id), "limit")?;
+        Ok(limit.filter(|limit| *limit > 0).map_or(HISTORY as u64, |limit| limit.min(HISTORY as u64)))
     }
 
     pub(crate) fn picture(&self, id: ConsoleId) -> Result<Picture, StoreError> {

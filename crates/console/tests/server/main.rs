@@ -1,6 +1,8 @@
 //! The console server on a simulated host: discovery, handshakes, hostile guests, restarts, slow readers.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod kills;
+mod outputs;
 mod sim;
 
 use std::fs::{self, OpenOptions};
@@ -244,7 +246,7 @@ fn bytes_that_were_logged_and_not_freed_are_not_logged_again() {
     host.start();
     host.until_log(16, 0, b"once only once and more");
     let viewer = host.view(id, 0);
-    assert_eq!(host.read_viewer(&viewer, 18), b"only once and more");
+    assert_eq!(host.read_viewer(&viewer, 23), b"once only once and more");
 
     host.kill();
     // As if it had been killed after the note and before the write.

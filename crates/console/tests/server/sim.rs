@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use console::logfile::LogStyle;
 use console::platform::{DomainState, Platform};
-use console::ring::XenconsInterface;
+use console::ring::{Index, RingMemory, XenconsInterface};
 use console::server::{Server, Settings};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tempfile::TempDir;
@@ -33,7 +33,14 @@ struct State {
     fired: VecDeque<EventPort>,
     masked: HashMap<EventPort, bool>,
     notified: HashMap<(DomId, EventPort), usize>,
+    hypervisor_port: Option<EventPort>,
+    hypervisor_said: Vec<u8>,
+    /// After so many of the server's accesses to Xen and to rings, its process is killed.
+    fuse: Option<u32>,
 }
+
+/// What unwinds when the server's process is killed.
+pub(crate) struct Killed;
 
 /// The simulated Xen.
 #[derive(Clone)]
@@ -71,6 +78,36 @@ impl Xen {
         }
     }
 
+    /// Kills the server's process after so many of its accesses, or not at all.
+    pub(crate) fn set_fuse(&self, accesses: Option<u32>) {
+        self.state().fuse = accesses;
+    }
+
+    /// Counts an access.
+    fn access(&self) {
+        let burnt = {
+            let mut state = self.state();
+            state.fuse = state.fuse.map(|left| left.saturating_sub(1));
+            let burnt = state.fuse == Some(0);
+            if burnt {
+                state.fuse = None;
+            }
+            burnt
+        };
+        if burnt {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+    }
+
+    /// Xen itself says something on its console.
+    pub(crate) fn say(&self, text: &str) {
+        self.state().hypervisor_said.extend_from_slice(text.as_bytes());
+        let port = self.state().hypervisor_port;
+        if let Some(port) = port {
+            self.fire(port);
+        }
+    }
+
     pub(crate) fn is_bound(&self, domid: DomId, port: u32) -> bool {
         self.state().offers.get(&(domid, EventPort(port))).is_some_and(Option::is_some)
     }
@@ -92,6 +129,35 @@ impl Xen {
     }
 }
 
+/// A ring page that the server has mapped.
+pub(crate) struct Mapped {
+    page: Page,
+    xen: Xen,
+}
+
+impl RingMemory for Mapped {
+    fn load(&self, index: Index) -> u32 {
+        self.xen.access();
+        self.page.load(index)
+    }
+
+    fn store(&self, index: Index, value: u32) {
+        // A process can be killed before it and after it.
+        self.xen.access();
+        self.page.store(index, value);
+        self.xen.access();
+    }
+
+    fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        self.page.copy_out(offset, to);
+    }
+
+    fn copy_in(&self, offset: usize, from: &[u8]) {
+        self.xen.access();
+        self.page.copy_in(offset, from);
+    }
+}
+
 /// One process's handle on the simulated Xen; what it holds goes when it is dropped, as when a process is killed.
 pub(crate) struct SimPlatform {
     xen: Xen,
@@ -99,7 +165,7 @@ pub(crate) struct SimPlatform {
 }
 
 impl Platform for SimPlatform {
-    type Page = Page;
+    type Page = Mapped;
 
     fn domains(&mut self) -> io::Result<Vec<DomainState>> {
         Ok(self
@@ -111,15 +177,19 @@ impl Platform for SimPlatform {
             .collect())
     }
 
-    fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<Page> {
-        self.xen.state().grants.get(&(domid, grant)).cloned().ok_or_else(|| ErrorKind::NotFound.into())
+    fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<Mapped> {
+        self.xen.access();
+        let page = self.xen.state().grants.get(&(domid, grant)).cloned();
+        let page = page.ok_or(ErrorKind::NotFound)?;
+        Ok(Mapped { page, xen: self.xen.clone() })
     }
 
-    fn map_frame(&mut self, domid: DomId, frame: Gfn) -> io::Result<Page> {
+    fn map_frame(&mut self, domid: DomId, frame: Gfn) -> io::Result<Mapped> {
         self.map_grant(domid, GrantRef(u32::try_from(frame.get()).unwrap()))
     }
 
     fn bind(&mut self, domid: DomId, remote: EventPort) -> io::Result<EventPort> {
+        self.xen.access();
         let port = {
             let mut state = self.xen.state();
             state.next_port += 1;
@@ -143,12 +213,14 @@ impl Platform for SimPlatform {
     }
 
     fn notify(&mut self, port: EventPort) {
+        self.xen.access();
         let mut state = self.xen.state();
         let remote = state.offers.iter().find(|(_, bound)| **bound == Some(port)).map(|(remote, _)| *remote);
         *state.notified.entry(remote.expect("an event for a port that is not bound")).or_default() += 1;
     }
 
     fn unmask(&mut self, port: EventPort) {
+        self.xen.access();
         let latched = self.xen.state().masked.remove(&port);
         assert!(latched.is_some(), "a port that has not fired was unmasked");
         if latched == Some(true) {
@@ -162,6 +234,22 @@ impl Platform for SimPlatform {
             let _ = self.xen.0.1.read();
         }
         Ok(port)
+    }
+
+    fn watch_hypervisor_log(&mut self) -> io::Result<EventPort> {
+        let port = {
+            let mut state = self.xen.state();
+            state.next_port += 1;
+            EventPort(state.next_port)
+        };
+        self.xen.state().hypervisor_port = Some(port);
+        Ok(port)
+    }
+
+    fn hypervisor_log(&mut self, index: u32) -> io::Result<(Vec<u8>, u32)> {
+        let said = self.xen.state().hypervisor_said.clone();
+        let start = usize::try_from(index).unwrap().min(said.len());
+        Ok((said[start..].to_vec(), u32::try_from(said.len()).unwrap()))
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {
@@ -185,6 +273,8 @@ pub(crate) struct Host {
     pub(crate) folder: TempDir,
     pub(crate) server: Option<Server<SimPlatform>>,
     pub(crate) log_limit: u64,
+    /// What is different from the usual settings.
+    pub(crate) adapt: fn(&mut Settings),
 }
 
 pub(crate) fn domid(number: u16) -> DomId {
@@ -207,6 +297,7 @@ impl Host {
             folder,
             server: None,
             log_limit: LogStyle::DEFAULT_LIMIT,
+            adapt: |_| {},
         };
         host.start();
         host
@@ -214,11 +305,10 @@ impl Host {
 
     pub(crate) fn start(&mut self) {
         let platform = SimPlatform { xen: self.xen.clone(), bound: Vec::new() };
-        let settings = Settings {
-            log_dir: self.folder.path().join("log"),
-            socket_dir: self.folder.path().join("run"),
-            log_style: LogStyle { limit: self.log_limit, ..LogStyle::default() },
-        };
+        let folder = self.folder.path();
+        let mut settings = Settings::new(folder.join("log"), folder.join("run"));
+        settings.log_style.limit = self.log_limit;
+        (self.adapt)(&mut settings);
         let store = self.xenstored.connection(DomId::DOM0);
         self.server = Some(Server::start(platform, store, settings).unwrap());
     }
@@ -226,6 +316,19 @@ impl Host {
     /// As SIGKILL does: no goodbye, the sockets' names stay.
     pub(crate) fn kill(&mut self) {
         self.server = None;
+    }
+
+    /// Does something as a process that may be killed meanwhile; says whether it was.
+    pub(crate) fn survive(&mut self, what: impl FnOnce(&mut Self)) -> bool {
+        let killed = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| what(self))) {
+            Ok(()) => return false,
+            Err(payload) => payload,
+        };
+        if !killed.is::<Killed>() {
+            std::panic::resume_unwind(killed);
+        }
+        self.kill();
+        true
     }
 
     pub(crate) fn turn(&mut self) {
@@ -347,6 +450,16 @@ impl Host {
     pub(crate) fn view(&mut self, id: DomId, number: u32) -> UnixStream {
         let path = self.socket_path(id, number);
         let stream = self.until("the console's socket", |_| UnixStream::connect(&path).ok());
+        stream.set_nonblocking(true).unwrap();
+        stream
+    }
+
+    /// Says something at the control socket.
+    #[track_caller]
+    pub(crate) fn ask(&mut self, line: &str) -> UnixStream {
+        let path = self.folder.path().join("run/control");
+        let mut stream = UnixStream::connect(path).unwrap();
+        io::Write::write_all(&mut stream, line.as_bytes()).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream
     }

@@ -408,6 +408,21 @@ impl Hypervisor for RealHypervisor {
         ring.truncate(length as usize);
         Ok(ring)
     }
+
+    fn console_ring_from(&self, index: u32) -> Result<(Vec<u8>, u32)> {
+        let mut ring = vec![0_u8; 16 << 10];
+        let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
+        let mut index = index;
+        self.with(|handle| {
+            // SAFETY: the buffer has as much room as is said.
+            handle.call("xc_readconsolering", None, |xc| unsafe {
+                let start = ring.as_mut_ptr().cast();
+                xen_sys::xc_readconsolering(xc, start, &raw mut length, 0, 1, &raw mut index)
+            })
+        })?;
+        ring.truncate(length as usize);
+        Ok((ring, index))
+    }
 }
 
 /// Builds a domain, and says in its error how much memory was free before: afterwards the failed domain has it.

@@ -299,9 +299,20 @@ impl Hypervisor for SimHypervisor {
     }
 
     fn console_ring(&self) -> Result<Vec<u8>> {
-        self.call("console_ring", None, |_| Ok(b"(XEN) simulated\n".to_vec()))
+        self.call("console_ring", None, |_| Ok(SIMULATED.to_vec()))
+    }
+
+    fn console_ring_from(&self, index: u32) -> Result<(Vec<u8>, u32)> {
+        self.call("console_ring_from", None, |_| {
+            let end = u32::try_from(SIMULATED.len()).unwrap_or(u32::MAX);
+            let start = usize::try_from(index.min(end)).unwrap_or_default();
+            Ok((SIMULATED[start..].to_vec(), end))
+        })
     }
 }
+
+/// What the simulated Xen has said.
+const SIMULATED: &[u8] = b"(XEN) simulated\n";
 
 /// Where libxenguest puts the rings' pages of every HVM domain.
 const STORE_GFN: u64 = 0xfeffc;

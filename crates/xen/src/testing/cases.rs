@@ -52,6 +52,11 @@ fn host(bench: &Bench<'_>) -> Outcome {
         "domain 0 has no CPU or no memory".to_owned()
     })?;
     bench.xen.console_ring()?;
+    let (said, next) = bench.xen.console_ring_from(0)?;
+    let (_, end) = bench.xen.console_ring_from(next)?;
+    ensure(!said.is_empty() && end.wrapping_sub(next) <= 4096, || {
+        "the console ring cannot be read on".to_owned()
+    })?;
     Ok(())
 }
 

@@ -1,0 +1,94 @@
+//! SIGKILL at any moment: between any two accesses to a ring or to Xen, a hundred times, under load.
+
+use std::fs;
+use std::io::Write as _;
+
+use console::ring::{Index, OUT_SIZE};
+
+use crate::sim::Host;
+
+const KILLS: u32 = 100;
+
+/// Numbers that look random and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
+
+/// A stream that tells where it is, in lines that never fit the ring.
+fn line(number: u32) -> Vec<u8> {
+    let mut line = format!("{number:08x}").into_bytes();
+    line.resize(13, b'-');
+    line
+}
+
+/// Kills the server `KILLS` times while guests write and read, with a log, a file, or both.
+#[track_caller]
+fn check(seed: u64, with_log: bool, with_file: bool) {
+    let mut host = Host::new();
+    host.kill();
+    if !with_log {
+        host.adapt = |settings| settings.log_guests = false;
+    }
+    host.start();
+    let file = host.folder.path().join("file");
+    let output = if with_file { format!("file:{}", file.display()) } else { "null".to_owned() };
+    let (id, page) = host.domain(1, &output);
+    let mut random = Random(seed);
+    let (mut wanted, mut next, mut pending) = (Vec::new(), 0, Vec::new());
+    let mut kills = 0;
+    host.xen.set_fuse(Some(1 + random.below(40)));
+    while kills < KILLS {
+        if pending.len() < OUT_SIZE {
+            for _ in 0..random.below(300) {
+                pending.extend(line(next));
+                next += 1;
+            }
+        }
+        let count = page.guest_write(&pending);
+        wanted.extend(pending.drain(..count));
+        host.xen.kick(id, 2);
+        if host.survive(Host::turn) {
+            kills += 1;
+            loop {
+                // The next one may be killed before it serves anything.
+                host.xen.set_fuse(Some(1 + random.below(40)));
+                if !host.survive(Host::start) {
+                    break;
+                }
+                kills += 1;
+            }
+        }
+    }
+    host.xen.set_fuse(None);
+    host.until("an empty ring", |_| {
+        (page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons)).then_some(())
+    });
+    assert!(wanted.len() > 20 * OUT_SIZE, "only {} bytes under {kills} kills", wanted.len());
+    let mut wrong = Vec::new();
+    for (there, path) in [(with_log, host.log_path(1, 0)), (with_file, file)] {
+        if there && fs::read(&path).unwrap() != wanted {
+            let _ = writeln!(wrong, "{}", path.display());
+        }
+    }
+    assert!(wrong.is_empty(), "not what the guest wrote: {}", String::from_utf8_lossy(&wrong));
+}
+
+#[test]
+fn a_log_has_each_byte_once_after_a_hundred_kills() {
+    check(1, true, false);
+}
+
+#[test]
+fn a_file_has_each_byte_once_after_a_hundred_kills() {
+    check(2, false, true);
+}
+
+#[test]
+fn log_and_file_have_each_byte_once_after_a_hundred_kills() {
+    check(3, true, true);
+}

@@ -1,0 +1,110 @@
+//! The console daemon's core with a guest that writes anything to its part of xenstore and into its rings, and a
+//! toolstack that writes nonsense: on the simulated host of the crate's tests.
+#![no_main]
+
+use std::cell::RefCell;
+
+use console::ring::{Index, OUT_SIZE};
+use libfuzzer_sys::fuzz_target;
+
+#[path = "../../crates/console/tests/server/sim.rs"]
+#[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+mod sim;
+
+use sim::{Host, Page, domid, path};
+use xenstore::Store as _;
+
+const HOSTILE: u16 = 1;
+const HONEST: u16 = 2;
+const INDICES: [Index; 4] = [Index::InCons, Index::InProd, Index::OutCons, Index::OutProd];
+/// What a frontend may write, and what it may not.
+const FRONT_KEYS: [&str; 6] = ["state", "ring-ref", "port", "type", "output", "tty"];
+/// What the toolstack writes.
+const BACK_KEYS: [&str; 9] =
+    ["state", "online", "type", "output", "connection", "name", "output-overflow", "output-limit", "log"];
+
+struct Scene {
+    host: Host,
+    honest: Page,
+    said: u32,
+}
+
+thread_local! {
+    static SCENE: RefCell<Option<Scene>> = const { RefCell::new(None) };
+}
+
+fn scene() -> Scene {
+    let mut host = Host::new();
+    host.log_limit = 4096;
+    host.kill();
+    host.start();
+    let (_, honest) = host.domain(HONEST, "null");
+    Scene { host, honest, said: 0 }
+}
+
+/// A value for a key: a short number or word, or the bytes as they are.
+fn value(bytes: &[u8]) -> String {
+    const WORDS: [&str; 10] =
+        ["1", "2", "3", "4", "5", "6", "xenconsoled", "null", "pty", "socket:/nowhere/socket"];
+    match bytes {
+        [choice, ..] if usize::from(*choice) < WORDS.len() => WORDS[usize::from(*choice)].to_owned(),
+        [1..=100, rest @ ..] => rest.iter().map(|byte| char::from(b'0' + byte % 10)).collect(),
+        _ => String::from_utf8_lossy(bytes).replace('\0', "").chars().take(300).collect(),
+    }
+}
+
+/// Removes a node with all below it, if it is there.
+fn remove(host: &Host, at: &str) {
+    let _ = host.store.rm(&path(at));
+}
+
+fn play(scene: &mut Scene, data: &[u8]) {
+    let host = &mut scene.host;
+    let id = domid(HOSTILE);
+    let (_, primary) = host.domain(HOSTILE, "null");
+    let mut pages = vec![primary];
+    // Eight bytes an operation.
+    for operation in data.chunks_exact(8).take(200) {
+        let number = 1 + u32::from(operation[1] % 3);
+        let front = format!("/local/domain/{HOSTILE}/device/console/{number}");
+        let back = format!("/local/domain/0/backend/console/{HOSTILE}/{number}");
+        let text = value(&operation[3..]);
+        let page = &pages[usize::from(operation[2]) % pages.len()];
+        let word = u32::from_le_bytes([operation[3], operation[4], operation[5], operation[6]]);
+        match operation[0] % 10 {
+            0 => host.secondary(id, number, "xenconsoled", "null"),
+            1 => pages.push(host.frontend(id, number, 8 + number, 5 + number)),
+            2 => host.write(&format!("{front}/{}", FRONT_KEYS[usize::from(operation[2]) % FRONT_KEYS.len()]), &text),
+            3 => host.write(&format!("{back}/{}", BACK_KEYS[usize::from(operation[2]) % BACK_KEYS.len()]), &text),
+            4 => remove(host, if operation[2] % 2 == 0 { &front } else { &back }),
+            5 => page.guest_set(INDICES[usize::from(operation[7]) % 4], word),
+            6 => drop(page.guest_write(&vec![operation[3]; word as usize % (2 * OUT_SIZE)])),
+            7 => host.xen.kick(id, 2 + u32::from(operation[2] % 8)),
+            8 => {
+                host.kill();
+                host.start();
+            }
+            _ => host.turn(),
+        }
+    }
+    // Whatever happened, another domain is served.
+    let line = format!("{:08}\n", scene.said);
+    scene.said += 1;
+    let honest = &scene.honest;
+    assert_eq!(honest.guest_write(line.as_bytes()), line.len());
+    host.xen.kick(domid(HONEST), 2);
+    host.until("the honest domain's line", |_| {
+        (honest.guest_get(Index::OutCons) == honest.guest_get(Index::OutProd)).then_some(())
+    });
+    assert!(host.log(HONEST, 0).ends_with(line.as_bytes()));
+    host.destroy(id);
+    remove(host, &format!("/local/domain/0/backend/console/{HOSTILE}"));
+    host.until("the hostile domain's end", |host| {
+        (host.server.as_ref().is_some_and(|server| server.consoles().count() == 1)).then_some(())
+    });
+    host.xenstored.destroy_domain(id);
+}
+
+fuzz_target!(|data: &[u8]| {
+    SCENE.with_borrow_mut(|kept| play(kept.get_or_insert_with(scene), data));
+});

@@ -1,0 +1,99 @@
+//! The console daemon, ours or Xen's: one at a time, and ours again when a case is over.
+
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::command::{Output, run};
+use super::seconds;
+
+/// Both names.
+const NAMES: [&str; 2] = ["outrigger-consoled", "xenconsoled"];
+const XENCONSOLED: &str = "/usr/lib/xen-4.17/bin/xenconsoled";
+
+/// A console daemon with options of its own; the usual one comes back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ConsoleDaemon {
+    pub(crate) pid: Pid,
+}
+
+impl ConsoleDaemon {
+    /// Ours.
+    pub(crate) fn ours(options: &[&str]) -> Result<Self> {
+        stop(Signal::SIGTERM)?;
+        start_ours(options)?.good()?;
+        Ok(Self { pid: pid("outrigger-consoled")? })
+    }
+
+    /// Xen's.
+    pub(crate) fn stock(options: &[&str]) -> Result<Self> {
+        stop(Signal::SIGTERM)?;
+        // Its parent ends before it serves.
+        let status = Command::new(XENCONSOLED).args(options).status().context("cannot start xenconsoled")?;
+        ensure!(status.success(), "xenconsoled ended with {status}");
+        Ok(Self { pid: pid("xenconsoled")? })
+    }
+
+    /// None at all.
+    pub(crate) fn none() -> Result<Self> {
+        stop(Signal::SIGTERM)?;
+        Ok(Self { pid: Pid::from_raw(0) })
+    }
+
+    /// The processor's time that it has used, in hundredths of a second.
+    pub(crate) fn time(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        // utime and stime, the 14th and 15th field of all.
+        let sum = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok());
+        sum(11).zip(sum(12)).map(|(user, system)| user + system).context("no times in /proc/PID/stat")
+    }
+
+    /// A number of `/proc/PID/status` or `smaps_rollup`.
+    pub(crate) fn number(&self, file: &str, key: &str) -> Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.with_context(|| format!("no {key} in /proc/PID/{file}"))
+    }
+}
+
+impl Drop for ConsoleDaemon {
+    fn drop(&mut self) {
+        // What fails here makes the next case fail.
+        let _ = stop(Signal::SIGTERM);
+        let _ = start_ours(&[]);
+    }
+}
+
+/// Starts ours; it returns when all consoles are served.
+pub(crate) fn start_ours(options: &[&str]) -> Result<Output> {
+    run("outrigger-consoled", options)
+}
+
+fn pid(name: &str) -> Result<Pid> {
+    let output = run("pidof", &[name])?.good()?;
+    let first = output.stdout.split_whitespace().next().with_context(|| format!("{name} does not run"))?;
+    Ok(Pid::from_raw(first.parse()?))
+}
+
+fn stop(signal: Signal) -> Result<()> {
+    for name in NAMES {
+        let pids = run("pidof", &[name])?.stdout;
+        for pid in pids.split_whitespace() {
+            // It may end by itself meanwhile.
+            let _ = kill(Pid::from_raw(pid.parse()?), signal);
+            let deadline = Instant::now() + seconds(10);
+            while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+                ensure!(Instant::now() < deadline, "{name} does not end");
+                std::thread::yield_now();
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! Measurements that need a program in dom0. Each figure is a line `@ ID VALUE UNIT`.
+
+mod console;
+mod sources;
+
+use anyhow::{Result, bail};
+
+/// Measures what is asked for, `runs` times.
+pub(crate) fn main(what: &[String], runs: u32) -> Result<()> {
+    match what {
+        [what] if what == "console" => console::measure(runs),
+        _ => bail!("vm-tests measure console"),
+    }
+}
+
+/// Says a figure.
+fn figure(id: &str, value: f64, unit: &str) {
+    println!("@ {id} {value:.4} {unit}");
+}
