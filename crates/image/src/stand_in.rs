@@ -114,7 +114,7 @@ fn library(soname: &str, functions: &[(String, String)]) -> Vec<u8> {
         symbols.extend([0; 16]);
         numbers.extend(versions[version.as_str()].to_le_bytes());
     }
-    let mut tables = vec![0; HEADER + 4 * PROGRAM_HEADER];
+    let mut tables = vec![0; HEADER + 5 * PROGRAM_HEADER];
     let mut place = |bytes: &[u8]| {
         tables.resize(tables.len().next_multiple_of(8), 0);
         let at = tables.len();
@@ -148,6 +148,8 @@ fn library(soname: &str, functions: &[(String, String)]) -> Vec<u8> {
             (abi::PT_LOAD, abi::PF_R | abi::PF_X, code_at, code.len()),
             (abi::PT_LOAD, abi::PF_R | abi::PF_W, dynamic_at, dynamic.len()),
             (abi::PT_DYNAMIC, abi::PF_R | abi::PF_W, dynamic_at, dynamic.len()),
+            // Without it the loader makes the stack executable, which QEMU's system call filter refuses.
+            (abi::PT_GNU_STACK, abi::PF_R | abi::PF_W, 0, 0),
         ],
     );
     file
@@ -226,7 +228,7 @@ fn dynamic(places: &Places, soname: u32, strings: usize, definitions: usize) -> 
 }
 
 /// Writes the ELF header and program headers: kind, rights, offset (which is the address), size.
-fn headers(file: &mut [u8], segments: &[(u32, u32, usize, usize); 4]) {
+fn headers(file: &mut [u8], segments: &[(u32, u32, usize, usize); 5]) {
     put(file, 0, &[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
     put(file, 16, &abi::ET_DYN.to_le_bytes());
     put(file, 18, &abi::EM_X86_64.to_le_bytes());
