@@ -15,18 +15,22 @@
 //! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
 //! note (see [`crate::restarts`]), so that a new daemon's driver goes on where a killed one was.
 
+use std::time::Instant;
+
 use api::types::{Failure, Progress, State as ApiState, Via};
 use config::GuestConfig;
 use tokio::sync::mpsc;
 use toolstack::{
     CreateOptions, Decision, Guest, GuestEvent, Monitors as _, ShutdownWay, Signal, Toolstack, decide,
 };
+use xen_types::DomId;
 
 use crate::answer::Answer;
 use crate::change::Change;
 use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
+use crate::pulse::{self, Beat, Pulse};
 use crate::qmp::Qmp;
 use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
@@ -47,6 +51,8 @@ pub(crate) enum Event {
     Request(Request, Replies),
     /// The lifecycle that was under way has ended.
     Ended(Box<Ended>),
+    /// Someone looked at the heart of this guest's device model.
+    Beat(DomId, Beat),
 }
 
 /// Requests that need no lifecycle.
@@ -112,6 +118,8 @@ struct Driver {
     kept: bool,
     /// What was found at the last look and told: nothing is told twice.
     seen: Option<GuestEvent>,
+    /// The heart of its device model's agent.
+    pulse: Pulse,
     queue: mpsc::UnboundedReceiver<Event>,
     handle: mpsc::UnboundedSender<Event>,
 }
@@ -155,18 +163,31 @@ impl Driver {
         let events = handle.clone();
         let entry = Entry { name: name.clone(), guest: guest.clone(), state: shown, events };
         let key = shared.registry.enter(entry)?;
-        Ok(Self { shared: shared.clone(), key, name, guest, state, kept: false, seen: None, queue, handle })
+        let pulse = Pulse::new(shared.toolstack.deadlines().heartbeat);
+        let (shared, kept, seen) = (shared.clone(), false, None);
+        Ok(Self { shared, key, name, guest, state, kept, seen, pulse, queue, handle })
     }
 
     async fn run(mut self) {
         let _ = self.handle.send(Event::Look);
-        while let Some(event) = self.queue.recv().await {
+        let mut beats = tokio::time::interval(self.pulse.interval());
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let event = tokio::select! {
+                event = self.queue.recv() => event,
+                _ = beats.tick() => {
+                    self.feel();
+                    continue;
+                }
+            };
+            let Some(event) = event else { break };
             match event {
                 Event::Look => self.look(),
                 Event::Destroy(replies) => self.destroy_for(replies),
                 Event::Change(change, replies) => self.change_for(change, replies),
                 Event::Request(request, replies) => self.request(request, replies),
                 Event::Ended(ended) => self.ended(*ended),
+                Event::Beat(domid, beat) => self.beat(domid, beat),
             }
             if self.guest.is_none() && !matches!(self.state, State::Busy(..)) {
                 break;
@@ -201,27 +222,60 @@ impl Driver {
         }
         self.seen.clone_from(&found);
         let Some(event) = found else { return };
+        self.act(guest, &event);
+    }
+
+    /// Looks, on a thread that may wait, whether the device model's heart beats.
+    fn feel(&self) {
+        let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
+        let (toolstack, handle) = (self.shared.toolstack.clone(), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            // What cannot be looked at is not dead; the next look tells.
+            if let Ok(beat) = pulse::look(&toolstack, &guest) {
+                let _ = handle.send(Event::Beat(guest.domid, beat));
+            }
+        });
+    }
+
+    fn beat(&mut self, domid: DomId, beat: Beat) {
+        let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
+        if guest.domid != domid || self.seen.is_some() {
+            return;
+        }
+        if let Some(still) = self.pulse.take(Instant::now(), beat) {
+            tracing::error!(
+                guest = guest.name,
+                seconds = still.as_secs(),
+                "the device model's heart stands still"
+            );
+            self.pulse = Pulse::new(self.shared.toolstack.deadlines().heartbeat);
+            self.act(guest, &GuestEvent::DeviceModelDied);
+        }
+    }
+
+    /// Does what the configuration says when this has happened.
+    fn act(&mut self, guest: Guest, event: &GuestEvent) {
         if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::Gone) {
             // Whoever destroys its domain would wait for our pages of it.
             self.shared.qmp.release(guest.domid);
         }
-        if matches!(self.state, State::Kept) && event != GuestEvent::Gone {
+        if matches!(self.state, State::Kept) && *event != GuestEvent::Gone {
             // It is kept because it has ended.
-            self.shared.registry.update(self.key, |entry| entry.state = kept_as(&event));
+            self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
             return;
         }
-        self.shared.registry.tell(&guest, convert::kind(&event), convert::detail(&event));
-        match decide(&guest.config, &event) {
+        self.shared.registry.tell(&guest, convert::kind(event), convert::detail(event));
+        match decide(&guest.config, event) {
             Decision::Nothing => {}
             Decision::Destroy => self.destroy(&guest, None),
             Decision::Restart => self.restart(&guest),
-            Decision::RenameRestart => self.rename_restart(guest, &event),
-            Decision::Preserve => self.keep(&guest, &event),
+            Decision::RenameRestart => self.rename_restart(guest, event),
+            Decision::Preserve => self.keep(&guest, event),
             Decision::PauseAndPreserve => {
                 if let Err(error) = self.pause_once(&guest) {
                     tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause");
                 }
-                self.keep(&guest, &event);
+                self.keep(&guest, event);
             }
         }
     }

@@ -14,6 +14,7 @@ mod job;
 mod lock;
 mod methods;
 mod observe;
+mod pulse;
 mod qmp;
 mod registry;
 mod restarts;

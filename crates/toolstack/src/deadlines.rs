@@ -19,6 +19,8 @@ pub struct Deadlines {
     pub qmp: Duration,
     /// One hotplug script.
     pub script: Duration,
+    /// Without a new heartbeat of the stubdomain's agent, until its device model is taken for dead.
+    pub heartbeat: Duration,
 }
 
 impl Default for Deadlines {
@@ -32,6 +34,7 @@ impl Default for Deadlines {
             let_go: Duration::from_secs(10),
             qmp: Duration::from_secs(10),
             script: Duration::from_secs(40),
+            heartbeat: contract::HEARTBEAT_STALE,
         }
     }
 }
@@ -63,6 +66,7 @@ impl Deadlines {
             let_go: self.let_go.mul_f64(scale),
             qmp: self.qmp.mul_f64(scale),
             script: self.script.mul_f64(scale),
+            heartbeat: self.heartbeat.mul_f64(scale),
         }
     }
 }

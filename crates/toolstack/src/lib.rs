@@ -111,6 +111,12 @@ impl Toolstack {
         self
     }
 
+    /// The deadlines in use.
+    #[must_use]
+    pub fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
     /// The same with faults injected at steps, for tests.
     #[must_use]
     pub fn with_faults(mut self, faults: Faults) -> Self {

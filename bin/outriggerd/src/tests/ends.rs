@@ -1,8 +1,13 @@
 //! How guests end, and what is done then.
 
+use std::time::Duration;
+
 use api::types::{Failure, Guest, State};
+use contract::{DmKey, Feature};
+use toolstack::Deadlines;
 use xen::{Hypervisor, ShutdownReason};
 use xen_types::DomId;
+use xenstore::Store;
 
 use super::world::{Service, World, failure, named};
 
@@ -119,6 +124,23 @@ fn dead_device_model_destroys_the_guest_by_default() {
     let (world, mut service, guest) = running("");
     world.end(guest.stub_domid.unwrap(), ShutdownReason::Crash);
     service.events.expect(&["dm-died", "destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn device_model_whose_heart_stands_still_is_dead() {
+    let world = World::new();
+    let deadlines = Deadlines { heartbeat: Duration::from_millis(300), ..Deadlines::default() };
+    let mut service = world.start_with(world.toolstack().with_deadlines(deadlines));
+    let guest = service.create("").unwrap();
+    let stub = guest.stub_domid.unwrap();
+    let store = world.server.connect(DomId::DOM0);
+    let write =
+        |key: DmKey, value: &str| store.write(&key.path(stub, guest.domid), value.as_bytes()).unwrap();
+    // One that promises no beat is left alone.
+    write(DmKey::AgentHeartbeat, "1");
+    write(DmKey::Features, Feature::Heartbeat.word());
+    service.events.expect(&["created", "dm-died", "destroyed"]);
     world.check_clean();
 }
 

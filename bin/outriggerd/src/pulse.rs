@@ -1,0 +1,109 @@
+//! Whether a stubdomain's agent still beats.
+//!
+//! A stubdomain that ends is seen at once; one that hangs is not, and its guest hangs with it. The agent therefore
+//! writes a new value every few seconds. Only that the value changes counts: it comes from the stubdomain.
+
+use std::time::{Duration, Instant};
+
+use contract::{DmKey, Feature, Features, MAX_STUB_VALUE};
+use toolstack::{Cause, Guest, Toolstack};
+use xenstore::Store;
+
+/// What was found when someone looked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// No beat is to be expected: the agent promises none, or its domain is paused.
+    NotExpected,
+    /// The heart's last value, nothing when there is none yet.
+    Value(Option<Vec<u8>>),
+}
+
+/// Looks at a guest's stubdomain.
+pub(crate) fn look(toolstack: &Toolstack, guest: &Guest) -> Result<Beat, Cause> {
+    let stub = toolstack.hypervisor().domain_info(guest.stub_domid)?;
+    if stub.is_none_or(|info| info.state.paused) {
+        return Ok(Beat::NotExpected);
+    }
+    let read = |key: DmKey| toolstack.xenstore().read(&key.path(guest.stub_domid, guest.domid));
+    let features = read(DmKey::Features)?.unwrap_or_default();
+    if !Features::decode(&features).has(Feature::Heartbeat) {
+        return Ok(Beat::NotExpected);
+    }
+    let mut value = read(DmKey::AgentHeartbeat)?;
+    if let Some(value) = &mut value {
+        value.truncate(MAX_STUB_VALUE);
+    }
+    Ok(Beat::Value(value))
+}
+
+/// What is remembered of a heart.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    limit: Duration,
+    last: Beat,
+    since: Option<Instant>,
+}
+
+impl Pulse {
+    /// A heart that may pause for this long.
+    pub(crate) const fn new(limit: Duration) -> Self {
+        Self { limit, last: Beat::NotExpected, since: None }
+    }
+
+    /// How often to look: six times until it counts as still.
+    pub(crate) fn interval(&self) -> Duration {
+        (self.limit / 6).max(Duration::from_millis(10))
+    }
+
+    /// Takes what was found; gives how long the heart has been still when that is too long.
+    pub(crate) fn take(&mut self, now: Instant, beat: Beat) -> Option<Duration> {
+        if beat == Beat::NotExpected || beat != self.last || self.since.is_none() {
+            self.last = beat;
+            self.since = Some(now);
+            return None;
+        }
+        let still = now.saturating_duration_since(self.since?);
+        (still >= self.limit).then_some(still)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> Beat {
+        Beat::Value(Some(text.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn only_a_heart_that_stands_still_is_dead() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pulse = Pulse::new(Duration::from_secs(30));
+        assert_eq!(pulse.take(at(0), value("5")), None);
+        assert_eq!(pulse.take(at(29), value("5")), None);
+        assert_eq!(pulse.take(at(30), value("10")), None);
+        assert_eq!(pulse.take(at(59), value("10")), None);
+        assert_eq!(pulse.take(at(61), value("10")), Some(Duration::from_secs(31)));
+    }
+
+    #[test]
+    fn a_paused_stubdomain_is_given_the_whole_time_again() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pulse = Pulse::new(Duration::from_secs(30));
+        pulse.take(at(0), value("5"));
+        assert_eq!(pulse.take(at(100), Beat::NotExpected), None);
+        assert_eq!(pulse.take(at(200), Beat::NotExpected), None);
+        assert_eq!(pulse.take(at(201), value("5")), None);
+        assert_eq!(pulse.take(at(232), value("5")), Some(Duration::from_secs(31)));
+    }
+
+    #[test]
+    fn a_heart_that_never_beats_is_dead_too() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(Duration::from_secs(30));
+        assert_eq!(pulse.take(start, Beat::Value(None)), None);
+        assert!(pulse.take(start + Duration::from_secs(30), Beat::Value(None)).is_some());
+    }
+}
