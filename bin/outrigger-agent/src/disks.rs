@@ -1,6 +1,7 @@
-//! Waits for the PV disks that QEMU's arguments name.
+//! The stubdomain's PV disks: waits for those that QEMU's arguments name, and notices later ones.
 
-use std::os::fd::AsFd;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,109 @@ use crate::error::AgentError;
 /// How long a disk may take to appear, from the moment when the agent begins to wait.
 const APPEAR: Duration = Duration::from_secs(10);
 
+/// Where Linux shows what is connected to a xenbus device.
+const DEVICES: &str = "/sys/bus/xen/devices";
+/// The most PV disks that are looked at.
+const DISKS_MAX: usize = 256;
+
+/// A PV disk that has connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PvDisk {
+    /// Its number (`device/vbd/<devid>`).
+    pub(crate) devid: u32,
+    /// Its device's name, such as `xvda`.
+    pub(crate) name: String,
+    /// The kernel's count of disks when this one came: tells it from another of the same number and name.
+    pub(crate) sequence: u64,
+}
+
+impl PvDisk {
+    /// Its device.
+    pub(crate) fn path(&self) -> String {
+        format!("/dev/{}", self.name)
+    }
+
+    /// Whether the toolstack says that it is a CD drive's.
+    pub(crate) fn is_cdrom(&self, store: &Connection) -> bool {
+        let kind = store.read_string(&vbd(&format!("/{}/device-type", self.devid)), 16);
+        matches!(kind.ok().flatten().as_deref(), Some("cdrom"))
+    }
+}
+
+/// What happened to PV disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Came(PvDisk),
+    Went(PvDisk),
+}
+
+/// Notices PV disks that come and go.
+#[derive(Debug)]
+pub(crate) struct DiskWatch {
+    news: Inotify,
+    known: Vec<PvDisk>,
+}
+
+impl DiskWatch {
+    /// Watches from now on; nothing is known yet, so that the first look gives all that are there.
+    pub(crate) fn open() -> Result<Self, AgentError> {
+        let news = watch_dev(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE)?;
+        Ok(Self { news, known: Vec::new() })
+    }
+
+    /// What changed since the last look, with what went first.
+    pub(crate) fn changes(&mut self) -> Vec<Change> {
+        while self.news.read_events().is_ok_and(|events| !events.is_empty()) {}
+        let now = present();
+        let changes = difference(&self.known, &now);
+        self.known = now;
+        changes
+    }
+}
+
+impl AsFd for DiskWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+}
+
+fn difference(before: &[PvDisk], now: &[PvDisk]) -> Vec<Change> {
+    let went = before.iter().filter(|disk| !now.contains(disk)).cloned().map(Change::Went);
+    let came = now.iter().filter(|disk| !before.contains(disk)).cloned().map(Change::Came);
+    went.chain(came).collect()
+}
+
+/// The PV disks that have a device now.
+fn present() -> Vec<PvDisk> {
+    let Ok(devices) = fs::read_dir(DEVICES) else { return Vec::new() };
+    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| connected(&name)).take(DISKS_MAX).collect()
+}
+
+/// The disk of the xenbus device `vbd-<devid>`, if it has one. Its device is gone a moment before the rest of it.
+fn connected(device: &str) -> Option<PvDisk> {
+    let devid = device.strip_prefix("vbd-")?.parse().ok()?;
+    let folder = Path::new(DEVICES).join(device).join("block");
+    let name = fs::read_dir(folder).ok()?.next()?.ok()?.file_name().into_string().ok()?;
+    let sequence = fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok();
+    let sequence = sequence.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let disk = PvDisk { devid, name, sequence };
+    Path::new(&disk.path()).exists().then_some(disk)
+}
+
+fn watch_dev(events: AddWatchFlags) -> Result<Inotify, AgentError> {
+    let news = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
+        .map_err(AgentError::system("watch /dev"))?;
+    news.add_watch("/dev", events).map_err(AgentError::system("watch /dev"))?;
+    Ok(news)
+}
+
 /// Waits until every device is there.
 pub(crate) fn wait_for(disks: &[String], store: &Connection) -> Result<(), AgentError> {
     if first_missing(disks).is_none() {
         return Ok(());
     }
-    let news = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
-        .map_err(AgentError::system("watch /dev"))?;
-    news.add_watch("/dev", AddWatchFlags::IN_CREATE).map_err(AgentError::system("watch /dev"))?;
+    let news = watch_dev(AddWatchFlags::IN_CREATE)?;
     let deadline = Instant::now() + APPEAR;
     // Looked at again after the watch is set: what came before it tells nothing.
     while let Some(disk) = first_missing(disks) {
@@ -58,4 +154,19 @@ fn states(store: &Connection) -> String {
 
 fn vbd(below: &str) -> RelPath {
     RelPath::new(format!("device/vbd{below}")).expect("xenstore lists only names that make a path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(devid: u32, sequence: u64) -> PvDisk {
+        PvDisk { devid, name: "xvdb".to_owned(), sequence }
+    }
+
+    #[test]
+    fn another_disk_in_the_same_place_goes_and_comes() {
+        let changes = difference(&[disk(51712, 1), disk(51728, 2)], &[disk(51712, 1), disk(51728, 5)]);
+        assert_eq!(changes, [Change::Went(disk(51728, 2)), Change::Came(disk(51728, 5))]);
+    }
 }

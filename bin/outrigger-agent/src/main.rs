@@ -1,8 +1,9 @@
 //! PID 1 of the device-model stubdomain.
 //!
-//! One static binary, four names: `/init` prepares the domain, starts QEMU and watches it; `/etc/qemu-ifup` and
+//! One static binary, five names: `/init` prepares the domain, starts QEMU and watches it; `/etc/qemu-ifup` and
 //! `/etc/qemu-ifdown` are QEMU's hooks for taps; `/sbin/poweroff` (and `reboot`, `halt`) is what the kernel runs
-//! when the toolstack writes `control/shutdown`. One thread, no runtime: PID 1 reaps every child itself.
+//! when the toolstack writes `control/shutdown`; under its own name for it, the launcher that becomes QEMU
+//! ([`sandbox`]). One thread, no runtime: PID 1 reaps every child itself.
 //!
 //! The domain ends with QEMU: it powers off when QEMU exited with status 0 or the toolstack asked for it, and
 //! crashes (`SHUTDOWN_crash`) in every other case, after the reason was written to `agent/exit` and console 0.
@@ -12,10 +13,13 @@ mod consoles;
 mod disks;
 mod error;
 mod log;
+mod media;
+mod monitor;
 mod net;
 mod plan;
 mod qemu;
 mod rtnl;
+mod sandbox;
 mod serve;
 mod start;
 mod store;
@@ -42,10 +46,15 @@ fn main() -> ExitCode {
     let name = args.next().unwrap_or_default();
     let name = name.rsplit('/').next().unwrap_or_default();
     match name {
-        "qemu-ifup" => told(net::ifup(&args.next().unwrap_or_default())),
-        // The tap goes with QEMU's descriptor, and leaves its bridge by that.
-        "qemu-ifdown" => ExitCode::SUCCESS,
+        "qemu-ifup" | "qemu-ifdown" => {
+            told(net::script(&args.next().unwrap_or_default(), name == "qemu-ifup"))
+        }
         "poweroff" | "reboot" | "halt" => stop_agent(),
+        sandbox::launch::NAME => {
+            // Comes back only when it failed.
+            eprintln!("{}", sandbox::launch::run(std::env::args_os().skip(1)));
+            ExitCode::from(sandbox::launch::FAILED)
+        }
         _ if getpid() == Pid::from_raw(1) => end(init()),
         _ => {
             eprintln!(

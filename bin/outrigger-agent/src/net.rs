@@ -1,8 +1,12 @@
-//! Each emulated NIC's tap is bridged with its PV NIC.
+//! Each emulated NIC's tap is bridged with its PV NIC, from the start and when one is plugged in later.
+//!
+//! The agent makes the taps, persistent and QEMU's own, because QEMU has no right to make interfaces. A tap without a
+//! QEMU has no carrier: nothing leaves before QEMU is there, and what comes is dropped.
 
 use std::fs;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
@@ -18,136 +22,202 @@ const APPEAR: Duration = Duration::from_secs(10);
 /// The address of every PV NIC inside the stubdomain. The toolstack gives the PV NIC the guest's own address, and a
 /// bridge keeps what is for its port's address to itself.
 const NEUTRAL_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xfe];
-/// What the helper for QEMU's scripts reads: a tap and its bridge on each line.
-const TABLE: &str = "/run/outrigger-nics";
+/// What the helper for QEMU's scripts reads: a tap and its bridge on each line. Not where QEMU can write.
+const TABLE: &str = "/etc/outrigger-nics";
+/// Where Linux shows what is connected to a xenbus device.
+const DEVICES: &str = "/sys/bus/xen/devices";
 /// The sizes of packets that are believed.
 const MTUS: core::ops::RangeInclusive<u64> = 68..=65535;
+/// The most NICs that are served.
+const NICS_MAX: usize = 64;
 
-/// A NIC whose bridge is ready for the tap.
-#[derive(Clone, Debug)]
-pub(crate) struct ReadyNic {
-    tap: String,
-    bridge: String,
-    mtu: Option<u32>,
-    attached: bool,
+/// The stubdomain's NICs.
+#[derive(Debug)]
+pub(crate) struct Nics {
+    watch: LinkWatch,
+    rtnl: Rtnl,
+    /// The user who may use the taps.
+    owner: u32,
+    known: Vec<Nic>,
 }
 
-impl ReadyNic {
-    /// For the log.
-    pub(crate) fn describe(&self) -> String {
-        let mtu = self.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
-        format!("tap {} will join {}{mtu}", self.tap, self.bridge)
+impl Nics {
+    /// Waits for the PV NIC of each NIC in QEMU's arguments and bridges it with a tap; gives lines for the log too.
+    pub(crate) fn prepare(
+        nics: &[Nic],
+        owner: u32,
+        store: &Connection,
+    ) -> Result<(Self, Vec<String>), AgentError> {
+        let watch = LinkWatch::open().map_err(|e| AgentError::System("watch the interfaces", e))?;
+        let rtnl = Rtnl::open().map_err(|e| AgentError::System("open a netlink socket", e))?;
+        let mut this = Self { watch, rtnl, owner, known: Vec::new() };
+        let deadline = Instant::now() + APPEAR;
+        let mut lines = Vec::new();
+        for nic in nics {
+            let pv = this.wait_for_pv(nic.devid, deadline)?;
+            lines.push(this.join(nic, &pv, store)?);
+            this.known.push(nic.clone());
+        }
+        this.write_table();
+        Ok((this, lines))
     }
-}
 
-/// Waits for each PV NIC and makes its bridge. No packet leaves: the stubdomain has no addresses of its own.
-pub(crate) fn prepare(nics: &[Nic], store: &Connection) -> Result<Vec<ReadyNic>, AgentError> {
-    if nics.is_empty() {
-        return Ok(Vec::new());
+    /// Looks which PV NICs have come and gone; gives lines for the log.
+    pub(crate) fn look(&mut self, store: &Connection) -> Vec<String> {
+        self.watch.drain();
+        let now = present();
+        let mut lines = Vec::new();
+        let (stay, gone): (Vec<Nic>, Vec<Nic>) = core::mem::take(&mut self.known)
+            .into_iter()
+            .partition(|nic| now.iter().any(|(devid, _)| *devid == nic.devid));
+        self.known = stay;
+        for nic in &gone {
+            lines.push(self.part(nic));
+        }
+        let changed = self.known.len();
+        for (devid, pv) in now {
+            if self.known.len() >= NICS_MAX || self.known.iter().any(|nic| nic.devid == devid) {
+                continue;
+            }
+            let nic = Nic::plugged(devid);
+            match self.join(&nic, &pv, store) {
+                Ok(line) => {
+                    lines.push(line);
+                    self.known.push(nic);
+                }
+                // Another event comes when it can be joined, if ever.
+                Err(error) => lines.push(crate::error::chain(&error)),
+            }
+        }
+        if !gone.is_empty() || self.known.len() > changed {
+            self.write_table();
+        }
+        lines
     }
-    let watch = LinkWatch::open().map_err(|e| AgentError::System("watch the interfaces", e))?;
-    let mut rtnl = Rtnl::open().map_err(|e| AgentError::System("open a netlink socket", e))?;
-    let deadline = Instant::now() + APPEAR;
-    let mut ready = Vec::new();
-    for nic in nics {
-        let pv = wait_for_pv(nic.devid, &watch, deadline)?;
+
+    /// Bridges a PV NIC with a new tap.
+    fn join(&mut self, nic: &Nic, pv: &str, store: &Connection) -> Result<String, AgentError> {
         let mtu = read_mtu(nic.devid, store)?;
-        build_bridge(&mut rtnl, &pv, &nic.bridge(), mtu)?;
-        ready.push(ReadyNic { tap: nic.tap.clone(), bridge: nic.bridge(), mtu, attached: false });
+        linux_tap::create(&nic.tap, self.owner).map_err(link_error("make the tap", &nic.tap))?;
+        let bridge = nic.bridge();
+        let bridge_index = self.make_bridge(&bridge)?;
+        self.add_port(&nic.tap, None, bridge_index, mtu)?;
+        self.add_port(pv, Some(NEUTRAL_ADDRESS), bridge_index, mtu)?;
+        self.rtnl.change(bridge_index, &[Change::Up]).map_err(link_error("bring up", &bridge))?;
+        let mtu = mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+        Ok(format!("tap {} and PV NIC {} ({pv}) are in {bridge}{mtu}", nic.tap, nic.devid))
     }
-    let table: String = ready.iter().map(|nic| format!("{} {}\n", nic.tap, nic.bridge)).collect();
-    fs::write(TABLE, table).map_err(|e| AgentError::System("write the table of NICs", e))?;
-    Ok(ready)
-}
 
-/// Joins every tap that has appeared since to its bridge; gives a line for the log for each.
-pub(crate) fn attach_taps(nics: &mut [ReadyNic]) -> Vec<String> {
-    let mut lines = Vec::new();
-    for nic in nics.iter_mut().filter(|nic| !nic.attached && exists(&nic.tap)) {
-        nic.attached = true;
-        lines.push(match attach(&nic.tap, &nic.bridge, nic.mtu) {
-            Ok(()) => format!("tap {} joined {}", nic.tap, nic.bridge),
-            Err(error) => crate::error::chain(&error),
-        });
+    fn make_bridge(&mut self, bridge: &str) -> Result<u32, AgentError> {
+        self.rtnl.add_bridge(bridge).map_err(link_error("make the bridge", bridge))?;
+        let settings = Path::new("/sys/class/net").join(bridge).join("bridge");
+        // A plain wire: nothing learnt about groups, no delay before the first packet.
+        for (name, value) in [("multicast_snooping", "0"), ("forward_delay", "0")] {
+            let _ = fs::write(settings.join(name), value);
+        }
+        index_of(bridge).map_err(link_error("find", bridge))
     }
-    lines
+
+    fn add_port(
+        &mut self,
+        name: &str,
+        address: Option<[u8; 6]>,
+        bridge: u32,
+        mtu: Option<u32>,
+    ) -> Result<(), AgentError> {
+        let index = index_of(name).map_err(link_error("find", name))?;
+        let mut changes: Vec<Change> = address.map(Change::Address).into_iter().collect();
+        changes.push(Change::Bridge(bridge));
+        changes.extend(mtu.map(Change::Mtu));
+        self.rtnl.change(index, &changes).map_err(link_error("bridge", name))?;
+        self.rtnl.change(index, &[Change::Up]).map_err(link_error("bring up", name))
+    }
+
+    /// Removes what was made for a PV NIC that is gone.
+    fn part(&mut self, nic: &Nic) -> String {
+        for name in [&nic.tap, &nic.bridge()] {
+            if let Ok(index) = index_of(name) {
+                let _ = self.rtnl.remove(index);
+            }
+        }
+        format!("PV NIC {} has gone, and tap {} with it", nic.devid, nic.tap)
+    }
+
+    fn write_table(&self) {
+        let table: String = self.known.iter().map(|nic| format!("{} {}\n", nic.tap, nic.bridge())).collect();
+        // Read by helpers only, of which most toolstacks want none.
+        let _ = fs::write(TABLE, table);
+    }
+
+    /// The name of the PV NIC's interface. It is not always `eth<devid>`: Linux counts them as they appear.
+    fn wait_for_pv(&self, devid: u32, deadline: Instant) -> Result<String, AgentError> {
+        loop {
+            if let Some((_, name)) = interface_of(&format!("vif-{devid}")) {
+                return Ok(name);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(AgentError::NoNic { devid, seconds: APPEAR.as_secs() });
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let _ = poll(&mut [PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)], timeout);
+            self.watch.drain();
+        }
+    }
 }
 
-/// Whether a tap is still awaited.
-pub(crate) fn is_awaiting(nics: &[ReadyNic]) -> bool {
-    nics.iter().any(|nic| !nic.attached)
+impl AsFd for Nics {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.watch.as_fd()
+    }
 }
 
-/// QEMU's `/etc/qemu-ifup <tap>`: does what [`attach_taps`] does, whoever is first.
-pub(crate) fn ifup(tap: &str) -> Result<(), AgentError> {
+/// QEMU's `/etc/qemu-ifup <tap>` and `/etc/qemu-ifdown <tap>`: join the tap to its bridge, or take it out.
+///
+/// The agent has joined each tap before; a caller without the right to change interfaces, as QEMU is, therefore
+/// succeeds without doing anything.
+pub(crate) fn script(tap: &str, is_up: bool) -> Result<(), AgentError> {
     let table = fs::read_to_string(TABLE).map_err(|e| AgentError::System("read the table of NICs", e))?;
     let bridge = table.lines().filter_map(|line| line.split_once(' ')).find(|(name, _)| *name == tap);
     let (_, bridge) = bridge.ok_or(AgentError::Absent("bridge for this tap in the agent's table"))?;
-    attach(tap, bridge, None)
-}
-
-fn attach(tap: &str, bridge: &str, mtu: Option<u32>) -> Result<(), AgentError> {
-    let failed = |what, name: &str| {
-        let name = name.to_owned();
-        move |source| AgentError::Link { what, name, source }
-    };
-    let mut rtnl = Rtnl::open().map_err(|e| AgentError::System("open a netlink socket", e))?;
-    let bridge_index = index_of(bridge).map_err(failed("find", bridge))?;
-    let tap_index = index_of(tap).map_err(failed("find", tap))?;
-    let mut changes = vec![Change::Bridge(bridge_index), Change::Up];
-    changes.extend(mtu.map(Change::Mtu));
-    rtnl.change(tap_index, &changes).map_err(failed("bridge", tap))
-}
-
-fn build_bridge(rtnl: &mut Rtnl, pv: &str, bridge: &str, mtu: Option<u32>) -> Result<(), AgentError> {
-    let failed = |what, name: &str| {
-        let name = name.to_owned();
-        move |source| AgentError::Link { what, name, source }
-    };
-    rtnl.add_bridge(bridge).map_err(failed("make the bridge", bridge))?;
-    let settings = Path::new("/sys/class/net").join(bridge).join("bridge");
-    // A plain wire: nothing learnt about groups, no delay before the first packet.
-    for (name, value) in [("multicast_snooping", "0"), ("forward_delay", "0")] {
-        let _ = fs::write(settings.join(name), value);
-    }
-    let bridge_index = index_of(bridge).map_err(failed("find", bridge))?;
-    let pv_index = index_of(pv).map_err(failed("find", pv))?;
-    let mut changes = vec![Change::Address(NEUTRAL_ADDRESS), Change::Bridge(bridge_index)];
-    changes.extend(mtu.map(Change::Mtu));
-    rtnl.change(pv_index, &changes).map_err(failed("bridge", pv))?;
-    rtnl.change(pv_index, &[Change::Up]).map_err(failed("bring up", pv))?;
-    rtnl.change(bridge_index, &[Change::Up]).map_err(failed("bring up", bridge))
-}
-
-/// The name of the PV NIC's interface. It is not always `eth<devid>`: Linux counts them as they appear.
-fn wait_for_pv(devid: u32, watch: &LinkWatch, deadline: Instant) -> Result<String, AgentError> {
-    let folder = PathBuf::from(format!("/sys/bus/xen/devices/vif-{devid}/net"));
-    loop {
-        if let Some(name) = only_entry(&folder) {
-            return Ok(name);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(AgentError::NoNic { devid, seconds: APPEAR.as_secs() });
-        }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-        let _ = poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], timeout);
-        watch.drain();
+    match set_port(tap, is_up.then_some(bridge)) {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => Ok(()),
+        other => other.map_err(link_error("bridge", tap)),
     }
 }
 
-fn only_entry(folder: &Path) -> Option<String> {
-    fs::read_dir(folder).ok()?.next()?.ok()?.file_name().into_string().ok()
+fn set_port(tap: &str, bridge: Option<&str>) -> std::io::Result<()> {
+    let bridge = bridge.map_or(Ok(0), index_of)?;
+    let mut changes = vec![Change::Bridge(bridge)];
+    if bridge != 0 {
+        changes.push(Change::Up);
+    }
+    Rtnl::open()?.change(index_of(tap)?, &changes)
+}
+
+fn link_error<'a>(what: &'static str, name: &'a str) -> impl FnOnce(std::io::Error) -> AgentError + 'a {
+    move |source| AgentError::Link { what, name: name.to_owned(), source }
+}
+
+/// The PV NICs that are there, with the names of their interfaces.
+fn present() -> Vec<(u32, String)> {
+    let Ok(devices) = fs::read_dir(DEVICES) else { return Vec::new() };
+    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| interface_of(&name)).collect()
+}
+
+/// The number of the xenbus device `vif-<devid>` and its interface, if it has one.
+fn interface_of(device: &str) -> Option<(u32, String)> {
+    let devid = device.strip_prefix("vif-")?.parse().ok()?;
+    let folder = Path::new(DEVICES).join(device).join("net");
+    let name = fs::read_dir(folder).ok()?.next()?.ok()?.file_name().into_string().ok()?;
+    Some((devid, name))
 }
 
 fn read_mtu(devid: u32, store: &Connection) -> Result<Option<u32>, AgentError> {
     let path = RelPath::new(format!("device/vif/{devid}/mtu"))?;
     let mtu = store.read_number(&path).ok().flatten().filter(|mtu| MTUS.contains(mtu));
     Ok(mtu.and_then(|mtu| u32::try_from(mtu).ok()))
-}
-
-fn exists(name: &str) -> bool {
-    index_of(name).is_ok()
 }
 
 fn index_of(name: &str) -> std::io::Result<u32> {

@@ -5,6 +5,9 @@ use contract::{Argv, DmKey, Feature, STATE_IN_FD};
 /// The longest name of a network interface (`IFNAMSIZ` is 16 with the final NUL).
 const IFNAME_MAX: usize = 15;
 
+/// QEMU's device for a passed-through one.
+const PCI_DEVICE: &[u8] = b"xen-pci-passthrough";
+
 /// What QEMU is to be started with, and what has to be there before.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -12,6 +15,8 @@ pub(crate) struct Plan {
     pub(crate) args: Vec<Vec<u8>>,
     /// Whether an argument names the incoming state.
     pub(crate) incoming: bool,
+    /// Whether an argument passes a device of the host through.
+    pub(crate) names_pci: bool,
     /// The block devices that the arguments name (`/dev/xvda`), each once.
     pub(crate) disks: Vec<String>,
     /// The taps that QEMU will make, each with its place among the stubdomain's PV NICs.
@@ -28,6 +33,11 @@ pub(crate) struct Nic {
 }
 
 impl Nic {
+    /// The NIC that a PV NIC makes which was plugged in later.
+    pub(crate) fn plugged(devid: u32) -> Self {
+        Self { tap: contract::plugged_tap(devid), devid }
+    }
+
     /// The bridge's name.
     pub(crate) fn bridge(&self) -> String {
         format!("br{}", self.devid)
@@ -39,7 +49,8 @@ impl Plan {
     pub(crate) fn of(argv: &Argv) -> Self {
         let incoming = argv.iter().any(|arg| arg == Argv::RESTORE_INCOMING.as_bytes());
         let args = argv.iter().map(fill_in).collect();
-        Self { args, incoming, disks: disks(argv), nics: nics(argv) }
+        let names_pci = argv.iter().any(|arg| find(arg, PCI_DEVICE).is_some());
+        Self { args, incoming, names_pci, disks: disks(argv), nics: nics(argv) }
     }
 }
 

@@ -17,6 +17,9 @@ use xen_types::DomId;
 
 use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
+use crate::media;
+use crate::monitor::Monitor;
+use crate::sandbox::inspect;
 use crate::serve::unblocked;
 
 /// A running QEMU.
@@ -27,7 +30,14 @@ pub(crate) struct Qemu {
     pub(crate) output: PipeReader,
     /// The agent's own monitor session. While one monitor is connected, QEMU keeps the descriptors of its sets:
     /// without it, those not in use close when the toolstack's session ends, the state's way out among them.
-    pub(crate) monitor: UnixStream,
+    pub(crate) monitor: Monitor<Asked>,
+}
+
+/// What the agent asked QEMU's monitor for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// For the medium of a CD drive.
+    Media(media::Step),
 }
 
 /// The whole list of arguments: the image's, the agent's, the toolstack's.
@@ -54,7 +64,7 @@ impl Qemu {
     /// Starts QEMU; `descriptors` are closed here and, where they were filled, open there.
     pub(crate) fn start(
         program: &str,
-        args: &[OsString],
+        mut command: Command,
         mut descriptors: Descriptors,
     ) -> Result<Self, AgentError> {
         let spawn_error = |error| AgentError::Spawn(program.to_owned(), error);
@@ -65,9 +75,7 @@ impl Qemu {
         descriptors.fill(MONITOR_FD, OwnedFd::from(theirs))?;
         let second = input.try_clone().map_err(|e| AgentError::System("duplicate a descriptor", e))?;
         // Everything else that is open here closes in QEMU by itself.
-        let mut command = Command::new(program);
         command
-            .args(args)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/")
@@ -79,10 +87,10 @@ impl Qemu {
         // The pipe's ends that are QEMU's: its last words are followed by the end of the pipe.
         drop(command);
         let id = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        // The agent is exempt from the kernel's killing when memory ends, QEMU must not be: it would be a panic
-        // instead of a report.
-        let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "0");
-        Ok(Self { pid: Pid::from_raw(id), output, monitor })
+        // The agent is exempt from the kernel's killing when memory ends, QEMU is first: the end of the agent would
+        // be a panic instead of a report.
+        let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "1000");
+        Ok(Self { pid: Pid::from_raw(id), output, monitor: Monitor::new(monitor) })
     }
 
     /// Asks QEMU to end.
@@ -93,6 +101,11 @@ impl Qemu {
     /// Ends QEMU.
     pub(crate) fn kill(&self) {
         let _ = kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// How it is confined, for the log.
+    pub(crate) fn describe(&self) -> String {
+        inspect::describe(self.pid)
     }
 
     /// Whether this is QEMU's process.

@@ -10,7 +10,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use nix::errno::Errno;
-use nix::libc::{RTM_NEWLINK, RTM_SETLINK};
+use nix::libc::{RTM_DELLINK, RTM_NEWLINK, RTM_SETLINK};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -30,7 +30,7 @@ pub(crate) enum Change {
     Address([u8; 6]),
     /// The largest packet in bytes, without the Ethernet header.
     Mtu(u32),
-    /// The bridge that it becomes a port of.
+    /// The bridge that it becomes a port of; 0 is none.
     Bridge(u32),
 }
 
@@ -55,6 +55,13 @@ impl Rtnl {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }
+    }
+
+    /// Removes an interface.
+    pub(crate) fn remove(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.request(RTM_DELLINK, 0, &link)
     }
 
     /// Changes the interface with this number.

@@ -1,5 +1,6 @@
 //! The loop while QEMU runs: one thread, one epoll, no waiting anywhere else.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -13,11 +14,13 @@ use nix::unistd::Pid;
 use xen_types::DomId;
 use xenstore::{Connection, Store};
 
+use crate::disks::{Change, DiskWatch};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
-use crate::net;
-use crate::qemu;
-use crate::rtnl::LinkWatch;
+use crate::media;
+use crate::monitor::News;
+use crate::qemu::{self, Asked};
+use crate::sandbox::devices;
 use crate::start::Started;
 use crate::store;
 use crate::supervise::{Action, Event, Supervisor};
@@ -33,6 +36,7 @@ enum Source {
     Monitor,
     Store,
     Links,
+    Disks,
     Console,
 }
 
@@ -41,7 +45,7 @@ struct Server<'a> {
     started: Started,
     log: &'a mut Log,
     epoll: Epoll,
-    links: Option<LinkWatch>,
+    disks: DiskWatch,
     /// Whether QEMU's output is polled: not while the console has no room for it, nor after its end.
     output: Polled,
     console: Polled,
@@ -83,21 +87,16 @@ pub(crate) fn unblocked<T>(spawn: impl FnOnce() -> T) -> Result<T, AgentError> {
 /// Serves until QEMU has ended; gives whether the end was clean.
 pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(AgentError::system("make an epoll"))?;
-    let links = if net::is_awaiting(&started.nics) {
-        Some(LinkWatch::open().map_err(|e| AgentError::System("watch the interfaces", e))?)
-    } else {
-        None
-    };
     add(&epoll, started.signals.as_fd(), Source::Signal, EpollFlags::EPOLLIN)?;
     add(&epoll, started.qemu.output.as_fd(), Source::Output, EpollFlags::EPOLLIN)?;
     add(&epoll, started.qemu.monitor.as_fd(), Source::Monitor, EpollFlags::EPOLLIN)?;
     add(&epoll, started.store.as_fd(), Source::Store, EpollFlags::EPOLLIN)?;
-    if let Some(links) = &links {
-        add(&epoll, links.as_fd(), Source::Links, EpollFlags::EPOLLIN)?;
-    }
+    add(&epoll, started.nics.as_fd(), Source::Links, EpollFlags::EPOLLIN)?;
+    let disks = DiskWatch::open()?;
+    add(&epoll, disks.as_fd(), Source::Disks, EpollFlags::EPOLLIN)?;
     let supervisor = Supervisor::new(uptime());
     let (output, console) = (Polled::Yes, Polled::No);
-    Server { started, log, epoll, links, output, console, supervisor, services: Vec::new() }.run()
+    Server { started, log, epoll, disks, output, console, supervisor, services: Vec::new() }.run()
 }
 
 fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> Result<(), AgentError> {
@@ -106,8 +105,9 @@ fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> 
 
 impl Server<'_> {
     fn run(mut self) -> Result<bool, AgentError> {
-        // A tap may have come, and QEMU have gone, between the last look and the watch.
-        self.attach_taps();
+        // A NIC may have come, and QEMU have gone, between the last look and the watch.
+        self.look_at_nics();
+        self.look_at_disks();
         let mut news = vec![Event::Tick];
         self.reap(&mut news);
         loop {
@@ -142,12 +142,14 @@ impl Server<'_> {
         const MONITOR: u64 = Source::Monitor as u64;
         const STORE: u64 = Source::Store as u64;
         const LINKS: u64 = Source::Links as u64;
+        const DISKS: u64 = Source::Disks as u64;
         match source {
             SIGNAL => self.take_signals(news),
             OUTPUT => self.take_output(),
-            MONITOR => self.drain_monitor(),
+            MONITOR => self.take_monitor(),
+            DISKS => self.look_at_disks(),
             STORE => self.take_store(news)?,
-            LINKS => self.attach_taps(),
+            LINKS => self.look_at_nics(),
             // The console has room again.
             _ => self.log.pump(),
         }
@@ -202,18 +204,54 @@ impl Server<'_> {
         }
     }
 
-    /// The agent's monitor is there to be connected; nothing is asked over it yet.
-    fn drain_monitor(&mut self) {
-        let mut buffer = [0; CHUNK];
-        loop {
-            match self.started.qemu.monitor.read(&mut buffer) {
-                Ok(0) => {
-                    let _ = self.epoll.delete(self.started.qemu.monitor.as_fd());
-                    return;
+    /// Takes what QEMU says to the agent.
+    fn take_monitor(&mut self) {
+        let monitor = &mut self.started.qemu.monitor;
+        let news = monitor.pump();
+        if !monitor.is_open() {
+            let _ = self.epoll.delete(monitor.as_fd());
+        }
+        match news {
+            Ok(news) => news.into_iter().for_each(|news| self.take_news(&news)),
+            Err(broken) => self.log.say(&broken.to_string()),
+        }
+    }
+
+    fn take_news(&mut self, news: &News<Asked>) {
+        if let News::Answer(Asked::Media(step), answer) = news
+            && let Some(line) = media::answered(*step, answer)
+        {
+            self.log.say(&line);
+        }
+    }
+
+    /// Looks which PV disks have come and gone, and tells QEMU about those of CD drives.
+    fn look_at_disks(&mut self) {
+        let Started { store, qemu, .. } = &mut self.started;
+        for change in self.disks.changes() {
+            let (Change::Came(disk) | Change::Went(disk)) = &change;
+            match &change {
+                Change::Went(disk) => devices::take(&disk.name),
+                Change::Came(disk) => {
+                    if let Err(error) = devices::give(&disk.name, devices::QEMU_ONLY) {
+                        self.log.say(&crate::error::chain(&error));
+                    }
                 }
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return,
+            }
+            // What went has no keys any more, and removing nothing from QEMU harms nobody.
+            if matches!(change, Change::Came(_)) && !disk.is_cdrom(store) {
+                continue;
+            }
+            let (requests, line) = media::requests(&change, |disk| File::open(disk.path()));
+            let mut lost = false;
+            for request in requests {
+                lost |= !qemu.monitor.ask(request);
+            }
+            if lost {
+                self.log.say(&format!("QEMU cannot be told of the medium of PV disk {}", disk.devid));
+            }
+            if let Some(line) = line {
+                self.log.say(&line);
             }
         }
     }
@@ -230,15 +268,9 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn attach_taps(&mut self) {
-        let Some(links) = &self.links else { return };
-        links.drain();
-        for line in net::attach_taps(&mut self.started.nics) {
+    fn look_at_nics(&mut self) {
+        for line in self.started.nics.look(&self.started.store) {
             self.log.say(&line);
-        }
-        if !net::is_awaiting(&self.started.nics) {
-            // The socket leaves the epoll by closing.
-            self.links = None;
         }
     }
 
@@ -271,6 +303,7 @@ impl Server<'_> {
             Action::Write(key, value) => {
                 write(&self.started.store, self.started.target, key, &value, self.log);
             }
+            Action::Inspect => self.log.say(&self.started.qemu.describe()),
             Action::StartServices => self.start_services(),
             Action::Terminate => self.started.qemu.terminate(),
             Action::Kill => self.started.qemu.kill(),

@@ -12,11 +12,12 @@ use xenstore::Connection;
 use crate::consoles::{Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
-use crate::net::ReadyNic;
+use crate::net::Nics;
 use crate::plan::{self, Plan};
 use crate::qemu::Qemu;
+use crate::sandbox::filter::Mode;
 use crate::system::Loading;
-use crate::{disks, net, qemu, store, system};
+use crate::{disks, qemu, sandbox, store, system};
 
 /// What runs once QEMU is started.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub(crate) struct Started {
     pub(crate) store: Connection,
     pub(crate) target: DomId,
     pub(crate) qemu: Qemu,
-    pub(crate) nics: Vec<ReadyNic>,
+    pub(crate) nics: Nics,
     /// The programs to start once QEMU is ready.
     pub(crate) services: Vec<Vec<String>>,
     /// Blocked from before QEMU's start, so that its end is not missed.
@@ -87,7 +88,7 @@ type Found = (Option<Connection>, Option<DomId>);
 
 struct Children {
     qemu: Qemu,
-    nics: Vec<ReadyNic>,
+    nics: Nics,
     services: Vec<Vec<String>>,
     signals: SignalFd,
     serials: Vec<File>,
@@ -145,24 +146,34 @@ impl Told<'_, '_> {
             let state_out = connect_states(store, &plan, &mut descriptors, log)?;
             Ok((state_out, open_serials(store, log)?))
         })?;
+        let confinement = store::confinement(self.store, &plan)?;
         self.step("modules", |_, log| {
             loading.wait().iter().for_each(|line| log.say(line));
             system::tune();
             system::check_devices()
         })?;
         self.step("disks", |store, _| disks::wait_for(&plan.disks, store))?;
-        let mut nics = self.step("nics", |store, _| net::prepare(&plan.nics, store))?;
-        for nic in &nics {
-            self.steps.log.say(&nic.describe());
-        }
+        let nics = self.step("nics", |store, log| {
+            let (nics, lines) = Nics::prepare(&plan.nics, confinement.user(), store)?;
+            lines.iter().for_each(|line| log.say(line));
+            Ok(nics)
+        })?;
+        self.step("sandbox", |_, _| {
+            let disks = plan.disks.iter().filter_map(|path| path.strip_prefix("/dev/"));
+            let serials = serials.iter().map(|(name, _)| name.as_str());
+            let names: Vec<String> = serials.chain(disks).map(str::to_owned).collect();
+            sandbox::devices::prepare(&names, confinement)?;
+            sandbox::launch::prepare_cgroup();
+            Ok(())
+        })?;
         store::watch_state(self.store, target)?;
         let args = qemu::arguments(config, has_state_out, plan.args);
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
-        let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, &args, descriptors))?;
+        let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+        let command = sandbox::launch::command(confinement, filter, &config.qemu, &args);
+        let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
         store::tell_step(self.store, target, store::SERVING)?;
-        for line in net::attach_taps(&mut nics) {
-            self.steps.log.say(&line);
-        }
+        let serials = serials.into_iter().map(|(_, file)| file).collect();
         Ok(Children { qemu, nics, services: Vec::new(), signals, serials })
     }
 }
@@ -195,15 +206,16 @@ fn connect_states(
     }
 }
 
-/// Opens every serial console there is in raw mode. QEMU opens it again by its name.
-fn open_serials(store: &Connection, log: &mut Log) -> Result<Vec<File>, AgentError> {
+/// Opens every serial console there is in raw mode, and gives its device's name in `/dev` too. QEMU opens it again by
+/// its name.
+fn open_serials(store: &Connection, log: &mut Log) -> Result<Vec<(String, File)>, AgentError> {
     let mut open = Vec::new();
     for console in (0..SerialPort::COUNT).filter_map(|index| StubConsole::serial(index).ok()) {
         if !store::has_console(store, console)? {
             continue;
         }
         match open_raw(console) {
-            Ok(file) => open.push(file),
+            Ok(file) => open.push((console.device().trim_start_matches("/dev/").to_owned(), file)),
             Err(error) => log.say(&crate::error::chain(&error)),
         }
     }

@@ -2,9 +2,11 @@
 
 use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, StubConsole, paths};
 use xen_types::DomId;
-use xenstore::{Connection, Store, StoreError, XsPath};
+use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
 use crate::error::AgentError;
+use crate::plan::Plan;
+use crate::sandbox::Confinement;
 
 /// The longest path of a `/vm/<uuid>` that is believed.
 const VM_PATH_MAX: usize = 256;
@@ -46,6 +48,13 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
 /// Whether the stubdomain has this console.
 pub(crate) fn has_console(store: &Connection, console: StubConsole) -> Result<bool, StoreError> {
     Ok(store.list(&paths::own_console(console))?.is_some())
+}
+
+/// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
+pub(crate) fn confinement(store: &Connection, plan: &Plan) -> Result<Confinement, StoreError> {
+    let frontend = RelPath::new("device/pci/0").expect("a few short words make a path");
+    let has_pci = plan.names_pci || store.list(&frontend)?.is_some();
+    Ok(if has_pci { Confinement::Pci } else { Confinement::User })
 }
 
 /// Whether the toolstack waits for QMP over a vchan.

@@ -36,6 +36,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Say it on console 0.
     Say(String),
+    /// Say how QEMU is confined.
+    Inspect,
     /// Start the image's other programs.
     StartServices,
     /// Write a key.
@@ -87,6 +89,7 @@ impl Supervisor {
                 let took = now.saturating_sub(self.started).as_millis();
                 vec![
                     Action::Say(format!("QEMU is running, {took} ms after its start")),
+                    Action::Inspect,
                     Action::StartServices,
                 ]
             }

@@ -128,6 +128,15 @@ pub(crate) fn tune() {
         // The stubdomain itself has nothing to say on the guest's networks.
         ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
         ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+        // Nothing that tells where the kernel is, and no way to change it: all modules are loaded.
+        ("/proc/sys/kernel/kptr_restrict", "2"),
+        ("/proc/sys/kernel/dmesg_restrict", "1"),
+        ("/proc/sys/kernel/perf_event_paranoid", "3"),
+        ("/proc/sys/kernel/unprivileged_bpf_disabled", "1"),
+        ("/proc/sys/kernel/kexec_load_disabled", "1"),
+        ("/proc/sys/kernel/yama/ptrace_scope", "2"),
+        ("/proc/sys/kernel/modules_disabled", "1"),
+        ("/proc/sys/fs/protected_symlinks", "1"),
         // The agent is killed last: it reports who was.
         ("/proc/self/oom_score_adj", "-1000"),
     ];

@@ -52,3 +52,14 @@ pub fn disk_device(index: usize) -> Option<String> {
 pub fn nic_device(index: usize) -> String {
     format!("eth{index}")
 }
+
+/// The tap that a stubdomain makes for its PV NIC `devid` when that is plugged in later: `ifname` of the `netdev_add`
+/// that uses it.
+///
+/// ```
+/// assert_eq!(contract::plugged_tap(3), "tap3");
+/// ```
+#[must_use]
+pub fn plugged_tap(devid: u32) -> String {
+    format!("tap{devid}")
+}

@@ -1,5 +1,6 @@
 //! The cases, one module a subject.
 
+mod agent;
 mod bad_input;
 mod console;
 mod daemon;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
         bad_input::CASES,
         console::CASES,
         hello::CASES,
+        agent::CASES,
         devices::CASES,
         ends::CASES,
         daemon::CASES,

@@ -1,0 +1,77 @@
+//! QEMU's `/dev`: a folder of its own with the few devices that it needs, and the PV disks as they come and go.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::unistd::{Gid, Uid, chown};
+
+use super::{Confinement, DEV, FOLDER, ROOT, USER};
+use crate::error::AgentError;
+
+/// What every program may use.
+const HARMLESS: [&str; 4] = ["null", "zero", "random", "urandom"];
+/// What QEMU is for. `gntalloc` is not among them: only the agent offers pages to others.
+const XEN: [&str; 5] = ["xen/privcmd", "xen/hypercall", "xen/evtchn", "xen/gntdev", "xen/xenbus"];
+/// What else QEMU's arguments may name.
+const TUN: &str = "net/tun";
+/// The mode of what only QEMU's user may use.
+pub(crate) const QEMU_ONLY: u32 = 0o600;
+/// What a passed-through device with MSI-X needs.
+const MEMORY: &str = "mem";
+
+/// Makes the folder and gives QEMU the folders that it may write to.
+///
+/// `more` are the names of the serial consoles and disks that are there.
+pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), AgentError> {
+    for folder in [DEV, ROOT] {
+        fs::create_dir_all(folder).map_err(|e| AgentError::MakeDir(folder.into(), e))?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), DEV, Some("tmpfs"), flags, Some("size=64k,mode=0755"))
+        .map_err(|source| AgentError::Mount { what: "tmpfs", on: DEV, source })?;
+    for folder in ["xen", "net"] {
+        let path = Path::new(DEV).join(folder);
+        fs::create_dir(&path).map_err(|e| AgentError::MakeDir(path, e))?;
+    }
+    for name in HARMLESS {
+        give(name, 0o666)?;
+    }
+    let others = (confinement == Confinement::Pci).then_some(MEMORY).into_iter().chain([TUN]);
+    for name in XEN.into_iter().chain(others).chain(more.iter().map(String::as_str)) {
+        give(name, QEMU_ONLY)?;
+    }
+    for folder in ["/run", "/tmp"] {
+        chown(folder, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
+            .map_err(AgentError::system("give QEMU a folder"))?;
+    }
+    // Nobody but the agent looks in here from outside.
+    let _ = fs::set_permissions(FOLDER, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    Ok(())
+}
+
+/// Gives QEMU the device of this name in `/dev`; one that is absent is passed over, because a kernel may lack it.
+pub(crate) fn give(name: &str, mode: u32) -> Result<(), AgentError> {
+    let Ok(device) = fs::metadata(Path::new("/dev").join(name)) else { return Ok(()) };
+    let path = Path::new(DEV).join(name);
+    let kind = SFlag::from_bits_truncate(device.mode()) & SFlag::S_IFMT;
+    // What is left of another device of this name.
+    take(name);
+    match mknod(&path, kind, Mode::from_bits_truncate(mode), device.rdev()) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(AgentError::system("make a device for QEMU")(errno)),
+    }
+    chown(&path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
+        .map_err(AgentError::system("give QEMU a device"))?;
+    // The mode at its making was cut by the mask.
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .map_err(|e| AgentError::System("give QEMU a device", e))
+}
+
+/// Takes the device of this name away.
+pub(crate) fn take(name: &str) {
+    let _ = fs::remove_file(Path::new(DEV).join(name));
+}

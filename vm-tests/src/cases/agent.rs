@@ -1,0 +1,31 @@
+//! What the agent makes of the stubdomain: QEMU's sandbox, descriptors of media.
+
+use anyhow::{Result, ensure};
+
+use super::Case;
+use crate::harness::command::outrigger;
+use crate::harness::consoles::Console;
+use crate::harness::guest::{Made, hello};
+
+pub(super) const CASES: &[Case] = &[Case::new("agent::qemu_is_confined_and_serves", confined)];
+
+/// What the kernel of the stubdomain says about the running QEMU.
+const CONFINED: &str = "confined: user 1000, capabilities 0000000000000000 of 0000000000000000, no new privileges 1, \
+                        seccomp 2 with 2 filters, root ro";
+
+fn confined() -> Result<()> {
+    std::fs::write("/tmp/medium.iso", vec![0; 1 << 20])?;
+    let config = hello("jailed", "disk += [ '/tmp/medium.iso,raw,hdc,cdrom' ]")?;
+    let guest = Made::create(&config, &[])?;
+    // Disks, a serial port and its echo work for a QEMU that may do little.
+    let mut console = Console::serial(&guest, 0)?;
+    for text in ["this is hda", "this is hdb", "echoing COM1"] {
+        console.wait_for(text, 60)?;
+    }
+    console.type_text("freedom")?;
+    console.wait_for("freedom", 30)?;
+    let log = outrigger(&["dm-log", "jailed"])?.good()?.stdout;
+    ensure!(log.contains(CONFINED), "QEMU is not confined as it should be: {log}");
+    ensure!(log.contains("QEMU has the medium of PV disk"), "the CD drive's medium is in no set: {log}");
+    guest.destroy()
+}
