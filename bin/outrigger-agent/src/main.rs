@@ -16,6 +16,7 @@ mod log;
 mod media;
 mod monitor;
 mod net;
+mod pci;
 mod plan;
 mod qemu;
 mod rtnl;

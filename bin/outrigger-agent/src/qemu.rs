@@ -38,6 +38,8 @@ pub(crate) struct Qemu {
 pub(crate) enum Asked {
     /// For the medium of a CD drive.
     Media(media::Step),
+    /// For the older PCI protocol's command of this number.
+    Pci(u32),
 }
 
 /// The whole list of arguments: the image's, the agent's, the toolstack's.

@@ -18,7 +18,8 @@ use crate::disks::{Change, DiskWatch};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::media;
-use crate::monitor::News;
+use crate::monitor::{News, Request};
+use crate::pci::{Effect, PciCommands};
 use crate::qemu::{self, Asked};
 use crate::sandbox::devices;
 use crate::start::Started;
@@ -46,6 +47,7 @@ struct Server<'a> {
     log: &'a mut Log,
     epoll: Epoll,
     disks: DiskWatch,
+    pci: PciCommands,
     /// Whether QEMU's output is polled: not while the console has no room for it, nor after its end.
     output: Polled,
     console: Polled,
@@ -96,7 +98,18 @@ pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError>
     add(&epoll, disks.as_fd(), Source::Disks, EpollFlags::EPOLLIN)?;
     let supervisor = Supervisor::new(uptime());
     let (output, console) = (Polled::Yes, Polled::No);
-    Server { started, log, epoll, disks, output, console, supervisor, services: Vec::new() }.run()
+    Server {
+        started,
+        log,
+        epoll,
+        disks,
+        pci: PciCommands::default(),
+        output,
+        console,
+        supervisor,
+        services: Vec::new(),
+    }
+    .run()
 }
 
 fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> Result<(), AgentError> {
@@ -218,11 +231,17 @@ impl Server<'_> {
     }
 
     fn take_news(&mut self, news: &News<Asked>) {
-        if let News::Answer(Asked::Media(step), answer) = news
-            && let Some(line) = media::answered(*step, answer)
-        {
-            self.log.say(&line);
-        }
+        let effects = match news {
+            News::Answer(Asked::Media(step), answer) => {
+                if let Some(line) = media::answered(*step, answer) {
+                    self.log.say(&line);
+                }
+                return;
+            }
+            News::Answer(Asked::Pci(number), answer) => self.pci.answered(*number, answer),
+            News::Event(name, data) => self.pci.event(name, data),
+        };
+        self.pci_effects(effects);
     }
 
     /// Looks which PV disks have come and gone, and tells QEMU about those of CD drives.
@@ -258,14 +277,41 @@ impl Server<'_> {
 
     fn take_store(&mut self, news: &mut Vec<Event>) -> Result<(), AgentError> {
         let Started { store: connection, target, .. } = &self.started;
-        let mut changed = false;
-        while connection.next_event(Instant::now())?.is_some() {
-            changed = true;
+        let (mut changed, mut commanded) = (false, false);
+        while let Some(event) = connection.next_event(Instant::now())? {
+            match event.token.as_str() {
+                store::COMMAND_TOKEN => commanded = true,
+                _ => changed = true,
+            }
         }
         if changed && store::is_running(connection, *target)? {
             news.push(Event::Running);
         }
+        if commanded {
+            let (command, parameter) = store::command(connection, *target)?;
+            let inside = |address| store::pci_inside(connection, address);
+            let effects = self.pci.command(&command, &parameter, inside);
+            self.pci_effects(effects);
+        }
         Ok(())
+    }
+
+    /// Does what the older PCI protocol asks for.
+    fn pci_effects(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Say(line) => self.log.say(&line),
+                Effect::Write(key, value) => {
+                    write(&self.started.store, self.started.target, key, &value, self.log);
+                }
+                Effect::Ask(number, command, arguments) => {
+                    let request = Request { purpose: Asked::Pci(number), command, arguments, file: None };
+                    if !self.started.qemu.monitor.ask(request) {
+                        self.log.say("QEMU cannot be told of a PCI device");
+                    }
+                }
+            }
+        }
     }
 
     fn look_at_nics(&mut self) {

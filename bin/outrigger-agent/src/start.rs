@@ -166,7 +166,7 @@ impl Told<'_, '_> {
             sandbox::launch::prepare_cgroup();
             Ok(())
         })?;
-        store::watch_state(self.store, target)?;
+        store::watch(self.store, target)?;
         let args = qemu::arguments(config, has_state_out, plan.args);
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());

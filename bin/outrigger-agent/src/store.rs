@@ -5,6 +5,7 @@ use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
 use crate::error::AgentError;
+use crate::pci::Address;
 use crate::plan::Plan;
 use crate::sandbox::Confinement;
 
@@ -12,8 +13,10 @@ use crate::sandbox::Confinement;
 const VM_PATH_MAX: usize = 256;
 /// The last step: QEMU was started.
 pub(crate) const SERVING: &str = "serving";
-/// Marks the events of [`watch_state`].
+/// Marks the events of QEMU's state.
 const STATE_TOKEN: &str = "state";
+/// Marks the events of the older PCI protocol's command.
+pub(crate) const COMMAND_TOKEN: &str = "command";
 
 /// The guest that this stubdomain serves.
 pub(crate) fn target(store: &Connection) -> Result<DomId, AgentError> {
@@ -80,9 +83,33 @@ pub(crate) fn tell_step(store: &Connection, target: DomId, step: &str) -> Result
     store.write(&DmKey::AgentStep.own_path(target), step.as_bytes())
 }
 
-/// Wants to know when QEMU's state changes.
-pub(crate) fn watch_state(store: &Connection, target: DomId) -> Result<(), StoreError> {
-    store.watch(&DmKey::State.own_path(target), STATE_TOKEN)
+/// Wants to know when QEMU's state changes, and when the toolstack commands.
+pub(crate) fn watch(store: &Connection, target: DomId) -> Result<(), StoreError> {
+    store.watch(&DmKey::State.own_path(target), STATE_TOKEN)?;
+    store.watch(&DmKey::Command.own_path(target), COMMAND_TOKEN)
+}
+
+/// The older PCI protocol's command and its parameter; both may be absent.
+pub(crate) fn command(store: &Connection, target: DomId) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
+    let read = |key: DmKey| store.read(&key.own_path(target)).map(Option::unwrap_or_default);
+    Ok((read(DmKey::Command)?, read(DmKey::Parameter)?))
+}
+
+/// The address inside the stubdomain of a device of the host: pciback gives its devices other slots, and says which.
+pub(crate) fn pci_inside(store: &Connection, host: Address) -> Address {
+    const DEVICES_MAX: u64 = 64;
+    let find = || -> Option<Address> {
+        let backend = store.read_string(&RelPath::new("device/pci/0/backend").ok()?, VM_PATH_MAX).ok()??;
+        let backend = XsPath::new(backend).ok()?;
+        let count = store.read_number(&backend.join("num_devs").ok()?).ok()??;
+        (0..count.min(DEVICES_MAX)).find_map(|index| {
+            let read = |name: String| -> Option<Address> {
+                Address::parse(&store.read_string(&backend.join(&name).ok()?, 16).ok()??)
+            };
+            (read(format!("dev-{index}"))? == host).then(|| read(format!("vdev-{index}")))?
+        })
+    };
+    find().unwrap_or(host)
 }
 
 /// Whether QEMU said that it is ready.
