@@ -22,6 +22,8 @@ pub(crate) enum Profile {
     Dev,
     /// What users get.
     Release,
+    /// What the stubdomain gets: small.
+    Agent,
 }
 
 impl Profile {
@@ -29,6 +31,7 @@ impl Profile {
         match self {
             Self::Dev => "dev",
             Self::Release => "release",
+            Self::Agent => "agent",
         }
     }
 
@@ -36,6 +39,7 @@ impl Profile {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
+            Self::Agent => "agent",
         }
     }
 }
@@ -89,9 +93,9 @@ pub(crate) fn agent(build: bool) -> Result<PathBuf> {
     let folder_text = folder.to_string_lossy();
     let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
     if build {
-        cargo_build(&["outrigger-agent"], Profile::Release, &more)?;
+        cargo_build(&["outrigger-agent"], Profile::Agent, &more)?;
     }
-    Ok(folder.join(triple).join("release/outrigger-agent"))
+    Ok(folder.join(triple).join(Profile::Agent.folder()).join("outrigger-agent"))
 }
 
 fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
@@ -109,7 +113,7 @@ fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()>
 
 /// A copy without debug information: dom0's memory holds every byte of it.
 fn stripped(program: &Path, profile: Profile) -> Result<PathBuf> {
-    if profile == Profile::Release {
+    if profile != Profile::Dev {
         return Ok(program.to_owned());
     }
     std::fs::metadata(program).with_context(|| format!("{} has not been built", program.display()))?;

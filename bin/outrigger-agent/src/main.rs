@@ -26,6 +26,7 @@ mod start;
 mod store;
 mod supervise;
 mod system;
+mod teller;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
-use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, SerialPort, StubConsole, harmless};
+use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, StubConsole, harmless};
 use nix::sys::signalfd::SignalFd;
 use xen_types::DomId;
 use xenstore::Connection;
@@ -17,6 +18,7 @@ use crate::plan::{self, Plan};
 use crate::qemu::Qemu;
 use crate::sandbox::filter::Mode;
 use crate::system::Loading;
+use crate::teller::Teller;
 use crate::{disks, qemu, sandbox, store, system};
 
 /// What runs once QEMU is started.
@@ -70,7 +72,7 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
     let begin = uptime();
     let mut steps = Steps { log, current: "start" };
     let mut found = (None, None);
-    match run(&mut steps, &mut found) {
+    match run(&mut steps, &mut found, begin) {
         Ok(children) => {
             let took = uptime().saturating_sub(begin).as_millis();
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
@@ -94,7 +96,7 @@ struct Children {
     serials: Vec<File>,
 }
 
-fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError> {
+fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Children, AgentError> {
     // First of all: the numbers must be free.
     let descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
     let signals = steps.step("signals", |_| crate::serve::signals())?;
@@ -102,18 +104,24 @@ fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError>
     steps.log.open_console();
     let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
     let loading = system::start_modules(&config);
-    steps.step("helpers", |_| system::link_helpers())?;
-    let store = &*found
-        .0
-        .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
+    let store =
+        &*found.0.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
-    let services = steps.step("announce", |_| {
-        let services = if store::wants_qmp(store)? { config.services.clone() } else { Vec::new() };
-        store::announce(store, target, plan::features(&services))?;
-        Ok(services)
-    })?;
-    let children = Told { steps, store, target }.run(&config, descriptors, signals, loading)?;
-    Ok(Children { services, ..children })
+    let teller = Teller::start(target, plan::features(&config.services));
+    let mut told = Told { steps, store, target, teller, begin };
+    match told.run(&config, descriptors, signals, loading) {
+        Ok(children) => {
+            told.teller.step(store::SERVING);
+            system::link_helpers()?;
+            let services = if store::wants_qmp(store)? { config.services.clone() } else { Vec::new() };
+            Ok(Children { services, ..children })
+        }
+        Err(error) => {
+            // The step that failed is the last that xenstore shows.
+            told.teller.finish();
+            Err(error)
+        }
+    }
 }
 
 /// The steps of which xenstore is told too.
@@ -121,6 +129,9 @@ struct Told<'a, 'b> {
     steps: &'a mut Steps<'b>,
     store: &'a Connection,
     target: DomId,
+    teller: Teller,
+    /// When the agent began.
+    begin: Duration,
 }
 
 impl Told<'_, '_> {
@@ -129,12 +140,12 @@ impl Told<'_, '_> {
         name: &'static str,
         run: impl FnOnce(&Connection, &mut Log) -> Result<T, AgentError>,
     ) -> Result<T, AgentError> {
-        store::tell_step(self.store, self.target, name)?;
+        self.teller.step(name);
         self.steps.step(name, |log| run(self.store, log))
     }
 
     fn run(
-        mut self,
+        &mut self,
         config: &ImageConfig,
         mut descriptors: Descriptors,
         signals: SignalFd,
@@ -143,8 +154,9 @@ impl Told<'_, '_> {
         let target = self.target;
         let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
         let (has_state_out, serials) = self.step("consoles", |store, log| {
-            let state_out = connect_states(store, &plan, &mut descriptors, log)?;
-            Ok((state_out, open_serials(store, log)?))
+            let consoles = store::consoles(store)?;
+            let state_out = connect_states(&consoles, &plan, &mut descriptors, log)?;
+            Ok((state_out, open_serials(&consoles, log)))
         })?;
         let confinement = store::confinement(self.store, &plan)?;
         self.step("modules", |_, log| {
@@ -166,13 +178,15 @@ impl Told<'_, '_> {
             sandbox::launch::prepare_cgroup();
             Ok(())
         })?;
-        store::watch(self.store, target)?;
         let args = qemu::arguments(config, has_state_out, plan.args);
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
         let command = sandbox::launch::command(confinement, filter, &config.qemu, &args);
+        let ready = uptime().saturating_sub(self.begin).as_millis();
+        self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
         let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
-        store::tell_step(self.store, target, store::SERVING)?;
+        // Both watches tell at once what is there already.
+        store::watch(self.store, target)?;
         let serials = serials.into_iter().map(|(_, file)| file).collect();
         Ok(Children { qemu, nics, services: Vec::new(), signals, serials })
     }
@@ -180,12 +194,12 @@ impl Told<'_, '_> {
 
 /// Connects the state's ways in and out where their consoles exist; gives whether there is a way out.
 fn connect_states(
-    store: &Connection,
+    consoles: &[StubConsole],
     plan: &Plan,
     descriptors: &mut Descriptors,
     log: &mut Log,
 ) -> Result<bool, AgentError> {
-    if store::has_console(store, StubConsole::StateIn)? {
+    if consoles.contains(&StubConsole::StateIn) {
         match open_raw(StubConsole::StateIn) {
             Ok(file) => descriptors.fill(STATE_IN_FD, file)?,
             Err(error) if plan.incoming => return Err(error),
@@ -194,7 +208,7 @@ fn connect_states(
     } else if plan.incoming {
         return Err(AgentError::NoIncomingConsole);
     }
-    if !store::has_console(store, StubConsole::StateOut)? {
+    if !consoles.contains(&StubConsole::StateOut) {
         return Ok(false);
     }
     match open_raw(StubConsole::StateOut) {
@@ -208,18 +222,15 @@ fn connect_states(
 
 /// Opens every serial console there is in raw mode, and gives its device's name in `/dev` too. QEMU opens it again by
 /// its name.
-fn open_serials(store: &Connection, log: &mut Log) -> Result<Vec<(String, File)>, AgentError> {
+fn open_serials(consoles: &[StubConsole], log: &mut Log) -> Vec<(String, File)> {
     let mut open = Vec::new();
-    for console in (0..SerialPort::COUNT).filter_map(|index| StubConsole::serial(index).ok()) {
-        if !store::has_console(store, console)? {
-            continue;
-        }
-        match open_raw(console) {
+    for console in consoles.iter().filter(|console| matches!(console, StubConsole::Serial(_))) {
+        match open_raw(*console) {
             Ok(file) => open.push((console.device().trim_start_matches("/dev/").to_owned(), file)),
             Err(error) => log.say(&crate::error::chain(&error)),
         }
     }
-    Ok(open)
+    open
 }
 
 /// QEMU's arguments on one line, for the log.

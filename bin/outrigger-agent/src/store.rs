@@ -11,6 +11,8 @@ use crate::sandbox::Confinement;
 
 /// The longest path of a `/vm/<uuid>` that is believed.
 const VM_PATH_MAX: usize = 256;
+/// The kernel's way to xenstored.
+pub(crate) const DEVICE: &str = "/dev/xen/xenbus";
 /// The last step: QEMU was started.
 pub(crate) const SERVING: &str = "serving";
 /// Marks the events of QEMU's state.
@@ -30,11 +32,14 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
         .read_string(&paths::vm_link(target), VM_PATH_MAX)?
         .ok_or(AgentError::Absent("vm of the target"))?;
     let vm = XsPath::new(vm)?;
+    // One journey to dom0 instead of one for each argument; where both are, they say the same.
+    if let Some(value) = store.read(&paths::dmargs(&vm)?)?.filter(|value| !value.is_empty()) {
+        return Ok(Argv::from_dmargs(&value)?);
+    }
     let folder = paths::dm_argv_dir(&vm)?;
     let keys = store.list(&folder)?.unwrap_or_default();
     if keys.is_empty() {
-        let value = store.read(&paths::dmargs(&vm)?)?.ok_or(ArgvError::Absent)?;
-        return Ok(Argv::from_dmargs(&value)?);
+        return Err(ArgvError::Absent.into());
     }
     if keys.len() > Argv::MAX_ARGS {
         return Err(ArgvError::TooMany(keys.len()).into());
@@ -48,9 +53,11 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
     Ok(Argv::from_keys(found)?)
 }
 
-/// Whether the stubdomain has this console.
-pub(crate) fn has_console(store: &Connection, console: StubConsole) -> Result<bool, StoreError> {
-    Ok(store.list(&paths::own_console(console))?.is_some())
+/// The secondary consoles that the stubdomain has.
+pub(crate) fn consoles(store: &Connection) -> Result<Vec<StubConsole>, StoreError> {
+    let names = store.list(&paths::own_consoles())?.unwrap_or_default();
+    let numbers = names.iter().filter_map(|name| name.parse().ok());
+    Ok(numbers.filter_map(|number| StubConsole::from_number(number).ok()).collect())
 }
 
 /// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
@@ -65,17 +72,13 @@ pub(crate) fn wants_qmp(store: &Connection) -> Result<bool, StoreError> {
     Ok(store.read(&paths::own_qmp_proxy())?.is_some())
 }
 
-/// Tells the toolstack who is here and what it can do: what every agent can, and `more`.
-pub(crate) fn announce(
-    store: &Connection,
-    target: DomId,
-    more: impl IntoIterator<Item = Feature>,
-) -> Result<(), StoreError> {
+/// Tells the toolstack who is here and what it can do.
+pub(crate) fn announce(store: &Connection, target: DomId, more: Option<Feature>) -> Result<(), StoreError> {
     let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown];
     let features: Features = always.into_iter().chain(more).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
-    store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())?;
-    store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())
+    store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())?;
+    store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())
 }
 
 /// Tells which step of its start the agent is at.

@@ -24,13 +24,12 @@ const SLOW: Duration = Duration::from_millis(100);
 pub(crate) fn mount_all() -> Result<(), AgentError> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let closed = quiet | MsFlags::MS_NODEV;
-    let mounts: [(&str, &str, MsFlags, Option<&str>); 6] = [
+    let mounts: [(&str, &str, MsFlags, Option<&str>); 5] = [
         ("devtmpfs", "/dev", quiet, None),
         ("proc", "/proc", closed, None),
         ("sysfs", "/sys", closed, None),
         ("tmpfs", "/tmp", closed, Some("size=4m,mode=1777")),
         ("tmpfs", "/run", closed, Some("size=4m,mode=0755")),
-        ("tmpfs", "/dev/shm", closed, Some("size=4m,mode=1777")),
     ];
     for (what, on, flags, data) in mounts {
         fs::create_dir_all(on).map_err(|e| AgentError::MakeDir(on.into(), e))?;

@@ -58,8 +58,6 @@ pub(crate) fn give(name: &str, mode: u32) -> Result<(), AgentError> {
     let Ok(device) = fs::metadata(Path::new("/dev").join(name)) else { return Ok(()) };
     let path = Path::new(DEV).join(name);
     let kind = SFlag::from_bits_truncate(device.mode()) & SFlag::S_IFMT;
-    // What is left of another device of this name.
-    take(name);
     match mknod(&path, kind, Mode::from_bits_truncate(mode), device.rdev()) {
         Ok(()) | Err(Errno::EEXIST) => {}
         Err(errno) => return Err(AgentError::system("make a device for QEMU")(errno)),

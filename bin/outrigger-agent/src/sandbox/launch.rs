@@ -139,7 +139,7 @@ fn remount(on: &Path, flags: MsFlags) -> Result<(), Unconfined> {
 /// Makes the new root the root. The initial root of a kernel cannot be left by `pivot_root`: it is covered instead,
 /// and what was mounted on it goes away.
 fn enter_root() -> Result<(), Unconfined> {
-    for folder in ["/dev/shm", "/dev", "/sys/fs/cgroup", "/sys", "/run", "/tmp", "/proc", DEV] {
+    for folder in ["/dev", "/sys/fs/cgroup", "/sys", "/run", "/tmp", "/proc", DEV] {
         let _ = umount2(folder, MntFlags::MNT_DETACH);
     }
     chdir(ROOT).map_err(failed("enter its root"))?;
