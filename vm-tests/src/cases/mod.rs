@@ -6,6 +6,7 @@ mod daemon;
 mod devices;
 mod ends;
 mod hello;
+mod hotplug;
 mod linux;
 mod stock;
 
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Case> {
         ends::CASES,
         daemon::CASES,
         stock::CASES,
+        hotplug::CASES,
         linux::CASES,
     ]
     .concat()
