@@ -107,7 +107,7 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
             // A guest that was renamed: its file has the name that it had at its start.
             let options =
                 AttachOptions { input: false, plain: true, follow: false, ..AttachOptions::default() };
-            return show(stub, LOG_CONSOLE, options);
+            return show(Wanted { domid: stub, which: Which::Number(LOG_CONSOLE) }, None, options);
         }
     }
     let text = std::fs::read(&path).with_context(|| {
