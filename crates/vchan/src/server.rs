@@ -156,8 +156,8 @@ impl Server {
         match pages.live(Side::Client) {
             GONE if is_clean && pages.change_client(GONE, AWAITED) => {
                 self.guest = Guest::Awaited;
-                // The same keys again: who waits for them is told.
-                self.advertise(store)
+                let told = self.keys.touch(store, self.ring_ref);
+                told.map_err(VchanError::store("advertise", &self.keys.place))
             }
             // Someone came in the meantime, who knows nothing of fresh rings.
             LIVE | GONE if is_clean && self.guest != Guest::Present => {
