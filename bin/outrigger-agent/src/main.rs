@@ -8,11 +8,13 @@
 //! crashes (`SHUTDOWN_crash`) in every other case, after the reason was written to `agent/exit` and console 0.
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod consoles;
 mod disks;
 mod error;
 mod log;
 mod net;
+mod pipe;
 mod plan;
 mod qemu;
 mod rtnl;

@@ -13,10 +13,10 @@ use crate::consoles::{Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::net::ReadyNic;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::qemu::Qemu;
 use crate::system::Loading;
-use crate::{disks, net, qemu, store, system};
+use crate::{bridge, disks, net, qemu, store, system};
 
 /// What runs once QEMU is started.
 #[derive(Debug)]
@@ -25,8 +25,6 @@ pub(crate) struct Started {
     pub(crate) target: DomId,
     pub(crate) qemu: Qemu,
     pub(crate) nics: Vec<ReadyNic>,
-    /// The programs to start once QEMU is ready.
-    pub(crate) services: Vec<Vec<String>>,
     /// Blocked from before QEMU's start, so that its end is not missed.
     pub(crate) signals: SignalFd,
     /// The serial consoles. A console's raw mode lasts only while someone has it open.
@@ -75,8 +73,8 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, services, signals, serials } = children;
-            Ok(Started { store, target, qemu, nics, services, signals, _serials: serials })
+            let Children { qemu, nics, signals, serials } = children;
+            Ok(Started { store, target, qemu, nics, signals, _serials: serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -88,7 +86,6 @@ type Found = (Option<Connection>, Option<DomId>);
 struct Children {
     qemu: Qemu,
     nics: Vec<ReadyNic>,
-    services: Vec<Vec<String>>,
     signals: SignalFd,
     serials: Vec<File>,
 }
@@ -106,13 +103,9 @@ fn run(steps: &mut Steps<'_>, found: &mut Found) -> Result<Children, AgentError>
         .0
         .insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new("/dev/xen/xenbus"))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
-    let services = steps.step("announce", |_| {
-        let services = if store::wants_qmp(store)? { config.services.clone() } else { Vec::new() };
-        store::announce(store, target, plan::features(&services))?;
-        Ok(services)
-    })?;
-    let children = Told { steps, store, target }.run(&config, descriptors, signals, loading)?;
-    Ok(Children { services, ..children })
+    let more = bridge::SERVICES.iter().map(|service| service.feature);
+    steps.step("announce", |_| Ok(store::announce(store, target, more)?))?;
+    Told { steps, store, target }.run(&config, descriptors, signals, loading)
 }
 
 /// The steps of which xenstore is told too.
@@ -163,7 +156,7 @@ impl Told<'_, '_> {
         for line in net::attach_taps(&mut nics) {
             self.steps.log.say(&line);
         }
-        Ok(Children { qemu, nics, services: Vec::new(), signals, serials })
+        Ok(Children { qemu, nics, signals, serials })
     }
 }
 

@@ -48,11 +48,6 @@ pub(crate) fn has_console(store: &Connection, console: StubConsole) -> Result<bo
     Ok(store.list(&paths::own_console(console))?.is_some())
 }
 
-/// Whether the toolstack waits for QMP over a vchan.
-pub(crate) fn wants_qmp(store: &Connection) -> Result<bool, StoreError> {
-    Ok(store.read(&paths::own_qmp_proxy())?.is_some())
-}
-
 /// Tells the toolstack who is here and what it can do: what every agent can, and `more`.
 pub(crate) fn announce(
     store: &Connection,

@@ -36,8 +36,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Say it on console 0.
     Say(String),
-    /// Start the image's other programs.
-    StartServices,
+    /// Offer dom0 the ways to QEMU.
+    OpenBridges,
     /// Write a key.
     Write(DmKey, String),
     /// Ask QEMU to end.
@@ -85,10 +85,7 @@ impl Supervisor {
             Event::Running if matches!(self.phase, Phase::Starting { .. }) => {
                 self.phase = Phase::Serving;
                 let took = now.saturating_sub(self.started).as_millis();
-                vec![
-                    Action::Say(format!("QEMU is running, {took} ms after its start")),
-                    Action::StartServices,
-                ]
+                vec![Action::Say(format!("QEMU is running, {took} ms after its start")), Action::OpenBridges]
             }
             Event::Stop if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) => {
                 self.phase = Phase::Stopping { deadline: now + STOP };
@@ -202,7 +199,7 @@ mod tests {
     #[test]
     fn running_is_told_once() {
         let mut supervisor = Supervisor::new(T0);
-        assert!(supervisor.handle(after(2), Event::Running).contains(&Action::StartServices));
+        assert!(supervisor.handle(after(2), Event::Running).contains(&Action::OpenBridges));
         assert_eq!(supervisor.handle(after(3), Event::Running), []);
     }
 }
