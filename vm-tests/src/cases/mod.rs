@@ -9,6 +9,7 @@ mod hello;
 mod hotplug;
 mod linux;
 mod stock;
+mod vchan;
 
 use anyhow::Result;
 
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Case> {
         daemon::CASES,
         stock::CASES,
         hotplug::CASES,
+        vchan::CASES,
         linux::CASES,
     ]
     .concat()
