@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use contract::{ArgvError, StubConsole};
 use nix::errno::Errno;
 use thiserror::Error;
+use vchan::VchanError;
 use xen_types::DomIdError;
 use xenstore::{PathError, StoreError};
 
@@ -42,6 +43,10 @@ pub(crate) enum AgentError {
     NoNic { devid: u32, seconds: u64 },
     #[error("Cannot {what} the interface {name}")]
     Link { what: &'static str, name: String, source: io::Error },
+    #[error("Cannot serve {0}")]
+    Vchan(&'static str, #[source] VchanError),
+    #[error("Cannot connect to {0}")]
+    Socket(&'static str, #[source] Errno),
     #[error("Cannot start {0}")]
     Spawn(String, #[source] io::Error),
     #[error("Cannot {0}")]
@@ -49,6 +54,11 @@ pub(crate) enum AgentError {
 }
 
 impl AgentError {
+    /// For `map_err`: a vchan, by its key's name.
+    pub(crate) fn vchan(name: &'static str) -> impl FnOnce(VchanError) -> Self {
+        move |source| Self::Vchan(name, source)
+    }
+
     /// For `map_err`: a call of the kernel that has no object worth naming.
     pub(crate) fn system(what: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::System(what, errno.into())

@@ -9,6 +9,7 @@
 //! crashes (`SHUTDOWN_crash`) in every other case, after the reason was written to `agent/exit` and console 0.
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod consoles;
 mod disks;
 mod error;
@@ -17,6 +18,7 @@ mod media;
 mod monitor;
 mod net;
 mod pci;
+mod pipe;
 mod plan;
 mod qemu;
 mod rtnl;

@@ -1,6 +1,6 @@
 //! What the arguments ask of the stubdomain, worked out without I/O.
 
-use contract::{Argv, DmKey, Feature, STATE_IN_FD};
+use contract::{Argv, STATE_IN_FD};
 
 /// The longest name of a network interface (`IFNAMSIZ` is 16 with the final NUL).
 const IFNAME_MAX: usize = 15;
@@ -52,12 +52,6 @@ impl Plan {
         let names_pci = argv.iter().any(|arg| find(arg, PCI_DEVICE).is_some());
         Self { args, incoming, names_pci, disks: disks(argv), nics: nics(argv) }
     }
-}
-
-/// What the image's programs beside QEMU add to what the stubdomain can do.
-pub(crate) fn features(services: &[Vec<String>]) -> Option<Feature> {
-    let place = format!("device-model/{{target}}/{}", DmKey::QmpVchan.name());
-    services.iter().flatten().any(|arg| *arg == place).then_some(Feature::QmpVchan)
 }
 
 fn fill_in(arg: &[u8]) -> Vec<u8> {
@@ -159,14 +153,6 @@ mod tests {
         assert!(plan.incoming);
         assert_eq!(plan.args[1], b"fd:3");
         assert_eq!(plan.args[2], b"a $STUBDOM_RESTORE_INCOMING_ARG", "only a whole argument is replaced");
-    }
-
-    #[test]
-    fn a_service_with_the_place_of_the_vchan_serves_qmp() {
-        let service = |place: &str| vec![vec!["/bin/proxy".to_owned(), "0".to_owned(), place.to_owned()]];
-        assert_eq!(features(&service("device-model/{target}/qmp-vchan")), Some(Feature::QmpVchan));
-        assert_eq!(features(&service("device-model/{target}/vnc-vchan")), None);
-        assert_eq!(features(&[]), None);
     }
 
     #[test]

@@ -13,7 +13,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use xen_types::DomId;
 
 use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
@@ -114,22 +113,6 @@ impl Qemu {
     pub(crate) fn is(&self, pid: Pid) -> bool {
         self.pid == pid
     }
-}
-
-/// Starts a program of the image beside QEMU.
-pub(crate) fn start_service(service: &[String], target: DomId) -> Result<Pid, AgentError> {
-    let (program, args) =
-        service.split_first().ok_or(AgentError::Absent("program in a service of the image"))?;
-    let mut command = Command::new(program);
-    command
-        .args(args.iter().map(|arg| arg.replace("{target}", &target.to_string())))
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let child = unblocked(|| command.spawn())?.map_err(|error| AgentError::Spawn(program.clone(), error))?;
-    Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))
 }
 
 /// Reaps every child that has ended, orphans of others included; gives how each did.

@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
 use xen_types::DomId;
 use xenstore::{Connection, Store};
 
+use crate::bridge::{self, Bridge};
 use crate::disks::{Change, DiskWatch};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
@@ -41,6 +41,9 @@ enum Source {
     Console,
 }
 
+/// The first of the bridges' tokens, two for each.
+const BRIDGES: u64 = 16;
+
 /// The loop's own things.
 struct Server<'a> {
     started: Started,
@@ -52,8 +55,8 @@ struct Server<'a> {
     output: Polled,
     console: Polled,
     supervisor: Supervisor,
-    /// The image's other programs that were started.
-    services: Vec<(Pid, String)>,
+    /// What dom0 reaches through vchans, once QEMU is running.
+    bridges: Vec<Bridge>,
 }
 
 /// Whether a source is in the epoll.
@@ -107,7 +110,7 @@ pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError>
         output,
         console,
         supervisor,
-        services: Vec::new(),
+        bridges: Vec::new(),
     }
     .run()
 }
@@ -133,6 +136,7 @@ impl Server<'_> {
             }
             self.poll_console()?;
             let left = self.supervisor.deadline().saturating_sub(uptime());
+            let left = if self.bridges.iter().any(Bridge::is_unfinished) { Duration::ZERO } else { left };
             let timeout =
                 EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
             let mut events = [EpollEvent::empty(); 8];
@@ -145,6 +149,7 @@ impl Server<'_> {
             for event in &events[..count] {
                 self.take(event.data(), &mut news)?;
             }
+            self.turn_bridges(&events[..count], &mut news)?;
             self.reap(&mut news);
         }
     }
@@ -156,6 +161,7 @@ impl Server<'_> {
         const STORE: u64 = Source::Store as u64;
         const LINKS: u64 = Source::Links as u64;
         const DISKS: u64 = Source::Disks as u64;
+        const CONSOLE: u64 = Source::Console as u64;
         match source {
             SIGNAL => self.take_signals(news),
             OUTPUT => self.take_output(),
@@ -163,8 +169,9 @@ impl Server<'_> {
             DISKS => self.look_at_disks(),
             STORE => self.take_store(news)?,
             LINKS => self.look_at_nics(),
-            // The console has room again.
-            _ => self.log.pump(),
+            CONSOLE => self.log.pump(),
+            // A bridge's, which has its turn after all others.
+            _ => {}
         }
         Ok(())
     }
@@ -185,19 +192,31 @@ impl Server<'_> {
                 // Its last words are still in the pipe.
                 self.take_output();
                 news.push(Event::Ended(exit, self.log.last_qemu_line()));
-            } else if let Some((_, program)) = self.services.iter().find(|(known, _)| *known == pid) {
-                self.log.say(&format!("service {program} ended ({})", exit.encode()));
             }
         }
     }
 
-    fn start_services(&mut self) {
-        for service in &self.started.services {
-            match qemu::start_service(service, self.started.target) {
-                Ok(pid) => self.services.push((pid, service.first().cloned().unwrap_or_default())),
+    fn open_bridges(&mut self) {
+        for (token, service) in (BRIDGES..).step_by(2).zip(&bridge::SERVICES) {
+            let Started { store, target, .. } = &self.started;
+            match Bridge::open(service, store, *target, &self.epoll, token) {
+                Ok(bridge) => self.bridges.push(bridge),
                 Err(error) => self.log.say(&crate::error::chain(&error)),
             }
         }
+    }
+
+    /// Gives a turn to the bridges that have events or are not done.
+    fn turn_bridges(&mut self, events: &[EpollEvent], news: &mut Vec<Event>) -> Result<(), AgentError> {
+        let mut asked_store = false;
+        for bridge in &mut self.bridges {
+            if bridge.is_unfinished() || events.iter().any(|event| bridge.owns(event.data())) {
+                bridge.turn(&self.started.store, &self.epoll, self.log);
+                asked_store = true;
+            }
+        }
+        // Waiting for an answer, the connection may have queued events, of which its descriptor says nothing.
+        if asked_store { self.take_store(news) } else { Ok(()) }
     }
 
     /// Passes on what QEMU wrote, as long as the console has room.
@@ -350,7 +369,7 @@ impl Server<'_> {
                 write(&self.started.store, self.started.target, key, &value, self.log);
             }
             Action::Inspect => self.log.say(&self.started.qemu.describe()),
-            Action::StartServices => self.start_services(),
+            Action::OpenBridges => self.open_bridges(),
             Action::Terminate => self.started.qemu.terminate(),
             Action::Kill => self.started.qemu.kill(),
             Action::End { clean } => return Some(clean),

@@ -14,12 +14,12 @@ use crate::consoles::{Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::net::Nics;
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::qemu::Qemu;
 use crate::sandbox::filter::Mode;
 use crate::system::Loading;
 use crate::teller::Teller;
-use crate::{disks, qemu, sandbox, store, system};
+use crate::{bridge, disks, qemu, sandbox, store, system};
 
 /// What runs once QEMU is started.
 #[derive(Debug)]
@@ -28,8 +28,6 @@ pub(crate) struct Started {
     pub(crate) target: DomId,
     pub(crate) qemu: Qemu,
     pub(crate) nics: Nics,
-    /// The programs to start once QEMU is ready.
-    pub(crate) services: Vec<Vec<String>>,
     /// Blocked from before QEMU's start, so that its end is not missed.
     pub(crate) signals: SignalFd,
     /// The serial consoles. A console's raw mode lasts only while someone has it open.
@@ -78,8 +76,8 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, services, signals, serials } = children;
-            Ok(Started { store, target, qemu, nics, services, signals, _serials: serials })
+            let Children { qemu, nics, signals, serials } = children;
+            Ok(Started { store, target, qemu, nics, signals, _serials: serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -91,7 +89,6 @@ type Found = (Option<Connection>, Option<DomId>);
 struct Children {
     qemu: Qemu,
     nics: Nics,
-    services: Vec<Vec<String>>,
     signals: SignalFd,
     serials: Vec<File>,
 }
@@ -107,14 +104,13 @@ fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Chil
     let store =
         &*found.0.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
-    let teller = Teller::start(target, plan::features(&config.services));
+    let teller = Teller::start(target, bridge::SERVICES.iter().map(|service| service.feature).collect());
     let mut told = Told { steps, store, target, teller, begin };
     match told.run(&config, descriptors, signals, loading) {
         Ok(children) => {
             told.teller.step(store::SERVING);
             system::link_helpers()?;
-            let services = if store::wants_qmp(store)? { config.services.clone() } else { Vec::new() };
-            Ok(Children { services, ..children })
+            Ok(children)
         }
         Err(error) => {
             // The step that failed is the last that xenstore shows.
@@ -188,7 +184,7 @@ impl Told<'_, '_> {
         // Both watches tell at once what is there already.
         store::watch(self.store, target)?;
         let serials = serials.into_iter().map(|(_, file)| file).collect();
-        Ok(Children { qemu, nics, services: Vec::new(), signals, serials })
+        Ok(Children { qemu, nics, signals, serials })
     }
 }
 

@@ -67,13 +67,12 @@ pub(crate) fn confinement(store: &Connection, plan: &Plan) -> Result<Confinement
     Ok(if has_pci { Confinement::Pci } else { Confinement::User })
 }
 
-/// Whether the toolstack waits for QMP over a vchan.
-pub(crate) fn wants_qmp(store: &Connection) -> Result<bool, StoreError> {
-    Ok(store.read(&paths::own_qmp_proxy())?.is_some())
-}
-
-/// Tells the toolstack who is here and what it can do.
-pub(crate) fn announce(store: &Connection, target: DomId, more: Option<Feature>) -> Result<(), StoreError> {
+/// Tells the toolstack who is here and what it can do: what every agent can, and `more`.
+pub(crate) fn announce(
+    store: &Connection,
+    target: DomId,
+    more: impl IntoIterator<Item = Feature>,
+) -> Result<(), StoreError> {
     let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown];
     let features: Features = always.into_iter().chain(more).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));

@@ -38,8 +38,8 @@ pub(crate) enum Action {
     Say(String),
     /// Say how QEMU is confined.
     Inspect,
-    /// Start the image's other programs.
-    StartServices,
+    /// Offer dom0 the ways to QEMU.
+    OpenBridges,
     /// Write a key.
     Write(DmKey, String),
     /// Ask QEMU to end.
@@ -90,7 +90,7 @@ impl Supervisor {
                 vec![
                     Action::Say(format!("QEMU is running, {took} ms after its start")),
                     Action::Inspect,
-                    Action::StartServices,
+                    Action::OpenBridges,
                 ]
             }
             Event::Stop if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) => {
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn running_is_told_once() {
         let mut supervisor = Supervisor::new(T0);
-        assert!(supervisor.handle(after(2), Event::Running).contains(&Action::StartServices));
+        assert!(supervisor.handle(after(2), Event::Running).contains(&Action::OpenBridges));
         assert_eq!(supervisor.handle(after(3), Event::Running), []);
     }
 }

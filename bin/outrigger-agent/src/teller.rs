@@ -19,10 +19,10 @@ pub(crate) struct Teller {
 }
 
 impl Teller {
-    /// Begins with who is here and what it can do, `qmp` if the toolstack asks for it.
-    pub(crate) fn start(target: DomId, qmp: Option<Feature>) -> Self {
+    /// Begins with who is here and what it can do: what every agent can, and `more`.
+    pub(crate) fn start(target: DomId, more: Vec<Feature>) -> Self {
         let (steps, receiver) = channel();
-        let thread = std::thread::spawn(move || tell(target, qmp, &receiver));
+        let thread = std::thread::spawn(move || tell(target, more, &receiver));
         Self { steps, thread }
     }
 
@@ -39,9 +39,8 @@ impl Teller {
     }
 }
 
-fn tell(target: DomId, qmp: Option<Feature>, steps: &Receiver<&'static str>) {
+fn tell(target: DomId, more: Vec<Feature>, steps: &Receiver<&'static str>) {
     let Ok(store) = Connection::open_path(Path::new(store::DEVICE)) else { return };
-    let more = qmp.filter(|_| store::wants_qmp(&store).is_ok_and(|wants| wants));
     if store::announce(&store, target, more).is_err() {
         return;
     }

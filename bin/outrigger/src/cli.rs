@@ -147,6 +147,14 @@ pub(crate) enum Command {
         #[arg(value_parser = memory)]
         memory: KiB,
     },
+    /// Take a picture of a guest's screen
+    Screenshot {
+        /// Name, uuid or domid.
+        guest: String,
+        /// The PNG file that is written.
+        #[arg(value_name = "FILE.png")]
+        file: PathBuf,
+    },
     /// Send a signal to a guest's virtual hardware
     Trigger {
         /// Name, uuid or domid.

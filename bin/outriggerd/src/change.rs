@@ -4,14 +4,22 @@
 use api::frame::Call;
 use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, Failure, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Nic as ApiNic, Rename, TriggerKind, VcpuSet,
+    NetworkDetach, NetworkSetBridge, Nic as ApiNic, Progress, Rename, TriggerKind, VcpuSet,
 };
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use config::{DiskSource, LoadedDevice, MacAddr};
 use toolstack::{Cause, Detach, DiskEntry, Error, Guest, NicEntry, Signal, Toolstack};
 use xen_types::DomId;
 
 use crate::answer::Answer;
+use crate::driver::Replies;
 use crate::methods::parameters;
+
+/// How much of a picture goes into one reply, in bytes.
+const PART: usize = 1 << 20;
+/// The change that changes nothing.
+pub(crate) const SCREENSHOT: &str = "screenshot";
 
 /// What the toolstack does, given the guest's domain.
 type Work = dyn FnOnce(&Toolstack, DomId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
@@ -43,7 +51,7 @@ impl Change {
     }
 
     /// The change that a method asks for; nothing when the method is none of a change.
-    pub(crate) fn of(method: &str, call: &Call) -> Result<Option<Self>, Answer> {
+    pub(crate) fn of(method: &str, call: &Call, replies: &Replies) -> Result<Option<Self>, Answer> {
         Ok(Some(match method {
             "BlockAttach" => {
                 let disk = device(config::load_disk("disk", &parameters::<BlockAttach>(call)?.disk))?;
@@ -101,6 +109,19 @@ impl Change {
             "MemSet" => {
                 let MemSet { memory_kib, .. } = parameters(call)?;
                 Self::new("mem-set", move |ts, domid, events| ts.set_memory(domid, memory_kib, events))
+            }
+            "Screenshot" => {
+                let replies = replies.clone();
+                Self::new(SCREENSHOT, move |ts, domid, events| {
+                    let png = ts.screenshot(domid, events)?;
+                    for part in png.chunks(PART) {
+                        let data = Some(BASE64_STANDARD.encode(part));
+                        // A client that has gone wants no picture.
+                        let _ =
+                            replies.blocking_send(Answer::more(&Progress { data, ..Progress::default() }));
+                    }
+                    Ok(ts.info(domid)?.guest)
+                })
             }
             "Rename" => {
                 let Rename { name, .. } = parameters(call)?;

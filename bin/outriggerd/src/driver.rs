@@ -26,7 +26,7 @@ use toolstack::{
 use xen_types::DomId;
 
 use crate::answer::Answer;
-use crate::change::Change;
+use crate::change::{self, Change};
 use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
@@ -340,7 +340,7 @@ impl Driver {
         let answer = match ended {
             Ok(guest) => {
                 self.guest = guest.or(before);
-                if let Some(guest) = &self.guest {
+                if let Some(guest) = self.guest.as_ref().filter(|_| name != change::SCREENSHOT) {
                     self.shared.registry.tell(guest, "changed", name);
                 }
                 Answer::last(&Progress::default())

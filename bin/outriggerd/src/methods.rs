@@ -108,12 +108,12 @@ impl Methods {
                 self.request(call, Request::Sysrq(key), replies)?;
             }
             "Qmp" => return now(self.qmp(&self.find(call)?)),
-            "Monitor" if !call.more => {
+            "Monitor" | "Screenshot" if !call.more => {
                 return Err(Answer::error(&format!("{SERVICE}.ExpectedMore"), &json!({})));
             }
             "Monitor" => self.monitor(replies),
             _ => {
-                let Some(change) = Change::of(method, call)? else {
+                let Some(change) = Change::of(method, call, replies)? else {
                     let name = format!("{SERVICE}.MethodNotFound");
                     return Err(Answer::error(&name, &json!({ "method": method })));
                 };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 /// Every method of the interface.
-pub const METHODS: [&str; 26] = [
+pub const METHODS: [&str; 27] = [
     "Create",
     "List",
     "Get",
@@ -27,6 +27,7 @@ pub const METHODS: [&str; 26] = [
     "VcpuSet",
     "MemSet",
     "Rename",
+    "Screenshot",
     "Trigger",
     "Sysrq",
     "Monitor",
@@ -420,6 +421,9 @@ pub struct Progress {
     /// Something a person should know that stops nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// A part of what was asked for, in base64, in the replies of `Screenshot`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
     /// The guest, in the last reply of `Create`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,

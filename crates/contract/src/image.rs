@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 ///   "data": ["/usr/share/seabios", "/usr/share/qemu"],
 ///   "modules": ["/lib/modules/xen-privcmd.ko", "/lib/modules/xen-evtchn.ko"],
 ///   "module_options": {"xen-privcmd": "unrestricted=1"},
-///   "qemu_args": [],
-///   "services": [["/usr/lib/xen-4.17/bin/vchan-socket-proxy", "--mode=server", "0", "device-model/{target}/qmp-vchan", "/run/qmp.sock"]]
+///   "qemu_args": []
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,18 +28,13 @@ pub struct ImageConfig {
     pub module_options: BTreeMap<String, String>,
     /// Arguments that come before the toolstack's, such as a sandbox that this QEMU is known to have.
     pub qemu_args: Vec<String>,
-    /// Programs with their arguments that run beside QEMU, started when it is ready, for a toolstack that asked for
-    /// QMP before the stubdomain's start ([`qmp_proxy`](crate::paths::qmp_proxy)): libxl, which cannot let the guest
-    /// run without it. For any other toolstack they are not started. In an argument, `{target}` is the target's domid.
-    /// They get no input, and what they write is thrown away.
-    pub services: Vec<Vec<String>>,
 }
 
 impl ImageConfig {
     /// Where the file is in the image.
     pub const PATH: &str = "/etc/outrigger/stubdom.json";
 
-    /// Where QEMU's monitor listens inside the stubdomain, for services.
+    /// Where QEMU's monitor listens inside the stubdomain.
     pub const QMP_SOCKET: &str = "/run/qmp.sock";
 }
 
@@ -55,7 +49,6 @@ impl Default for ImageConfig {
             // which leaves out the hypercalls of QEMU's memory mapping. Kernels that do not know the option ignore it.
             module_options: BTreeMap::from([("xen-privcmd".to_owned(), "unrestricted=1".to_owned())]),
             qemu_args: Vec::new(),
-            services: Vec::new(),
         }
     }
 }

@@ -148,20 +148,6 @@ pub fn own_control_shutdown() -> RelPath {
     own("control/shutdown")
 }
 
-/// `/local/domain/<stub>/image/qmp-proxy-pid`: there when a process in dom0 waits for QEMU's monitor at
-/// [`DmKey::QmpVchan`]. libxl writes it before the stubdomain runs (`spawn_qmp_proxy` in
-/// `tools/libs/light/libxl_dm.c`), and unpauses a guest only over that monitor. The value is of no interest.
-#[must_use]
-pub fn qmp_proxy(stub: DomId) -> XsPath {
-    below(&XsPath::domain(stub), own_qmp_proxy().as_str())
-}
-
-/// The stubdomain's own name for [`qmp_proxy`].
-#[must_use]
-pub fn own_qmp_proxy() -> RelPath {
-    own("image/qmp-proxy-pid")
-}
-
 /// The frontend's directory of a stubdomain's console: `/local/domain/<stub>/console` for the log, and
 /// `/local/domain/<stub>/device/console/<n>` for every other.
 #[must_use]

@@ -161,7 +161,17 @@ fn guest_initramfs(system: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
         initramfs.copy(&path, 0o644, module.host)?;
         order.push_str(&format!("{path}\n"));
     }
-    initramfs.bytes("/modules/order", 0o644, order)?;
+    initramfs.bytes("/modules/order", 0o644, order.as_str())?;
+    // What a script loads when it wants it: the IDE CD drive, and the emulated NIC that tests use.
+    let mut more = String::new();
+    for module in kernel.modules(&["ata_piix", "sr_mod", "e1000"])? {
+        let path = format!("/modules/{}.ko", module.name);
+        if !order.contains(&format!("{path}\n")) {
+            initramfs.copy(&path, 0o644, module.host)?;
+            more.push_str(&format!("{path}\n"));
+        }
+    }
+    initramfs.bytes("/modules/more", 0o644, more)?;
     Ok(initramfs)
 }
 

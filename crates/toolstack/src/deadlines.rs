@@ -17,6 +17,8 @@ pub struct Deadlines {
     pub let_go: Duration,
     /// Until QEMU has answered one command.
     pub qmp: Duration,
+    /// Until QEMU has drawn a picture of the screen.
+    pub screen: Duration,
     /// One hotplug script.
     pub script: Duration,
     /// Without a new heartbeat of the stubdomain's agent, until its device model is taken for dead.
@@ -33,6 +35,7 @@ impl Default for Deadlines {
             shutdown_ack: Duration::from_secs(10),
             let_go: Duration::from_secs(10),
             qmp: Duration::from_secs(10),
+            screen: Duration::from_secs(30),
             script: Duration::from_secs(40),
             heartbeat: contract::HEARTBEAT_STALE,
         }
@@ -65,6 +68,7 @@ impl Deadlines {
             shutdown_ack: self.shutdown_ack.mul_f64(scale),
             let_go: self.let_go.mul_f64(scale),
             qmp: self.qmp.mul_f64(scale),
+            screen: self.screen.mul_f64(scale),
             script: self.script.mul_f64(scale),
             heartbeat: self.heartbeat.mul_f64(scale),
         }

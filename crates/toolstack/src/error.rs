@@ -246,6 +246,12 @@ pub enum Cause {
         /// `there` or `gone`.
         what: &'static str,
     },
+    /// What QEMU drew is no picture that can be shown.
+    #[error("What QEMU drew is not a PNG picture that can be shown: {why}")]
+    Picture {
+        /// Why not.
+        why: String,
+    },
     /// There is no such guest.
     #[error("There is no guest {0}")]
     NoGuest(String),

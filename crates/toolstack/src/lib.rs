@@ -27,6 +27,7 @@ mod lifecycle;
 mod monitors;
 mod operations;
 mod paths;
+mod picture;
 mod record;
 mod recover;
 pub mod steps;

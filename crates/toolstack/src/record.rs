@@ -93,6 +93,11 @@ pub enum Change {
         /// The drive.
         vdev: Vdev,
     },
+    /// A picture of the screen is taken, onto a disk of the stubdomain.
+    Screenshot {
+        /// That disk.
+        vdev: Vdev,
+    },
     /// A network interface comes.
     AttachNic(Nic),
     /// A network interface goes.

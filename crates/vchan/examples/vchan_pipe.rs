@@ -4,7 +4,8 @@
 //! until the server closes.
 //! `vchan_pipe server DOMID PATH [TO_SERVER TO_CLIENT]`: offers a vchan with rings of at least so many bytes; sends
 //! each client one line as a greeting, then everything back that it sends. A client that sends `quit` ends it.
-//! `vchan_pipe speed DOMID PATH MIB`: connects to such a server and tells how fast so many MiB go there and back.
+//! `vchan_pipe source DOMID PATH MIB`: connects and sends so many MiB.
+//! `vchan_pipe sink DOMID PATH MIB [TO_SERVER TO_CLIENT]`: offers a vchan and tells how fast so many MiB came.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -28,14 +29,19 @@ fn main() -> Outcome {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["client", domid, path] => client(connect(domid, path)?),
-        ["speed", domid, path, mib] => speed(connect(domid, path)?, mib.parse()?),
+        ["source", domid, path, mib] => source(connect(domid, path)?, mib.parse()?),
+        ["sink", domid, path, mib] => sink(domid, path, mib.parse()?, RingSizes::at_least(0, 0)?),
+        ["sink", domid, path, mib, left, right] => {
+            sink(domid, path, mib.parse()?, RingSizes::at_least(left.parse()?, right.parse()?)?)
+        }
         ["server", domid, path] => server(domid, path, RingSizes::at_least(0, 0)?),
         ["server", domid, path, left, right] => {
             server(domid, path, RingSizes::at_least(left.parse()?, right.parse()?)?)
         }
-        _ => {
-            Err("client DOMID PATH, server DOMID PATH [TO_SERVER TO_CLIENT], or speed DOMID PATH MIB".into())
-        }
+        _ => Err(
+            "client DOMID PATH, server DOMID PATH [TO_SERVER TO_CLIENT], or source or sink: see the source"
+                .into(),
+        ),
     }
 }
 
@@ -117,22 +123,48 @@ fn server(domid: &str, path: &str, sizes: RingSizes) -> Outcome {
     }
 }
 
-fn speed(mut vchan: Client, mib: usize) -> Outcome {
-    let total = mib << 20;
-    let (mut sent, mut got) = (0, 0);
-    let (bytes, mut buffer) = (vec![0x55; 65_536], vec![0; 65_536]);
-    let begin = Instant::now();
-    while got < total + GREETING.len() {
-        let read = vchan.read(&mut buffer)?;
-        got += read;
-        let written = if sent < total { vchan.write(&bytes[..bytes.len().min(total - sent)])? } else { 0 };
-        sent += written;
-        if read == 0 && written == 0 {
-            poll(&mut [PollFd::new(vchan.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
-            vchan.take_wakeup()?;
+fn source(mut vchan: Client, mib: usize) -> Outcome {
+    let bytes = vec![0x55; 65_536];
+    let mut left = mib << 20;
+    while left > 0 {
+        match vchan.write(&bytes[..bytes.len().min(left)])? {
+            0 => {
+                poll(&mut [PollFd::new(vchan.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+                vchan.take_wakeup()?;
+            }
+            count => left -= count,
         }
     }
-    let took = begin.elapsed();
-    println!("{mib} MiB there and back in {} ms", took.as_millis());
+    // Until the server is through with it.
+    let mut buffer = [0; 64];
+    while !matches!(vchan.read(&mut buffer), Err(VchanError::Closed)) {
+        poll(&mut [PollFd::new(vchan.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+        vchan.take_wakeup()?;
+    }
     Ok(())
+}
+
+fn sink(domid: &str, path: &str, mib: usize, sizes: RingSizes) -> Outcome {
+    let store = Connection::open()?;
+    let mut server = Server::open(&store, domid.parse::<DomId>()?, XsPath::new(path)?, sizes)?;
+    while server.change(&store)? != Some(Change::Arrived) {
+        poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+        server.take_wakeup()?;
+    }
+    let begin = Instant::now();
+    let mut buffer = vec![0; 65_536];
+    let (mut got, total) = (0, mib << 20);
+    let mut waits = 0;
+    while got < total {
+        match server.read(&mut buffer)? {
+            0 => {
+                poll(&mut [PollFd::new(server.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE)?;
+                server.take_wakeup()?;
+                waits += 1;
+            }
+            count => got += count,
+        }
+    }
+    println!("{mib} MiB in {} ms, {waits} waits", begin.elapsed().as_millis());
+    Ok(server.close(&store)?)
 }

@@ -114,6 +114,11 @@ impl Keys {
         put(&self.port, advert.port.to_string().as_bytes())
     }
 
+    /// Writes what is there already once more, for those who wait for it.
+    pub(crate) fn touch(&self, store: &dyn Store, ring_ref: GrantRef) -> Result<(), StoreError> {
+        store.write(self.ring_ref.node(), ring_ref.to_string().as_bytes())
+    }
+
     /// Reads the keys; nothing when there is no server.
     pub(crate) fn get(&self, store: &dyn Snapshot) -> Result<Option<Advert>, VchanError> {
         let mut values = (None, None, None);

@@ -53,16 +53,27 @@ impl Channel {
     ///
     /// The channel can fire again from here on, so that nothing is missed that happens while the ring is looked at.
     pub(crate) fn take_wakeup(&self, events: &EventChannels) -> Result<bool, VchanError> {
-        let mut woken = false;
+        let woken = self.has_fired(events)?;
+        if woken {
+            self.unmask(events)?;
+        }
+        Ok(woken)
+    }
+
+    /// Takes a wake-up; when there was one, the next can come only after [`unmask`](Self::unmask).
+    pub(crate) fn has_fired(&self, events: &EventChannels) -> Result<bool, VchanError> {
         while let Some(port) = events.pending().map_err(VchanError::xen("read the wake-ups", self.peer))? {
             // A port of an earlier ring may still be in the queue.
             if port == self.port {
-                woken = true;
-                events.unmask(port).map_err(VchanError::xen("take a wake-up", self.peer))?;
-                break;
+                return Ok(true);
             }
         }
-        Ok(woken)
+        Ok(false)
+    }
+
+    /// Lets the event channel fire again.
+    pub(crate) fn unmask(&self, events: &EventChannels) -> Result<(), VchanError> {
+        events.unmask(self.port).map_err(VchanError::xen("take a wake-up", self.peer))
     }
 }
 

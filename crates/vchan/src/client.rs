@@ -130,6 +130,18 @@ impl Client {
         self.channel.take_wakeup(&self.events)
     }
 
+    /// Takes a wake-up without letting the next one come.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_fired(&self) -> Result<bool, VchanError> {
+        self.channel.has_fired(&self.events)
+    }
+
+    /// Lets the next wake-up come.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn unmask(&self) -> Result<(), VchanError> {
+        self.channel.unmask(&self.events)
+    }
+
     /// The sizes of the rings.
     #[must_use]
     pub fn sizes(&self) -> RingSizes {

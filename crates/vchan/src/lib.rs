@@ -30,6 +30,8 @@ mod pages;
 pub mod ring;
 mod server;
 #[cfg(feature = "tokio")]
+mod throttle;
+#[cfg(feature = "tokio")]
 mod tokio;
 
 #[cfg(feature = "tokio")]

@@ -59,6 +59,9 @@ pub struct Server {
 impl Server {
     /// Offers a vchan with rings of `sizes` to the domain `peer`, and says so at `place`.
     ///
+    /// One ring is made before the last one goes: the driver's limit (`xen_gntalloc.limit`, 1024 pages) has to hold
+    /// the pages of two, and of those that former clients have not let go of.
+    ///
     /// # Errors
     /// When the drivers are not there or have no more grants or ports, or when xenstore refuses.
     pub fn open(
@@ -156,8 +159,8 @@ impl Server {
         match pages.live(Side::Client) {
             GONE if is_clean && pages.change_client(GONE, AWAITED) => {
                 self.guest = Guest::Awaited;
-                // The same keys again: who waits for them is told.
-                self.advertise(store)
+                let told = self.keys.touch(store, self.ring_ref);
+                told.map_err(VchanError::store("advertise", &self.keys.place))
             }
             // Someone came in the meantime, who knows nothing of fresh rings.
             LIVE | GONE if is_clean && self.guest != Guest::Present => {

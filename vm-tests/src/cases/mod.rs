@@ -7,8 +7,10 @@ mod daemon;
 mod devices;
 mod ends;
 mod hello;
+mod hotplug;
 mod linux;
 mod stock;
+mod vchan;
 
 use anyhow::Result;
 
@@ -36,6 +38,8 @@ pub(crate) fn all() -> Vec<Case> {
         ends::CASES,
         daemon::CASES,
         stock::CASES,
+        hotplug::CASES,
+        vchan::CASES,
         linux::CASES,
     ]
     .concat()

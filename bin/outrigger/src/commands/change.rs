@@ -1,10 +1,13 @@
 //! Changing guests that run, and listing their devices.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use api::client::Client;
 use api::types::{Disk, Disks, GuestParameter, Nic, Nics, Progress, TriggerKind};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,6 +23,24 @@ pub(crate) fn steps(client: &mut Client, method: &str, parameters: &impl Seriali
         timeline.follow(&progress);
         true
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Takes a picture of a guest's screen and writes it into a file.
+pub(crate) fn screenshot(client: &mut Client, guest: String, file: &Path) -> Result<ExitCode> {
+    client.set_deadline(None)?;
+    let mut timeline = Timeline::new();
+    let mut parts = Vec::new();
+    client.call_more("Screenshot", &GuestParameter { guest }, |progress: Progress| {
+        timeline.follow(&progress);
+        parts.extend(progress.data);
+        true
+    })?;
+    let mut png = Vec::new();
+    for part in parts {
+        png.extend(BASE64_STANDARD.decode(part).context("The picture is not in base64")?);
+    }
+    std::fs::write(file, png).with_context(|| format!("Cannot write {}", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

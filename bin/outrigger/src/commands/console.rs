@@ -99,11 +99,17 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
         );
     }
     // A domid or uuid needs the daemon; a name must do without, since the guest may be gone.
-    let name = match log_file(&args.guest) {
-        path if path.exists() => args.guest.clone(),
-        _ => find(&mut client()?, &args.guest)?.name,
-    };
-    let path = log_file(&name);
+    let mut path = log_file(&args.guest);
+    if !path.exists() {
+        let guest = find(&mut client()?, &args.guest)?;
+        path = log_file(&guest.name);
+        if let Some(stub) = guest.stub_domid.filter(|_| !path.exists()) {
+            // A guest that was renamed: its file has the name that it had at its start.
+            let options =
+                AttachOptions { input: false, plain: true, follow: false, ..AttachOptions::default() };
+            return show(Wanted { domid: stub, which: Which::Number(LOG_CONSOLE) }, None, options);
+        }
+    }
     let text = std::fs::read(&path).with_context(|| {
         format!("Cannot read the stubdomain's log {}; does outrigger-consoled run?", path.display())
     })?;

@@ -82,6 +82,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::MemSet { guest, memory } => {
             change::steps(&mut connect()?, "MemSet", &MemSet { guest, memory_kib: memory })
         }
+        Command::Screenshot { guest, file } => change::screenshot(&mut connect()?, guest, &file),
         Command::Trigger { guest, trigger, vcpu } => {
             let trigger = change::trigger(trigger);
             change::quick(&mut connect()?, "Trigger", &TriggerParameters { guest, trigger, vcpu })

@@ -70,13 +70,6 @@ pub(super) const DATA_FILES: [&str; 18] = [
     "/usr/lib/ipxe/qemu/pxe-eepro100.rom",
 ];
 
-/// What offers QEMU's monitor at the vchan of the contract, from Debian's `xen-utils-4.17`.
-pub(super) const QMP_PROXY: &str = "/usr/lib/xen-4.17/bin/vchan-socket-proxy";
-
-/// How the agent starts it, when the toolstack asks for it.
-const QMP_SERVICE: [&str; 5] =
-    [QMP_PROXY, "--mode=server", "0", "device-model/{target}/qmp-vchan", ImageConfig::QMP_SOCKET];
-
 /// Folders that the agent mounts something on, or that programs expect.
 const FOLDERS: [(&str, u32); 8] = [
     ("/dev", 0o755),
@@ -100,8 +93,7 @@ const OURS: &str = "outrigger";
 
 /// A hash over all choices that are made in this file.
 pub(super) fn recipe() -> String {
-    let choices =
-        (MODULES, MODULE_OPTIONS, DATA, (DATA_FILES, SPICE_DATA), FOLDERS, SPICE, QMP_SERVICE, RECIPE);
+    let choices = (MODULES, MODULE_OPTIONS, DATA, (DATA_FILES, SPICE_DATA), FOLDERS, SPICE, RECIPE);
     sha256_bytes(format!("{choices:?}").as_bytes())
 }
 
@@ -163,7 +155,6 @@ impl Contents {
             self.archive.bytes(&path, 0o755, stand_in(QEMU, &program, SPICE)?)?;
         }
         closure.add(QEMU)?;
-        closure.add(QMP_PROXY)?;
         for file in closure.files() {
             self.qemu.sandbox |= file.path.contains("/libseccomp.so.");
             self.add(&file.path, 0o755, &file.host, file.package.as_ref())?;
@@ -212,7 +203,6 @@ impl Contents {
             data: DATA.map(str::to_owned).to_vec(),
             modules: self.modules.clone(),
             module_options: MODULE_OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            services: vec![QMP_SERVICE.map(str::to_owned).to_vec()],
             ..ImageConfig::default()
         };
         let mut text = serde_json::to_vec_pretty(&config).expect("strings always make JSON");

@@ -26,7 +26,7 @@ use contents::Contents;
 use output::OutputFolder;
 
 /// Debian's packages that an image is made of, apart from libraries.
-const PACKAGES: [&str; 4] = ["qemu-system-data", "seabios", "ipxe-qemu", "xen-utils-4.17"];
+const PACKAGES: [&str; 3] = ["qemu-system-data", "seabios", "ipxe-qemu"];
 /// Where Debian's `qemu-system-xen` has its one program. QEMU finds its data relative to its own path, so it
 /// stays there.
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";

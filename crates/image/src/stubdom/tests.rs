@@ -6,8 +6,6 @@ use crate::{
     testing::{Elf, module},
 };
 
-const VCHAN_LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/libxenvchan.so.4.17";
-
 /// Packages that have all that an image needs, very small.
 struct Fixture {
     dir: tempfile::TempDir,
@@ -17,7 +15,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let layers = ["qemu-system-xen", "libc6", "linux-image-6.1.0-9-amd64", "xen-utils-4.17", "data"]
+        let layers = ["qemu-system-xen", "libc6", "linux-image-6.1.0-9-amd64", "data"]
             .map(|name| Layer { package: Some(package(name)), folder: dir.path().join("trees").join(name) });
         let this = Self { dir, root: Root::new(layers.to_vec()) };
         let elf = Elf::new(&["libc.so.6"]).interpreter("/lib64/ld-linux-x86-64.so.2");
@@ -27,9 +25,6 @@ impl Fixture {
             "/usr/share/doc/qemu-system-xen/copyright",
             b"/usr/share/common-licenses/GPL-2.",
         );
-        let proxy = Elf::new(&["libxenvchan.so.4.17"]).interpreter("/lib64/ld-linux-x86-64.so.2");
-        this.put("xen-utils-4.17", contents::QMP_PROXY, &proxy.bytes());
-        this.put("data", VCHAN_LIBRARY, &Elf::new(&["libc.so.6"]).bytes());
         this.put("libc6", "/lib/x86_64-linux-gnu/libc.so.6", &Elf::new(&[]).bytes());
         this.put("libc6", "/lib64/ld-linux-x86-64.so.2", &Elf::new(&[]).bytes());
         let kernel = "linux-image-6.1.0-9-amd64";
@@ -120,8 +115,6 @@ fn test_build_manifest_says_what_is_in() {
     );
     let file = |path: &str| manifest.files.iter().find(|file| file.path == path).unwrap();
     assert_eq!((file(QEMU).package.as_str(), file(QEMU).licence.as_str()), ("qemu-system-xen", "GPL-2"));
-    assert_eq!(file(contents::QMP_PROXY).package, "xen-utils-4.17");
-    assert_eq!(file(VCHAN_LIBRARY).package, "data");
     assert_eq!(file("/init").package, "outrigger");
     assert_eq!(file("/init").sha256, manifest.agent.sha256);
     assert_eq!(file("/etc/qemu-ifup").link.as_deref(), Some("/init"));

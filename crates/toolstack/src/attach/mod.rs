@@ -6,12 +6,14 @@
 //! to ([`Toolstack::recover`]). A command that is repeated afterwards finds the guest as before, or the change made,
 //! which is its success.
 
+mod card;
 mod device;
 mod disk;
 mod list;
 mod medium;
 mod nic;
 mod resume;
+mod screen;
 
 use config::Vdev;
 use xen::{DomainState, HvmParam};

@@ -5,6 +5,7 @@ use std::time::Instant;
 use config::Nic;
 use xenstore::Store;
 
+use super::card::Card;
 use super::{Detach, Live, device};
 use crate::batch::Batch;
 use crate::create::{Vif, bridge, check_backend, check_bridge, wait_for};
@@ -24,6 +25,8 @@ const MAX_NICS: usize = 64;
 struct Attachment<'a> {
     live: Live<'a>,
     vif: Vif,
+    /// QEMU's card for it.
+    card: Option<Card>,
 }
 
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
@@ -34,12 +37,13 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             a.live.note(Change::AttachNic(nic))
         })
         .undo(|a: &mut Attachment<'_>| a.live.forget_change()),
-        Step::new("write its xenstore nodes", Attachment::write_nodes)
-            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &[a.vif.id()])),
+        Step::new("write its xenstore nodes", Attachment::write_nodes).undo(Attachment::remove_nodes),
         Step::new("connect it with its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("wait for its backend", |a: &mut Attachment<'_>| {
-            wait_for(a.live.ts, vec![a.vif.id().back()])
+            let backends = a.users().iter().map(|vif| vif.id().back()).collect();
+            wait_for(a.live.ts, backends)
         }),
+        Step::new("plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
         Step::new("record the network interface", Attachment::record).undo(Attachment::unrecord),
     ]
 }
@@ -132,7 +136,8 @@ impl Toolstack {
             return Ok(live.guest());
         }
         let vif = Vif { domid, nic: nic.clone(), stub: false };
-        let mut attachment = Attachment { live, vif };
+        let card = Card::wanted(&live, nic)?;
+        let mut attachment = Attachment { live, vif, card };
         run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
         Ok(attachment.live.guest())
     }
@@ -200,24 +205,54 @@ impl Attachment<'_> {
         check_bridge(nic, &*ts.host).map_err(|cause| self.about(cause))
     }
 
+    /// The guest, and its stubdomain when QEMU gets a card.
+    fn users(&self) -> Vec<Vif> {
+        let stub = self.card.is_some().then(|| Vif { domid: self.live.stub, stub: true, ..self.vif.clone() });
+        [self.vif.clone()].into_iter().chain(stub).collect()
+    }
+
     fn write_nodes(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        self.vif.add_nodes(self.live.ts, &self.live.record.uuid, &mut batch);
+        for vif in self.users() {
+            vif.add_nodes(self.live.ts, &self.live.record.uuid, &mut batch);
+        }
         batch.commit(&self.live.ts.xenstore)
+    }
+
+    fn remove_nodes(&mut self) -> StepResult {
+        let ids: Vec<DeviceId> = self.users().iter().map(Vif::id).collect();
+        device::remove(self.live.ts, &ids)
     }
 
     fn connect(&mut self) -> StepResult {
         let deadline = Instant::now() + self.live.ts.deadlines.backends;
-        self.vif.connect(self.live.ts, &mut self.live.record, deadline).map_err(|cause| self.about(cause))?;
+        for vif in self.users() {
+            vif.connect(self.live.ts, &mut self.live.record, deadline).map_err(|cause| self.about(cause))?;
+        }
         self.live.save()
     }
 
     fn disconnect(&mut self) -> StepResult {
-        leave(&mut self.live, &self.vif)
+        self.users().iter().try_for_each(|vif| leave(&mut self.live, vif))
+    }
+
+    fn plug(&mut self) -> StepResult {
+        let Some(card) = &self.card else { return Ok(()) };
+        card.plug(self.live.ts).map_err(|cause| self.about(cause))
+    }
+
+    fn unplug(&mut self) -> StepResult {
+        match &self.card {
+            Some(card) => card.unplug(self.live.ts, &self.live.record.name),
+            None => Ok(()),
+        }
     }
 
     fn record(&mut self) -> StepResult {
         self.live.record.config.nics.push(self.vif.nic.clone());
+        if self.card.is_some() {
+            self.live.record.emulated_nics.push(self.vif.nic.devid);
+        }
         self.live.record.change = None;
         self.live.save()
     }
@@ -225,6 +260,7 @@ impl Attachment<'_> {
     fn unrecord(&mut self) -> StepResult {
         let devid = self.vif.nic.devid;
         self.live.record.config.nics.retain(|nic| nic.devid != devid);
+        self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
         // As it was before; the undo of the note saves it last.
         self.live.record.change = Some(Change::AttachNic(self.vif.nic.clone()));
         Ok(())
@@ -233,17 +269,7 @@ impl Attachment<'_> {
 
 impl Detachment<'_> {
     fn check(&mut self) -> StepResult {
-        let nic = find_nic(&self.live, self.devid)?;
-        let emulated = self.live.record.emulated_nics.contains(&nic.devid);
-        if self.how == Detach::Ask && emulated && !self.live.has_pv_drivers()? {
-            let why = format!(
-                "uses the emulated card of network interface {}, which it cannot be asked to let go; --force takes it \
-                 away nevertheless",
-                nic.devid
-            );
-            return Err(Cause::NotNow { name: self.live.record.name.clone(), why });
-        }
-        Ok(())
+        find_nic(&self.live, self.devid).map(drop)
     }
 
     fn note(&mut self, let_go: bool) -> StepResult {
@@ -256,6 +282,10 @@ impl Detachment<'_> {
             Detach::Force => Ok(()),
             Detach::Ask => {
                 let nic = find_nic(&self.live, self.devid)?;
+                // A guest with PV drivers has unplugged its emulated cards.
+                if self.live.record.emulated_nics.contains(&nic.devid) && !self.live.has_pv_drivers()? {
+                    Card::of(&self.live, &nic)?.unplug(self.live.ts, &self.live.record.name)?;
+                }
                 let id = Vif { domid: self.live.domid, nic, stub: false }.id();
                 device::ask(self.live.ts, &self.live.record.name, id)
             }
@@ -376,7 +406,9 @@ pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
         _ => None,
     };
     let Some(nic) = known.or(coming).cloned() else { return Ok(()) };
-    let users = users(live, &nic);
+    // One whose card was about to be plugged in is not recorded as emulated yet.
+    let vif = |domid, stub| Vif { domid, nic: nic.clone(), stub };
+    let users = [vif(live.domid, false), vif(live.stub, true)];
     let ids: Vec<DeviceId> = users.iter().map(Vif::id).collect();
     for vif in &users {
         leave(live, vif)?;

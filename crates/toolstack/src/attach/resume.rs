@@ -2,7 +2,7 @@
 
 use super::disk::{forget_disk, remove_disk};
 use super::nic::{forget_nic, remove_nic, replace_nic};
-use super::{Live, device, medium};
+use super::{Live, device, medium, screen};
 use crate::error::Cause;
 use crate::record::Change;
 use crate::steps::StepResult;
@@ -23,6 +23,7 @@ pub(crate) fn settle(live: &mut Live<'_>) -> StepResult {
             }
         }
         Change::ChangeMedium { vdev } => medium::settle(live, vdev)?,
+        Change::Screenshot { vdev } => screen::settle(live, vdev)?,
         Change::AttachNic(nic) => {
             remove_nic(live, nic.devid)?;
             forget_nic(live, nic.devid);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use contract::paths::{device_model_dir, device_model_permissions, qmp_proxy, stub_target};
+use contract::paths::{device_model_dir, device_model_permissions, stub_target};
 use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
 
 use super::Creation;
@@ -12,10 +12,6 @@ use crate::destroy::{kill, pause, wait_gone};
 use crate::error::Cause;
 use crate::steps::StepResult;
 use crate::tree::DomainTree;
-
-/// What tells a stubdomain to serve QMP. libxl, when it destroys the stubdomain, sends a signal to the process of this
-/// number: there must be none (the kernel's largest is 2^22).
-const QMP_PROXY: &str = "2147483647";
 
 impl Creation<'_> {
     /// Makes the stubdomain's domain, a PV one with one vCPU.
@@ -73,7 +69,6 @@ impl Creation<'_> {
         let (stub, guest) = (self.stub()?, self.domid()?);
         batch.write(&stub_target(stub), guest.to_string());
         batch.make(&device_model_dir(stub, guest), &device_model_permissions(stub, guest));
-        batch.write(&qmp_proxy(stub), QMP_PROXY);
         Ok(())
     }
 

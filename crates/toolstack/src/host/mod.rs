@@ -116,6 +116,13 @@ pub trait HostDevices: Send + Sync {
     /// When it cannot be written.
     fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError>;
 
+    /// Makes a file of zeros that takes no room until it is written to, for root alone; makes its folder. One that is
+    /// there is emptied.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn make_sparse(&self, path: &Path, bytes: u64) -> Result<(), HostError>;
+
     /// Removes a file if it is there.
     ///
     /// # Errors

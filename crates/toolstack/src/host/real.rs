@@ -67,6 +67,15 @@ impl HostDevices for RealHost {
         sync_folder(folder)
     }
 
+    fn make_sparse(&self, path: &Path, bytes: u64) -> Result<(), HostError> {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(file("make the folder", folder))?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let handle = options.open(path).map_err(file("make", path))?;
+        handle.set_len(bytes).map_err(file("size", path))
+    }
+
     fn remove_file(&self, path: &Path) -> Result<(), HostError> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
@@ -253,6 +262,8 @@ mod tests {
         RealHost.remove_file(&path).unwrap();
         RealHost.remove_file(&path).unwrap();
         assert_eq!(RealHost.file_kind(&path).unwrap(), FileKind::Missing);
+        RealHost.make_sparse(&path, 1 << 30).unwrap();
+        assert_eq!(RealHost.file_kind(&path).unwrap(), FileKind::Regular { bytes: 1 << 30 });
     }
 
     #[test]

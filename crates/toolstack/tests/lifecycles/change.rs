@@ -447,6 +447,88 @@ fn a_processor_that_qemu_has_is_not_added_twice() {
     destroy(&world, domid, "processors");
 }
 
+/// A world whose QEMU draws a picture of one pixel, and its guest.
+fn with_screen() -> (World, DomId) {
+    let (world, domid) = with_guest();
+    let host = world.host.clone();
+    world.qemu.on_screendump(move |name| {
+        assert_eq!(name, "/dev/xvdz");
+        let state = host.state();
+        let screen = |path: &&std::path::PathBuf| path.to_string_lossy().contains("/screens/");
+        let path = state.loops.values().map(|(path, ..)| path).find(screen).unwrap();
+        let mut png = Vec::new();
+        let mut encoder = png::Encoder::new(&mut png, 1, 1);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&[1, 2, 3]).unwrap();
+        host.put_file(path, &png);
+    });
+    (world, domid)
+}
+
+#[test]
+fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
+    let (world, domid) = with_screen();
+    let before = world.picture();
+    let png = world.toolstack.screenshot(domid, &mut |_| ()).unwrap();
+    let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
+    let mut frame = [0; 3];
+    reader.next_frame(&mut frame).unwrap();
+    assert_eq!(frame, [1, 2, 3]);
+    world.picture().check_same(&before, "a picture");
+    for step in Toolstack::screenshot_steps() {
+        for side in [Side::Before, Side::After] {
+            let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+            let taken = faulty.screenshot(domid, &mut |_| ());
+            assert_eq!(taken.is_ok(), step == "clear away", "{step}: {taken:?}");
+            world.picture().check_same(&before, step);
+            // And a daemon that is killed there.
+            let dying = faulty.clone();
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let _ = dying.screenshot(domid, &mut |event| {
+                    if let Event::StepFailed { .. } = event {
+                        std::panic::resume_unwind(Box::new(()));
+                    }
+                });
+            }));
+            let recovered = world.successor().recover(&mut |_| ()).unwrap();
+            assert!(recovered.troubles.is_empty(), "{:?}", recovered.troubles);
+            world.picture().check_same(&before, step);
+        }
+    }
+    world.qemu.on_screendump(|_| ());
+    assert!(
+        world.toolstack.screenshot(domid, &mut |_| ()).unwrap_err().report().contains("not a PNG picture")
+    );
+    world.picture().check_same(&before, "no picture");
+    destroy(&world, domid, "pictures");
+}
+
+#[test]
+fn a_guest_without_pv_drivers_gets_an_emulated_card_too() {
+    let attach = |world: &World, domid, ts: &Toolstack| {
+        world.give_drivers(domid, Drivers::None);
+        ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ())
+    };
+    for step in Toolstack::attach_nic_steps() {
+        for side in [Side::Before, Side::After] {
+            let (world, domid) = with_guest();
+            let before = world.picture();
+            let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+            attach(&world, domid, &faulty).unwrap_err();
+            world.picture().check_same(&before, step);
+            assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
+            attach(&world, domid, &world.toolstack).unwrap();
+            assert_eq!(world.qemu.cards(), ["nic2"]);
+            assert_eq!(world.host.state().ports.values().filter(|bridge| *bridge == "xenbr1").count(), 2);
+            assert!(world.toolstack.nics(domid).unwrap()[2].emulated);
+            world.toolstack.detach_nic(domid, 2, Detach::Ask, &mut |_| ()).unwrap();
+            world.picture().check_same(&before, step);
+            assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
+            destroy(&world, domid, step);
+        }
+    }
+}
+
 #[test]
 fn lists_show_what_the_guest_has() {
     let (world, domid) = with_guest();

@@ -1,10 +1,10 @@
 //! A QEMU that has CD drives and processors, and an agent that keeps its sets of descriptors true.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use qmp::testing::{FakeMonitor, Play};
-use qmp::{ErrorClass, Monitor, QmpError};
+use qmp::{ErrorClass, Event, Monitor, QmpError};
 use serde_json::{Value, json};
 use toolstack::Monitors;
 use xen_types::DomId;
@@ -19,10 +19,17 @@ pub(crate) struct Tray {
     pub(crate) disc: bool,
 }
 
+/// Draws a picture into the file of this name.
+type Draw = Box<dyn Fn(&str) + Send>;
+
 #[derive(Default)]
 struct Machine {
     trays: BTreeMap<String, Tray>,
     cpus: u64,
+    /// Network backends, and cards.
+    netdevs: BTreeSet<String>,
+    cards: BTreeSet<String>,
+    draw: Option<Draw>,
     /// Commands until one is refused.
     fail_after: Option<u64>,
     asked: u64,
@@ -83,6 +90,16 @@ impl Qemu {
         self.machine.lock().unwrap().fail_after = n.checked_sub(1);
     }
 
+    /// The cards that were plugged in.
+    pub(crate) fn cards(&self) -> Vec<String> {
+        self.machine.lock().unwrap().cards.iter().cloned().collect()
+    }
+
+    /// What is done when a picture of the screen is asked for, with the file's name.
+    pub(crate) fn on_screendump(&self, draw: impl Fn(&str) + Send + 'static) {
+        self.machine.lock().unwrap().draw = Some(Box::new(draw));
+    }
+
     pub(crate) fn asked(&self) -> u64 {
         self.machine.lock().unwrap().asked
     }
@@ -130,6 +147,43 @@ impl Machine {
                     cpu
                 };
                 return Ok(Play::Return((0..2).rev().map(cpu).collect::<Vec<_>>().into()));
+            }
+            "netdev_add" => {
+                let id = arguments["id"].as_str().unwrap_or_default();
+                return if self.netdevs.insert(id.to_owned()) {
+                    nothing
+                } else {
+                    Err("Duplicate ID".to_owned())
+                };
+            }
+            "device_add" if arguments["netdev"].is_string() => {
+                let netdev = arguments["netdev"].as_str().unwrap_or_default();
+                let id = arguments["id"].as_str().unwrap_or_default();
+                let good = self.netdevs.contains(netdev) && self.cards.insert(id.to_owned());
+                return if good { nothing } else { Err("no such backend, or there already".to_owned()) };
+            }
+            "device_del" => {
+                let id = arguments["id"].as_str().unwrap_or_default();
+                let gone = Event { name: "DEVICE_DELETED".to_owned(), data: json!({"device": id}) };
+                return Ok(if self.cards.remove(id) {
+                    Play::ReturnAfter(vec![gone], json!({}))
+                } else {
+                    Play::Refuse(ErrorClass::DeviceNotFound, format!("Device '{id}' not found"))
+                });
+            }
+            "netdev_del" => {
+                let id = arguments["id"].as_str().unwrap_or_default();
+                return if self.netdevs.remove(id) {
+                    nothing
+                } else {
+                    Err(format!("Device '{id}' not found"))
+                };
+            }
+            "blockdev-add" | "blockdev-del" => return nothing,
+            "screendump" => {
+                let draw = self.draw.as_ref().ok_or("There is no console to take a screendump from.")?;
+                draw(arguments["filename"].as_str().unwrap_or_default());
+                return nothing;
             }
             "device_add" => {
                 let there = arguments["socket-id"] == self.cpus && arguments["driver"] == "x-cpu";

@@ -1,0 +1,245 @@
+//! Sockets inside the stubdomain that dom0 reaches through vchans.
+//!
+//! One connection to the vchan is one connection to the socket:
+//!
+//! ```text
+//!          Arrived: connect                Left: what it wrote still goes in, then no more
+//! awaited ─────────────────▶ connected ─────────────────────────────────────────▶ ending
+//!    ▲                           │ the socket ended, and all is in the ring          │ the socket ended
+//!    └───────────── renew ───────┴───────────────────── renew ───────────────────────┘
+//! ```
+//! The next client is let in only after the socket's owner has closed the last connection, so that QEMU, whose monitor
+//! takes one at a time, never has two in its queue. Every event moves all that can be moved in both directions, so the
+//! descriptors are polled for edges, and nothing spins while an end waits for the other.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use contract::{DmKey, Feature, ImageConfig};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use vchan::{Change, RingSizes, Server, VchanError};
+use xen_types::DomId;
+use xenstore::Connection;
+
+use crate::error::{AgentError, chain};
+use crate::log::Log;
+use crate::pipe::{End, Moved, Pipe, Stopped};
+
+/// A socket that is offered at a vchan.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// The vchan's directory.
+    key: DmKey,
+    /// What tells the toolstack of it.
+    pub(crate) feature: Feature,
+    /// The socket.
+    socket: &'static str,
+    /// Bytes in the rings from dom0 and to it.
+    rings: (usize, usize),
+}
+
+/// What is offered.
+pub(crate) const SERVICES: [Service; 1] = [Service {
+    key: DmKey::QmpVchan,
+    feature: Feature::QmpVchan,
+    socket: ImageConfig::QMP_SOCKET,
+    // Commands are short; the answer to query-qmp-schema has 200 KiB.
+    rings: (8 << 10, 64 << 10),
+}];
+
+/// A service and its present client.
+pub(crate) struct Bridge {
+    service: &'static Service,
+    vchan: Server,
+    phase: Phase,
+    token: u64,
+    /// Whether there may be more to move although no event will tell.
+    is_unfinished: bool,
+}
+
+enum Phase {
+    Awaited,
+    Connected(Session),
+    /// The client is gone, and the socket has been told; its owner still has to close it.
+    Ending(UnixStream),
+}
+
+struct Session {
+    socket: UnixStream,
+    inward: Pipe,
+    outward: Pipe,
+}
+
+impl Bridge {
+    /// Offers the service to dom0. Its events carry `token`, or the number after it.
+    pub(crate) fn open(
+        service: &'static Service,
+        store: &Connection,
+        target: DomId,
+        epoll: &Epoll,
+        token: u64,
+    ) -> Result<Self, AgentError> {
+        let failed = AgentError::vchan(service.key.name());
+        let (to_server, to_client) = service.rings;
+        let vchan = RingSizes::at_least(to_server, to_client)
+            .map_err(VchanError::from)
+            .and_then(|sizes| Server::open(store, DomId::DOM0, service.key.own_path(target), sizes))
+            .map_err(failed)?;
+        poll(epoll, vchan.as_fd(), token)?;
+        Ok(Self { service, vchan, phase: Phase::Awaited, token, is_unfinished: false })
+    }
+
+    /// Whether an event with this token is the bridge's.
+    pub(crate) fn owns(&self, token: u64) -> bool {
+        token == self.token || token == self.token + 1
+    }
+
+    /// Whether [`turn`](Self::turn) is due without an event.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.is_unfinished
+    }
+
+    /// Does all that can be done. A failure ends the present client's session; when that fails too, it is tried again
+    /// at the next event.
+    pub(crate) fn turn(&mut self, store: &Connection, epoll: &Epoll, log: &mut Log) {
+        self.is_unfinished = false;
+        if let Err(error) = self.try_turn(store, epoll, log) {
+            log.say(&chain(&error));
+            if let Err(error) = self.renew(store) {
+                log.say(&chain(&error));
+            }
+        }
+    }
+
+    fn try_turn(&mut self, store: &Connection, epoll: &Epoll, log: &mut Log) -> Result<(), AgentError> {
+        let failed = || AgentError::vchan(self.service.key.name());
+        self.vchan.take_wakeup().map_err(failed())?;
+        // Each pass ends a session or finds nothing to do; a client that keeps coming and going has to wake us.
+        for _ in 0..4 {
+            match self.vchan.change(store).map_err(failed())? {
+                Some(Change::Arrived) => self.connect(epoll)?,
+                Some(Change::Left) => self.let_go(),
+                None => {}
+            }
+            if !self.pump(log) {
+                return Ok(());
+            }
+            self.renew(store)?;
+        }
+        self.is_unfinished = true;
+        Ok(())
+    }
+
+    fn connect(&mut self, epoll: &Epoll) -> Result<(), AgentError> {
+        let path = self.service.socket;
+        let failed = |errno: nix::errno::Errno| AgentError::Socket(path, errno);
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+        let address = UnixAddr::new(path).map_err(failed)?;
+        connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address).map_err(failed)?;
+        let socket = UnixStream::from(socket);
+        poll(epoll, socket.as_fd(), self.token + 1)?;
+        self.phase = Phase::Connected(Session { socket, inward: Pipe::new(), outward: Pipe::new() });
+        Ok(())
+    }
+
+    /// The client is gone: what it wrote goes in as far as it can, and nothing more.
+    fn let_go(&mut self) {
+        let Phase::Connected(mut session) = core::mem::replace(&mut self.phase, Phase::Awaited) else {
+            return;
+        };
+        // One turn is more than a ring holds.
+        let _ = session.inward.pump(&mut self.vchan, &mut session.socket);
+        // Fails only when the other side is gone already.
+        let _ = session.socket.shutdown(Shutdown::Write);
+        self.phase = Phase::Ending(session.socket);
+    }
+
+    /// Moves what can be moved; gives whether the session is over.
+    fn pump(&mut self, log: &mut Log) -> bool {
+        match &mut self.phase {
+            Phase::Awaited => false,
+            Phase::Ending(socket) => {
+                let mut waste = [0; 4096];
+                loop {
+                    match End::take(socket, &mut waste) {
+                        Moved::Some(_) => {}
+                        Moved::Later => return false,
+                        Moved::Gone => return true,
+                    }
+                }
+            }
+            Phase::Connected(session) => {
+                let outward = session.outward.pump(&mut session.socket, &mut self.vchan);
+                let inward = session.inward.pump(&mut self.vchan, &mut session.socket);
+                self.is_unfinished |= outward == Stopped::Turn || inward == Stopped::Turn;
+                // A client that has left is told of by its own event; one that is there and gone nevertheless lies.
+                let lies =
+                    self.vchan.is_open() && (outward == Stopped::SinkGone || inward == Stopped::SourceGone);
+                if lies || outward == Stopped::SourceGone {
+                    let who = if lies { "an impossible ring" } else { self.service.socket };
+                    log.say(&format!("{who} has ended a session of {}", self.service.key.name()));
+                    return true;
+                }
+                false
+            }
+        }
+    }
+
+    fn renew(&mut self, store: &Connection) -> Result<(), AgentError> {
+        // The socket leaves the epoll by closing.
+        self.phase = Phase::Awaited;
+        self.vchan.renew(store).map_err(AgentError::vchan(self.service.key.name()))
+    }
+}
+
+fn poll(epoll: &Epoll, fd: BorrowedFd<'_>, token: u64) -> Result<(), AgentError> {
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    epoll.add(fd, EpollEvent::new(flags, token)).map_err(AgentError::system("poll a descriptor"))
+}
+
+impl End for Server {
+    fn take(&mut self, into: &mut [u8]) -> Moved {
+        moved(&self.read(into))
+    }
+
+    fn give(&mut self, from: &[u8]) -> Moved {
+        moved(&self.write(from))
+    }
+}
+
+fn moved(result: &Result<usize, VchanError>) -> Moved {
+    match result {
+        Ok(0) => Moved::Later,
+        Ok(count) => Moved::Some(*count),
+        Err(_) => Moved::Gone,
+    }
+}
+
+impl End for UnixStream {
+    fn take(&mut self, into: &mut [u8]) -> Moved {
+        loop {
+            match self.read(into) {
+                Ok(0) => return Moved::Gone,
+                Ok(count) => return Moved::Some(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Moved::Later,
+                Err(_) => return Moved::Gone,
+            }
+        }
+    }
+
+    fn give(&mut self, from: &[u8]) -> Moved {
+        loop {
+            match self.write(from) {
+                Ok(count @ 1..) => return Moved::Some(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Moved::Later,
+                Ok(0) | Err(_) => return Moved::Gone,
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A picture of a guest's screen.
+//!
+//! QEMU can only write it into a file, and its files are the stubdomain's. So the stubdomain gets a disk for a moment,
+//! a file of dom0's, onto which QEMU draws. What comes back is whatever a hostile QEMU wrote: it is read within bounds
+//! and drawn anew.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use config::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
+use qmp::commands::{BlockdevAdd, BlockdevDel, Screendump};
+use qmp::{ErrorClass, Monitor, QmpError};
+use serde_json::json;
+use xen_types::DomId;
+
+use super::disk::detach_strays;
+use super::{Live, device};
+use crate::Toolstack;
+use crate::batch::Batch;
+use crate::create::{attach_image, wait_for};
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::picture;
+use crate::record::{Change, GuestRecord};
+use crate::steps::{Step, StepResult, run_all, run_every};
+use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
+use crate::wait::Watcher;
+
+/// Room for a picture, in bytes: more than the largest that is accepted has in a bad case.
+const ROOM: u64 = 32 << 20;
+/// QEMU's name for the disk while it is looked whether it is there.
+const PROBE: &str = "outrigger-screen";
+/// Where the letters of the stubdomain's disks end.
+const LETTERS: u32 = 26;
+
+/// A picture that is being taken.
+struct Shot<'a> {
+    live: Live<'a>,
+    monitor: Arc<dyn Monitor>,
+    vdev: Vdev,
+    backing: DiskBacking,
+    png: Vec<u8>,
+}
+
+fn steps<'b>() -> Vec<Step<Shot<'b>>> {
+    vec![
+        Step::new("note the picture", |s: &mut Shot<'_>| {
+            let vdev = s.vdev;
+            s.live.note(Change::Screenshot { vdev })
+        }),
+        Step::new("make room for it", Shot::make_room),
+        Step::new("give the stubdomain a disk for it", Shot::plug),
+        Step::new("have QEMU draw it", Shot::draw),
+        // What QEMU wrote is in the file when its disk is gone.
+        Step::new("take the disk away", Shot::unplug),
+        Step::new("read the picture", Shot::read),
+    ]
+}
+
+/// Whatever became of the picture.
+fn last_steps<'b>() -> Vec<Step<Shot<'b>>> {
+    vec![Step::new("clear away", |s: &mut Shot<'_>| settle(&mut s.live, s.vdev))]
+}
+
+impl Toolstack {
+    /// The names of the steps of [`Self::screenshot`], in order.
+    #[must_use]
+    pub fn screenshot_steps() -> Vec<&'static str> {
+        steps().iter().map(Step::name).chain(last_steps().iter().map(Step::name)).collect()
+    }
+
+    /// Takes a picture of a running guest's screen; gives it as a PNG, RGB of 8 bits.
+    ///
+    /// # Errors
+    /// [`Error::Step`], and nothing is left: among others when the guest has no screen.
+    pub fn screenshot(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<Vec<u8>, Error> {
+        let live = Live::settled(self, domid)?;
+        let monitor = self.monitors.monitor(domid).map_err(Cause::from)?;
+        let vdev = free_disk(&live.record)?;
+        let mut shot = Shot { live, monitor, vdev, backing: DiskBacking::Empty, png: Vec::new() };
+        let taken = run_all(&steps(), &mut shot, &self.faults, events);
+        let left = run_every(&last_steps(), &mut shot, &self.faults, events);
+        taken?;
+        if left.is_empty() {
+            Ok(shot.png)
+        } else {
+            Err(Error::NotDetached { name: shot.live.record.name, left })
+        }
+    }
+}
+
+/// The last letter of the stubdomain's disks that has none.
+fn free_disk(record: &GuestRecord) -> Result<Vdev, Cause> {
+    let taken = |vdev: &Vdev| record.emulated_disks.iter().any(|disk| disk.stub_vdev == *vdev);
+    let letters = (0..LETTERS).rev().filter_map(|letter| Vdev::new(VdevBus::Xvd, letter, 0));
+    letters.into_iter().find(|vdev| !taken(vdev)).ok_or_else(|| Cause::NotNow {
+        name: record.name.clone(),
+        why: "has so many emulated disks that its stubdomain has no letter for another".to_owned(),
+    })
+}
+
+/// The file that QEMU draws onto.
+fn file(live: &Live<'_>) -> PathBuf {
+    live.ts.paths.state.join("screens").join(live.record.uuid.to_string())
+}
+
+fn id(live: &Live<'_>, vdev: Vdev) -> DeviceId {
+    DeviceId::new(DeviceKind::Vbd, live.stub, vdev.devid())
+}
+
+/// Takes the disk away and removes the file, as far as they are there.
+pub(super) fn settle(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
+    device::remove(live.ts, &[id(live, vdev)])?;
+    detach_strays(live)?;
+    live.ts.host.remove_file(&file(live))?;
+    live.forget_change()
+}
+
+impl Shot<'_> {
+    fn disk(&self) -> Disk {
+        Disk {
+            vdev: self.vdev,
+            source: DiskSource::Path(file(&self.live).display().to_string()),
+            format: DiskFormat::Raw,
+            access: Access::ReadWrite,
+            kind: DiskKind::Disk,
+            backend: None,
+            discard: None,
+            direct_io_safe: false,
+            trusted: true,
+        }
+    }
+
+    fn device(&self) -> String {
+        format!("/dev/{}", self.vdev)
+    }
+
+    fn make_room(&mut self) -> StepResult {
+        let (ts, disk) = (self.live.ts, self.disk());
+        ts.host.make_sparse(&file(&self.live), ROOM)?;
+        let known = self.live.record.loops.len();
+        self.backing = attach_image(ts, &mut self.live.record, &disk)?;
+        // It is none of the guest's disks; its tag tells whose it is.
+        self.live.record.loops.truncate(known);
+        Ok(())
+    }
+
+    fn plug(&mut self) -> StepResult {
+        let mut batch = Batch::new();
+        add_device(
+            &mut batch,
+            self.live.stub,
+            &disk_node(&self.disk(), &self.backing, self.live.stub, self.vdev, true),
+        );
+        batch.commit(&self.live.ts.xenstore)?;
+        wait_for(self.live.ts, vec![id(&self.live, self.vdev).back()])
+    }
+
+    /// QEMU makes a file that is not there, so it is asked first whether the disk is.
+    fn draw(&mut self) -> StepResult {
+        let ts = self.live.ts;
+        let deadline = || Instant::now() + ts.deadlines.qmp;
+        let node = json!({"driver": "host_device", "node-name": PROBE, "filename": self.device(), "read-only": true});
+        let probe = BlockdevAdd(node.as_object().cloned().unwrap_or_default());
+        let there = Watcher::new().until(Instant::now() + ts.deadlines.backends, || {
+            match qmp::run(&*self.monitor, &probe, deadline()) {
+                Ok(_) => Ok(Some(())),
+                Err(QmpError::Refused { class: ErrorClass::Generic, .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        if there.is_none() {
+            let (path, after) = (id(&self.live, self.vdev).back().to_string(), ts.deadlines.backends);
+            return Err(Cause::Backend { path, after, state: "not seen by QEMU".to_owned(), error: None });
+        }
+        qmp::run(&*self.monitor, &BlockdevDel { node_name: PROBE.to_owned() }, deadline())?;
+        let dump = Screendump { filename: self.device(), format: Some("png".to_owned()) };
+        qmp::run(&*self.monitor, &dump, Instant::now() + ts.deadlines.screen)?;
+        Ok(())
+    }
+
+    fn unplug(&mut self) -> StepResult {
+        device::remove(self.live.ts, &[id(&self.live, self.vdev)])?;
+        detach_strays(&self.live)
+    }
+
+    fn read(&mut self) -> StepResult {
+        let drawn = self.live.ts.host.read_file(&file(&self.live), ROOM)?;
+        self.png = picture::redraw(&drawn)?;
+        Ok(())
+    }
+}
