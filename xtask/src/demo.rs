@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Uses this machine's own Xen instead of the embedded host; it has to be a dom0.
     #[arg(long, conflicts_with = "shell")]
     native: bool,
+    /// Builds and installs nothing: the programs on the path, the installed image and the example's disks are used.
+    #[arg(long, requires = "native")]
+    no_build: bool,
     /// Boots the embedded host from scratch.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
@@ -44,13 +47,15 @@ pub(crate) struct Options {
 /// Demonstrates.
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let started = Instant::now();
-    debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes)?;
-    if options.native {
-        return native::demo(options.json);
-    }
-    if native::is_dom0() {
+    if native::is_dom0() && !options.native {
         eprintln!("This machine is a Xen dom0. The demonstration uses the embedded host all the same;");
         eprintln!("`cargo xtask demo --native` uses this machine's own Xen instead.");
+    }
+    if !options.no_build {
+        debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes)?;
+    }
+    if options.native {
+        return native::demo(options.json, !options.no_build);
     }
     let mut view = View::new(false, false);
     if options.json {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use image::packages::Store;
 use testhost::{Origin, Report};
 
@@ -26,20 +26,25 @@ pub(crate) fn is_dom0() -> bool {
 /// Creates the example guest on this machine.
 ///
 /// It installs the stubdomain's image where it is absent, and runs the daemons from the build folder for as long as
-/// the demonstration takes where none run yet.
-pub(crate) fn demo(json: bool) -> Result<ExitCode> {
+/// the demonstration takes where none run yet. Without `build`, all of that has to be there: the programs on the path.
+pub(crate) fn demo(json: bool, build: bool) -> Result<ExitCode> {
     if !is_dom0() {
         bail!("This machine is no Xen dom0; without --native the demonstration brings its own");
     }
     let started = Instant::now();
-    let mut view = View::new(false, false);
-    binaries::dom0(Profile::Release, true)?;
+    if build {
+        prepare()?;
+    } else if !Path::new(IMAGE).join("vmlinuz").exists() {
+        bail!("There is no stubdomain image in {IMAGE}; make it with `outrigger image build`");
+    }
     let programs = workspace::target().join("release");
-    install_image(&mut view)?;
-    guest::examples()?;
     let examples = workspace::kept("examples");
-    fs::copy(workspace::root().join("examples/hello.cfg"), examples.join("hello.cfg"))?;
-    let _daemons = daemons(&programs)?;
+    ensure!(
+        examples.join("hello-disk.img").exists(),
+        "The example's disks are not in {}; without --no-build they are made",
+        examples.display()
+    );
+    let _daemons = daemons(build.then_some(&*programs))?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("demo");
     fs::write(&script, demo::script(&examples.to_string_lossy(), json))?;
@@ -59,6 +64,18 @@ pub(crate) fn demo(json: bool) -> Result<ExitCode> {
         logs: "/var/log/outrigger".into(),
     };
     demo::conclude(Path::new("/tmp/demo"), &report, json, started)
+}
+
+/// Builds the programs, the stubdomain's image and the example's disks.
+fn prepare() -> Result<()> {
+    let mut view = View::new(false, false);
+    binaries::dom0(Profile::Release, true)?;
+    install_image(&mut view)?;
+    guest::examples()?;
+    let config = workspace::kept("examples").join("hello.cfg");
+    fs::copy(workspace::root().join("examples/hello.cfg"), &config)
+        .with_context(|| format!("Cannot write {}", config.display()))?;
+    Ok(())
 }
 
 fn install_image(view: &mut View) -> Result<()> {
@@ -87,13 +104,15 @@ impl Drop for Daemons {
     }
 }
 
-fn daemons(programs: &Path) -> Result<Daemons> {
+/// Starts the daemons where none run: those of a folder, or those on the path.
+fn daemons(programs: Option<&Path>) -> Result<Daemons> {
     let mut daemons = Daemons(Vec::new());
     if Path::new(SOCKET).exists() {
         return Ok(daemons);
     }
     for (name, arguments) in [("outrigger-consoled", ["--foreground"].as_slice()), ("outriggerd", &[])] {
-        let child = Command::new(programs.join(name)).args(arguments).stdin(Stdio::null()).spawn();
+        let program = programs.map_or_else(|| name.into(), |folder| folder.join(name));
+        let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn();
         daemons.0.push(child.with_context(|| format!("Cannot start {name}"))?);
     }
     let deadline = Instant::now() + Duration::from_secs(30);

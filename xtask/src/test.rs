@@ -96,10 +96,10 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let programs = programs()?;
     let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
     let host = host::built(&build, &programs, &mut view)?;
+    let scale = TimeScale::from_env()?;
     let disks = guest_disks(&mut view)?;
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("suite");
-    let scale = TimeScale::from_env()?;
     std::fs::write(&script, suite(filter, scale))?;
     let request = Request {
         machine: Machine::default(),

@@ -10,13 +10,14 @@ use super::{config, console};
 use crate::cli::Create;
 use crate::timeline::Timeline;
 
-/// Creates a guest and shows the steps.
-pub(crate) fn create(client: &mut Client, args: &Create) -> Result<ExitCode> {
+/// Creates a guest and shows the steps. A file that is wrong is wrong without a daemon too.
+pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Result<ExitCode> {
     let text = config::check_for_create(&args.config)?;
     let path = std::path::absolute(&args.config)
         .with_context(|| format!("Cannot tell the absolute path of {}", args.config.display()))?;
     let parameters =
         CreateParameters { config: text, path: path.to_string_lossy().into_owned(), paused: args.paused };
+    let client = &mut connect()?;
     // Each step has its own deadline in the daemon.
     client.set_deadline(None)?;
     let mut timeline = Timeline::new();

@@ -21,6 +21,12 @@ pub(crate) fn run(command: &Image) -> Result<ExitCode> {
 }
 
 fn build(output: &Path, agent: &Path) -> Result<ExitCode> {
+    std::fs::metadata(agent).with_context(|| {
+        format!(
+            "Cannot find outrigger-agent at {}; install it there, or name it with --agent",
+            agent.display()
+        )
+    })?;
     let spec = StubdomSpec::debian(output, agent, env!("CARGO_PKG_VERSION"));
     let live = std::io::stderr().is_terminal();
     let manifest = stubdom::build(&spec, &mut |step| {

@@ -33,7 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Ok(client)
     };
     match cli.command {
-        Command::Create(args) => create::create(&mut connect()?, &args),
+        Command::Create(args) => create::create(connect, &args),
         Command::List(args) => guests::list(&mut connect()?, &args),
         Command::Destroy(args) => guests::destroy(&mut connect()?, &args.guests),
         Command::Pause(args) => guests::each(&mut connect()?, "Pause", &args.guests),

@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::record::{EmulatedDisk, GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_all};
 use crate::tree::{DiskBacking, DomainTree};
-use crate::{Guest, Toolstack};
+use crate::{Failure, Guest, Toolstack, UndoFailure};
 pub(crate) use checks::{check_backend, check_bridge, check_disk, check_free};
 pub(crate) use devices::{attach_image, describe, run_disk_script};
 pub(crate) use guest::EXTRA_MEMORY;
@@ -112,7 +112,8 @@ where
 {
     vec![
         Step::new("check the configuration", Creation::check),
-        Step::new("write the state file", Creation::write_record).undo(Creation::remove_record),
+        // Taken back last, and only when all else was: see `Creation::give_up`.
+        Step::new("write the state file", Creation::write_record),
         Step::new("make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
         Step::new("make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
         Step::new("attach disk images", Creation::attach_images).undo(Creation::detach_images),
@@ -178,6 +179,7 @@ impl Toolstack {
             events(Event::Warning { text });
         }
         if let Err(mut failure) = result {
+            creation.give_up(&mut failure);
             failure.stubdomain_log = creation.last_words();
             return Err(failure.into());
         }
@@ -234,13 +236,20 @@ impl Creation<'_> {
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
-    fn remove_record(&mut self) -> StepResult {
+    /// Removes the state file when nothing is left; otherwise it stays, for the next daemon to clear the rest.
+    fn give_up(&mut self, failure: &mut Failure) {
         if !self.recorded {
-            return Ok(());
+            return;
         }
-        self.record.remove(&*self.ts.host, &self.ts.paths)?;
-        self.recorded = false;
-        Ok(())
+        if !failure.undo.is_empty() {
+            // The older file still has the UUIDs, by which domains and loop devices are found.
+            let _ = self.record.save(&*self.ts.host, &self.ts.paths);
+            return;
+        }
+        let remove = || self.record.remove(&*self.ts.host, &self.ts.paths);
+        if let Err(cause) = remove().or_else(|_| remove()) {
+            failure.undo.push(UndoFailure { step: "write the state file", cause });
+        }
     }
 
     fn record_running(&mut self) -> StepResult {

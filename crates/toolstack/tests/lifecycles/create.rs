@@ -248,3 +248,25 @@ fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
         world.check_clean(line);
     }
 }
+
+#[test]
+fn when_xenstored_dies_no_domain_and_no_loop_device_is_left_and_the_next_daemon_clears_the_rest() {
+    let all = {
+        let world = World::new(Stubs::Work);
+        world.create_small().unwrap();
+        world.link.seen()
+    };
+    for at in (1..all).step_by(5) {
+        let case = format!("xenstored dies at request {at} of {all}");
+        let world = World::new(Stubs::Work);
+        world.link.end_at_nth(at);
+        let error = world.create_small().err().unwrap_or_else(|| panic!("{case}: there is a guest"));
+        assert!(error.report().contains("xenstore"), "{case}: {}", error.report());
+        assert_eq!(world.hypervisor.leftovers(), Vec::<String>::new(), "{case}");
+        let host = world.host.state();
+        assert!(host.loops.is_empty() && host.ports.is_empty(), "{case}: {host:?}");
+        // The xenstored of this test lives, and still has the nodes: the most that can be left.
+        world.successor().recover(&mut |_| ()).unwrap();
+        world.check_clean(&case);
+    }
+}

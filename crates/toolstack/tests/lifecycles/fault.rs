@@ -1,4 +1,4 @@
-//! A connection to xenstored on which one chosen request fails.
+//! A connection to xenstored on which one chosen request fails, or which ends there.
 //!
 //! Between client and server, so that it counts the toolstack's requests alone.
 
@@ -21,12 +21,18 @@ const HEADER: usize = 16;
 pub(crate) struct FaultyLink {
     seen: Arc<AtomicU64>,
     fail_at: Arc<AtomicU64>,
+    end_at: Arc<AtomicU64>,
 }
 
 impl FaultyLink {
     /// Lets the `n`th request from now on fail with `EIO`, from 1.
     pub(crate) fn fail_nth(&self, n: u64) {
         self.fail_at.store(self.seen() + n, Ordering::SeqCst);
+    }
+
+    /// Lets the connection end at the `n`th request from now on, from 1, as when xenstored dies.
+    pub(crate) fn end_at_nth(&self, n: u64) {
+        self.end_at.store(self.seen() + n, Ordering::SeqCst);
     }
 
     /// How many requests there were.
@@ -38,7 +44,7 @@ impl FaultyLink {
 pub(crate) fn faulty_link(server: &Server) -> (Xenstore, FaultyLink) {
     let (ours, client) = UnixStream::pair().unwrap();
     let upstream = server.stream(DomId::DOM0);
-    let link = FaultyLink { seen: Arc::default(), fail_at: Arc::default() };
+    let link = FaultyLink { seen: Arc::default(), fail_at: Arc::default(), end_at: Arc::default() };
     let to_client = Arc::new(Mutex::new(ours.try_clone().unwrap()));
     thread::spawn({
         let (mut from_server, to_client) = (upstream.try_clone().unwrap(), Arc::clone(&to_client));
@@ -55,6 +61,10 @@ pub(crate) fn faulty_link(server: &Server) -> (Xenstore, FaultyLink) {
         move || {
             while let Some(frame) = read_frame(&mut from_client) {
                 let number = link.seen.fetch_add(1, Ordering::SeqCst) + 1;
+                if link.end_at.load(Ordering::SeqCst) == number {
+                    let _ = from_client.shutdown(std::net::Shutdown::Both);
+                    break;
+                }
                 let sent = if link.fail_at.load(Ordering::SeqCst) == number {
                     to_client.lock().unwrap().write_all(&refusal(&frame))
                 } else {
