@@ -247,7 +247,7 @@ pub enum Cause {
         what: &'static str,
     },
     /// What QEMU drew is no picture that can be shown.
-    #[error("What QEMU drew is not a PNG picture that can be shown: {why}")]
+    #[error("What QEMU drew is not a picture that can be shown: {why}")]
     Picture {
         /// Why not.
         why: String,

@@ -27,8 +27,8 @@ use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
 
-/// Room for a picture, in bytes: more than the largest that is accepted has in a bad case.
-const ROOM: u64 = 32 << 20;
+/// Room for a picture, in bytes: the largest that is accepted, and its header.
+const ROOM: u64 = 100 << 20;
 /// QEMU's name for the disk while it is looked whether it is there.
 const PROBE: &str = "outrigger-screen";
 /// Where the letters of the stubdomain's disks end.
@@ -175,7 +175,7 @@ impl Shot<'_> {
             return Err(Cause::Backend { path, after, state: "not seen by QEMU".to_owned(), error: None });
         }
         qmp::run(&*self.monitor, &BlockdevDel { node_name: PROBE.to_owned() }, deadline())?;
-        let dump = Screendump { filename: self.device(), format: Some("png".to_owned()) };
+        let dump = Screendump { filename: self.device(), format: None };
         qmp::run(&*self.monitor, &dump, Instant::now() + ts.deadlines.screen)?;
         Ok(())
     }

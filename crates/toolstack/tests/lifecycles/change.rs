@@ -456,11 +456,7 @@ fn with_screen() -> (World, DomId) {
         let state = host.state();
         let screen = |path: &&std::path::PathBuf| path.to_string_lossy().contains("/screens/");
         let path = state.loops.values().map(|(path, ..)| path).find(screen).unwrap();
-        let mut png = Vec::new();
-        let mut encoder = png::Encoder::new(&mut png, 1, 1);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.write_header().unwrap().write_image_data(&[1, 2, 3]).unwrap();
-        host.put_file(path, &png);
+        host.put_file(path, b"P6\n1 1\n255\n\x01\x02\x03");
     });
     (world, domid)
 }
@@ -496,9 +492,7 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
         }
     }
     world.qemu.on_screendump(|_| ());
-    assert!(
-        world.toolstack.screenshot(domid, &mut |_| ()).unwrap_err().report().contains("not a PNG picture")
-    );
+    assert!(world.toolstack.screenshot(domid, &mut |_| ()).unwrap_err().report().contains("not a picture"));
     world.picture().check_same(&before, "no picture");
     destroy(&world, domid, "pictures");
 }
