@@ -16,7 +16,9 @@ fn decode(bytes: &[u8]) -> (usize, usize) {
         decoder.push(chunk);
         while let Some(message) = decoder.next_message() {
             match message {
-                Ok(message) if message.kind() == Kind::Event && message.get(Member::Data).is_some() => events += 1,
+                Ok(message) if message.kind() == Kind::Event && message.get(Member::Data).is_some() => {
+                    events += 1
+                }
                 Ok(_) => {}
                 Err(_) => {
                     errors += 1;
@@ -50,19 +52,47 @@ fn filled(start: &str, part: impl Fn(usize) -> String, end: &str) -> Vec<u8> {
 
 fn main() {
     let events = EVENT.repeat(8 * MEGABYTE / EVENT.len());
-    let rate = f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX)) / best(events.as_bytes()).as_secs_f64() / 1e6;
+    let rate = f64::from(u32::try_from(events.len()).unwrap_or(u32::MAX))
+        / best(events.as_bytes()).as_secs_f64()
+        / 1e6;
     println!("events: {rate:.0} MB/s ({} of them)", decode(events.as_bytes()).0);
     let text = |text: &'static str| move |_: usize| text.to_owned();
     let hostile: [(&str, Vec<u8>); 9] = [
         ("one string", filled("{\"a\":\"", text("x"), "\"}")),
         ("strings at their limit", filled("{\"a\":[", |_| format!("\"{}\",", "x".repeat(250_000)), "0]}")),
-        ("escapes", filled("{\"a\":[\"\"", |n| format!("{}\\ud83d\\ude00", if n % 2000 == 0 { "\",\"" } else { "" }), "\"]}")),
+        (
+            "escapes",
+            filled(
+                "{\"a\":[\"\"",
+                |n| format!("{}\\ud83d\\ude00", if n % 2000 == 0 { "\",\"" } else { "" }),
+                "\"]}",
+            ),
+        ),
         ("numbers", filled("{\"a\":[0", text(",1e9"), "]}")),
         ("empty objects", filled("{\"a\":[0", text(",{}"), "]}")),
         ("small messages", filled("{}", text("{}"), "{}")),
-        ("distinct keys in objects of 250", filled("{\"z\":[{", |n| format!("{}\"k{n}\":0", match n { 0 => "", n if n % 250 == 0 => "},{", _ => "," }), "}]}")),
+        (
+            "distinct keys in objects of 250",
+            filled(
+                "{\"z\":[{",
+                |n| {
+                    format!(
+                        "{}\"k{n}\":0",
+                        match n {
+                            0 => "",
+                            n if n % 250 == 0 => "},{",
+                            _ => ",",
+                        }
+                    )
+                },
+                "}]}",
+            ),
+        ),
         ("broken lines", filled("", text("{!\n"), "")),
-        ("wide text", filled("{\"a\":[\"\"", |n| format!("{}é€", if n % 2000 == 0 { "\",\"" } else { "" }), "\"]}")),
+        (
+            "wide text",
+            filled("{\"a\":[\"\"", |n| format!("{}é€", if n % 2000 == 0 { "\",\"" } else { "" }), "\"]}"),
+        ),
     ];
     for (name, bytes) in &hostile {
         let (_, errors) = decode(bytes);
