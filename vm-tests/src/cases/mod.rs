@@ -6,6 +6,7 @@ mod devices;
 mod ends;
 mod hello;
 mod linux;
+mod qmp;
 mod stock;
 
 use anyhow::Result;
@@ -25,6 +26,15 @@ impl Case {
 
 /// All cases, quick ones first.
 pub(crate) fn all() -> Vec<Case> {
-    [bad_input::CASES, hello::CASES, devices::CASES, ends::CASES, daemon::CASES, stock::CASES, linux::CASES]
-        .concat()
+    [
+        bad_input::CASES,
+        hello::CASES,
+        devices::CASES,
+        ends::CASES,
+        daemon::CASES,
+        qmp::CASES,
+        stock::CASES,
+        linux::CASES,
+    ]
+    .concat()
 }

@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod consoles;
 pub(crate) mod events;
 pub(crate) mod guest;
+pub(crate) mod qmp;
 
 use std::time::Duration;
 
