@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Kills a daemon the hard way.
-fn kill_hard(daemon: &str) -> Result<()> {
+pub(super) fn kill_hard(daemon: &str) -> Result<()> {
     let pids = run("pidof", &[daemon])?.good()?.stdout;
     for pid in pids.split_whitespace() {
         kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
@@ -60,7 +60,7 @@ fn start(daemon: &str, answers: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn start_outriggerd() -> Result<()> {
+pub(super) fn start_outriggerd() -> Result<()> {
     start("outriggerd", || outrigger(&["list"]).is_ok_and(|output| output.status == 0))
 }
 

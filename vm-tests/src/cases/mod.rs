@@ -9,6 +9,7 @@ mod ends;
 mod hello;
 mod hotplug;
 mod linux;
+mod qmp;
 mod stock;
 mod vchan;
 
@@ -40,6 +41,7 @@ pub(crate) fn all() -> Vec<Case> {
         stock::CASES,
         hotplug::CASES,
         vchan::CASES,
+        qmp::CASES,
         linux::CASES,
     ]
     .concat()

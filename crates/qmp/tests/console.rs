@@ -1,0 +1,109 @@
+//! QMP on a plain console of a real QEMU: two FIFOs that never close are its monitor's only way.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use qmp::{Limits, Member, Resync};
+use serde_json::{Value, json};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// Far longer than QEMU takes for anything here.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A pause after which what has come is taken for all.
+const QUIET: Duration = Duration::from_millis(20);
+
+struct Console {
+    child: Child,
+    to: File,
+    from: Receiver<u8>,
+    _folder: tempfile::TempDir,
+}
+
+impl Console {
+    /// Starts QEMU; nothing where it is not installed.
+    fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let end = |name: &str| folder.path().join(format!("monitor.{name}"));
+        let made = Command::new("mkfifo").arg(end("in")).arg(end("out")).status().unwrap();
+        assert!(made.success());
+        let child = Command::new(QEMU)
+            .args([
+                "-M",
+                "none",
+                "-display",
+                "none",
+                "-nodefaults",
+                "-mon",
+                "chardev=m,mode=control",
+                "-chardev",
+            ])
+            .arg(format!("pipe,id=m,path={}", folder.path().join("monitor").display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .ok()?;
+        let open = |name| OpenOptions::new().read(true).write(true).open(end(name)).unwrap();
+        let (to, mut read) = (open("in"), open("out"));
+        let (sender, from) = channel();
+        std::thread::spawn(move || {
+            let mut byte = [0];
+            while read.read(&mut byte).is_ok_and(|count| count == 1) && sender.send(byte[0]).is_ok() {}
+        });
+        Some(Self { child, to, from, _folder: folder })
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        (&self.to).write_all(bytes).unwrap();
+    }
+
+    /// A new client comes in step and asks.
+    fn recover(&self, number: usize) {
+        let mut resync = Resync::new(Limits::QEMU, &format!("{number:x}"));
+        let deadline = Instant::now() + PATIENCE;
+        let mut asked = false;
+        loop {
+            assert!(Instant::now() < deadline, "cut {number}: not in step after {} resets", resync.tries());
+            if let Some(bytes) = resync.poll_send(Instant::now()) {
+                self.write(&bytes);
+            }
+            let Ok(byte) = self.from.recv_timeout(QUIET) else { continue };
+            if let Some(message) = resync.push(&[byte]).first() {
+                let id = message.read::<Value>(Member::Id);
+                assert!(asked && id == Some(json!(number)), "another's message: {}", message.text());
+                return;
+            }
+            if resync.is_in_step() && !asked {
+                asked = true;
+                self.write(format!("{{\"execute\":\"query-version\",\"id\":{number}}}\n").as_bytes());
+            }
+        }
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn real_qemu_is_brought_in_step_wherever_an_earlier_client_was_cut() {
+    let Some(console) = Console::start() else {
+        eprintln!("{QEMU} is not installed: nothing was tried");
+        return;
+    };
+    let sent = b"{\"execute\":\"query-status\",\"arguments\":{},\"id\":\"a}\\\"{\"}\n";
+    for cut in 0..=sent.len() {
+        // An earlier client goes after so many bytes of its request, and in the middle of what QEMU had said.
+        console.write(&sent[..cut]);
+        for _ in 0..cut * 3 {
+            if console.from.recv_timeout(QUIET).is_err() {
+                break;
+            }
+        }
+        console.recover(cut);
+    }
+}
