@@ -1,22 +1,35 @@
-//! The console daemon with guests that only have a console: hostile rings, ends, bad input.
+//! The console daemon with guests that only have a console: stock tools, kills, hostile rings, ends, streams.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use console::attach::SOCKET_DIR;
+use console::stream::Stream;
 
 use super::Case;
-use crate::harness::console_guest::ConsoleGuest;
+use crate::harness::command::run;
+use crate::harness::console_guest::{ConsoleGuest, KERNEL};
+use crate::harness::consoles::Console;
 use crate::harness::daemons::{ConsoleDaemon, start_ours};
+use crate::harness::guest::scratch;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("console::second_daemon_refuses_and_bad_options_are_named", bad_input),
     Case::new("console::lying_ring_is_closed_with_one_line", lying_ring),
     Case::new("console::last_words_of_a_domain_are_kept", last_words),
+    Case::new("console::sigkill_under_load_loses_and_doubles_nothing", sigkill_under_load),
+    Case::new("console::state_streams_arrive_whole", state_streams),
+    Case::new("console::options_and_logs_are_xenconsoleds", as_xenconsoled),
+    Case::new("console::xl_console_attaches_to_a_guest_of_xl", xl_console),
 ];
 
+const XL: &str = "/usr/lib/xen-4.17/bin/xl";
+const XENCONSOLE: &str = "/usr/lib/xen-4.17/bin/xenconsole";
 const LOG_DIR: &str = "/var/log/outrigger/console";
 
 /// Waits until a file has what is looked for.
@@ -31,6 +44,16 @@ fn wait_for(path: &Path, found: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
         ensure!(Instant::now() < deadline, "{} has not what was expected but …{end:?}", path.display());
         std::thread::yield_now();
     }
+}
+
+/// Waits until a file has so many bytes.
+fn wait_for_size(path: &Path, size: u64) -> Result<()> {
+    let deadline = Instant::now() + seconds(60);
+    while fs::metadata(path).map_or(0, |meta| meta.len()) < size {
+        ensure!(Instant::now() < deadline, "{} does not get {size} bytes", path.display());
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 fn ends_with(bytes: &[u8], line: u64) -> bool {
@@ -89,6 +112,185 @@ fn last_words() -> Result<()> {
     let bytes = wait_for(&log, |bytes| ends_with(bytes, 0xfff))?;
     all_lines(&bytes, 0x1000)?;
     forget(&["mortal.0.log"])
+}
+
+fn sigkill_under_load() -> Result<()> {
+    const LINES: u64 = 0x40000;
+    let options = ["--log=none"];
+    let mut daemon = ConsoleDaemon::ours(&options)?;
+    let file = scratch("stream", b"")?;
+    fs::remove_file(&file)?;
+    let output = format!("file:{}", file.display());
+    let keys = [("output", output.as_str()), ("output-limit", "1000000000")];
+    let guest = ConsoleGuest::start("writer", &format!("s{LINES:x}"), &keys)?;
+    let mut kills = 0;
+    let size = || fs::metadata(&file).map_or(0, |meta| meta.len());
+    let mut before = size();
+    while size() < LINES * 16 && kills < 15 {
+        // Only a daemon that works is worth killing.
+        wait_for_size(&file, before + 1)?;
+        daemon.kill_and_restart(&options)?;
+        kills += 1;
+        before = size();
+    }
+    wait_for_size(&file, LINES * 16)?;
+    let bytes = fs::read(&file)?;
+    println!("     killed {kills} times while {} bytes came", bytes.len());
+    ensure!(kills >= 5, "only {kills} kills came before the end");
+    all_lines(&bytes, LINES)?;
+    drop(guest);
+    fs::remove_file(&file)?;
+    Ok(())
+}
+
+/// The sum that the guest makes of what it reads.
+fn checksum(bytes: &[u8]) -> u64 {
+    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    sum & ((1 << 60) - 1)
+}
+
+fn state_streams() -> Result<()> {
+    const BYTES: u32 = 300_000;
+    let sent: Vec<u8> =
+        (0..BYTES).map(|at| u8::try_from((at * 7 + at / 251) % 256)).collect::<Result<_, _>>()?;
+    let reader = ConsoleGuest::start("reader", &format!("c{BYTES:x}"), &[("output", "null")])?;
+    let mut console = waiting_console(&reader)?;
+    let stream = Stream::open(Path::new(SOCKET_DIR), reader.domid, 0, seconds(60))?;
+    let busy = Stream::open(Path::new(SOCKET_DIR), reader.domid, 0, seconds(60));
+    ensure!(busy.is_err(), "two have one stream");
+    let moved = stream.send_plain(&mut sent.as_slice())?;
+    ensure!(moved == u64::from(BYTES), "{moved} bytes were sent");
+    console.wait_for(&format!("{:015x}", checksum(&sent)), 60)?;
+
+    const LINES: u64 = 0x8000;
+    let writer = ConsoleGuest::start("writer", &format!("w{LINES:x}"), &[("output", "null")])?;
+    let mut console = waiting_console(&writer)?;
+    let stream = Stream::open(Path::new(SOCKET_DIR), writer.domid, 0, seconds(60))?;
+    console.type_text("!")?;
+    let mut got = Vec::new();
+    let last = format!("{:015x}", LINES - 1);
+    let mut is_done = || console.wait_for(&last, 0).is_ok();
+    stream.receive_plain(&mut got, seconds(1), &mut is_done)?;
+    all_lines(&got, LINES)?;
+    drop((reader, writer));
+    forget(&["reader.0.log", "writer.0.log"])
+}
+
+/// A viewer of a console that the daemon may not have found yet.
+fn waiting_console(guest: &ConsoleGuest) -> Result<Console> {
+    let deadline = Instant::now() + seconds(30);
+    loop {
+        match Console::attach(guest.domid, 0) {
+            Ok(console) => return Ok(console),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+fn as_xenconsoled() -> Result<()> {
+    let folder = Path::new("/tmp/vm-tests/xenconsoled-logs");
+    fs::create_dir_all(folder)?;
+    let option = format!("--log-dir={}", folder.display());
+    let daemon = ConsoleDaemon::ours(&["--log=all", &option, "-t", "hv", "--overflow-data=discard", "-v"])?;
+    let hypervisor = folder.join("hypervisor.log");
+    let boot = wait_for(&hypervisor, |bytes| bytes.len() > 1000)?;
+    let text = String::from_utf8_lossy(&boot).into_owned();
+    ensure!(
+        text.starts_with("[20") && text.contains("Xen version"),
+        "no time or no boot messages: {text:.200}"
+    );
+    let guest = ConsoleGuest::start("plain", "s10", &[])?;
+    let log = folder.join("guest-plain.log");
+    wait_for(&log, |bytes| ends_with(bytes, 0xf))?;
+    // Xen says something now: what it makes of a key.
+    run(XL, &["debug-keys", "h"])?.good()?;
+    wait_for(&hypervisor, |bytes| String::from_utf8_lossy(bytes).contains("'h' pressed"))?;
+    // As a log rotator does it.
+    fs::rename(&log, folder.join("guest-plain.log.old"))?;
+    nix::sys::signal::kill(daemon.pid, nix::sys::signal::Signal::SIGHUP)?;
+    wait_for(&log, |bytes| bytes.is_empty() && log.exists())?;
+    drop(guest);
+    drop(daemon);
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// A program that is killed when the case ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Types at a program's standard input and waits for the same on its standard output.
+fn echo_through(program: &str, arguments: &[&str], word: &[u8]) -> Result<()> {
+    let child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    let mut running = Running(child);
+    let mut stdin = running.0.stdin.take().context("no standard input")?;
+    let mut stdout = running.0.stdout.take().context("no standard output")?;
+    stdin.write_all(word)?;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let wanted = word.to_vec();
+    std::thread::spawn(move || {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 256];
+        while !seen.windows(wanted.len()).any(|part| part == wanted) {
+            match stdout.read(&mut buffer) {
+                Ok(count) if count > 0 => seen.extend_from_slice(&buffer[..count]),
+                _ => return,
+            }
+        }
+        let _ = sender.send(());
+    });
+    let came = receiver.recv_timeout(seconds(30));
+    came.with_context(|| format!("{program} did not show {:?}", String::from_utf8_lossy(word)))?;
+    // The escape key, a byte of its own.
+    stdin.write_all(&[0x1d])?;
+    let deadline = Instant::now() + seconds(20);
+    loop {
+        if let Some(status) = running.0.try_wait()? {
+            ensure!(status.success(), "{program} ended with {status}");
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{program} does not end");
+        std::thread::yield_now();
+    }
+}
+
+/// A guest of xl's, destroyed when the case fails.
+struct Stock(&'static str);
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        // Gone already when the case succeeded.
+        let _ = run(XL, &["destroy", self.0]);
+    }
+}
+
+fn xl_console() -> Result<()> {
+    const NAME: &str = "plain-pv";
+    // xenconsole's lock file is there.
+    fs::create_dir_all("/var/lock")?;
+    let config = format!("name='{NAME}'\ntype='pv'\nkernel='{KERNEL}'\ncmdline='e'\nmemory=4\nvcpus=1\n");
+    let config = scratch("plain-pv.cfg", config.as_bytes())?;
+    let guest = Stock(NAME);
+    run(XL, &["create", &config.to_string_lossy()])?.good()?;
+    echo_through(XL, &["console", NAME], b"typed in xl console")?;
+    let domid = run(XL, &["domid", NAME])?.good()?.stdout.trim().to_owned();
+    echo_through(XENCONSOLE, &[&domid, "--num", "0", "--type", "pv"], b"typed in xenconsole")?;
+    let log = Path::new(LOG_DIR).join(format!("{NAME}.0.log"));
+    wait_for(&log, |bytes| bytes.ends_with(b"typed in xenconsole"))?;
+    run(XL, &["destroy", guest.0])?.good()?;
+    forget(&[&format!("{NAME}.0.log")])
 }
 
 /// Removes logs, so that the next case of a guest with this name begins with none.

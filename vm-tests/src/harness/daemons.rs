@@ -44,6 +44,14 @@ impl ConsoleDaemon {
         Ok(Self { pid: Pid::from_raw(0) })
     }
 
+    /// Kills ours the hard way and starts it again.
+    pub(crate) fn kill_and_restart(&mut self, options: &[&str]) -> Result<()> {
+        stop(Signal::SIGKILL)?;
+        start_ours(options)?.good()?;
+        self.pid = pid("outrigger-consoled")?;
+        Ok(())
+    }
+
     /// The processor's time that it has used, in hundredths of a second.
     pub(crate) fn time(&self) -> Result<u64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid))?;
