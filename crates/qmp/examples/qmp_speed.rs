@@ -17,7 +17,7 @@ fn decode(bytes: &[u8]) -> (usize, usize) {
         while let Some(message) = decoder.next_message() {
             match message {
                 Ok(message) if message.kind() == Kind::Event && message.get(Member::Data).is_some() => {
-                    events += 1
+                    events += 1;
                 }
                 Ok(_) => {}
                 Err(_) => {

@@ -25,9 +25,10 @@ struct Console {
 impl Console {
     /// Starts QEMU; nothing where it is not installed.
     fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a folder");
         let end = |name: &str| folder.path().join(format!("monitor.{name}"));
-        let made = Command::new("mkfifo").arg(end("in")).arg(end("out")).status().unwrap();
+        let made =
+            Command::new("mkfifo").arg(end("in")).arg(end("out")).status().expect("mkfifo is coreutils'");
         assert!(made.success());
         let child = Command::new(QEMU)
             .args([
@@ -44,7 +45,8 @@ impl Console {
             .stdin(Stdio::null())
             .spawn()
             .ok()?;
-        let open = |name| OpenOptions::new().read(true).write(true).open(end(name)).unwrap();
+        let open =
+            |name| OpenOptions::new().read(true).write(true).open(end(name)).expect("a FIFO opens both ways");
         let (to, mut read) = (open("in"), open("out"));
         let (sender, from) = channel();
         std::thread::spawn(move || {
@@ -55,7 +57,7 @@ impl Console {
     }
 
     fn write(&self, bytes: &[u8]) {
-        (&self.to).write_all(bytes).unwrap();
+        (&self.to).write_all(bytes).expect("QEMU reads");
     }
 
     /// A new client comes in step and asks.
