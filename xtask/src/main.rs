@@ -1,4 +1,4 @@
-//! Project chores: demo, test, host, bench, bindings.
+//! Project chores: demo, test, host, image, bench, bindings.
 //!
 //! Started as `cargo xtask`. It needs neither Xen nor its headers to build.
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ mod demo;
 mod guest;
 mod host;
 mod native;
+mod stubdom;
 mod test;
 mod view;
 mod workspace;
@@ -36,6 +37,8 @@ enum Command {
     /// The embedded Xen host: real Xen, dom0 and guests under QEMU's software emulation.
     #[command(subcommand)]
     Host(host::Command),
+    /// The stubdomain's image, with its kernel and QEMU compiled from Debian's sources.
+    Image(stubdom::Options),
     /// Measurements on the embedded host.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::main(&options),
         Command::Test(options) => test::main(&options),
         Command::Host(command) => host::main(command),
+        Command::Image(options) => stubdom::main(&options),
         Command::Bench(command) => bench::main(&command),
         Command::Bindings(options) => bindings::main(&options),
     };

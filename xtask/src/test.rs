@@ -63,6 +63,11 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         stage("tests", &|| tests(options.filter.as_deref()))?;
     }
     if !options.no_e2e {
+        // What users are to run is what is tested.
+        stage("the stubdomain's kernel and QEMU", &|| {
+            let store = Store::from_environment()?;
+            crate::stubdom::compile_missing(&store, options.yes || ci, &mut View::new(false, false))
+        })?;
         stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
     }
     eprintln!("== all good after {:.0} s", started.elapsed().as_secs_f64());

@@ -429,6 +429,15 @@ pub(crate) enum Image {
         /// The static outrigger-agent binary that becomes the image's first process.
         #[arg(long, value_name = "FILE", default_value = "/usr/lib/outrigger/outrigger-agent")]
         agent: PathBuf,
+        /// The stubdomain's kernel; without it, the minimal one where it was compiled before, else Debian's.
+        #[arg(long, value_enum)]
+        kernel: Option<ImagePart>,
+        /// The stubdomain's QEMU; without it, the minimal one where it was compiled before, else Debian's.
+        #[arg(long, value_enum)]
+        qemu: Option<ImagePart>,
+        /// How many compilers run at once; without it, one a processor.
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
     },
     /// Show what an image holds
     Info {
@@ -439,6 +448,15 @@ pub(crate) enum Image {
         #[arg(value_name = "DIR", default_value = "/usr/lib/outrigger/stubdom")]
         dir: PathBuf,
     },
+}
+
+/// Where a part of an image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImagePart {
+    /// Debian's own package: there in a minute.
+    Debian,
+    /// Compiled for stubdomains alone from Debian's sources: smaller, faster, sandboxed; takes minutes once.
+    Minimal,
 }
 
 #[cfg(test)]

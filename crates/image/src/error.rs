@@ -10,6 +10,37 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ImageError {
+    /// Something that is compiled did not compile.
+    #[error("Cannot make {program}: {step} failed; all its words are in {}\n{last_words}", log.display())]
+    Compile {
+        /// What was being made.
+        program: &'static str,
+        /// The step that failed.
+        step: &'static str,
+        /// The file with everything that the tools said.
+        log: PathBuf,
+        /// The last of it.
+        last_words: String,
+    },
+    /// Tools or headers are missing on this machine.
+    #[error(
+        "To compile {program}, this machine needs Debian packages that are not installed; as root, run: \
+         apt-get install --no-install-recommends {missing}"
+    )]
+    NoBuildPackages {
+        /// What is to be made.
+        program: &'static str,
+        /// The packages, separated by blanks.
+        missing: String,
+    },
+    /// Something that was to be there already is not.
+    #[error(
+        "{program} has not been compiled with this version's options: `outrigger image build` with `minimal` does it"
+    )]
+    NotCompiled {
+        /// What is missing.
+        program: &'static str,
+    },
     /// A file operation failed.
     #[error("Cannot {action} {}", path.display())]
     Io {
@@ -23,8 +54,8 @@ pub enum ImageError {
     },
     /// The file system is full.
     #[error(
-        "No space left while writing {} (an image takes 100 MB, the package cache about 1 GB; OUTRIGGER_CACHE \
-         moves the cache)",
+        "No space left while writing {} (an image takes 100 MB, the package cache about 1 GB, compiling 3 GB more for \
+         as long as it runs; OUTRIGGER_CACHE moves the cache)",
         path.display()
     )]
     DiskFull {

@@ -11,13 +11,15 @@
 //! 4. [`modules`]: which kernel modules are needed, in load order.
 //! 5. [`kernel`]: the ELF kernel inside a bzImage.
 //! 6. [`initramfs`]: a cpio archive that is the same to the byte for the same contents.
-//! 7. [`stubdom`]: all of it together: `vmlinuz`, `initramfs.img`, `manifest.json`.
+//! 7. [`compiled`]: a kernel and a QEMU for stubdomains alone, compiled from Debian's sources.
+//! 8. [`stubdom`]: all of it together: `vmlinuz`, `initramfs.img`, `manifest.json`, `sbom.cdx.json`.
 //!
 //! Invariants: no step needs root, runs a package's scripts, or reads the build machine's own libraries; an
 //! output folder holds either the whole earlier image or the whole new one.
 #![forbid(unsafe_code)]
 
 pub mod closure;
+pub mod compiled;
 mod elf_kernel;
 mod error;
 mod files;
@@ -28,10 +30,13 @@ pub mod modules;
 pub mod packages;
 mod resolved;
 pub mod root;
+mod sbom;
+mod sources;
 pub mod stand_in;
 pub mod stubdom;
 #[cfg(test)]
 mod testing;
+mod tools;
 
 pub use error::ImageError;
 

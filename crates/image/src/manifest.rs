@@ -27,6 +27,8 @@ pub struct Manifest {
     pub agent: Agent,
     /// How `initramfs.img` is packed: `none`, `gzip` or `lz4`.
     pub compression: String,
+    /// Memory in KiB that a stubdomain with this image is to have, without video memory.
+    pub memory_kib: u64,
     /// `vmlinuz` and `initramfs.img`.
     pub outputs: Vec<Output>,
     /// Sums over [`Manifest::files`].
@@ -140,6 +142,9 @@ impl Manifest {
     pub const KERNEL: &str = "vmlinuz";
     /// The initramfs's file name.
     pub const INITRAMFS: &str = "initramfs.img";
+
+    /// The list of components in the form of CycloneDX, for other programs.
+    pub const SBOM: &str = "sbom.cdx.json";
 
     /// Reads the manifest of the image in a folder.
     ///

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::OsString,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -22,6 +22,7 @@ use crate::{
     files::{create_dir_all, rename_into_place, sha256_file},
     resolved,
     root::{Layer, Root},
+    tools::{complaint, run, tells_of_full_disk},
 };
 
 /// A package of apt's lists.
@@ -102,7 +103,7 @@ impl Store {
     /// That the folder cannot be made.
     pub fn at(folder: impl Into<PathBuf>) -> Result<Self> {
         let folder = folder.into();
-        for part in ["debs", "trees", "resolved", "tmp"] {
+        for part in ["debs", "trees", "resolved", "tmp", "sources", "compiled"] {
             create_dir_all(&folder.join(part))?;
         }
         let cache = folder.canonicalize().map_err(ImageError::io("find", &folder))?;
@@ -227,7 +228,7 @@ impl Store {
         )?;
         if !output.status.success() {
             let stderr = complaint(&output);
-            if stderr.contains("No space left on device") {
+            if tells_of_full_disk(&stderr) {
                 return Err(ImageError::DiskFull { path: tree });
             }
             return Err(ImageError::Unpack { package: described(package), stderr });
@@ -249,7 +250,7 @@ impl Store {
         let output = run(&mut command, "apt-get")?;
         if !output.status.success() {
             let stderr = complaint(&output);
-            if stderr.contains("No space left on device") || stderr.contains("enough free space") {
+            if tells_of_full_disk(&stderr) {
                 return Err(ImageError::DiskFull { path: folder });
             }
             let names: Vec<String> = packages.iter().map(|package| described(package)).collect();
@@ -309,7 +310,7 @@ impl Store {
     }
 
     /// apt with nothing installed, without root, without locks, in English.
-    fn apt(&self, program: &str, status: &Path) -> Command {
+    pub(crate) fn apt(&self, program: &str, status: &Path) -> Command {
         let mut command = Command::new(program);
         command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
         let state = format!("Dir::State::status={}", status.display());
@@ -403,28 +404,6 @@ fn parse_records(text: &str) -> Vec<Package> {
             })
         })
         .collect()
-}
-
-/// Runs a program to its end.
-fn run(command: &mut Command, program: &'static str) -> Result<Output> {
-    command.stdin(std::process::Stdio::null()).output().map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ImageError::NoTool { program, source },
-        _ => ImageError::Io { action: "run", path: program.into(), source },
-    })
-}
-
-/// What a program said on its error output, in one short line.
-fn complaint(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<&str> = text.lines().filter(|line| !line.starts_with("W:")).map(str::trim).collect();
-    let mut line = errors.join("; ");
-    if line.is_empty() {
-        line = format!("it ended with {}", output.status);
-    }
-    if line.len() > 2000 {
-        line = line.chars().take(2000).chain("…".chars()).collect();
-    }
-    line
 }
 
 /// A file name that is the same only for the same bytes.

@@ -7,7 +7,9 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use crate::{ImageError, Result, files::sha256_bytes, packages::Package};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{ImageError, Result, files::sha256_bytes};
 
 /// What apt's answers depend on: its package lists, and its configuration.
 const APT: [&str; 2] = ["/var/lib/apt/lists", "/etc/apt"];
@@ -52,14 +54,14 @@ fn describe(folder: &Path, state: &mut String) -> Option<()> {
 }
 
 /// Reads an answer. One that cannot be read is asked for again.
-pub(crate) fn read(place: &Path) -> Option<Vec<Package>> {
+pub(crate) fn read<T: DeserializeOwned>(place: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(place).ok()?).ok()
 }
 
 /// Keeps an answer.
-pub(crate) fn write(place: &Path, packages: &[Package]) -> Result<()> {
+pub(crate) fn write<T: Serialize + ?Sized>(place: &Path, answer: &T) -> Result<()> {
     let folder = place.parent().unwrap_or(Path::new("/"));
-    let text = serde_json::to_vec(packages).expect("strings and numbers always make JSON");
+    let text = serde_json::to_vec(answer).expect("strings and numbers always make JSON");
     let mut file =
         tempfile::NamedTempFile::new_in(folder).map_err(ImageError::io("create a file in", folder))?;
     file.write_all(&text).map_err(ImageError::io("write", file.path()))?;
@@ -70,6 +72,7 @@ pub(crate) fn write(place: &Path, packages: &[Package]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packages::Package;
 
     #[test]
     fn test_place_changes_with_question_and_lists() {
@@ -91,10 +94,10 @@ mod tests {
     fn test_read_damaged_answer_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("x.json");
-        assert_eq!(read(&place), None);
-        write(&place, &[]).unwrap();
-        assert_eq!(read(&place), Some(vec![]));
+        assert_eq!(read::<Vec<Package>>(&place), None);
+        write::<[Package]>(&place, &[]).unwrap();
+        assert_eq!(read::<Vec<Package>>(&place), Some(vec![]));
         fs::write(&place, "[{").unwrap();
-        assert_eq!(read(&place), None);
+        assert_eq!(read::<Vec<Package>>(&place), None);
     }
 }

@@ -16,6 +16,8 @@ const PLACE: &str = "/usr/lib/outrigger/stubdom";
 
 /// Builds the image with this agent in a folder of `images`, or finds it there; says where its files go in dom0.
 ///
+/// Kernel and QEMU are those that were compiled for stubdomains, as far as the cache has them, and Debian's otherwise.
+///
 /// # Errors
 /// [`HostError::Packages`] when it cannot be built, [`HostError::File`] when the agent cannot be read.
 pub fn stubdom(
@@ -29,7 +31,7 @@ pub fn stubdom(
     let lock = File::create(&lock_path).at("open", &lock_path)?;
     lock.lock().at("lock", &lock_path)?;
     let folder = images.join("current");
-    let spec = StubdomSpec::debian(&folder, agent, env!("CARGO_PKG_VERSION"));
+    let spec = StubdomSpec::usual(store, &folder, agent, env!("CARGO_PKG_VERSION"));
     let key = key(&spec, store)?;
     let key_path = images.join("current.key");
     if fs::read_to_string(&key_path).ok().as_deref() != Some(&key) {
@@ -59,6 +61,11 @@ fn key(spec: &StubdomSpec, store: &Store) -> Result<String, HostError> {
     }
     for package in store.resolve(&spec.packages()).map_err(gather("the stubdomain's packages"))? {
         hash.update(package.sha256);
+    }
+    let compiled =
+        spec.compiled(store, &mut |_| {}).map_err(gather("what was compiled for the stubdomain"))?;
+    for one in compiled {
+        hash.update(one.key);
     }
     Ok(hex(&hash.finalize()))
 }

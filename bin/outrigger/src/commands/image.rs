@@ -5,31 +5,51 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use image::manifest::Manifest;
-use image::packages::Progress;
-use image::stubdom::{self, Step, StubdomSpec};
+use image::compiled::CompileStep;
+use image::manifest::{Content, Manifest};
+use image::packages::{Progress, Store};
+use image::stubdom::{self, Origin, Step, StubdomSpec};
 
-use crate::cli::Image;
+use crate::cli::{Image, ImagePart};
 use crate::table;
 
 /// Does what was asked of images.
 pub(crate) fn run(command: &Image) -> Result<ExitCode> {
     match command {
-        Image::Build { output, agent } => build(output, agent),
+        Image::Build { output, agent, kernel, qemu, jobs } => {
+            std::fs::metadata(agent).with_context(|| {
+                format!(
+                    "Cannot find outrigger-agent at {}; install it there, or name it with --agent",
+                    agent.display()
+                )
+            })?;
+            let store = Store::from_environment()?;
+            let mut spec = StubdomSpec::usual(&store, output, agent, env!("CARGO_PKG_VERSION"));
+            if let Some(part) = kernel {
+                spec.kernel = origin(*part, Origin::debian_kernel);
+            }
+            if let Some(part) = qemu {
+                spec.qemu = origin(*part, Origin::debian_qemu);
+            }
+            if let Some(jobs) = jobs {
+                spec.jobs = *jobs;
+            }
+            build(&store, &spec)
+        }
         Image::Info { json, dir } => info(dir, *json),
     }
 }
 
-fn build(output: &Path, agent: &Path) -> Result<ExitCode> {
-    std::fs::metadata(agent).with_context(|| {
-        format!(
-            "Cannot find outrigger-agent at {}; install it there, or name it with --agent",
-            agent.display()
-        )
-    })?;
-    let spec = StubdomSpec::debian(output, agent, env!("CARGO_PKG_VERSION"));
+fn origin(part: ImagePart, debian: fn() -> Origin) -> Origin {
+    match part {
+        ImagePart::Debian => debian(),
+        ImagePart::Minimal => Origin::Minimal,
+    }
+}
+
+fn build(store: &Store, spec: &StubdomSpec) -> Result<ExitCode> {
     let live = std::io::stderr().is_terminal();
-    let manifest = stubdom::build(&spec, &mut |step| {
+    let manifest = stubdom::build_in(store, spec, &mut |step| {
         let text = describe(&step);
         if live {
             eprint!("\r\x1b[K{text}");
@@ -40,20 +60,34 @@ fn build(output: &Path, agent: &Path) -> Result<ExitCode> {
     if live {
         eprint!("\r\x1b[K");
     }
-    print_summary(output, &manifest);
+    print_summary(&spec.output, &manifest);
     Ok(ExitCode::SUCCESS)
 }
 
 fn describe(step: &Step<'_>) -> String {
     match step {
-        Step::Packages(Progress::Resolving) => "asking apt which packages are needed".to_owned(),
-        Step::Packages(Progress::Fetching { packages, bytes }) => {
-            format!("fetching {packages} packages, {}", mib(*bytes))
+        Step::Packages(step) | Step::Compiling(CompileStep::Packages(step)) => describe_packages(step),
+        Step::Compiling(CompileStep::Fetching { program, bytes }) => {
+            format!("fetching the sources of {}, {}", program.name(), mib(*bytes))
         }
-        Step::Packages(Progress::Unpacking { package }) => format!("unpacking {}", package.name),
+        Step::Compiling(CompileStep::Unpacking(program)) => {
+            format!("unpacking the sources of {}", program.name())
+        }
+        Step::Compiling(CompileStep::Configuring(program)) => format!("configuring {}", program.name()),
+        Step::Compiling(CompileStep::Compiling(program)) => {
+            format!("compiling {} (a few minutes, once)", program.name())
+        }
         Step::Choosing => "choosing files".to_owned(),
         Step::Kernel => "unpacking the kernel".to_owned(),
         Step::Packing { bytes } => format!("packing {}", mib(*bytes)),
+    }
+}
+
+fn describe_packages(step: &Progress<'_>) -> String {
+    match step {
+        Progress::Resolving => "asking apt which packages are needed".to_owned(),
+        Progress::Fetching { packages, bytes } => format!("fetching {packages} packages, {}", mib(*bytes)),
+        Progress::Unpacking { package } => format!("unpacking {}", package.name),
     }
 }
 
@@ -77,8 +111,18 @@ fn info(dir: &Path, json: bool) -> Result<ExitCode> {
             })
             .collect();
         print!("\n{}", table::render(&["PACKAGE", "VERSION", ">FILES", ">BYTES", "LICENCE"], &rows));
+        let rows: Vec<Vec<String>> = manifest.files.iter().map(file_row).collect();
+        print!("\n{}", table::render(&["FILE", ">BYTES", "PACKAGE", "VERSION", "LICENCE"], &rows));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn file_row(file: &Content) -> Vec<String> {
+    let path = match &file.link {
+        Some(target) => format!("{} -> {target}", file.path),
+        None => file.path.clone(),
+    };
+    vec![path, file.size.to_string(), file.package.clone(), file.version.clone(), file.licence.clone()]
 }
 
 fn print_summary(dir: &Path, manifest: &Manifest) {
@@ -86,6 +130,7 @@ fn print_summary(dir: &Path, manifest: &Manifest) {
     println!("Kernel    {} {}", manifest.kernel.package, manifest.kernel.version);
     println!("QEMU      {} {}", manifest.qemu.package, manifest.qemu.version);
     println!("Agent     {}", manifest.agent.version);
+    println!("Memory    {} of a stubdomain, without video memory", mib(manifest.memory_kib * 1024));
     println!("Contents  {} files, {}", manifest.totals.files, mib(manifest.totals.bytes));
     for output in &manifest.outputs {
         println!("{:<9} {}, SHA-256 {}", output.name, mib(output.size), output.sha256);

@@ -70,6 +70,18 @@ pub(super) const DATA_FILES: [&str; 18] = [
     "/usr/lib/ipxe/qemu/pxe-eepro100.rom",
 ];
 
+/// The same for the QEMU that is compiled for stubdomains, which has fewer devices and boots no kernel itself.
+pub(super) const MINIMAL_DATA_FILES: [&str; 8] = [
+    "/usr/share/qemu/keymaps/",
+    "/usr/share/seabios/vgabios-cirrus.bin",
+    "/usr/share/seabios/vgabios-stdvga.bin",
+    "/usr/lib/ipxe/qemu/efi-e1000.rom",
+    "/usr/lib/ipxe/qemu/efi-ne2k_pci.rom",
+    "/usr/lib/ipxe/qemu/efi-pcnet.rom",
+    "/usr/lib/ipxe/qemu/efi-rtl8139.rom",
+    "/usr/lib/ipxe/qemu/pxe-eepro100.rom",
+];
+
 /// Folders that the agent mounts something on, or that programs expect.
 const FOLDERS: [(&str, u32); 8] = [
     ("/dev", 0o755),
@@ -93,7 +105,8 @@ const OURS: &str = "outrigger";
 
 /// A hash over all choices that are made in this file.
 pub(super) fn recipe() -> String {
-    let choices = (MODULES, MODULE_OPTIONS, DATA, (DATA_FILES, SPICE_DATA), FOLDERS, SPICE, RECIPE);
+    let choices =
+        (MODULES, MODULE_OPTIONS, DATA, (DATA_FILES, MINIMAL_DATA_FILES, SPICE_DATA), FOLDERS, SPICE, RECIPE);
     sha256_bytes(format!("{choices:?}").as_bytes())
 }
 
@@ -142,7 +155,7 @@ impl Contents {
         this.archive.link("/etc/qemu-ifup", "/init")?;
         this.archive.link("/etc/qemu-ifdown", "/init")?;
         this.add_qemu(root)?;
-        this.add_data(root)?;
+        this.add_data(root, if spec.qemu.is_compiled() { &MINIMAL_DATA_FILES } else { &DATA_FILES })?;
         this.add_modules(kernel)?;
         this.add_config()?;
         Ok(this)
@@ -169,8 +182,8 @@ impl Contents {
         if linked && !self.with_spice { closure.leave_out(SPICE).map(Some) } else { Ok(None) }
     }
 
-    fn add_data(&mut self, root: &Root) -> Result<()> {
-        for path in DATA_FILES.into_iter().chain(self.qemu.spice.then_some(SPICE_DATA)) {
+    fn add_data(&mut self, root: &Root, paths: &[&str]) -> Result<()> {
+        for path in paths.iter().copied().chain(self.qemu.spice.then_some(SPICE_DATA)) {
             let paths = match path.strip_suffix('/') {
                 Some(folder) => root.walk(folder)?,
                 None => vec![path.to_owned()],

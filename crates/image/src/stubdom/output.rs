@@ -26,7 +26,7 @@ impl OutputFolder {
         };
         for entry in entries {
             let name = entry.map_err(ImageError::io("list the output folder", place))?.file_name();
-            let ours = [Manifest::KERNEL, Manifest::INITRAMFS, Manifest::FILE];
+            let ours = [Manifest::KERNEL, Manifest::INITRAMFS, Manifest::FILE, Manifest::SBOM];
             if !ours.iter().any(|our| name == *our) {
                 let name = name.to_string_lossy().into_owned();
                 return Err(ImageError::ForeignOutput { folder: place.to_owned(), name });

@@ -1,0 +1,164 @@
+//! The stubdomain's kernel.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    ImageError, Result,
+    files::{create_dir_all, sha256_bytes},
+    kernel::extract_elf,
+    packages::{Package, Progress, Store, Take},
+};
+
+use super::{CompileStep, Steps};
+
+/// Debian's package of Linux's sources with Debian's patches.
+const SOURCE: &str = "linux-source-6.1";
+/// Where it has them.
+const TARBALL: &str = "usr/src/linux-source-6.1.tar.xz";
+/// The options, on top of none.
+const OPTIONS: &str = include_str!("../../kernel/stubdom.config");
+/// To be raised when the code of this file makes other kernels of the same options.
+const RECIPE: u32 = 1;
+
+/// Tools and headers.
+pub(super) const NEEDS: [&str; 9] =
+    ["bc", "binutils", "bison", "flex", "gcc", "libc6-dev", "libelf-dev", "make", "xz-utils"];
+
+/// Settings that would otherwise name the build machine and the time.
+const FIXED: [(&str, &str); 4] = [
+    ("KBUILD_BUILD_USER", "outrigger"),
+    ("KBUILD_BUILD_HOST", "outrigger"),
+    ("KBUILD_BUILD_TIMESTAMP", "Wed Jan  1 00:00:00 UTC 2020"),
+    ("KBUILD_BUILD_VERSION", "1"),
+];
+
+pub(super) fn recipe() -> String {
+    sha256_bytes(format!("{RECIPE} {SOURCE} {FIXED:?}\n{OPTIONS}").as_bytes())
+}
+
+/// Fetches and unpacks the package.
+pub(super) fn source(store: &Store, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(PathBuf, Package)> {
+    let root = store.root(&[SOURCE], Take::Named, progress)?;
+    root.layers()
+        .iter()
+        .find_map(|layer| Some((layer.folder.clone(), layer.package.clone()?)))
+        .ok_or_else(|| ImageError::NoSuchPackage { package: SOURCE.to_owned() })
+}
+
+/// Compiles the kernel of an unpacked package.
+pub(super) fn compile(
+    package_tree: &Path,
+    package: &Package,
+    steps: &mut Steps,
+    progress: &mut dyn FnMut(CompileStep<'_>),
+) -> Result<Package> {
+    let program = steps.program();
+    let sources = steps.sources();
+    create_dir_all(&sources)?;
+    progress(CompileStep::Unpacking(program));
+    let mut tar = steps.command("tar", &sources);
+    tar.args(["--extract", "--xz", "--strip-components=1", "--file"]).arg(package_tree.join(TARBALL));
+    steps.run("unpacking the sources", &mut tar)?;
+
+    progress(CompileStep::Configuring(program));
+    let options = sources.join("stubdom.config");
+    fs::write(&options, OPTIONS).map_err(ImageError::io("write", &options))?;
+    let mut configure = make(steps, &sources);
+    configure.arg("KCONFIG_ALLCONFIG=stubdom.config").arg("allnoconfig");
+    steps.run("configuring", &mut configure)?;
+    let result = read(&sources.join(".config"))?;
+    let differences = differences(OPTIONS, &String::from_utf8_lossy(&result));
+    if !differences.is_empty() {
+        let words = format!("these sources do not take {}", differences.join(", "));
+        return Err(steps.failed("configuring", words));
+    }
+
+    progress(CompileStep::Compiling(program));
+    let mut compile = make(steps, &sources);
+    compile.arg(steps.jobs()).arg("vmlinux");
+    steps.run("compiling", &mut compile)?;
+    let release = read(&sources.join("include/config/kernel.release"))?;
+    let release = String::from_utf8_lossy(&release).trim().to_owned();
+    let kernel = extract_elf("vmlinux", &read(&sources.join("vmlinux"))?)?;
+    steps.put(&format!("/boot/vmlinuz-{release}"), &kernel)?;
+    steps.put(&format!("/boot/config-{release}"), &result)?;
+    let builtin = read(&sources.join("modules.builtin"))?;
+    steps.put(&format!("/lib/modules/{release}/modules.builtin"), &builtin)?;
+    let copyright = format!("usr/share/doc/{SOURCE}/copyright");
+    steps.put(&copyright, &read(&package_tree.join(&copyright))?)?;
+    Ok(package.clone())
+}
+
+fn make(steps: &Steps, sources: &Path) -> Command {
+    let mut command = steps.command("make", sources);
+    command.envs(FIXED).args(["--silent", "ARCH=x86_64"]);
+    command
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(ImageError::io("read", path))
+}
+
+/// The lines of our options that a finished configuration does not have.
+fn differences(options: &str, result: &str) -> Vec<String> {
+    let wanted = |line: &&str| line.starts_with("CONFIG_") || off(line).is_some();
+    options
+        .lines()
+        .filter(wanted)
+        .filter(|line| match off(line) {
+            // What is off need not be named: its menu may be off as a whole.
+            Some(name) => result
+                .lines()
+                .any(|other| other.strip_prefix(name).is_some_and(|value| value.starts_with('='))),
+            None => !result.lines().any(|other| other == *line),
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The name of an option that a line switches off.
+fn off(line: &str) -> Option<&str> {
+    line.strip_prefix("# ")?.strip_suffix(" is not set").filter(|name| name.starts_with("CONFIG_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn test_differences_finds_what_was_not_taken() {
+        let result = "CONFIG_A=y\nCONFIG_B=16\nCONFIG_AB=y\n# CONFIG_C is not set\nCONFIG_D=y\n";
+        let found = |options| differences(options, result);
+        let nothing: Vec<String> = Vec::new();
+        assert_eq!(found("# words\nCONFIG_A=y\nCONFIG_B=16\n# CONFIG_C is not set\n"), nothing);
+        assert_eq!(found("# CONFIG_E is not set\n\n"), nothing);
+        let wrong = "CONFIG_B=17\n# CONFIG_D is not set\nCONFIG_E=y\nCONFIG_C=y";
+        assert_eq!(found(wrong), wrong.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn test_options_are_said_once_and_well_formed() {
+        let mut seen = BTreeSet::new();
+        for line in OPTIONS.lines() {
+            let name = match (line.split_once('='), off(line)) {
+                (Some((name, _)), None) if name.starts_with("CONFIG_") => name,
+                (None, Some(name)) => name,
+                _ => {
+                    assert!(line.is_empty() || line.starts_with("# "), "{line}");
+                    continue;
+                }
+            };
+            assert!(seen.insert(name), "{name} is said twice");
+        }
+        // What the walls around QEMU stand on.
+        for name in ["CONFIG_SECCOMP_FILTER", "CONFIG_MODULES", "CONFIG_USER_NS", "CONFIG_DEVMEM"] {
+            assert!(seen.contains(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The kernel and the QEMU that are compiled from Debian's sources for a stubdomain alone.
+//!
+//! What was compiled is kept in the cache's folder `compiled`, under a name made of everything that it depends on: our
+//! own choices (the recipe), the hash of the source package, the versions of the tools and libraries. It looks there
+//! like an unpacked package. It gets its name only when it is whole, so that an interrupted build is never used.
+//!
+//! Nothing of the build machine gets in: sources lie at relative paths, times, users and host names are fixed, the
+//! environment is empty. So the same sources and the same compiler give the same bytes.
+
+mod kernel;
+mod qemu;
+mod steps;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ImageError, Result,
+    files::{rename_into_place, sha256_bytes},
+    packages::{Package, Progress, Store},
+    root::Layer,
+    tools::run,
+};
+
+use steps::Steps;
+
+/// What can be compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Linux, of Debian's package of patched sources.
+    Kernel,
+    /// QEMU, of Debian's source package.
+    Qemu,
+}
+
+/// Something compiled, as it lies in the cache.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// Its files, and the source package that they were made from.
+    pub layer: Layer,
+    /// A hash over all that it depends on.
+    pub key: String,
+}
+
+/// A step of compiling, for showing progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompileStep<'a> {
+    /// Packages are looked for, fetched, unpacked.
+    Packages(Progress<'a>),
+    /// Sources are fetched.
+    Fetching {
+        /// What for.
+        program: Program,
+        /// How much, in bytes.
+        bytes: u64,
+    },
+    /// Sources are unpacked.
+    Unpacking(Program),
+    /// The options are worked out.
+    Configuring(Program),
+    /// The compiler is at work, which takes minutes.
+    Compiling(Program),
+}
+
+/// What is written beside the files of something compiled.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    key: String,
+    package: Package,
+    tools: Vec<String>,
+}
+
+/// The facts' file name.
+const FACTS: &str = "build.json";
+/// The folder of files that go into images, beside the facts.
+const TREE: &str = "tree";
+/// How many of one kind are kept, the newest ones.
+const KEPT: usize = 4;
+
+impl Program {
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "the minimal kernel",
+            Self::Qemu => "the minimal QEMU",
+        }
+    }
+
+    /// The Debian packages that compiling needs.
+    pub fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::Kernel => &kernel::NEEDS,
+            Self::Qemu => &qemu::NEEDS,
+        }
+    }
+
+    /// A hash over our own choices.
+    pub(crate) fn recipe(self) -> String {
+        match self {
+            Self::Kernel => kernel::recipe(),
+            Self::Qemu => qemu::recipe(),
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Qemu => "qemu",
+        }
+    }
+
+    /// The first part of the names of those that were compiled with today's choices.
+    fn prefix(self) -> String {
+        format!("{}-{}-", self.folder(), short(&self.recipe()))
+    }
+}
+
+/// Finds the newest one in the cache that was compiled with the choices of this program, without asking apt anything.
+pub fn newest(store: &Store, program: Program) -> Option<Compiled> {
+    let mut found = list(store, &program.prefix());
+    found.sort();
+    found.into_iter().rev().find_map(|(_, folder)| read(&folder))
+}
+
+/// Compiles from the newest sources that apt knows, or finds that it was done. `jobs` compilers run at once.
+///
+/// # Errors
+/// That the sources cannot be had, that Debian packages are missing on this machine, that the machine is no x86-64
+/// one, that the compiler fails (its words are kept in a file that the error names), or that the disk is full.
+pub fn compile(
+    store: &Store,
+    program: Program,
+    jobs: usize,
+    progress: &mut dyn FnMut(CompileStep<'_>),
+) -> Result<Compiled> {
+    let tools = tools(program)?;
+    let source = Source::resolve(store, program, progress)?;
+    let key =
+        sha256_bytes(format!("{}\n{}\n{}", program.recipe(), source.sha256(), tools.join("\n")).as_bytes());
+    let folder = store.folder().join("compiled");
+    let place = folder.join(format!("{}{}", program.prefix(), short(&key)));
+    // Two at once would do everything twice.
+    let lock_path = folder.join(format!("{}.lock", program.folder()));
+    let lock = File::create(&lock_path).map_err(ImageError::io("open", &lock_path))?;
+    lock.lock().map_err(ImageError::io("lock", &lock_path))?;
+    if let Some(done) = read(&place) {
+        return Ok(done);
+    }
+    let temp = store.temp()?;
+    let mut steps =
+        Steps::begin(program, temp.path(), folder.join(format!("{}.log", program.folder())), jobs)?;
+    let package = match &source {
+        Source::Kernel(tree, package) => kernel::compile(tree, package, &mut steps, progress)?,
+        Source::Qemu(source) => qemu::compile(store, source, &mut steps, progress)?,
+    };
+    let facts = Facts { key, package, tools };
+    let text = serde_json::to_vec_pretty(&facts).expect("strings and numbers always make JSON");
+    let path = steps.output().join(FACTS);
+    fs::write(&path, text).map_err(ImageError::io("write", &path))?;
+    rename_into_place(&steps.output(), &place)?;
+    prune(store, program);
+    read(&place).ok_or_else(|| ImageError::Compile {
+        program: program.name(),
+        step: "keeping the result",
+        log: place,
+        last_words: "the files are not there".to_owned(),
+    })
+}
+
+/// The sources of a program.
+enum Source {
+    /// An unpacked package, in which they are packed.
+    Kernel(PathBuf, Package),
+    Qemu(crate::sources::SourcePackage),
+}
+
+impl Source {
+    fn resolve(store: &Store, program: Program, progress: &mut dyn FnMut(CompileStep<'_>)) -> Result<Self> {
+        match program {
+            Program::Kernel => {
+                let (folder, package) =
+                    kernel::source(store, &mut |step| progress(CompileStep::Packages(step)))?;
+                Ok(Self::Kernel(folder, package))
+            }
+            Program::Qemu => Ok(Self::Qemu(store.resolve_source(qemu::SOURCE)?)),
+        }
+    }
+
+    fn sha256(&self) -> &str {
+        match self {
+            Self::Kernel(_, package) => &package.sha256,
+            Self::Qemu(source) => source.sha256(),
+        }
+    }
+}
+
+/// Makes sure that all tools are there, and names their versions.
+fn tools(program: Program) -> Result<Vec<String>> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(ImageError::WrongArchitecture {
+            what: format!("this machine, which is to compile {},", program.name()),
+            found: std::env::consts::ARCH.to_owned(),
+            needed: "x86_64",
+        });
+    }
+    let mut command = Command::new("dpkg-query");
+    command.env("LC_ALL", "C").args(["--show", "--showformat=${db:Status-Status} ${Package} ${Version}\\n"]);
+    // The first are those whose versions decide on the bytes, though they come with others.
+    let wanted = ["gcc-12", "binutils"].into_iter().chain(program.needs().iter().copied());
+    let output = run(command.args(wanted), "dpkg-query")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut installed: Vec<String> =
+        text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect();
+    installed.sort();
+    let has = |name: &str| installed.iter().any(|line| line.split(' ').next() == Some(name));
+    let missing: Vec<&str> = program.needs().iter().copied().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return Ok(installed);
+    }
+    Err(ImageError::NoBuildPackages { program: program.name(), missing: missing.join(" ") })
+}
+
+/// Reads something compiled; nothing when it is not there or not whole.
+fn read(folder: &Path) -> Option<Compiled> {
+    let facts: Facts = serde_json::from_slice(&fs::read(folder.join(FACTS)).ok()?).ok()?;
+    let tree = folder.join(TREE);
+    tree.is_dir()
+        .then(|| Compiled { layer: Layer { package: Some(facts.package), folder: tree }, key: facts.key })
+}
+
+/// Those with a prefix, with the times at which they were finished.
+fn list(store: &Store, prefix: &str) -> Vec<(SystemTime, PathBuf)> {
+    let Ok(entries) = fs::read_dir(store.folder().join("compiled")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .filter_map(|entry| {
+            Some((fs::metadata(entry.path().join(FACTS)).ok()?.modified().ok()?, entry.path()))
+        })
+        .collect()
+}
+
+/// Removes old ones. A failure here hurts nobody.
+fn prune(store: &Store, program: Program) {
+    let mut found = list(store, &format!("{}-", program.folder()));
+    found.sort();
+    for (_, folder) in found.into_iter().rev().skip(KEPT) {
+        let _ = fs::remove_dir_all(folder);
+    }
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package() -> Package {
+        Package {
+            name: "linux-source-6.1".to_owned(),
+            version: "6.1".to_owned(),
+            architecture: "all".to_owned(),
+            section: "kernel".to_owned(),
+            size: 1,
+            sha256: "ab".repeat(32),
+        }
+    }
+
+    fn keep(store: &Store, name: &str) -> PathBuf {
+        let folder = store.folder().join("compiled").join(name);
+        fs::create_dir_all(folder.join(TREE)).unwrap();
+        let facts = Facts { key: name.to_owned(), package: package(), tools: Vec::new() };
+        fs::write(folder.join(FACTS), serde_json::to_vec(&facts).unwrap()).unwrap();
+        folder
+    }
+
+    #[test]
+    fn test_newest_takes_whole_ones_of_the_recipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path()).unwrap();
+        assert!(newest(&store, Program::Kernel).is_none());
+        let prefix = Program::Kernel.prefix();
+        keep(&store, "kernel-0000000000000000-1");
+        assert!(newest(&store, Program::Kernel).is_none(), "another recipe");
+        keep(&store, &format!("{prefix}1"));
+        let second = keep(&store, &format!("{prefix}2"));
+        let late = SystemTime::now() + std::time::Duration::from_secs(9);
+        File::open(second.join(FACTS)).unwrap().set_modified(late).unwrap();
+        assert_eq!(newest(&store, Program::Kernel).unwrap().key, format!("{prefix}2"));
+        // Half of it is gone: the one before counts.
+        fs::remove_dir_all(second.join(TREE)).unwrap();
+        assert_eq!(newest(&store, Program::Kernel).unwrap().key, format!("{prefix}1"));
+        assert!(newest(&store, Program::Qemu).is_none());
+    }
+
+    #[test]
+    fn test_prune_keeps_a_few() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::at(dir.path()).unwrap();
+        for number in 0..KEPT + 3 {
+            keep(&store, &format!("kernel-x-{number}"));
+        }
+        keep(&store, "qemu-x-1");
+        prune(&store, Program::Kernel);
+        assert_eq!(list(&store, "kernel-").len(), KEPT);
+        assert_eq!(list(&store, "qemu-").len(), 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! The stubdomain's QEMU.
+
+use std::{fs, path::Path};
+
+use crate::{
+    ImageError, Result,
+    closure::inspect,
+    files::{create_dir_all, sha256_bytes},
+    packages::{Package, Store},
+    sources::SourcePackage,
+    stubdom::QEMU,
+};
+
+use super::{CompileStep, Steps};
+
+/// Debian's source package.
+pub(super) const SOURCE: &str = "qemu";
+/// The devices, on top of none.
+const DEVICES: &str = include_str!("../../qemu/stubdom.mak");
+/// To be raised when the code of this file makes other programs of the same choices.
+const RECIPE: u32 = 1;
+
+/// Tools, and the libraries that it is linked with.
+pub(super) const NEEDS: [&str; 14] = [
+    "binutils",
+    "dpkg-dev",
+    "gcc",
+    "libc6-dev",
+    "libfdt-dev",
+    "libglib2.0-dev",
+    "libpixman-1-dev",
+    "libseccomp-dev",
+    "libxen-dev",
+    "meson",
+    "ninja-build",
+    "pkg-config",
+    "python3",
+    "zlib1g-dev",
+];
+
+/// Everything off, then what a stubdomain needs.
+const CONFIGURE: [&str; 22] = [
+    "--prefix=/usr",
+    // Xen's device model is this program whatever the guest's width.
+    "--target-list=i386-softmmu",
+    "--without-default-features",
+    "--without-default-devices",
+    "--with-devices-i386=stubdom",
+    "--enable-system",
+    "--enable-xen",
+    "--enable-xen-pci-passthrough",
+    // -sandbox.
+    "--enable-seccomp",
+    "--enable-vnc",
+    "--enable-pie",
+    // Xen runs the guest's processors.
+    "--disable-tcg",
+    "--disable-kvm",
+    "--disable-tools",
+    "--disable-guest-agent",
+    "--disable-docs",
+    "--disable-install-blobs",
+    "--disable-debug-info",
+    "--disable-werror",
+    // Disks are whole block devices of the stubdomain. No format is parsed and no other kind of place is opened.
+    "--block-drv-rw-whitelist=raw,file,host_device,host_cdrom",
+    "--block-drv-ro-whitelist=raw,file,host_device,host_cdrom",
+    // Emulated cards play into nothing.
+    "--audio-drv-list=",
+];
+
+pub(super) fn recipe() -> String {
+    sha256_bytes(format!("{RECIPE} {SOURCE} {CONFIGURE:?}\n{DEVICES}").as_bytes())
+}
+
+/// Compiles QEMU.
+pub(super) fn compile(
+    store: &Store,
+    source: &SourcePackage,
+    steps: &mut Steps,
+    progress: &mut dyn FnMut(CompileStep<'_>),
+) -> Result<Package> {
+    let program = steps.program();
+    progress(CompileStep::Fetching { program, bytes: source.size() });
+    let files = store.fetch_source(source)?;
+    progress(CompileStep::Unpacking(program));
+    let sources = steps.sources();
+    store.unpack_source(source, &files, &sources)?;
+    let devices = sources.join("configs/devices/i386-softmmu/stubdom.mak");
+    write(&devices, DEVICES.as_bytes())?;
+    stand_in_for_blobs(&sources)?;
+
+    progress(CompileStep::Configuring(program));
+    let build = sources.join("build");
+    create_dir_all(&build)?;
+    // Sources at a relative path: messages name them, and the path of the cache is nobody's business.
+    let mut configure = steps.command("../configure", &build);
+    configure.args(CONFIGURE).arg(format!("--with-pkgversion=Debian {}", source.version));
+    steps.run("configuring", &mut configure)?;
+    progress(CompileStep::Compiling(program));
+    let mut ninja = steps.command("ninja", &build);
+    steps.run("compiling", ninja.arg(steps.jobs()).arg("qemu-system-i386"))?;
+    let mut strip = steps.command("strip", &build);
+    steps.run("stripping", strip.args(["--strip-all", "-o", "qemu", "qemu-system-i386"]))?;
+
+    let qemu = build.join("qemu");
+    // Also refuses what is for another processor.
+    if !inspect(&qemu)?.needed.iter().any(|library| library.starts_with("libseccomp.so.")) {
+        return Err(steps.failed("checking", "it is not linked with libseccomp".to_owned()));
+    }
+    steps.put(QEMU, &read(&qemu)?)?;
+    steps.put(&format!("/usr/share/doc/{SOURCE}/copyright"), &read(&sources.join("debian/copyright"))?)?;
+    Ok(Package {
+        name: SOURCE.to_owned(),
+        version: source.version.clone(),
+        architecture: "source".to_owned(),
+        section: "otherosfs".to_owned(),
+        size: source.size(),
+        sha256: source.sha256().to_owned(),
+    })
+}
+
+/// Debian's source package lacks firmware images that the build files unpack all the same; nothing reads them.
+fn stand_in_for_blobs(sources: &Path) -> Result<()> {
+    let folder = sources.join("pc-bios");
+    let text = read(&folder.join("meson.build"))?;
+    for name in blobs(&String::from_utf8_lossy(&text)) {
+        let path = folder.join(format!("{name}.bz2"));
+        if !path.exists() {
+            write(&path, b"")?;
+        }
+    }
+    Ok(())
+}
+
+/// Names in quotes such as `edk2-i386-code.fd`.
+fn blobs(text: &str) -> Vec<&str> {
+    text.split('\'').filter(|word| word.starts_with("edk2-") && word.ends_with(".fd")).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(ImageError::io("read", path))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).map_err(ImageError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_blobs_are_found_by_their_names() {
+        let text = "blobs = [\n  'edk2-i386-code.fd',\n  'other.bin', 'edk2-licenses.txt',\n]";
+        assert_eq!(blobs(text), ["edk2-i386-code.fd"]);
+    }
+
+    #[test]
+    fn test_devices_are_names_with_reasons() {
+        for line in DEVICES.lines().filter(|line| !line.is_empty()) {
+            assert!(
+                line.starts_with("# ") || (line.starts_with("CONFIG_") && line.ends_with("=y")),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Running configure, make and their like, with their words kept.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::{ImageError, Result, files::create_dir_all, tools::tells_of_full_disk};
+
+use super::{Program, TREE};
+
+/// Where tools are looked for: Debian's, whatever else the machine has.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// So many of the last bytes of a log are looked at when something has failed.
+const TAIL: i64 = 16 << 10;
+/// So many of the last lines of a log are shown.
+const LAST_LINES: usize = 12;
+
+/// A build that is under way.
+pub(super) struct Steps {
+    program: Program,
+    folder: PathBuf,
+    log: PathBuf,
+    file: File,
+    jobs: usize,
+}
+
+impl Steps {
+    /// Begins a build in a temporary folder; `log` keeps what its steps say.
+    pub(super) fn begin(program: Program, folder: &Path, log: PathBuf, jobs: usize) -> Result<Self> {
+        let file = File::create(&log).map_err(ImageError::io("create", &log))?;
+        let this = Self { program, folder: folder.to_owned(), log, file, jobs: jobs.max(1) };
+        create_dir_all(&this.tree())?;
+        Ok(this)
+    }
+
+    pub(super) fn program(&self) -> Program {
+        self.program
+    }
+
+    /// Where sources are unpacked.
+    pub(super) fn sources(&self) -> PathBuf {
+        self.folder.join("sources")
+    }
+
+    /// What is kept in the end.
+    pub(super) fn output(&self) -> PathBuf {
+        self.folder.join("output")
+    }
+
+    /// The files of it that go into images.
+    fn tree(&self) -> PathBuf {
+        self.output().join(TREE)
+    }
+
+    /// `-jN`.
+    pub(super) fn jobs(&self) -> String {
+        format!("-j{}", self.jobs)
+    }
+
+    /// A command in a folder with an environment in which nothing is left to chance.
+    pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(folder)
+            .env_clear()
+            .envs([("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/nonexistent")])
+            // 1 January 2020: some tools take zero for "not set".
+            .env("SOURCE_DATE_EPOCH", "1577836800");
+        command
+    }
+
+    /// Runs a command to its end; its words go to the log.
+    pub(super) fn run(&mut self, step: &'static str, command: &mut Command) -> Result<()> {
+        let _ = writeln!(self.file, "== {step}: {command:?}");
+        let start = self.file.stream_position().unwrap_or(0);
+        let clone = || self.file.try_clone().map_err(ImageError::io("write", &self.log));
+        let (output, errors) = (clone()?, clone()?);
+        let status = command.stdin(Stdio::null()).stdout(output).stderr(errors).status();
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => {
+                let words = self.last_words(start);
+                Err(self.failed(step, if words.is_empty() { status.to_string() } else { words }))
+            }
+            Err(source) => Err(self.failed(step, format!("{}: {source}", command.get_program().display()))),
+        }
+    }
+
+    /// The error of a step.
+    pub(super) fn failed(&self, step: &'static str, last_words: String) -> ImageError {
+        if tells_of_full_disk(&last_words) {
+            return ImageError::DiskFull { path: self.folder.clone() };
+        }
+        ImageError::Compile { program: self.program.name(), step, log: self.log.clone(), last_words }
+    }
+
+    /// Puts a file among those that go into images.
+    pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        let place = self.tree().join(path.trim_start_matches('/'));
+        create_dir_all(place.parent().unwrap_or(&place))?;
+        fs::write(&place, bytes).map_err(ImageError::io("write", &place))
+    }
+
+    /// The last lines of the log after a position.
+    fn last_words(&self, start: u64) -> String {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let mut file = File::open(&self.log)?;
+            let end = file.seek(SeekFrom::End(0))?;
+            let back = i64::try_from(end.saturating_sub(start)).unwrap_or(TAIL).min(TAIL);
+            file.seek(SeekFrom::End(-back))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut steps = Steps::begin(Program::Qemu, dir.path(), log, 0).unwrap();
+        assert_eq!(steps.jobs(), "-j1");
+        let mut command = steps.command("/bin/sh", dir.path());
+        steps.run("trying", command.args(["-c", script]))
+    }
+
+    #[test]
+    fn test_run_failure_shows_the_last_words() {
+        run("echo fine").unwrap();
+        let error = run("seq 30; echo 'error: no such thing' >&2; exit 3").unwrap_err();
+        let ImageError::Compile { step: "trying", last_words, .. } = error else { panic!("{error:?}") };
+        assert!(last_words.starts_with("20\n") && last_words.ends_with("no such thing"), "{last_words}");
+        let error = run("exit 4").unwrap_err().to_string();
+        assert!(error.contains("status: 4"), "{error}");
+    }
+
+    #[test]
+    fn test_run_full_disk_is_told_apart() {
+        let error = run("echo 'ld: final link failed: No space left on device'; exit 1").unwrap_err();
+        assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn test_command_has_nothing_of_the_environment() {
+        run("test -z \"$CARGO\" && test \"$(printenv | wc -l)\" -le 8").unwrap();
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo xtask image`: the stubdomain's image as the embedded host has it, with kernel and QEMU compiled for it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Args;
+use image::compiled::{CompileStep, Program, compile};
+use image::packages::{Progress, Store};
+use testhost::Observer as _;
+
+use crate::view::View;
+use crate::{debian, guest};
+
+/// How to make the image.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Installs missing Debian packages without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Compiles what is not in the cache, builds the image, and prints its folder.
+pub(crate) fn main(options: &Options) -> Result<ExitCode> {
+    debian::ensure(&debian::BUILD, options.yes)?;
+    let store = Store::from_environment()?;
+    let mut view = View::new(false, false);
+    compile_missing(&store, options.yes, &mut view)?;
+    let puts = guest::stubdom(&store, true, &mut view)?;
+    if let Some(folder) = puts.first().and_then(|put| put.source.parent()).map(Path::display) {
+        println!("{folder}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Compiles the stubdomain's kernel and QEMU, as far as the cache does not have them; the image and the embedded host
+/// take them from there.
+pub(crate) fn compile_missing(store: &Store, yes: bool, view: &mut View) -> Result<()> {
+    let programs = [Program::Kernel, Program::Qemu];
+    debian::ensure(&programs.map(Program::needs).concat(), yes)?;
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for program in programs {
+        let begun = Instant::now();
+        let mut compiled = false;
+        compile(store, program, jobs, &mut |step| {
+            compiled |= matches!(step, CompileStep::Compiling(_));
+            if let Some(text) = describe(&step) {
+                view.progress(&text);
+            }
+        })?;
+        if compiled {
+            view.progress(&format!("{} took {:.0} s", program.name(), begun.elapsed().as_secs_f64()));
+        }
+    }
+    Ok(())
+}
+
+fn describe(step: &CompileStep<'_>) -> Option<String> {
+    match step {
+        CompileStep::Packages(Progress::Resolving | Progress::Unpacking { .. }) => None,
+        CompileStep::Packages(Progress::Fetching { bytes, .. }) => {
+            Some(format!("Fetching Linux's sources, {} MB", bytes / 1_000_000))
+        }
+        CompileStep::Fetching { program, bytes } => {
+            Some(format!("Fetching the sources of {}, {} MB", program.name(), bytes / 1_000_000))
+        }
+        CompileStep::Unpacking(program) => Some(format!("Unpacking the sources of {}", program.name())),
+        CompileStep::Configuring(program) => Some(format!("Configuring {}", program.name())),
+        CompileStep::Compiling(program) => Some(format!("Compiling {}", program.name())),
+    }
+}
