@@ -109,7 +109,9 @@ impl Store {
         create_dir_all(&folder)?;
         let mut command = self.source_apt(temp.path())?;
         command.current_dir(&folder).args(["source", "--download-only", "--quiet=2", "--only-source", "--"]);
-        let output = run(command.arg(format!("{}={}", source.name, source.version)), "apt-get")?;
+        // Without the version: the file's name lacks its epoch. Lists are renewed only where the newest is looked up,
+        // and the hashes below tell.
+        let output = run(command.arg(&source.name), "apt-get")?;
         let package = format!("the source of {} {}", source.name, source.version);
         if !output.status.success() {
             let stderr = complaint(&output);
