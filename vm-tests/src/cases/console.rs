@@ -3,12 +3,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use console::attach::SOCKET_DIR;
 use console::stream::Stream;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::Case;
 use crate::harness::command::run;
@@ -228,15 +229,20 @@ impl Drop for Running {
 
 /// Types at a program's standard input and waits for the same on its standard output.
 fn echo_through(program: &str, arguments: &[&str], word: &[u8]) -> Result<()> {
+    // xenconsole reads what is typed only from a terminal; a raw one echoes nothing by itself.
+    let terminal = nix::pty::openpty(None, None)?;
+    let mut mode = tcgetattr(&terminal.slave)?;
+    cfmakeraw(&mut mode);
+    tcsetattr(&terminal.slave, SetArg::TCSANOW, &mode)?;
     let child = Command::new(program)
         .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdin(terminal.slave.try_clone()?)
+        .stdout(terminal.slave)
         .spawn()
         .with_context(|| format!("cannot run {program}"))?;
     let mut running = Running(child);
-    let mut stdin = running.0.stdin.take().context("no standard input")?;
-    let mut stdout = running.0.stdout.take().context("no standard output")?;
+    let mut stdin = fs::File::from(terminal.master);
+    let mut stdout = stdin.try_clone()?;
     stdin.write_all(word)?;
     let (sender, receiver) = std::sync::mpsc::channel();
     let wanted = word.to_vec();

@@ -15,6 +15,7 @@ use xen_types::DomId;
 use xenstore::{Connection, Store as _, Xenstore, XsPath};
 
 use super::Case;
+use super::daemon::{kill_hard, start_outriggerd};
 use crate::harness::guest::{Made, hello};
 use crate::harness::seconds;
 
@@ -294,6 +295,8 @@ fn monitor_sessions() -> Result<()> {
     let guest = Made::create(&hello("asked", "")?, &[])?;
     let (stub, target) = (guest.stub()?, guest.guest.domid);
     let place = XsPath::new(format!("/local/domain/{stub}/device-model/{target}/qmp-vchan"))?;
+    // It holds the one session there can be.
+    kill_hard("outriggerd")?;
     let begin = Instant::now();
     for round in 0..ROUNDS {
         ask(stub, &place).with_context(|| format!("round {round} of {ROUNDS}"))?;
@@ -310,6 +313,7 @@ fn monitor_sessions() -> Result<()> {
         drop(session);
         ask(stub, &place).with_context(|| format!("after {request} was cut"))?;
     }
+    start_outriggerd()?;
     guest.destroy()
 }
 

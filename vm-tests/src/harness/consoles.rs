@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use console::attach::{SOCKET_DIR, connect};
@@ -39,9 +39,11 @@ impl Console {
         Ok(Self { stream, seen: String::new(), passed: 0, what })
     }
 
-    /// Waits until the console says `text` after what was waited for before.
+    /// Waits until the console says `text` after what was waited for before. With 0 seconds, looks at what is there.
     pub(crate) fn wait_for(&mut self, text: &str, within: u64) -> Result<()> {
         let deadline = Instant::now() + seconds(within);
+        // What is there already is read also when no time is left.
+        let mut is_drained = false;
         loop {
             let new = self.seen.get(self.passed..).unwrap_or("");
             if let Some(at) = new.find(text) {
@@ -49,15 +51,15 @@ impl Console {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() && (is_drained || deadline.elapsed() > seconds(30)) {
                 bail!("{} did not say \"{text}\" within {within} s; it said: {}", self.what, self.tail());
             }
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
                 Ok(0) => bail!("{} ended before it said \"{text}\"; it said: {}", self.what, self.tail()),
                 Ok(count) => self.seen.push_str(&String::from_utf8_lossy(&bytes[..count])),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => is_drained = true,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.what)),
             }
         }

@@ -256,8 +256,10 @@ impl<P: Platform> Server<P> {
                 info!(console = %id, "console is connected");
                 if let Some(key) = key {
                     self.ports.insert(port, key);
-                    // What was written before the port was bound made no event.
+                    // What was written before the port was bound made no event, here or there: a daemon that was
+                    // killed may have moved bytes and told nobody, and the guest would wait for room for ever.
                     self.queue(key);
+                    self.platform.notify(port);
                 }
                 true
             }

@@ -92,3 +92,15 @@ fn a_file_has_each_byte_once_after_a_hundred_kills() {
 fn log_and_file_have_each_byte_once_after_a_hundred_kills() {
     check(3, true, true);
 }
+
+#[test]
+fn a_guest_that_waits_for_room_is_woken_by_the_next_server() {
+    let mut host = Host::new();
+    let (id, _page) = host.domain(9, "null");
+    // A server that is killed between reading and waking leaves an empty ring and a guest that waits.
+    for round in 1..4 {
+        host.until("the guest is woken", |host| (host.xen.notified(id, 2) >= round).then_some(()));
+        host.kill();
+        host.start();
+    }
+}

@@ -108,6 +108,11 @@ impl Xen {
         }
     }
 
+    /// How often the guest was woken through this port of its.
+    pub(crate) fn notified(&self, domid: DomId, port: u32) -> usize {
+        self.state().notified.get(&(domid, EventPort(port))).copied().unwrap_or(0)
+    }
+
     pub(crate) fn is_bound(&self, domid: DomId, port: u32) -> bool {
         self.state().offers.get(&(domid, EventPort(port))).is_some_and(Option::is_some)
     }

@@ -1,6 +1,7 @@
 //! Disks, consoles, arguments: everything about devices that is written before the stubdomain runs.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use config::{Disk, DiskSource, SerialOutput, Vdev};
@@ -13,7 +14,7 @@ use crate::Toolstack;
 use crate::batch::Batch;
 use crate::destroy;
 use crate::error::Cause;
-use crate::host::{BlockDevice, FileKind, ScriptCall};
+use crate::host::{BlockDevice, FileKind, HostError, ScriptCall};
 use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
@@ -240,7 +241,15 @@ pub(crate) fn run_script(
     // Before it runs: nobody else knows that it has to be taken back.
     record.save(&*ts.host, &ts.paths)?;
     let deadline = ts.deadlines.script;
-    Ok(ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline })?)
+    let outcome = ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline });
+    if let Err(HostError::Script { source, .. }) = &outcome
+        && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+    {
+        // It never began: there is nothing to take back, and nothing to do it with.
+        record.scripts.pop();
+        record.save(&*ts.host, &ts.paths)?;
+    }
+    Ok(outcome?)
 }
 
 /// Runs a disk's script for one of the disk's users.
