@@ -34,9 +34,10 @@ const PACKAGES: [&str; 3] = ["qemu-system-data", "seabios", "ipxe-qemu"];
 /// Where Debian's `qemu-system-xen` has its one program. QEMU finds its data relative to its own path, so it
 /// stays there.
 pub(crate) const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
-/// The libraries of a QEMU that was compiled here, apart from Xen's, which come with `xen-utils`.
-const QEMU_LIBRARIES: [&str; 6] =
-    ["libc6", "libfdt1", "libglib2.0-0", "libpixman-1-0", "libseccomp2", "zlib1g"];
+/// The libraries of a QEMU that was compiled here; what they need in turn comes with them, Xen's small ones with
+/// `libxenmisc4.17`.
+const QEMU_LIBRARIES: [&str; 7] =
+    ["libc6", "libfdt1", "libglib2.0-0", "libpixman-1-0", "libseccomp2", "libxenmisc4.17", "zlib1g"];
 /// Memory of a stubdomain whose kernel is Debian's, without video memory. That kernel takes about 50 MiB of it, and for
 /// a moment the image is there packed and unpacked at once: with 128 MiB, 4 of 21 starts ended in "System is
 /// deadlocked on memory".
