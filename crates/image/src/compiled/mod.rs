@@ -231,7 +231,7 @@ fn read(folder: &Path) -> Option<Compiled> {
     let facts: Facts = serde_json::from_slice(&fs::read(folder.join(FACTS)).ok()?).ok()?;
     let tree = folder.join(TREE);
     tree.is_dir()
-        .then(|| Compiled { layer: Layer { package: Some(facts.package), folder: tree }, key: facts.key })
+        .then_some(Compiled { layer: Layer { package: Some(facts.package), folder: tree }, key: facts.key })
 }
 
 /// Those with a prefix, with the times at which they were finished.
