@@ -109,7 +109,6 @@ fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Chil
     match told.run(&config, descriptors, signals, loading) {
         Ok(children) => {
             told.teller.step(store::SERVING);
-            system::link_helpers()?;
             Ok(children)
         }
         Err(error) => {
@@ -174,6 +173,8 @@ impl Told<'_, '_> {
             sandbox::launch::prepare_cgroup();
             Ok(())
         })?;
+        // Before QEMU, which runs one of them for a tap whose argument has no script=no.
+        self.step("helpers", |_, _| system::link_helpers())?;
         let args = qemu::arguments(config, has_state_out, plan.args);
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
