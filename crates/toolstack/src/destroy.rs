@@ -24,6 +24,8 @@ use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack};
 
+/// `XenbusStateInitialising`: the backend's driver has not taken its device up, or is just doing so.
+const INITIALISING: u64 = 1;
 /// States of a backend (`enum xenbus_state`): it works on its device and will say when it has closed.
 const AT_WORK: std::ops::RangeInclusive<u64> = 2..=5;
 /// The backend shall close.
@@ -202,12 +204,17 @@ pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
 /// The frontends' directories are removed in the same transaction: a backend whose frontend is gone closes without
 /// waiting for it (`frontend_changed` of Linux's backends, `XenbusStateUnknown`). One whose frontend was gone before,
 /// because its domain has died, is not waited for: it closes when its own directory is removed.
+///
+/// A driver that is just taking a device up writes what it can do below the backend's directory, whether that is still
+/// there or not (`xen_blkbk_probe` of Linux), and would make it anew. So each first gets the time to end that.
 pub(crate) fn close(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
     let mut watcher = Watcher::new();
     let parents: BTreeSet<_> = devices.iter().map(|id| backend_parent(id.kind, id.frontend)).collect();
     for parent in &parents {
         watcher.watch(&ts.xenstore, parent)?;
     }
+    // Without a driver for it in dom0 a device stays as it is, and nobody writes anything.
+    await_none(ts, &watcher, devices.iter().map(|id| id.back()).collect(), |state| state == INITIALISING)?;
     let mut batch = Batch::new();
     let mut awaited = Vec::new();
     for device in devices {
@@ -224,18 +231,27 @@ pub(crate) fn close(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
         return Ok(());
     }
     batch.commit(&ts.xenstore)?;
-    let after = ts.deadlines.backends_close;
-    watcher.until(Instant::now() + after, || {
+    // A backend that has not closed loses its nodes all the same: the kernel ends it then.
+    await_none(ts, &watcher, awaited, |state| AT_WORK.contains(&state))
+}
+
+/// Waits until none of these backends is in such a state, or the deadline for closing is over.
+fn await_none(
+    ts: &Toolstack,
+    watcher: &Watcher,
+    mut backends: Vec<XsPath>,
+    such: impl Fn(u64) -> bool,
+) -> StepResult {
+    watcher.until(Instant::now() + ts.deadlines.backends_close, || {
         let mut left = Vec::new();
-        for back in &awaited {
-            if state(ts, back)?.is_some_and(|state| AT_WORK.contains(&state)) {
+        for back in &backends {
+            if state(ts, back)?.is_some_and(&such) {
                 left.push(back.clone());
             }
         }
-        awaited = left;
-        Ok(awaited.is_empty().then_some(()))
+        backends = left;
+        Ok(backends.is_empty().then_some(()))
     })?;
-    // A backend that has not closed loses its nodes all the same: the kernel ends it then.
     Ok(())
 }
 

@@ -310,7 +310,7 @@ impl Actor {
         let parts: Vec<&str> = path.split('/').skip(1).collect();
         match (parts.as_slice(), value) {
             (["local", "domain", "0", "backend", "vbd" | "vif", _, _, "state"], b"1") => {
-                self.change(path, b"1", b"2");
+                self.probe(path);
             }
             (["local", "domain", "0", "backend", kind @ ("vbd" | "vif"), frontend, devid, "state"], b"5") => {
                 let front = format!("/local/domain/{frontend}/device/{kind}/{devid}/state");
@@ -335,6 +335,13 @@ impl Actor {
             }
             _ => {}
         }
+    }
+
+    /// As Linux's backends take a device up: what they can do is written whether the directory is still there or not.
+    fn probe(&self, state: &str) {
+        let feature = XsPath::new(format!("{}/max-ring-page-order", state.trim_end_matches("/state"))).unwrap();
+        let _ = self.store.write(&feature, b"4");
+        self.change(state, b"1", b"2");
     }
 
     /// As a driver does it: only if the node is still there and nobody else has changed it.
