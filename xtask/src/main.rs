@@ -14,6 +14,7 @@ mod native;
 mod stubdom;
 mod test;
 mod view;
+mod watch;
 mod workspace;
 
 use std::process::ExitCode;

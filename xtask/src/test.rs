@@ -12,7 +12,7 @@ use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, guest, workspace};
+use crate::{debian, guest, watch, workspace};
 
 /// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
 const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Only tests and cases whose name holds this.
+    /// Only tests and cases whose name holds this; `watch` for the trials of the watch over the embedded host.
     filter: Option<String>,
 }
 
@@ -68,7 +68,12 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
             let store = Store::from_environment()?;
             crate::stubdom::compile_missing(&store, options.yes || ci, &mut View::new(false, false))
         })?;
-        stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
+        if options.filter.as_deref().is_none_or(|filter| "watch".contains(filter)) {
+            stage("watch over the embedded host", &watch)?;
+        }
+        if options.filter.as_deref() != Some("watch") {
+            stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
+        }
     }
     eprintln!("== all good after {:.0} s", started.elapsed().as_secs_f64());
     Ok(ExitCode::SUCCESS)
@@ -93,6 +98,14 @@ fn tests(filter: Option<&str>) -> Result<()> {
     };
     arguments.extend(filter);
     cargo(&arguments)
+}
+
+/// Does harm to a host without programs of ours and sees whether each run tells of it at once.
+fn watch() -> Result<()> {
+    let mut view = View::new(false, false);
+    let build = BuildOptions { bare: true, ..BuildOptions::default() };
+    let host = host::built(&build, &[], &mut view)?;
+    watch::trials(&host, &mut view)
 }
 
 /// Boots the embedded host with Xen's own tools in it and runs the suites in its dom0.

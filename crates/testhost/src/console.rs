@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 /// Console lines kept for the text of an error.
 const TAIL_LINES: usize = 30;
+/// What stands before each of them.
+const INDENT: &str = "  | ";
 /// A line longer than this is cut: the console is written by software under test.
 const MAX_LINE: usize = 4096;
 
@@ -39,6 +41,13 @@ impl ConsoleWatch {
         crash
     }
 
+    /// Begins with the last lines that another machine kept: the boot of which this one is a copy.
+    pub(crate) fn seed(&mut self, kept: &str) {
+        let lines = kept.lines().map(|line| line.strip_prefix(INDENT).unwrap_or(line).to_owned());
+        self.tail.extend(lines.chain(["(restored here)".to_owned()]));
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_LINES));
+    }
+
     fn take_line(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.partial);
         let line = text.chars().filter(|c| !c.is_control()).collect::<String>().trim_end().to_owned();
@@ -48,10 +57,10 @@ impl ConsoleWatch {
 
     /// The last lines, one a line, indented for an error text.
     pub(crate) fn tail(&self) -> String {
-        let mut lines: Vec<String> = self.tail.iter().map(|line| format!("  | {line}")).collect();
+        let mut lines: Vec<String> = self.tail.iter().map(|line| format!("{INDENT}{line}")).collect();
         let rest = String::from_utf8_lossy(&self.partial);
         if !rest.trim().is_empty() {
-            lines.push(format!("  | {}", rest.trim_end()));
+            lines.push(format!("{INDENT}{}", rest.trim_end()));
         }
         if lines.is_empty() { "  | (nothing was printed)".to_owned() } else { lines.join("\n") }
     }
@@ -104,6 +113,16 @@ mod tests {
         }
         assert!(watch.tail().starts_with("  | line 70\n"));
         assert!(watch.tail().ends_with("  | line 99"));
+    }
+
+    #[test]
+    fn tail_of_a_restored_machine_begins_with_its_boots() {
+        let mut booted = ConsoleWatch::default();
+        booted.push(b"one\ntwo\nthr");
+        let mut restored = ConsoleWatch::default();
+        restored.seed(&booted.tail());
+        restored.push(b"four\n");
+        assert_eq!(restored.tail(), "  | one\n  | two\n  | thr\n  | (restored here)\n  | four");
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Report {
 pub trait Observer {
     /// The run has come to this point.
     fn progress(&mut self, _what: &str) {}
+    /// The emulated machine is this process.
+    fn machine(&mut self, _pid: u32) {}
     /// The script wrote these bytes.
     fn output(&mut self, _bytes: &[u8]) {}
     /// Xen or dom0's kernel wrote these bytes.

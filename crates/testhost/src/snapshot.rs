@@ -20,7 +20,7 @@ use crate::vm::{Places, Vm};
 use crate::{HostError, Observer, TimeScale, qmp};
 
 /// Changed whenever a snapshot of before no longer fits what restores it.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// The folder of all snapshots inside a host's folder.
 const FOLDER: &str = "snapshots";
 
@@ -58,7 +58,9 @@ impl Snapshot {
             let started = Vm::start(machine, Memory::File(&memory), places, scale, observer);
             let mut vm = started.map_err(Attempt::Final)?;
             boot(&mut vm).map_err(Attempt::Final)?;
-            save(&mut vm).map_err(Attempt::Snapshot)?;
+            let console = unfinished.join("console");
+            let kept = fs::write(&console, vm.console_tail()).at("write", &console);
+            kept.and_then(|()| save(&mut vm)).map_err(Attempt::Snapshot)?;
         }
         fs::rename(&unfinished, &snapshot.folder).at("rename", &unfinished).map_err(Attempt::Snapshot)?;
         drop(lock);
@@ -84,6 +86,8 @@ impl Snapshot {
     /// Loads the state into a machine that waits for it, and lets it go on.
     pub(crate) fn restore(&self, vm: &mut Vm<'_>) -> Result<(), HostError> {
         vm.set_phase("restoring of the snapshot");
+        let console = self.folder.join("console");
+        vm.seed_console(&fs::read_to_string(&console).at("read", &console)?);
         vm.command("migrate-set-capabilities", &qmp::ignore_shared())?;
         vm.command("migrate-incoming", &json!({ "uri": format!("exec:cat {FOLDER}/{}/state", self.name) }))?;
         vm.migrated()?;

@@ -86,6 +86,7 @@ impl<'a> Vm<'a> {
             .stderr(stderr)
             .spawn()
             .map_err(|source| HostError::Program { program: "setpriv", package: "util-linux", source })?;
+        observer.machine(child.id());
         let mut vm = Self {
             child,
             events,
@@ -107,6 +108,16 @@ impl<'a> Vm<'a> {
     /// Names what is being done, for the text of an error.
     pub(crate) fn set_phase(&mut self, phase: &'static str) {
         self.phase = phase;
+    }
+
+    /// The last lines of the console.
+    pub(crate) fn console_tail(&self) -> String {
+        self.console.tail()
+    }
+
+    /// Tells what the machine that this is a copy of had written last.
+    pub(crate) fn seed_console(&mut self, kept: &str) {
+        self.console.seed(kept);
     }
 
     /// The caller's observer.

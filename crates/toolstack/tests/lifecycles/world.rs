@@ -339,7 +339,8 @@ impl Actor {
 
     /// As Linux's backends take a device up: what they can do is written whether the directory is still there or not.
     fn probe(&self, state: &str) {
-        let feature = XsPath::new(format!("{}/max-ring-page-order", state.trim_end_matches("/state"))).unwrap();
+        let feature =
+            XsPath::new(format!("{}/max-ring-page-order", state.trim_end_matches("/state"))).unwrap();
         let _ = self.store.write(&feature, b"4");
         self.change(state, b"1", b"2");
     }
