@@ -1,6 +1,7 @@
 //! The demonstration on this machine's own Xen, for who sits in a dom0 already.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -107,7 +108,7 @@ impl Drop for Daemons {
 /// Starts the daemons where none run: those of a folder, or those on the path.
 fn daemons(programs: Option<&Path>) -> Result<Daemons> {
     let mut daemons = Daemons(Vec::new());
-    if Path::new(SOCKET).exists() {
+    if UnixStream::connect(SOCKET).is_ok() {
         return Ok(daemons);
     }
     for (name, arguments) in [("outrigger-consoled", ["--foreground"].as_slice()), ("outriggerd", &[])] {
@@ -116,7 +117,7 @@ fn daemons(programs: Option<&Path>) -> Result<Daemons> {
         daemons.0.push(child.with_context(|| format!("Cannot start {name}"))?);
     }
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !Path::new(SOCKET).exists() {
+    while UnixStream::connect(SOCKET).is_err() {
         for child in &mut daemons.0 {
             if let Some(status) = child.try_wait()? {
                 bail!(

@@ -55,7 +55,7 @@ impl Timeline {
             Outcome::Failed => "✗",
             Outcome::Undone => "↶",
         };
-        let head = format!("{mark} {:>2}/{:<2} {:<28}", step.index + 1, step.count, step.name);
+        let head = format!("{mark} {:>2}/{:<2} {:<34}", step.index + 1, step.count, step.name);
         let Some(millis) = step.millis else { return head.trim_end().to_owned() };
         let at = self.total;
         self.total += millis;
@@ -86,7 +86,7 @@ mod tests {
         };
         assert_eq!(
             timeline.line(&step("build guest", Some(250.0))),
-            "✓  1/2  build guest                      0.25 s  at   0.00 s  ▇▇▇"
+            "✓  1/2  build guest                            0.25 s  at   0.00 s  ▇▇▇"
         );
         assert!(timeline.line(&step("unpause", Some(1.0))).contains("at   0.25 s"));
     }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # PID 1 of the embedded host's dom0. It mounts what a dom0 needs, starts xenstored and the daemons, says `ready`
-# on the control port and then obeys the test host: `run EPOCH SECONDS`, `shell EPOCH` or `off`.
+# on the control port and then obeys the test host: `run EPOCH SECONDS`,
+# `shell EPOCH ROWS COLUMNS TERM` or `off`.
 #
 # Control port, one line a message.  To the host: `step NAME`, `ready UPTIME`, `beat`, `exit STATUS`, `failed WHY`,
 # `bye`.  From the host: the three words above.
@@ -97,7 +98,7 @@ collect() {
     umount /share
 }
 
-while read -r word now limit <&3; do
+while read -r word now limit columns term <&3; do
     case $word in
     run)
         mount_share "$now"
@@ -115,10 +116,16 @@ while read -r word now limit <&3; do
         echo "step mounted" >&3
         beats &
         beats=$!
-        (cd /root && exec setsid -c sh -l </dev/hvc1 >/dev/hvc1 2>&1 3>&-)
+        # The size lasts only as long as somebody holds the terminal open.
+        (
+            exec </dev/hvc1 >/dev/hvc1 2>&1 3>&-
+            stty rows "$limit" columns "$columns"
+            cd /root && TERM=$term exec setsid -c sh -l
+        )
+        status=$?
         kill $beats
         collect
-        echo "exit 0" >&3
+        echo "exit $status" >&3
         ;;
     off) break ;;
     esac

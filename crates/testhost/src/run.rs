@@ -213,7 +213,7 @@ impl Work<'_> {
             // dom0 ends the script itself, so that its logs still come out.
             (Job::Script(_), Some(limit)) => format!("run {now} {}\n", limit.as_secs().max(1)),
             (Job::Script(_), None) => format!("run {now} {}\n", u32::MAX),
-            (Job::Shell, _) => format!("shell {now}\n"),
+            (Job::Shell, _) => format!("shell {now} {}\n", shell::terminal()),
         };
         vm.send("control", message.as_bytes())?;
         let limit = vm.scaled(MOUNT_LIMIT);

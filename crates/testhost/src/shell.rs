@@ -9,6 +9,16 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use crate::HostError;
 use crate::vm::Vm;
 
+/// The rows, columns and kind of the caller's terminal, as dom0's init takes them.
+pub(crate) fn terminal() -> String {
+    let (rows, columns) =
+        terminal_size::terminal_size_of(io::stdin()).map_or((24, 80), |(width, height)| (height.0, width.0));
+    let kind = std::env::var("TERM").unwrap_or_default();
+    // It becomes a word of a line.
+    let word = !kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+".contains(c));
+    format!("{rows} {columns} {}", if word { &kind } else { "linux" })
+}
+
 /// The caller's terminal in raw mode; dropping it restores its mode.
 pub(crate) struct Terminal {
     before: Option<Termios>,

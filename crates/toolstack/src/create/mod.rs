@@ -117,7 +117,7 @@ where
         Step::new("make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
         Step::new("make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
         Step::new("attach disk images", Creation::attach_images).undo(Creation::detach_images),
-        Step::new("write the domains' xenstore trees", Creation::write_trees).undo(Creation::remove_trees),
+        Step::new("write the xenstore trees", Creation::write_trees).undo(Creation::remove_trees),
         Step::new("run disk scripts", Creation::run_disk_scripts).undo(Creation::undo_scripts),
         Step::new("build the guest", Creation::build_guest),
         Step::new("build the stubdomain", Creation::build_stub),
