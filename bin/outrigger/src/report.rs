@@ -29,7 +29,7 @@ fn describe(error: &anyhow::Error) -> (String, u8) {
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused { failure, .. }) => refused(failure),
-        Some(ClientError::Unreachable { .. }) => (plain(error), NO_DAEMON),
+        Some(ClientError::Unreachable { .. } | ClientError::Ended { .. }) => (plain(error), NO_DAEMON),
         _ => (plain(error), FAILED),
     }
 }

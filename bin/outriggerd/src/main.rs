@@ -30,6 +30,7 @@ use crate::qmp::{Qmp, VchanDial};
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
+use api::client::last_words_file;
 use clap::Parser;
 use daemon::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
@@ -73,6 +74,15 @@ fn run(arguments: &Arguments) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     // Held until the end: two daemons would undo each other's work.
     let _lock = lock::take(&arguments.socket)?;
+    let outcome = start(arguments);
+    if let Err(error) = &outcome {
+        // For who asks and finds nobody. Without it they are told to look at the log.
+        let _ = std::fs::write(last_words_file(&arguments.socket), format!("{error:#}\n"));
+    }
+    outcome
+}
+
+fn start(arguments: &Arguments) -> Result<()> {
     let hypervisor = RealHypervisor::open().context("Cannot reach Xen")?;
     let xenstore = Xenstore::open().context("Cannot reach xenstore")?;
     let dial = Arc::new(VchanDial::new(xenstore.clone()));
@@ -109,6 +119,8 @@ async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    // Of the daemon before; mostly there is none.
+    let _ = std::fs::remove_file(last_words_file(&arguments.socket));
     tracing::info!(socket = %arguments.socket.display(), "ready");
     let stop = async {
         tokio::select! {

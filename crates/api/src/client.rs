@@ -25,6 +25,15 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// Nobody listens on the socket, and the daemon has said why it ended.
+    #[error("outriggerd has ended; it said: {words}")]
+    Ended {
+        /// Its last words.
+        words: String,
+        /// What the system said of the socket.
+        #[source]
+        source: std::io::Error,
+    },
     /// The daemon went away in the middle of a call.
     #[error("The connection to outriggerd broke during {method}; guests are not affected, ask again")]
     Broken {
@@ -61,6 +70,22 @@ pub enum ClientError {
     },
 }
 
+/// Where a daemon with this socket leaves the reason when it ends by itself; gone again once it is ready.
+#[must_use]
+pub fn last_words_file(socket: &Path) -> PathBuf {
+    socket.with_extension("ended")
+}
+
+/// More of it is of no help to a person.
+const MAX_WORDS: u64 = 4096;
+
+fn last_words(socket: &Path) -> Option<String> {
+    let mut words = String::new();
+    std::fs::File::open(last_words_file(socket)).ok()?.take(MAX_WORDS).read_to_string(&mut words).ok()?;
+    let words = words.trim();
+    (!words.is_empty()).then(|| words.to_owned())
+}
+
 /// A connection to the daemon.
 #[derive(Debug)]
 pub struct Client {
@@ -72,10 +97,12 @@ impl Client {
     /// Connects to the daemon's socket.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`].
+    /// [`ClientError::Unreachable`], [`ClientError::Ended`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path)
-            .map_err(|source| ClientError::Unreachable { path: path.to_owned(), source })?;
+        let stream = UnixStream::connect(path).map_err(|source| match last_words(path) {
+            Some(words) => ClientError::Ended { words, source },
+            None => ClientError::Unreachable { path: path.to_owned(), source },
+        })?;
         Ok(Self { stream, splitter: Splitter::default() })
     }
 
@@ -93,7 +120,7 @@ impl Client {
     /// Calls a method of `io.outrigger` by its short name and waits for its only reply.
     ///
     /// # Errors
-    /// Any [`ClientError`] but `Unreachable`.
+    /// Any [`ClientError`] but `Unreachable` and `Ended`.
     pub fn call<P: Serialize, R: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -107,7 +134,7 @@ impl Client {
     /// Calls a method with `more` and hands each reply to `each`, until the last or until `each` returns false.
     ///
     /// # Errors
-    /// Any [`ClientError`] but `Unreachable`.
+    /// Any [`ClientError`] but `Unreachable` and `Ended`.
     pub fn call_more<P: Serialize, R: DeserializeOwned>(
         &mut self,
         method: &str,
@@ -134,7 +161,7 @@ impl Client {
     /// Waits for the next reply of a call that was begun; the boolean says whether more will follow.
     ///
     /// # Errors
-    /// Any [`ClientError`] but `Unreachable`.
+    /// Any [`ClientError`] but `Unreachable` and `Ended`.
     pub fn next_reply<R: DeserializeOwned>(&mut self, method: &str) -> Result<(R, bool), ClientError> {
         self.receive(method)
     }
@@ -183,5 +210,24 @@ impl Client {
             }
             Err(_) => Err(ClientError::Unknown { method: method.to_owned(), error }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_ended_by_itself_says_why() {
+        let folder = std::env::temp_dir().join(format!("outrigger-api-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let socket = folder.join("d.sock");
+        let failed = || Client::connect(&socket).unwrap_err();
+        assert!(matches!(failed(), ClientError::Unreachable { .. }));
+        std::fs::write(last_words_file(&socket), "the connection to xenstored is lost\n").unwrap();
+        assert!(failed().to_string().ends_with("it said: the connection to xenstored is lost"));
+        std::fs::write(last_words_file(&socket), "x".repeat(1 << 20)).unwrap();
+        assert!(failed().to_string().len() < 5000);
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

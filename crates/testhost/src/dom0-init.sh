@@ -91,8 +91,11 @@ collect() {
     mkdir -p /share/logs
     dmesg >/share/logs/dom0-dmesg.log 2>&1
     ps -o pid,ppid,rss,args >/share/logs/dom0-processes.log 2>&1
-    xenstore-ls -f >/share/logs/xenstore.log 2>&1
-    command -v xl >/dev/null && xl dmesg >/share/logs/xl-dmesg.log 2>&1
+    # Without xenstored, who asks hangs in the kernel.
+    if pidof xenstored >/dev/null; then
+        xenstore-ls -f >/share/logs/xenstore.log 2>&1
+        command -v xl >/dev/null && xl dmesg >/share/logs/xl-dmesg.log 2>&1
+    fi
     cp -R /var/log/outrigger /var/log/xen /share/logs/ 2>/dev/null
     cp -R /tmp/. /share/logs/tmp 2>/dev/null
     umount /share

@@ -52,19 +52,15 @@ impl Transport {
         if let Some(path) = std::env::var_os("XENSTORED_PATH") {
             return Self::open_path(Path::new(&path));
         }
-        let mut first_error = None;
         for place in PLACES.map(Path::new) {
             match Self::open_path(place) {
-                Ok(transport) => return Ok(transport),
-                // A socket that is there and refuses tells more than a place that is not there.
                 Err(StoreError::Connect { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => first_error = first_error.or(Some(error)),
+                // A socket that is there and refuses is a dead xenstored's. The kernel's device would take requests for
+                // it all the same, and who makes one could not even be killed any more.
+                outcome => return outcome,
             }
         }
-        Err(first_error.unwrap_or_else(|| StoreError::Connect {
-            path: PathBuf::from(PLACES[0]),
-            source: io::ErrorKind::NotFound.into(),
-        }))
+        Err(StoreError::Connect { path: PathBuf::from(PLACES[0]), source: io::ErrorKind::NotFound.into() })
     }
 
     /// Connects to the socket or opens the device at `path`.

@@ -12,6 +12,7 @@ mod linux;
 mod qmp;
 mod stock;
 mod vchan;
+mod xenstored_gone;
 
 use anyhow::Result;
 
@@ -20,11 +21,17 @@ use anyhow::Result;
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: fn() -> Result<()>,
+    /// It takes away what every other case needs: it comes last, and says by itself what it leaves.
+    pub(crate) is_the_end: bool,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run }
+        Self { name, run, is_the_end: false }
+    }
+
+    pub(crate) const fn the_end(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self { name, run, is_the_end: true }
     }
 }
 
@@ -43,6 +50,8 @@ pub(crate) fn all() -> Vec<Case> {
         vchan::CASES,
         qmp::CASES,
         linux::CASES,
+        // The last.
+        xenstored_gone::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,73 @@
+//! xenstored dies: the host can make no guest any more, which is to be said, and its guests run on.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use xen::{Hypervisor, RealHypervisor};
+use xen_types::DomId;
+
+use super::Case;
+use crate::harness::command::{outrigger, run, run_within};
+use crate::harness::consoles::Console;
+use crate::harness::guest::{Made, hello};
+use crate::harness::seconds;
+
+pub(super) const CASES: &[Case] = &[Case::the_end("xenstored_gone::is_said_and_nothing_is_left", gone)];
+
+/// Exit status of `outrigger` without a daemon.
+const NO_DAEMON: i32 = 5;
+
+fn gone() -> Result<()> {
+    let guest = Made::create(&hello("survivor", "")?, &[])?;
+    Console::serial(&guest, 0)?.wait_for("echoing COM1", 60)?;
+    let (domid, stub) = (guest.guest.domid, guest.stub()?);
+    let loops = loops()?;
+
+    kill_xenstored()?;
+    let next = hello("next", "")?;
+    // The daemon sees that its connection has broken, and ends; a request may come before or after.
+    let deadline = Instant::now() + seconds(30);
+    loop {
+        let output = run_within(seconds(20), "outrigger", &["create", &next.to_string_lossy()])?;
+        ensure!(output.status != 0, "A guest was made without xenstored");
+        ensure!(output.stderr.contains("xenstored"), "The error does not tell: {}", output.stderr);
+        if output.status == NO_DAEMON {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "outriggerd goes on without xenstored: {}", output.stderr);
+    }
+    outrigger(&["list"])?.refused(NO_DAEMON, &["xenstored"])?;
+    // A new one says so at once.
+    let daemon = run_within(seconds(20), "outriggerd", &[])?;
+    ensure!(daemon.status == 1 && daemon.stderr.contains("xenstore"), "A new daemon: {}", daemon.stderr);
+
+    let running = domains()?;
+    ensure!(running == [DomId::DOM0, domid, stub], "Domains are {running:?}");
+    ensure!(loops == self::loops()?, "Loop devices are left");
+    // Nothing could destroy it here.
+    guest.leave();
+    Ok(())
+}
+
+fn kill_xenstored() -> Result<()> {
+    let pid = run("pidof", &["xenstored"])?.good()?.stdout.trim().parse().context("pidof xenstored")?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// What lives, by Xen's own list: xenstore has none any more.
+fn domains() -> Result<Vec<DomId>> {
+    let hypervisor = RealHypervisor::open()?;
+    let mut domains: Vec<DomId> = hypervisor.list_domains()?.into_iter().map(|info| info.domid).collect();
+    domains.sort();
+    if domains.is_empty() {
+        bail!("Xen lists no domain");
+    }
+    Ok(domains)
+}
+
+fn loops() -> Result<String> {
+    Ok(run("losetup", &["-a"])?.good()?.stdout)
+}
