@@ -1,5 +1,6 @@
 //! Debian packages that the build machine itself needs.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, Stdio};
 
@@ -14,7 +15,8 @@ pub(crate) const BUILD: [&str; 5] = ["libxen-dev", "pkg-config", "binutils", "gc
 ///
 /// Asks first when there is a terminal and `yes` was not given. Without root it only says the command.
 pub(crate) fn ensure(packages: &[&str], yes: bool) -> Result<()> {
-    let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    let wanted: BTreeSet<&str> = packages.iter().copied().collect();
+    let missing: Vec<&str> = wanted.into_iter().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod closed_pipe;
 mod commands;
 mod qmp;
 mod report;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    closed_pipe::end_quietly();
     let cli = cli::Cli::parse();
     match commands::run(cli) {
         Ok(code) => code,

@@ -1,6 +1,7 @@
 //! Completion scripts and man pages, made from the grammar.
 
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,7 +13,16 @@ use crate::cli::Cli;
 
 /// Prints a completion script.
 pub(crate) fn completion(shell: Shell) -> Result<ExitCode> {
-    clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut std::io::stdout());
+    // It panics when it cannot write, so it writes where it always can.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut script);
+    match std::io::stdout().write_all(&script) {
+        // Who has read enough may close the pipe.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            return Err(error).context("Cannot write the completion script");
+        }
+        _ => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 
