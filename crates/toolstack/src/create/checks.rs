@@ -33,6 +33,7 @@ impl Creation<'_> {
         self.check_supported()?;
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
+        self.warn_of_silent_firmware()?;
         self.image = StubImage::find(self.config, &self.ts.paths, &*self.ts.host)?;
         // For its errors; it is made again when the guest's number is known.
         self.plan(DomId::DOM0)?;
@@ -188,6 +189,27 @@ pub(crate) fn check_free(disk: &Disk, others: &[GuestRecord], domains: &[DomainI
         }
     }
     Ok(())
+}
+
+/// OVMF images are 2 and 4 MiB large.
+const OVMF_MAX: u64 = 64 << 20;
+
+impl Creation<'_> {
+    /// Since 2021 edk2's general OVMF has no part for Xen any more, and Debian 12's is such a one; OvmfXen has, and
+    /// unlike the other begins as an ELF file (`OvmfPkg/OvmfXen.fdf`).
+    fn warn_of_silent_firmware(&mut self) -> Result<(), Cause> {
+        let path = &self.files.firmware;
+        if self.config.firmware.kind == FirmwareKind::Ovmf
+            && !self.ts.host.read_file(path, OVMF_MAX)?.starts_with(b"\x7fELF")
+        {
+            self.warnings.push(format!(
+                "{} does not look like an OVMF for Xen: the guest may stay silent for ever. \
+                 Name edk2's OvmfXen with bios_path_override",
+                path.display()
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn find_files(config: &GuestConfig, ts: &crate::Toolstack) -> Result<Files, Cause> {

@@ -48,6 +48,25 @@ fn a_paused_guest_is_not_started() {
 }
 
 #[test]
+fn an_ovmf_without_xens_part_is_warned_of() {
+    let world = World::new(Stubs::Work);
+    let mut config = guest_config();
+    config.firmware.kind = config::FirmwareKind::Ovmf;
+    for (content, warned) in [(b"_FVH", true), (b"\x7fELF", false)] {
+        world.put_firmware("ovmf", content);
+        let mut warnings = Vec::new();
+        let mut listen = |event| {
+            if let Event::Warning { text } = event {
+                warnings.push(text);
+            }
+        };
+        let guest = world.toolstack.create(&config, CreateOptions::default(), &mut listen).unwrap();
+        world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        assert_eq!(warnings.iter().any(|text| text.contains("bios_path_override")), warned, "{warnings:?}");
+    }
+}
+
+#[test]
 fn a_taken_name_is_refused_and_the_first_guest_keeps_running() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();

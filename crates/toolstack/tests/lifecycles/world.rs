@@ -54,7 +54,7 @@ pub(crate) struct World {
     before: Leftovers,
     actor: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
-    _files: TempDir,
+    files: TempDir,
 }
 
 /// Everything that a guest could leave behind.
@@ -132,7 +132,7 @@ impl World {
         let actor = Actor::new(&hypervisor, &server, stubs, (&drivers, &stop));
         let actor = Some(thread::spawn(move || actor.play()));
         let before = leftovers(&hypervisor, &server, &host.state());
-        Self { hypervisor, server, host, link, qemu, toolstack, drivers, before, actor, stop, _files: files }
+        Self { hypervisor, server, host, link, qemu, toolstack, drivers, before, actor, stop, files }
     }
 
     pub(crate) fn create(&self) -> Result<Guest, Error> {
@@ -149,6 +149,13 @@ impl World {
         *self.drivers.lock().unwrap() = drivers;
         let irq = u64::from(drivers != Drivers::None);
         xen::Hypervisor::set_hvm_param(&*self.hypervisor, guest, xen::HvmParam::CallbackIrq, irq).unwrap();
+    }
+
+    /// Replaces a file that guests are built of.
+    pub(crate) fn put_firmware(&self, name: &str, content: &[u8]) {
+        let path = self.files.path().join(name);
+        fs::write(&path, content).unwrap();
+        self.host.put_file(&path, content);
     }
 
     /// Waits until a device's frontend is in this state.
@@ -248,6 +255,7 @@ fn paths(files: &TempDir, host: &SimHost) -> Paths {
         stubdomain: files.path().to_owned(),
         hvmloader: vec![put("hvmloader")],
         seabios: vec![put("seabios")],
+        ovmf: vec![put("ovmf")],
         ..Paths::default()
     }
 }
