@@ -43,6 +43,7 @@ mkdir -p /run/xen /run/xenstored /run/lock /run/outrigger /var/log/outrigger /va
 # Xen's hotplug scripts wait for a lock until they can look at /dev/stdin.
 ln -sfn /proc/self/fd /dev/fd
 for stream in stdin:0 stdout:1 stderr:2; do ln -sf "/proc/self/fd/${stream#*:}" "/dev/${stream%:*}"; done
+[ -e /var/lock ] || ln -s /run/lock /var/lock
 hostname dom0
 ip link set lo up
 while read -r module; do

@@ -228,7 +228,7 @@ impl Drop for Running {
 }
 
 /// Types at a program's standard input and waits for the same on its standard output.
-fn echo_through(program: &str, arguments: &[&str], word: &[u8]) -> Result<()> {
+pub(super) fn echo_through(program: &str, arguments: &[&str], word: &[u8]) -> Result<()> {
     // xenconsole reads what is typed only from a terminal; a raw one echoes nothing by itself.
     let terminal = nix::pty::openpty(None, None)?;
     let mut mode = tcgetattr(&terminal.slave)?;

@@ -5,6 +5,7 @@ mod bad_input;
 mod console;
 mod daemon;
 mod devices;
+mod ease;
 mod ends;
 mod hello;
 mod hotplug;
@@ -46,6 +47,7 @@ pub(crate) fn all() -> Vec<Case> {
         ends::CASES,
         daemon::CASES,
         stock::CASES,
+        ease::CASES,
         hotplug::CASES,
         vchan::CASES,
         qmp::CASES,

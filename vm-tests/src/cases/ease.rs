@@ -1,0 +1,33 @@
+//! More of Xen's stock tools that are at ease with our guests: those that look and those that attach.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use super::console::echo_through;
+use crate::harness::command::run;
+use crate::harness::consoles::Console;
+use crate::harness::guest::{Made, hello};
+
+pub(super) const CASES: &[Case] = &[Case::new("ease::xl_console_xentop_and_xenstore_ls", tools)];
+
+const XL: &str = "/usr/lib/xen-4.17/bin/xl";
+const XENTOP: &str = "/usr/lib/xen-4.17/bin/xentop";
+
+fn tools() -> Result<()> {
+    let guest = Made::create(&hello("easy", "")?, &[])?;
+    let (domid, stub) = (guest.guest.domid, guest.stub()?);
+    Console::serial(&guest, 0)?.wait_for("echoing COM1", 60)?;
+    // Without an option it is the guest's first serial port, console 3 of the stubdomain.
+    echo_through(XL, &["console", "easy"], b"typed in xl console")?;
+
+    // Twice: the first round has no rates.
+    let top = run(XENTOP, &["-b", "-i", "2", "-d", "1"])?.good()?.stdout;
+    for name in ["easy", "easy-dm"] {
+        let line = top.lines().rev().find(|line| line.split_whitespace().next() == Some(name));
+        let line = line.with_context(|| format!("xentop does not show {name}:\n{top}"))?;
+        ensure!(line.split_whitespace().count() >= 19, "xentop shows less of {name}: {line}");
+    }
+    let nodes = run("xenstore-ls", &["-f", &format!("/local/domain/{stub}")])?.good()?.stdout;
+    ensure!(nodes.contains(&format!("/local/domain/{stub}/target = \"{domid}\"")), "no target:\n{nodes}");
+    guest.destroy()
+}
