@@ -248,6 +248,7 @@ pub static KEYS: &[Key] = &[
     used("stubdomain_kernel"),
     used("stubdomain_memory"),
     used("stubdomain_ramdisk"),
+    used("stubdomain_type"),
     used("stubdomain_version"),
     no_effect("tee", Words(&["none"]), ARM),
     used("timer_mode"),

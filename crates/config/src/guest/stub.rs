@@ -9,6 +9,10 @@ const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain 
 const TRADITIONAL: &str = "only upstream QEMU (`qemu-xen`) runs in a Linux stubdomain; the old fork has been removed \
                            from Xen since";
 
+// `arch_acquire_resource_check` in Xen's `xen/arch/x86`, until Xen 4.19.
+const PVH: &str = "this Xen lets no domain but dom0 map another one's memory unless it is a PV domain, and QEMU maps its \
+                   guest's; from Xen 4.19 on that could be done";
+
 pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
     if reader.bool("device_model_stubdomain_override") == Some(false) {
         let span = reader.value_span("device_model_stubdomain_override");
@@ -21,6 +25,7 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         "linux",
         "only Linux stubdomains are run; Mini-OS ones hold the old QEMU",
     );
+    version(reader, "stubdomain_type", "pv", PVH);
     let mut extra_args = Vec::new();
     for key in ["device_model_args", "device_model_args_hvm"] {
         let args = reader.strings(key).unwrap_or_default();
