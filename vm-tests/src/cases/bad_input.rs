@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::Case;
-use crate::harness::command::outrigger;
+use crate::harness::command::{outrigger, run};
 use crate::harness::guest::{HELLO_DISK, Made, hello, must_run, scratch};
 use crate::harness::seconds;
 
@@ -15,6 +15,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("bad_input::missing_disk", missing_disk),
     Case::new("bad_input::missing_image", missing_image),
     Case::new("bad_input::too_little_memory", too_little_memory),
+    Case::new("bad_input::full_disk", full_disk),
     Case::new("bad_input::no_such_guest", no_such_guest),
     Case::new("bad_input::absurd_qemu_argument", absurd_argument),
     Case::new("bad_input::name_taken", name_taken),
@@ -65,6 +66,21 @@ fn too_little_memory() -> Result<()> {
     )?;
     create(&config)?.refused(1, &["memory"])?;
     Ok(())
+}
+
+/// No room for the state file: nothing is made of which nothing could be known after a crash.
+fn full_disk() -> Result<()> {
+    const STATE: &str = "/var/lib/outrigger/guests";
+    std::fs::create_dir_all(STATE)?;
+    let config = hello("squeezed", "")?;
+    run("mount", &["-t", "tmpfs", "-o", "size=8k", "full", STATE])?.good()?;
+    let outcome = std::fs::write(format!("{STATE}/filler"), [0; 8192])
+        .context("cannot fill the file system")
+        .and_then(|()| create(&config));
+    run("umount", &[STATE])?.good()?;
+    outcome?.refused(1, &[STATE, "No space left"])?;
+    // With room again it goes.
+    Made::create(&config, &[])?.destroy()
 }
 
 fn no_such_guest() -> Result<()> {
