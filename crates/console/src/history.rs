@@ -3,22 +3,30 @@
 //! Every reader is a position in one unbounded stream of which only the end is kept. A new viewer starts at
 //! the oldest byte that is still there (the replay), a slow one falls off the old end and learns how many bytes
 //! it missed. So a console's memory is bounded by the history alone, whatever its readers do.
+//!
+//! The older part need not be in memory where a log has the same bytes: who reads it is told where it stands
+//! ([`History::beyond_memory`]).
 
 use std::time::{Duration, Instant};
 
 /// Bytes of a console that are kept for replay and for slow readers.
 pub const HISTORY: usize = 64 * 1024;
+/// Those of them that are in memory when the log has all.
+pub const IN_MEMORY: usize = 32 * 1024;
 
 /// Times that are kept: when there are more, every second one is forgotten.
 const MARKS_MAX: usize = 64;
 /// How far apart times are at least.
 const MARK_DISTANCE: Duration = Duration::from_secs(1);
+/// The least that is allocated, in bytes.
+const ROOM_MIN: usize = 1024;
 
 /// The end of a byte stream, at most [`HISTORY`] bytes of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct History {
-    /// Grows up to `HISTORY`, then is written round.
+    /// Grows up to `in_memory`, then is written round.
     bytes: Vec<u8>,
+    in_memory: usize,
     /// Position in the stream just after the newest byte.
     end: u64,
     /// When which position was reached, for readers that want what came since.
@@ -33,10 +41,22 @@ pub struct Cursor {
     lost: u64,
 }
 
+impl Default for History {
+    fn default() -> Self {
+        Self::in_memory(HISTORY)
+    }
+}
+
 impl History {
+    /// A history of which so many bytes are in memory, at most [`HISTORY`].
+    #[must_use]
+    pub const fn in_memory(count: usize) -> Self {
+        Self { bytes: Vec::new(), in_memory: count, end: 0, marks: Vec::new() }
+    }
+
     /// Appends bytes; the oldest ones give way.
     pub fn push(&mut self, bytes: &[u8]) {
-        let kept = &bytes[bytes.len().saturating_sub(HISTORY)..];
+        let kept = &bytes[bytes.len().saturating_sub(self.in_memory)..];
         self.end += (bytes.len() - kept.len()) as u64;
         let mut rest = kept;
         while !rest.is_empty() {
@@ -83,8 +103,13 @@ impl History {
 
     fn push_some(&mut self, bytes: &[u8]) -> usize {
         let slot = self.slot(self.end);
-        let count = bytes.len().min(HISTORY - slot);
+        let count = bytes.len().min(self.in_memory - slot);
         if self.bytes.len() < slot + count {
+            if self.bytes.capacity() < slot + count {
+                // Doubled, but never beyond what will be used.
+                let room = (slot + count).next_power_of_two().clamp(ROOM_MIN, self.in_memory);
+                self.bytes.reserve_exact(room.max(slot + count) - self.bytes.len());
+            }
             self.bytes.resize(slot + count, 0);
         }
         self.bytes[slot..slot + count].copy_from_slice(&bytes[..count]);
@@ -93,11 +118,25 @@ impl History {
     }
 
     fn slot(&self, position: u64) -> usize {
-        usize::try_from(position % HISTORY as u64).expect("a remainder of HISTORY fits")
+        usize::try_from(position % self.in_memory as u64).expect("a remainder of a usize fits")
     }
 
-    fn start(&self) -> u64 {
+    /// Where what is kept begins, in memory or in the log.
+    const fn start(&self) -> u64 {
         self.end.saturating_sub(HISTORY as u64)
+    }
+
+    /// Where what is in memory begins.
+    const fn memory_start(&self) -> u64 {
+        self.end.saturating_sub(self.in_memory as u64)
+    }
+
+    /// Moves a reader that fell off the old end to the oldest byte kept, and says where its next bytes stand if they
+    /// are not in memory: how many bytes before the end of all, and how many there are.
+    pub const fn beyond_memory(&self, cursor: &mut Cursor) -> Option<(u64, u64)> {
+        cursor.fall_to(self.start());
+        let missing = self.memory_start().saturating_sub(cursor.at);
+        if missing == 0 { None } else { Some((self.end - cursor.at, missing)) }
     }
 
     /// A reader that begins with everything that is still kept.
@@ -127,16 +166,17 @@ impl History {
         self.end - cursor.at
     }
 
+    /// Moves a reader to the oldest byte in memory; what it misses is lost for it.
+    pub const fn fall_to_memory(&self, cursor: &mut Cursor) {
+        cursor.fall_to(self.memory_start());
+    }
+
     /// Gives the next bytes for a reader: a part in one piece, empty when it has everything.
     ///
-    /// Moves a reader that fell off the old end to the oldest byte kept; [`Cursor::take_lost`] then says how many
+    /// Moves a reader that fell off the old end to the oldest byte in memory; [`Cursor::take_lost`] then says how many
     /// bytes it missed.
     pub fn next(&self, cursor: &mut Cursor) -> &[u8] {
-        let start = self.start();
-        if cursor.at < start {
-            cursor.lost += start - cursor.at;
-            cursor.at = start;
-        }
+        cursor.fall_to(self.memory_start());
         let slot = self.slot(cursor.at);
         let waiting = usize::try_from(self.end - cursor.at).expect("at most HISTORY bytes are kept");
         &self.bytes[slot.min(self.bytes.len())..(slot + waiting).min(self.bytes.len())]
@@ -144,6 +184,13 @@ impl History {
 }
 
 impl Cursor {
+    const fn fall_to(&mut self, start: u64) {
+        if self.at < start {
+            self.lost += start - self.at;
+            self.at = start;
+        }
+    }
+
     /// Moves on by bytes that the reader took.
     pub const fn advance(&mut self, count: usize) {
         self.at += count as u64;
@@ -219,6 +266,23 @@ mod tests {
         history.push(b"0123456789");
         history.limit(&mut cursor, 4);
         assert_eq!((read_all(&history, &mut cursor), cursor.take_lost()), (b"6789".to_vec(), 6));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_told_by_its_place() {
+        let mut history = History::in_memory(IN_MEMORY);
+        history.push(&[b'x'; HISTORY + 5]);
+        let mut cursor = Cursor { at: 0, lost: 0 };
+        let place = (HISTORY as u64, (HISTORY - IN_MEMORY) as u64);
+        assert_eq!(history.beyond_memory(&mut cursor), Some(place));
+        assert_eq!(cursor.take_lost(), 5);
+        cursor.advance(HISTORY - IN_MEMORY);
+        assert_eq!(history.beyond_memory(&mut cursor), None);
+        assert_eq!(read_all(&history, &mut cursor).len(), IN_MEMORY);
+        assert_eq!((cursor.take_lost(), history.bytes.capacity()), (0, IN_MEMORY));
+        let mut unlucky = history.oldest();
+        assert_eq!(read_all(&history, &mut unlucky).len(), IN_MEMORY);
+        assert_eq!(unlucky.take_lost(), place.1);
     }
 
     proptest! {

@@ -87,6 +87,8 @@ pub struct LogFile {
     at_line_start: bool,
     /// A failure that the next append reports.
     pending: Option<LogError>,
+    /// Where the file ended that was in use before this one.
+    previous: Option<Position>,
 }
 
 /// Where a file ends.
@@ -111,7 +113,7 @@ impl LogFile {
             let _ = file.read_exact_at(&mut last, size - 1);
         }
         let at_line_start = last == [b'\n'];
-        Ok(Self { path, file, inode, size, style, at_line_start, pending: None })
+        Ok(Self { path, file, inode, size, style, at_line_start, pending: None, previous: None })
     }
 
     /// The file's path.
@@ -137,8 +139,36 @@ impl LogFile {
     /// # Errors
     /// When the file cannot be opened; the old one stays in use.
     pub fn reopen(&mut self) -> Result<(), LogError> {
+        let last = self.position();
         (self.file, self.inode, self.size) = open_append(&self.path)?;
+        if self.inode != last.inode {
+            self.previous = Some(last);
+        }
         Ok(())
+    }
+
+    /// Reads bytes that were appended earlier, the first of them `back` bytes before the end, at most `most` of them:
+    /// from this file, or from the one that was rotated last. Nothing when they are not where they were.
+    #[must_use]
+    pub fn earlier(&self, back: u64, most: usize) -> Option<Vec<u8>> {
+        let (file, start, end);
+        let rotated_file;
+        if back <= self.size {
+            (file, start, end) = (&self.file, self.size - back, self.size);
+        } else {
+            let previous = self.previous?;
+            start = previous.size.checked_sub(back - self.size)?;
+            rotated_file = File::open(rotated(&self.path)).ok()?;
+            let about = rotated_file.metadata().ok()?;
+            if (about.ino(), about.len()) != (previous.inode, previous.size) {
+                return None;
+            }
+            (file, end) = (&rotated_file, previous.size);
+        }
+        let count = usize::try_from(end - start).unwrap_or(usize::MAX).min(most);
+        let mut bytes = vec![0; count];
+        file.read_exact_at(&mut bytes, start).ok()?;
+        Some(bytes)
     }
 
     /// Makes bytes ready to be appended: in the file's style, and with room for them if the limit has any.
@@ -201,6 +231,7 @@ impl LogFile {
     }
 
     fn rotate(&mut self) -> Result<(), LogError> {
+        self.previous = None;
         if self.style.sync == Sync::Rotation {
             let synced = self.file.sync_data();
             synced.map_err(|source| LogError::Write { path: self.path.clone(), source })?;
@@ -392,5 +423,24 @@ mod tests {
             assert_eq!(file_stem(name), stem, "{name:?}");
         }
         assert_eq!(file_stem(&"ü".repeat(200)).len(), 128);
+    }
+
+    #[test]
+    fn what_was_appended_is_found_again_across_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let style = LogStyle { limit: 10, ..LogStyle::default() };
+        let mut log = LogFile::open(path.clone(), style).unwrap();
+        log.append(b"01234567").unwrap();
+        assert_eq!(log.earlier(9, 100), None);
+        log.append(b"89abcdef").unwrap();
+        assert_eq!(log.earlier(8, 100).as_deref(), Some(&b"89abcdef"[..]));
+        assert_eq!(log.earlier(13, 4).as_deref(), Some(&b"3456"[..]));
+        assert_eq!(log.earlier(13, 100).as_deref(), Some(&b"34567"[..]));
+        assert_eq!(log.earlier(17, 100), None);
+        fs::remove_file(rotated(&path)).unwrap();
+        fs::write(rotated(&path), b"another's").unwrap();
+        assert_eq!(log.earlier(13, 4), None);
+        assert_eq!(log.earlier(3, 2).as_deref(), Some(&b"de"[..]));
     }
 }

@@ -21,8 +21,10 @@ pub struct XenPlatform {
     grants: GrantTable,
     foreign: ForeignMemory,
     bound: BTreeSet<EventPort>,
-    /// Ports that may have fired when the driver had no room to say which.
-    suspected: VecDeque<EventPort>,
+    /// Ports that have fired, or that may have when the driver had no room to say which.
+    fired: VecDeque<EventPort>,
+    /// The driver had no more than those.
+    drained: bool,
 }
 
 impl XenPlatform {
@@ -37,7 +39,8 @@ impl XenPlatform {
             grants: GrantTable::open()?,
             foreign: ForeignMemory::open()?,
             bound: BTreeSet::new(),
-            suspected: VecDeque::new(),
+            fired: VecDeque::new(),
+            drained: false,
         })
     }
 }
@@ -85,17 +88,22 @@ impl Platform for XenPlatform {
     }
 
     fn next_event(&mut self) -> io::Result<Option<EventPort>> {
-        if let Some(port) = self.suspected.pop_front() {
+        if let Some(port) = self.fired.pop_front() {
             return Ok(Some(port));
         }
-        match self.events.pending() {
-            Ok(port) => Ok(port),
-            Err(error) if error.errno() == Some(Errno::EFBIG) => {
-                self.suspected.extend(&self.bound);
-                Ok(self.suspected.pop_front())
-            }
-            Err(error) => Err(io::Error::other(error)),
+        // A system call less for each wake-up: those that come meanwhile make the descriptor readable again.
+        if core::mem::take(&mut self.drained) {
+            return Ok(None);
         }
+        match self.events.all_pending() {
+            Ok(ports) => {
+                self.drained = !ports.is_empty() && ports.len() < EventChannels::PENDING_MAX;
+                self.fired.extend(ports);
+            }
+            Err(error) if error.errno() == Some(Errno::EFBIG) => self.fired.extend(&self.bound),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+        Ok(self.fired.pop_front())
     }
 
     fn watch_hypervisor_log(&mut self) -> io::Result<EventPort> {

@@ -63,14 +63,16 @@ pub(crate) const CHANNELS: [&str; 5] = ["console", "shell", "control", "output",
 impl Machine {
     /// What of the machine decides whether a snapshot fits it.
     pub(crate) fn identity(&self) -> String {
-        format!("{CPU} {self:?}")
+        format!("{CPU} {self:?} {}", self.xen_command_line())
     }
 
     fn xen_command_line(&self) -> String {
-        // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file.
+        // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file. The older
+        // scheduler: under emulation credit2, the usual one, now and then leaves dom0 in its queue while all
+        // processors idle, for ever ("r" at Xen's console shows it), when many guests wake dom0 at once.
         format!(
             "dom0_mem={0}M,max:{0}M dom0_max_vcpus={1} console=com1 com1=115200,8n1 noreboot \
-             console_timestamps=boot bootscrub=0 {2}",
+             console_timestamps=boot bootscrub=0 sched=credit {2}",
             self.dom0_memory_mib, self.dom0_cpus, self.xen_arguments
         )
     }

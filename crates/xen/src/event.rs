@@ -33,6 +33,9 @@ pub struct EventChannels {
 }
 
 impl EventChannels {
+    /// Ports that [`all_pending`](Self::all_pending) takes at most.
+    pub const PENDING_MAX: usize = 64;
+
     /// Opens the driver.
     ///
     /// # Errors
@@ -105,11 +108,31 @@ impl EventChannels {
     /// looked at.
     pub fn pending(&self) -> Result<Option<EventPort>> {
         let mut raw = [0; 4];
-        match (&self.file).read(&mut raw) {
-            Ok(4) => Ok(Some(EventPort(u32::from_ne_bytes(raw)))),
+        match self.read_pending(&mut raw)? {
+            0 => Ok(None),
+            _ => Ok(Some(EventPort(u32::from_ne_bytes(raw)))),
+        }
+    }
+
+    /// Takes up to [`PENDING_MAX`](Self::PENDING_MAX) ports that have fired and are now masked, without waiting. When
+    /// there are fewer, there were no more.
+    ///
+    /// # Errors
+    /// As [`pending`](Self::pending).
+    pub fn all_pending(&self) -> Result<Vec<EventPort>> {
+        let mut raw = [0; 4 * Self::PENDING_MAX];
+        let count = self.read_pending(&mut raw)?;
+        let (ports, _) = raw[..count].as_chunks::<4>();
+        Ok(ports.iter().map(|port| EventPort(u32::from_ne_bytes(*port))).collect())
+    }
+
+    /// Reads whole ports; 0 bytes when there are none.
+    fn read_pending(&self, raw: &mut [u8]) -> Result<usize> {
+        match (&self.file).read(raw) {
+            Ok(count) if count > 0 && count.is_multiple_of(4) => Ok(count),
             Ok(_) => Err(XenError::refused("read pending event channels", None, Errno::EIO)),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(None)
+                Ok(0)
             }
             Err(error) => {
                 let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);

@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::figure;
 use super::sources::{
     echoes, file_rate, fresh_folder, open_tty, open_tty_blocking, precise, read_rate, ring_rate, socket,
+    wait_for_size,
 };
 use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::daemons::ConsoleDaemon;
@@ -19,24 +20,46 @@ use crate::harness::seconds;
 /// Where logs and files of the measurements go.
 const FOLDER: &str = "/tmp/bench";
 /// How long bytes are counted.
-const WINDOW: Duration = Duration::from_secs(4);
+const WINDOW: Duration = Duration::from_secs(3);
+/// How long idleness is watched.
+const IDLE_WINDOW: Duration = Duration::from_secs(10);
+/// Bytes after which a console's memory is full.
+const FULL: u64 = 80 * 1024;
 /// Consoles in the measurements of many.
 const MANY: usize = 8;
 /// Idle consoles.
 const IDLE: usize = 50;
 /// Keys pressed.
 const KEYS: u32 = 100;
+const STOCK_PID: &str = "--pid-file=/run/xenconsoled.pid";
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
 
-/// Measures all of it `runs` times.
-pub(super) fn measure(runs: u32) -> Result<()> {
+type Part = fn() -> Result<()>;
+
+/// What can be measured by itself. Those that are compared stand beside each other in time, because other work on the
+/// machine comes and goes.
+pub(super) const PARTS: [(&str, Part); 6] = [
+    ("file_one", || files("file_one", 1)),
+    ("file_eight", || files("file_eight", MANY)),
+    ("pty_one", || terminals("pty_one", 1)),
+    ("pty_eight", || terminals("pty_eight", MANY)),
+    ("keys", keys),
+    ("idle", idle),
+];
+
+/// Measures all of it, or the parts that are named, `runs` times.
+pub(super) fn measure(runs: u32, parts: &[String]) -> Result<()> {
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.iter().any(|(name, _)| name == part)) {
+        bail!("there is no part {unknown} of the console bench");
+    }
     for run in 1..=runs {
-        println!("-- run {run} of {runs}");
-        fresh_folder(Path::new(FOLDER))?;
-        ring()?;
-        stock()?;
-        qemu()?;
-        ours()?;
+        let chosen = |name| parts.is_empty() || parts.iter().any(|part| part == name);
+        for (name, part) in PARTS.iter().filter(|(name, _)| chosen(*name)) {
+            println!("-- run {run} of {runs}: {name}");
+            let start = Instant::now();
+            part().with_context(|| format!("cannot measure {name}"))?;
+            println!("-- {name} took {:.1} s", start.elapsed().as_secs_f64());
+        }
     }
     Ok(())
 }
@@ -50,11 +73,9 @@ fn mega(rate: f64) -> f64 {
 }
 
 /// The ring's own limit: bytes are taken and thrown away.
-fn ring() -> Result<()> {
+fn ring(id: &str, count: usize) -> Result<()> {
     let _nobody = ConsoleDaemon::none()?;
-    for (id, count) in [("ring_one", 1), ("ring_eight", MANY)] {
-        figure(&format!("{id}.limit"), mega(ring_rate(&floods(count, &[])?, WINDOW)?), "MB/s");
-    }
+    figure(&format!("{id}.ring"), mega(ring_rate(&floods(count, &[])?, WINDOW)?), "MB/s");
     Ok(())
 }
 
@@ -62,61 +83,71 @@ fn ttys(guests: &[ConsoleGuest]) -> Result<Vec<File>> {
     guests.iter().map(|guest| open_tty(&guest.tty("")?)).collect()
 }
 
-fn stock() -> Result<()> {
-    let logs = format!("--log-dir={FOLDER}/stock");
-    fresh_folder(Path::new(&format!("{FOLDER}/stock")))?;
-    for (id, count) in [("file_one", 1), ("file_eight", MANY)] {
-        let _daemon = ConsoleDaemon::stock(&["--log=guest", &logs, "--pid-file=/run/xenconsoled.pid"])?;
-        let guests = floods(count, &[])?;
-        let paths: Vec<PathBuf> =
-            (0..count).map(|nth| format!("{FOLDER}/stock/guest-flood{nth}.log").into()).collect();
-        figure(&format!("{id}.stock"), mega(file_rate(&paths, WINDOW)?), "MB/s");
-        drop(guests);
-        fresh_folder(Path::new(&format!("{FOLDER}/stock")))?;
+/// The logs of the floods.
+fn logs(whose: &str, count: usize) -> Vec<PathBuf> {
+    (0..count).map(|nth| format!("{FOLDER}/{whose}/guest-flood{nth}.log").into()).collect()
+}
+
+/// From guests to files.
+fn files(id: &str, count: usize) -> Result<()> {
+    for whose in ["stock", "ours", "qemu"] {
+        fresh_folder(&Path::new(FOLDER).join(whose))?;
     }
-    let daemon = ConsoleDaemon::stock(&["--log=none", "--pid-file=/run/xenconsoled.pid"])?;
-    for (id, count) in [("pty_one", 1), ("pty_eight", MANY)] {
+    ring(id, count)?;
+    {
+        let folder = format!("--log-dir={FOLDER}/stock");
+        let _daemon = ConsoleDaemon::stock(&["--log=guest", &folder, STOCK_PID])?;
+        let _guests = floods(count, &[])?;
+        figure(&format!("{id}.stock"), mega(file_rate(&logs("stock", count), WINDOW)?), "MB/s");
+    }
+    qemu_files(id, count)?;
+    let _daemon = ConsoleDaemon::ours(&[&format!("--log-dir={FOLDER}/ours")])?;
+    let _guests = floods(count, &[("output", "null")])?;
+    figure(&format!("{id}.ours"), mega(file_rate(&logs("ours", count), WINDOW)?), "MB/s");
+    Ok(())
+}
+
+/// From guests to who reads their pseudo-terminals.
+fn terminals(id: &str, count: usize) -> Result<()> {
+    fresh_folder(Path::new(FOLDER))?;
+    {
+        let _daemon = ConsoleDaemon::stock(&["--log=none", STOCK_PID])?;
         let guests = floods(count, &[])?;
         figure(&format!("{id}.stock"), mega(read_rate(ttys(&guests)?, WINDOW)?), "MB/s");
     }
-    let echo = ConsoleGuest::start("echo", "e", &[])?;
-    key_latency("stock", &echo, None)?;
-    let guests = floods(MANY, &[])?;
-    key_latency("stock", &echo, Some(guests.len()))?;
-    drop((guests, echo));
-    idle("stock", &daemon)
+    qemu_terminals(id, count)?;
+    let _daemon = ConsoleDaemon::ours(&["--log=none"])?;
+    // Nothing is lost: what is measured is what a reader gets.
+    let guests = floods(count, &[("output-overflow", "block")])?;
+    figure(&format!("{id}.ours"), mega(read_rate(ttys(&guests)?, WINDOW)?), "MB/s");
+    Ok(())
 }
 
-fn ours() -> Result<()> {
-    let logs = format!("--log-dir={FOLDER}/ours");
+/// From a key to its echo.
+fn keys() -> Result<()> {
+    fresh_folder(Path::new(FOLDER))?;
     {
-        let _daemon = ConsoleDaemon::ours(&[&logs])?;
-        for (id, count) in [("file_one", 1), ("file_eight", MANY)] {
-            let guests = floods(count, &[("output", "null")])?;
-            let paths: Vec<PathBuf> =
-                (0..count).map(|nth| format!("{FOLDER}/ours/guest-flood{nth}.log").into()).collect();
-            figure(&format!("{id}.ours"), mega(file_rate(&paths, WINDOW)?), "MB/s");
-            drop(guests);
-            fresh_folder(Path::new(&format!("{FOLDER}/ours")))?;
-        }
+        let _daemon = ConsoleDaemon::stock(&["--log=none", STOCK_PID])?;
+        let echo = ConsoleGuest::start("echo", "e", &[])?;
+        key_latency("stock", &echo, None)?;
+        let guests = floods(MANY, &[])?;
+        key_latency("stock", &echo, Some(guests.len()))?;
     }
-    let daemon = ConsoleDaemon::ours(&["--log=none"])?;
-    for (id, count) in [("pty_one", 1), ("pty_eight", MANY)] {
-        // Nothing is lost: what is measured is what a reader gets.
-        let guests = floods(count, &[("output-overflow", "block")])?;
-        figure(&format!("{id}.ours"), mega(read_rate(ttys(&guests)?, WINDOW)?), "MB/s");
-    }
+    let folder = format!("--log-dir={FOLDER}/ours");
+    let daemon = ConsoleDaemon::ours(&[&folder])?;
     let echo = ConsoleGuest::start("echo", "e", &[])?;
     key_latency("ours", &echo, None)?;
     let took = echoes(socket(&echo)?, 1).and_then(|_| echoes(socket_without_replay(&echo)?, KEYS))?;
     figure("key_socket.ours", middle(&took), "ms");
     let before = daemon.number("smaps_rollup", "Pss:")?;
     let guests = floods(MANY, &[("output", "null")])?;
-    key_latency("ours", &echo, Some(guests.len()))?;
+    // Each has said more than is kept by then.
+    for path in logs("ours", MANY) {
+        wait_for_size(&path, FULL)?;
+    }
     let after = daemon.number("smaps_rollup", "Pss:")?;
-    figure("memory_busy.ours", precise(after.saturating_sub(before)) / precise(MANY as u64), "KiB");
-    drop((guests, echo));
-    idle("ours", &daemon)
+    figure("memory_full.ours", precise(after.saturating_sub(before)) / precise(MANY as u64), "KiB");
+    key_latency("ours", &echo, Some(guests.len()))
 }
 
 /// A viewer behind the replay.
@@ -153,20 +184,27 @@ fn key_latency(whose: &str, echo: &ConsoleGuest, floods: Option<usize>) -> Resul
     Ok(())
 }
 
+/// Consoles that say nothing.
+fn idle() -> Result<()> {
+    fresh_folder(Path::new(FOLDER))?;
+    idle_cost("stock", &ConsoleDaemon::stock(&["--log=guest", &format!("--log-dir={FOLDER}"), STOCK_PID])?)?;
+    idle_cost("ours", &ConsoleDaemon::ours(&[&format!("--log-dir={FOLDER}")])?)
+}
+
 /// Time, wake-ups and memory of a daemon with many consoles that say nothing.
-fn idle(whose: &str, daemon: &ConsoleDaemon) -> Result<()> {
+fn idle_cost(whose: &str, daemon: &ConsoleDaemon) -> Result<()> {
     let before = daemon.number("smaps_rollup", "Pss:")?;
     let guests: Vec<ConsoleGuest> =
         (0..IDLE).map(|nth| ConsoleGuest::start(&format!("idle{nth}"), "i", &[])).collect::<Result<_>>()?;
     for guest in &guests {
         guest.tty("")?;
     }
-    // The last one's handshake.
+    // The last one's start.
     std::thread::sleep(Duration::from_secs(1));
     let memory = daemon.number("smaps_rollup", "Pss:")?.saturating_sub(before);
     let switches = |daemon: &ConsoleDaemon| daemon.number("status", "voluntary_ctxt_switches:");
     let (time, wakes) = (daemon.time()?, switches(daemon)?);
-    std::thread::sleep(Duration::from_secs(10));
+    std::thread::sleep(IDLE_WINDOW);
     figure(&format!("idle_time.{whose}"), precise(daemon.time()? - time) * 10.0, "ms");
     figure(&format!("idle_wakes.{whose}"), precise(switches(daemon)? - wakes), "count");
     figure(&format!("memory_idle.{whose}"), precise(memory) / precise(IDLE as u64), "KiB");
@@ -212,39 +250,34 @@ impl Drop for Qemu {
     }
 }
 
-fn qemu() -> Result<()> {
+fn qemu_files(id: &str, count: usize) -> Result<()> {
     let _nobody = ConsoleDaemon::none()?;
-    for (id, count) in [("file_one", 1), ("file_eight", MANY)] {
-        let paths: Vec<PathBuf> = (0..count).map(|nth| format!("{FOLDER}/qemu{nth}").into()).collect();
-        let guests: Vec<ConsoleGuest> = paths
-            .iter()
-            .enumerate()
-            .map(|(nth, path)| {
-                let output = format!("file:{}", path.display());
-                ConsoleGuest::make(&format!("flood{nth}"), "s", &[("type", "ioemu"), ("output", &output)])
-            })
-            .collect::<Result<_>>()?;
-        let qemus = guests.iter().map(Qemu::start).collect::<Result<Vec<_>>>()?;
-        guests.iter().try_for_each(ConsoleGuest::unpause)?;
-        figure(&format!("{id}.qemu"), mega(file_rate(&paths, WINDOW)?), "MB/s");
-        forget(&guests)?;
-        drop(qemus);
-        paths.iter().try_for_each(std::fs::remove_file)?;
-    }
-    for (id, count) in [("pty_one", 1), ("pty_eight", MANY)] {
-        let guests = (0..count)
-            .map(|nth| {
-                ConsoleGuest::make(&format!("flood{nth}"), "s", &[("type", "ioemu"), ("output", "pty")])
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let qemus = guests.iter().map(Qemu::start).collect::<Result<Vec<_>>>()?;
-        let ttys = ttys(&guests)?;
-        guests.iter().try_for_each(ConsoleGuest::unpause)?;
-        figure(&format!("{id}.qemu"), mega(read_rate(ttys, WINDOW)?), "MB/s");
-        forget(&guests)?;
-        drop(qemus);
-    }
-    Ok(())
+    let paths: Vec<PathBuf> = (0..count).map(|nth| format!("{FOLDER}/qemu/{nth}").into()).collect();
+    let outputs: Vec<String> = paths.iter().map(|path| format!("file:{}", path.display())).collect();
+    let guests: Vec<ConsoleGuest> = outputs
+        .iter()
+        .enumerate()
+        .map(|(nth, output)| {
+            ConsoleGuest::make(&format!("flood{nth}"), "s", &[("type", "ioemu"), ("output", output)])
+        })
+        .collect::<Result<_>>()?;
+    let _qemus = guests.iter().map(Qemu::start).collect::<Result<Vec<_>>>()?;
+    guests.iter().try_for_each(ConsoleGuest::unpause)?;
+    figure(&format!("{id}.qemu"), mega(file_rate(&paths, WINDOW)?), "MB/s");
+    forget(&guests)
+}
+
+fn qemu_terminals(id: &str, count: usize) -> Result<()> {
+    let _nobody = ConsoleDaemon::none()?;
+    let keys = [("type", "ioemu"), ("output", "pty")];
+    let guests = (0..count)
+        .map(|nth| ConsoleGuest::make(&format!("flood{nth}"), "s", &keys))
+        .collect::<Result<Vec<_>>>()?;
+    let _qemus = guests.iter().map(Qemu::start).collect::<Result<Vec<_>>>()?;
+    let ttys = ttys(&guests)?;
+    guests.iter().try_for_each(ConsoleGuest::unpause)?;
+    figure(&format!("{id}.qemu"), mega(read_rate(ttys, WINDOW)?), "MB/s");
+    forget(&guests)
 }
 
 /// Removes the backends' nodes.

@@ -5,11 +5,11 @@ mod sources;
 
 use anyhow::{Result, bail};
 
-/// Measures what is asked for, `runs` times.
+/// Measures what is asked for, `runs` times; of consoles, only the parts that are named, if any are.
 pub(crate) fn main(what: &[String], runs: u32) -> Result<()> {
     match what {
-        [what] if what == "console" => console::measure(runs),
-        _ => bail!("vm-tests measure console"),
+        [what, parts @ ..] if what == "console" => console::measure(runs, parts),
+        _ => bail!("vm-tests measure console [{}]", console::PARTS.map(|(name, _)| name).join("|")),
     }
 }
 

@@ -176,6 +176,16 @@ pub(super) fn socket(guest: &ConsoleGuest) -> Result<UnixStream> {
     }
 }
 
+/// Waits until a file has so many bytes.
+pub(super) fn wait_for_size(path: &Path, size: u64) -> Result<()> {
+    let deadline = Instant::now() + seconds(60);
+    while fs::metadata(path).map_or(0, |about| about.len()) < size {
+        ensure!(Instant::now() < deadline, "{} does not grow to {size} bytes", path.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 /// Removes what earlier measurements left.
 pub(super) fn fresh_folder(path: &Path) -> Result<()> {
     if path.exists() {

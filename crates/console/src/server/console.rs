@@ -17,7 +17,8 @@ use super::id::ConsoleId;
 use super::poller::{Part, Poller, Slot, Source};
 use super::reader::{Pumped, Reader};
 use super::sinks::Sinks;
-use crate::history::{Cursor, History};
+use crate::history::{Cursor, History, IN_MEMORY};
+use crate::logfile::LogFile;
 use crate::output::Overflow;
 use crate::ring::{BackendRing, OUT_SIZE, RingLie, RingMemory};
 use crate::xenbus;
@@ -121,6 +122,14 @@ impl<M: RingMemory> Console<M> {
             resume: None,
             input: VecDeque::new(),
             leaving: false,
+        }
+    }
+
+    /// Gives the console its log; nothing has been said yet. What the log has need not all be in memory.
+    pub(crate) fn set_log(&mut self, log: LogFile) {
+        self.sinks.set_log(log);
+        if self.sinks.has_history() {
+            self.history = History::in_memory(IN_MEMORY);
         }
     }
 
@@ -292,7 +301,7 @@ impl<M: RingMemory> Console<M> {
     /// Brings every reader up to date, as far as it takes bytes.
     fn pump(&mut self, poller: &mut Poller) {
         if let Some(stream) = &mut self.stream
-            && stream.pump(&self.history) == Pumped::Gone
+            && stream.pump(&self.history, &self.sinks) == Pumped::Gone
         {
             self.complain(&"its output is broken; bytes go to the log and the socket only");
             self.drop_stream(poller);
@@ -312,7 +321,7 @@ impl<M: RingMemory> Console<M> {
 
     fn pump_viewer(&mut self, poller: &mut Poller, number: u64) {
         let Some(viewer) = self.viewers.get_mut(&number) else { return };
-        let pumped = viewer.pump(&self.history);
+        let pumped = viewer.pump(&self.history, &self.sinks);
         let done = pumped == Pumped::Gone || (pumped == Pumped::UpToDate && self.leaving);
         if done {
             self.drop_viewer(poller, number);

@@ -12,6 +12,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::poller::{Poller, Slot};
 use super::reader::{Pumped, Reader};
+use super::sinks::Archive;
 use crate::history::{Cursor, History};
 use crate::output::{Direction, Overflow};
 use crate::pty::Pty;
@@ -96,11 +97,11 @@ impl Stream {
         }
     }
 
-    pub(crate) fn pump(&mut self, history: &History) -> Pumped {
+    pub(crate) fn pump(&mut self, history: &History, archive: &dyn Archive) -> Pumped {
         let fd = self.fd.as_fd();
         match &mut self.reader {
             None => Pumped::UpToDate,
-            Some(reader) => reader.pump(history, |bytes| Ok(nix::unistd::write(fd, bytes)?)),
+            Some(reader) => reader.pump(history, archive, |bytes| Ok(nix::unistd::write(fd, bytes)?)),
         }
     }
 
@@ -176,10 +177,10 @@ impl Viewer {
         self.reader.cursor()
     }
 
-    pub(crate) fn pump(&mut self, history: &History) -> Pumped {
+    pub(crate) fn pump(&mut self, history: &History, archive: &dyn Archive) -> Pumped {
         let stream = &self.stream;
         let mut remaining = self.remaining;
-        let pumped = self.reader.pump(history, |bytes| {
+        let pumped = self.reader.pump(history, archive, |bytes| {
             let most = remaining.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
             if most == 0 {
                 return Err(io::ErrorKind::BrokenPipe.into());

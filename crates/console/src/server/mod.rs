@@ -1,7 +1,7 @@
 //! The console server: one thread, one poll, every console of every domain.
 //!
 //! A turn waits for descriptors, looks at what changed in xenstore, and then gives each console that has something
-//! to do one ring's worth of service, round robin. A console whose port has fired keeps the port masked until its
+//! to do one ring's worth of service, round robin, and a few more rounds when there are few of them. A console whose port has fired keeps the port masked until its
 //! ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second one
 //! console gets is bounded. Nobody here waits for a reader: what a reader does not take stays in the console's
 //! history until newer bytes need the room. Outputs that are to lose nothing hold up their own domain instead: its bytes
@@ -52,8 +52,9 @@ use poller::{Poller, Slot, Source};
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
-/// Event channels that are taken in one turn.
-const EVENTS_MAX: usize = 256;
+/// Rings that are served before descriptors are looked at again, when fewer consoles have something to do: looking
+/// costs as much as a ring.
+const SERVICES: usize = 16;
 
 /// Where the server keeps its files, and what it does with bytes.
 #[derive(Clone, Debug)]
@@ -266,9 +267,11 @@ impl<P: Platform> Server<P> {
             // Answers may have been preceded by events, which the poll does not know of any more.
             self.read_watches()?;
         }
-        for _ in 0..self.ready.len() {
-            if let Some(key) = self.ready.pop_front() {
-                self.serve(key);
+        if !self.ready.is_empty() {
+            let now = Instant::now();
+            for _ in 0..self.ready.len().max(SERVICES) {
+                let Some(key) = self.ready.pop_front() else { break };
+                self.serve(key, now);
             }
         }
         Ok(result)
@@ -327,6 +330,9 @@ impl<P: Platform> Server<P> {
     }
 
     fn do_what_is_due(&mut self) {
+        if self.due.is_empty() {
+            return;
+        }
         let now = Instant::now();
         while let Some(Reverse((at, due))) = self.due.peek().copied() {
             if at > now {
@@ -353,8 +359,8 @@ impl<P: Platform> Server<P> {
     }
 
     fn take_events(&mut self) -> Result<(), ServerError> {
-        for _ in 0..EVENTS_MAX {
-            let Some(port) = self.platform.next_event().map_err(ServerError::Events)? else { break };
+        // Each port comes once before it is unmasked.
+        while let Some(port) = self.platform.next_event().map_err(ServerError::Events)? {
             if self.hear_hypervisor(port) {
                 continue;
             }
@@ -386,9 +392,8 @@ impl<P: Platform> Server<P> {
     }
 
     /// Gives one console its turn.
-    fn serve(&mut self, key: u64) {
+    fn serve(&mut self, key: u64, now: Instant) {
         let Some(console) = self.consoles.get_mut(&key) else { return };
-        let now = Instant::now();
         if let Err(at) = console.turns.take(now) {
             // It stays queued, so that its events do not bring it back before.
             self.schedule(at, Due::Serve(key));

@@ -74,7 +74,7 @@ impl<P: Platform> Server<P> {
             }
         };
         match LogFile::open(path, self.settings.log_style) {
-            Ok(log) => console.sinks.set_log(log),
+            Ok(log) => console.set_log(log),
             Err(error) => console.complain(&with_cause(&error)),
         }
         Ok(())

@@ -1,5 +1,6 @@
 use std::io::{self, ErrorKind};
 
+use super::sinks::Archive;
 use crate::history::{Cursor, History};
 
 /// How far one reader of a console is, and whether its descriptor takes more.
@@ -8,8 +9,8 @@ pub(crate) struct Reader {
     cursor: Cursor,
     /// Bytes that may wait for it.
     limit: u64,
-    /// A message to the reader itself, which goes out before more of the console.
-    notice: Vec<u8>,
+    /// What goes out before more of what is in memory: a message to the reader itself, or bytes from the archive.
+    first: Vec<u8>,
     /// Its descriptor was full; nothing is tried before it says that it has room.
     blocked: bool,
 }
@@ -27,7 +28,7 @@ pub(crate) enum Pumped {
 
 impl Reader {
     pub(crate) const fn new(cursor: Cursor) -> Self {
-        Self { cursor, limit: u64::MAX, notice: Vec::new(), blocked: false }
+        Self { cursor, limit: u64::MAX, first: Vec::new(), blocked: false }
     }
 
     /// The same with a bound on what waits for it, smaller than what is kept.
@@ -55,34 +56,35 @@ impl Reader {
 
     /// Bytes of the console that it does not have yet.
     pub(crate) const fn behind(&self, history: &History) -> u64 {
-        history.behind(&self.cursor)
+        history.behind(&self.cursor) + self.first.len() as u64
     }
 
     /// Gives the reader what it has not got yet, as much as `write` takes without waiting.
     pub(crate) fn pump(
         &mut self,
         history: &History,
+        archive: &dyn Archive,
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Pumped {
         while !self.blocked {
-            history.limit(&mut self.cursor, self.limit);
-            let from_history = self.notice.is_empty();
-            let bytes = if from_history { history.next(&mut self.cursor) } else { &self.notice };
-            if from_history {
-                let lost = self.cursor.take_lost();
-                if lost > 0 {
-                    self.notice =
-                        format!("\r\n[outrigger-consoled: {lost} bytes dropped here]\r\n").into_bytes();
-                    continue;
-                }
-                if bytes.is_empty() {
-                    return Pumped::UpToDate;
-                }
+            if self.first.is_empty() {
+                history.limit(&mut self.cursor, self.limit);
+                self.fill(history, archive);
+            }
+            let from_history = self.first.is_empty();
+            let bytes = if from_history { history.next(&mut self.cursor) } else { &self.first };
+            if from_history && bytes.is_empty() {
+                return Pumped::UpToDate;
             }
             match write(bytes) {
                 Ok(0) => self.blocked = true,
                 Ok(count) if from_history => self.cursor.advance(count),
-                Ok(count) => drop(self.notice.drain(..count)),
+                Ok(count) => {
+                    self.first.drain(..count);
+                    if self.first.is_empty() {
+                        self.first = Vec::new();
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.blocked = true,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Pumped::Gone,
@@ -90,24 +92,87 @@ impl Reader {
         }
         Pumped::Blocked
     }
+
+    /// Brings what is not in memory, or a word about what is lost.
+    fn fill(&mut self, history: &History, archive: &dyn Archive) {
+        let place = history.beyond_memory(&mut self.cursor);
+        let mut lost = self.cursor.take_lost();
+        if lost == 0
+            && let Some((back, count)) = place
+        {
+            if let Some(bytes) = archive.earlier(back, count) {
+                self.cursor.advance(bytes.len());
+                self.first = bytes;
+                return;
+            }
+            history.fall_to_memory(&mut self.cursor);
+            lost = self.cursor.take_lost();
+        }
+        if lost > 0 {
+            self.first = format!("\r\n[outrigger-consoled: {lost} bytes dropped here]\r\n").into_bytes();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::HISTORY;
+    use crate::history::{HISTORY, IN_MEMORY};
+
+    /// Has everything, each byte the low bits of its position.
+    struct All(u64);
+
+    impl Archive for All {
+        fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>> {
+            let start = self.0 - back;
+            Some((start..start + count.min(1000)).map(|at| (at % 251) as u8).collect())
+        }
+    }
+
+    struct Nothing;
+
+    impl Archive for Nothing {
+        fn earlier(&self, _: u64, _: u64) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    fn read_all(reader: &mut Reader, history: &History, archive: &dyn Archive) -> Vec<u8> {
+        let mut got = Vec::new();
+        let pumped = reader.pump(history, archive, |bytes| {
+            let count = bytes.len().min(700);
+            got.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        });
+        assert_eq!(pumped, Pumped::UpToDate);
+        got
+    }
+
+    #[test]
+    fn older_bytes_come_from_the_archive_if_it_has_them() {
+        let stream: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut history = History::in_memory(IN_MEMORY);
+        history.push(&stream);
+        let mut reader = Reader::new(history.oldest());
+        assert_eq!(reader.behind(&history), HISTORY as u64);
+        let got = read_all(&mut reader, &history, &All(100_000));
+        assert!(got == stream[stream.len() - HISTORY..]);
+        let got = read_all(&mut Reader::new(history.oldest()), &history, &Nothing);
+        let mark = b"\r\n[outrigger-consoled: 32768 bytes dropped here]\r\n";
+        assert!(got == [mark, &stream[stream.len() - IN_MEMORY..]].concat());
+    }
 
     #[test]
     fn a_reader_that_slept_is_told_what_it_missed_and_goes_on() {
         let mut history = History::default();
         let mut reader = Reader::new(history.oldest());
         history.push(b"abc");
-        assert_eq!(reader.pump(&history, |_| Err(ErrorKind::WouldBlock.into())), Pumped::Blocked);
+        assert_eq!(reader.pump(&history, &Nothing, |_| Err(ErrorKind::WouldBlock.into())), Pumped::Blocked);
         history.push(&[b'x'; HISTORY]);
-        assert_eq!(reader.pump(&history, |_| panic!("tried though blocked")), Pumped::Blocked);
+        assert_eq!(reader.pump(&history, &Nothing, |_| panic!("tried though blocked")), Pumped::Blocked);
         reader.unblock();
         let mut got = Vec::new();
-        let pumped = reader.pump(&history, |bytes| {
+        let pumped = reader.pump(&history, &Nothing, |bytes| {
             let count = bytes.len().min(1000);
             got.extend_from_slice(&bytes[..count]);
             Ok(count)

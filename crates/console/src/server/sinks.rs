@@ -7,6 +7,9 @@ use super::journal::{Entry, Journal, Noted};
 use crate::history::HISTORY;
 use crate::logfile::{LogError, LogFile, Position};
 
+/// Bytes that are read from the log at once.
+const ARCHIVE_MAX: usize = 8 * 1024;
+
 /// The log, the output's file, and the note about both.
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
@@ -15,6 +18,21 @@ pub(crate) struct Sinks {
     journal: Option<Journal>,
     /// Whether the last writing failed: a run of failures is told once.
     broken: bool,
+    /// Whether the log lacks something.
+    torn: bool,
+}
+
+/// Where older bytes of a console are found.
+pub(crate) trait Archive {
+    /// Gives bytes of which the first came `back` bytes before the newest, at most `count` of them, if they are there.
+    fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>>;
+}
+
+impl Archive for Sinks {
+    fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>> {
+        let log = self.log.as_ref().filter(|_| self.has_history())?;
+        log.earlier(back, usize::try_from(count).unwrap_or(usize::MAX).min(ARCHIVE_MAX))
+    }
 }
 
 impl Sinks {
@@ -34,12 +52,15 @@ impl Sinks {
     pub(crate) fn replay(&mut self) -> Vec<u8> {
         let born = self.journal.as_mut().and_then(Journal::take_born);
         match (&self.log, born) {
-            // What was changed for the log is not what the console said.
-            (Some(log), Some(born)) if !log.style().timestamps && !log.style().replace_escape => {
-                tail(log, born).unwrap_or_default()
-            }
+            (Some(log), Some(born)) if is_plain(log) => tail(log, born).unwrap_or_default(),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether the log has all that is kept of the console for its readers.
+    pub(crate) fn has_history(&self) -> bool {
+        let has = |log: &LogFile| is_plain(log) && log.style().limit >= HISTORY as u64;
+        !self.torn && self.log.as_ref().is_some_and(has)
     }
 
     /// Where the log ends.
@@ -65,6 +86,7 @@ impl Sinks {
                 done = done.and(sink.append_prepared(&bytes));
             }
         }
+        self.torn |= done.is_err();
         self.told_once(done)
     }
 
@@ -121,6 +143,11 @@ impl Sinks {
             journal.remove();
         }
     }
+}
+
+/// Whether it has what the console said, unchanged.
+const fn is_plain(log: &LogFile) -> bool {
+    !log.style().timestamps && !log.style().replace_escape
 }
 
 fn noted(sink: &LogFile, count: usize) -> Option<Noted> {

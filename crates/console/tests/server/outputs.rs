@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
+use console::history::HISTORY;
 use console::logfile::LogStyle;
 use console::output::Overflow;
 use console::ring::{Index, OUT_SIZE, XenconsInterface};
@@ -301,4 +302,20 @@ fn a_stream_gets_every_byte_and_learns_that_the_guest_has_all() {
     });
     assert_eq!(host.read_viewer(&stream, usize::MAX), b"");
     assert!(got == sent, "what the guest got differs");
+}
+
+#[test]
+fn a_viewer_gets_what_is_kept_though_the_older_half_is_in_the_log_only() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(1, "null");
+    let stream: Vec<u8> = (0..HISTORY + 5000).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
+    let mut rest = &stream[..];
+    while !rest.is_empty() {
+        rest = &rest[page.guest_write(rest)..];
+        host.xen.kick(id, 2);
+        host.turn();
+    }
+    host.until("the last bytes", |_| is_empty(&page).then_some(()));
+    let viewer = host.view(id, 0);
+    assert!(host.read_viewer(&viewer, HISTORY) == stream[stream.len() - HISTORY..]);
 }
