@@ -1,5 +1,7 @@
 //! The boot sector guest: disks, serial ports, keyboard, two at once, pause, no QEMU in dom0.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 use api::types::State;
 
@@ -8,6 +10,7 @@ use crate::harness::clean::Host;
 use crate::harness::command::{outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::guest::{Made, hello, list, must_run};
+use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("hello::example_talks_reads_disks_and_echoes", example),
@@ -33,7 +36,38 @@ fn example() -> Result<()> {
     }
     // A second viewer gets what was said before it came.
     Console::serial(&guest, 0)?.wait_for("Hello from an HVM guest on COM1", 10)?;
+    console_command()?;
     guest.destroy()
+}
+
+/// `outrigger console` with all that chooses a console and how much of it is shown.
+fn console_command() -> Result<()> {
+    const SAID: &str = "Hello from an HVM guest on COM1";
+    let shown = |options: &[&str]| -> Result<String> {
+        let arguments = [&["console", "--no-follow"], options, &["hello"]].concat();
+        Ok(outrigger(&arguments)?.good()?.stdout)
+    };
+    for (options, said) in [
+        (&[][..], SAID),
+        (&["--since", "1h"], SAID),
+        (&["-n", "3"], SAID),
+        (&["--serial", "1"], "Hello from an HVM guest on COM2"),
+        (&["--log"], "outrigger-agent"),
+    ] {
+        let text = shown(options)?;
+        ensure!(text.contains(said), "outrigger console {options:?} does not show {said:?} but {text:?}");
+    }
+    // What was said becomes older than what is asked for.
+    let deadline = Instant::now() + seconds(30);
+    while shown(&["--since", "1s"])?.contains(SAID) {
+        ensure!(Instant::now() < deadline, "--since shows what is older");
+        std::thread::yield_now();
+    }
+    shown(&["--pv"])?;
+    outrigger(&["console", "--channel", "nowhere", "hello"])?.refused(1, &["no console", "nowhere"])?;
+    outrigger(&["console", "--serial", "5", "hello"])?.refused(1, &["2 serial ports"])?;
+    outrigger(&["console", "--since", "tomorrow", "hello"])?.refused(2, &["tomorrow"])?;
+    Ok(())
 }
 
 fn no_qemu() -> Result<()> {

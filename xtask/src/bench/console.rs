@@ -14,25 +14,25 @@ use crate::guest;
 const SCRIPT: &str = "exec vm-tests measure console --runs $RUNS\n";
 /// What has to be reached. Of rates, how often ours goes into the other's.
 const GOALS: [Goal; 14] = [
-    // 20 times stock xenconsoled, twice QEMU.
-    over("file_one.stock", "file_one.ours", 0.05),
-    over("file_eight.stock", "file_eight.ours", 0.05),
-    over("pty_one.stock", "pty_one.ours", 0.05),
-    over("pty_eight.stock", "pty_eight.ours", 0.05),
-    over("file_one.qemu", "file_one.ours", 0.5),
-    over("file_eight.qemu", "file_eight.ours", 0.5),
-    over("pty_one.qemu", "pty_one.ours", 0.5),
-    over("pty_eight.qemu", "pty_eight.ours", 0.5),
-    over("key.ours", "key.stock", 1.2),
-    over("key_in_flood.ours", "key_in_flood.stock", 1.2),
-    Goal { figure: "idle_time.ours", over: None, at_most: 0.0 },
-    Goal { figure: "idle_wakes.ours", over: None, at_most: 0.0 },
-    Goal { figure: "memory_idle.ours", over: None, at_most: 64.0 },
-    Goal { figure: "memory_busy.ours", over: None, at_most: 64.0 },
+    // 20 times stock xenconsoled, twice QEMU; or what the ring gives to who throws its bytes away, nearly.
+    rate("file_one.stock", "file_one.ours", 0.05, "file_one.ring"),
+    rate("file_eight.stock", "file_eight.ours", 0.05, "file_eight.ring"),
+    rate("pty_one.stock", "pty_one.ours", 0.05, "file_one.ring"),
+    rate("pty_eight.stock", "pty_eight.ours", 0.05, "file_eight.ring"),
+    rate("file_one.qemu", "file_one.ours", 0.5, "file_one.ring"),
+    rate("file_eight.qemu", "file_eight.ours", 0.5, "file_eight.ring"),
+    rate("pty_one.qemu", "pty_one.ours", 0.5, "file_one.ring"),
+    rate("pty_eight.qemu", "pty_eight.ours", 0.5, "file_eight.ring"),
+    Goal::ratio("key.ours", "key.stock", 1.2),
+    Goal::ratio("key_in_flood.ours", "key_in_flood.stock", 1.2),
+    Goal::at_most("idle_time.ours", 0.0),
+    Goal::at_most("idle_wakes.ours", 0.0),
+    Goal::at_most("memory_idle.ours", 64.0),
+    Goal::at_most("memory_full.ours", 64.0),
 ];
 
-const fn over(figure: &'static str, over: &'static str, at_most: f64) -> Goal {
-    Goal { figure, over: Some(over), at_most }
+const fn rate(theirs: &'static str, ours: &'static str, at_most: f64, ring: &'static str) -> Goal {
+    Goal { limit: Some((ring, 1.25)), ..Goal::ratio(theirs, ours, at_most) }
 }
 
 /// Measures, prints the table, and succeeds when every goal is met.

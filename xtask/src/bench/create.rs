@@ -11,9 +11,9 @@ use super::results::Goal;
 const SCRIPT: &str = include_str!("create.sh");
 /// What has to be reached.
 const GOALS: [Goal; 3] = [
-    Goal { figure: "create.ours", over: Some("create.xl_stub"), at_most: 0.5 },
-    Goal { figure: "dom0_memory.ours", over: None, at_most: 2.0 },
-    Goal { figure: "qemu_processes.ours", over: None, at_most: 0.0 },
+    Goal::ratio("create.ours", "create.xl_stub", 0.5),
+    Goal::at_most("dom0_memory.ours", 2.0),
+    Goal::at_most("qemu_processes.ours", 0.0),
 ];
 
 /// Measures, prints the table, and succeeds when every goal is met.

@@ -11,8 +11,8 @@ use testhost::Put;
 const SCRIPT: &str = include_str!("qmp.sh");
 /// What has to be reached. The stock proxy has a single client, so its rate is that of one.
 const GOALS: [Goal; 2] = [
-    Goal { figure: "qmp.latency.ours_1", over: Some("qmp.latency.stock_1"), at_most: 0.7 },
-    Goal { figure: "qmp.rate.stock_1", over: Some("qmp.rate.ours_8"), at_most: 0.2 },
+    Goal::ratio("qmp.latency.ours_1", "qmp.latency.stock_1", 0.7),
+    Goal::ratio("qmp.rate.stock_1", "qmp.rate.ours_8", 0.2),
 ];
 
 /// Measures, prints the table, and succeeds when every goal is met.

@@ -28,6 +28,9 @@ struct Ratio {
     value: f64,
     goal: f64,
     met: bool,
+    /// The goal is not met, but no more is possible: that limit, divided by ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<f64>,
 }
 
 /// Something to reach: at most `at_most`. `over` is what to divide by, if anything.
@@ -36,6 +39,20 @@ pub(crate) struct Goal {
     pub(crate) figure: &'static str,
     pub(crate) over: Option<&'static str>,
     pub(crate) at_most: f64,
+    /// What is reached in its stead: a figure that is the limit of `over`, and by how much it may be above that.
+    pub(crate) limit: Option<(&'static str, f64)>,
+}
+
+impl Goal {
+    /// A figure is at most this.
+    pub(crate) const fn at_most(figure: &'static str, at_most: f64) -> Self {
+        Self { figure, over: None, at_most, limit: None }
+    }
+
+    /// A figure is at most so much of another.
+    pub(crate) const fn ratio(figure: &'static str, over: &'static str, at_most: f64) -> Self {
+        Self { figure, over: Some(over), at_most, limit: None }
+    }
 }
 
 /// A line of a script's output that carries a figure begins so: `@ ID VALUE UNIT`.
@@ -57,15 +74,20 @@ impl Results {
             .into_iter()
             .map(|((id, unit), values)| Figure { id, value: median(values), unit })
             .collect();
-        let value = |id: &str| figures.iter().find(|figure| figure.id == id).map(|figure| figure.value);
+        let found = |id: &str| figures.iter().find(|figure| figure.id == id).map(|figure| figure.value);
         let ratios = goals
             .iter()
             .filter_map(|goal| {
                 let (id, value) = match goal.over {
-                    Some(over) => (format!("{}/{over}", goal.figure), value(goal.figure)? / value(over)?),
-                    None => (goal.figure.to_owned(), value(goal.figure)?),
+                    Some(over) => (format!("{}/{over}", goal.figure), found(goal.figure)? / found(over)?),
+                    None => (goal.figure.to_owned(), found(goal.figure)?),
                 };
-                Some(Ratio { id, value, goal: goal.at_most, met: value <= goal.at_most })
+                let limit = goal.limit.and_then(|(limit, most)| {
+                    Some(found(limit)? / found(goal.over?)?).filter(|above| *above <= most)
+                });
+                let reached = value <= goal.at_most;
+                let limit = limit.filter(|_| !reached);
+                Some(Ratio { id, value, goal: goal.at_most, met: reached || limit.is_some(), limit })
             })
             .collect();
         Self { bench, figures, ratios }
@@ -86,8 +108,12 @@ impl Results {
         for Figure { id, value, unit } in &self.figures {
             let _ = writeln!(text, "{id:<width$}  {value:>9.2} {unit}");
         }
-        for Ratio { id, value, goal, met } in &self.ratios {
-            let mark = if *met { "met" } else { "NOT met" };
+        for Ratio { id, value, goal, met, limit } in &self.ratios {
+            let mark = match limit {
+                Some(above) => format!("not met; the limit is {above:.2} times ours"),
+                None if *met => "met".to_owned(),
+                None => "NOT met".to_owned(),
+            };
             let _ = writeln!(text, "{id:<width$}  {value:>9.2} (goal: at most {goal}, {mark})");
         }
         text
@@ -109,10 +135,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 mod tests {
     use super::*;
 
-    const GOALS: [Goal; 2] = [
-        Goal { figure: "create.ours", over: Some("create.xl"), at_most: 0.5 },
-        Goal { figure: "memory.ours", over: None, at_most: 2.0 },
-    ];
+    const GOALS: [Goal; 2] =
+        [Goal::ratio("create.ours", "create.xl", 0.5), Goal::at_most("memory.ours", 2.0)];
 
     #[test]
     fn medians_and_ratios_come_out_of_the_output() {
@@ -125,6 +149,22 @@ mod tests {
         let json = serde_json::to_value(&results).unwrap();
         assert_eq!(json["ratios"][0]["id"], "create.ours/create.xl");
         assert_eq!(json["figures"][0]["unit"], "s");
+    }
+
+    #[test]
+    fn limit_stands_for_a_goal_beyond_it() {
+        let goal =
+            Goal { limit: Some(("rate.limit", 1.25)), ..Goal::ratio("rate.theirs", "rate.ours", 0.05) };
+        let check = |theirs: f64, limit: f64, met: bool, shown: bool| {
+            let output =
+                format!("@ rate.theirs {theirs} MB/s\n@ rate.ours 10 MB/s\n@ rate.limit {limit} MB/s\n");
+            let results = Results::read("rate", &output, &[goal]);
+            assert_eq!((results.ratios[0].met, results.ratios[0].limit.is_some()), (met, shown));
+            assert_eq!(results.falls_short(&[goal]), !met);
+        };
+        check(0.4, 12.0, true, false);
+        check(4.0, 12.0, true, true);
+        check(4.0, 13.0, false, false);
     }
 
     #[test]
