@@ -8,7 +8,7 @@ use qmp::{Decoder, Limits, Member, Resync};
 use serde_json::Value;
 
 const LIMITS: Limits =
-    Limits { message: 8192, depth: 8, keys: 64, object_keys: 16, string: 512, number: 32, events: 4 };
+    Limits { message: 8192, depth: 8, values: 128, keys: 64, object_keys: 16, string: 512, number: 32, events: 4 };
 
 fuzz_target!(|data: &[u8]| {
     let Some((cut, bytes)) = data.split_first() else { return };

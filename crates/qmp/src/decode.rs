@@ -149,6 +149,8 @@ pub struct Decoder {
     hashes: Vec<u32>,
     /// Keys so far in this message.
     key_count: usize,
+    /// Values so far in this message, itself included.
+    value_count: usize,
     /// Where the current string or number begins.
     token: usize,
     /// Whether the current string is a key.
@@ -182,6 +184,7 @@ impl Decoder {
             keys: Vec::new(),
             hashes: Vec::new(),
             key_count: 0,
+            value_count: 0,
             token: 0,
             in_key: false,
             wide: false,
@@ -248,9 +251,9 @@ impl Decoder {
     }
 
     fn break_off(&mut self) {
+        // What was held is done with; the next bytes take its place.
+        self.begin();
         self.state = State::Broken;
-        self.bytes = self.bytes.split_off(self.at.min(self.bytes.len()));
-        (self.start, self.at) = (0, 0);
     }
 
     fn begin(&mut self) {
@@ -260,6 +263,7 @@ impl Decoder {
         self.keys.clear();
         self.hashes.clear();
         self.key_count = 0;
+        self.value_count = 0;
         self.member = None;
         self.members = Members::default();
     }
@@ -369,6 +373,10 @@ impl Decoder {
     }
 
     fn value(&mut self, byte: u8) -> Result<(), DecodeError> {
+        self.value_count += 1;
+        if self.value_count > self.limits.values {
+            return Err(DecodeError::Limit { what: "values", limit: self.limits.values });
+        }
         if self.open.len() == 1
             && let Some((_, start)) = &mut self.member
         {

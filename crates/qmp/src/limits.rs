@@ -8,6 +8,8 @@ pub struct Limits {
     pub message: usize,
     /// Objects and arrays inside each other.
     pub depth: usize,
+    /// Values of one message: those of members and of arrays' places.
+    pub values: usize,
     /// Keys of all objects of one message.
     pub keys: usize,
     /// Keys of one object.
@@ -25,6 +27,7 @@ impl Limits {
     pub const QEMU: Self = Self {
         message: 1 << 20,
         depth: 32,
+        values: 1 << 17,
         keys: 1 << 16,
         object_keys: 256,
         string: 256 << 10,
@@ -33,8 +36,7 @@ impl Limits {
     };
 
     /// For what a local client asks.
-    pub const CLIENT: Self =
-        Self { message: 256 << 10, depth: 32, keys: 4096, object_keys: 256, ..Self::QEMU };
+    pub const CLIENT: Self = Self { message: 256 << 10, values: 1 << 14, keys: 4096, ..Self::QEMU };
 }
 
 impl Default for Limits {

@@ -65,7 +65,16 @@ fn what_breaks_the_rules_is_refused_where_it_does() {
 
 #[test]
 fn limits_hold_at_the_byte_that_exceeds_them() {
-    let limits = Limits { message: 100, depth: 3, keys: 4, object_keys: 3, string: 10, number: 5, events: 1 };
+    let limits = Limits {
+        message: 100,
+        depth: 3,
+        values: 8,
+        keys: 4,
+        object_keys: 3,
+        string: 10,
+        number: 5,
+        events: 1,
+    };
     let check = |text: &str, what: Option<&str>| {
         let mut decoder = Decoder::new(limits);
         decoder.push(text.as_bytes());
@@ -85,6 +94,8 @@ fn limits_hold_at_the_byte_that_exceeds_them() {
     check("{\"a\":\"0123456789\"}", None);
     check("{\"a\":\"0123456789a", Some("bytes in a string"));
     check("{\"a\":12345}", None);
+    check("{\"a\":[{},[],0,\"\",true,{},0]}", None);
+    check("{\"a\":[{},[],0,\"\",true,{},0,0]}", Some("values"));
     check("{\"a\":123456", Some("digits"));
 }
 
