@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Nic, NicKind};
-use qmp::commands::{DeviceAdd, DeviceDel, NetdevAdd, NetdevDel};
+use qmp::commands::{DeviceAdd, DeviceDel, NetdevAdd, NetdevDel, QomList};
 use qmp::{Command, ErrorClass, Monitor, QmpError};
 use serde_json::json;
 
@@ -15,11 +15,21 @@ use crate::error::Cause;
 use crate::steps::StepResult;
 use crate::wait::Watcher;
 
+/// Where QEMU has the devices that have an id.
+const DEVICES: &str = "/machine/peripheral";
+/// The most cards of one number that a guest may hold after they were taken from it.
+const HELD: u32 = 16;
+
 /// A card of QEMU's, on a tap of the stubdomain.
+///
+/// Its id is `nic<n>`, or `nic<n>.<k>`: a guest that does not let a card go which was taken from it keeps its id taken,
+/// too, until it reboots.
 pub(super) struct Card {
     monitor: Arc<dyn Monitor>,
     nic: Nic,
     mac: String,
+    /// Its id, once it is known.
+    id: Option<String>,
 }
 
 impl Card {
@@ -28,17 +38,36 @@ impl Card {
         if nic.kind != NicKind::Ioemu || live.has_pv_drivers()? {
             return Ok(None);
         }
-        Self::of(live, nic).map(Some)
+        Self::unplugged(live, nic).map(Some)
     }
 
-    /// The card of an interface.
+    /// The card of an interface that has one.
     pub(super) fn of(live: &Live<'_>, nic: &Nic) -> Result<Self, Cause> {
-        let monitor = live.ts.monitors.monitor(live.domid)?;
-        Ok(Self { monitor, nic: nic.clone(), mac: nic.address(&live.record.uuid).to_string() })
+        let mut card = Self::unplugged(live, nic)?;
+        // The one that came last: others are held by the guest.
+        card.id = card.taken(live.ts)?.last().map(|number| card.device(*number));
+        Ok(card)
     }
 
-    fn device(&self) -> String {
-        format!("nic{}", self.nic.devid)
+    fn unplugged(live: &Live<'_>, nic: &Nic) -> Result<Self, Cause> {
+        let monitor = live.ts.monitors.monitor(live.domid)?;
+        let mac = nic.address(&live.record.uuid).to_string();
+        Ok(Self { monitor, nic: nic.clone(), mac, id: None })
+    }
+
+    fn device(&self, number: u32) -> String {
+        match number {
+            0 => format!("nic{}", self.nic.devid),
+            _ => format!("nic{}.{number}", self.nic.devid),
+        }
+    }
+
+    /// Which ids QEMU has, lowest first.
+    fn taken(&self, ts: &Toolstack) -> Result<Vec<u32>, Cause> {
+        let list = QomList { path: DEVICES.to_owned() };
+        let found = qmp::run(&*self.monitor, &list, Instant::now() + ts.deadlines.qmp)?;
+        let there = |number: &u32| found.iter().any(|device| device.name == self.device(*number));
+        Ok((0..HELD).filter(there).collect())
     }
 
     fn netdev(&self) -> String {
@@ -46,7 +75,7 @@ impl Card {
     }
 
     /// Plugs it in, once the stubdomain has made its tap.
-    pub(super) fn plug(&self, ts: &Toolstack) -> StepResult {
+    pub(super) fn plug(&mut self, ts: &Toolstack) -> StepResult {
         // What a killed daemon may have left.
         self.ask(ts, &NetdevDel { id: self.netdev() })?;
         let tap = format!("tap{}", self.nic.devid);
@@ -69,9 +98,13 @@ impl Card {
         if let (None, Some(error)) = (there, last) {
             return Err(error.into());
         }
-        let device = json!({
-            "driver": self.nic.model, "id": self.device(), "netdev": self.netdev(), "mac": self.mac,
-        });
+        let taken = self.taken(ts)?;
+        let free = (0..HELD).find(|number| !taken.contains(number)).ok_or_else(|| Cause::Unsupported {
+            what: format!("Another emulated card {}", self.nic.devid),
+            why: format!("the guest holds {HELD} that were taken from it; reboot it, or take another number"),
+        })?;
+        let id = self.id.insert(self.device(free)).clone();
+        let device = json!({ "driver": self.nic.model, "id": id, "netdev": self.netdev(), "mac": self.mac });
         let device = DeviceAdd(device.as_object().cloned().unwrap_or_default());
         qmp::run(&*self.monitor, &device, Instant::now() + ts.deadlines.qmp)?;
         Ok(())
@@ -80,9 +113,11 @@ impl Card {
     /// Asks the guest to let it go, and removes it when it has. One that is not there is fine.
     pub(super) fn unplug(&self, ts: &Toolstack, name: &str) -> StepResult {
         let mut events = self.monitor.events(&["DEVICE_DELETED"])?;
-        if self.ask(ts, &DeviceDel { id: self.device() })? {
+        if let Some(id) = &self.id
+            && self.ask(ts, &DeviceDel { id: id.clone() })?
+        {
             let after = ts.deadlines.let_go;
-            let ours = |event: &qmp::Event| event.text("device") == Some(&*self.device());
+            let ours = |event: &qmp::Event| event.text("device") == Some(&**id);
             match events.wait(Instant::now() + after, ours) {
                 Ok(_) => {}
                 Err(QmpError::NoEvent { .. }) => {

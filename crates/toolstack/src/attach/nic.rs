@@ -237,8 +237,9 @@ impl Attachment<'_> {
     }
 
     fn plug(&mut self) -> StepResult {
-        let Some(card) = &self.card else { return Ok(()) };
-        card.plug(self.live.ts).map_err(|cause| self.about(cause))
+        let Some(card) = &mut self.card else { return Ok(()) };
+        let plugged = card.plug(self.live.ts);
+        plugged.map_err(|cause| self.about(cause))
     }
 
     fn unplug(&mut self) -> StepResult {

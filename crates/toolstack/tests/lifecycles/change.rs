@@ -524,6 +524,40 @@ fn a_guest_without_pv_drivers_gets_an_emulated_card_too() {
 }
 
 #[test]
+fn a_card_that_the_guest_still_holds_is_no_hindrance() {
+    let (world, domid) = with_guest();
+    world.give_drivers(domid, Drivers::None);
+    let attach = |ts: &Toolstack| ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ());
+    let detach = |how| world.toolstack.detach_nic(domid, 2, how, &mut |_| ());
+    attach(&world.toolstack).unwrap();
+    world.qemu.hold_cards(true);
+    detach(Detach::Force).unwrap();
+    assert_eq!(world.qemu.cards(), ["nic2"]);
+    attach(&world.toolstack).unwrap();
+    assert_eq!(world.qemu.cards(), ["nic2", "nic2.1"]);
+    world.qemu.hold_cards(false);
+    detach(Detach::Ask).unwrap();
+    assert_eq!(world.qemu.cards(), ["nic2"]);
+    // An attachment that fails before its card is plugged in asks nobody for the one that is held.
+    let before = world.picture();
+    let step = "plug its emulated card in";
+    let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, Side::Before));
+    attach(&faulty).unwrap_err();
+    world.picture().check_same(&before, step);
+    assert_eq!(world.qemu.cards(), ["nic2"]);
+    for _ in 0..16 {
+        world.qemu.hold_cards(true);
+        if let Err(refused) = attach(&world.toolstack) {
+            assert!(refused.report().contains("reboot it"), "{}", refused.report());
+            world.picture().check_same(&before, step);
+            return destroy(&world, domid, "held");
+        }
+        detach(Detach::Force).unwrap();
+    }
+    panic!("a card for every attachment: {:?}", world.qemu.cards());
+}
+
+#[test]
 fn lists_show_what_the_guest_has() {
     let (world, domid) = with_guest();
     world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();

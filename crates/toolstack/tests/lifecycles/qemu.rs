@@ -30,6 +30,8 @@ struct Machine {
     netdevs: BTreeSet<String>,
     cards: BTreeSet<String>,
     draw: Option<Draw>,
+    /// The guest lets no card go.
+    holds_cards: bool,
     /// Commands until one is refused.
     fail_after: Option<u64>,
     asked: u64,
@@ -93,6 +95,11 @@ impl Qemu {
     /// The cards that were plugged in.
     pub(crate) fn cards(&self) -> Vec<String> {
         self.machine.lock().unwrap().cards.iter().cloned().collect()
+    }
+
+    /// Has the guest keep its cards, whatever it is asked.
+    pub(crate) fn hold_cards(&self, holds: bool) {
+        self.machine.lock().unwrap().holds_cards = holds;
     }
 
     /// What is done when a picture of the screen is asked for, with the file's name.
@@ -162,6 +169,11 @@ impl Machine {
                 let good = self.netdevs.contains(netdev) && self.cards.insert(id.to_owned());
                 return if good { nothing } else { Err("no such backend, or there already".to_owned()) };
             }
+            "qom-list" if arguments["path"] == "/machine/peripheral" => {
+                let card = |id: &String| json!({"name": id, "type": "child<e1000>"});
+                return Ok(Play::Return(self.cards.iter().map(card).collect::<Vec<_>>().into()));
+            }
+            "device_del" if self.holds_cards => return nothing,
             "device_del" => {
                 let id = arguments["id"].as_str().unwrap_or_default();
                 let gone = Event { name: "DEVICE_DELETED".to_owned(), data: json!({"device": id}) };
