@@ -19,6 +19,7 @@ const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60)
 /// Where the suite expects the disks of its guests.
 const LINUX_DISK: &str = "/root/linux-guest.img";
 const POWER_DISK: &str = "/root/power-guest.img";
+const DISC_DISK: &str = "/root/disc-guest.img";
 /// Where the contract suites of the ground crates go in dom0.
 const CONTRACTS: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
@@ -174,12 +175,14 @@ fn programs() -> Result<Vec<Put>> {
 
 /// The disks of the suite's guests and their places in dom0.
 fn guest_disks(view: &mut View) -> Result<Vec<Put>> {
-    let power = workspace::kept("guests").join("power.img");
     let linux = linux_disk(view)?;
+    let [power, disc] = ["power.img", "disc.img"].map(|name| workspace::kept("guests").join(name));
     testguest::power_disk(&power)?;
+    testguest::disc_disk(&disc)?;
     Ok(vec![
         Put { source: linux, target: LINUX_DISK.into() },
         Put { source: power, target: POWER_DISK.into() },
+        Put { source: disc, target: DISC_DISK.into() },
     ])
 }
 

@@ -3,7 +3,7 @@
 //! [`linux_disk`] makes a disk that boots Debian's kernel through the firmware and GRUB. It has no file system: GRUB
 //! reads the kernel and the initramfs by their sectors. What the guest then does is said by its second disk, which
 //! holds a shell script (see `init.sh`). [`uefi_disk`] makes one from which UEFI firmware starts a small application, [`power_disk`] one
-//! with a boot sector that powers off and reboots. [`console_guest`] makes a PV kernel of one page that only uses its
+//! with a boot sector that powers off and reboots, [`disc_disk`] one with a boot sector that draws and reads discs. [`console_guest`] makes a PV kernel of one page that only uses its
 //! console.
 #![forbid(unsafe_code)]
 
@@ -134,7 +134,19 @@ pub fn script_disk(script: &str, output: &Path) -> Result<()> {
 /// # Errors
 /// That binutils are missing, or the file cannot be written; nothing is left at `output`.
 pub fn power_disk(output: &Path) -> Result<()> {
-    let sector = assemble(include_str!("power.S"), Machine::BootSector)?;
+    boot_sector_disk(include_str!("power.S"), output)
+}
+
+/// Makes the disk of a guest that draws on its screen and reads its CD drive (`disc.S` says how), 1 MiB.
+///
+/// # Errors
+/// That binutils are missing, or the file cannot be written; nothing is left at `output`.
+pub fn disc_disk(output: &Path) -> Result<()> {
+    boot_sector_disk(include_str!("disc.S"), output)
+}
+
+fn boot_sector_disk(source: &str, output: &Path) -> Result<()> {
+    let sector = assemble(source, Machine::BootSector)?;
     write_atomically(output, |file| {
         file.set_len(DISK_GRAIN)?;
         file.write_all_at(&sector, 0)
@@ -230,9 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn power_guest_is_one_boot_sector() {
-        let sector = assemble(include_str!("power.S"), Machine::BootSector).unwrap();
-        assert_eq!((sector.len() as u64, &sector[510..]), (SECTOR, &[0x55, 0xaa][..]));
+    fn boot_sector_guests_are_one_sector() {
+        for source in [include_str!("power.S"), include_str!("disc.S")] {
+            let sector = assemble(source, Machine::BootSector).unwrap();
+            assert_eq!((sector.len() as u64, &sector[510..]), (SECTOR, &[0x55, 0xaa][..]));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod agent;
 mod bad_input;
+mod changes;
 mod console;
 mod daemon;
 mod devices;
@@ -10,6 +11,7 @@ mod ends;
 mod hello;
 mod hotplug;
 mod linux;
+mod media;
 mod qmp;
 mod stock;
 mod vchan;
@@ -49,9 +51,11 @@ pub(crate) fn all() -> Vec<Case> {
         stock::CASES,
         ease::CASES,
         hotplug::CASES,
+        media::CASES,
         vchan::CASES,
         qmp::CASES,
         linux::CASES,
+        changes::CASES,
         // The last.
         xenstored_gone::CASES,
     ]

@@ -65,6 +65,13 @@ impl Console {
         }
     }
 
+    /// The rest of the line behind what was waited for last, and its end is passed.
+    pub(crate) fn line(&mut self, within: u64) -> Result<String> {
+        let start = self.passed;
+        self.wait_for("\n", within)?;
+        Ok(self.seen.get(start..self.passed).unwrap_or_default().trim_end().to_owned())
+    }
+
     /// Types `text`.
     pub(crate) fn type_text(&mut self, text: &str) -> Result<()> {
         self.stream.write_all(text.as_bytes()).with_context(|| format!("cannot write to {}", self.what))

@@ -16,6 +16,8 @@ pub(crate) const HELLO_DISK: &str = "/examples/hello-disk.img";
 pub(crate) const LINUX_DISK: &str = "/root/linux-guest.img";
 /// The disk of the guest that powers off and reboots, which the test command brings in.
 const POWER_DISK: &str = "/root/power-guest.img";
+/// The disk of the guest that draws and reads discs, which the test command brings in.
+const DISC_DISK: &str = "/root/disc-guest.img";
 /// Where cases make files.
 const SCRATCH: &str = "/tmp/vm-tests";
 /// The bridge that guests' NICs join.
@@ -47,6 +49,18 @@ pub(crate) fn power(name: &str, more: &str) -> Result<PathBuf> {
     let text = format!(
         "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\nvga='none'\nserial='pty'\n\
          disk=['format=raw, vdev=hda, access=rw, target={}']\n{more}\n",
+        disk.display()
+    );
+    scratch(&format!("{name}.cfg"), text.as_bytes())
+}
+
+/// A configuration of the guest with a screen (`vga`) and an empty CD drive `hdc` that reads its first sector when told
+/// so by `r` on COM1.
+pub(crate) fn disc(name: &str, vga: &str) -> Result<PathBuf> {
+    let disk = scratch(&format!("{name}.img"), &fs::read(DISC_DISK)?)?;
+    let text = format!(
+        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\nvga='{vga}'\nserial='pty'\n\
+         disk=['format=raw, vdev=hda, access=rw, target={}', 'devtype=cdrom, vdev=hdc, access=ro, format=empty']\n",
         disk.display()
     );
     scratch(&format!("{name}.cfg"), text.as_bytes())

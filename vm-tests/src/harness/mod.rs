@@ -8,6 +8,7 @@ pub(crate) mod daemons;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod qmp;
+pub(crate) mod shell;
 
 use std::time::Duration;
 
