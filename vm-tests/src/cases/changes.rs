@@ -146,7 +146,7 @@ fn signals(shell: &mut Shell) -> Result<()> {
         "button=$(sed -n '/LNXPWRBN/,/^$/s/.*\\(event[0-9]*\\).*/\\1/p' /proc/bus/input/devices | head -n 1)";
     shell.good(find, 30)?;
     // It is open before the shell answers.
-    shell.good("exec 7</dev/input/$button; (head -c 24 <&7 >/dev/null && echo PRESSED) &", 30)?;
+    shell.good("exec 7</dev/input/$button; { head -c 24 <&7 >/dev/null && echo PRESSED & }", 30)?;
     outrigger(&["trigger", "changed", "power"])?.good()?;
     shell.hear("PRESSED", 30)?;
     outrigger(&["sysrq", "changed", "h"])?.good()?;
