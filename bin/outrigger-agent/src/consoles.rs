@@ -53,6 +53,10 @@ impl Descriptors {
 }
 
 /// Opens a console's device, in one direction, and sets it to raw mode.
+///
+/// What dom0 has written before waits in the console's ring, and comes with an interrupt as soon as the device is open.
+/// The worker of the kernel that then applies the mode to it must not run before the mode is set: as a terminal's
+/// line, an early byte 3 is Ctrl-C, which throws away all before it, and each byte is echoed.
 pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
     let mut options = OpenOptions::new();
     match console {
@@ -70,7 +74,7 @@ pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
         set_raw(&file)?;
         Ok(file)
     };
-    open().map_err(|errno| AgentError::Console(console, errno))
+    linux_sched::undisturbed(&mut open).map_err(|errno| AgentError::Console(console, errno))
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

@@ -10,7 +10,7 @@ use crate::harness::guest::{Made, hello};
 pub(super) const CASES: &[Case] = &[Case::new("agent::qemu_is_confined_and_serves", confined)];
 
 /// What the kernel of the stubdomain says about the running QEMU, but for the number of its filters: a QEMU that has
-/// `-sandbox` adds one of its own to the agent's two.
+/// `-sandbox` adds one of its own to the agent's three.
 const CONFINED: [&str; 2] = [
     "confined: user 1000, capabilities 0000000000000000 of 0000000000000000, no new privileges 1, seccomp 2 with ",
     " filters, root ro",
@@ -30,7 +30,7 @@ fn confined() -> Result<()> {
     let log = outrigger(&["dm-log", "jailed"])?.good()?.stdout;
     let filters = log.split_once(CONFINED[0]).and_then(|(_, rest)| rest.split_once(CONFINED[1]));
     ensure!(
-        filters.is_some_and(|(count, _)| ["2", "3"].contains(&count)),
+        filters.is_some_and(|(count, _)| ["3", "4"].contains(&count)),
         "QEMU is not confined as it should be: {log}"
     );
     ensure!(log.contains("QEMU has the medium of PV disk"), "the CD drive's medium is in no set: {log}");

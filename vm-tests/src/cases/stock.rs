@@ -11,13 +11,13 @@ use xenstore::{Store as _, Xenstore, XsPath};
 use super::Case;
 use crate::harness::command::{outrigger, run, run_within};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, hello};
+use crate::harness::guest::{Made, hello, power, scratch};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("stock::xl_list_shows_guest_and_stubdomain", xl_list),
     Case::new("stock::xl_destroy_ends_guest_and_stubdomain", xl_destroy),
-    Case::new("stock::xl_create_boots_our_image", xl_create),
+    Case::new("stock::xl_creates_saves_restores_and_shuts_down_with_our_image", xl_life),
 ];
 
 const XL: &str = "/usr/lib/xen-4.17/bin/xl";
@@ -28,8 +28,7 @@ const IMAGE: &str = "device_model_version='qemu-xen'\n\
      stubdomain_kernel='/usr/lib/outrigger/stubdom/vmlinuz'\n\
      stubdomain_ramdisk='/usr/lib/outrigger/stubdom/initramfs.img'\n\
      stubdomain_cmdline='console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'\n\
-     stubdomain_memory=160\n\
-     serial='pty'\n\
+     stubdomain_memory=64\n\
      vnc=0";
 
 fn xl_list() -> Result<()> {
@@ -53,12 +52,12 @@ fn xl_list() -> Result<()> {
 }
 
 fn xl_destroy() -> Result<()> {
-    let guest = Made::create(&hello("stocked", "")?, &[])?;
+    let guest = Made::create(&hello("taken", "")?, &[])?;
     let mut events = Events::subscribe()?;
-    run(XL, &["destroy", "stocked"])?.good()?;
+    run(XL, &["destroy", "taken"])?.good()?;
     // The daemon clears what xl does not know of.
-    events.wait_for("stocked", "destroyed", 60)?;
-    ensure!(outrigger(&["domid", "stocked"])?.status == 4, "the guest is still listed");
+    events.wait_for("taken", "destroyed", 60)?;
+    ensure!(outrigger(&["domid", "taken"])?.status == 4, "the guest is still listed");
     guest.leave();
     Ok(())
 }
@@ -73,29 +72,99 @@ impl Drop for Stock {
     }
 }
 
-fn xl_create() -> Result<()> {
-    const NAME: &str = "booted";
-    let config = hello(NAME, IMAGE)?;
+/// A guest with a screen, two disks and a CD drive, at the memory that our toolstack gives: from its creation to its own
+/// end, and once through a file.
+fn xl_life() -> Result<()> {
+    const NAME: &str = "stocked";
+    const FILE: &str = "/tmp/vm-tests/stocked.save";
+    let data = scratch("stocked-data.img", &[0; 1 << 20])?;
+    let disc = scratch("stocked.iso", &[0; 1 << 20])?;
+    let more = format!(
+        "{IMAGE}\nvga='stdvga'\nvideoram=16\nmemory=32\ndisk+=['{},raw,hdb,w','{},raw,hdc,cdrom']",
+        data.display(),
+        disc.display()
+    );
+    let config = power(NAME, &more)?;
     let guest = Stock(NAME);
-    // The pty has to be open before the guest writes: xl's QEMU in dom0 throws away what nobody reads.
-    let serial = serial_of(format!("{NAME}-dm"));
+    let mut serial = Serial::of(NAME);
     run_within(seconds(180), XL, &["create", &config.to_string_lossy()])?.good()?;
-    let mut seen = String::new();
-    let deadline = Instant::now() + seconds(120);
-    while !seen.contains("Hello from an HVM guest on COM1") {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match serial.recv_timeout(left) {
-            Ok(text) => seen.push_str(&text?),
-            Err(_) => bail!("the guest did not say hello, but {seen:?}"),
-        }
+    serial.wait_for("TESTGUEST ready")?;
+
+    // This xl changes no CD of a guest with a stubdomain.
+    for args in [["cd-eject", NAME, "hdc"].as_slice(), &["cd-insert", NAME, "hdc", "/tmp/vm-tests/stocked.iso"]] {
+        ensure!(run(XL, args)?.stderr.contains("doesn't work for stub domains"), "xl {args:?} can do more now");
     }
+    pci_commands(NAME)?;
+
+    // It goes on after a save, and starts from what was saved when it is gone.
+    run_within(seconds(180), XL, &["save", "-c", NAME, FILE])?.good()?;
     run(XL, &["destroy", guest.0])?.good()?;
+    let mut serial = Serial::of(NAME);
+    run_within(seconds(180), XL, &["restore", FILE])?.good()?;
+    fs::remove_file(FILE)?;
+    run(XL, &["shutdown", "-F", NAME])?.good()?;
+    serial.wait_for("TESTGUEST power button")?;
+    wait_until_gone(NAME)?;
     // xl leaves the directory of its device models in dom0, empty.
     let (store, left) = (Xenstore::open()?, XsPath::new("/local/domain/0/device-model")?);
     if store.list(&left)?.is_some_and(|models| models.is_empty()) {
         store.rm(&left)?;
     }
     Ok(())
+}
+
+/// The older way to plug a PCI device in and out, as libxl goes it, with a device that is not there.
+fn pci_commands(name: &str) -> Result<()> {
+    let (target, stub) = (domid(name)?, domid(&format!("{name}-dm"))?);
+    let store = Xenstore::open()?;
+    let key = |key: &str| XsPath::new(format!("/local/domain/{stub}/device-model/{target}/{key}"));
+    for (command, state) in [("pci-ins", "pci-insert-failed"), ("pci-rem", "pci-removed")] {
+        store.write(&key("parameter")?, b"0000:00:10.0,msitranslate=0,power_mgmt=0")?;
+        store.write(&key("command")?, command.as_bytes())?;
+        let is_there = |value: Option<&[u8]>| (value == Some(state.as_bytes())).then_some(());
+        store.wait_for(&key("state")?, Instant::now() + seconds(20), is_there)?;
+    }
+    Ok(store.write(&key("state")?, b"running")?)
+}
+
+fn domid(name: &str) -> Result<String> {
+    Ok(run(XL, &["domid", name])?.good()?.stdout.trim().to_owned())
+}
+
+fn wait_until_gone(name: &str) -> Result<()> {
+    let store = Xenstore::open()?;
+    let watch = store.watch(&XsPath::new("/local/domain")?)?;
+    let deadline = Instant::now() + seconds(60);
+    while run(XL, &["domid", name])?.status == 0 {
+        ensure!(Instant::now() < deadline, "xl still has {name}");
+        let _ = watch.recv_deadline(deadline);
+    }
+    Ok(())
+}
+
+/// What comes out of the first serial port of xl's guest.
+struct Serial {
+    name: String,
+    texts: Receiver<Result<String>>,
+    seen: String,
+}
+
+impl Serial {
+    /// To be called before the guest starts: xl's QEMU in dom0 throws away what nobody reads.
+    fn of(name: &str) -> Self {
+        Self { name: name.to_owned(), texts: serial_of(format!("{name}-dm")), seen: String::new() }
+    }
+
+    fn wait_for(&mut self, words: &str) -> Result<()> {
+        let deadline = Instant::now() + seconds(120);
+        while !self.seen.contains(words) {
+            match self.texts.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(text) => self.seen.push_str(&text?),
+                Err(_) => bail!("{} did not say \"{words}\", but {:?}", self.name, self.seen),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Sends what comes out of the first serial port of xl's guest, whose stubdomain has this name, from its creation on.

@@ -7,6 +7,8 @@
 //! - What no QEMU uses and only someone tries who has taken it over *kills* the process. The agent then reports
 //!   `killed 31`.
 //!
+//! A third one is there for QEMU's sake and refuses nothing: see [`unneeded`].
+//!
 //! Starting a program stays allowed, since the launcher has to become QEMU under the filter. It gains nothing: the
 //! image has QEMU and the agent, and neither file nor capability gives new rights.
 
@@ -47,9 +49,9 @@ impl Mode {
     }
 }
 
-/// The compiled filters, the later one applied first would forbid the other.
+/// The compiled filters, the last one applied first would forbid the others.
 #[derive(Debug)]
-pub(crate) struct Filters([BpfProgram; 2]);
+pub(crate) struct Filters([BpfProgram; 3]);
 
 impl Filters {
     /// Puts the calling thread and all that it starts under the filters, for ever.
@@ -66,7 +68,14 @@ pub(crate) fn compile(mode: Mode) -> Result<Filters, BackendError> {
     };
     let allowed = SeccompFilter::new(allowed()?, refuse, SeccompAction::Allow, TargetArch::x86_64)?;
     let deadly = SeccompFilter::new(deadly()?, SeccompAction::Allow, kill, TargetArch::x86_64)?;
-    Ok(Filters([BpfProgram::try_from(deadly)?, BpfProgram::try_from(allowed)?]))
+    // An error of 0 is success.
+    let unneeded =
+        SeccompFilter::new(unneeded()?, SeccompAction::Allow, SeccompAction::Errno(0), TargetArch::x86_64)?;
+    Ok(Filters([
+        BpfProgram::try_from(unneeded)?,
+        BpfProgram::try_from(deadly)?,
+        BpfProgram::try_from(allowed)?,
+    ]))
 }
 
 type Rules = BTreeMap<libc::c_long, Vec<SeccompRule>>;
@@ -97,6 +106,12 @@ fn deadly() -> Result<Rules, BackendError> {
     let typing = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| rule(&[(1, SeccompCmpOp::Eq, request)]));
     rules.insert(libc::SYS_ioctl, typing.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
+}
+
+/// What succeeds without being done. QEMU cuts the file that it writes its state to down to nothing, also when that is
+/// a descriptor of a set (`/dev/fdset/1`), and gives up when it cannot: a console or a pipe has no length to cut.
+fn unneeded() -> Result<Rules, BackendError> {
+    Ok(Rules::from([(libc::SYS_ftruncate, vec![rule(&[(1, SeccompCmpOp::Eq, 0)])?])]))
 }
 
 /// A rule of conditions about arguments: number, comparison, value.
@@ -370,9 +385,12 @@ mod tests {
             let inet = TcpListener::bind("127.0.0.1:0").map_err(|error| error.kind());
             let memfd = nix::sys::memfd::memfd_create(c"x", nix::sys::memfd::MFdFlags::empty());
             let thread = std::thread::spawn(|| 7).join().unwrap();
-            (inet.err(), memfd.err(), UnixStream::pair().is_ok(), thread)
+            let (_end, pipe) = std::io::pipe().unwrap();
+            let cuts = [0, 1].map(|length| nix::unistd::ftruncate(&pipe, length));
+            (inet.err(), memfd.err(), UnixStream::pair().is_ok(), thread, cuts)
         });
-        let (inet, memfd, unix, thread) = tried.join().unwrap();
+        let (inet, memfd, unix, thread, cuts) = tried.join().unwrap();
+        assert_eq!(cuts, [Ok(()), Err(nix::errno::Errno::EINVAL)], "the way out of the state cannot be used");
         assert_eq!(inet, Some(ErrorKind::Unsupported));
         assert_eq!(memfd, Some(nix::errno::Errno::ENOSYS));
         assert!(unix);

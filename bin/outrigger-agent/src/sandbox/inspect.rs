@@ -46,13 +46,13 @@ mod tests {
     #[test]
     fn status_and_mounts_make_one_line() {
         let status = "Name:\tqemu\nUid:\t1000\t1000\t1000\t1000\nVmRSS:\t   30000 kB\nCapEff:\t0000000000000000\n\
-                      CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t2\n";
+                      CapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t3\n";
         let mounts = "1 1 0:2 / / rw - rootfs none rw\n30 1 0:2 / / ro,nosuid,nodev - rootfs none rw\n\
                       31 30 0:5 / /dev rw - tmpfs tmpfs rw\n";
         assert_eq!(
             line(status, mounts, "1000 kB"),
             "confined: user 1000, capabilities 0000000000000000 of 0000000000000000, no new privileges 1, \
-             seccomp 2 with 2 filters, root ro, 30000 kB resident; the agent 1000 kB"
+             seccomp 2 with 3 filters, root ro, 30000 kB resident; the agent 1000 kB"
         );
         assert!(line("", "", "?").contains("user ?"));
     }
