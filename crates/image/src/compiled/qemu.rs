@@ -18,7 +18,7 @@ pub(super) const SOURCE: &str = "qemu";
 /// The devices, on top of none.
 const DEVICES: &str = include_str!("../../qemu/stubdom.mak");
 /// To be raised when the code of this file makes other programs of the same choices.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Tools, and the libraries that it is linked with.
 pub(super) const NEEDS: [&str; 14] = [
@@ -93,9 +93,13 @@ pub(super) fn compile(
     progress(CompileStep::Configuring(program));
     let build = sources.join("build");
     create_dir_all(&build)?;
-    // Sources at a relative path: messages name them, and the path of the cache is nobody's business.
+    // Sources at a relative path: messages name them, and the path of the cache is nobody's business. Headers are
+    // looked for at whole paths all the same.
     let mut configure = steps.command("../configure", &build);
-    configure.args(CONFIGURE).arg(format!("--with-pkgversion=Debian {}", source.version));
+    configure
+        .args(CONFIGURE)
+        .arg(format!("--extra-cflags=-ffile-prefix-map={}=..", sources.display()))
+        .arg(format!("--with-pkgversion=Debian {}", source.version));
     steps.run("configuring", &mut configure)?;
     progress(CompileStep::Compiling(program));
     let mut ninja = steps.command("ninja", &build);
