@@ -112,11 +112,12 @@ fn watch_dev(events: AddWatchFlags) -> Result<Inotify, AgentError> {
     Ok(news)
 }
 
-/// Waits until every device is there.
-pub(crate) fn wait_for(disks: &[String], store: &Connection) -> Result<(), AgentError> {
+/// Waits until every device is there; calls `waits` when it has to.
+pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce()) -> Result<(), AgentError> {
     if first_missing(disks).is_none() {
         return Ok(());
     }
+    waits();
     let news = watch_dev(AddWatchFlags::IN_CREATE)?;
     let deadline = Instant::now() + APPEAR;
     // Looked at again after the watch is set: what came before it tells nothing.

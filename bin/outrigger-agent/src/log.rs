@@ -33,6 +33,9 @@ pub(crate) struct Log {
 impl Log {
     /// Opens console 0 in raw mode; what was said before goes out first. Without the console, nothing is said.
     pub(crate) fn open_console(&mut self) {
+        if self.console.is_some() {
+            return;
+        }
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let console =
             OpenOptions::new().write(true).custom_flags(flags.bits()).open(StubConsole::Log.device());

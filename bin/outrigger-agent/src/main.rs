@@ -28,7 +28,6 @@ mod start;
 mod store;
 mod supervise;
 mod system;
-mod teller;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,9 +38,6 @@ use nix::unistd::{Pid, getpid, sync};
 
 use crate::log::Log;
 
-/// The other names under which this binary is linked in the image.
-const HELPERS: [&str; 5] =
-    ["/etc/qemu-ifup", "/etc/qemu-ifdown", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt"];
 /// How long dom0 may take to read the last lines.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 

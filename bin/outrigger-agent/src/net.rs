@@ -43,10 +43,12 @@ pub(crate) struct Nics {
 
 impl Nics {
     /// Waits for the PV NIC of each NIC in QEMU's arguments and bridges it with a tap; gives lines for the log too.
+    /// `waits` is called when it has to wait.
     pub(crate) fn prepare(
         nics: &[Nic],
         owner: u32,
         store: &Connection,
+        waits: &mut dyn FnMut(),
     ) -> Result<(Self, Vec<String>), AgentError> {
         let watch = LinkWatch::open().map_err(|e| AgentError::System("watch the interfaces", e))?;
         let rtnl = Rtnl::open().map_err(|e| AgentError::System("open a netlink socket", e))?;
@@ -54,7 +56,7 @@ impl Nics {
         let deadline = Instant::now() + APPEAR;
         let mut lines = Vec::new();
         for nic in nics {
-            let pv = this.wait_for_pv(nic.devid, deadline)?;
+            let pv = this.wait_for_pv(nic.devid, deadline, waits)?;
             lines.push(this.join(nic, &pv, store)?);
             this.known.push(nic.clone());
         }
@@ -150,7 +152,13 @@ impl Nics {
     }
 
     /// The name of the PV NIC's interface. It is not always `eth<devid>`: Linux counts them as they appear.
-    fn wait_for_pv(&self, devid: u32, deadline: Instant) -> Result<String, AgentError> {
+    fn wait_for_pv(
+        &self,
+        devid: u32,
+        deadline: Instant,
+        waits: &mut dyn FnMut(),
+    ) -> Result<String, AgentError> {
+        let mut is_first = true;
         loop {
             if let Some((_, name)) = interface_of(&format!("vif-{devid}")) {
                 return Ok(name);
@@ -158,6 +166,9 @@ impl Nics {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(AgentError::NoNic { devid, seconds: APPEAR.as_secs() });
+            }
+            if core::mem::take(&mut is_first) {
+                waits();
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
             let _ = poll(&mut [PollFd::new(self.watch.as_fd(), PollFlags::POLLIN)], timeout);

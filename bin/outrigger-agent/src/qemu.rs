@@ -18,7 +18,7 @@ use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
 use crate::media;
 use crate::monitor::Monitor;
-use crate::sandbox::inspect;
+use crate::sandbox::{inspect, launch};
 use crate::serve::unblocked;
 
 /// A running QEMU.
@@ -43,7 +43,7 @@ pub(crate) enum Asked {
 
 /// The whole list of arguments: the image's, the agent's, the toolstack's.
 pub(crate) fn arguments(config: &ImageConfig, has_state_out: bool, toolstack: Vec<Vec<u8>>) -> Vec<OsString> {
-    let mut args: Vec<String> = config.qemu_args.clone();
+    let mut args = own_arguments(config, &toolstack);
     for folder in &config.data {
         args.extend(["-L".to_owned(), folder.clone()]);
     }
@@ -59,6 +59,18 @@ pub(crate) fn arguments(config: &ImageConfig, has_state_out: bool, toolstack: Ve
         args.extend(["-add-fd".to_owned(), format!("fd={STATE_OUT_FD},set={STATE_OUT_FDSET}")]);
     }
     args.into_iter().map(OsString::from).chain(toolstack.into_iter().map(OsString::from_vec)).collect()
+}
+
+/// The image's arguments. Its sandbox is for toolstacks that give none: of two, QEMU would install both.
+fn own_arguments(config: &ImageConfig, toolstack: &[Vec<u8>]) -> Vec<String> {
+    const SANDBOX: &str = "-sandbox";
+    let mut own = config.qemu_args.clone();
+    if toolstack.iter().any(|arg| arg == SANDBOX.as_bytes())
+        && let Some(place) = own.iter().position(|arg| arg == SANDBOX)
+    {
+        own.drain(place..own.len().min(place + 2));
+    }
+    own
 }
 
 impl Qemu {
@@ -92,6 +104,11 @@ impl Qemu {
         // be a panic instead of a report.
         let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "1000");
         Ok(Self { pid: Pid::from_raw(id), output, monitor: Monitor::new(monitor) })
+    }
+
+    /// Puts it under a limit of memory, where the kernel has such limits. It has taken next to nothing yet.
+    pub(crate) fn limit_memory(&self) {
+        launch::limit_memory(self.pid);
     }
 
     /// Asks QEMU to end.
@@ -167,6 +184,18 @@ mod tests {
         assert_eq!(args[args.len() - 2], OsString::from_vec(b"a b\n\xff".to_vec()));
         assert_eq!(args[args.len() - 1], "");
         assert!(!text(&args).contains("-add-fd"));
+    }
+
+    #[test]
+    fn the_toolstacks_sandbox_takes_the_place_of_the_images() {
+        let qemu_args = ["-sandbox", "on,spawn=deny", "-msg", "timestamp=on"].map(str::to_owned).to_vec();
+        let config = ImageConfig { qemu_args, ..ImageConfig::default() };
+        let given = |toolstack: &[&str]| {
+            let toolstack: Vec<Vec<u8>> = toolstack.iter().map(|arg| arg.as_bytes().to_vec()).collect();
+            own_arguments(&config, &toolstack).join(" ")
+        };
+        assert_eq!(given(&["-name", "x"]), "-sandbox on,spawn=deny -msg timestamp=on");
+        assert_eq!(given(&["-sandbox", "on"]), "-msg timestamp=on");
     }
 
     #[test]

@@ -18,8 +18,7 @@ use crate::plan::Plan;
 use crate::qemu::Qemu;
 use crate::sandbox::filter::Mode;
 use crate::system::Loading;
-use crate::teller::Teller;
-use crate::{bridge, disks, qemu, sandbox, store, system};
+use crate::{disks, qemu, sandbox, store, system};
 
 /// What runs once QEMU is started.
 #[derive(Debug)]
@@ -70,7 +69,10 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
     let begin = uptime();
     let mut steps = Steps { log, current: "start" };
     let mut found = (None, None);
-    match run(&mut steps, &mut found, begin) {
+    let result = run(&mut steps, &mut found, begin);
+    // Only now: each line is an event for dom0, which then has the processor instead of QEMU's start.
+    steps.log.open_console();
+    match result {
         Ok(children) => {
             let took = uptime().saturating_sub(begin).as_millis();
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
@@ -98,44 +100,43 @@ fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Chil
     let descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
     let signals = steps.step("signals", |_| crate::serve::signals())?;
     steps.step("mounts", |_| system::mount_all())?;
-    steps.log.open_console();
     let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
     let loading = system::start_modules(&config);
     let store =
         &*found.0.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
     let target = *found.1.insert(steps.step("target", |_| store::target(store))?);
-    let teller = Teller::start(target, bridge::SERVICES.iter().map(|service| service.feature).collect());
-    let mut told = Told { steps, store, target, teller, begin };
-    match told.run(&config, descriptors, signals, loading) {
-        Ok(children) => {
-            told.teller.step(store::SERVING);
-            Ok(children)
-        }
-        Err(error) => {
-            // The step that failed is the last that xenstore shows.
-            told.teller.finish();
-            Err(error)
-        }
+    let mut known = Known { steps, store, target, begin };
+    let result = known.run(&config, descriptors, signals, loading);
+    let step = if result.is_ok() { store::SERVING } else { known.steps.current };
+    show(step, store, target, known.steps.log);
+    result
+}
+
+/// Lets dom0 see how far the start is, on console 0 and in xenstore. Not at every step, because each word is a journey to
+/// dom0 and back, on which QEMU would have to wait: where the agent has to wait itself, and at the end.
+fn show(step: &str, store: &Connection, target: DomId, log: &mut Log) {
+    log.open_console();
+    let told = store::announce(store, target).and_then(|()| store::tell_step(store, target, step));
+    if let Err(error) = told {
+        log.say(&crate::error::chain(&error));
     }
 }
 
-/// The steps of which xenstore is told too.
-struct Told<'a, 'b> {
+/// The steps from when the target is known.
+struct Known<'a, 'b> {
     steps: &'a mut Steps<'b>,
     store: &'a Connection,
     target: DomId,
-    teller: Teller,
     /// When the agent began.
     begin: Duration,
 }
 
-impl Told<'_, '_> {
+impl Known<'_, '_> {
     fn step<T>(
         &mut self,
         name: &'static str,
         run: impl FnOnce(&Connection, &mut Log) -> Result<T, AgentError>,
     ) -> Result<T, AgentError> {
-        self.teller.step(name);
         self.steps.step(name, |log| run(self.store, log))
     }
 
@@ -159,9 +160,12 @@ impl Told<'_, '_> {
             system::tune();
             system::check_devices()
         })?;
-        self.step("disks", |store, _| disks::wait_for(&plan.disks, store))?;
+        self.step("disks", |store, log| {
+            disks::wait_for(&plan.disks, store, || show("disks", store, target, log))
+        })?;
         let nics = self.step("nics", |store, log| {
-            let (nics, lines) = Nics::prepare(&plan.nics, confinement.user(), store)?;
+            let mut waits = || show("nics", store, target, log);
+            let (nics, lines) = Nics::prepare(&plan.nics, confinement.user(), store, &mut waits)?;
             lines.iter().for_each(|line| log.say(line));
             Ok(nics)
         })?;
@@ -169,9 +173,7 @@ impl Told<'_, '_> {
             let disks = plan.disks.iter().filter_map(|path| path.strip_prefix("/dev/"));
             let serials = serials.iter().map(|(name, _)| name.as_str());
             let names: Vec<String> = serials.chain(disks).map(str::to_owned).collect();
-            sandbox::devices::prepare(&names, confinement)?;
-            sandbox::launch::prepare_cgroup();
-            Ok(())
+            sandbox::devices::prepare(&names, confinement)
         })?;
         // Before QEMU, which runs one of them for a tap whose argument has no script=no.
         self.step("helpers", |_, _| system::link_helpers())?;
@@ -182,6 +184,12 @@ impl Told<'_, '_> {
         let ready = uptime().saturating_sub(self.begin).as_millis();
         self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
         let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
+        // QEMU has far to go until it reads anything from its guest.
+        self.step("walls", |_, _| {
+            system::harden();
+            qemu.limit_memory();
+            Ok(())
+        })?;
         // Both watches tell at once what is there already.
         store::watch(self.store, target)?;
         let serials = serials.into_iter().map(|(_, file)| file).collect();

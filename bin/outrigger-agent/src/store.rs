@@ -4,6 +4,7 @@ use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, StubConsole, 
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
+use crate::bridge::SERVICES;
 use crate::error::AgentError;
 use crate::pci::Address;
 use crate::plan::Plan;
@@ -67,14 +68,11 @@ pub(crate) fn confinement(store: &Connection, plan: &Plan) -> Result<Confinement
     Ok(if has_pci { Confinement::Pci } else { Confinement::User })
 }
 
-/// Tells the toolstack who is here and what it can do: what every agent can, and `more`.
-pub(crate) fn announce(
-    store: &Connection,
-    target: DomId,
-    more: impl IntoIterator<Item = Feature>,
-) -> Result<(), StoreError> {
+/// Tells the toolstack who is here and what it can do.
+pub(crate) fn announce(store: &Connection, target: DomId) -> Result<(), StoreError> {
     let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown];
-    let features: Features = always.into_iter().chain(more).collect();
+    let services = SERVICES.iter().map(|service| service.feature);
+    let features: Features = always.into_iter().chain(services).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
     store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())?;
     store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())

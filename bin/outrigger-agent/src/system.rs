@@ -63,6 +63,8 @@ pub(crate) fn start_modules(config: &ImageConfig) -> Loading {
     let (fronts, others): (Vec<String>, Vec<String>) =
         config.modules.iter().cloned().partition(|path| module_name(path).ends_with("front"));
     let groups = core::iter::once(others).chain(fronts.into_iter().map(|path| vec![path]));
+    // A kernel with all of it built in has none, and a thread takes longer to start than all of this.
+    let groups = groups.filter(|group| !group.is_empty());
     let spawn = |group: Vec<String>| {
         let options = config.module_options.clone();
         std::thread::spawn(move || group.iter().filter_map(|path| load_told(&options, path)).collect())
@@ -117,13 +119,21 @@ pub(crate) fn check_devices() -> Result<(), AgentError> {
     }
 }
 
-/// Settings of the kernel that make the stubdomain a quiet and roomy place for QEMU. Each one may be absent.
+/// Settings of the kernel that QEMU and the agent need. Each one may be absent.
 pub(crate) fn tune() {
-    let settings = [
+    set(&[
         // QEMU reserves address space for the guest's whole memory and fills little of it.
         ("/proc/sys/vm/overcommit_memory", "1"),
         // Its default of 1024 pages is too low for the vchans beside QEMU's own grants.
         ("/sys/module/xen_gntalloc/parameters/limit", "1048576"),
+        // The agent is killed last: it reports who was.
+        ("/proc/self/oom_score_adj", "-1000"),
+    ]);
+}
+
+/// Settings of the kernel that leave QEMU less to try. Each one may be absent.
+pub(crate) fn harden() {
+    set(&[
         // The stubdomain itself has nothing to say on the guest's networks.
         ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
         ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
@@ -136,29 +146,31 @@ pub(crate) fn tune() {
         ("/proc/sys/kernel/yama/ptrace_scope", "2"),
         ("/proc/sys/kernel/modules_disabled", "1"),
         ("/proc/sys/fs/protected_symlinks", "1"),
-        // The agent is killed last: it reports who was.
-        ("/proc/self/oom_score_adj", "-1000"),
-    ];
+    ]);
+}
+
+fn set(settings: &[(&str, &str)]) {
     for (path, value) in settings {
         let _ = fs::write(path, value);
     }
 }
 
-/// Puts this binary where the kernel and QEMU look for helpers.
+/// Puts this binary where the kernel and QEMU look for helpers. Our image has the links already.
 pub(crate) fn link_helpers() -> Result<(), AgentError> {
+    ImageConfig::HELPERS.into_iter().map(Path::new).filter(|path| !path.exists()).try_for_each(link_helper)
+}
+
+fn link_helper(path: &Path) -> Result<(), AgentError> {
     let this = std::env::current_exe().map_err(|e| AgentError::System("find the agent's own path", e))?;
-    for place in crate::HELPERS {
-        let path = Path::new(place);
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|e| AgentError::MakeDir(folder.into(), e))?;
-        }
-        match std::os::unix::fs::symlink(&this, path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(AgentError::System("link a helper", error)),
-        }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|e| AgentError::MakeDir(folder.into(), e))?;
     }
-    Ok(())
+    match std::os::unix::fs::symlink(&this, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(AgentError::System("link a helper", error))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

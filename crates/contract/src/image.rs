@@ -36,6 +36,14 @@ impl ImageConfig {
 
     /// Where QEMU's monitor listens inside the stubdomain.
     pub const QMP_SOCKET: &str = "/run/qmp.sock";
+
+    /// The other names of the agent, under which QEMU and the kernel start it.
+    pub const HELPERS: [&str; 5] =
+        ["/etc/qemu-ifup", "/etc/qemu-ifdown", "/sbin/poweroff", "/sbin/reboot", "/sbin/halt"];
+
+    /// The value of `-sandbox` for a QEMU that has it: everything off that a device model can do without, which is old
+    /// system calls, rising privileges, new processes, scheduling.
+    pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 }
 
 impl Default for ImageConfig {

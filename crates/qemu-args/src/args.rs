@@ -1,13 +1,10 @@
 //! The arguments, in libxl's order: QEMU puts devices on the PCI bus as they come, and a saved state remembers where.
 
 use config::{DiskController, GuestConfig, UsbController, VendorDevice, Vga};
-use contract::Argv;
+use contract::{Argv, ImageConfig};
 use xen_types::KiB;
 
 use crate::{Facts, Place, PlanError, StubDisk, StubNic, StubSerial};
-
-/// Everything off that a device model can do without: old system calls, rising privileges, new processes, scheduling.
-const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The devices that the plan found places for.
 #[derive(Clone, Copy)]
@@ -42,7 +39,7 @@ pub(crate) fn build(
     args.flag("-nodefaults");
     args.flag("-no-user-config");
     if facts.qemu.sandbox {
-        args.pair("-sandbox", SANDBOX);
+        args.pair("-sandbox", ImageConfig::SANDBOX);
     }
     // A comma ends a value of QEMU's options, two are one of the value.
     args.pair("-name", format!("guest={}", config.name.replace(',', ",,")));

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{chdir, chroot, setgroups, setresgid, setresuid};
+use nix::unistd::{Pid, chdir, chroot, setgroups, setresgid, setresuid};
 
 use super::{CGROUP, Confinement, DEV, ROOT, filter};
 
@@ -75,11 +75,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> Unconfined {
 }
 
 fn give_up(confinement: Confinement, mode: filter::Mode) -> Result<(), Unconfined> {
-    // Compiled while there is memory and time; absent on kernels without groups.
     let filters = filter::compile(mode).map_err(failed("make the filter"))?;
-    if Path::new(CGROUP).exists() {
-        fs::write(Path::new(CGROUP).join("cgroup.procs"), "0").map_err(failed("join its group"))?;
-    }
     separate()?;
     build_root(confinement)?;
     enter_root()?;
@@ -173,10 +169,10 @@ fn drop_privileges(confinement: Confinement) -> Result<(), Unconfined> {
     setresuid(user, user, user).map_err(failed("change its user"))
 }
 
-/// Prepares the group of processes with a limit of memory; does nothing where the kernel has none.
+/// Puts a process into a group with a limit of memory; does nothing where the kernel has no such groups.
 ///
 /// The limit leaves room for the agent, so that a QEMU that wants too much is ended before the whole domain is short.
-pub(crate) fn prepare_cgroup() {
+pub(crate) fn limit_memory(pid: Pid) {
     const RESERVE_KIB: u64 = 12 * 1024;
     let root = PathBuf::from(CGROUP).parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -189,6 +185,7 @@ pub(crate) fn prepare_cgroup() {
     {
         let limit = total.saturating_sub(RESERVE_KIB).max(total / 2) * 1024;
         let _ = fs::write(Path::new(CGROUP).join("memory.max"), limit.to_string());
+        let _ = fs::write(Path::new(CGROUP).join("cgroup.procs"), pid.to_string());
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn recipe() -> String {
 }
 
 /// To be raised when the code of this crate makes other images of the same choices.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// The chosen contents.
 #[derive(Debug)]
@@ -152,8 +152,9 @@ impl Contents {
         this.archive.device("/dev/null", 0o666, 1, 3)?;
         this.archive.copy("/init", 0o755, &spec.agent)?;
         // The agent tells by its name what it is called for.
-        this.archive.link("/etc/qemu-ifup", "/init")?;
-        this.archive.link("/etc/qemu-ifdown", "/init")?;
+        for path in ImageConfig::HELPERS {
+            this.archive.link(path, "/init")?;
+        }
         this.add_qemu(root)?;
         this.add_data(root, if spec.qemu.is_compiled() { &MINIMAL_DATA_FILES } else { &DATA_FILES })?;
         this.add_modules(kernel)?;
@@ -211,12 +212,13 @@ impl Contents {
 
     /// Writes what the agent reads.
     fn add_config(&mut self) -> Result<()> {
+        let sandbox: &[&str] = if self.qemu.sandbox { &["-sandbox", ImageConfig::SANDBOX] } else { &[] };
         let config = ImageConfig {
             qemu: QEMU.to_owned(),
+            qemu_args: sandbox.iter().map(|word| (*word).to_owned()).collect(),
             data: DATA.map(str::to_owned).to_vec(),
             modules: self.modules.clone(),
             module_options: MODULE_OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            ..ImageConfig::default()
         };
         let mut text = serde_json::to_vec_pretty(&config).expect("strings always make JSON");
         text.push(b'\n');
