@@ -52,6 +52,15 @@ impl Descriptors {
     }
 }
 
+/// The secondary consoles among the stubdomain's devices.
+pub(crate) fn among(xen_devices: &[String]) -> Vec<StubConsole> {
+    let numbers = xen_devices.iter().filter_map(|name| name.strip_prefix("console-")?.parse().ok());
+    let mut consoles: Vec<StubConsole> =
+        numbers.filter_map(|number| StubConsole::from_number(number).ok()).collect();
+    consoles.sort();
+    consoles
+}
+
 /// Opens a console's device, in one direction, and sets it to raw mode.
 ///
 /// What dom0 has written before waits in the console's ring, and comes with an interrupt as soon as the device is open.

@@ -11,12 +11,11 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use xenstore::{Connection, RelPath, Store};
 
 use crate::error::AgentError;
+use crate::system::{XEN_DEVICES, xen_devices};
 
 /// How long a disk may take to appear, from the moment when the agent begins to wait.
 const APPEAR: Duration = Duration::from_secs(10);
 
-/// Where Linux shows what is connected to a xenbus device.
-const DEVICES: &str = "/sys/bus/xen/devices";
 /// The most PV disks that are looked at.
 const DISKS_MAX: usize = 256;
 
@@ -89,15 +88,13 @@ fn difference(before: &[PvDisk], now: &[PvDisk]) -> Vec<Change> {
 
 /// The PV disks that have a device now.
 fn present() -> Vec<PvDisk> {
-    let Ok(devices) = fs::read_dir(DEVICES) else { return Vec::new() };
-    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter_map(|name| connected(&name)).take(DISKS_MAX).collect()
+    xen_devices().iter().filter_map(|name| connected(name)).take(DISKS_MAX).collect()
 }
 
 /// The disk of the xenbus device `vbd-<devid>`, if it has one. Its device is gone a moment before the rest of it.
 fn connected(device: &str) -> Option<PvDisk> {
     let devid = device.strip_prefix("vbd-")?.parse().ok()?;
-    let folder = Path::new(DEVICES).join(device).join("block");
+    let folder = Path::new(XEN_DEVICES).join(device).join("block");
     let name = fs::read_dir(folder).ok()?.next()?.ok()?.file_name().into_string().ok()?;
     let sequence = fs::read_to_string(format!("/sys/block/{name}/diskseq")).ok();
     let sequence = sequence.and_then(|text| text.trim().parse().ok()).unwrap_or(0);

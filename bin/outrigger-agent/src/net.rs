@@ -16,6 +16,7 @@ use xenstore::{Connection, RelPath, Store};
 use crate::error::AgentError;
 use crate::plan::Nic;
 use crate::rtnl::{Change, LinkWatch, Rtnl};
+use crate::system::{XEN_DEVICES, xen_devices};
 
 /// How long a PV NIC may take to appear.
 const APPEAR: Duration = Duration::from_secs(10);
@@ -24,8 +25,6 @@ const APPEAR: Duration = Duration::from_secs(10);
 const NEUTRAL_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xfe];
 /// What the helper for QEMU's scripts reads: a tap and its bridge on each line. Not where QEMU can write.
 const TABLE: &str = "/etc/outrigger-nics";
-/// Where Linux shows what is connected to a xenbus device.
-const DEVICES: &str = "/sys/bus/xen/devices";
 /// The sizes of packets that are believed.
 const MTUS: core::ops::RangeInclusive<u64> = 68..=65535;
 /// The most NICs that are served.
@@ -212,15 +211,13 @@ fn link_error<'a>(what: &'static str, name: &'a str) -> impl FnOnce(std::io::Err
 
 /// The PV NICs that are there, with the names of their interfaces.
 fn present() -> Vec<(u32, String)> {
-    let Ok(devices) = fs::read_dir(DEVICES) else { return Vec::new() };
-    let names = devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter_map(|name| interface_of(&name)).collect()
+    xen_devices().iter().filter_map(|name| interface_of(name)).collect()
 }
 
 /// The number of the xenbus device `vif-<devid>` and its interface, if it has one.
 fn interface_of(device: &str) -> Option<(u32, String)> {
     let devid = device.strip_prefix("vif-")?.parse().ok()?;
-    let folder = Path::new(DEVICES).join(device).join("net");
+    let folder = Path::new(XEN_DEVICES).join(device).join("net");
     let name = fs::read_dir(folder).ok()?.next()?.ok()?.file_name().into_string().ok()?;
     Some((devid, name))
 }

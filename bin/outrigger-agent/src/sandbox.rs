@@ -11,6 +11,8 @@ pub(crate) mod launch;
 
 use nix::unistd::{Gid, Uid};
 
+use crate::plan::Plan;
+
 /// The number of QEMU's user and of its group; nothing in the image names them.
 const USER: u32 = 1000;
 /// Below here is what the agent makes for QEMU.
@@ -34,6 +36,12 @@ pub(crate) enum Confinement {
 }
 
 impl Confinement {
+    /// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
+    pub(crate) fn of(plan: &Plan, xen_devices: &[String]) -> Self {
+        let has_pci = plan.names_pci || xen_devices.iter().any(|name| name == "pci-0");
+        if has_pci { Self::Pci } else { Self::User }
+    }
+
     /// Its word among the launcher's arguments.
     const fn word(self) -> &'static str {
         match self {

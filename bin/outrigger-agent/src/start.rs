@@ -10,12 +10,13 @@ use nix::sys::signalfd::SignalFd;
 use xen_types::DomId;
 use xenstore::Connection;
 
-use crate::consoles::{Descriptors, open_raw};
+use crate::consoles::{self, Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::net::Nics;
 use crate::plan::Plan;
 use crate::qemu::Qemu;
+use crate::sandbox::Confinement;
 use crate::sandbox::filter::Mode;
 use crate::system::Loading;
 use crate::{disks, qemu, sandbox, store, system};
@@ -149,12 +150,13 @@ impl Known<'_, '_> {
     ) -> Result<Children, AgentError> {
         let target = self.target;
         let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
-        let (has_state_out, serials) = self.step("consoles", |store, log| {
-            let consoles = store::consoles(store)?;
+        let devices = system::xen_devices();
+        let (has_state_out, serials) = self.step("consoles", |_, log| {
+            let consoles = consoles::among(&devices);
             let state_out = connect_states(&consoles, &plan, &mut descriptors, log)?;
             Ok((state_out, open_serials(&consoles, log)))
         })?;
-        let confinement = store::confinement(self.store, &plan)?;
+        let confinement = Confinement::of(&plan, &devices);
         self.step("modules", |_, log| {
             loading.wait().iter().for_each(|line| log.say(line));
             system::tune();
@@ -178,12 +180,12 @@ impl Known<'_, '_> {
         // Before QEMU, which runs one of them for a tap whose argument has no script=no.
         self.step("helpers", |_, _| system::link_helpers())?;
         let args = qemu::arguments(config, has_state_out, plan.args);
-        self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
         let command = sandbox::launch::command(confinement, filter, &config.qemu, &args);
         let ready = uptime().saturating_sub(self.begin).as_millis();
         self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
         let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
+        self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         // QEMU has far to go until it reads anything from its guest.
         self.step("walls", |_, _| {
             system::harden();
@@ -197,21 +199,19 @@ impl Known<'_, '_> {
     }
 }
 
-/// Connects the state's ways in and out where their consoles exist; gives whether there is a way out.
+/// Connects the state's way in where the arguments name it, and its way out where that console exists; gives whether
+/// there is a way out.
 fn connect_states(
     consoles: &[StubConsole],
     plan: &Plan,
     descriptors: &mut Descriptors,
     log: &mut Log,
 ) -> Result<bool, AgentError> {
-    if consoles.contains(&StubConsole::StateIn) {
-        match open_raw(StubConsole::StateIn) {
-            Ok(file) => descriptors.fill(STATE_IN_FD, file)?,
-            Err(error) if plan.incoming => return Err(error),
-            Err(error) => log.say(&crate::error::chain(&error)),
+    if plan.incoming {
+        if !consoles.contains(&StubConsole::StateIn) {
+            return Err(AgentError::NoIncomingConsole);
         }
-    } else if plan.incoming {
-        return Err(AgentError::NoIncomingConsole);
+        descriptors.fill(STATE_IN_FD, open_raw(StubConsole::StateIn)?)?;
     }
     if !consoles.contains(&StubConsole::StateOut) {
         return Ok(false);

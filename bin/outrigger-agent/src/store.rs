@@ -1,14 +1,12 @@
 //! What the agent reads from xenstore before QEMU starts, and writes about itself.
 
-use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, StubConsole, paths};
+use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
 use crate::bridge::SERVICES;
 use crate::error::AgentError;
 use crate::pci::Address;
-use crate::plan::Plan;
-use crate::sandbox::Confinement;
 
 /// The longest path of a `/vm/<uuid>` that is believed.
 const VM_PATH_MAX: usize = 256;
@@ -52,20 +50,6 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
         found.push((key, value));
     }
     Ok(Argv::from_keys(found)?)
-}
-
-/// The secondary consoles that the stubdomain has.
-pub(crate) fn consoles(store: &Connection) -> Result<Vec<StubConsole>, StoreError> {
-    let names = store.list(&paths::own_consoles())?.unwrap_or_default();
-    let numbers = names.iter().filter_map(|name| name.parse().ok());
-    Ok(numbers.filter_map(|number| StubConsole::from_number(number).ok()).collect())
-}
-
-/// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
-pub(crate) fn confinement(store: &Connection, plan: &Plan) -> Result<Confinement, StoreError> {
-    let frontend = RelPath::new("device/pci/0").expect("a few short words make a path");
-    let has_pci = plan.names_pci || store.list(&frontend)?.is_some();
-    Ok(if has_pci { Confinement::Pci } else { Confinement::User })
 }
 
 /// Tells the toolstack who is here and what it can do.

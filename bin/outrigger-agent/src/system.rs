@@ -51,6 +51,15 @@ pub(crate) fn read_config(path: &Path) -> Result<ImageConfig, AgentError> {
     }
 }
 
+/// Where Linux shows the devices that it has found in xenstore, such as `console-1`, with their drivers or without.
+pub(crate) const XEN_DEVICES: &str = "/sys/bus/xen/devices";
+
+/// The names of the stubdomain's Xen devices.
+pub(crate) fn xen_devices() -> Vec<String> {
+    let Ok(devices) = fs::read_dir(XEN_DEVICES) else { return Vec::new() };
+    devices.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
 /// Modules that are being loaded.
 #[derive(Debug)]
 pub(crate) struct Loading {
@@ -119,21 +128,21 @@ pub(crate) fn check_devices() -> Result<(), AgentError> {
     }
 }
 
-/// Settings of the kernel that QEMU and the agent need. Each one may be absent.
+/// A setting of the kernel that QEMU needs from its first moment.
 pub(crate) fn tune() {
     set(&[
         // QEMU reserves address space for the guest's whole memory and fills little of it.
         ("/proc/sys/vm/overcommit_memory", "1"),
-        // Its default of 1024 pages is too low for the vchans beside QEMU's own grants.
-        ("/sys/module/xen_gntalloc/parameters/limit", "1048576"),
-        // The agent is killed last: it reports who was.
-        ("/proc/self/oom_score_adj", "-1000"),
     ]);
 }
 
-/// Settings of the kernel that leave QEMU less to try. Each one may be absent.
+/// Settings of the kernel that leave QEMU less to try, and those that count once it runs. Each one may be absent.
 pub(crate) fn harden() {
     set(&[
+        // The agent is killed last: it reports who was.
+        ("/proc/self/oom_score_adj", "-1000"),
+        // Its default of 1024 pages is too low for the vchans beside QEMU's own grants.
+        ("/sys/module/xen_gntalloc/parameters/limit", "1048576"),
         // The stubdomain itself has nothing to say on the guest's networks.
         ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
         ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),

@@ -164,12 +164,6 @@ pub fn own_console(console: StubConsole) -> RelPath {
     }
 }
 
-/// The stubdomain's own name for the directory of all its secondary consoles.
-#[must_use]
-pub fn own_consoles() -> RelPath {
-    own("device/console")
-}
-
 /// The backend's directory of a stubdomain's console: `/local/domain/<backend>/backend/console/<stub>/<n>`.
 #[must_use]
 pub fn console_backend(backend: DomId, stub: DomId, console: StubConsole) -> XsPath {
