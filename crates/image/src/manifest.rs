@@ -179,8 +179,26 @@ pub(crate) fn licence(root: &Root, package: &Package) -> Result<String> {
         Some(found) => fs::read(&found.host).map_err(ImageError::io("read", &found.host))?,
         None => return Ok("unknown".to_owned()),
     };
-    let names = licence_names(&String::from_utf8_lossy(&text));
+    let text = String::from_utf8_lossy(&text);
+    if let Some(licence) = licence_of_part(&package.name, &text) {
+        return Ok(licence.to_owned());
+    }
+    let names = licence_names(&text);
     Ok(if names.is_empty() { format!("see {path}") } else { names.join(", ") })
+}
+
+/// Packages that hold a part of a larger source, whose copyright file is for the whole: the beginning of the name, the
+/// part's own licence, and words without which the file is not the one that was read for this.
+const PARTS: [(&str, &str, &str); 3] = [
+    ("libfdt", "GPL-2+ or BSD-2-clause", "License: GPL-2+ or BSD-2-clause"),
+    ("libgcc-s", "GPL-3+ with GCC-exception-3.1", " - libgcc (libgcc/,"),
+    // The heads of the files below tools/libs; Debian names what holds for most of Xen, GPL-2.
+    ("libxen", "LGPL-2.1", "LGPL 2.1"),
+];
+
+fn licence_of_part(package: &str, text: &str) -> Option<&'static str> {
+    let part = PARTS.iter().find(|(name, _, words)| package.starts_with(name) && text.contains(words))?;
+    Some(part.1)
 }
 
 /// So many names tell enough; the copyright file has the rest.
@@ -232,6 +250,14 @@ fn leading_name(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn test_licence_of_part_needs_the_words() {
+        let text = "runtime libraries\n\n - libgcc (libgcc/, gcc/libgcc2.[ch])";
+        assert_eq!(licence_of_part("libgcc-s1", text), Some("GPL-3+ with GCC-exception-3.1"));
+        assert_eq!(licence_of_part("libgcc-s1", "other words"), None);
+        assert_eq!(licence_of_part("zlib1g", text), None);
+    }
 
     #[test]
     fn test_licence_names_machine_readable() {

@@ -4,15 +4,23 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::{ImageError, Result, files::create_dir_all, manifest::Manifest};
 
+/// The names of unfinished folders begin so.
+const PREFIX: &str = ".outrigger-image-";
+/// A folder that nobody holds may have been made this moment.
+const FRESH: Duration = Duration::from_secs(10);
+
 /// A folder that is being written beside the place where it belongs.
 #[derive(Debug)]
 pub(super) struct OutputFolder {
+    /// Locked as long as this process is at work on it.
+    _held: fs::File,
     temp: tempfile::TempDir,
     place: PathBuf,
 }
@@ -41,13 +49,16 @@ impl OutputFolder {
         let place = std::path::absolute(place).map_err(ImageError::io("find", place))?;
         let parent = place.parent().unwrap_or(Path::new("/")).to_owned();
         create_dir_all(&parent)?;
+        sweep(&parent);
         let temp = tempfile::Builder::new()
-            .prefix(".outrigger-image-")
+            .prefix(PREFIX)
             .tempdir_in(&parent)
             .map_err(ImageError::io("create a folder in", &parent))?;
+        let held = fs::File::open(temp.path()).map_err(ImageError::io("open", temp.path()))?;
+        held.lock().map_err(ImageError::io("lock", temp.path()))?;
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755))
             .map_err(ImageError::io("open up", temp.path()))?;
-        Ok(Self { temp, place })
+        Ok(Self { _held: held, temp, place })
     }
 
     /// The path of a file until [`OutputFolder::finish`].
@@ -91,8 +102,22 @@ impl OutputFolder {
     }
 }
 
+/// Removes what builds left that were killed. A failure here hurts nobody.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        let Ok(folder) = fs::File::open(entry.path()) else { continue };
+        if age.is_some_and(|age| age >= FRESH) && folder.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn build(place: &Path, text: &str) {
@@ -129,6 +154,28 @@ mod tests {
         OutputFolder::begin(&place).unwrap().write(Manifest::KERNEL, b"half").unwrap();
         assert_eq!(names(dir.path()), ["image"]);
         assert_eq!(fs::read_to_string(place.join(Manifest::KERNEL)).unwrap(), "one");
+    }
+
+    #[test]
+    fn test_begin_removes_what_a_killed_build_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let age = |path: &Path| {
+            fs::File::open(path).unwrap().set_modified(SystemTime::now() - 2 * FRESH).unwrap();
+        };
+        // A build that is killed runs no destructor and holds no lock.
+        let mut killed = OutputFolder::begin(&dir.path().join("one")).unwrap();
+        killed.write(Manifest::KERNEL, b"half").unwrap();
+        killed.temp.disable_cleanup(true);
+        let left = killed.temp.path().to_owned();
+        drop(killed);
+        let busy = OutputFolder::begin(&dir.path().join("two")).unwrap();
+        assert!(left.exists(), "it is too young to be known as left");
+        age(&left);
+        age(busy.temp.path());
+        build(&dir.path().join("three"), "three");
+        assert!(!left.exists());
+        busy.finish().unwrap();
+        assert_eq!(names(dir.path()), ["three", "two"]);
     }
 
     #[test]
