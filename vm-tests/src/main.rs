@@ -1,7 +1,7 @@
 //! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
-//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure console` prints figures. Each case finds dom0 empty of guests, and must leave it
+//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure …` prints figures. Each case finds dom0 empty of guests, and must leave it
 //! so: domains, xenstore, loop devices, bridge ports, state files and free memory are compared.
 #![forbid(unsafe_code)]
 

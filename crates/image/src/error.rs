@@ -202,6 +202,9 @@ pub enum ImageError {
         /// The program.
         path: PathBuf,
     },
+    /// A file is no initramfs.
+    #[error("This is no cpio archive, or one that is damaged")]
+    BadArchive,
     /// The output folder has something else in it.
     #[error(
         "The output folder {} has {name} in it, which is no part of an image: give a new folder, or one of an \

@@ -43,9 +43,9 @@ impl Compression {
 }
 
 /// The first four bytes of LZ4's older format; `ARCHIVE_MAGICNUMBER` in Linux `lib/decompress_unlz4.c`.
-const LZ4_MAGIC: u32 = 0x184c_2102;
+pub(crate) const LZ4_MAGIC: u32 = 0x184c_2102;
 /// Each block of that format unpacks to this much, but for the last (`LZ4_DEFAULT_UNCOMPRESSED_CHUNK_SIZE` there).
-const LZ4_CHUNK: usize = 8 << 20;
+pub(crate) const LZ4_CHUNK: usize = 8 << 20;
 
 /// Packs into LZ4's older format: the magic, then blocks, each after its packed length.
 fn lz4(plain: &[u8]) -> Vec<u8> {

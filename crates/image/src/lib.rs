@@ -25,6 +25,7 @@ mod error;
 mod files;
 pub mod initramfs;
 pub mod kernel;
+pub mod listing;
 pub mod manifest;
 pub mod modules;
 pub mod packages;

@@ -4,11 +4,12 @@
 //! reads the kernel and the initramfs by their sectors. What the guest then does is said by its second disk, which
 //! holds a shell script (see `init.sh`). [`uefi_disk`] makes one from which UEFI firmware starts a small application, [`power_disk`] one
 //! with a boot sector that powers off and reboots, [`disc_disk`] one with a boot sector that draws and reads discs. [`console_guest`] makes a PV kernel of one page that only uses its
-//! console.
+//! console, [`reference_stubdom`] a stubdomain by hand, for measurements.
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod console;
+mod reference;
 mod uefi;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use thiserror::Error;
 
 use assemble::{Machine, assemble};
 pub use console::console_guest;
+pub use reference::reference_stubdom;
 pub use uefi::uefi_disk;
 
 /// Bytes in a sector.

@@ -91,8 +91,13 @@ fn xl_life() -> Result<()> {
     serial.wait_for("TESTGUEST ready")?;
 
     // This xl changes no CD of a guest with a stubdomain.
-    for args in [["cd-eject", NAME, "hdc"].as_slice(), &["cd-insert", NAME, "hdc", "/tmp/vm-tests/stocked.iso"]] {
-        ensure!(run(XL, args)?.stderr.contains("doesn't work for stub domains"), "xl {args:?} can do more now");
+    for args in
+        [["cd-eject", NAME, "hdc"].as_slice(), &["cd-insert", NAME, "hdc", "/tmp/vm-tests/stocked.iso"]]
+    {
+        ensure!(
+            run(XL, args)?.stderr.contains("doesn't work for stub domains"),
+            "xl {args:?} can do more now"
+        );
     }
     pci_commands(NAME)?;
 

@@ -1,6 +1,7 @@
 //! Measurements that need a program in dom0. Each figure is a line `@ ID VALUE UNIT`.
 
 mod console;
+mod core_file;
 mod sources;
 
 use anyhow::{Result, bail};
@@ -9,7 +10,15 @@ use anyhow::{Result, bail};
 pub(crate) fn main(what: &[String], runs: u32) -> Result<()> {
     match what {
         [what, parts @ ..] if what == "console" => console::measure(runs, parts),
-        _ => bail!("vm-tests measure console [{}]", console::PARTS.map(|(name, _)| name).join("|")),
+        [what, id, file] if what == "touched" => {
+            let kib = core_file::touched(file.as_ref())?;
+            figure(&format!("touched.{id}"), sources::precise(kib) / 1024.0, "MiB");
+            Ok(())
+        }
+        _ => bail!(
+            "vm-tests measure console [{}], or vm-tests measure touched ID FILE",
+            console::PARTS.map(|(name, _)| name).join("|")
+        ),
     }
 }
 

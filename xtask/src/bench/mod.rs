@@ -2,6 +2,7 @@
 
 mod console;
 mod create;
+mod image;
 mod qmp;
 mod results;
 
@@ -20,13 +21,15 @@ use crate::view::View;
 use crate::{debian, workspace};
 
 /// One run of a script, before scaling.
-const RUN_LIMIT: Duration = Duration::from_secs(600);
+const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create, first guest byte, destroy and dom0's memory: xl with QEMU in dom0, xl with the stubdomain, ours.
     Create(Options),
+    /// Stubdomains from start to ready, their memory and size: the image, its quick start, one made by hand.
+    Image(Options),
     /// QMP's round trip, its rate with many clients and its memory: stock vchan-socket-proxy, ours.
     Qmp(Options),
     /// Consoles: throughput, key latency, idle cost and memory: stock xenconsoled, QEMU's backend, ours.
@@ -57,6 +60,7 @@ pub(crate) struct Options {
 pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Create(options) => create::main(options),
+        Command::Image(options) => image::main(options),
         Command::Qmp(options) => qmp::main(options),
         Command::Console(options) => console::main(options),
     }
