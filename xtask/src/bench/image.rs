@@ -21,13 +21,13 @@ use crate::{debian, guest, stubdom, workspace};
 const SCRIPT: &str = include_str!("image.sh");
 /// What has to be reached.
 const GOALS: [Goal; 6] = [
-    Goal { figure: "start.ours", over: Some("start.reference"), at_most: 0.35 },
+    Goal::ratio("start.ours", "start.reference", 0.35),
     // With a screen of 16 MiB, which comes on top, and two disks.
-    Goal { figure: "smallest_memory.ours", over: None, at_most: 64.0 },
-    Goal { figure: "packed.ours", over: None, at_most: 20.0 },
-    Goal { figure: "setuid.ours", over: None, at_most: 0.0 },
-    Goal { figure: "interpreters.ours", over: None, at_most: 0.0 },
-    Goal { figure: "agent_ready.ours", over: None, at_most: 0.05 },
+    Goal::at_most("smallest_memory.ours", 64.0),
+    Goal::at_most("packed.ours", 20.0),
+    Goal::at_most("setuid.ours", 0.0),
+    Goal::at_most("interpreters.ours", 0.0),
+    Goal::at_most("agent_ready.ours", 0.05),
 ];
 
 /// An image, and where it is for the script.
