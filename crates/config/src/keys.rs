@@ -124,7 +124,7 @@ pub static KEYS: &[Key] = &[
     no_effect("bootloader_args", Empty, PV_ONLY),
     used("builder"),
     no_effect("cap", Zero, SCHEDULER),
-    refused("channel", Empty, DOM0_QEMU),
+    used("channel"),
     refused("cmdline", Empty, DIRECT_BOOT),
     no_effect("cpu_weight", Never, SCHEDULER),
     used("cpuid"),

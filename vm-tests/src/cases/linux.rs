@@ -1,6 +1,8 @@
 //! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off and reboot.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -9,7 +11,8 @@ use super::Case;
 use crate::harness::command::{outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{BRIDGE, Made, bridge, linux, must_run};
+use crate::harness::guest::{BRIDGE, Made, bridge, linux, must_run, scratch};
+use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("linux::boots_unplugs_pings_and_powers_off", pings),
@@ -48,9 +51,27 @@ fn pings() -> Result<()> {
 }
 
 fn shutdown() -> Result<()> {
-    let guest = Made::create(&linux("calm", "echo waiting\n", "")?, &[])?;
+    // A channel on the way: a console of the guest's that ends at a socket.
+    let socket = scratch("channel", b"")?;
+    fs::remove_file(&socket)?;
+    let channel = format!("name=org.example.agent, connection=socket, path={}", socket.display());
+    let script = "echo CHANNEL-SPEAKS >/dev/hvc1; echo waiting; read -r line </dev/hvc1; echo GOT $line\n";
+    let guest = Made::create(
+        &linux("calm", script, &format!("channel=['{channel}', 'name=second,connection=pty']"))?,
+        &[],
+    )?;
     let mut console = Console::serial(&guest, 0)?;
     console.wait_for("waiting", BOOT)?;
+    let mut program = UnixStream::connect(&socket)?;
+    program.set_read_timeout(Some(seconds(30)))?;
+    let mut said = [0; 14];
+    program.read_exact(&mut said)?;
+    ensure!(&said == b"CHANNEL-SPEAKS", "{said:?} came out of the channel");
+    program.write_all(b"to the guest\n")?;
+    console.wait_for("GOT to the guest", 30)?;
+    let shown = outrigger(&["console", "--no-follow", "--channel", "org.example.agent", "calm"])?.good()?;
+    ensure!(shown.stdout.contains("CHANNEL-SPEAKS"), "{shown}");
+    outrigger(&["console", "--no-follow", "--channel", "second", "calm"])?.good()?;
     let said = outrigger(&["shutdown", "--wait=120", "calm"])?.good()?.stdout;
     ensure!(said.contains("PV"), "{said}");
     ensure!(outrigger(&["domid", "calm"])?.status == 4, "it is still there");

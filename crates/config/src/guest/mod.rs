@@ -1,6 +1,7 @@
 //! From a document to a guest: what each key means.
 
 mod basics;
+mod channel;
 mod cpuid;
 mod cpuid_names;
 mod devices;
@@ -109,6 +110,7 @@ fn read(reader: &mut Reader<'_>) -> Option<GuestConfig> {
         disk_controller: devices::disk_controller(reader),
         nics: nic::nics(reader),
         serials: devices::serials(reader),
+        channels: channel::channels(reader),
         display,
         usb,
         sound: devices::sound(reader),

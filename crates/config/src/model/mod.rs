@@ -4,6 +4,7 @@
 //! `tools/xl/xl_parse.c` and `libxl__domain_build_info_setdefault` (`tools/libs/light/libxl_create.c`); where
 //! ours differ, the field says so.
 
+mod channel;
 mod cpuid;
 mod disk;
 mod display;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xen_types::KiB;
 
+pub use channel::{Channel, ChannelConnection};
 pub use cpuid::{CpuidLeaf, CpuidPolicy};
 pub use disk::{Access, Disk, DiskController, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 pub use display::{Display, Usb, UsbController, VendorDevice, Vga};
@@ -58,6 +60,10 @@ pub struct GuestConfig {
     pub nics: Vec<Nic>,
     /// `serial`: the guest's serial ports, COM1 first; at most [`GuestConfig::MAX_SERIALS`].
     pub serials: Vec<SerialOutput>,
+    /// `channel`: PV consoles from number 1 on, in the file's order; at most [`GuestConfig::MAX_CHANNELS`], no two of
+    /// one name.
+    #[serde(default)]
+    pub channels: Vec<Channel>,
     /// Graphics and keyboard.
     pub display: Display,
     /// USB controllers and emulated USB devices.
@@ -86,6 +92,9 @@ impl GuestConfig {
     /// Serial ports that a stubdomain can carry: Linux numbers a domain's secondary consoles 1 to 9, the first two
     /// of which carry the device model's state, and QEMU's PC has four ports.
     pub const MAX_SERIALS: usize = 4;
+
+    /// Channels that a Linux guest can find: it numbers consoles beside the first 1 to 9.
+    pub const MAX_CHANNELS: usize = 9;
 }
 
 /// What of the guest's devices the BIOS may boot from, and in which order (`boot`, default `cda`).

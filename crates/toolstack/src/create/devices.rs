@@ -19,7 +19,7 @@ use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
     DeviceId, DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below,
-    console_node, disk_node, guest_details, make_domain, pv_details, ring_details,
+    channel_node, console_node, disk_node, guest_details, make_domain, pv_details, ring_details,
 };
 
 impl Creation<'_> {
@@ -133,6 +133,9 @@ impl Creation<'_> {
         }
         let console = Some((built.console_gfn, channels.console.port));
         add_device(&mut consoles, guest, &console_node(guest, 0, "pty", console));
+        for (number, channel) in (1..).zip(&self.config.channels) {
+            add_device(&mut consoles, guest, &channel_node(guest, number, channel));
+        }
 
         let stub_tree = self.stub_tree(&name)?;
         let ring = StoreRing { port: stub_channels.store.port, gfn: stub_built.store_mfn };

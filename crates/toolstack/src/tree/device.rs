@@ -209,3 +209,16 @@ pub(crate) fn console_node(
     }
     node
 }
+
+/// A channel: a secondary console of the guest's with libxl's keys (`libxl__init_console_from_channel`). The guest
+/// learns its name, and not where it leads.
+pub(crate) fn channel_node(domid: DomId, number: u32, channel: &config::Channel) -> DeviceNode {
+    let output = format!("chardev:libxl-channel{}", number - 1);
+    let mut node = console_node(domid, number, &output, None);
+    node.fixed("name", &channel.name).back("name", &channel.name);
+    match &channel.connection {
+        config::ChannelConnection::Pty => node.back("connection", "pty"),
+        config::ChannelConnection::Socket(path) => node.back("connection", "socket").back("path", path),
+    };
+    node
+}

@@ -11,7 +11,9 @@ mod nic;
 use xen_types::DomId;
 use xenstore::{Access, Permissions, XsPath};
 
-pub(crate) use device::{DeviceId, DeviceKind, DeviceNode, add_device, backend_parent, console_node};
+pub(crate) use device::{
+    DeviceId, DeviceKind, DeviceNode, add_device, backend_parent, channel_node, console_node,
+};
 pub(crate) use disk::{DiskBacking, disk_node};
 pub(crate) use domain::{
     DomainTree, StoreRing, VcpuCounts, cpu_availability, guest_details, make_domain, memory_target,
