@@ -54,7 +54,7 @@ use poller::{Poller, Slot, Source};
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Rings that are served before descriptors are looked at again, when fewer consoles have something to do: looking
 /// costs as much as a ring.
-const SERVICES: usize = 16;
+const SERVICES: usize = 4;
 
 /// Where the server keeps its files, and what it does with bytes.
 #[derive(Clone, Debug)]
@@ -367,7 +367,7 @@ impl<P: Platform> Server<P> {
             let Some(key) = self.ports.get(&port).copied() else { continue };
             if let Some(console) = self.consoles.get_mut(&key) {
                 console.fired = true;
-                self.queue(key);
+                self.queue_woken(key);
             }
         }
         Ok(())
@@ -378,6 +378,18 @@ impl<P: Platform> Server<P> {
         console.handle(&mut self.poller, part, flags);
         if console.has_left() {
             self.close(key);
+        } else {
+            self.queue_woken(key);
+        }
+    }
+
+    /// Queues a console that something happened to, before those that flood: each turn serves all that wait, so that
+    /// nobody waits for ever.
+    fn queue_woken(&mut self, key: u64) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        if !console.queued && console.wire.is_some() && !console.floods {
+            console.queued = true;
+            self.ready.push_front(key);
         } else {
             self.queue(key);
         }
@@ -400,7 +412,8 @@ impl<P: Platform> Server<P> {
             return;
         }
         console.queued = false;
-        let moved = match console.serve(&mut self.poller, now) {
+        let platform = &mut self.platform;
+        let moved = match console.serve(&mut self.poller, now, |port| platform.notify(port)) {
             Ok(moved) => moved,
             Err(lie) => {
                 console.complain(&lie);
@@ -410,9 +423,6 @@ impl<P: Platform> Server<P> {
             }
         };
         let Some(wire) = &console.wire else { return };
-        if moved.output > 0 || moved.input > 0 {
-            self.platform.notify(wire.port);
-        }
         if moved.output > 0 {
             self.queue(key);
         } else if !moved.held_up && core::mem::take(&mut console.fired) {
