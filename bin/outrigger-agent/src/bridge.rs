@@ -58,6 +58,8 @@ pub(crate) struct Bridge {
     token: u64,
     /// Whether there may be more to move although no event will tell.
     is_unfinished: bool,
+    /// Whether this turn has had to do with xenstore, or may have.
+    asked_store: bool,
 }
 
 enum Phase {
@@ -71,6 +73,9 @@ struct Session {
     socket: UnixStream,
     inward: Pipe,
     outward: Pipe,
+    /// Whether the socket is polled for room: only while something waits for it, or each read of its owner's would wake
+    /// us for nothing.
+    waits_for_room: bool,
 }
 
 impl Bridge {
@@ -89,7 +94,7 @@ impl Bridge {
             .and_then(|sizes| Server::open(store, DomId::DOM0, service.key.own_path(target), sizes))
             .map_err(failed)?;
         poll(epoll, vchan.as_fd(), token)?;
-        Ok(Self { service, vchan, phase: Phase::Awaited, token, is_unfinished: false })
+        Ok(Self { service, vchan, phase: Phase::Awaited, token, is_unfinished: false, asked_store: false })
     }
 
     /// Whether an event with this token is the bridge's.
@@ -97,26 +102,41 @@ impl Bridge {
         token == self.token || token == self.token + 1
     }
 
+    /// Whether an event with this token, which is the bridge's, came from the vchan.
+    pub(crate) fn is_vchan(&self, token: u64) -> bool {
+        token == self.token
+    }
+
     /// Whether [`turn`](Self::turn) is due without an event.
     pub(crate) fn is_unfinished(&self) -> bool {
         self.is_unfinished
     }
 
-    /// Does all that can be done. A failure ends the present client's session; when that fails too, it is tried again
-    /// at the next event.
-    pub(crate) fn turn(&mut self, store: &Connection, epoll: &Epoll, log: &mut Log) {
+    /// Does all that can be done, and gives whether xenstore may have been asked for it. `woken`: the vchan has an
+    /// event. A failure ends the present client's session; when that fails too, it is tried again at the next event.
+    pub(crate) fn turn(&mut self, woken: bool, store: &Connection, epoll: &Epoll, log: &mut Log) -> bool {
         self.is_unfinished = false;
-        if let Err(error) = self.try_turn(store, epoll, log) {
+        self.asked_store = !matches!(self.phase, Phase::Connected(_));
+        if let Err(error) = self.try_turn(woken, store, epoll, log) {
             log.say(&chain(&error));
             if let Err(error) = self.renew(store) {
                 log.say(&chain(&error));
             }
         }
+        self.asked_store
     }
 
-    fn try_turn(&mut self, store: &Connection, epoll: &Epoll, log: &mut Log) -> Result<(), AgentError> {
+    fn try_turn(
+        &mut self,
+        woken: bool,
+        store: &Connection,
+        epoll: &Epoll,
+        log: &mut Log,
+    ) -> Result<(), AgentError> {
         let failed = || AgentError::vchan(self.service.key.name());
-        self.vchan.take_wakeup().map_err(failed())?;
+        if woken {
+            self.vchan.take_wakeup().map_err(failed())?;
+        }
         // Each pass ends a session or finds nothing to do; a client that keeps coming and going has to wake us.
         for _ in 0..4 {
             match self.vchan.change(store).map_err(failed())? {
@@ -125,7 +145,7 @@ impl Bridge {
                 None => {}
             }
             if !self.pump(log) {
-                return Ok(());
+                return self.poll_for_room(epoll);
             }
             self.renew(store)?;
         }
@@ -141,8 +161,26 @@ impl Bridge {
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address).map_err(failed)?;
         let socket = UnixStream::from(socket);
-        poll(epoll, socket.as_fd(), self.token + 1)?;
-        self.phase = Phase::Connected(Session { socket, inward: Pipe::new(), outward: Pipe::new() });
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.token + 1);
+        epoll.add(&socket, event).map_err(AgentError::system("poll a descriptor"))?;
+        let (inward, outward) = (Pipe::new(), Pipe::new());
+        self.phase = Phase::Connected(Session { socket, inward, outward, waits_for_room: false });
+        Ok(())
+    }
+
+    /// Polls the socket for room while something waits for it.
+    fn poll_for_room(&mut self, epoll: &Epoll) -> Result<(), AgentError> {
+        let Phase::Connected(session) = &mut self.phase else { return Ok(()) };
+        let wanted = session.inward.holds_some();
+        if wanted != session.waits_for_room {
+            let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+            let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
+            // Room that has come in the meantime is told of at once.
+            epoll
+                .modify(&session.socket, &mut EpollEvent::new(flags, self.token + 1))
+                .map_err(AgentError::system("poll a descriptor"))?;
+            session.waits_for_room = wanted;
+        }
         Ok(())
     }
 
@@ -190,6 +228,7 @@ impl Bridge {
     }
 
     fn renew(&mut self, store: &Connection) -> Result<(), AgentError> {
+        self.asked_store = true;
         // The socket leaves the epoll by closing.
         self.phase = Phase::Awaited;
         self.vchan.renew(store).map_err(AgentError::vchan(self.service.key.name()))

@@ -47,6 +47,11 @@ impl Pipe {
         Self { buffer: Box::new([0; CHUNK]), start: 0, end: 0 }
     }
 
+    /// Whether something that was taken waits to be given.
+    pub(crate) fn holds_some(&self) -> bool {
+        self.start < self.end
+    }
+
     /// Moves what can be moved.
     pub(crate) fn pump(&mut self, source: &mut impl End, sink: &mut impl End) -> Stopped {
         for _ in 0..TURN {

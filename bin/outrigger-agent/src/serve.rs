@@ -126,16 +126,18 @@ impl Server<'_> {
         self.look_at_disks();
         let mut news = vec![Event::Tick];
         self.reap(&mut news);
+        // System calls are what a round trip of QMP costs: those that can be left out are.
         loop {
+            let now = uptime();
             for event in news {
-                for action in self.supervisor.handle(uptime(), event) {
+                for action in self.supervisor.handle(now, event) {
                     if let Some(clean) = self.act(action) {
                         return Ok(clean);
                     }
                 }
             }
             self.poll_console()?;
-            let left = self.supervisor.deadline().saturating_sub(uptime());
+            let left = self.supervisor.deadline().saturating_sub(now);
             let left = if self.bridges.iter().any(Bridge::is_unfinished) { Duration::ZERO } else { left };
             let timeout =
                 EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
@@ -150,7 +152,10 @@ impl Server<'_> {
                 self.take(event.data(), &mut news)?;
             }
             self.turn_bridges(&events[..count], &mut news)?;
-            self.reap(&mut news);
+            // A signal that came during [`unblocked`] is lost: the next beat finds what it told of.
+            if count == 0 {
+                self.reap(&mut news);
+            }
         }
     }
 
@@ -183,9 +188,10 @@ impl Server<'_> {
                 news.push(Event::Stop);
             }
         }
+        self.reap(news);
     }
 
-    /// Looks for children that have ended. Not only after a signal: one that came during [`unblocked`] is lost.
+    /// Looks for children that have ended.
     fn reap(&mut self, news: &mut Vec<Event>) {
         for (pid, exit) in qemu::reap() {
             if self.started.qemu.is(pid) {
@@ -210,9 +216,10 @@ impl Server<'_> {
     fn turn_bridges(&mut self, events: &[EpollEvent], news: &mut Vec<Event>) -> Result<(), AgentError> {
         let mut asked_store = false;
         for bridge in &mut self.bridges {
-            if bridge.is_unfinished() || events.iter().any(|event| bridge.owns(event.data())) {
-                bridge.turn(&self.started.store, &self.epoll, self.log);
-                asked_store = true;
+            let mine = || events.iter().map(EpollEvent::data).filter(|token| bridge.owns(*token));
+            if bridge.is_unfinished() || mine().next().is_some() {
+                let woken = bridge.is_unfinished() || mine().any(|token| bridge.is_vchan(token));
+                asked_store |= bridge.turn(woken, &self.started.store, &self.epoll, self.log);
             }
         }
         // Waiting for an answer, the connection may have queued events, of which its descriptor says nothing.

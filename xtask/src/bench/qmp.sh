@@ -21,8 +21,9 @@ load() {
     say "rate.$1" "$3" 1/s
 }
 guest() {
-    sed "s|^name.*|name = '$1'|; s|/examples/hello-disk.img|/tmp/bench/$1.img|" /examples/hello.cfg >"/tmp/bench/$1.cfg"
-    cp /examples/hello-disk.img "/tmp/bench/$1.img"
+    # No two guests may write one disk.
+    sed "s|^name.*|name = '$1'|; s|/examples/hello-|/tmp/bench/$1-|" /examples/hello.cfg >"/tmp/bench/$1.cfg"
+    for disk in disk data; do cp "/examples/hello-$disk.img" "/tmp/bench/$1-$disk.img"; done
     outrigger create "/tmp/bench/$1.cfg" >/dev/null || failed "create $1"
 }
 
