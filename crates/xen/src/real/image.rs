@@ -289,7 +289,16 @@ impl Drop for DomImage<'_> {
     fn drop(&mut self) {
         // SAFETY: the image was allocated by `new` and this is its last use.
         unsafe { xen_sys::xc_dom_release(self.dom.as_ptr()) };
+        // Kernels and RAM disks have gone through the heap, which keeps what it had for them: glibc raises its own
+        // threshold for giving memory back to the size of the largest block that was freed.
+        // SAFETY: it looks only at memory that is free.
+        unsafe { malloc_trim(0) };
     }
+}
+
+unsafe extern "C" {
+    /// Gives free memory of all heaps back to the kernel (glibc's `malloc_trim(3)`).
+    fn malloc_trim(pad: usize) -> c_int;
 }
 
 fn placed(module: &xc_hvm_firmware_module) -> Option<Placed> {
