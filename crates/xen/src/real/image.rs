@@ -289,8 +289,9 @@ impl Drop for DomImage<'_> {
     fn drop(&mut self) {
         // SAFETY: the image was allocated by `new` and this is its last use.
         unsafe { xen_sys::xc_dom_release(self.dom.as_ptr()) };
-        // Kernels and RAM disks have gone through the heap, which keeps what it had for them: glibc raises its own
-        // threshold for giving memory back to the size of the largest block that was freed.
+        // Kernels and RAM disks were on the heap, which would keep their 20 MiB: glibc raises its threshold for giving
+        // memory back to the size of the largest block that was freed.
+        self.blobs.clear();
         // SAFETY: it looks only at memory that is free.
         unsafe { malloc_trim(0) };
     }
