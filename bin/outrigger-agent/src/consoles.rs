@@ -52,13 +52,10 @@ impl Descriptors {
     }
 }
 
-/// The secondary consoles among the stubdomain's devices.
-pub(crate) fn among(xen_devices: &[String]) -> Vec<StubConsole> {
-    let numbers = xen_devices.iter().filter_map(|name| name.strip_prefix("console-")?.parse().ok());
-    let mut consoles: Vec<StubConsole> =
-        numbers.filter_map(|number| StubConsole::from_number(number).ok()).collect();
-    consoles.sort();
-    consoles
+/// The secondary consoles that the stubdomain has: `is_there` tells of a Xen device by its name. They have no holes.
+pub(crate) fn present(is_there: impl Fn(&str) -> bool) -> Vec<StubConsole> {
+    let consoles = (1..).map_while(|number| StubConsole::from_number(number).ok());
+    consoles.take_while(|console| is_there(&format!("console-{}", console.number()))).collect()
 }
 
 /// Opens a console's device, in one direction, and sets it to raw mode.
@@ -88,4 +85,21 @@ pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
 
 fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_those_without_a_hole() {
+        let among = |there: &[&str]| -> Vec<u32> {
+            present(|name| there.contains(&name)).iter().map(|console| console.number().into()).collect()
+        };
+        assert!(among(&[]).is_empty());
+        assert_eq!(among(&["console-1", "console-2", "console-3", "console-5", "vbd-768"]), [1, 2, 3]);
+        let all: Vec<String> = (0..12).map(|number| format!("console-{number}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        assert_eq!(among(&all), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    }
 }

@@ -12,6 +12,7 @@ pub(crate) mod launch;
 use nix::unistd::{Gid, Uid};
 
 use crate::plan::Plan;
+use crate::system::has_xen_device;
 
 /// The number of QEMU's user and of its group; nothing in the image names them.
 const USER: u32 = 1000;
@@ -37,8 +38,8 @@ pub(crate) enum Confinement {
 
 impl Confinement {
     /// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
-    pub(crate) fn of(plan: &Plan, xen_devices: &[String]) -> Self {
-        let has_pci = plan.names_pci || xen_devices.iter().any(|name| name == "pci-0");
+    pub(crate) fn of(plan: &Plan) -> Self {
+        let has_pci = plan.names_pci || has_xen_device("pci-0");
         if has_pci { Self::Pci } else { Self::User }
     }
 

@@ -150,13 +150,12 @@ impl Known<'_, '_> {
     ) -> Result<Children, AgentError> {
         let target = self.target;
         let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
-        let devices = system::xen_devices();
         let (has_state_out, serials) = self.step("consoles", |_, log| {
-            let consoles = consoles::among(&devices);
+            let consoles = consoles::present(system::has_xen_device);
             let state_out = connect_states(&consoles, &plan, &mut descriptors, log)?;
             Ok((state_out, open_serials(&consoles, log)))
         })?;
-        let confinement = Confinement::of(&plan, &devices);
+        let confinement = Confinement::of(&plan);
         self.step("modules", |_, log| {
             loading.wait().iter().for_each(|line| log.say(line));
             system::tune();

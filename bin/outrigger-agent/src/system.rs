@@ -54,6 +54,11 @@ pub(crate) fn read_config(path: &Path) -> Result<ImageConfig, AgentError> {
 /// Where Linux shows the devices that it has found in xenstore, such as `console-1`, with their drivers or without.
 pub(crate) const XEN_DEVICES: &str = "/sys/bus/xen/devices";
 
+/// Whether the stubdomain has the Xen device of this name. Listing all of them takes several milliseconds.
+pub(crate) fn has_xen_device(name: &str) -> bool {
+    Path::new(XEN_DEVICES).join(name).exists()
+}
+
 /// The names of the stubdomain's Xen devices.
 pub(crate) fn xen_devices() -> Vec<String> {
     let Ok(devices) = fs::read_dir(XEN_DEVICES) else { return Vec::new() };
