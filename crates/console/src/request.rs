@@ -127,6 +127,8 @@ fn wanted(text: &str) -> Option<Wanted> {
     let which = match which {
         "" => return None,
         number if is_number => Which::Number(number.parse().ok()?),
+        // No channel has such a name; some of these characters are blanks to one reader and not to another.
+        name if name.chars().any(|c| c.is_control() || c.is_whitespace()) => return None,
         name => Which::Name(name.to_owned()),
     };
     Some(Wanted { domid: domid.parse().ok()?, which })
@@ -154,9 +156,17 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in
-            ["", "list 1", "view", "view 5", "view 5.", "view x.1", "view 5.1 since=x", "stream 5.1 since=1"]
-        {
+        for line in [
+            "",
+            "list 1",
+            "view",
+            "view 5",
+            "view 5.",
+            "view x.1",
+            "view 5.1 since=x",
+            "stream 5.1 since=1",
+            "view 5.\u{b}",
+        ] {
             assert!(Request::parse(line).is_err(), "{line}");
         }
     }
