@@ -1,5 +1,5 @@
 //! A reader that goes away ends the program without a word.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot start the program has failed")]
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

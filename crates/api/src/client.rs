@@ -80,8 +80,10 @@ pub fn last_words_file(socket: &Path) -> PathBuf {
 const MAX_WORDS: u64 = 4096;
 
 fn last_words(socket: &Path) -> Option<String> {
-    let mut words = String::new();
-    std::fs::File::open(last_words_file(socket)).ok()?.take(MAX_WORDS).read_to_string(&mut words).ok()?;
+    let mut bytes = Vec::new();
+    std::fs::File::open(last_words_file(socket)).ok()?.take(MAX_WORDS).read_to_end(&mut bytes).ok()?;
+    // A cut may go through a character.
+    let words = String::from_utf8_lossy(&bytes);
     let words = words.trim();
     (!words.is_empty()).then(|| words.to_owned())
 }
@@ -226,7 +228,8 @@ mod tests {
         assert!(matches!(failed(), ClientError::Unreachable { .. }));
         std::fs::write(last_words_file(&socket), "the connection to xenstored is lost\n").unwrap();
         assert!(failed().to_string().ends_with("it said: the connection to xenstored is lost"));
-        std::fs::write(last_words_file(&socket), "x".repeat(1 << 20)).unwrap();
+        // The cut goes through a character.
+        std::fs::write(last_words_file(&socket), "x".to_owned() + &"é".repeat(1 << 20)).unwrap();
         assert!(failed().to_string().len() < 5000);
         std::fs::remove_dir_all(folder).unwrap();
     }
