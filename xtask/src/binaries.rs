@@ -83,19 +83,29 @@ pub(crate) fn example(package: &str, example: &str, profile: Profile) -> Result<
     stripped(&workspace::target().join(profile.folder()).join("examples").join(example), profile)
 }
 
-/// Builds the stubdomain's agent, static, and names the file.
+/// Builds the stubdomain's agent and names the file.
+pub(crate) fn agent(build: bool) -> Result<PathBuf> {
+    in_stubdomain("outrigger-agent", build)
+}
+
+/// Builds what tests have in the place of the agent: a stubdomain that an attacker has taken over.
+pub(crate) fn hostile_stub() -> Result<PathBuf> {
+    in_stubdomain("hostile-stub", true)
+}
+
+/// Builds a program for a stubdomain, static, and names the file.
 ///
 /// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.
-pub(crate) fn agent(build: bool) -> Result<PathBuf> {
+fn in_stubdomain(package: &str, build: bool) -> Result<PathBuf> {
     let folder = workspace::target().join("agent");
     let triple = "x86_64-unknown-linux-gnu";
     let flags = format!("target.{triple}.rustflags=[\"-C\", \"target-feature=+crt-static\"]");
     let folder_text = folder.to_string_lossy();
     let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
     if build {
-        cargo_build(&["outrigger-agent"], Profile::Agent, &more)?;
+        cargo_build(&[package], Profile::Agent, &more)?;
     }
-    Ok(folder.join(triple).join(Profile::Agent.folder()).join("outrigger-agent"))
+    Ok(folder.join(triple).join(Profile::Agent.folder()).join(package))
 }
 
 fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {

@@ -9,6 +9,7 @@ mod devices;
 mod ease;
 mod ends;
 mod hello;
+mod hostile;
 mod hotplug;
 mod linux;
 mod media;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Case> {
         media::CASES,
         vchan::CASES,
         qmp::CASES,
+        hostile::CASES,
         linux::CASES,
         changes::CASES,
         // The last.

@@ -7,6 +7,7 @@ pub(crate) mod consoles;
 pub(crate) mod daemons;
 pub(crate) mod events;
 pub(crate) mod guest;
+pub(crate) mod initramfs;
 pub(crate) mod qmp;
 pub(crate) mod shell;
 
