@@ -1,8 +1,10 @@
 //! One guest's session: the task that owns the connection to its device model.
 
 use std::collections::BTreeMap;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -314,7 +316,7 @@ enum Woken {
 impl Link {
     async fn run(mut self) {
         let mut chunk = vec![0; CHUNK];
-        // The clock is read once for each time that this wakes: under Xen that is a system call.
+        // The clock is read when this wakes and after work for the device model: under Xen that is a system call.
         let mut now = Instant::now();
         loop {
             let (next, pause) = self.follow(now);
@@ -326,17 +328,24 @@ impl Link {
                         None => std::future::pending().await,
                     }
                 };
+                let mut moved = pin!(self.state.moved(&mut chunk, pause));
+                let moved = poll_fn(|cx| {
+                    now = Instant::now();
+                    moved.as_mut().poll(cx)
+                });
                 tokio::select! {
                     biased;
-                    woken = self.state.moved(&mut chunk, pause) => woken,
+                    woken = moved => woken,
                     () = work => Woken::Work,
                     () = sleep => Woken::Work,
                 }
             };
-            if !matches!(woken, Woken::Written(_)) {
-                now = Instant::now();
-            }
+            let is_bytes = matches!(woken, Woken::Read(_));
             self.take(woken, &chunk, now);
+            if is_bytes {
+                let start = std::mem::replace(&mut now, Instant::now());
+                self.shared.mux().session_worked(now.saturating_duration_since(start), now);
+            }
         }
     }
 

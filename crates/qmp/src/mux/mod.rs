@@ -16,7 +16,8 @@
 //! - A client that does not read gets no more events (it is told how many it missed) and its requests wait.
 //! - A session that is lost fails the requests that were with QEMU. Clients stay, are told by
 //!   `OUTRIGGER_SESSION_LOST` and `OUTRIGGER_SESSION_RESTORED`, and what they ask meanwhile waits for a while.
-//! - What QEMU sends is paid for out of a [`Budget`](budget::Budget): bytes that are read, events that are passed on.
+//! - What QEMU sends is paid for out of a [`Budget`](budget::Budget): bytes that are read, the time that it took to
+//!   handle them, events that are passed on.
 
 mod budget;
 mod client;
@@ -65,6 +66,8 @@ pub struct MuxConfig {
     pub strikes: u32,
     /// Bytes of QEMU that are read in a second, and at once after a pause.
     pub bytes: (u32, u32),
+    /// Microseconds of work that QEMU's bytes may make in a second, and at once after a pause.
+    pub work: (u32, u32),
     /// Events of QEMU that are passed on in a second, and at once after a pause.
     pub event_rate: (u32, u32),
     /// From the connection to the end of the negotiation.
@@ -89,6 +92,7 @@ impl Default for MuxConfig {
             event: 64 << 10,
             strikes: 16,
             bytes: (2 << 20, 4 << 20),
+            work: (250_000, 500_000),
             event_rate: (500, 2000),
             handshake: Duration::from_secs(10),
             answer: Duration::from_secs(60),
@@ -174,6 +178,7 @@ pub struct Mux {
     to_session: Vec<u8>,
     actions: VecDeque<Action>,
     bytes: Budget,
+    work: Budget,
     event_budget: Budget,
     counts: Counts,
 }
@@ -191,6 +196,7 @@ impl Mux {
     #[must_use]
     pub fn new(config: MuxConfig, policy: Arc<Policy>, now: Instant) -> Self {
         let bytes = Budget::new(config.bytes, now);
+        let work = Budget::new(config.work, now);
         let event_budget = Budget::new(config.event_rate, now);
         Self {
             config,
@@ -209,6 +215,7 @@ impl Mux {
             to_session: Vec::new(),
             actions: VecDeque::new(),
             bytes,
+            work,
             event_budget,
             counts: Counts::default(),
         }

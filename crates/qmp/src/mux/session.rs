@@ -13,6 +13,8 @@ use crate::monitor::{Event, Request};
 
 /// What of QEMU's descriptions of errors is handed on, in characters.
 const DESCRIPTION: usize = 1000;
+/// What the bytes that are read at once are charged for at most.
+const LONGEST_WORK: Duration = Duration::from_millis(50);
 /// A session that lived for so long was a good one: the next try comes at once.
 const GOOD: Duration = Duration::from_secs(20);
 /// The pause after the first failure; it doubles with each further one.
@@ -112,7 +114,13 @@ impl Mux {
 
     /// How long to wait before the device model's bytes are read again; nothing: read on.
     pub fn session_pause(&mut self, now: Instant) -> Option<Duration> {
-        self.bytes.wait(now)
+        self.bytes.wait(now).max(self.work.wait(now))
+    }
+
+    /// The device model's bytes have made so much work, which ended now: the shell measures it, from its wake-up on.
+    pub fn session_worked(&mut self, took: Duration, now: Instant) {
+        // What is longer was no work: this process was stopped meanwhile.
+        self.work.spend(u32::try_from(took.min(LONGEST_WORK).as_micros()).unwrap_or(u32::MAX), now);
     }
 
     /// Bytes of the device model.
