@@ -336,13 +336,19 @@ pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
     remove_empty_kinds(ts)
 }
 
-/// Removes the directories of the kinds of which no backend is left, as libxl does (`libxl__xs_path_cleanup`).
+/// Removes the directories of the kinds of which no backend is left, as libxl does (`libxl__xs_path_cleanup`), and those
+/// of which no error is left.
 fn remove_empty_kinds(ts: &Toolstack) -> StepResult {
-    let backends = below(&XsPath::domain(DomId::DOM0), "backend");
+    let dom0 = XsPath::domain(DomId::DOM0);
+    let (backends, errors) = (below(&dom0, "backend"), below(&dom0, "error/backend"));
+    let kinds = |of: &XsPath| DeviceKind::ALL.map(|kind| below(of, kind.name()));
     // A transaction, so that a device which someone adds meanwhile is not taken along.
     ts.xenstore.transaction(|inside| {
-        let kinds = DeviceKind::ALL.into_iter().map(|kind| below(&backends, kind.name()));
-        for dir in kinds.chain([backends.clone()]) {
+        let mut dirs: Vec<_> = kinds(&backends).into_iter().chain([backends.clone()]).collect();
+        if inside.list(&errors)?.is_some() {
+            dirs.extend(kinds(&errors).into_iter().chain([errors.clone(), below(&dom0, "error")]));
+        }
+        for dir in dirs {
             if inside.list(&dir)?.is_some_and(|children| children.is_empty()) {
                 inside.rm(&dir)?;
             }

@@ -33,7 +33,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: UnixStream, id: ClientId,
 }
 
 async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify) -> io::Result<()> {
-    let socket = Socket::new(stream)?;
+    let mut socket = Socket::new(stream)?;
     let mut chunk = vec![0; CHUNK];
     let (mut output, mut written) = (Vec::new(), 0);
     // The clock is read once for each time that this wakes: under Xen that is a system call.
@@ -54,65 +54,102 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
         }
         let wants = shared.mux().wants_client_bytes(id);
         let rest = output.get(written..).unwrap_or_default();
-        tokio::select! {
-            count = socket.write(rest), if !rest.is_empty() => written += count?,
-            count = socket.read(&mut chunk), if wants => {
+        let moved = tokio::select! {
+            moved = socket.moved(wants.then_some(chunk.as_mut_slice()), rest) => moved?,
+            () = notify.notified() => {
                 now = Instant::now();
-                match count? {
-                    0 => return Ok(()),
-                    count => {
-                        let bytes = chunk.get(..count).unwrap_or_default();
-                        shared.with(|mux| mux.client_bytes(id, bytes, now));
-                    }
-                }
+                continue;
             }
-            () = notify.notified() => now = Instant::now(),
+        };
+        match moved {
+            Moved::Written(count) => written += count,
+            Moved::Read(0) => return Ok(()),
+            Moved::Read(count) => {
+                now = Instant::now();
+                let bytes = chunk.get(..count).unwrap_or_default();
+                shared.with(|mux| mux.client_bytes(id, bytes, now));
+            }
         }
     }
 }
 
 /// A client's socket. Tokio's own is polled for room at all times, and wakes this process whenever the client has read;
 /// here that happens only while something waits for room.
-struct Socket(AsyncFd<Stream>);
+struct Socket {
+    stream: AsyncFd<Stream>,
+    /// Another descriptor of it, while there is no room. A client that does not read costs no system calls then,
+    /// however often there is news for it.
+    full: Option<AsyncFd<Stream>>,
+}
 
 impl Socket {
     fn new(stream: UnixStream) -> io::Result<Self> {
         // It stays non-blocking.
-        polled(stream.into_std()?, Interest::READABLE).map(Self)
+        Ok(Self { stream: polled(stream.into_std()?, Interest::READABLE)?, full: None })
     }
 
-    async fn read(&self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            if let Ok(count) = ready.try_io(|socket| socket.get_ref().read(into)) {
-                // What fills less than there was room for was all; its end is told of by itself.
-                if matches!(count, Ok(count) if count < into.len()) {
-                    ready.clear_ready();
-                }
-                return count;
+    /// Moves bytes, whichever way can. Nothing is lost when it is dropped while it waits.
+    async fn moved(&mut self, into: Option<&mut [u8]>, from: &[u8]) -> io::Result<Moved> {
+        let Self { stream, full } = self;
+        let read = async {
+            match into {
+                Some(into) => read(stream, into).await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            count = write(stream, full, from), if !from.is_empty() => count.map(Moved::Written),
+            count = read => count.map(Moved::Read),
         }
     }
 
-    async fn write(&self, from: &[u8]) -> io::Result<usize> {
-        match self.0.get_ref().write(from) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let again = polled(self.0.get_ref().try_clone()?, Interest::WRITABLE)?;
-                again.async_io(Interest::WRITABLE, |mut socket| socket.write(from)).await
-            }
-            written => written,
-        }
-    }
-
-    async fn write_all(&self, mut from: &[u8]) -> io::Result<()> {
+    async fn write_all(&mut self, mut from: &[u8]) -> io::Result<()> {
         while !from.is_empty() {
-            match self.write(from).await? {
+            match write(&self.stream, &mut self.full, from).await? {
                 0 => return Err(ErrorKind::WriteZero.into()),
                 count => from = from.get(count..).unwrap_or_default(),
             }
         }
         Ok(())
     }
+}
+
+/// How many bytes went which way.
+enum Moved {
+    Read(usize),
+    Written(usize),
+}
+
+async fn read(socket: &AsyncFd<Stream>, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = socket.readable().await?;
+        if let Ok(count) = ready.try_io(|socket| socket.get_ref().read(into)) {
+            // What fills less than there was room for was all; its end is told of by itself.
+            if matches!(count, Ok(count) if count < into.len()) {
+                ready.clear_ready();
+            }
+            return count;
+        }
+    }
+}
+
+async fn write(
+    socket: &AsyncFd<Stream>,
+    full: &mut Option<AsyncFd<Stream>>,
+    from: &[u8],
+) -> io::Result<usize> {
+    if full.is_none() {
+        match socket.get_ref().write(from) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                *full = Some(polled(socket.get_ref().try_clone()?, Interest::WRITABLE)?);
+            }
+            written => return written,
+        }
+    }
+    let Some(again) = full.as_ref() else { return Err(ErrorKind::WouldBlock.into()) };
+    let written = again.async_io(Interest::WRITABLE, |mut socket| socket.write(from)).await;
+    *full = None;
+    written
 }
 
 fn polled(stream: Stream, interest: Interest) -> io::Result<AsyncFd<Stream>> {

@@ -1,5 +1,8 @@
 use std::time::{Duration, Instant};
 
+/// What an empty one is filled for at least, in seconds.
+const PAUSE: f64 = 0.02;
+
 /// So much in a second, and so much at once after a pause.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -36,9 +39,9 @@ impl Budget {
         enough
     }
 
-    /// How long to wait until something is there again.
+    /// How long to wait until something is there again, and more than a little: a wake-up has its price too.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         self.refill(now);
-        (self.left <= 0.0).then(|| Duration::from_secs_f64((-self.left / self.rate).clamp(0.001, 10.0)))
+        (self.left <= 0.0).then(|| Duration::from_secs_f64((PAUSE - self.left / self.rate).min(10.0)))
     }
 }
