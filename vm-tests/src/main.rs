@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use harness::clean::{self, Host};
+use harness::evidence::Logs;
 
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
 #[derive(Debug, Parser)]
@@ -46,10 +47,12 @@ fn main() -> ExitCode {
         chosen.for_each(|case| println!("{}", case.name));
         return ExitCode::SUCCESS;
     }
-    let (mut passed, mut failed) = (0_u32, 0_u32);
+    let mut passed = 0_u32;
+    let mut failures = Vec::new();
     for case in chosen {
         println!("run  {}", case.name);
         let start = Instant::now();
+        let logs = Logs::look();
         let result = Host::look().and_then(|before| {
             let outcome = (case.run)();
             if case.is_the_end {
@@ -67,11 +70,14 @@ fn main() -> ExitCode {
                 println!("ok   {} ({took:.1} s)", case.name);
             }
             Err(error) => {
-                failed += 1;
-                println!("FAIL {} ({took:.1} s): {error:#}", case.name);
+                let failure = format!("FAIL {} ({took:.1} s): {error:#}\n{}", case.name, logs.since());
+                print!("{failure}");
+                failures.push(failure);
             }
         }
     }
-    println!("{passed} passed, {failed} failed");
-    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // Again at the end, where whoever looks at a long run looks first.
+    failures.iter().for_each(|failure| print!("{failure}"));
+    println!("{passed} passed, {} failed", failures.len());
+    if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -6,6 +6,7 @@ pub(crate) mod console_guest;
 pub(crate) mod consoles;
 pub(crate) mod daemons;
 pub(crate) mod events;
+pub(crate) mod evidence;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod qmp;

@@ -1,5 +1,8 @@
 # Measures create, first guest byte, destroy and dom0's memory for xl with QEMU in dom0, xl with the stubdomain, and
 # ours, RUNS times each. Prints one line a figure: `@ ID VALUE UNIT`. Read by bash in the embedded host's dom0.
+#
+# xl has programs of their own for each guest, ours has none: what a guest needs in dom0 is what the daemons grow by
+# when one more comes. The first guest of a daemon also makes it touch its own code: `dom0_memory_first.ours`.
 STUB=/usr/lib/outrigger/stubdom
 status=0
 
@@ -29,16 +32,16 @@ use_ours() {
     local tries=300
     until outrigger list >/dev/null 2>&1; do tries=$((tries - 1)); [ $tries -gt 0 ] || return 1; sleep 0.1; done
 }
-# measure COM1 CREATE...: creates the guest `hello`, waits for its first byte in the file, says the figures.
+# measure MEMORY COM1 CREATE...: creates a guest, waits for its first byte in the file, says the figures.
 measure() {
-    local com1=$1 before start; shift
+    local name=$1 com1=$2 before start; shift 2
     rm -f "$com1"
     before=$(memory)
     start=$(now)
     "$@" || { failed create; return 1; }
     say create "$(since "$start")" s
     if byte_in "$com1"; then say first_byte "$(since "$start")" s; else failed 'no byte from the guest'; fi
-    say dom0_memory "$(echo "scale=2; ($(memory) - $before) / 1024" | bc)" MiB
+    say "$name" "$(echo "scale=2; ($(memory) - $before) / 1024" | bc)" MiB
     say qemu_processes "$(qemus)" count
 }
 # timed NAME COMMAND...
@@ -64,6 +67,16 @@ xl_stub_create() {
     wait $pid
 }
 ours_create() { outrigger create --json /tmp/bench/ours.cfg >/tmp/bench/steps.jsonl; }
+# What a guest needs in dom0 when the daemons have one already.
+second() {
+    local com1=/var/log/outrigger/console/second-dm.3.log before
+    rm -f "$com1"
+    before=$(memory)
+    outrigger create --json /tmp/bench/second.cfg >/dev/null || { failed 'create of a second guest'; return; }
+    byte_in "$com1" || failed 'no byte from the second guest'
+    say dom0_memory "$(echo "scale=2; ($(memory) - $before) / 1024" | bc)" MiB
+    outrigger destroy second >/dev/null || failed 'destroy of the second guest'
+}
 
 mkdir -p /tmp/bench
 sed 's/^device_model_stubdomain_override.*/device_model_stubdomain_override = 0/
@@ -77,19 +90,22 @@ sed 's/^device_model_stubdomain_override.*/device_model_stubdomain_override = 0/
     echo "stubdomain_memory = 160"
 } >/tmp/bench/xl_stub.cfg
 cp /examples/hello.cfg /tmp/bench/ours.cfg
+cp /examples/hello-*.img /tmp/bench
+sed 's/^name.*/name = "second"/; s|/examples/hello-|/tmp/bench/hello-|' /examples/hello.cfg >/tmp/bench/second.cfg
 
 for run in $(seq "$RUNS"); do
     echo "-- run $run of $RUNS"
     use_xl
     KIND=xl_dom0
-    measure /tmp/bench/com1 xl create /tmp/bench/xl_dom0.cfg && timed destroy xl destroy hello
+    measure dom0_memory /tmp/bench/com1 xl create /tmp/bench/xl_dom0.cfg && timed destroy xl destroy hello
     KIND=xl_stub reader=
-    measure /tmp/bench/com1 xl_stub_create && timed destroy xl destroy hello
+    measure dom0_memory /tmp/bench/com1 xl_stub_create && timed destroy xl destroy hello
     [ -z "$reader" ] || kill $reader 2>/dev/null
     use_ours || failed 'our daemons did not start'
     KIND=ours
-    if measure /var/log/outrigger/console/hello-dm.3.log ours_create; then
+    if measure dom0_memory_first /var/log/outrigger/console/hello-dm.3.log ours_create; then
         say stubdom_memory "$(outrigger info --json hello | sed -n 's/.*"stub_memory_kib": *\([0-9]*\).*/\1/p')" KiB
+        second
         timed destroy outrigger destroy hello
     fi
     sed -n 's/.*"name":"\([^"]*\)","outcome":"done","millis":\([0-9.]*\).*/\1\t\2/p' /tmp/bench/steps.jsonl |

@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_int};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 use std::ffi::CString;
+use std::sync::Once;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
@@ -154,6 +155,7 @@ struct DomImage<'a> {
 impl<'a> DomImage<'a> {
     fn new(handle: &'a Handle, domid: DomId, cmdline: Option<&CStr>) -> Result<Self> {
         handle.forget();
+        keep_large_blocks_off_the_heaps();
         let cmdline = cmdline.map_or(ptr::null(), CStr::as_ptr);
         // SAFETY: the handle is open; the library copies the command line, and null stands for none.
         let dom = unsafe { xen_sys::xc_dom_allocate(handle.xc(), cmdline, ptr::null()) };
@@ -289,8 +291,6 @@ impl Drop for DomImage<'_> {
     fn drop(&mut self) {
         // SAFETY: the image was allocated by `new` and this is its last use.
         unsafe { xen_sys::xc_dom_release(self.dom.as_ptr()) };
-        // Kernels and RAM disks were on the heap, which would keep their 20 MiB: glibc raises its threshold for giving
-        // memory back to the size of the largest block that was freed.
         self.blobs.clear();
         // SAFETY: it looks only at memory that is free.
         unsafe { malloc_trim(0) };
@@ -300,6 +300,24 @@ impl Drop for DomImage<'_> {
 unsafe extern "C" {
     /// Gives free memory of all heaps back to the kernel (glibc's `malloc_trim(3)`).
     fn malloc_trim(pad: usize) -> c_int;
+    /// Sets a parameter of the heaps (glibc's `mallopt(3)`); not 0 when it was taken.
+    fn mallopt(parameter: c_int, value: c_int) -> c_int;
+}
+
+/// Lets kernels and RAM disks never be parts of a heap.
+///
+/// glibc raises its threshold for that to the size of the largest block that was freed, unless it was set. The 20 MiB of
+/// a second domain would come from a thread's heap then, whose end stays with the process whatever `malloc_trim` does.
+fn keep_large_blocks_off_the_heaps() {
+    /// `M_MMAP_THRESHOLD` of `malloc.h`.
+    const M_MMAP_THRESHOLD: c_int = -3;
+    /// glibc's own first value, in bytes.
+    const THRESHOLD: c_int = 128 * 1024;
+    static ONCE: Once = Once::new();
+    // SAFETY: it takes two numbers and changes only where later blocks come from.
+    ONCE.call_once(|| unsafe {
+        mallopt(M_MMAP_THRESHOLD, THRESHOLD);
+    });
 }
 
 fn placed(module: &xc_hvm_firmware_module) -> Option<Placed> {
