@@ -5,9 +5,12 @@
 //! it missed. So a console's memory is bounded by the history alone, whatever its readers do.
 //!
 //! The older part need not be in memory where a log has the same bytes: who reads it is told where it stands
-//! ([`History::beyond_memory`]).
+//! ([`History::beyond_memory`]). What is in memory can be in memory that outlives this process ([`Spool`]).
 
+use std::io;
 use std::time::{Duration, Instant};
+
+use crate::spool::{Kept, Spool};
 
 /// Bytes of a console that are kept for replay and for slow readers.
 pub const HISTORY: usize = 64 * 1024;
@@ -24,13 +27,24 @@ const ROOM_MIN: usize = 1024;
 /// The end of a byte stream, at most [`HISTORY`] bytes of it.
 #[derive(Debug)]
 pub struct History {
-    /// Grows up to `in_memory`, then is written round.
-    bytes: Vec<u8>,
+    room: Room,
     in_memory: usize,
+    /// Before this position nothing is known any more.
+    begin: u64,
+    /// Before this position nothing was ever in this memory.
+    memory_begin: u64,
     /// Position in the stream just after the newest byte.
     end: u64,
     /// When which position was reached, for readers that want what came since.
     marks: Vec<(Instant, u64)>,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+enum Room {
+    /// In this process. Grows up to `in_memory`, then is written round.
+    Heap(Vec<u8>),
+    Kept(Spool),
 }
 
 /// A reader's position in the stream of one console.
@@ -51,14 +65,90 @@ impl History {
     /// A history of which so many bytes are in memory, at most [`HISTORY`].
     #[must_use]
     pub const fn in_memory(count: usize) -> Self {
-        Self { bytes: Vec::new(), in_memory: count, end: 0, marks: Vec::new() }
+        Self {
+            room: Room::Heap(Vec::new()),
+            in_memory: count,
+            begin: 0,
+            memory_begin: 0,
+            end: 0,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Goes on, in a spool, with what an earlier process has left.
+    #[must_use]
+    pub fn taken_up(spool: Spool, kept: &Kept) -> Self {
+        let end = kept.ring.end;
+        let in_memory = spool.capacity();
+        let memory_begin = end - kept.bytes.len().min(in_memory) as u64;
+        let begin = memory_begin;
+        Self { room: Room::Kept(spool), in_memory, begin, memory_begin, end, marks: Vec::new() }
+    }
+
+    /// Says from where on the log has the older part.
+    pub fn begin_at(&mut self, begin: u64) {
+        self.begin = begin.min(self.memory_begin);
+    }
+
+    /// The same in this process's memory, for want of a spool.
+    #[must_use]
+    pub fn taken_up_here(kept: &Kept) -> Self {
+        let start = kept.ring.end - kept.bytes.len() as u64;
+        let mut own = Self { begin: start, memory_begin: start, end: start, ..Self::default() };
+        // This memory does not refuse.
+        let _ = own.push(&kept.bytes);
+        own
+    }
+
+    /// The memory that outlives this process.
+    #[must_use]
+    pub const fn spool(&self) -> Option<&Spool> {
+        match &self.room {
+            Room::Kept(spool) => Some(spool),
+            Room::Heap(_) => None,
+        }
+    }
+
+    /// Position in the stream just after the newest byte.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.end
     }
 
     /// Appends bytes; the oldest ones give way.
-    pub fn push(&mut self, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// When a spool gets no more memory: from now on, bytes do not outlive this process. They are appended all the same.
+    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
         let kept = &bytes[bytes.len().saturating_sub(self.in_memory)..];
         self.end += (bytes.len() - kept.len()) as u64;
+        let mut done = Ok(());
+        if let Room::Kept(spool) = &mut self.room {
+            done = spool.store(self.end, kept);
+            if done.is_ok() {
+                self.end += kept.len() as u64;
+                return done;
+            }
+            self.leave_spool();
+        }
         let mut rest = kept;
+        while !rest.is_empty() {
+            rest = &rest[self.push_some(rest)..];
+        }
+        done
+    }
+
+    /// Moves the bytes into this process.
+    fn leave_spool(&mut self) {
+        let start = self.memory_start();
+        let mut bytes = vec![0; usize::try_from(self.end - start).unwrap_or(self.in_memory)];
+        if let Room::Kept(spool) = &self.room {
+            spool.load(start, &mut bytes);
+            spool.remove();
+        }
+        self.room = Room::Heap(Vec::new());
+        self.end = start;
+        let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             rest = &rest[self.push_some(rest)..];
         }
@@ -104,15 +194,16 @@ impl History {
     fn push_some(&mut self, bytes: &[u8]) -> usize {
         let slot = self.slot(self.end);
         let count = bytes.len().min(self.in_memory - slot);
-        if self.bytes.len() < slot + count {
-            if self.bytes.capacity() < slot + count {
+        let Room::Heap(room) = &mut self.room else { return bytes.len() };
+        if room.len() < slot + count {
+            if room.capacity() < slot + count {
                 // Doubled, but never beyond what will be used.
-                let room = (slot + count).next_power_of_two().clamp(ROOM_MIN, self.in_memory);
-                self.bytes.reserve_exact(room.max(slot + count) - self.bytes.len());
+                let wanted = (slot + count).next_power_of_two().clamp(ROOM_MIN, self.in_memory);
+                room.reserve_exact(wanted.max(slot + count) - room.len());
             }
-            self.bytes.resize(slot + count, 0);
+            room.resize(slot + count, 0);
         }
-        self.bytes[slot..slot + count].copy_from_slice(&bytes[..count]);
+        room[slot..slot + count].copy_from_slice(&bytes[..count]);
         self.end += count as u64;
         count
     }
@@ -122,21 +213,45 @@ impl History {
     }
 
     /// Where what is kept begins, in memory or in the log.
-    const fn start(&self) -> u64 {
-        self.end.saturating_sub(HISTORY as u64)
+    fn start(&self) -> u64 {
+        self.end.saturating_sub(HISTORY as u64).max(self.begin)
     }
 
     /// Where what is in memory begins.
-    const fn memory_start(&self) -> u64 {
-        self.end.saturating_sub(self.in_memory as u64)
+    pub(crate) fn memory_start(&self) -> u64 {
+        self.end.saturating_sub(self.in_memory as u64).max(self.memory_begin)
     }
 
     /// Moves a reader that fell off the old end to the oldest byte kept, and says where its next bytes stand if they
-    /// are not in memory: how many bytes before the end of all, and how many there are.
-    pub const fn beyond_memory(&self, cursor: &mut Cursor) -> Option<(u64, u64)> {
+    /// are not in memory: their position in the stream, and how many there are.
+    pub fn beyond_memory(&self, cursor: &mut Cursor) -> Option<(u64, u64)> {
         cursor.fall_to(self.start());
         let missing = self.memory_start().saturating_sub(cursor.at);
-        if missing == 0 { None } else { Some((self.end - cursor.at, missing)) }
+        (missing > 0).then_some((cursor.at, missing))
+    }
+
+    /// A reader that begins with a position, or with what is left after it.
+    #[must_use]
+    pub fn from(&self, position: u64) -> Cursor {
+        Cursor { at: position.clamp(self.memory_start(), self.end), lost: 0 }
+    }
+
+    /// Copies bytes in memory from a position on, as many as there are and fit.
+    pub fn copy<'b>(&self, position: u64, buffer: &'b mut [u8]) -> &'b [u8] {
+        let position = position.max(self.memory_start());
+        let waiting = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
+        let count = waiting.min(buffer.len());
+        let slot = self.slot(position);
+        let into = &mut buffer[..count];
+        match &self.room {
+            Room::Kept(spool) => spool.load(position, into),
+            Room::Heap(room) => {
+                let (head, tail) = into.split_at_mut(count.min(self.in_memory - slot));
+                head.copy_from_slice(&room[slot..slot + head.len()]);
+                tail.copy_from_slice(&room[..tail.len()]);
+            }
+        }
+        into
     }
 
     /// A reader that begins with everything that is still kept.
@@ -167,19 +282,17 @@ impl History {
     }
 
     /// Moves a reader to the oldest byte in memory; what it misses is lost for it.
-    pub const fn fall_to_memory(&self, cursor: &mut Cursor) {
+    pub fn fall_to_memory(&self, cursor: &mut Cursor) {
         cursor.fall_to(self.memory_start());
     }
 
-    /// Gives the next bytes for a reader: a part in one piece, empty when it has everything.
+    /// Gives the next bytes for a reader, as many as fit; nothing when it has everything.
     ///
     /// Moves a reader that fell off the old end to the oldest byte in memory; [`Cursor::take_lost`] then says how many
     /// bytes it missed.
-    pub fn next(&self, cursor: &mut Cursor) -> &[u8] {
+    pub fn next<'b>(&self, cursor: &mut Cursor, buffer: &'b mut [u8]) -> &'b [u8] {
         cursor.fall_to(self.memory_start());
-        let slot = self.slot(cursor.at);
-        let waiting = usize::try_from(self.end - cursor.at).expect("at most HISTORY bytes are kept");
-        &self.bytes[slot.min(self.bytes.len())..(slot + waiting).min(self.bytes.len())]
+        self.copy(cursor.at, buffer)
     }
 }
 
@@ -189,6 +302,12 @@ impl Cursor {
             self.lost += start - self.at;
             self.at = start;
         }
+    }
+
+    /// The position.
+    #[must_use]
+    pub const fn at(&self) -> u64 {
+        self.at
     }
 
     /// Moves on by bytes that the reader took.
@@ -209,11 +328,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::spool::RingRecord;
 
     fn read_all(history: &History, cursor: &mut Cursor) -> Vec<u8> {
         let mut all = Vec::new();
+        let mut buffer = [0; 7000];
         loop {
-            let part = history.next(cursor);
+            let part = history.next(cursor, &mut buffer);
             if part.is_empty() {
                 return all;
             }
@@ -227,13 +348,13 @@ mod tests {
     fn a_late_reader_gets_the_end_and_a_slow_one_learns_what_it_missed() {
         let mut history = History::default();
         let mut slow = history.oldest();
-        history.push(b"boot ");
-        history.push(&vec![b'x'; HISTORY - 1]);
+        history.push(b"boot ").unwrap();
+        history.push(&vec![b'x'; HISTORY - 1]).unwrap();
         assert_eq!(read_all(&history, &mut history.oldest()).len(), HISTORY);
         assert_eq!(read_all(&history, &mut slow).len(), HISTORY);
         assert_eq!(slow.take_lost(), 4);
         assert_eq!(slow.take_lost(), 0);
-        assert!(history.next(&mut slow).is_empty());
+        assert!(history.next(&mut slow, &mut [0; 9]).is_empty());
     }
 
     #[test]
@@ -243,7 +364,7 @@ mod tests {
         let mut history = History::default();
         for second in 0..10u8 {
             history.mark(at(u64::from(second)));
-            history.push(&[b'0' + second]);
+            history.push(&[b'0' + second]).unwrap();
         }
         let since = |history: &History, seconds| read_all(history, &mut history.since(at(seconds)));
         assert_eq!(since(&history, 7), b"789");
@@ -251,7 +372,7 @@ mod tests {
         assert_eq!(since(&history, 0).len(), 10);
         for second in 10..1000 {
             history.mark(at(second));
-            history.push(&[b'x'; 100]);
+            history.push(&[b'x'; 100]).unwrap();
         }
         assert!(history.marks.len() <= MARKS_MAX);
         assert_eq!(since(&history, 0).len(), HISTORY);
@@ -263,7 +384,7 @@ mod tests {
     fn a_reader_s_share_can_be_smaller_than_what_is_kept() {
         let mut history = History::default();
         let mut cursor = history.oldest();
-        history.push(b"0123456789");
+        history.push(b"0123456789").unwrap();
         history.limit(&mut cursor, 4);
         assert_eq!((read_all(&history, &mut cursor), cursor.take_lost()), (b"6789".to_vec(), 6));
     }
@@ -271,30 +392,76 @@ mod tests {
     #[test]
     fn what_is_not_in_memory_is_told_by_its_place() {
         let mut history = History::in_memory(IN_MEMORY);
-        history.push(&[b'x'; HISTORY + 5]);
+        history.push(&[b'x'; HISTORY + 5]).unwrap();
         let mut cursor = Cursor { at: 0, lost: 0 };
-        let place = (HISTORY as u64, (HISTORY - IN_MEMORY) as u64);
+        let place = (5, (HISTORY - IN_MEMORY) as u64);
         assert_eq!(history.beyond_memory(&mut cursor), Some(place));
         assert_eq!(cursor.take_lost(), 5);
         cursor.advance(HISTORY - IN_MEMORY);
         assert_eq!(history.beyond_memory(&mut cursor), None);
         assert_eq!(read_all(&history, &mut cursor).len(), IN_MEMORY);
-        assert_eq!((cursor.take_lost(), history.bytes.capacity()), (0, IN_MEMORY));
+        assert_eq!(cursor.take_lost(), 0);
+        assert!(matches!(&history.room, Room::Heap(room) if room.capacity() == IN_MEMORY));
         let mut unlucky = history.oldest();
         assert_eq!(read_all(&history, &mut unlucky).len(), IN_MEMORY);
         assert_eq!(unlucky.take_lost(), place.1);
+    }
+
+    #[test]
+    fn the_next_process_goes_on_where_the_last_one_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        let spool = Spool::create(path.clone(), 4096, &Kept::default()).unwrap();
+        let mut history = History::taken_up(spool, &Kept::default());
+        history.push(&[b'x'; 5000]).unwrap();
+        history.push(b"yz").unwrap();
+        let ring = RingRecord { end: history.end(), from: 0, to: 0 };
+        history.spool().unwrap().note_ring(&ring);
+        let kept = Spool::read_kept(&path, 96).unwrap();
+        for mut history in [
+            History::taken_up(Spool::create(path.clone(), 4096, &kept).unwrap(), &kept),
+            History::taken_up_here(&kept),
+        ] {
+            assert_eq!(history.end(), 5002);
+            let mut cursor = history.from(0);
+            assert_eq!(cursor.at(), 1002);
+            assert_eq!(&read_all(&history, &mut cursor)[3998..], b"yz");
+            history.begin_at(900);
+            assert_eq!(history.oldest().at(), 900);
+        }
+    }
+
+    #[test]
+    fn a_spool_without_memory_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("spool");
+        let spool = Spool::create(path.clone(), 20_000, &Kept::default()).unwrap();
+        let mut history = History::taken_up(spool, &Kept::default());
+        history.push(&[b'x'; 3000]).unwrap();
+        history.leave_spool();
+        assert!(!path.exists());
+        history.push(b"more").unwrap();
+        assert_eq!(read_all(&history, &mut history.oldest()).len(), 3004);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn the_end_of_the_stream_is_kept(sizes in proptest::collection::vec(0..50_000usize, 1..12)) {
+        fn the_end_of_the_stream_is_kept(
+            sizes in proptest::collection::vec(0..50_000usize, 1..12),
+            spooled in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
             let mut history = History::default();
+            if spooled {
+                let spool = Spool::create(folder.path().join("spool"), HISTORY, &Kept::default()).unwrap();
+                history = History::taken_up(spool, &Kept::default());
+            }
             let mut stream = Vec::new();
             for (nth, size) in sizes.into_iter().enumerate() {
                 let piece: Vec<u8> = (0..size).map(|at| u8::try_from((at * 7 + nth) % 251).unwrap()).collect();
-                history.push(&piece);
+                history.push(&piece).unwrap();
                 stream.extend_from_slice(&piece);
                 let kept = &stream[stream.len().saturating_sub(HISTORY)..];
                 prop_assert_eq!(read_all(&history, &mut history.oldest()), kept);

@@ -2,7 +2,8 @@
 //!
 //! - [`ring`]: the shared page's rules, over any memory.
 //! - [`xenbus`]: the handshake of secondary consoles, as a pure function.
-//! - [`history`]: the last bytes of a console, for all of its readers.
+//! - [`history`]: the last bytes of a console, for all of its readers; [`spool`]: the same, and how far everyone is, in
+//!   memory that outlives the process.
 //! - [`logfile`], [`output`], [`pty`]: where bytes go.
 //! - [`server`]: the daemon's core: finds consoles and serves them, over a [`platform`] that a test can play.
 //! - [`xen_platform`]: the real one.
@@ -22,6 +23,7 @@ pub mod pty;
 pub mod request;
 pub mod ring;
 pub mod server;
+pub mod spool;
 pub mod stream;
 pub mod xen_platform;
 pub mod xenbus;

@@ -179,16 +179,32 @@ impl LogFile {
         if self.style.limit == 0 || bytes.is_empty() {
             return Cow::Borrowed(&[]);
         }
-        let styled = if self.style.timestamps || self.style.replace_escape {
-            Cow::Owned(self.styled(bytes, &timestamp(SystemTime::now())))
-        } else {
-            Cow::Borrowed(bytes)
-        };
+        let styled = self.in_style(bytes);
         let full = self.size > 0 && self.size + styled.len() as u64 > self.style.limit;
         if full && let Err(error) = self.rotate() {
             self.pending = Some(error);
         }
         styled
+    }
+
+    /// Bytes in the file's style.
+    pub fn in_style<'b>(&mut self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
+        if self.style.timestamps || self.style.replace_escape {
+            Cow::Owned(self.styled(bytes, &timestamp(SystemTime::now())))
+        } else {
+            Cow::Borrowed(bytes)
+        }
+    }
+
+    /// Whether the next byte begins a line.
+    #[must_use]
+    pub const fn is_at_line_start(&self) -> bool {
+        self.at_line_start
+    }
+
+    /// Goes back to where bytes were begun that are to be styled again.
+    pub const fn set_line_start(&mut self, is: bool) {
+        self.at_line_start = is;
     }
 
     /// Where the file ends after so many bytes more; nothing when they will be spread over two files.

@@ -63,25 +63,27 @@ impl RingMemory for Shared {
     }
 }
 
+/// Writes 1, 2 and 3, as far as there is room at once; gives the first number that was not written.
+fn write_output(page: &Page) -> u8 {
+    let mut prod = page.index(Index::OutProd).load(Ordering::Relaxed);
+    for value in 1..=3u8 {
+        let cons = page.index(Index::OutCons).load(Ordering::Acquire);
+        if prod.wrapping_sub(cons) as usize == SIZE {
+            return value;
+        }
+        page.output[prod as usize % SIZE].store(value, Ordering::Relaxed);
+        prod = prod.wrapping_add(1);
+        page.index(Index::OutProd).store(prod, Ordering::Release);
+    }
+    4
+}
+
 #[test]
 fn output_arrives_once_and_in_order() {
     loom::model(|| {
         let page = Shared(Arc::new(Page::new()));
         let guest = page.clone();
-        let writer = thread::spawn(move || {
-            let page = &guest.0;
-            let mut prod = page.index(Index::OutProd).load(Ordering::Relaxed);
-            for value in 1..=3u8 {
-                let cons = page.index(Index::OutCons).load(Ordering::Acquire);
-                if prod.wrapping_sub(cons) as usize == SIZE {
-                    return value;
-                }
-                page.output[prod as usize % SIZE].store(value, Ordering::Relaxed);
-                prod = prod.wrapping_add(1);
-                page.index(Index::OutProd).store(prod, Ordering::Release);
-            }
-            4
-        });
+        let writer = thread::spawn(move || write_output(&guest.0));
         let mut ring = BackendRing::new(page);
         let mut seen = Vec::new();
         let mut buffer = [0; SIZE];
@@ -112,6 +114,52 @@ fn input_arrives_once_and_in_order() {
         seen.extend(read_input(&page.0, 1));
         assert_eq!(seen, (1..next).collect::<Vec<_>>());
     });
+}
+
+/// The server's way: copies are kept, their room is freed, and more is taken while the guest writes; the bytes are
+/// handed on together afterwards, and whoever comes after a kill finds the same from the ring's index and the record.
+#[test]
+fn what_is_taken_in_several_goes_arrives_once_wherever_the_taker_is_killed() {
+    for killed_after in 0..6 {
+        loom::model(move || {
+            let page = Shared(Arc::new(Page::new()));
+            let guest = page.clone();
+            let writer = thread::spawn(move || write_output(&guest.0));
+            // Kept beyond the kill: bytes, and the ring's index before and after the last of them.
+            let (mut kept, mut record) = (Vec::new(), None);
+            let mut steps = 0;
+            let mut alive = || {
+                steps += 1;
+                steps <= killed_after
+            };
+            let mut ring = BackendRing::new(page.clone());
+            let mut buffer = [0; SIZE];
+            for _ in 0..2 {
+                let batch = ring.copy(&mut buffer).expect("an honest guest");
+                if batch.count() == 0 || !alive() {
+                    break;
+                }
+                kept.extend_from_slice(&buffer[..batch.count()]);
+                record = Some((batch.start(), batch.count()));
+                if !alive() {
+                    break;
+                }
+                ring.release(batch);
+            }
+            let mut ring = BackendRing::new(page);
+            let batch = ring.copy(&mut buffer).expect("an honest guest");
+            if let Some((start, count)) = record
+                && start == batch.start()
+                && count <= batch.count()
+            {
+                ring.release(batch.truncated(count));
+            }
+            let first_unwritten = writer.join().unwrap();
+            let count = ring.take(&mut buffer).expect("an honest guest");
+            kept.extend_from_slice(&buffer[..count]);
+            assert_eq!(kept, (1..first_unwritten).collect::<Vec<_>>());
+        });
+    }
 }
 
 fn read_input(page: &Page, times: usize) -> Vec<u8> {

@@ -2,6 +2,7 @@ use core::fmt;
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -65,6 +66,25 @@ impl SharedPages {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh private mapping at an address of the kernel's choice touches no memory of anyone.
         let start = unsafe { mmap_anonymous(None, length, prot, MapFlags::MAP_PRIVATE)? };
+        Ok(Self { start: start.cast(), length: length.get(), access: Access::ReadWrite, release: None })
+    }
+
+    /// Maps the first pages of a file, shared with everyone who maps or writes it: what is written is in the file at
+    /// once, and stays there when this process is killed.
+    ///
+    /// The file must have so many pages for as long as they are used, and memory or disk behind each before it is
+    /// touched (`posix_fallocate`): the kernel answers any other access with SIGBUS.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped.
+    ///
+    /// # Panics
+    /// When `pages` is zero.
+    pub fn of_file(file: &File, pages: usize) -> Result<Self, Errno> {
+        let length = mapping_length(pages);
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of anyone.
+        let start = unsafe { mmap(None, length, prot, MapFlags::MAP_SHARED, file, 0)? };
         Ok(Self { start: start.cast(), length: length.get(), access: Access::ReadWrite, release: None })
     }
 
@@ -317,6 +337,23 @@ mod tests {
         assert_eq!(pages.load_u8(0, Ordering::SeqCst), 2);
         assert!(pages.compare_exchange_u8(0, 2, 5) && !pages.compare_exchange_u8(0, 2, 6));
         assert_eq!(pages.load_u8(0, Ordering::SeqCst), 5);
+    }
+
+    #[test]
+    fn what_is_written_to_a_file_s_pages_is_in_the_file() {
+        use std::os::unix::fs::FileExt as _;
+
+        let name = std::env::temp_dir().join(format!("shared-pages-{}", std::process::id()));
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&name).expect("a file can be made");
+        std::fs::remove_file(&name).expect("it can be removed");
+        file.set_len(PAGE_SIZE as u64).expect("it can grow");
+        let pages = SharedPages::of_file(&file, 1).expect("a file can be mapped");
+        pages.write(100, b"kept");
+        drop(pages);
+        let mut back = [0; 4];
+        file.read_exact_at(&mut back, 100).expect("it can be read");
+        assert_eq!(&back, b"kept");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! One console: its ring, what is kept of its bytes, and everyone who reads and writes it.
 
+mod keep;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -15,12 +17,13 @@ use super::bucket::Bucket;
 use super::ends::{Role, Stream, StreamEnd, Viewer};
 use super::id::ConsoleId;
 use super::poller::{Part, Poller, Slot, Source};
-use super::reader::{Pumped, Reader};
+use super::reader::{PIECE, Pumped, Reader};
 use super::sinks::Sinks;
-use crate::history::{Cursor, History, IN_MEMORY};
+use crate::history::History;
 use crate::logfile::LogFile;
 use crate::output::Overflow;
 use crate::ring::{BackendRing, OUT_SIZE, RingLie, RingMemory};
+use crate::spool::Kept;
 use crate::xenbus;
 
 /// Input that waits for the guest; its sources are not read beyond it.
@@ -49,6 +52,8 @@ pub(crate) struct Moved {
     pub(crate) input: usize,
     /// The main output takes no more; there may be more in the ring.
     pub(crate) held_up: bool,
+    /// Bytes were handed on, which takes long enough for more to come.
+    pub(crate) handed_on: bool,
 }
 
 /// A socket on which people and programs come.
@@ -80,8 +85,8 @@ pub(crate) struct Console<M> {
     pub(crate) tty: Option<String>,
     /// The name of its channel, and the link with that name to its socket.
     pub(crate) name: Option<(String, PathBuf)>,
-    /// Bytes that came out of the ring.
-    pub(crate) total: u64,
+    /// Bytes that came out of the ring and were not handed on yet.
+    waiting: usize,
     complaints: u32,
     history: History,
     pub(crate) sinks: Sinks,
@@ -92,8 +97,11 @@ pub(crate) struct Console<M> {
     door: Option<Door>,
     viewers: BTreeMap<u64, Viewer>,
     next_viewer: u64,
-    /// Where the last one at an output's socket that loses nothing stopped.
-    resume: Option<Cursor>,
+    /// Up to where an output that is not there has got everything.
+    resume: Option<u64>,
+    noted_output: Option<u64>,
+    /// What an earlier process has left, until the ring is taken up.
+    kept: Option<Kept>,
     input: VecDeque<u8>,
     /// Its ring is gone for good; it stays for readers that have not got everything.
     leaving: bool,
@@ -115,7 +123,7 @@ impl<M: RingMemory> Console<M> {
             look_is_due: false,
             tty: None,
             name: None,
-            total: 0,
+            waiting: 0,
             complaints: 0,
             history: History::default(),
             sinks: Sinks::default(),
@@ -125,23 +133,30 @@ impl<M: RingMemory> Console<M> {
             viewers: BTreeMap::new(),
             next_viewer: 0,
             resume: None,
+            noted_output: None,
+            kept: None,
             input: VecDeque::new(),
             leaving: false,
         }
     }
 
-    /// Gives the console its log; nothing has been said yet. What the log has need not all be in memory.
+    /// Gives the console its log; nothing has been said yet.
     pub(crate) fn set_log(&mut self, log: LogFile) {
         self.sinks.set_log(log);
-        if self.sinks.has_history() {
-            self.history = History::in_memory(IN_MEMORY);
-        }
+    }
+
+    /// Bytes that came out of the ring.
+    pub(crate) const fn total(&self) -> u64 {
+        self.history.end()
     }
 
     /// Makes a pseudo-terminal or pipe the main output, `limit` bytes of which may wait for who reads it.
     pub(crate) fn set_stream(&mut self, poller: &mut Poller, end: StreamEnd) -> io::Result<()> {
         let slot = poller.add(&end.fd, Source::Console(self.key, Part::Output), EpollFlags::empty())?;
-        let reader = end.takes.then(|| Reader::new(self.history.oldest()).limited(end.limit));
+        let cursor = self.resume.take().map_or_else(|| self.history.oldest(), |at| self.history.from(at));
+        // Where nothing is to be lost, the domain waits instead.
+        let limit = if end.overflow == Overflow::Block { u64::MAX } else { end.limit };
+        let reader = end.takes.then(|| Reader::new(cursor).limited(limit));
         let mut stream = Stream::new(end.fd, slot, reader, end.gives, end.overflow);
         stream.arm(poller, true);
         self.stream = Some(stream);
@@ -224,29 +239,37 @@ impl<M: RingMemory> Console<M> {
         let guest_took_all = self.input.is_empty() && wire.ring.room()? == M::IN_SIZE;
         let output = batch.count();
         if output > 0 {
-            // The ring is the safe place until the files have the bytes.
-            self.record(Some(batch.start()), &buffer[..output]);
-            if let Some(wire) = &mut self.wire {
-                wire.ring.release(batch);
+            self.take(batch, &buffer[..output], now);
+            if let Some(wire) = &self.wire {
                 notify(wire.port);
             }
-            self.keep(&buffer[..output], now);
-            self.pump(poller);
         } else if input > 0 {
             notify(wire.port);
             self.arm(poller);
         }
         self.floods = output >= FLOOD;
+        // Large pieces cost less; who says little does not wait.
+        let handed_on = self.waiting > 0 && (output < FLOOD || self.waiting >= PIECE);
+        if handed_on {
+            self.hand_on(poller);
+        }
         if guest_took_all {
             self.end_streams(poller);
         }
-        Ok(Moved { output, input, held_up })
+        Ok(Moved { output, input, held_up, handed_on })
     }
 
-    fn keep(&mut self, bytes: &[u8], now: Instant) {
-        self.history.mark(now);
-        self.history.push(bytes);
-        self.total += bytes.len() as u64;
+    fn flush(&mut self) {
+        if let Err(error) = self.sinks.flush(&self.history) {
+            self.complain(&with_cause(&error));
+        }
+    }
+
+    /// Gives what has come to the files and to all readers.
+    fn hand_on(&mut self, poller: &mut Poller) {
+        self.waiting = 0;
+        self.flush();
+        self.pump(poller);
     }
 
     /// Tells who has sent the end of a stream that the guest has all of it.
@@ -259,40 +282,15 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Takes up a ring: frees the bytes that a killed predecessor had written and not yet freed.
-    pub(crate) fn take_up(&mut self, mut wire: Wire<M>, now: Instant) {
-        let mut buffer = [0; OUT_SIZE];
-        let mut done = 0;
-        // A lie will be found by the first service.
-        if let Ok(batch) = wire.ring.copy(&mut buffer) {
-            done = self.sinks.complete(batch.start(), &buffer[..batch.count()]);
-            wire.ring.release(batch.truncated(done));
-        }
-        let replay = self.sinks.replay();
-        if replay.is_empty() {
-            self.keep(&buffer[..done], now);
-        } else {
-            // Viewers see it again; who has the output had it.
-            self.history.push(&replay);
-            if let Some(stream) = &mut self.stream {
-                stream.skip(&self.history);
-            }
-        }
-        self.wire = Some(wire);
-    }
-
     /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped. A ring
     /// that `lies` is not looked at again.
     pub(crate) fn take_wire(&mut self, poller: &mut Poller, lies: bool) -> Option<Wire<M>> {
-        let mut wire = self.wire.take()?;
         let mut buffer = [0; OUT_SIZE];
         for _ in 0..if lies { 0 } else { FINAL_ROUNDS } {
-            match wire.ring.copy(&mut buffer) {
+            match self.wire.as_ref()?.ring.copy(&mut buffer) {
                 Ok(batch) if batch.count() > 0 => {
                     let count = batch.count();
-                    self.record(Some(batch.start()), &buffer[..count]);
-                    wire.ring.release(batch);
-                    self.keep(&buffer[..count], Instant::now());
+                    self.take(batch, &buffer[..count], Instant::now());
                 }
                 Ok(_) => break,
                 Err(lie) => {
@@ -301,20 +299,22 @@ impl<M: RingMemory> Console<M> {
                 }
             }
         }
-        self.pump(poller);
+        let wire = self.wire.take()?;
+        // Another ring has nothing to do with this one's indices.
+        self.note_ring(0, 0);
+        self.hand_on(poller);
         self.fired = false;
         Some(wire)
     }
 
-    /// Writes bytes to the files.
-    fn record(&mut self, from: Option<u32>, bytes: &[u8]) {
-        if let Err(error) = self.sinks.record(from, bytes) {
-            self.complain(&with_cause(&error));
-        }
-    }
-
     /// Brings every reader up to date, as far as it takes bytes.
     fn pump(&mut self, poller: &mut Poller) {
+        self.pump_readers(poller);
+        self.note_output();
+        self.arm(poller);
+    }
+
+    fn pump_readers(&mut self, poller: &mut Poller) {
         if let Some(stream) = &mut self.stream
             && stream.pump(&self.history, &self.sinks) == Pumped::Gone
         {
@@ -325,7 +325,6 @@ impl<M: RingMemory> Console<M> {
         for number in numbers {
             self.pump_viewer(poller, number);
         }
-        self.arm(poller);
     }
 
     fn drop_stream(&mut self, poller: &mut Poller) {
@@ -346,7 +345,7 @@ impl<M: RingMemory> Console<M> {
     fn drop_viewer(&mut self, poller: &mut Poller, number: u64) {
         if let Some(viewer) = self.viewers.remove(&number) {
             if viewer.role == Role::Output(Overflow::Block) {
-                self.resume = Some(viewer.cursor());
+                self.resume = Some(viewer.reached());
             }
             viewer.close(poller);
         }
@@ -402,6 +401,7 @@ impl<M: RingMemory> Console<M> {
             viewer.unblock();
         }
         self.pump_viewer(poller, number);
+        self.note_output();
         self.arm(poller);
     }
 
@@ -470,7 +470,9 @@ impl<M: RingMemory> Console<M> {
             poller.add(&stream, Source::Console(self.key, Part::Viewer(number)), EpollFlags::empty())?;
         let cursor = match (role, since) {
             (Role::Stream, _) => self.history.newest(),
-            (Role::Output(Overflow::Block), _) => self.resume.take().unwrap_or(self.history.newest()),
+            (Role::Output(Overflow::Block), _) => {
+                self.resume.take().map_or_else(|| self.history.newest(), |at| self.history.from(at))
+            }
             (_, Some(time)) => self.history.since(time),
             (_, None) => self.history.oldest(),
         };
@@ -505,15 +507,15 @@ impl<M: RingMemory> Console<M> {
         if let Some((_, link)) = self.name.take() {
             let _ = fs::remove_file(link);
         }
-        if for_good {
-            self.sinks.forget();
+        self.hand_on(poller);
+        if let (true, Some(spool)) = (for_good, self.history.spool()) {
+            spool.remove();
         }
-        self.pump(poller);
     }
 
     /// Whether nobody waits for bytes of a console that leaves.
     pub(crate) fn has_left(&self) -> bool {
-        let output_done = self.stream.as_ref().is_none_or(|stream| !stream.holds_up(&self.history));
+        let output_done = self.stream.as_ref().is_none_or(|stream| !stream.is_waited_for(&self.history));
         self.leaving && output_done && self.viewers.is_empty()
     }
 

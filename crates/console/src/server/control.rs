@@ -162,7 +162,7 @@ impl<P: Platform> Server<P> {
             let tty = console.tty.as_deref().unwrap_or("-");
             let name = console.name.as_ref().map_or("-", |(name, _)| name);
             // Writing into a string does not fail.
-            let _ = writeln!(text, "{id} {connected} {} {} {tty} {name}", console.total, console.viewers());
+            let _ = writeln!(text, "{id} {connected} {} {} {tty} {name}", console.total(), console.viewers());
         }
         text
     }

@@ -251,7 +251,7 @@ impl<P: Platform> Server<P> {
         let Some(console) = self.console_mut(id) else { return false };
         match bound {
             Ok((page, port)) => {
-                console.take_up(Wire { ring: BackendRing::new(page), port }, Instant::now());
+                console.take_up(Wire { ring: BackendRing::new(page), port });
                 console.link = Link::Connected { offer, confirmed: false };
                 info!(console = %id, "console is connected");
                 if let Some(key) = key {

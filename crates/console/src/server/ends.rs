@@ -13,7 +13,7 @@ use nix::sys::epoll::EpollFlags;
 use super::poller::{Poller, Slot};
 use super::reader::{Pumped, Reader};
 use super::sinks::Archive;
-use crate::history::{Cursor, History};
+use crate::history::History;
 use crate::output::{Direction, Overflow};
 use crate::pty::Pty;
 
@@ -87,14 +87,18 @@ impl Stream {
     /// Whether bytes must stay in the ring until this output has taken those before them.
     pub(crate) fn holds_up(&self, history: &History) -> bool {
         self.overflow == Overflow::Block
+            && self.reader.as_ref().is_some_and(|reader| reader.is_behind(history))
+    }
+
+    /// Whether it waits for bytes that are there.
+    pub(crate) fn is_waited_for(&self, history: &History) -> bool {
+        self.overflow == Overflow::Block
             && self.reader.as_ref().is_some_and(|reader| reader.behind(history) > 0)
     }
 
-    /// Leaves out what is kept.
-    pub(crate) fn skip(&mut self, history: &History) {
-        if let Some(reader) = &mut self.reader {
-            reader.skip(history);
-        }
+    /// Up to where it was given everything, if it is given anything.
+    pub(crate) fn reached(&self) -> Option<u64> {
+        self.reader.as_ref().map(Reader::reached)
     }
 
     pub(crate) fn pump(&mut self, history: &History, archive: &dyn Archive) -> Pumped {
@@ -169,12 +173,12 @@ impl Viewer {
 
     /// Whether bytes must stay in the ring until this one has taken those before them.
     pub(crate) fn holds_up(&self, history: &History) -> bool {
-        matches!(self.role, Role::Stream | Role::Output(Overflow::Block)) && self.reader.behind(history) > 0
+        matches!(self.role, Role::Stream | Role::Output(Overflow::Block)) && self.reader.is_behind(history)
     }
 
-    /// How far it is.
-    pub(crate) const fn cursor(&self) -> Cursor {
-        self.reader.cursor()
+    /// Up to where it was given everything.
+    pub(crate) const fn reached(&self) -> u64 {
+        self.reader.reached()
     }
 
     pub(crate) fn pump(&mut self, history: &History, archive: &dyn Archive) -> Pumped {

@@ -1,11 +1,12 @@
 //! The console server: one thread, one poll, every console of every domain.
 //!
-//! A turn waits for descriptors, looks at what changed in xenstore, and then gives each console that has something
-//! to do one ring's worth of service, round robin, and a few more rounds when there are few of them. A console whose port has fired keeps the port masked until its
-//! ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second one
-//! console gets is bounded. Nobody here waits for a reader: what a reader does not take stays in the console's
-//! history until newer bytes need the room. Outputs that are to lose nothing hold up their own domain instead: its bytes
-//! stay in the ring.
+//! A turn waits for descriptors, looks at what changed in xenstore, and then serves rings: first each console that says
+//! little, then a few of those that flood, round robin, one ring's worth at a time. A flood's bytes are handed on in
+//! larger pieces: they are safe in the console's spool before. A console whose port has fired keeps the port masked
+//! until its ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second
+//! one console gets is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
+//! Nobody here waits for a reader: what a reader does not take stays in the console's history until newer bytes need the
+//! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring.
 //!
 //! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
 
@@ -16,7 +17,6 @@ mod discovery;
 mod ends;
 mod hypervisor;
 mod id;
-mod journal;
 mod open;
 mod poller;
 mod reader;
@@ -43,18 +43,24 @@ pub use id::ConsoleId;
 use crate::logfile::LogStyle;
 use crate::output::Overflow;
 use crate::platform::Platform;
+use crate::ring::OUT_SIZE;
+use crate::spool::Spool;
 use crate::xenbus::Link;
 use console::Console;
 use control::Control;
 use discovery::Dirty;
 use hypervisor::HypervisorLog;
 use poller::{Poller, Slot, Source};
+use sinks::Sinks;
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
-/// Rings that are served before descriptors are looked at again, when fewer consoles have something to do: looking
-/// costs as much as a ring.
+/// Rings of floods that are served before descriptors are looked at again: looking costs as much as a ring.
 const SERVICES: usize = 4;
+/// How long floods rest for someone who has typed and has no answer yet.
+const HUSH: Duration = Duration::from_millis(3);
+/// Bytes that someone types at once.
+const TYPED: usize = 16;
 
 /// Where the server keeps its files, and what it does with bytes.
 #[derive(Clone, Debug)]
@@ -165,7 +171,12 @@ pub struct Server<P: Platform> {
     names: BTreeMap<ConsoleId, u64>,
     next_key: u64,
     ports: HashMap<EventPort, u64>,
+    /// Consoles that have something to do.
     ready: VecDeque<u64>,
+    /// Those of them that said much the last time.
+    floods: VecDeque<u64>,
+    /// Whose answer is waited for, and until when.
+    hush: Option<(u64, Instant)>,
     due: BinaryHeap<Reverse<(Instant, Due)>>,
     dirty: Dirty,
     /// Whether events of watches may wait where the poll does not see them.
@@ -202,14 +213,22 @@ impl<P: Platform> Server<P> {
             next_key: 0,
             ports: HashMap::new(),
             ready: VecDeque::new(),
+            floods: VecDeque::new(),
+            hush: None,
             due: BinaryHeap::new(),
             dirty: Dirty::all(),
             unread: true,
         };
         server.open_hypervisor_log();
         server.watch_host()?;
+        // Before another domain of the same name has the same log.
+        let domains = server.platform.domains().map_err(ServerError::Domains)?;
+        let there =
+            |domid: &str| domains.iter().any(|domain| !domain.dying && domain.domid.to_string() == domid);
+        server.finish_journals(|console| !console.split_once('.').is_some_and(|(domid, _)| there(domid)));
         server.look()?;
-        server.remove_stale_journals();
+        let known: BTreeSet<String> = server.names.keys().map(ConsoleId::to_string).collect();
+        server.finish_journals(|console| !known.contains(console));
         Ok(server)
     }
 
@@ -221,16 +240,21 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Removes what a killed process noted about consoles that are gone.
-    fn remove_stale_journals(&self) {
+    /// Removes what a killed process kept of consoles that are `gone`, when their files have all of it.
+    fn finish_journals(&self, gone: impl Fn(&str) -> bool) {
         let Ok(entries) = fs::read_dir(&self.settings.socket_dir) else { return };
-        let known: BTreeSet<String> = self.names.keys().map(|id| format!("{id}.journal")).collect();
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let stale = name.to_str().is_some_and(|name| name.ends_with(".journal") && !known.contains(name));
-            if stale {
-                let _ = fs::remove_file(entry.path());
+            let name = name.to_str().unwrap_or_default();
+            let Some(console) = name.strip_suffix(".journal").filter(|console| gone(console)) else {
+                continue;
+            };
+            if let Some(kept) = Spool::read_kept(&entry.path(), OUT_SIZE)
+                && let Err(error) = Sinks::finish(&kept, self.settings.log_style)
+            {
+                warn!(console, "{}", console::with_cause(&error));
             }
+            let _ = fs::remove_file(entry.path());
         }
     }
 
@@ -267,13 +291,7 @@ impl<P: Platform> Server<P> {
             // Answers may have been preceded by events, which the poll does not know of any more.
             self.read_watches()?;
         }
-        if !self.ready.is_empty() {
-            let now = Instant::now();
-            for _ in 0..self.ready.len().max(SERVICES) {
-                let Some(key) = self.ready.pop_front() else { break };
-                self.serve(key, now);
-            }
-        }
+        self.serve_some();
         Ok(result)
     }
 
@@ -307,15 +325,16 @@ impl<P: Platform> Server<P> {
     }
 
     fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
-        if !self.ready.is_empty() || !self.dirty.is_clean() || self.unread {
+        let floods = !self.floods.is_empty();
+        if !self.ready.is_empty() || !self.dirty.is_clean() || self.unread || (floods && self.hush.is_none())
+        {
             return EpollTimeout::ZERO;
         }
-        let until_due = self.due.peek().map(|Reverse((at, _))| at.saturating_duration_since(Instant::now()));
-        let wait = match (until_due, patience) {
-            (Some(due), Some(patience)) => due.min(patience),
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => return EpollTimeout::NONE,
-        };
+        let until_due = self.due.peek().map(|Reverse((at, _))| *at);
+        let until_loud = self.hush.filter(|_| floods).map(|(_, until)| until);
+        let until = [until_due, until_loud].into_iter().flatten().min();
+        let until = until.map(|at| at.saturating_duration_since(Instant::now()));
+        let Some(wait) = [until, patience].into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up: waking just before the time would cost turns that do nothing.
         let millis = u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
@@ -367,7 +386,7 @@ impl<P: Platform> Server<P> {
             let Some(key) = self.ports.get(&port).copied() else { continue };
             if let Some(console) = self.consoles.get_mut(&key) {
                 console.fired = true;
-                self.queue_woken(key);
+                self.queue(key);
             }
         }
         Ok(())
@@ -379,27 +398,38 @@ impl<P: Platform> Server<P> {
         if console.has_left() {
             self.close(key);
         } else {
-            self.queue_woken(key);
-        }
-    }
-
-    /// Queues a console that something happened to, before those that flood: each turn serves all that wait, so that
-    /// nobody waits for ever.
-    fn queue_woken(&mut self, key: u64) {
-        let Some(console) = self.consoles.get_mut(&key) else { return };
-        if !console.queued && console.wire.is_some() && !console.floods {
-            console.queued = true;
-            self.ready.push_front(key);
-        } else {
             self.queue(key);
         }
     }
 
+    /// Queues a console; those that say little come before those that flood, who get their share of each turn all the
+    /// same.
     fn queue(&mut self, key: u64) {
         let Some(console) = self.consoles.get_mut(&key) else { return };
         if !console.queued && console.wire.is_some() {
             console.queued = true;
-            self.ready.push_back(key);
+            if console.floods { &mut self.floods } else { &mut self.ready }.push_back(key);
+        }
+    }
+
+    /// Serves each console that says little, and some floods unless they rest.
+    fn serve_some(&mut self) {
+        if self.ready.is_empty() && self.floods.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for _ in 0..self.ready.len() {
+            if let Some(key) = self.ready.pop_front() {
+                self.serve(key, now);
+            }
+        }
+        if self.hush.is_some_and(|(_, until)| now < until) {
+            return;
+        }
+        self.hush = None;
+        for _ in 0..SERVICES {
+            let Some(key) = self.floods.pop_front() else { break };
+            self.serve(key, now);
         }
     }
 
@@ -422,8 +452,13 @@ impl<P: Platform> Server<P> {
                 return;
             }
         };
+        if (1..=TYPED).contains(&moved.input) && !console.floods {
+            self.hush = Some((key, now + HUSH));
+        } else if moved.output > 0 && self.hush.is_some_and(|(typed, _)| typed == key) {
+            self.hush = None;
+        }
         let Some(wire) = &console.wire else { return };
-        if moved.output > 0 {
+        if moved.output > 0 || moved.handed_on {
             self.queue(key);
         } else if !moved.held_up && core::mem::take(&mut console.fired) {
             self.platform.unmask(wire.port);

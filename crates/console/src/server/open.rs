@@ -12,7 +12,6 @@ use xenstore::StoreError;
 use super::console::{Console, with_cause};
 use super::ends::{StreamEnd, StreamFd, pipe_path};
 use super::id::ConsoleId;
-use super::journal::Journal;
 use super::tree::Tree;
 use super::{LogNames, Server};
 use crate::history::HISTORY;
@@ -37,8 +36,10 @@ impl<P: Platform> Server<P> {
             console.complain(&error);
         }
         self.open_log(&mut console, &plan.log)?;
+        console.take_up_history(self.settings.socket_dir.join(format!("{id}.journal")));
         self.open_socket(&mut console);
         self.open_output(&mut console, &plan, limit);
+        console.take_up_files();
         if let Some(name) = plan.name {
             let link = self.settings.socket_dir.join(format!("{}.{name}", id.domid));
             // Stale, or another console's of the same name: the last one wins.
@@ -47,12 +48,6 @@ impl<P: Platform> Server<P> {
                 console.complain(&format_args!("its name {} cannot be linked: {error}", link.display()));
             }
             console.name = Some((name, link));
-        }
-        // What an output wrote into its journal is needed by whoever comes next.
-        let journal = self.settings.socket_dir.join(format!("{id}.journal"));
-        match Journal::open(journal, console.sinks.log_position()) {
-            Ok(journal) => console.sinks.set_journal(journal),
-            Err(error) => console.complain(&format_args!("no journal can be kept: {error}")),
         }
         self.names.insert(id, key);
         self.consoles.insert(key, console);

@@ -3,6 +3,9 @@ use std::io::{self, ErrorKind};
 use super::sinks::Archive;
 use crate::history::{Cursor, History};
 
+/// Bytes that are handed on at once.
+pub(crate) const PIECE: usize = 8 * 1024;
+
 /// How far one reader of a console is, and whether its descriptor takes more.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -37,13 +40,15 @@ impl Reader {
         self
     }
 
-    pub(crate) const fn cursor(&self) -> Cursor {
-        self.cursor
+    /// Up to where it was given everything.
+    pub(crate) const fn reached(&self) -> u64 {
+        self.cursor.at() - self.first.len() as u64
     }
 
-    /// Leaves out what is kept.
-    pub(crate) const fn skip(&mut self, history: &History) {
-        self.cursor = history.newest();
+    /// Whether more bytes should not come before it has taken some: it takes none for now, or a piece is waiting.
+    pub(crate) const fn is_behind(&self, history: &History) -> bool {
+        let behind = self.behind(history);
+        behind > 0 && (self.blocked || behind >= PIECE as u64)
     }
 
     pub(crate) const fn is_blocked(&self) -> bool {
@@ -66,13 +71,21 @@ impl Reader {
         archive: &dyn Archive,
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> Pumped {
+        if self.blocked {
+            return Pumped::Blocked;
+        }
+        let mut buffer = [0; PIECE];
         while !self.blocked {
             if self.first.is_empty() {
                 history.limit(&mut self.cursor, self.limit);
                 self.fill(history, archive);
             }
             let from_history = self.first.is_empty();
-            let bytes = if from_history { history.next(&mut self.cursor) } else { &self.first };
+            let bytes = if from_history {
+                history.next(&mut self.cursor, &mut buffer)
+            } else {
+                self.first.as_slice()
+            };
             if from_history && bytes.is_empty() {
                 return Pumped::UpToDate;
             }
@@ -98,9 +111,9 @@ impl Reader {
         let place = history.beyond_memory(&mut self.cursor);
         let mut lost = self.cursor.take_lost();
         if lost == 0
-            && let Some((back, count)) = place
+            && let Some((position, count)) = place
         {
-            if let Some(bytes) = archive.earlier(back, count) {
+            if let Some(bytes) = archive.earlier(position, count) {
                 self.cursor.advance(bytes.len());
                 self.first = bytes;
                 return;
@@ -120,11 +133,10 @@ mod tests {
     use crate::history::{HISTORY, IN_MEMORY};
 
     /// Has everything, each byte the low bits of its position.
-    struct All(u64);
+    struct All;
 
     impl Archive for All {
-        fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>> {
-            let start = self.0 - back;
+        fn earlier(&self, start: u64, count: u64) -> Option<Vec<u8>> {
             Some((start..start + count.min(1000)).map(|at| (at % 251) as u8).collect())
         }
     }
@@ -152,10 +164,10 @@ mod tests {
     fn older_bytes_come_from_the_archive_if_it_has_them() {
         let stream: Vec<u8> = (0..100_000_u32).map(|at| (at % 251) as u8).collect();
         let mut history = History::in_memory(IN_MEMORY);
-        history.push(&stream);
+        history.push(&stream).unwrap();
         let mut reader = Reader::new(history.oldest());
         assert_eq!(reader.behind(&history), HISTORY as u64);
-        let got = read_all(&mut reader, &history, &All(100_000));
+        let got = read_all(&mut reader, &history, &All);
         assert!(got == stream[stream.len() - HISTORY..]);
         let got = read_all(&mut Reader::new(history.oldest()), &history, &Nothing);
         let mark = b"\r\n[outrigger-consoled: 32768 bytes dropped here]\r\n";
@@ -166,9 +178,9 @@ mod tests {
     fn a_reader_that_slept_is_told_what_it_missed_and_goes_on() {
         let mut history = History::default();
         let mut reader = Reader::new(history.oldest());
-        history.push(b"abc");
+        history.push(b"abc").unwrap();
         assert_eq!(reader.pump(&history, &Nothing, |_| Err(ErrorKind::WouldBlock.into())), Pumped::Blocked);
-        history.push(&[b'x'; HISTORY]);
+        history.push(&[b'x'; HISTORY]).unwrap();
         assert_eq!(reader.pump(&history, &Nothing, |_| panic!("tried though blocked")), Pumped::Blocked);
         reader.unblock();
         let mut got = Vec::new();

@@ -1,21 +1,19 @@
 //! The files that one console's bytes go to, each byte once even when this process is killed.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
-use super::journal::{Entry, Journal, Noted};
-use crate::history::HISTORY;
-use crate::logfile::{LogError, LogFile, Position};
+use super::reader::PIECE;
+use crate::history::{HISTORY, History};
+use crate::logfile::{LogError, LogFile, LogStyle, Sync};
+use crate::spool::{FilesRecord, Kept, Noted, Spool};
 
-/// Bytes that are read from the log at once.
-const ARCHIVE_MAX: usize = 8 * 1024;
-
-/// The log, the output's file, and the note about both.
+/// The log and the output's file.
 #[derive(Debug, Default)]
 pub(crate) struct Sinks {
     log: Option<LogFile>,
     file: Option<LogFile>,
-    journal: Option<Journal>,
+    /// Up to where both were given the console's bytes.
+    at: u64,
     /// Whether the last writing failed: a run of failures is told once.
     broken: bool,
     /// Whether the log lacks something.
@@ -24,14 +22,15 @@ pub(crate) struct Sinks {
 
 /// Where older bytes of a console are found.
 pub(crate) trait Archive {
-    /// Gives bytes of which the first came `back` bytes before the newest, at most `count` of them, if they are there.
-    fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>>;
+    /// Gives bytes from a position of the stream on, at most `count` of them, if they are there.
+    fn earlier(&self, position: u64, count: u64) -> Option<Vec<u8>>;
 }
 
 impl Archive for Sinks {
-    fn earlier(&self, back: u64, count: u64) -> Option<Vec<u8>> {
+    fn earlier(&self, position: u64, count: u64) -> Option<Vec<u8>> {
         let log = self.log.as_ref().filter(|_| self.has_history())?;
-        log.earlier(back, usize::try_from(count).unwrap_or(usize::MAX).min(ARCHIVE_MAX))
+        let back = self.at.checked_sub(position)?;
+        log.earlier(back, usize::try_from(count).unwrap_or(usize::MAX).min(PIECE))
     }
 }
 
@@ -44,41 +43,97 @@ impl Sinks {
         self.file = Some(file);
     }
 
-    pub(crate) fn set_journal(&mut self, journal: Journal) {
-        self.journal = Some(journal);
-    }
-
-    /// Gives, once, the end of what an earlier process has logged of this console.
-    pub(crate) fn replay(&mut self) -> Vec<u8> {
-        let born = self.journal.as_mut().and_then(Journal::take_born);
-        match (&self.log, born) {
-            (Some(log), Some(born)) if is_plain(log) => tail(log, born).unwrap_or_default(),
-            _ => Vec::new(),
-        }
-    }
-
     /// Whether the log has all that is kept of the console for its readers.
     pub(crate) fn has_history(&self) -> bool {
         let has = |log: &LogFile| is_plain(log) && log.style().limit >= HISTORY as u64;
         !self.torn && self.log.as_ref().is_some_and(has)
     }
 
-    /// Where the log ends.
-    pub(crate) fn log_position(&self) -> Option<Position> {
-        self.log.as_ref().map(LogFile::position)
+    /// Whether bytes must be on the disk before they leave the ring.
+    pub(crate) fn come_first(&self) -> bool {
+        let first = |sink: &LogFile| sink.style().sync == Sync::Always;
+        self.log.as_ref().is_some_and(first) || self.file.as_ref().is_some_and(first)
     }
 
-    /// Writes bytes that stand in the ring at `from`, if they are still there.
-    pub(crate) fn record(&mut self, from: Option<u32>, bytes: &[u8]) -> Result<(), LogError> {
+    /// Goes on after an earlier process: completes what it had begun to write. Says where the log's part of the
+    /// console's stream begins, if it has one.
+    pub(crate) fn take_up(&mut self, record: &FilesRecord, history: &History) -> Option<u64> {
+        self.at = record.to.min(history.end());
+        self.torn = record.torn;
+        let mut buffer =
+            vec![0; usize::try_from(self.at.saturating_sub(record.from)).unwrap_or(0).min(PIECE)];
+        let bytes = history.copy(record.from, &mut buffer);
+        let whole = record.from.checked_add(bytes.len() as u64) == Some(record.to);
+        for (sink, noted) in [(&mut self.log, record.log), (&mut self.file, record.file)] {
+            if let (Some(sink), Some(noted), true) = (sink, noted, whole) {
+                // A failure will be seen again with the next bytes.
+                let _ = complete(sink, noted, bytes);
+            }
+        }
+        let log = self.log.as_ref().filter(|_| self.has_history())?;
+        Some(self.at.saturating_sub(log.position().size))
+    }
+
+    /// Writes what a process that was killed had still to write of a console that is gone.
+    pub(crate) fn finish(kept: &Kept, style: LogStyle) -> Result<(), LogError> {
+        let history = History::taken_up_here(kept);
+        let mut sinks = Self::default();
+        let waits = kept.files.to < history.end();
+        // A little more than the limit once, rather than the last words in a file of their own.
+        let open = |path: &PathBuf, style: LogStyle| {
+            let there = waits || path.exists();
+            there.then(|| LogFile::open(path.clone(), LogStyle { limit: u64::MAX, ..style })).transpose()
+        };
+        sinks.log = kept.log.as_ref().map(|path| open(path, style)).transpose()?.flatten();
+        sinks.file = kept.file.as_ref().map(|path| open(path, style)).transpose()?.flatten();
+        sinks.take_up(&kept.files, &history);
+        sinks.flush(&history)
+    }
+
+    /// Notes where the files are.
+    pub(crate) fn note_paths(&self, spool: &Spool) {
+        spool.note_paths(self.log.as_ref().map(LogFile::path), self.file.as_ref().map(LogFile::path));
+    }
+
+    /// Writes what has come since the last time.
+    pub(crate) fn flush(&mut self, history: &History) -> Result<(), LogError> {
+        let mut done = Ok(());
+        if self.log.is_none() && self.file.is_none() {
+            self.at = history.end();
+        }
+        let mut buffer = [0; PIECE];
+        while self.at < history.end() {
+            let from = self.at.max(history.memory_start());
+            let most = self.piece();
+            let bytes = history.copy(from, &mut buffer[..most]);
+            let to = from + bytes.len() as u64;
+            done = done.and(self.write(from, to, bytes, history.spool()));
+            self.at = to;
+        }
+        self.told_once(done)
+    }
+
+    /// Bytes that are written at once: not more than fit a file, which would be spread over two.
+    fn piece(&self) -> usize {
+        let limits = [&self.log, &self.file].into_iter().flatten().map(|sink| sink.style().limit);
+        let least = limits.filter(|limit| *limit > 0).min().unwrap_or(PIECE as u64);
+        usize::try_from(least).unwrap_or(PIECE).min(PIECE)
+    }
+
+    fn write(&mut self, from: u64, to: u64, bytes: &[u8], spool: Option<&Spool>) -> Result<(), LogError> {
+        let starts = [&self.log, &self.file].map(|sink| sink.as_ref().is_some_and(LogFile::is_at_line_start));
         let for_log = self.log.as_mut().map(|log| log.prepare(bytes));
         let for_file = self.file.as_mut().map(|file| file.prepare(bytes));
-        if let (Some(from), Some(journal)) = (from, &self.journal)
-            && (self.log.is_some() || self.file.is_some())
-        {
-            let to = from.wrapping_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            let log = self.log.as_ref().zip(for_log.as_ref()).and_then(|(log, b)| noted(log, b.len()));
-            let file = self.file.as_ref().zip(for_file.as_ref()).and_then(|(file, b)| noted(file, b.len()));
-            journal.note(&Entry { from, to, log, file });
+        if let Some(spool) = spool {
+            let log = self.log.as_ref().zip(for_log.as_ref());
+            let file = self.file.as_ref().zip(for_file.as_ref());
+            spool.note_files(&FilesRecord {
+                from,
+                to,
+                torn: self.torn,
+                log: log.and_then(|(log, bytes)| noted(log, bytes.len(), starts[0])),
+                file: file.and_then(|(file, bytes)| noted(file, bytes.len(), starts[1])),
+            });
         }
         let mut done = Ok(());
         for (sink, bytes) in [(&mut self.log, for_log), (&mut self.file, for_file)] {
@@ -87,45 +142,13 @@ impl Sinks {
             }
         }
         self.torn |= done.is_err();
-        self.told_once(done)
+        done
     }
 
     fn told_once(&mut self, done: Result<(), LogError>) -> Result<(), LogError> {
         let again = self.broken;
         self.broken = done.is_err();
         if again { Ok(()) } else { done }
-    }
-
-    /// Completes what a killed process had begun with the bytes that stand in the ring at `from`; says how many of
-    /// them are written and can be freed.
-    pub(crate) fn complete(&mut self, from: u32, bytes: &[u8]) -> usize {
-        let Some(entry) = self.journal.as_ref().and_then(Journal::last) else { return 0 };
-        let count = usize::try_from(entry.to.wrapping_sub(entry.from)).unwrap_or(usize::MAX);
-        if entry.from != from || count > bytes.len() {
-            return 0;
-        }
-        let missing = [(&self.log, entry.log), (&self.file, entry.file)].map(|(sink, noted)| {
-            let (sink, noted) = (sink.as_ref()?, noted?);
-            let position = sink.position();
-            let missing = noted.after.size.checked_sub(position.size)?;
-            let fits = position.inode == noted.after.inode && missing <= u64::from(noted.count);
-            fits.then_some((missing, u64::from(noted.count)))
-        });
-        let begun = missing.iter().flatten().any(|(missing, count)| missing < count);
-        if !begun {
-            return 0;
-        }
-        for (sink, missing) in [&mut self.log, &mut self.file].into_iter().zip(missing) {
-            if let (Some(sink), Some((missing, _))) = (sink, missing)
-                && missing > 0
-            {
-                let styled = sink.prepare(&bytes[..count]);
-                let missing = usize::try_from(missing).unwrap_or(usize::MAX).min(styled.len());
-                // A failure will be seen again with the next bytes.
-                let _ = sink.append_prepared(&styled[styled.len() - missing..]);
-            }
-        }
-        count
     }
 
     /// Opens the files again.
@@ -136,13 +159,22 @@ impl Sinks {
         }
         self.told_once(done)
     }
+}
 
-    /// The console is gone: no process will come back to it.
-    pub(crate) fn forget(&mut self) {
-        if let Some(journal) = self.journal.take() {
-            journal.remove();
-        }
+/// Appends what a file lacks of bytes that were noted, if it is where it was then.
+fn complete(sink: &mut LogFile, noted: Noted, bytes: &[u8]) -> Result<(), LogError> {
+    let position = sink.position();
+    let missing = match noted.after.size.checked_sub(position.size) {
+        Some(missing) if missing > 0 && missing <= u64::from(noted.count) => missing,
+        _ => return Ok(()),
+    };
+    if position.inode != noted.after.inode {
+        return Ok(());
     }
+    sink.set_line_start(noted.at_line_start);
+    let styled = sink.in_style(bytes);
+    let missing = usize::try_from(missing).unwrap_or(usize::MAX).min(styled.len());
+    sink.append_prepared(&styled[styled.len() - missing..])
 }
 
 /// Whether it has what the console said, unchanged.
@@ -150,71 +182,95 @@ const fn is_plain(log: &LogFile) -> bool {
     !log.style().timestamps && !log.style().replace_escape
 }
 
-fn noted(sink: &LogFile, count: usize) -> Option<Noted> {
-    Some(Noted { after: sink.position_after(count)?, count: u32::try_from(count).ok()? })
-}
-
-/// The end of a log from where it was at the console's birth; the whole file when that one was renamed since.
-fn tail(log: &LogFile, born: Position) -> std::io::Result<Vec<u8>> {
-    let Position { inode, size } = log.position();
-    let start = if inode == born.inode { born.size } else { 0 };
-    let count = size.saturating_sub(start).min(HISTORY as u64);
-    let mut bytes = vec![0; usize::try_from(count).unwrap_or_default()];
-    File::open(log.path())?.read_exact_at(&mut bytes, size - count)?;
-    Ok(bytes)
+fn noted(sink: &LogFile, count: usize, at_line_start: bool) -> Option<Noted> {
+    Some(Noted { after: sink.position_after(count)?, count: u32::try_from(count).ok()?, at_line_start })
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use super::*;
-    use crate::logfile::LogStyle;
+    use crate::spool::RingRecord;
 
-    /// A process was killed after it had noted ten bytes at index 5 and written `written` of them to the log.
-    #[track_caller]
-    fn check(written: usize, with_file: bool, freed: usize) {
-        let folder = tempfile::tempdir().unwrap();
-        let (log, file) = (folder.path().join("log"), folder.path().join("file"));
-        let open = || {
-            let style = LogStyle { limit: 1000, ..LogStyle::default() };
-            let mut sinks = Sinks::default();
-            sinks.set_log(LogFile::open(log.clone(), style).unwrap());
-            if with_file {
-                sinks.set_file(LogFile::open(file.clone(), style).unwrap());
-            }
-            let journal = Journal::open(folder.path().join("j"), sinks.log_position()).unwrap();
-            sinks.set_journal(journal);
-            sinks
-        };
-        fs::write(&log, b"another's ").unwrap();
-        open().record(Some(0), b"first").unwrap();
-        open().record(Some(5), b"0123456789").unwrap();
-        let cut = |path, length: usize| {
-            fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length as u64).unwrap();
-        };
-        cut(&log, 15 + written);
+    fn open(folder: &Path, style: LogStyle, with_file: bool) -> (Sinks, History) {
+        let mut sinks = Sinks::default();
+        sinks.set_log(LogFile::open(folder.join("log"), style).unwrap());
         if with_file {
-            cut(&file, 5);
+            sinks.set_file(LogFile::open(folder.join("file"), style).unwrap());
         }
-        let mut next = open();
-        assert_eq!(next.complete(6, b"0123456789 and more"), 0, "another place in the ring");
-        assert_eq!(next.complete(5, b"0123456789 and more"), freed);
-        assert_eq!(next.replay(), [b"first", &b"0123456789"[..freed]].concat());
-        assert!(next.replay().is_empty());
-        let whole = if freed > 0 { "another's first0123456789" } else { "another's first" };
-        assert_eq!(fs::read_to_string(&log).unwrap(), whole);
-        if with_file && freed > 0 {
-            assert_eq!(fs::read_to_string(&file).unwrap(), "first0123456789");
+        let kept = Spool::read_kept(&folder.join("spool"), 0).unwrap_or_default();
+        let spool = Spool::create(folder.join("spool"), 4096, &kept).unwrap();
+        let history = History::taken_up(spool, &kept);
+        sinks.take_up(&kept.files, &history);
+        (sinks, history)
+    }
+
+    fn say(sinks: &mut Sinks, history: &mut History, bytes: &[u8]) {
+        history.push(bytes).unwrap();
+        history.spool().unwrap().note_ring(&RingRecord { end: history.end(), from: 0, to: 0 });
+        sinks.flush(history).unwrap();
+    }
+
+    /// A process was killed after it had written `in_log` of thirteen bytes to the log, and `in_file` to the file.
+    #[track_caller]
+    fn check(style: LogStyle, in_log: u64, in_file: Option<u64>) {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        fs::write(folder.join("log"), b"another's ").unwrap();
+        let (mut sinks, mut history) = open(folder, style, in_file.is_some());
+        say(&mut sinks, &mut history, b"first\n");
+        let length = |name| fs::metadata(folder.join(name)).map_or(0, |about| about.len());
+        let before = ["log", "file"].map(length);
+        say(&mut sinks, &mut history, b"0123\n5678\nab");
+        let styled = |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).unwrap();
+            text.split_inclusive('\n')
+                .map(|line| line.replace(|c: char| c.is_ascii_digit(), "0"))
+                .collect::<String>()
+        };
+        let wanted = ["log", "file"].map(|name| fs::read(folder.join(name)).map(styled).ok());
+        for (name, before, written) in [("log", before[0], Some(in_log)), ("file", before[1], in_file)] {
+            if let Some(written) = written {
+                let file = fs::OpenOptions::new().write(true).open(folder.join(name)).unwrap();
+                file.set_len((before + written).min(length(name))).unwrap();
+            }
         }
+        drop((sinks, history));
+        for _ in 0..2 {
+            let (mut sinks, history) = open(folder, style, in_file.is_some());
+            sinks.flush(&history).unwrap();
+            let got = ["log", "file"].map(|name| fs::read(folder.join(name)).map(styled).ok());
+            assert_eq!(got, wanted, "{in_log} {in_file:?}");
+        }
+        let (mut sinks, mut history) = open(folder, style, in_file.is_some());
+        say(&mut sinks, &mut history, b"cd\n");
+        assert!(fs::read(folder.join("log")).unwrap().ends_with(b"abcd\n"));
     }
 
     #[test]
     fn what_a_killed_process_began_is_completed() {
-        for with_file in [false, true] {
-            check(0, with_file, 0);
-            check(3, with_file, 10);
-            check(10, with_file, 10);
+        let plain = LogStyle { limit: 1000, ..LogStyle::default() };
+        for style in [plain, LogStyle { timestamps: true, ..plain }] {
+            for in_log in 0..40 {
+                check(style, in_log, None);
+                check(style, in_log, Some(0));
+                check(style, 99, Some(in_log));
+            }
         }
+    }
+
+    #[test]
+    fn what_was_not_begun_is_written_by_the_next_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let style = LogStyle { limit: 1000, ..LogStyle::default() };
+        let (mut sinks, mut history) = open(folder.path(), style, false);
+        say(&mut sinks, &mut history, b"one ");
+        history.push(b"two ").unwrap();
+        history.spool().unwrap().note_ring(&RingRecord { end: history.end(), from: 0, to: 0 });
+        let (mut sinks, history) = open(folder.path(), style, false);
+        sinks.flush(&history).unwrap();
+        assert_eq!(fs::read(folder.path().join("log")).unwrap(), b"one two ");
     }
 }

@@ -1,8 +1,10 @@
 //! SIGKILL at any moment: between any two accesses to a ring or to Xen, a hundred times, under load.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 
+use console::history::HISTORY;
 use console::ring::{Index, OUT_SIZE};
 
 use crate::sim::Host;
@@ -68,6 +70,9 @@ fn check(seed: u64, with_log: bool, with_file: bool) {
     host.until("an empty ring", |_| {
         (page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons)).then_some(())
     });
+    // They are handed on in larger pieces than a ring.
+    host.turn();
+    host.turn();
     assert!(wanted.len() > 20 * OUT_SIZE, "only {} bytes under {kills} kills", wanted.len());
     let mut wrong = Vec::new();
     for (there, path) in [(with_log, host.log_path(1, 0)), (with_file, file)] {
@@ -94,6 +99,50 @@ fn log_and_file_have_each_byte_once_after_a_hundred_kills() {
 }
 
 #[test]
+fn a_pipe_and_a_viewer_get_each_byte_once_without_any_log() {
+    let mut host = Host::new();
+    host.kill();
+    host.adapt = |settings| settings.log_guests = false;
+    host.start();
+    let pipe = host.folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut reader =
+        fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&pipe).unwrap();
+    let (id, page) = host.domain(3, &format!("pipe:{}", pipe.display()));
+    let mut random = Random(4);
+    let (mut got, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    let wanted: Vec<u8> = (0..50_000).flat_map(line).collect();
+    let (mut at, mut kills) = (0, 0);
+    while kills < KILLS || at < wanted.len() {
+        at += page.guest_write(&wanted[at..(at + 700).min(wanted.len())]);
+        host.xen.kick(id, 2);
+        host.xen.set_fuse((kills < KILLS).then(|| 1 + random.below(40)));
+        while (host.server.is_none() && host.survive(Host::start)) || host.survive(Host::turn) {
+            kills += 1;
+            host.xen.set_fuse(Some(1 + random.below(40)));
+        }
+        // Now and then nobody reads, so that the domain has to wait.
+        if random.below(8) == 0 {
+            let count = reader.read(&mut buffer).unwrap_or(0);
+            got.extend_from_slice(&buffer[..count]);
+        }
+    }
+    host.xen.set_fuse(None);
+    host.until("all bytes at the pipe", |_| {
+        let count = reader.read(&mut buffer).unwrap_or(0);
+        got.extend_from_slice(&buffer[..count]);
+        (got.len() >= wanted.len()).then_some(())
+    });
+    assert!(got == wanted, "the pipe's bytes differ");
+    // What was said before the last kill is replayed, though no log has it.
+    host.kill();
+    host.start();
+    let viewer = host.view(id, 0);
+    let kept = HISTORY - OUT_SIZE;
+    assert!(host.read_viewer(&viewer, kept) == wanted[wanted.len() - kept..], "the replay differs");
+}
+
+#[test]
 fn a_guest_that_waits_for_room_is_woken_by_the_next_server() {
     let mut host = Host::new();
     let (id, _page) = host.domain(9, "null");
@@ -103,4 +152,32 @@ fn a_guest_that_waits_for_room_is_woken_by_the_next_server() {
         host.kill();
         host.start();
     }
+}
+
+#[test]
+fn last_words_that_a_killed_server_had_not_written_are_written_by_the_next() {
+    let mut rescued = 0;
+    for fuse in 1..40 {
+        let mut host = Host::new();
+        let (id, page) = host.domain(9, "null");
+        host.until("the console", |host| host.xen.is_bound(id, 2).then_some(()));
+        let wanted: Vec<u8> = (0..1000).flat_map(line).collect();
+        host.xen.set_fuse(Some(fuse));
+        let mut at = 0;
+        while !host.survive(Host::turn) && at < wanted.len() {
+            at += page.guest_write(&wanted[at..]);
+            host.xen.kick(id, 2);
+        }
+        host.xen.set_fuse(None);
+        let taken = page.guest_get(Index::OutCons) as usize;
+        rescued += u32::from(host.log(9, 0).len() < taken);
+        host.kill();
+        host.destroy(id);
+        host.start();
+        let log = host.log(9, 0);
+        assert!(wanted.starts_with(&log) && log.len() >= taken, "{} of {taken} after {fuse}", log.len());
+        let left = fs::read_dir(host.folder.path().join("run")).unwrap().flatten();
+        assert_eq!(left.filter(|entry| entry.path().extension().is_some_and(|e| e == "journal")).count(), 0);
+    }
+    assert!(rescued > 0, "no kill was in time");
 }
