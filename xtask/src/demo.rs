@@ -85,14 +85,15 @@ pub(crate) fn script(examples: &str, json: bool) -> String {
 
 fn request(options: &Options, job: Job) -> Result<Request> {
     let timeout = matches!(job, Job::Script(_)).then_some(LIMIT);
+    let scale = TimeScale::from_env()?;
     Ok(Request {
-        machine: Machine::default(),
+        machine: Machine::default().stretched(scale),
         job,
         puts: Vec::new(),
         timeout,
         fresh: options.fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
-        scale: TimeScale::from_env()?,
+        scale,
     })
 }
 

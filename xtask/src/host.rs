@@ -141,20 +141,22 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
         Job::Script(_) => Some(Duration::from_secs(options.timeout)),
         Job::Shell => None,
     };
+    let scale = TimeScale::from_env()?;
+    let machine = Machine {
+        cpus: options.cpus,
+        memory_mib: options.memory,
+        xen_arguments: options.xen_arguments.clone(),
+        dom0_arguments: options.dom0_arguments.clone(),
+        ..Machine::default()
+    };
     Ok(Request {
-        machine: Machine {
-            cpus: options.cpus,
-            memory_mib: options.memory,
-            xen_arguments: options.xen_arguments.clone(),
-            dom0_arguments: options.dom0_arguments.clone(),
-            ..Machine::default()
-        },
+        machine: machine.stretched(scale),
         job,
         puts: options.put.clone(),
         timeout,
         fresh: options.fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
-        scale: TimeScale::from_env()?,
+        scale,
     })
 }
 

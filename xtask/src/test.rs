@@ -124,7 +124,7 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let script = folder.path().join("suite");
     std::fs::write(&script, suite(filter, scale))?;
     let request = Request {
-        machine: Machine::default(),
+        machine: Machine::default().stretched(scale),
         job: Job::Script(script),
         puts: [disks, vec![guest::console()?, hostile]].concat(),
         timeout: Some(SUITE_LIMIT),

@@ -85,7 +85,7 @@ fn hint(cause: &Cause) -> Option<&'static str> {
 pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone => "gone",
-        GuestEvent::DeviceModelDied => "dm-died",
+        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => "dm-died",
         GuestEvent::Shutdown(reason) => match reason {
             ShutdownReason::PowerOff => "powered-off",
             ShutdownReason::Reboot => "rebooted",
@@ -102,6 +102,7 @@ pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone => "another toolstack has destroyed it",
         GuestEvent::DeviceModelDied => "outrigger dm-log tells what its QEMU said last",
+        GuestEvent::DeviceModelTaken => "another program has destroyed its stubdomain",
         GuestEvent::Shutdown(_) => "",
     }
 }

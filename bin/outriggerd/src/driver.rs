@@ -53,6 +53,8 @@ pub(crate) enum Event {
     Ended(Box<Ended>),
     /// Someone looked at the heart of this guest's device model.
     Beat(DomId, Beat),
+    /// Time is up for whoever took this guest's stubdomain to take the guest.
+    Left(DomId),
 }
 
 /// Requests that need no lifecycle.
@@ -188,6 +190,7 @@ impl Driver {
                 Event::Request(request, replies) => self.request(request, replies),
                 Event::Ended(ended) => self.ended(*ended),
                 Event::Beat(domid, beat) => self.beat(domid, beat),
+                Event::Left(domid) => self.left(domid),
             }
             if self.guest.is_none() && !matches!(self.state, State::Busy(..)) {
                 break;
@@ -255,7 +258,7 @@ impl Driver {
 
     /// Does what the configuration says when this has happened.
     fn act(&mut self, guest: Guest, event: &GuestEvent) {
-        if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::Gone) {
+        if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken | GuestEvent::Gone) {
             // Whoever destroys its domain would wait for our pages of it.
             self.shared.qmp.release(guest.domid);
         }
@@ -265,6 +268,28 @@ impl Driver {
             return;
         }
         self.shared.registry.tell(&guest, convert::kind(event), convert::detail(event));
+        if *event == GuestEvent::DeviceModelTaken {
+            // Whoever took the stubdomain takes the guest next, and would find it destroyed, or restarted.
+            let (handle, wait) = (self.handle.clone(), self.shared.toolstack.deadlines().taken);
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                let _ = handle.send(Event::Left(guest.domid));
+            });
+        } else {
+            self.follow(guest, event);
+        }
+    }
+
+    /// The guest should be gone by now as its stubdomain is; whoever took that did not want the guest.
+    fn left(&mut self, domid: DomId) {
+        let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
+        if guest.domid == domid && self.seen == Some(GuestEvent::DeviceModelTaken) {
+            self.follow(guest, &GuestEvent::DeviceModelTaken);
+        }
+    }
+
+    /// Follows the configuration's decision.
+    fn follow(&mut self, guest: Guest, event: &GuestEvent) {
         match decide(&guest.config, event) {
             Decision::Nothing => {}
             Decision::Destroy => self.destroy(&guest, None),
@@ -522,7 +547,7 @@ fn answer_later(replies: Option<Replies>, answer: Answer) {
 /// What a guest that is kept is shown as.
 const fn kept_as(event: &GuestEvent) -> ApiState {
     match event {
-        GuestEvent::DeviceModelDied => ApiState::DmDead,
+        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => ApiState::DmDead,
         GuestEvent::Shutdown(xen::ShutdownReason::Crash) => ApiState::Crashed,
         GuestEvent::Shutdown(_) | GuestEvent::Gone => ApiState::ShutDown,
     }

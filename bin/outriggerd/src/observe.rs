@@ -23,8 +23,12 @@ fn what_ended(uuid: &[u8; 16], target: Option<&DomainInfo>, stub: Option<&Domain
         }
         _ => return Some(GuestEvent::Gone),
     }
-    let serves = stub.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none());
-    (!serves).then_some(GuestEvent::DeviceModelDied)
+    match stub.map(|info| (info.state.shutdown, info.state.dying)) {
+        Some((Some(_), _)) => Some(GuestEvent::DeviceModelDied),
+        // A domain that ends by itself stays until a toolstack destroys it: this one was not ended by itself.
+        None | Some((None, true)) => Some(GuestEvent::DeviceModelTaken),
+        Some((None, false)) => None,
+    }
 }
 
 #[cfg(test)]
@@ -60,8 +64,9 @@ mod tests {
         assert_eq!(what_ended(&[8; 16], Some(&runs), Some(&runs)), Some(GuestEvent::Gone));
         assert_eq!(what_ended(&[7; 16], None, Some(&runs)), Some(GuestEvent::Gone));
         assert_eq!(what_ended(&[7; 16], Some(&dying), Some(&runs)), Some(GuestEvent::Gone));
-        for stub in [None, Some(&dying), Some(&off)] {
-            assert_eq!(what_ended(&[7; 16], Some(&runs), stub), Some(GuestEvent::DeviceModelDied));
+        assert_eq!(what_ended(&[7; 16], Some(&runs), Some(&off)), Some(GuestEvent::DeviceModelDied));
+        for stub in [None, Some(&dying)] {
+            assert_eq!(what_ended(&[7; 16], Some(&runs), stub), Some(GuestEvent::DeviceModelTaken));
         }
         // A guest that powers off while its stubdomain is gone has powered off.
         assert_eq!(

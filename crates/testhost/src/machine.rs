@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::TimeScale;
+
 /// The processor model, with what this emulation gets wrong taken away.
 ///
 /// - `-smap`: QEMU 7.2's IRET from ring 3 reads the stack with supervisor rights; a PV dom0 kernel dies at its first
@@ -61,6 +63,16 @@ pub(crate) enum Memory<'a> {
 pub(crate) const CHANNELS: [&str; 5] = ["console", "shell", "control", "output", "qmp"];
 
 impl Machine {
+    /// The machine whose daemons in dom0 stretch their deadlines by `scale`: the kernel gives words with `=` that it does
+    /// not know to its first program's environment, and that to the daemons.
+    #[must_use]
+    pub fn stretched(mut self, scale: TimeScale) -> Self {
+        if scale != TimeScale::default() {
+            self.dom0_arguments = format!("{}={scale} {}", TimeScale::VARIABLE, self.dom0_arguments);
+        }
+        self
+    }
+
     /// What of the machine decides whether a snapshot fits it.
     pub(crate) fn identity(&self) -> String {
         format!("{CPU} {self:?} {}", self.xen_command_line())
@@ -153,6 +165,9 @@ mod tests {
         assert_eq!(Machine::default().modules(), format!("{plain},initramfs.img"));
         let machine = Machine { dom0_arguments: "a=1,2 b".to_owned(), ..Machine::default() };
         assert_eq!(machine.modules(), format!("{plain} a=1,,2 b,initramfs.img"));
+        let stretched = machine.clone().stretched(TimeScale::default().times(3.0));
+        assert_eq!(stretched.modules(), format!("{plain} OUTRIGGER_TIME_SCALE=3 a=1,,2 b,initramfs.img"));
+        assert_ne!(stretched.identity(), machine.identity());
     }
 
     #[test]

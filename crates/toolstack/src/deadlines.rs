@@ -23,6 +23,8 @@ pub struct Deadlines {
     pub script: Duration,
     /// Without a new heartbeat of the stubdomain's agent, until its device model is taken for dead.
     pub heartbeat: Duration,
+    /// From when another program has destroyed the stubdomain until it must have destroyed the guest, too.
+    pub taken: Duration,
 }
 
 impl Default for Deadlines {
@@ -38,6 +40,7 @@ impl Default for Deadlines {
             screen: Duration::from_secs(30),
             script: Duration::from_secs(40),
             heartbeat: contract::HEARTBEAT_STALE,
+            taken: Duration::from_secs(3),
         }
     }
 }
@@ -71,6 +74,7 @@ impl Deadlines {
             screen: self.screen.mul_f64(scale),
             script: self.script.mul_f64(scale),
             heartbeat: self.heartbeat.mul_f64(scale),
+            taken: self.taken.mul_f64(scale),
         }
     }
 }

@@ -11,6 +11,8 @@ pub enum GuestEvent {
     Shutdown(ShutdownReason),
     /// The stubdomain, or QEMU in it, ended while the guest ran.
     DeviceModelDied,
+    /// Another program destroyed the stubdomain. `xl destroy` does so before it destroys the guest.
+    DeviceModelTaken,
     /// The guest's domain is gone: someone else destroyed it.
     Gone,
 }
@@ -40,7 +42,7 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
     let action = match event {
         // Whoever destroyed it wanted it gone; only our part is left to be cleared.
         GuestEvent::Gone => return Decision::Destroy,
-        GuestEvent::DeviceModelDied => {
+        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => {
             return match config.device_model.on_crash {
                 DeviceModelCrashAction::Destroy => Decision::Destroy,
                 DeviceModelCrashAction::Restart => Decision::Restart,

@@ -87,14 +87,15 @@ fn measure(
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("bench");
     fs::write(&path, format!("#!/bin/bash\nRUNS={}\n{script}", options.runs))?;
+    let scale = TimeScale::from_env()?;
     let request = Request {
-        machine: Machine::default(),
+        machine: Machine::default().stretched(scale),
         job: Job::Script(path),
         puts: files,
         timeout: Some(RUN_LIMIT * options.runs.max(1)),
         fresh: options.fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
-        scale: TimeScale::from_env()?,
+        scale,
     };
     let report = testhost::run(&host, &request, &mut view)?;
     let path = report.logs.join("output.log");
