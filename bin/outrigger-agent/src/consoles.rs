@@ -64,6 +64,15 @@ pub(crate) fn present(is_there: impl Fn(&str) -> bool) -> Vec<StubConsole> {
 /// The worker of the kernel that then applies the mode to it must not run before the mode is set: as a terminal's
 /// line, an early byte 3 is Ctrl-C, which throws away all before it, and each byte is echoed.
 pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
+    open_with(console, OFlag::empty())
+}
+
+/// The same for an end that is polled: reads and writes do not wait.
+pub(crate) fn open_raw_polled(console: StubConsole) -> Result<File, AgentError> {
+    open_with(console, OFlag::O_NONBLOCK)
+}
+
+fn open_with(console: StubConsole, flags: OFlag) -> Result<File, AgentError> {
     let mut options = OpenOptions::new();
     match console {
         StubConsole::StateIn => options.read(true),
@@ -74,7 +83,7 @@ pub(crate) fn open_raw(console: StubConsole) -> Result<File, AgentError> {
     // Never this process' controlling terminal.
     let mut open = || {
         let file = options
-            .custom_flags(OFlag::O_NOCTTY.bits())
+            .custom_flags((OFlag::O_NOCTTY | flags).bits())
             .open(console.device())
             .map_err(|error| errno_of(&error))?;
         set_raw(&file)?;

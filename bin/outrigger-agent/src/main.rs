@@ -25,6 +25,7 @@ mod rtnl;
 mod sandbox;
 mod serve;
 mod start;
+mod state;
 mod store;
 mod supervise;
 mod system;

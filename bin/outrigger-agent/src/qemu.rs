@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::PipeReader;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -152,7 +152,7 @@ fn low_byte(number: i32) -> u8 {
     u8::try_from(number & 0xff).unwrap_or(u8::MAX)
 }
 
-fn set_nonblocking(pipe: &PipeReader) -> Result<(), AgentError> {
+pub(crate) fn set_nonblocking<F: AsFd>(pipe: &F) -> Result<(), AgentError> {
     let failed = || AgentError::system("make a pipe non-blocking");
     let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL).map_err(failed())?);
     fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed())?;

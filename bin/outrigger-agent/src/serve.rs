@@ -39,6 +39,7 @@ enum Source {
     Links,
     Disks,
     Console,
+    States,
 }
 
 /// The first of the bridges' tokens, two for each.
@@ -97,6 +98,7 @@ pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError>
     add(&epoll, started.qemu.monitor.as_fd(), Source::Monitor, EpollFlags::EPOLLIN)?;
     add(&epoll, started.store.as_fd(), Source::Store, EpollFlags::EPOLLIN)?;
     add(&epoll, started.nics.as_fd(), Source::Links, EpollFlags::EPOLLIN)?;
+    started.states.poll(&epoll, Source::States as u64)?;
     let disks = DiskWatch::open()?;
     add(&epoll, disks.as_fd(), Source::Disks, EpollFlags::EPOLLIN)?;
     let supervisor = Supervisor::new(uptime());
@@ -167,6 +169,7 @@ impl Server<'_> {
         const LINKS: u64 = Source::Links as u64;
         const DISKS: u64 = Source::Disks as u64;
         const CONSOLE: u64 = Source::Console as u64;
+        const STATES: u64 = Source::States as u64;
         match source {
             SIGNAL => self.take_signals(news),
             OUTPUT => self.take_output(),
@@ -175,6 +178,7 @@ impl Server<'_> {
             STORE => self.take_store(news)?,
             LINKS => self.look_at_nics(),
             CONSOLE => self.log.pump(),
+            STATES => self.started.states.pump(self.log),
             // A bridge's, which has its turn after all others.
             _ => {}
         }
@@ -303,16 +307,23 @@ impl Server<'_> {
 
     fn take_store(&mut self, news: &mut Vec<Event>) -> Result<(), AgentError> {
         let Started { store: connection, target, .. } = &self.started;
-        let (mut changed, mut commanded) = (false, false);
+        let (mut changed, mut commanded, mut state_ends) = (false, false, false);
         while let Some(event) = connection.next_event(Instant::now())? {
             match event.token.as_str() {
                 store::COMMAND_TOKEN => commanded = true,
+                store::STATE_END_TOKEN => state_ends = true,
                 _ => changed = true,
             }
         }
         if changed && store::is_running(connection, *target)? {
             news.push(Event::Running);
         }
+        // The word goes before the stream's end can be seen: the next one is another.
+        if state_ends && store::take_state_end(connection, *target)? {
+            self.started.states.end();
+            self.started.states.pump(self.log);
+        }
+        let Started { store: connection, target, .. } = &self.started;
         if commanded {
             let (command, parameter) = store::command(connection, *target)?;
             let inside = |address| store::pci_inside(connection, address);

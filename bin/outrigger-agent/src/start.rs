@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::plan::Plan;
 use crate::qemu::Qemu;
 use crate::sandbox::Confinement;
 use crate::sandbox::filter::Mode;
+use crate::state::States;
 use crate::system::Loading;
 use crate::{disks, qemu, sandbox, store, system};
 
@@ -30,6 +32,8 @@ pub(crate) struct Started {
     pub(crate) nics: Nics,
     /// Blocked from before QEMU's start, so that its end is not missed.
     pub(crate) signals: SignalFd,
+    /// The state's ways, where they are relayed.
+    pub(crate) states: States,
     /// The serial consoles. A console's raw mode lasts only while someone has it open.
     _serials: Vec<File>,
 }
@@ -79,8 +83,8 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, signals, serials } = children;
-            Ok(Started { store, target, qemu, nics, signals, _serials: serials })
+            let Children { qemu, nics, signals, states, serials } = children;
+            Ok(Started { store, target, qemu, nics, signals, states, _serials: serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -93,6 +97,7 @@ struct Children {
     qemu: Qemu,
     nics: Nics,
     signals: SignalFd,
+    states: States,
     serials: Vec<File>,
 }
 
@@ -150,11 +155,16 @@ impl Known<'_, '_> {
     ) -> Result<Children, AgentError> {
         let target = self.target;
         let plan = self.step("argv", |store, _| Ok(Plan::of(&store::argv(store, target)?)))?;
+        let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let mut states = None;
         let (has_state_out, serials) = self.step("consoles", |_, log| {
             let consoles = consoles::present(system::has_xen_device);
-            let state_out = connect_states(&consoles, &plan, &mut descriptors, log)?;
+            let wanted = States::are_wanted(&cmdline);
+            let relay = wanted.then(|| states.insert(States::default()));
+            let state_out = connect_states(&consoles, &plan, &mut descriptors, relay, log)?;
             Ok((state_out, open_serials(&consoles, log)))
         })?;
+        let states = states.unwrap_or_default();
         let confinement = Confinement::of(&plan);
         self.step("modules", |_, log| {
             loading.wait().iter().for_each(|line| log.say(line));
@@ -179,7 +189,7 @@ impl Known<'_, '_> {
         // Before QEMU, which runs one of them for a tap whose argument has no script=no.
         self.step("helpers", |_, _| system::link_helpers())?;
         let args = qemu::arguments(config, has_state_out, plan.args);
-        let filter = Mode::of_cmdline(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+        let filter = Mode::of_cmdline(&cmdline);
         let command = sandbox::launch::command(confinement, filter, &config.qemu, &args);
         let ready = uptime().saturating_sub(self.begin).as_millis();
         self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
@@ -192,31 +202,40 @@ impl Known<'_, '_> {
             Ok(())
         })?;
         // Both watches tell at once what is there already.
-        store::watch(self.store, target)?;
+        store::watch(self.store, target, states.are_relayed())?;
         let serials = serials.into_iter().map(|(_, file)| file).collect();
-        Ok(Children { qemu, nics, signals, serials })
+        Ok(Children { qemu, nics, signals, states, serials })
     }
 }
 
-/// Connects the state's way in where the arguments name it, and its way out where that console exists; gives whether
-/// there is a way out.
+/// Connects the state's way in where the arguments name it, and its way out where that console exists: to QEMU itself,
+/// or through a `relay`. Gives whether there is a way out.
 fn connect_states(
     consoles: &[StubConsole],
     plan: &Plan,
     descriptors: &mut Descriptors,
+    mut relay: Option<&mut States>,
     log: &mut Log,
 ) -> Result<bool, AgentError> {
     if plan.incoming {
         if !consoles.contains(&StubConsole::StateIn) {
             return Err(AgentError::NoIncomingConsole);
         }
-        descriptors.fill(STATE_IN_FD, open_raw(StubConsole::StateIn)?)?;
+        let qemus: OwnedFd = match &mut relay {
+            Some(states) => states.relay_in()?.into(),
+            None => open_raw(StubConsole::StateIn)?.into(),
+        };
+        descriptors.fill(STATE_IN_FD, qemus)?;
     }
     if !consoles.contains(&StubConsole::StateOut) {
         return Ok(false);
     }
-    match open_raw(StubConsole::StateOut) {
-        Ok(file) => descriptors.fill(STATE_OUT_FD, file).map(|()| true),
+    let qemus: Result<OwnedFd, AgentError> = match relay {
+        Some(states) => states.relay_out().map(Into::into),
+        None => open_raw(StubConsole::StateOut).map(Into::into),
+    };
+    match qemus {
+        Ok(qemus) => descriptors.fill(STATE_OUT_FD, qemus).map(|()| true),
         Err(error) => {
             log.say(&crate::error::chain(&error));
             Ok(false)

@@ -18,6 +18,8 @@ pub(crate) const SERVING: &str = "serving";
 const STATE_TOKEN: &str = "state";
 /// Marks the events of the older PCI protocol's command.
 pub(crate) const COMMAND_TOKEN: &str = "command";
+/// Marks the events of the key that ends a state.
+pub(crate) const STATE_END_TOKEN: &str = "state-end";
 
 /// The guest that this stubdomain serves.
 pub(crate) fn target(store: &Connection) -> Result<DomId, AgentError> {
@@ -54,7 +56,7 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
 
 /// Tells the toolstack who is here and what it can do.
 pub(crate) fn announce(store: &Connection, target: DomId) -> Result<(), StoreError> {
-    let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown];
+    let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown, Feature::StateFrames];
     let services = SERVICES.iter().map(|service| service.feature);
     let features: Features = always.into_iter().chain(services).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
@@ -67,9 +69,12 @@ pub(crate) fn tell_step(store: &Connection, target: DomId, step: &str) -> Result
     store.write(&DmKey::AgentStep.own_path(target), step.as_bytes())
 }
 
-/// Wants to know when QEMU's state changes, and when the toolstack commands.
-pub(crate) fn watch(store: &Connection, target: DomId) -> Result<(), StoreError> {
+/// Wants to know when QEMU's state changes, when the toolstack commands, and, where states are relayed, when one ends.
+pub(crate) fn watch(store: &Connection, target: DomId, relays: bool) -> Result<(), StoreError> {
     store.watch(&DmKey::State.own_path(target), STATE_TOKEN)?;
+    if relays {
+        store.watch(&DmKey::StateEnd.own_path(target), STATE_END_TOKEN)?;
+    }
     store.watch(&DmKey::Command.own_path(target), COMMAND_TOKEN)
 }
 
@@ -77,6 +82,16 @@ pub(crate) fn watch(store: &Connection, target: DomId) -> Result<(), StoreError>
 pub(crate) fn command(store: &Connection, target: DomId) -> Result<(Vec<u8>, Vec<u8>), StoreError> {
     let read = |key: DmKey| store.read(&key.own_path(target)).map(Option::unwrap_or_default);
     Ok((read(DmKey::Command)?, read(DmKey::Parameter)?))
+}
+
+/// Whether the toolstack says that the state on its way out is complete; takes its word away.
+pub(crate) fn take_state_end(store: &Connection, target: DomId) -> Result<bool, StoreError> {
+    let key = DmKey::StateEnd.own_path(target);
+    let said = store.read(&key)?.is_some_and(|value| !value.is_empty());
+    if said {
+        store.rm(&key)?;
+    }
+    Ok(said)
 }
 
 /// The address inside the stubdomain of a device of the host: pciback gives its devices other slots, and says which.

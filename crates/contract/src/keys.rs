@@ -53,12 +53,22 @@ pub enum Feature {
     VncVchan,
     /// The device's state is served framed at `state-vchan`.
     StateVchan,
+    /// Consoles 1 and 2 carry frames ([`crate::stream`]) where the kernel's command line has
+    /// [`STATE_FRAMES_WORD`](crate::STATE_FRAMES_WORD).
+    StateFrames,
 }
 
 impl Feature {
     /// All features, in the order in which they are written.
-    pub const ALL: [Self; 6] =
-        [Self::Exit, Self::Heartbeat, Self::Shutdown, Self::QmpVchan, Self::VncVchan, Self::StateVchan];
+    pub const ALL: [Self; 7] = [
+        Self::Exit,
+        Self::Heartbeat,
+        Self::Shutdown,
+        Self::QmpVchan,
+        Self::VncVchan,
+        Self::StateVchan,
+        Self::StateFrames,
+    ];
 
     /// The feature's word in xenstore.
     #[must_use]
@@ -70,6 +80,7 @@ impl Feature {
             Self::QmpVchan => "qmp-vchan",
             Self::VncVchan => "vnc-vchan",
             Self::StateVchan => "state-vchan",
+            Self::StateFrames => "state-frames",
         }
     }
 }

@@ -26,6 +26,9 @@ pub use keys::{
 };
 pub use paths::DmKey;
 
+/// The word of the stubdomain's kernel command line with which the toolstack asks for frames on consoles 1 and 2.
+pub const STATE_FRAMES_WORD: &str = "outrigger.state=frames";
+
 /// The descriptor at which QEMU finds its incoming state, when console 2 exists.
 pub const STATE_IN_FD: i32 = 3;
 /// The descriptor to which QEMU writes its state, when console 1 exists; also in [`STATE_OUT_FDSET`].

@@ -33,6 +33,9 @@ pub enum DmKey {
     VncVchan,
     /// `state-vchan`: the same for the framed device state.
     StateVchan,
+    /// `state-end`: written by the toolstack when QEMU has written its whole state; removed by the agent before the
+    /// framed stream's end.
+    StateEnd,
 }
 
 impl DmKey {
@@ -51,6 +54,7 @@ impl DmKey {
             Self::QmpVchan => "qmp-vchan",
             Self::VncVchan => "vnc-vchan",
             Self::StateVchan => "state-vchan",
+            Self::StateEnd => "state-end",
         }
     }
 

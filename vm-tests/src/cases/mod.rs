@@ -14,6 +14,7 @@ mod hotplug;
 mod linux;
 mod media;
 mod qmp;
+mod state;
 mod stock;
 mod vchan;
 mod xenstored_gone;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Case> {
         ease::CASES,
         hotplug::CASES,
         media::CASES,
+        state::CASES,
         vchan::CASES,
         qmp::CASES,
         hostile::CASES,

@@ -109,18 +109,18 @@ fn wait(end: &impl AsFd, deadline: Instant) -> Result<()> {
 }
 
 /// A client that waits.
-struct Asking {
+pub(super) struct Asking {
     client: Client,
     deadline: Instant,
 }
 
 impl Asking {
-    fn connect(peer: DomId, place: &XsPath) -> Result<Self> {
+    pub(super) fn connect(peer: DomId, place: &XsPath) -> Result<Self> {
         let deadline = Instant::now() + seconds(30);
         Ok(Self { client: Client::connect(&Xenstore::open()?, peer, place, deadline)?, deadline })
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.exchange(bytes, 0).map(drop)
     }
 
@@ -155,7 +155,7 @@ impl Asking {
     }
 
     /// The next line.
-    fn line(&mut self) -> Result<String> {
+    pub(super) fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {
             ensure!(line.len() < 65_536, "a line without end");
@@ -332,7 +332,7 @@ fn ask(stub: DomId, place: &XsPath) -> Result<()> {
 }
 
 /// The next line that is no event.
-fn answer(session: &mut Asking) -> Result<String> {
+pub(super) fn answer(session: &mut Asking) -> Result<String> {
     for _ in 0..100 {
         let line = session.line()?;
         if !line.contains("\"event\"") {

@@ -19,7 +19,7 @@ const DEFAULT_MEMORY: KiB = KiB::from_mib(160);
 const MANIFEST_LIMIT: u64 = 1 << 20;
 /// What every stubdomain's kernel is told. `xen_privcmd.unrestricted`: QEMU makes hypercalls that a restricted
 /// privcmd refuses since XSA-482; Xen's own check of the target holds nevertheless. `rootfstype=ramfs`: a tmpfs would
-/// give the initramfs only half of the memory.
+/// give the initramfs only half of the memory. And that the state goes in frames, which others pass over.
 const COMMAND_LINE: &str = "console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1";
 
 /// What the stubdomain boots.
@@ -68,7 +68,7 @@ impl StubImage {
         } else {
             Manifest::default()
         };
-        let mut cmdline = COMMAND_LINE.to_owned();
+        let mut cmdline = format!("{COMMAND_LINE} {}", contract::STATE_FRAMES_WORD);
         for more in [manifest.cmdline.as_deref(), dm.cmdline.as_deref()].into_iter().flatten() {
             cmdline.push(' ');
             cmdline.push_str(more);
