@@ -246,9 +246,13 @@ impl Driver {
             return;
         }
         if let Some(still) = self.pulse.take(Instant::now(), beat) {
+            // Whether it spins or sleeps is the first question about one that hangs.
+            let stub = self.shared.toolstack.hypervisor().domain_info(guest.stub_domid).ok().flatten();
             tracing::error!(
                 guest = guest.name,
                 seconds = still.as_secs(),
+                ran_seconds = stub.as_ref().map(|info| info.cpu_time.as_secs_f32()),
+                runs_now = stub.as_ref().map(|info| info.state.running),
                 "the device model's heart stands still"
             );
             self.pulse = Pulse::new(self.shared.toolstack.deadlines().heartbeat);
