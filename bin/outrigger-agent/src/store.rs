@@ -32,12 +32,16 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
     let vm = store
         .read_string(&paths::vm_link(target), VM_PATH_MAX)?
         .ok_or(AgentError::Absent("vm of the target"))?;
-    let vm = XsPath::new(vm)?;
+    argv_below(store, &XsPath::new(vm)?)
+}
+
+/// QEMU's arguments below the guest's `/vm/<uuid>`.
+pub(crate) fn argv_below(store: &Connection, vm: &XsPath) -> Result<Argv, AgentError> {
     // One journey to dom0 instead of one for each argument; where both are, they say the same.
-    if let Some(value) = store.read(&paths::dmargs(&vm)?)?.filter(|value| !value.is_empty()) {
+    if let Some(value) = store.read(&paths::dmargs(vm)?)?.filter(|value| !value.is_empty()) {
         return Ok(Argv::from_dmargs(&value)?);
     }
-    let folder = paths::dm_argv_dir(&vm)?;
+    let folder = paths::dm_argv_dir(vm)?;
     let keys = store.list(&folder)?.unwrap_or_default();
     if keys.is_empty() {
         return Err(ArgvError::Absent.into());

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod argv;
+mod cmdline;
 mod console;
 mod fdset;
 mod image;
@@ -17,6 +18,7 @@ pub mod paths;
 pub mod stream;
 
 pub use argv::{Argv, ArgvError};
+pub use cmdline::{STATE_FRAMES_WORD, Serves};
 pub use console::{ConsoleError, SerialPort, StubConsole};
 pub use fdset::{StubDevid, StubDevidError};
 pub use image::ImageConfig;
@@ -25,9 +27,6 @@ pub use keys::{
     harmless,
 };
 pub use paths::DmKey;
-
-/// The word of the stubdomain's kernel command line with which the toolstack asks for frames on consoles 1 and 2.
-pub const STATE_FRAMES_WORD: &str = "outrigger.state=frames";
 
 /// The descriptor at which QEMU finds its incoming state, when console 2 exists.
 pub const STATE_IN_FD: i32 = 3;

@@ -142,7 +142,7 @@ impl Creation<'_> {
         ring_details(&mut batch, &stub_tree, ring, VcpuCounts { online: 1, max: 1 });
         let image = &self.image;
         let (kernel, ramdisk) = (image.kernel.to_string_lossy(), image.ramdisk.to_string_lossy());
-        pv_details(&mut batch, &stub_tree, self.stub_memory(), &kernel, &ramdisk, &image.cmdline);
+        pv_details(&mut batch, &stub_tree, self.stub_memory(), &kernel, &ramdisk, &self.stub_cmdline()?);
         let console = Some((stub_built.console_mfn, stub_channels.console.port));
         add_device(&mut consoles, stub, &console_node(stub, 0, "pty", console));
         self.add_serials(&mut consoles, stub)?;

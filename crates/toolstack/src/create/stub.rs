@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use contract::Serves;
 use contract::paths::{device_model_dir, device_model_permissions, stub_target};
 use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
 
@@ -11,7 +12,7 @@ use crate::batch::Batch;
 use crate::destroy::{kill, pause, wait_gone};
 use crate::error::Cause;
 use crate::steps::StepResult;
-use crate::tree::DomainTree;
+use crate::tree::{DomainTree, vm_dir};
 
 impl Creation<'_> {
     /// Makes the stubdomain's domain, a PV one with one vCPU.
@@ -49,7 +50,7 @@ impl Creation<'_> {
         let build = PvBuild {
             kernel: Blob::File(self.image.kernel.clone()),
             ramdisk: Some(Blob::File(self.image.ramdisk.clone())),
-            cmdline: self.image.cmdline.clone(),
+            cmdline: self.stub_cmdline()?,
             memory: self.stub_memory(),
             max_vcpus: 1,
             claim: false,
@@ -58,6 +59,12 @@ impl Creation<'_> {
         };
         self.stub_built = Some(self.ts.hypervisor.build_pv(stub, &build)?);
         Ok(())
+    }
+
+    /// The image's command line, and whom it serves.
+    pub(super) fn stub_cmdline(&self) -> Result<String, Cause> {
+        let serves = Serves { target: self.domid()?, vm: vm_dir(self.record.uuid) };
+        Ok(format!("{} {serves}", self.image.cmdline))
     }
 
     pub(super) fn stub_tree<'s>(&self, name: &'s str) -> Result<DomainTree<'s>, Cause> {

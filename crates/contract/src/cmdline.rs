@@ -1,0 +1,72 @@
+//! What the toolstack says on the stubdomain's kernel command line.
+
+use core::fmt;
+
+use xen_types::DomId;
+use xenstore::XsPath;
+
+/// The word with which the toolstack asks for frames on consoles 1 and 2.
+pub const STATE_FRAMES_WORD: &str = "outrigger.state=frames";
+
+/// The guest that a stubdomain serves: the word `outrigger.serves=<domid>:<vm>`.
+///
+/// Xenstore says the same ([`crate::paths::own_target`], [`crate::paths::vm_link`]), which every toolstack writes. The
+/// word spares the agent two journeys to dom0 before QEMU starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serves {
+    /// The guest.
+    pub target: DomId,
+    /// Its `/vm/<uuid>`.
+    pub vm: XsPath,
+}
+
+impl Serves {
+    const KEY: &str = "outrigger.serves=";
+
+    /// Finds the word. Nothing is there when it is wrong in any way: xenstore is asked then.
+    #[must_use]
+    pub fn of_cmdline(cmdline: &str) -> Option<Self> {
+        let value = cmdline.split_whitespace().find_map(|word| word.strip_prefix(Self::KEY))?;
+        let (target, vm) = value.split_once(':')?;
+        let vm = vm.starts_with("/vm/").then(|| XsPath::new(vm).ok())??;
+        Some(Self { target: target.parse().ok()?, vm })
+    }
+}
+
+impl fmt::Display for Serves {
+    /// Writes the word.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}:{}", Self::KEY, self.target, self.vm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn word_is_found_among_others_as_it_was_written() {
+        let serves = Serves {
+            target: DomId::new(17).unwrap(),
+            vm: XsPath::new("/vm/5f2f2a4e-0000-4000-8000-0123456789ab").unwrap(),
+        };
+        let cmdline = format!("console=hvc0 {serves} quiet\n");
+        assert_eq!(Serves::of_cmdline(&cmdline), Some(serves));
+    }
+
+    #[test]
+    fn wrong_words_are_as_good_as_none() {
+        for word in [
+            "",
+            "outrigger.serves=",
+            "outrigger.serves=5",
+            "outrigger.serves=x:/vm/a",
+            "outrigger.serves=5:vm/a",
+        ] {
+            assert_eq!(Serves::of_cmdline(&format!("quiet {word} ro")), None, "{word}");
+        }
+        for vm in ["/local/domain/0", "/vm/../x", "/vm/a//b"] {
+            assert_eq!(Serves::of_cmdline(&format!("outrigger.serves=5:{vm}")), None, "{vm}");
+        }
+    }
+}
