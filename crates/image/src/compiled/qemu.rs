@@ -17,6 +17,8 @@ use super::{CompileStep, Steps};
 pub(super) const SOURCE: &str = "qemu";
 /// The devices, on top of none.
 const DEVICES: &str = include_str!("../../qemu/stubdom.mak");
+/// What reads of QEMU's sockets, in the place of a function of QEMU's that reads once.
+const READ_ON: &str = include_str!("../../qemu/read-on.c");
 /// To be raised when the code of this file makes other programs of the same choices.
 const RECIPE: u32 = 2;
 
@@ -70,7 +72,7 @@ const CONFIGURE: [&str; 22] = [
 ];
 
 pub(super) fn recipe() -> String {
-    sha256_bytes(format!("{RECIPE} {SOURCE} {CONFIGURE:?}\n{DEVICES}").as_bytes())
+    sha256_bytes(format!("{RECIPE} {SOURCE} {CONFIGURE:?}\n{DEVICES}\n{READ_ON}").as_bytes())
 }
 
 /// Compiles QEMU.
@@ -89,6 +91,11 @@ pub(super) fn compile(
     let devices = sources.join("configs/devices/i386-softmmu/stubdom.mak");
     write(&devices, DEVICES.as_bytes())?;
     stand_in_for_blobs(&sources)?;
+    let sockets = sources.join("chardev/char-socket.c");
+    let text = read(&sockets)?;
+    let text = reads_on(&String::from_utf8_lossy(&text))
+        .ok_or_else(|| steps.failed("changing", "chardev/char-socket.c is not as it is known".to_owned()))?;
+    write(&sockets, text.as_bytes())?;
 
     progress(CompileStep::Configuring(program));
     let build = sources.join("build");
@@ -122,6 +129,20 @@ pub(super) fn compile(
         size: source.size(),
         sha256: source.sha256().to_owned(),
     })
+}
+
+/// Has sockets read all that has come at once. Of a monitor's requests, QEMU otherwise takes one byte each time that its
+/// event loop goes round, which is most of what a request costs.
+fn reads_on(source: &str) -> Option<String> {
+    let head = "static gboolean tcp_chr_read(QIOChannel *chan, GIOCondition cond, void *opaque)\n{";
+    let (before, rest) = source.split_once(head)?;
+    let (body, after) = rest.split_once("\n}\n")?;
+    // What it calls has to be there before it.
+    if !before.contains("static int tcp_chr_read_poll(void *opaque)\n{") {
+        return None;
+    }
+    let once = head.replace("tcp_chr_read(", "tcp_chr_read_once(");
+    Some(format!("{before}{once}{body}\n}}\n{READ_ON}{after}"))
 }
 
 /// Debian's source package lacks firmware images that the build files unpack all the same; nothing reads them.
@@ -158,6 +179,17 @@ mod tests {
     fn test_blobs_are_found_by_their_names() {
         let text = "blobs = [\n  'edk2-i386-code.fd',\n  'other.bin', 'edk2-licenses.txt',\n]";
         assert_eq!(blobs(text), ["edk2-i386-code.fd"]);
+    }
+
+    #[test]
+    fn test_function_that_reads_once_is_kept_under_another_name() {
+        let poll = "static int tcp_chr_read_poll(void *opaque)\n{\n}\n";
+        let read = "static gboolean tcp_chr_read(QIOChannel *chan, GIOCondition cond, void *opaque)\n{\n    read();\n}\n";
+        let changed = reads_on(&format!("{poll}{read}after\n")).unwrap();
+        let once = "static gboolean tcp_chr_read_once(QIOChannel *chan, GIOCondition cond, void *opaque)\n{\n    read();\n}\n";
+        assert_eq!(changed, format!("{poll}{once}{READ_ON}after\n"));
+        assert_eq!(reads_on(&format!("{read}{poll}")), None, "the one is not known to the other");
+        assert_eq!(reads_on(poll), None);
     }
 
     #[test]
