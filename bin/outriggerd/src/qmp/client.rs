@@ -36,8 +36,7 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
     let mut socket = Socket::new(stream)?;
     let mut chunk = vec![0; CHUNK];
     let (mut output, mut written) = (Vec::new(), 0);
-    // The clock is read once for each time that this wakes: under Xen that is a system call.
-    let mut now = Instant::now();
+    let mut now = shared.clock.now();
     loop {
         if written == output.len() {
             output = shared.with(|mux| gather(mux, id, now));
@@ -57,7 +56,7 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
         let moved = tokio::select! {
             moved = socket.moved(wants.then_some(chunk.as_mut_slice()), rest) => moved?,
             () = notify.notified() => {
-                now = Instant::now();
+                now = shared.clock.now();
                 continue;
             }
         };
@@ -65,7 +64,7 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
             Moved::Written(count) => written += count,
             Moved::Read(0) => return Ok(()),
             Moved::Read(count) => {
-                now = Instant::now();
+                now = shared.clock.now();
                 let bytes = chunk.get(..count).unwrap_or_default();
                 shared.with(|mux| mux.client_bytes(id, bytes, now));
             }

@@ -5,6 +5,7 @@
 //! `/run/outrigger/qmp/<name>.sock`.
 
 mod client;
+mod clock;
 mod dial;
 mod monitor;
 mod session;

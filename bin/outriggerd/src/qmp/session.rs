@@ -21,6 +21,7 @@ use toolstack::Guest;
 use xen_types::DomId;
 
 use super::client;
+use super::clock::Clock;
 use super::dial::{Dial, Dialing, Stream};
 
 /// What is read of a device model at once: what its side of a vchan holds at most, near enough.
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     outside: Mutex<Outside>,
     /// The connection's task has something to do.
     work: Notify,
+    pub(super) clock: Clock,
 }
 
 /// Who waits for the multiplexer.
@@ -120,6 +122,7 @@ impl Session {
             mux: Mutex::new(Mux::new(config, policy, Instant::now())),
             outside: Mutex::default(),
             work: Notify::new(),
+            clock: Clock::start(),
         });
         let (stub, target) = (guest.stub_domid, guest.domid);
         let link =
@@ -308,6 +311,7 @@ struct Open {
 /// What the connection's task has waited for.
 enum Woken {
     Work,
+    Due,
     Dialed(io::Result<Box<dyn Stream>>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
@@ -316,8 +320,7 @@ enum Woken {
 impl Link {
     async fn run(mut self) {
         let mut chunk = vec![0; CHUNK];
-        // The clock is read when this wakes and after work for the device model: under Xen that is a system call.
-        let mut now = Instant::now();
+        let mut now = self.shared.clock.now();
         loop {
             let (next, pause) = self.follow(now);
             let woken = {
@@ -330,20 +333,25 @@ impl Link {
                 };
                 let mut moved = pin!(self.state.moved(&mut chunk, pause));
                 let moved = poll_fn(|cx| {
-                    now = Instant::now();
+                    // Where the work begins that the device model pays for.
+                    now = self.shared.clock.now();
                     moved.as_mut().poll(cx)
                 });
                 tokio::select! {
                     biased;
                     woken = moved => woken,
                     () = work => Woken::Work,
-                    () = sleep => Woken::Work,
+                    () = sleep => Woken::Due,
                 }
             };
+            if let (Woken::Due, Some(next)) = (&woken, next) {
+                // This clock is behind the one that woke us.
+                now = now.max(next);
+            }
             let is_bytes = matches!(woken, Woken::Read(_));
             self.take(woken, &chunk, now);
             if is_bytes {
-                let start = std::mem::replace(&mut now, Instant::now());
+                let start = std::mem::replace(&mut now, self.shared.clock.now());
                 self.shared.mux().session_worked(now.saturating_duration_since(start), now);
             }
         }
@@ -373,7 +381,7 @@ impl Link {
 
     fn take(&mut self, woken: Woken, chunk: &[u8], now: Instant) {
         let lost = match woken {
-            Woken::Work => return,
+            Woken::Work | Woken::Due => return,
             Woken::Dialed(Ok(stream)) => {
                 let (reader, writer) = tokio::io::split(stream);
                 self.state = State::Open(Open { reader, writer, output: Vec::new(), written: 0 });
