@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use xenstore::{Store, Xenstore, XsPath};
 
 use super::Case;
@@ -14,6 +15,7 @@ use crate::harness::command::{outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
 use crate::harness::guest::{Made, hello, must_run};
+use crate::harness::qmp::Qmp;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
@@ -146,8 +148,15 @@ fn dead_stub() -> Result<()> {
 fn dead_stub_restart() -> Result<()> {
     let guest = Made::create(&hello("phoenix", "on_device_model_crash='restart'")?, &[])?;
     let mut events = Events::subscribe()?;
+    let mut client = Qmp::connect("phoenix")?;
     kill_stub(&guest)?;
     events.wait_for("phoenix", "created", 120)?;
+    // Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
+    let start = Instant::now();
+    while client.message(60).is_ok() {}
+    ensure!(start.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
+    let answer = Qmp::connect("phoenix")?.ask(&json!({"execute": "query-status", "id": 1}))?;
+    ensure!(answer["id"] == 1 && answer["return"]["status"].is_string(), "{answer}");
     let again = must_run("phoenix")?;
     ensure!(again.domid != guest.guest.domid, "it is the same domain");
     guest.leave();
