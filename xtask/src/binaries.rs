@@ -85,27 +85,34 @@ pub(crate) fn example(package: &str, example: &str, profile: Profile) -> Result<
 
 /// Builds the stubdomain's agent and names the file.
 pub(crate) fn agent(build: bool) -> Result<PathBuf> {
-    in_stubdomain("outrigger-agent", build)
+    in_stubdomain(&["--package", "outrigger-agent"], "outrigger-agent", build)
 }
 
 /// Builds what tests have in the place of the agent: a stubdomain that an attacker has taken over.
 pub(crate) fn hostile_stub() -> Result<PathBuf> {
-    in_stubdomain("hostile-stub", true)
+    in_stubdomain(&["--package", "hostile-stub"], "hostile-stub", true)
+}
+
+/// Builds what measures QEMU's monitor from within the stubdomain: its first process, and the program that measures.
+pub(crate) fn qmp_probe() -> Result<(PathBuf, PathBuf)> {
+    let probe = in_stubdomain(&["--package", "hostile-stub"], "qmp-probe", true)?;
+    let load = in_stubdomain(&["--package", "qmp", "--example", "qmp_load"], "examples/qmp_load", true)?;
+    Ok((probe, load))
 }
 
 /// Builds a program for a stubdomain, static, and names the file.
 ///
 /// It has a target folder of its own: the flag for a static C library would otherwise rebuild everything each time.
-fn in_stubdomain(package: &str, build: bool) -> Result<PathBuf> {
+fn in_stubdomain(what: &[&str], file: &str, build: bool) -> Result<PathBuf> {
     let folder = workspace::target().join("agent");
     let triple = "x86_64-unknown-linux-gnu";
     let flags = format!("target.{triple}.rustflags=[\"-C\", \"target-feature=+crt-static\"]");
     let folder_text = folder.to_string_lossy();
     let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
     if build {
-        cargo_build(&[package], Profile::Agent, &more)?;
+        cargo_build(&[], Profile::Agent, &[what, &more].concat())?;
     }
-    Ok(folder.join(triple).join(Profile::Agent.folder()).join(package))
+    Ok(folder.join(triple).join(Profile::Agent.folder()).join(file))
 }
 
 fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
