@@ -7,8 +7,17 @@ use libfuzzer_sys::fuzz_target;
 use qmp::{Decoder, Limits, Member, Resync};
 use serde_json::Value;
 
-const LIMITS: Limits =
-    Limits { message: 8192, depth: 8, values: 128, keys: 64, object_keys: 16, string: 512, number: 32, events: 4 };
+const LIMITS: Limits = Limits {
+    message: 8192,
+    depth: 8,
+    values: 128,
+    keys: 64,
+    object_keys: 16,
+    string: 512,
+    number: 32,
+    nonsense: 2,
+    events: 4,
+};
 
 fuzz_target!(|data: &[u8]| {
     let Some((cut, bytes)) = data.split_first() else { return };

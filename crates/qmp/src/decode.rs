@@ -10,7 +10,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use thiserror::Error;
 
 use crate::limits::Limits;
-use crate::message::{Member, Members, Message};
+use crate::message::{Kind, Member, Members, Message};
 
 /// Why bytes are not a message. The stream behind it is worthless until [`Decoder::skip_line`].
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -149,6 +149,8 @@ pub struct Decoder {
     hashes: Vec<u32>,
     /// Keys so far in this message.
     key_count: usize,
+    /// Messages of no known kind, less those of one.
+    nonsense: usize,
     /// Values so far in this message, itself included.
     value_count: usize,
     /// Where the current string or number begins.
@@ -184,6 +186,7 @@ impl Decoder {
             keys: Vec::new(),
             hashes: Vec::new(),
             key_count: 0,
+            nonsense: 0,
             value_count: 0,
             token: 0,
             in_key: false,
@@ -275,7 +278,17 @@ impl Decoder {
         self.begin();
         // Every string has been checked when it ended, and all else is ASCII.
         let text = String::from_utf8(bytes).map_err(|_| DecodeError::Text { at: 0 })?;
-        Ok(Message::new(text, members))
+        let message = Message::new(text, members);
+        if message.kind() != Kind::Other {
+            self.nonsense = self.nonsense.saturating_sub(1);
+        } else if self.nonsense < self.limits.nonsense {
+            self.nonsense += 1;
+        } else {
+            self.break_off();
+            let limit = self.limits.nonsense;
+            return Err(DecodeError::Limit { what: "messages that mean nothing", limit });
+        }
+        Ok(message)
     }
 
     /// Looks at bytes until a message ends; false when there are none left.

@@ -18,6 +18,9 @@ pub struct Limits {
     pub string: usize,
     /// Bytes of one number as it is written.
     pub number: usize,
+    /// Messages that are of no kind that QMP knows, beyond those that are of one: what is short and means nothing
+    /// would cost more to hand out than its bytes do.
+    pub nonsense: usize,
     /// Events that may wait for one reader; the oldest are dropped beyond.
     pub events: usize,
 }
@@ -32,6 +35,7 @@ impl Limits {
         object_keys: 256,
         string: 256 << 10,
         number: 64,
+        nonsense: 1000,
         events: 256,
     };
 

@@ -73,6 +73,7 @@ fn limits_hold_at_the_byte_that_exceeds_them() {
         object_keys: 3,
         string: 10,
         number: 5,
+        nonsense: 1000,
         events: 1,
     };
     let check = |text: &str, what: Option<&str>| {
@@ -185,4 +186,22 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn messages_that_mean_nothing_are_taken_up_to_a_number() {
+    let limits = Limits { nonsense: 3, ..Limits::QEMU };
+    let mut decoder = Decoder::new(limits);
+    decoder.push(b"{}{}{\"return\":{}}{}{}");
+    for _ in 0..5 {
+        assert!(decoder.next_message().unwrap().is_ok());
+    }
+    decoder.push(b"{}");
+    let limit = DecodeError::Limit { what: "messages that mean nothing", limit: 3 };
+    assert_eq!(decoder.next_message().unwrap().unwrap_err(), limit);
+    assert!(decoder.next_message().is_none());
+    // Nor are they after a line that was passed over.
+    decoder.skip_line();
+    decoder.push(b"\n{}{\"event\":\"X\"}{}");
+    assert_eq!(decoder.next_message().unwrap().unwrap_err(), limit);
 }
