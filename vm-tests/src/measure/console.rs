@@ -10,8 +10,8 @@ use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::figure;
 use super::sources::{
-    echoes, file_rate, fresh_folder, open_tty, open_tty_blocking, precise, read_rate, ring_rate, socket,
-    wait_for_size,
+    echoes, file_rate, fresh_folder, open_tty, open_tty_blocking, precise, pty_rate, read_rate, ring_rate,
+    socket, wait_for_size,
 };
 use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::daemons::ConsoleDaemon;
@@ -110,6 +110,7 @@ fn files(id: &str, count: usize) -> Result<()> {
 /// From guests to who reads their pseudo-terminals.
 fn terminals(id: &str, count: usize) -> Result<()> {
     fresh_folder(Path::new(FOLDER))?;
+    figure(&format!("{id}.pty"), mega(pty_rate(count, WINDOW)?), "MB/s");
     {
         let _daemon = ConsoleDaemon::stock(&["--log=none", STOCK_PID])?;
         let guests = floods(count, &[])?;

@@ -102,6 +102,36 @@ pub(super) fn read_rate(mut files: Vec<File>, window: Duration) -> Result<f64> {
     }
 }
 
+/// Bytes a second that pseudo-terminals carry when nothing else is done: their own limit here.
+pub(super) fn pty_rate(count: usize, window: Duration) -> Result<f64> {
+    const PIECE: [u8; 2048] = [b'x'; 2048];
+    let mut masters = Vec::new();
+    let mut slaves = Vec::new();
+    for _ in 0..count {
+        let pty = console::pty::Pty::open()?;
+        slaves.push(open_tty(&pty.path().to_string_lossy())?);
+        masters.push(pty);
+    }
+    let (done, stopped) = std::sync::mpsc::channel::<()>();
+    // One thread, as the daemons have it.
+    let writer = std::thread::spawn(move || -> Result<()> {
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let mut fds: Vec<PollFd<'_>> =
+                masters.iter().map(|master| PollFd::new(master.as_fd(), PollFlags::POLLOUT)).collect();
+            poll(&mut fds, PollTimeout::from(1000_u16))?;
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+            for (master, _) in masters.iter().zip(ready).filter(|(_, ready)| *ready) {
+                while nix::unistd::write(master, &PIECE).is_ok_and(|count| count == PIECE.len()) {}
+            }
+        }
+        Ok(())
+    });
+    let rate = read_rate(slaves, window);
+    drop(done);
+    writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    rate
+}
+
 /// Bytes a second that come out of a guest's ring when nothing is done with them: no daemon may have it.
 pub(super) fn ring_rate(guests: &[ConsoleGuest], window: Duration) -> Result<f64> {
     let mut platform = XenPlatform::open()?;

@@ -56,7 +56,7 @@ use sinks::Sinks;
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Rings of floods that are served before descriptors are looked at again: looking costs as much as a ring.
-const SERVICES: usize = 4;
+const SERVICES: usize = 8;
 /// How long floods rest for someone who has typed and has no answer yet.
 const HUSH: Duration = Duration::from_millis(3);
 /// Bytes that someone types at once.

@@ -4,7 +4,7 @@ use super::sinks::Archive;
 use crate::history::{Cursor, History};
 
 /// Bytes that are handed on at once.
-pub(crate) const PIECE: usize = 8 * 1024;
+pub(crate) const PIECE: usize = 16 * 1024;
 
 /// How far one reader of a console is, and whether its descriptor takes more.
 #[derive(Debug)]
