@@ -12,8 +12,10 @@ mod measure;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use cases::Case;
 use clap::Parser;
 use harness::clean::{self, Host};
+use harness::emulator::Mark;
 use harness::evidence::Logs;
 
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
@@ -28,6 +30,9 @@ struct Arguments {
     /// Only cases whose name has one of these words.
     words: Vec<String>,
 }
+
+/// How often a case is run again whose guest was broken by the emulator.
+const AGAIN: u32 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -49,20 +54,23 @@ fn main() -> ExitCode {
     }
     let mut passed = 0_u32;
     let mut failures = Vec::new();
+    let mut again = 0_u32;
     for case in chosen {
         println!("run  {}", case.name);
         let start = Instant::now();
         let logs = Logs::look();
-        let result = Host::look().and_then(|before| {
-            let outcome = (case.run)();
-            if case.is_the_end {
-                return outcome;
+        let mut mark = Mark::now();
+        let mut result = run(&case);
+        for _ in 0..AGAIN {
+            if result.is_ok() || case.is_the_end {
+                break;
             }
-            let left = clean::compare(&before);
-            // What a failed case leaves must not make the next one fail.
-            clean::sweep();
-            outcome.and(left)
-        });
+            let Some(word) = mark.broken_guest() else { break };
+            println!("again {}, because the emulator broke its guest: {word}", case.name);
+            again += 1;
+            mark = Mark::now();
+            result = run(&case);
+        }
         let took = start.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
@@ -78,6 +86,22 @@ fn main() -> ExitCode {
     }
     // Again at the end, where whoever looks at a long run looks first.
     failures.iter().for_each(|failure| print!("{failure}"));
+    if again > 0 {
+        println!("{again} run again, because the emulator had broken a guest");
+    }
     println!("{passed} passed, {} failed", failures.len());
     if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one case, and compares dom0 before and after.
+fn run(case: &Case) -> anyhow::Result<()> {
+    let before = Host::look()?;
+    let outcome = (case.run)();
+    if case.is_the_end {
+        return outcome;
+    }
+    let left = clean::compare(&before);
+    // What a failed case leaves must not make the next one fail.
+    clean::sweep();
+    outcome.and(left)
 }

@@ -14,6 +14,9 @@ use super::seconds;
 /// Free memory may differ by so much: Xen's own heap and dom0's balloon settle late.
 const MEMORY_SLACK_KIB: u64 = 1024;
 
+/// So many differences are named.
+const SHOWN: usize = 12;
+
 /// What a case could leave behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
@@ -64,7 +67,12 @@ pub(crate) fn compare(before: &Host) -> Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            bail!("dom0 is not as before: {}", left.join("; "));
+            let more = left.len().saturating_sub(SHOWN);
+            let shown = left[..left.len().min(SHOWN)].join("; ");
+            bail!(
+                "dom0 is not as before: {shown}{}",
+                if more > 0 { format!("; and {more} more") } else { String::new() }
+            );
         }
         // Looked at again when xenstore changes, and now and then for what xenstore does not tell.
         let _ = watch.recv_deadline(Instant::now() + Duration::from_millis(300));

@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod console_guest;
 pub(crate) mod consoles;
 pub(crate) mod daemons;
+pub(crate) mod emulator;
 pub(crate) mod events;
 pub(crate) mod evidence;
 pub(crate) mod guest;
