@@ -4,10 +4,9 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use contract::{Argv, ArgvError, ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
+use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
 use nix::sys::signalfd::SignalFd;
 use xen_types::DomId;
 use xenstore::Connection;
@@ -107,56 +106,22 @@ fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Chil
     let descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
     let signals = steps.step("signals", |_| crate::serve::signals())?;
     steps.step("mounts", |_| system::mount_all())?;
-    let store = steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?;
+    let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
+    let loading = system::start_modules(&config);
+    let store =
+        &*found.0.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
     let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let asked = Asked::ask(store, Serves::of_cmdline(&cmdline));
-    let image = steps.step("image", |_| {
-        let config = system::read_config(Path::new(ImageConfig::PATH))?;
-        let loading = system::start_modules(&config);
-        Ok((config, loading))
-    });
-    let consoles = consoles::present(system::has_xen_device);
-    let serials = steps.step("serials", |log| Ok(open_serials(&consoles, log)))?;
-    let Answers { store, target, argv } = asked.answers();
-    let store = &*found.0.insert(store);
-    let target = *found.1.insert(steps.step("target", |_| target)?);
-    // Only now is there someone to be told of it.
-    let (config, loading) = image.inspect_err(|_| steps.current = "image")?;
-    let gathered = Gathered { cmdline, descriptors, signals, loading, consoles, serials, argv };
+    let serves = Serves::of_cmdline(&cmdline);
+    let target = *found.1.insert(steps.step("target", |_| match &serves {
+        Some(serves) => Ok(serves.target),
+        None => store::target(store),
+    })?);
+    let gathered = Gathered { cmdline, serves, descriptors, signals, loading };
     let mut known = Known { steps, store, target, begin };
     let result = known.run(&config, gathered);
     let step = if result.is_ok() { store::SERVING } else { known.steps.current };
     show(step, store, target, known.steps.log);
     result
-}
-
-/// Whom to serve, and how: questions to xenstore that are asked while the agent goes on, because each answer is a journey
-/// to dom0.
-struct Asked(JoinHandle<Answers>);
-
-struct Answers {
-    store: Connection,
-    target: Result<DomId, AgentError>,
-    argv: Result<Argv, AgentError>,
-}
-
-impl Asked {
-    fn ask(store: Connection, known: Option<Serves>) -> Self {
-        Self(std::thread::spawn(move || {
-            let (target, argv) = match known {
-                Some(Serves { target, vm }) => (Ok(target), store::argv_below(&store, &vm)),
-                None => match store::target(&store) {
-                    Ok(target) => (Ok(target), store::argv(&store, target)),
-                    Err(error) => (Err(error), Err(ArgvError::Absent.into())),
-                },
-            };
-            Answers { store, target, argv }
-        }))
-    }
-
-    fn answers(self) -> Answers {
-        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
 }
 
 /// Lets dom0 see how far the start is, on console 0 and in xenstore. Not at every step, because each word is a journey to
@@ -173,12 +138,11 @@ fn show(step: &str, store: &Connection, target: DomId, log: &mut Log) {
 struct Gathered {
     /// The kernel's.
     cmdline: String,
+    /// What it says of the guest.
+    serves: Option<Serves>,
     descriptors: Descriptors,
     signals: SignalFd,
     loading: Loading,
-    consoles: Vec<StubConsole>,
-    serials: Vec<(String, File)>,
-    argv: Result<Argv, AgentError>,
 }
 
 /// The steps from when the target is known.
@@ -201,13 +165,21 @@ impl Known<'_, '_> {
 
     fn run(&mut self, config: &ImageConfig, gathered: Gathered) -> Result<Children, AgentError> {
         let target = self.target;
-        let Gathered { cmdline, mut descriptors, signals, loading, consoles, serials, argv } = gathered;
-        let plan = self.step("argv", |_, _| Ok(Plan::of(&argv?)))?;
+        let Gathered { cmdline, serves, mut descriptors, signals, loading } = gathered;
+        let plan = self.step("argv", |store, _| {
+            let argv = match &serves {
+                Some(serves) => store::argv_below(store, &serves.vm),
+                None => store::argv(store, target),
+            };
+            Ok(Plan::of(&argv?))
+        })?;
         let mut states = None;
-        let has_state_out = self.step("consoles", |_, log| {
+        let (has_state_out, serials) = self.step("consoles", |_, log| {
+            let consoles = consoles::present(system::has_xen_device);
             let wanted = States::are_wanted(&cmdline);
             let relay = wanted.then(|| states.insert(States::default()));
-            connect_states(&consoles, &plan, &mut descriptors, relay, log)
+            let state_out = connect_states(&consoles, &plan, &mut descriptors, relay, log)?;
+            Ok((state_out, open_serials(&consoles, log)))
         })?;
         let states = states.unwrap_or_default();
         let confinement = Confinement::of(&plan);
