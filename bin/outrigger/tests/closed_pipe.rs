@@ -1,22 +1,21 @@
 //! A reader that goes away ends the program without a word.
 #![expect(clippy::unwrap_used, reason = "a test that cannot start the program has failed")]
 
-use std::io::{Read, Write};
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
-/// The program with these arguments, whose output nobody reads; its exit status and what it complains of.
+/// The program with these arguments, whose output nobody reads from its first byte on; its exit status and complaints.
 fn unread(args: &[&str]) -> (Option<i32>, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
         .args(args)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(writer)
         .stderr(Stdio::piped())
-        .spawn()
+        .output()
         .unwrap();
-    drop(child.stdout.take());
-    let mut complaint = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();
-    (child.wait().unwrap().code(), complaint)
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
