@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
@@ -102,26 +103,38 @@ struct Children {
 }
 
 fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Children, AgentError> {
+    // Workers of the kernel would take milliseconds from every step. So they run while the agent waits for dom0.
+    let (store, gathered) = linux_sched::undisturbed(|| gather(steps, found))?;
+    let target = gathered.target;
+    let mut known = Known { steps, store, target, begin };
+    let result = linux_sched::undisturbed(|| known.prepare(gathered)).and_then(|ready| known.launch(ready));
+    let step = if result.is_ok() { store::SERVING } else { known.steps.current };
+    show(step, store, target, known.steps.log);
+    result
+}
+
+/// The steps to where the target is known.
+fn gather<'a>(steps: &mut Steps<'_>, found: &'a mut Found) -> Result<(&'a Connection, Gathered), AgentError> {
     // First of all: the numbers must be free.
     let descriptors = steps.step("descriptors", |_| Descriptors::reserve())?;
     let signals = steps.step("signals", |_| crate::serve::signals())?;
     steps.step("mounts", |_| system::mount_all())?;
     let config = steps.step("image", |_| system::read_config(Path::new(ImageConfig::PATH)))?;
     let loading = system::start_modules(&config);
+    let (store, known_target) = found;
     let store =
-        &*found.0.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
-    let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let serves = Serves::of_cmdline(&cmdline);
-    let target = *found.1.insert(steps.step("target", |_| match &serves {
-        Some(serves) => Ok(serves.target),
-        None => store::target(store),
-    })?);
-    let gathered = Gathered { cmdline, serves, descriptors, signals, loading };
-    let mut known = Known { steps, store, target, begin };
-    let result = known.run(&config, gathered);
-    let step = if result.is_ok() { store::SERVING } else { known.steps.current };
-    show(step, store, target, known.steps.log);
-    result
+        &*store.insert(steps.step("xenstore", |_| Ok(Connection::open_path(Path::new(store::DEVICE))?))?);
+    let (cmdline, serves, target) = steps.step("target", |_| {
+        let cmdline = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let serves = Serves::of_cmdline(&cmdline);
+        let target = match &serves {
+            Some(serves) => serves.target,
+            None => store::target(store)?,
+        };
+        Ok((cmdline, serves, target))
+    })?;
+    *known_target = Some(target);
+    Ok((store, Gathered { config, cmdline, serves, target, descriptors, signals, loading }))
 }
 
 /// Lets dom0 see how far the start is, on console 0 and in xenstore. Not at every step, because each word is a journey to
@@ -136,13 +149,27 @@ fn show(step: &str, store: &Connection, target: DomId, log: &mut Log) {
 
 /// What the first steps have opened and found.
 struct Gathered {
+    config: ImageConfig,
     /// The kernel's.
     cmdline: String,
     /// What it says of the guest.
     serves: Option<Serves>,
+    target: DomId,
     descriptors: Descriptors,
     signals: SignalFd,
     loading: Loading,
+}
+
+/// What QEMU is started with.
+struct Ready {
+    config: ImageConfig,
+    command: Command,
+    args: Vec<OsString>,
+    descriptors: Descriptors,
+    signals: SignalFd,
+    states: States,
+    serials: Vec<File>,
+    nics: Nics,
 }
 
 /// The steps from when the target is known.
@@ -163,9 +190,8 @@ impl Known<'_, '_> {
         self.steps.step(name, |log| run(self.store, log))
     }
 
-    fn run(&mut self, config: &ImageConfig, gathered: Gathered) -> Result<Children, AgentError> {
-        let target = self.target;
-        let Gathered { cmdline, serves, mut descriptors, signals, loading } = gathered;
+    fn prepare(&mut self, gathered: Gathered) -> Result<Ready, AgentError> {
+        let Gathered { config, cmdline, serves, target, mut descriptors, signals, loading } = gathered;
         let plan = self.step("argv", |store, _| {
             let argv = match &serves {
                 Some(serves) => store::argv_below(store, &serves.vm),
@@ -205,11 +231,17 @@ impl Known<'_, '_> {
         })?;
         // Before QEMU, which runs one of them for a tap whose argument has no script=no.
         self.step("helpers", |_, _| system::link_helpers())?;
-        let args = qemu::arguments(config, has_state_out, plan.args);
+        let args = qemu::arguments(&config, has_state_out, plan.args);
         let filter = Mode::of_cmdline(&cmdline);
         let command = sandbox::launch::command(confinement, filter, &config.qemu, &args);
         let ready = uptime().saturating_sub(self.begin).as_millis();
         self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
+        let serials = serials.into_iter().map(|(_, file)| file).collect();
+        Ok(Ready { config, command, args, descriptors, signals, states, serials, nics })
+    }
+
+    fn launch(&mut self, ready: Ready) -> Result<Children, AgentError> {
+        let Ready { config, command, args, descriptors, signals, states, serials, nics } = ready;
         let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         // QEMU has far to go until it reads anything from its guest.
@@ -219,8 +251,7 @@ impl Known<'_, '_> {
             Ok(())
         })?;
         // Both watches tell at once what is there already.
-        store::watch(self.store, target, states.are_relayed())?;
-        let serials = serials.into_iter().map(|(_, file)| file).collect();
+        store::watch(self.store, self.target, states.are_relayed())?;
         Ok(Children { qemu, nics, signals, states, serials })
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! This crate has `unsafe` for one system call, `sched_setscheduler`: neither `nix` nor `rustix` offers it.
 
+use std::cell::Cell;
 use std::io;
 
 use nix::libc::{SCHED_FIFO, SCHED_OTHER, sched_param, sched_setscheduler};
@@ -12,12 +13,17 @@ const FIRST: i32 = 99;
 /// Runs `work` at the highest real-time priority, as far as this process may have it.
 ///
 /// On the only processor of a machine nothing but interrupts runs meanwhile, unless `work` sleeps: no other process,
-/// and no worker of the kernel.
+/// and no worker of the kernel. Work within such work changes nothing. What `work` starts has the priority too, and
+/// keeps it.
 pub fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    thread_local!(static IS_FIRST: Cell<bool> = const { Cell::new(false) });
+    if IS_FIRST.get() {
+        return work();
+    }
     // Without the right to it, the work is done all the same.
-    let is_first = set(SCHED_FIFO, FIRST).is_ok();
+    IS_FIRST.set(set(SCHED_FIFO, FIRST).is_ok());
     let value = work();
-    if is_first {
+    if IS_FIRST.replace(false) {
         // Giving up a privilege is always allowed.
         let _ = set(SCHED_OTHER, 0);
     }
@@ -45,8 +51,9 @@ mod tests {
     #[test]
     fn the_priority_lasts_as_long_as_the_work() {
         let may = set(SCHED_FIFO, FIRST).and_then(|()| set(SCHED_OTHER, 0)).is_ok();
-        let during = undisturbed(policy);
-        assert_eq!(during, if may { SCHED_FIFO } else { SCHED_OTHER });
+        let during = undisturbed(|| (undisturbed(policy), policy()));
+        let expected = if may { SCHED_FIFO } else { SCHED_OTHER };
+        assert_eq!(during, (expected, expected));
         assert_eq!(policy(), SCHED_OTHER);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, mknod};
+use nix::sys::stat::{Mode, SFlag, mknod, umask};
 use nix::unistd::{Gid, Uid, chown};
 
 use super::{Confinement, DEV, FOLDER, ROOT, USER};
@@ -37,13 +37,12 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
         let path = Path::new(DEV).join(folder);
         fs::create_dir(&path).map_err(|e| AgentError::MakeDir(path, e))?;
     }
-    for name in HARMLESS {
-        give(name, 0o666)?;
-    }
-    let others = (confinement == Confinement::Pci).then_some(MEMORY).into_iter().chain([TUN]);
-    for name in XEN.into_iter().chain(others).chain(more.iter().map(String::as_str)) {
-        give(name, QEMU_ONLY)?;
-    }
+    unmasked(|| {
+        HARMLESS.into_iter().try_for_each(|name| make(name, 0o666))?;
+        let others = (confinement == Confinement::Pci).then_some(MEMORY).into_iter().chain([TUN]);
+        let more = more.iter().map(String::as_str);
+        XEN.into_iter().chain(others).chain(more).try_for_each(|name| make(name, QEMU_ONLY))
+    })?;
     for folder in ["/run", "/tmp"] {
         chown(folder, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
             .map_err(AgentError::system("give QEMU a folder"))?;
@@ -55,18 +54,33 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
 
 /// Gives QEMU the device of this name in `/dev`; one that is absent is passed over, because a kernel may lack it.
 pub(crate) fn give(name: &str, mode: u32) -> Result<(), AgentError> {
+    unmasked(|| make(name, mode))
+}
+
+/// Runs `make` with nothing taken from the modes of what it makes: cheaper than setting each mode afterwards.
+fn unmasked<T>(make: impl FnOnce() -> T) -> T {
+    let mask = umask(Mode::empty());
+    let made = make();
+    umask(mask);
+    made
+}
+
+fn make(name: &str, mode: u32) -> Result<(), AgentError> {
     let Ok(device) = fs::metadata(Path::new("/dev").join(name)) else { return Ok(()) };
     let path = Path::new(DEV).join(name);
     let kind = SFlag::from_bits_truncate(device.mode()) & SFlag::S_IFMT;
     match mknod(&path, kind, Mode::from_bits_truncate(mode), device.rdev()) {
-        Ok(()) | Err(Errno::EEXIST) => {}
+        Ok(()) => {}
+        // It came and went and came again: QEMU's already.
+        Err(Errno::EEXIST) => return Ok(()),
         Err(errno) => return Err(AgentError::system("make a device for QEMU")(errno)),
     }
+    if mode & 0o006 == 0o006 {
+        // Everyone's: whose it is does not matter.
+        return Ok(());
+    }
     chown(&path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
-        .map_err(AgentError::system("give QEMU a device"))?;
-    // The mode at its making was cut by the mask.
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-        .map_err(|e| AgentError::System("give QEMU a device", e))
+        .map_err(AgentError::system("give QEMU a device"))
 }
 
 /// Takes the device of this name away.
