@@ -79,13 +79,13 @@ pub enum ImageError {
     /// apt has no package lists.
     #[error("apt knows no packages: run `apt-get update` as root, with the network up, then try again")]
     NoPackageLists,
-    /// apt does not know the package.
+    /// apt does not know a package.
     #[error(
-        "There is no package {package} in apt's lists: check the name and /etc/apt/sources.list, and run \
+        "No package {package} in apt's lists: check the name and /etc/apt/sources.list, and run \
          `apt-get update` as root (packages are taken from Debian 12, main)"
     )]
     NoSuchPackage {
-        /// Its name.
+        /// Its name, or several.
         package: String,
     },
     /// The packages cannot be had together, or apt said something else.

@@ -334,24 +334,30 @@ impl Store {
 
     /// Finds out why apt refused.
     fn explain(&self, status: &Path, wanted: &[&str], output: &Output) -> ImageError {
-        let stderr = complaint(output);
-        let unknown = stderr.lines().find_map(|line| {
-            let rest = line.split_once("Unable to locate package ")?;
-            Some(rest.1.trim().to_owned())
-        });
-        let Some(package) = unknown else {
-            return ImageError::Unresolvable { wanted: wanted.join(", "), stderr };
-        };
+        let words = String::from_utf8_lossy(&output.stderr);
+        let unknown = unknown_packages(&words);
+        if unknown.is_empty() {
+            return ImageError::Unresolvable { wanted: wanted.join(", "), stderr: complaint(output) };
+        }
         // dpkg itself is in every Debian's lists.
         let mut command = self.apt("apt-cache", status);
         match run(command.args(["show", "--no-all-versions", "dpkg"]), "apt-cache") {
             Ok(output) if output.status.success() && !output.stdout.is_empty() => {
-                ImageError::NoSuchPackage { package }
+                ImageError::NoSuchPackage { package: unknown.join(", ") }
             }
             Ok(_) => ImageError::NoPackageLists,
             Err(error) => error,
         }
     }
+}
+
+/// The packages that apt says it does not know, one a line.
+fn unknown_packages(words: &str) -> Vec<&str> {
+    words
+        .lines()
+        .filter_map(|line| line.split_once("Unable to locate package "))
+        .map(|(_, name)| name.trim())
+        .collect()
 }
 
 /// Keeps those packages that are to be taken.
