@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use image::manifest::Manifest;
 use image::packages::Store;
 use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
 
@@ -45,6 +46,15 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// Says what the stubdomain's image is, so that two machines' can be compared: from the same packages, the same bytes.
+fn tell_image() -> Result<()> {
+    let manifest = Manifest::read(&workspace::kept("stubdom").join("current"))?;
+    for output in manifest.outputs {
+        eprintln!("== tested with {} {}, {} bytes", output.name, output.sha256, output.size);
+    }
+    Ok(())
+}
+
 /// Runs the stages one after the other; the first that fails ends it.
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -76,6 +86,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         }
         if options.filter.as_deref() != Some("watch") {
             stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
+            tell_image()?;
         }
     }
     eprintln!("== all good after {:.0} s", started.elapsed().as_secs_f64());
