@@ -9,12 +9,18 @@
 //!                                                                    pci-insert-failed, and why in parameter
 //!  pci-rem  <address>                       device_del, its event    pci-removed
 //! ```
+//!
+//! The toolstack has attached the device to the stubdomain before; the kernel may not have found it yet.
 
-use contract::{DmKey, harmless};
+use std::time::Duration;
+
+use contract::{DmKey, PCI_WORD, harmless};
 use serde_json::{Value, json};
 
 /// The longest text that is given back as a reason.
 const REASON_MAX: usize = 120;
+/// How long the stubdomain's kernel may take to find a device that was attached. libxl waits longer for the answer.
+const APPEARS: Duration = Duration::from_secs(10);
 
 /// A PCI address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,14 +32,14 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Reads `0000:00:10.0`.
+    /// Reads `0000:00:10.0`, and the two digits that pciback writes for a function.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(':');
         let domain = hex(parts.next()?, 4)?;
         let bus = u8::try_from(hex(parts.next()?, 2)?).ok()?;
         let (device, function) = parts.next()?.split_once('.')?;
         let device = u8::try_from(hex(device, 2)?).ok().filter(|device| *device < 32)?;
-        let function = u8::try_from(hex(function, 1)?).ok().filter(|function| *function < 8)?;
+        let function = u8::try_from(hex(function, 2)?).ok().filter(|function| *function < 8)?;
         parts.next().is_none().then_some(Self { domain, bus, device, function })
     }
 
@@ -63,6 +69,12 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 enum Phase {
     Idle,
+    /// The stubdomain's kernel has to find the device.
+    Appearing {
+        device: Address,
+        devfn: Option<u16>,
+        until: Duration,
+    },
     /// `device_add` is under way.
     Adding {
         id: String,
@@ -83,30 +95,30 @@ pub(crate) struct PciCommands {
     phase: Phase,
     /// Counts commands: an answer to an earlier one, which the toolstack gave up, is passed over.
     number: u32,
-}
-
-impl Default for PciCommands {
-    fn default() -> Self {
-        Self { phase: Phase::Idle, number: 0 }
-    }
+    /// Whether QEMU has kept what it needs for a device.
+    is_able: bool,
 }
 
 impl PciCommands {
-    /// Takes a command. `inside` gives a device's address inside the stubdomain, which may not be that of the host.
-    pub(crate) fn command(
-        &mut self,
-        command: &[u8],
-        parameter: &[u8],
-        inside: impl Fn(Address) -> Address,
-    ) -> Vec<Effect> {
+    /// Whether QEMU `is_able` to take a device is decided at its start.
+    pub(crate) fn new(is_able: bool) -> Self {
+        Self { phase: Phase::Idle, number: 0, is_able }
+    }
+
+    /// Takes a command. What it wants next, [`look`](Self::look) tells.
+    pub(crate) fn command(&mut self, now: Duration, command: &[u8], parameter: &[u8]) -> Vec<Effect> {
         let text = harmless(parameter);
         let (place, _options) = text.split_once(',').unwrap_or((&text, ""));
         let (address, devfn) = place.split_once('@').map_or((place, None), |(a, devfn)| (a, Some(devfn)));
         let slot = devfn.map(|devfn| hex(devfn, 2).filter(|devfn| *devfn < 256));
         self.number = self.number.wrapping_add(1);
         match (command, Address::parse(address), slot) {
-            (b"pci-ins", Some(address), None | Some(Some(_))) => {
-                self.insert(address, inside(address), slot.flatten())
+            (b"pci-ins", Some(_), None | Some(Some(_))) if !self.is_able => {
+                self.failed(&format!("QEMU was started without a PCI device and without {PCI_WORD}"))
+            }
+            (b"pci-ins", Some(device), None | Some(Some(_))) => {
+                self.phase = Phase::Appearing { device, devfn: slot.flatten(), until: now + APPEARS };
+                Vec::new()
             }
             (b"pci-rem", Some(address), _) => {
                 let id = address.id();
@@ -118,6 +130,28 @@ impl PciCommands {
             (b"pci-rem", ..) => vec![Effect::Say(format!("pci-rem: \"{text}\" is no PCI address"))],
             (b"", ..) => Vec::new(),
             _ => vec![Effect::Say(format!("the command \"{}\" is not known", harmless(command)))],
+        }
+    }
+
+    /// Whether a device is to appear.
+    pub(crate) const fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Appearing { .. })
+    }
+
+    /// Looks whether a device has appeared that is waited for. `inside` gives its address inside the stubdomain, which
+    /// may not be that of the host, and is nothing as long as the kernel has not found it.
+    pub(crate) fn look(
+        &mut self,
+        now: Duration,
+        inside: impl FnOnce(Address) -> Option<Address>,
+    ) -> Vec<Effect> {
+        let Phase::Appearing { device, devfn, until } = self.phase else { return Vec::new() };
+        match inside(device) {
+            Some(inside) => self.insert(device, inside, devfn),
+            None if now >= until => {
+                self.failed(&format!("{device} did not appear in {} s: is it attached?", APPEARS.as_secs()))
+            }
+            None => Vec::new(),
         }
     }
 
@@ -160,7 +194,11 @@ impl PciCommands {
             (Phase::Removing { id }, Err(error)) => {
                 vec![Effect::Say(format!("{id} is not removed: {error}"))]
             }
-            (Phase::Idle, _) => Vec::new(),
+            // An answer to another command, whose number is the same only after four thousand million.
+            (phase @ (Phase::Idle | Phase::Appearing { .. }), _) => {
+                self.phase = phase;
+                Vec::new()
+            }
         }
     }
 
@@ -212,8 +250,9 @@ mod tests {
     use super::*;
 
     fn given(command: &str, parameter: &str) -> (PciCommands, Vec<Effect>) {
-        let mut commands = PciCommands::default();
-        let effects = commands.command(command.as_bytes(), parameter.as_bytes(), |address| address);
+        let mut commands = PciCommands::new(true);
+        let mut effects = commands.command(Duration::ZERO, command.as_bytes(), parameter.as_bytes());
+        effects.extend(commands.look(Duration::ZERO, Some));
         (commands, effects)
     }
 
@@ -262,18 +301,37 @@ mod tests {
     #[test]
     fn a_command_that_was_given_up_changes_nothing_later() {
         let (mut commands, _) = given("pci-ins", "0000:00:10.0");
-        commands.command(b"pci-rem", b"0000:00:11.0", |address| address);
+        commands.command(Duration::ZERO, b"pci-rem", b"0000:00:11.0");
         assert_eq!(commands.answered(1, &Ok(json!({}))), []);
     }
 
     #[test]
     fn the_address_inside_the_stubdomain_is_asked_for_under_the_hosts_name() {
-        let mut commands = PciCommands::default();
-        let inside = |_| Address::parse("0000:00:00.0").unwrap();
-        let effects = commands.command(b"pci-ins", b"0000:03:00.1", inside);
+        let mut commands = PciCommands::new(true);
+        assert_eq!(commands.command(Duration::ZERO, b"pci-ins", b"0000:03:00.1"), []);
+        // As pciback writes it.
+        let effects = commands.look(Duration::ZERO, |_| Address::parse("0000:00:00.00"));
         let asked =
             json!({"driver": "xen-pci-passthrough", "id": "pci-pt-03_00.1", "hostaddr": "0000:00:00.0"});
         assert_eq!(effects, [Effect::Ask(1, "device_add", asked)]);
+    }
+
+    #[test]
+    fn a_device_is_waited_for_but_not_for_ever() {
+        let mut commands = PciCommands::new(true);
+        assert_eq!(commands.command(Duration::ZERO, b"pci-ins", b"0000:00:10.0"), []);
+        assert_eq!(commands.look(APPEARS / 2, |_| None), []);
+        let effects = commands.look(APPEARS, |_| None);
+        assert!(effects.contains(&Effect::Write(DmKey::State, "pci-insert-failed".to_owned())));
+        assert_eq!(commands.look(APPEARS, Some), [], "what has failed is not tried again");
+    }
+
+    #[test]
+    fn a_confined_qemu_is_not_asked() {
+        let mut commands = PciCommands::new(false);
+        let effects = commands.command(Duration::ZERO, b"pci-ins", b"0000:00:10.0");
+        assert!(effects.contains(&Effect::Write(DmKey::State, "pci-insert-failed".to_owned())));
+        assert!(matches!(&effects[0], Effect::Say(line) if line.ends_with(PCI_WORD)), "{effects:?}");
     }
 
     proptest! {

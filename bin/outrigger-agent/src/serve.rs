@@ -21,13 +21,15 @@ use crate::media;
 use crate::monitor::{News, Request};
 use crate::pci::{Effect, PciCommands};
 use crate::qemu::{self, Asked};
-use crate::sandbox::devices;
+use crate::sandbox::{Confinement, devices};
 use crate::start::Started;
 use crate::store;
 use crate::supervise::{Action, Event, Supervisor};
 
 /// How much of QEMU's output is read at once.
 const CHUNK: usize = 4096;
+/// How often the kernel's PCI devices are looked at while one is to appear there, which nothing tells.
+const PCI_LOOK: Duration = Duration::from_millis(50);
 
 /// What can wake the loop.
 #[derive(Clone, Copy, Debug)]
@@ -103,18 +105,8 @@ pub(crate) fn serve(started: Started, log: &mut Log) -> Result<bool, AgentError>
     add(&epoll, disks.as_fd(), Source::Disks, EpollFlags::EPOLLIN)?;
     let supervisor = Supervisor::new(uptime());
     let (output, console) = (Polled::Yes, Polled::No);
-    Server {
-        started,
-        log,
-        epoll,
-        disks,
-        pci: PciCommands::default(),
-        output,
-        console,
-        supervisor,
-        bridges: Vec::new(),
-    }
-    .run()
+    let pci = PciCommands::new(started.confinement == Confinement::Pci);
+    Server { started, log, epoll, disks, pci, output, console, supervisor, bridges: Vec::new() }.run()
 }
 
 fn add(epoll: &Epoll, fd: BorrowedFd<'_>, source: Source, flags: EpollFlags) -> Result<(), AgentError> {
@@ -141,6 +133,7 @@ impl Server<'_> {
             self.poll_console()?;
             let left = self.supervisor.deadline().saturating_sub(now);
             let left = if self.bridges.iter().any(Bridge::is_unfinished) { Duration::ZERO } else { left };
+            let left = if self.pci.is_waiting() { left.min(PCI_LOOK) } else { left };
             let timeout =
                 EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX);
             let mut events = [EpollEvent::empty(); 8];
@@ -157,6 +150,9 @@ impl Server<'_> {
             // A signal that came during [`unblocked`] is lost: the next beat finds what it told of.
             if count == 0 {
                 self.reap(&mut news);
+            }
+            if self.pci.is_waiting() {
+                self.look_at_pci();
             }
         }
     }
@@ -276,13 +272,13 @@ impl Server<'_> {
 
     /// Looks which PV disks have come and gone, and tells QEMU about those of CD drives.
     fn look_at_disks(&mut self) {
-        let Started { store, qemu, .. } = &mut self.started;
+        let Started { store, qemu, confinement, .. } = &mut self.started;
         for change in self.disks.changes() {
             let (Change::Came(disk) | Change::Went(disk)) = &change;
             match &change {
                 Change::Went(disk) => devices::take(&disk.name),
                 Change::Came(disk) => {
-                    if let Err(error) = devices::give(&disk.name, devices::QEMU_ONLY) {
+                    if let Err(error) = devices::give(&disk.name, *confinement) {
                         self.log.say(&crate::error::chain(&error));
                     }
                 }
@@ -326,11 +322,18 @@ impl Server<'_> {
         let Started { store: connection, target, .. } = &self.started;
         if commanded {
             let (command, parameter) = store::command(connection, *target)?;
-            let inside = |address| store::pci_inside(connection, address);
-            let effects = self.pci.command(&command, &parameter, inside);
+            let effects = self.pci.command(uptime(), &command, &parameter);
             self.pci_effects(effects);
+            self.look_at_pci();
         }
         Ok(())
+    }
+
+    /// Looks whether the PCI device is there that the toolstack wants QEMU to have.
+    fn look_at_pci(&mut self) {
+        let store = &self.started.store;
+        let effects = self.pci.look(uptime(), |address| store::pci_inside(store, address));
+        self.pci_effects(effects);
     }
 
     /// Does what the older PCI protocol asks for.

@@ -31,6 +31,7 @@ pub(crate) struct Started {
     pub(crate) target: DomId,
     pub(crate) qemu: Qemu,
     pub(crate) nics: Nics,
+    pub(crate) confinement: Confinement,
     /// Blocked from before QEMU's start, so that its end is not missed.
     pub(crate) signals: SignalFd,
     /// The state's ways, where they are relayed.
@@ -84,8 +85,8 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, signals, states, serials } = children;
-            Ok(Started { store, target, qemu, nics, signals, states, _serials: serials })
+            let Children { qemu, nics, confinement, signals, states, serials } = children;
+            Ok(Started { store, target, qemu, nics, confinement, signals, states, _serials: serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -97,6 +98,7 @@ type Found = (Option<Connection>, Option<DomId>);
 struct Children {
     qemu: Qemu,
     nics: Nics,
+    confinement: Confinement,
     signals: SignalFd,
     states: States,
     serials: Vec<File>,
@@ -163,6 +165,7 @@ struct Gathered {
 /// What QEMU is started with.
 struct Ready {
     config: ImageConfig,
+    confinement: Confinement,
     command: Command,
     args: Vec<OsString>,
     descriptors: Descriptors,
@@ -208,7 +211,7 @@ impl Known<'_, '_> {
             Ok((state_out, open_serials(&consoles, log)))
         })?;
         let states = states.unwrap_or_default();
-        let confinement = Confinement::of(&plan);
+        let confinement = Confinement::of(&plan, &cmdline);
         self.step("modules", |_, log| {
             loading.wait().iter().for_each(|line| log.say(line));
             system::tune();
@@ -237,11 +240,11 @@ impl Known<'_, '_> {
         let ready = uptime().saturating_sub(self.begin).as_millis();
         self.steps.log.say(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
         let serials = serials.into_iter().map(|(_, file)| file).collect();
-        Ok(Ready { config, command, args, descriptors, signals, states, serials, nics })
+        Ok(Ready { config, confinement, command, args, descriptors, signals, states, serials, nics })
     }
 
     fn launch(&mut self, ready: Ready) -> Result<Children, AgentError> {
-        let Ready { config, command, args, descriptors, signals, states, serials, nics } = ready;
+        let Ready { config, confinement, command, args, descriptors, signals, states, serials, nics } = ready;
         let qemu = self.step("qemu", |_, _| Qemu::start(&config.qemu, command, descriptors))?;
         self.steps.log.say(&format!("{} {}", config.qemu, describe(&args)));
         // QEMU has far to go until it reads anything from its guest.
@@ -252,7 +255,7 @@ impl Known<'_, '_> {
         })?;
         // Both watches tell at once what is there already.
         store::watch(self.store, self.target, states.are_relayed())?;
-        Ok(Children { qemu, nics, signals, states, serials })
+        Ok(Children { qemu, nics, confinement, signals, states, serials })
     }
 }
 

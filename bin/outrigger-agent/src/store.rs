@@ -1,5 +1,7 @@
 //! What the agent reads from xenstore before QEMU starts, and writes about itself.
 
+use std::path::Path;
+
 use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
@@ -12,6 +14,8 @@ use crate::pci::Address;
 const VM_PATH_MAX: usize = 256;
 /// The kernel's way to xenstored.
 pub(crate) const DEVICE: &str = "/dev/xen/xenbus";
+/// Where the kernel shows the PCI devices that it has found.
+const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 /// The last step: QEMU was started.
 pub(crate) const SERVING: &str = "serving";
 /// Marks the events of QEMU's state.
@@ -99,7 +103,8 @@ pub(crate) fn take_state_end(store: &Connection, target: DomId) -> Result<bool, 
 }
 
 /// The address inside the stubdomain of a device of the host: pciback gives its devices other slots, and says which.
-pub(crate) fn pci_inside(store: &Connection, host: Address) -> Address {
+/// Where it does not say, it is the same. Nothing while the kernel has not found the device.
+pub(crate) fn pci_inside(store: &Connection, host: Address) -> Option<Address> {
     const DEVICES_MAX: u64 = 64;
     let find = || -> Option<Address> {
         let backend = store.read_string(&RelPath::new("device/pci/0/backend").ok()?, VM_PATH_MAX).ok()??;
@@ -112,7 +117,8 @@ pub(crate) fn pci_inside(store: &Connection, host: Address) -> Address {
             (read(format!("dev-{index}"))? == host).then(|| read(format!("vdev-{index}")))?
         })
     };
-    find().unwrap_or(host)
+    let inside = find().unwrap_or(host);
+    Path::new(PCI_DEVICES).join(inside.to_string()).exists().then_some(inside)
 }
 
 /// Whether QEMU said that it is ready.

@@ -8,6 +8,10 @@ use xenstore::XsPath;
 /// The word with which the toolstack asks for frames on consoles 1 and 2.
 pub const STATE_FRAMES_WORD: &str = "outrigger.state=frames";
 
+/// The word with which the toolstack says that a device of the host may be plugged into the target later, so that QEMU
+/// keeps what it needs for one. With a device from the start, the word is not needed.
+pub const PCI_WORD: &str = "outrigger.pci=on";
+
 /// The guest that a stubdomain serves: the word `outrigger.serves=<domid>:<vm>`.
 ///
 /// Xenstore says the same ([`crate::paths::own_target`], [`crate::paths::vm_link`]), which every toolstack writes. The

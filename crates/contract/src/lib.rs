@@ -18,7 +18,7 @@ pub mod paths;
 pub mod stream;
 
 pub use argv::{Argv, ArgvError};
-pub use cmdline::{STATE_FRAMES_WORD, Serves};
+pub use cmdline::{PCI_WORD, STATE_FRAMES_WORD, Serves};
 pub use console::{ConsoleError, SerialPort, StubConsole};
 pub use fdset::{StubDevid, StubDevidError};
 pub use image::ImageConfig;

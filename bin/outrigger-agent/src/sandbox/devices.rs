@@ -7,9 +7,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, mknod, umask};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::chown;
 
-use super::{Confinement, DEV, FOLDER, ROOT, USER};
+use super::{Confinement, DEV, FOLDER, ROOT};
 use crate::error::AgentError;
 
 /// What every program may use.
@@ -19,7 +19,9 @@ const XEN: [&str; 5] = ["xen/privcmd", "xen/hypercall", "xen/evtchn", "xen/gntde
 /// What else QEMU's arguments may name.
 const TUN: &str = "net/tun";
 /// The mode of what only QEMU's user may use.
-pub(crate) const QEMU_ONLY: u32 = 0o600;
+const QEMU_ONLY: u32 = 0o600;
+/// The mode of what every program may use.
+const EVERYONE: u32 = 0o666;
 /// What a passed-through device with MSI-X needs.
 const MEMORY: &str = "mem";
 
@@ -38,14 +40,14 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
         fs::create_dir(&path).map_err(|e| AgentError::MakeDir(path, e))?;
     }
     unmasked(|| {
-        HARMLESS.into_iter().try_for_each(|name| make(name, 0o666))?;
+        HARMLESS.into_iter().try_for_each(|name| make(name, None))?;
         let others = (confinement == Confinement::Pci).then_some(MEMORY).into_iter().chain([TUN]);
         let more = more.iter().map(String::as_str);
-        XEN.into_iter().chain(others).chain(more).try_for_each(|name| make(name, QEMU_ONLY))
+        XEN.into_iter().chain(others).chain(more).try_for_each(|name| make(name, Some(confinement)))
     })?;
+    let (user, group) = confinement.ids();
     for folder in ["/run", "/tmp"] {
-        chown(folder, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
-            .map_err(AgentError::system("give QEMU a folder"))?;
+        chown(folder, Some(user), Some(group)).map_err(AgentError::system("give QEMU a folder"))?;
     }
     // Nobody but the agent looks in here from outside.
     let _ = fs::set_permissions(FOLDER, std::os::unix::fs::PermissionsExt::from_mode(0o700));
@@ -53,8 +55,8 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
 }
 
 /// Gives QEMU the device of this name in `/dev`; one that is absent is passed over, because a kernel may lack it.
-pub(crate) fn give(name: &str, mode: u32) -> Result<(), AgentError> {
-    unmasked(|| make(name, mode))
+pub(crate) fn give(name: &str, confinement: Confinement) -> Result<(), AgentError> {
+    unmasked(|| make(name, Some(confinement)))
 }
 
 /// Runs `make` with nothing taken from the modes of what it makes: cheaper than setting each mode afterwards.
@@ -65,7 +67,9 @@ fn unmasked<T>(make: impl FnOnce() -> T) -> T {
     made
 }
 
-fn make(name: &str, mode: u32) -> Result<(), AgentError> {
+/// Makes the device for QEMU alone, or for everyone.
+fn make(name: &str, only: Option<Confinement>) -> Result<(), AgentError> {
+    let mode = if only.is_some() { QEMU_ONLY } else { EVERYONE };
     let Ok(device) = fs::metadata(Path::new("/dev").join(name)) else { return Ok(()) };
     let path = Path::new(DEV).join(name);
     let kind = SFlag::from_bits_truncate(device.mode()) & SFlag::S_IFMT;
@@ -75,12 +79,9 @@ fn make(name: &str, mode: u32) -> Result<(), AgentError> {
         Err(Errno::EEXIST) => return Ok(()),
         Err(errno) => return Err(AgentError::system("make a device for QEMU")(errno)),
     }
-    if mode & 0o006 == 0o006 {
-        // Everyone's: whose it is does not matter.
-        return Ok(());
-    }
-    chown(&path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))
-        .map_err(AgentError::system("give QEMU a device"))
+    // Whose a device of everyone's is does not matter.
+    let Some((user, group)) = only.map(Confinement::ids) else { return Ok(()) };
+    chown(&path, Some(user), Some(group)).map_err(AgentError::system("give QEMU a device"))
 }
 
 /// Takes the device of this name away.
