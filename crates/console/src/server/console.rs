@@ -373,19 +373,30 @@ impl<M: RingMemory> Console<M> {
                 let overflow = self.output_door.as_ref().map_or(Overflow::Drop, |(_, overflow)| *overflow);
                 self.accept(poller, Role::Output(overflow));
             }
-            Part::Viewer(number) => self.handle_viewer(poller, number, readable, writable),
+            Part::Viewer(number) => {
+                let is_gone = flags.intersects(ended);
+                self.handle_viewer(poller, number, (readable, writable, is_gone));
+                if is_gone {
+                    self.drop_ended_stream(poller, number);
+                }
+            }
             Part::Output => self.handle_output(poller, readable, writable),
         }
     }
 
-    fn handle_viewer(&mut self, poller: &mut Poller, number: u64, readable: bool, writable: bool) {
+    fn handle_viewer(
+        &mut self,
+        poller: &mut Poller,
+        number: u64,
+        (readable, writable, is_gone): (bool, bool, bool),
+    ) {
         let writer = self.output_writer();
         let Some(viewer) = self.viewers.get_mut(&number) else { return };
         if readable && !viewer.input_ended {
             let mut buffer = [0; INPUT_MAX];
-            let room = INPUT_MAX.saturating_sub(self.input.len());
-            // With no room, only an end is what this can be about; it shows when the next byte is written.
-            match viewer.read(&mut buffer[..room.max(1)], &self.history) {
+            // One that is gone would be reported until all that it has sent is read, which is no more than a socket holds.
+            let room = if is_gone { INPUT_MAX } else { INPUT_MAX.saturating_sub(self.input.len()).max(1) };
+            match viewer.read(&mut buffer[..room], &self.history) {
                 // Others at the output's socket may only look.
                 Ok(_) if matches!(viewer.role, Role::Output(_)) && writer != Some(number) => {}
                 Ok(count) => self.input.extend(&buffer[..count]),
@@ -403,6 +414,14 @@ impl<M: RingMemory> Console<M> {
         self.pump_viewer(poller, number);
         self.note_output();
         self.arm(poller);
+    }
+
+    /// Whose other end is gone waits for no word that the guest has taken everything: the next one can have the stream.
+    fn drop_ended_stream(&mut self, poller: &mut Poller, number: u64) {
+        let is_over = |viewer: &Viewer| viewer.role == Role::Stream && viewer.input_ended;
+        if self.viewers.get(&number).is_some_and(is_over) {
+            self.drop_viewer(poller, number);
+        }
     }
 
     /// Who at the output's socket may write: the one who has been there longest.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use console::history::HISTORY;
 use console::logfile::LogStyle;
@@ -10,7 +11,7 @@ use console::output::Overflow;
 use console::ring::{Index, OUT_SIZE, XenconsInterface};
 use console::server::LogNames;
 
-use crate::sim::{Host, domid};
+use crate::sim::{Host, PATIENCE, domid};
 
 fn is_empty(page: &XenconsInterface) -> bool {
     page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons)
@@ -251,6 +252,33 @@ fn a_restart_keeps_the_replay_for_viewers_and_not_for_the_output() {
     let mut buffer = [0; 64];
     let count = tty.read(&mut buffer).unwrap();
     assert_eq!(&buffer[..count], b", and more");
+}
+
+#[test]
+fn a_stream_whose_owner_is_gone_is_free_at_once_though_the_guest_takes_nothing() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(1, "null");
+    let mut stream = host.ask("stream 1.0\n");
+    assert_eq!(host.read_viewer(&stream, 3), b"ok\n");
+    stream.write_all(&[b'x'; 3000]).unwrap();
+    drop(stream);
+    let deadline = Instant::now() + PATIENCE;
+    let next = loop {
+        let next = host.ask("stream 1.0\n");
+        if host.read_viewer(&next, 3) == b"ok\n" {
+            break next;
+        }
+        assert!(Instant::now() < deadline, "the stream is never free");
+    };
+    // What the first has sent is not lost: it comes before what the next one sends.
+    (&next).write_all(b"y").unwrap();
+    let mut got = Vec::new();
+    host.until("all input", |host| {
+        got.extend(page.guest_read());
+        host.xen.kick(id, 2);
+        (got.len() == 3001).then_some(())
+    });
+    assert!(got.ends_with(b"xy"));
 }
 
 #[test]

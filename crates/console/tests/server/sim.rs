@@ -19,7 +19,7 @@ use xen_types::{DomId, EventPort, Gfn, GrantRef};
 use xenstore::server::Server as Xenstored;
 use xenstore::{Access, Connection, Permissions, Store, XsPath};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Page = Arc<XenconsInterface>;
 
