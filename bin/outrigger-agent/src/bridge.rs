@@ -41,8 +41,12 @@ pub(crate) struct Service {
     rings: (usize, usize),
 }
 
-/// What is offered.
-pub(crate) const SERVICES: [Service; 1] = [Service {
+/// What is offered, where the kernel's command line does not say that QEMU's monitor has another way.
+pub(crate) fn services(cmdline: &str) -> &'static [Service] {
+    if contract::has_word(cmdline, contract::QMP_CONSOLE_WORD) { &[] } else { &SERVICES }
+}
+
+const SERVICES: [Service; 1] = [Service {
     key: DmKey::QmpVchan,
     feature: Feature::QmpVchan,
     socket: ImageConfig::QMP_SOCKET,

@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use xen_types::DomId;
 use xenstore::{Connection, Store};
 
-use crate::bridge::{self, Bridge};
+use crate::bridge::Bridge;
 use crate::disks::{Change, DiskWatch};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
@@ -203,7 +203,7 @@ impl Server<'_> {
     }
 
     fn open_bridges(&mut self) {
-        for (token, service) in (BRIDGES..).step_by(2).zip(&bridge::SERVICES) {
+        for (token, service) in (BRIDGES..).step_by(2).zip(self.started.services) {
             let Started { store, target, .. } = &self.started;
             match Bridge::open(service, store, *target, &self.epoll, token) {
                 Ok(bridge) => self.bridges.push(bridge),

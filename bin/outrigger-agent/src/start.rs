@@ -12,6 +12,7 @@ use nix::sys::signalfd::SignalFd;
 use xen_types::DomId;
 use xenstore::Connection;
 
+use crate::bridge::{self, Service};
 use crate::consoles::{self, Descriptors, open_raw};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
@@ -36,7 +37,9 @@ pub(crate) struct Started {
     pub(crate) signals: SignalFd,
     /// The state's ways, where they are relayed.
     pub(crate) states: States,
-    /// The serial consoles. A console's raw mode lasts only while someone has it open.
+    /// What dom0 can reach by vchan.
+    pub(crate) services: &'static [Service],
+    /// The serial consoles, and that of QEMU's monitor. A console's raw mode lasts only while someone has it open.
     _serials: Vec<File>,
 }
 
@@ -85,8 +88,9 @@ pub(crate) fn start(log: &mut Log) -> Result<Started, Box<Failed>> {
             log.say(&format!("QEMU started {took} ms after the agent's first instruction"));
             let (store, target) = found;
             let (store, target) = store.zip(target).expect("QEMU's arguments came from xenstore");
-            let Children { qemu, nics, confinement, signals, states, serials } = children;
-            Ok(Started { store, target, qemu, nics, confinement, signals, states, _serials: serials })
+            let Children { qemu, nics, confinement, signals, states, services, serials } = children;
+            let _serials = serials;
+            Ok(Started { store, target, qemu, nics, confinement, signals, states, services, _serials })
         }
         Err(error) => Err(Box::new(Failed { step: steps.current, error, store: found.0, target: found.1 })),
     }
@@ -101,6 +105,7 @@ struct Children {
     confinement: Confinement,
     signals: SignalFd,
     states: States,
+    services: &'static [Service],
     serials: Vec<File>,
 }
 
@@ -108,10 +113,11 @@ fn run(steps: &mut Steps<'_>, found: &mut Found, begin: Duration) -> Result<Chil
     // Workers of the kernel would take milliseconds from every step. So they run while the agent waits for dom0.
     let (store, gathered) = linux_sched::undisturbed(|| gather(steps, found))?;
     let target = gathered.target;
-    let mut known = Known { steps, store, target, begin };
+    let services = bridge::services(&gathered.cmdline);
+    let mut known = Known { steps, store, target, services, begin };
     let result = linux_sched::undisturbed(|| known.prepare(gathered)).and_then(|ready| known.launch(ready));
     let step = if result.is_ok() { store::SERVING } else { known.steps.current };
-    show(step, store, target, known.steps.log);
+    show(step, store, target, services, known.steps.log);
     result
 }
 
@@ -141,9 +147,9 @@ fn gather<'a>(steps: &mut Steps<'_>, found: &'a mut Found) -> Result<(&'a Connec
 
 /// Lets dom0 see how far the start is, on console 0 and in xenstore. Not at every step, because each word is a journey to
 /// dom0 and back, on which QEMU would have to wait: where the agent has to wait itself, and at the end.
-fn show(step: &str, store: &Connection, target: DomId, log: &mut Log) {
+fn show(step: &str, store: &Connection, target: DomId, services: &'static [Service], log: &mut Log) {
     log.open_console();
-    let told = store::announce(store, target).and_then(|()| store::tell_step(store, target, step));
+    let told = store::announce(store, target, services).and_then(|()| store::tell_step(store, target, step));
     if let Err(error) = told {
         log.say(&crate::error::chain(&error));
     }
@@ -180,6 +186,7 @@ struct Known<'a, 'b> {
     steps: &'a mut Steps<'b>,
     store: &'a Connection,
     target: DomId,
+    services: &'static [Service],
     /// When the agent began.
     begin: Duration,
 }
@@ -195,6 +202,7 @@ impl Known<'_, '_> {
 
     fn prepare(&mut self, gathered: Gathered) -> Result<Ready, AgentError> {
         let Gathered { config, cmdline, serves, target, mut descriptors, signals, loading } = gathered;
+        let services = self.services;
         let plan = self.step("argv", |store, _| {
             let argv = match &serves {
                 Some(serves) => store::argv_below(store, &serves.vm),
@@ -218,10 +226,10 @@ impl Known<'_, '_> {
             system::check_devices()
         })?;
         self.step("disks", |store, log| {
-            disks::wait_for(&plan.disks, store, || show("disks", store, target, log))
+            disks::wait_for(&plan.disks, store, || show("disks", store, target, services, log))
         })?;
         let nics = self.step("nics", |store, log| {
-            let mut waits = || show("nics", store, target, log);
+            let mut waits = || show("nics", store, target, services, log);
             let (nics, lines) = Nics::prepare(&plan.nics, confinement.user(), store, &mut waits)?;
             lines.iter().for_each(|line| log.say(line));
             Ok(nics)
@@ -255,7 +263,8 @@ impl Known<'_, '_> {
         })?;
         // Both watches tell at once what is there already.
         store::watch(self.store, self.target, states.are_relayed())?;
-        Ok(Children { qemu, nics, confinement, signals, states, serials })
+        let services = self.services;
+        Ok(Children { qemu, nics, confinement, signals, states, services, serials })
     }
 }
 

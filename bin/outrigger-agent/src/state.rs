@@ -165,7 +165,7 @@ pub(crate) struct States {
 impl States {
     /// Whether the kernel's command line asks for frames.
     pub(crate) fn are_wanted(cmdline: &str) -> bool {
-        cmdline.split_whitespace().any(|word| word == contract::STATE_FRAMES_WORD)
+        contract::has_word(cmdline, contract::STATE_FRAMES_WORD)
     }
 
     /// Takes over the console that is the way out; gives QEMU's end.

@@ -6,7 +6,7 @@ use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
-use crate::bridge::SERVICES;
+use crate::bridge::Service;
 use crate::error::AgentError;
 use crate::pci::Address;
 
@@ -63,9 +63,13 @@ pub(crate) fn argv_below(store: &Connection, vm: &XsPath) -> Result<Argv, AgentE
 }
 
 /// Tells the toolstack who is here and what it can do.
-pub(crate) fn announce(store: &Connection, target: DomId) -> Result<(), StoreError> {
+pub(crate) fn announce(
+    store: &Connection,
+    target: DomId,
+    services: &'static [Service],
+) -> Result<(), StoreError> {
     let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown, Feature::StateFrames];
-    let services = SERVICES.iter().map(|service| service.feature);
+    let services = services.iter().map(|service| service.feature);
     let features: Features = always.into_iter().chain(services).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
     store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())?;

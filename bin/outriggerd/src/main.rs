@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::qmp::{Qmp, VchanDial};
+use crate::qmp::{HostDial, Qmp};
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<()> {
 fn start(arguments: &Arguments) -> Result<()> {
     let hypervisor = RealHypervisor::open().context("Cannot reach Xen")?;
     let xenstore = Xenstore::open().context("Cannot reach xenstore")?;
-    let dial = Arc::new(VchanDial::new(xenstore.clone()));
+    let dial = Arc::new(HostDial::new(xenstore.clone(), Path::new(console::attach::SOCKET_DIR)));
     let config = MuxConfig::default().scaled(time_scale());
     let qmp = Qmp::new(&arguments.socket, read_policy(&arguments.qmp_policy)?, config, dial);
     let toolstack = Toolstack::new(Arc::new(hypervisor), xenstore, Arc::new(RealHost));

@@ -140,6 +140,7 @@ pub static KEYS: &[Key] = &[
         "it names a QEMU in dom0, which this toolstack never runs; put another QEMU into the stubdomain's image and \
          name that with `stubdomain_ramdisk`",
     ),
+    used("device_model_qmp"),
     used("device_model_stubdomain_override"),
     used("device_model_stubdomain_seclabel"),
     no_effect(

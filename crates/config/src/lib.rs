@@ -36,9 +36,9 @@ pub use load::{Loaded, MAX_FILE_SIZE, load, load_str};
 pub use model::{
     Access, Action, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuidLeaf, CpuidPolicy, DeviceModel,
     DeviceModelCrashAction, Disk, DiskController, DiskFormat, DiskKind, DiskSource, Display, Firmware,
-    FirmwareKind, GrantLimits, GuestConfig, Lifecycle, MacAddr, MacAddrError, Nic, NicKind, Platform, Rate,
-    SecurityLabels, SerialOutput, TimerMode, TscMode, Usb, UsbController, Vdev, VdevBus, VendorDevice, Vga,
-    Viridian, ViridianGroup,
+    FirmwareKind, GrantLimits, GuestConfig, Lifecycle, MacAddr, MacAddrError, Nic, NicKind, Platform,
+    QmpTransport, Rate, SecurityLabels, SerialOutput, TimerMode, TscMode, Usb, UsbController, Vdev, VdevBus,
+    VendorDevice, Vga, Viridian, ViridianGroup,
 };
 pub use parser::{MAX_DEPTH, MAX_VALUES, parse};
 pub use single::{LoadedDevice, check_name, device_name, load_disk, load_nic};

@@ -12,6 +12,16 @@ pub const STATE_FRAMES_WORD: &str = "outrigger.state=frames";
 /// keeps what it needs for one. With a device from the start, the word is not needed.
 pub const PCI_WORD: &str = "outrigger.pci=on";
 
+/// The word that says that QEMU's monitor is on a console ([`crate::QmpConsole`]): a stubdomain need not serve it by
+/// vchan too.
+pub const QMP_CONSOLE_WORD: &str = "outrigger.qmp=console";
+
+/// Whether a kernel command line has a word.
+#[must_use]
+pub fn has_word(cmdline: &str, word: &str) -> bool {
+    cmdline.split_whitespace().any(|each| each == word)
+}
+
 /// The guest that a stubdomain serves: the word `outrigger.serves=<domid>:<vm>`.
 ///
 /// Xenstore says the same ([`crate::paths::own_target`], [`crate::paths::vm_link`]), which every toolstack writes. The
@@ -56,6 +66,12 @@ mod tests {
         };
         let cmdline = format!("console=hvc0 {serves} quiet\n");
         assert_eq!(Serves::of_cmdline(&cmdline), Some(serves));
+    }
+
+    #[test]
+    fn half_a_word_is_none() {
+        assert!(has_word("quiet outrigger.qmp=console\n", QMP_CONSOLE_WORD));
+        assert!(!has_word("quiet outrigger.qmp=consoles x.outrigger.qmp=console", QMP_CONSOLE_WORD));
     }
 
     #[test]

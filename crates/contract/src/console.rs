@@ -109,6 +109,36 @@ impl StubConsole {
     }
 }
 
+/// The console that carries QEMU's monitor, where a stubdomain has QMP on a console ([`crate::QMP_CONSOLE_WORD`]): the
+/// first one behind those of the guest's serial ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QmpConsole(SerialPort);
+
+impl QmpConsole {
+    /// The console behind those of so many serial ports.
+    ///
+    /// # Errors
+    /// When the ports leave none.
+    pub const fn behind(serial_ports: usize) -> Result<Self, ConsoleError> {
+        match SerialPort::new(serial_ports) {
+            Ok(place) => Ok(Self(place)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The console's number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        StubConsole::Serial(self.0).number()
+    }
+
+    /// The console's device inside the stubdomain.
+    #[must_use]
+    pub fn device(self) -> String {
+        StubConsole::Serial(self.0).device()
+    }
+}
+
 impl fmt::Display for StubConsole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,6 +162,14 @@ mod tests {
             assert_eq!(console.device(), format!("/dev/hvc{number}"));
         }
         assert_eq!(StubConsole::from_number(10), Err(ConsoleError::NoSuchConsole(10)));
+    }
+
+    #[test]
+    fn monitor_is_behind_the_serial_ports() {
+        let console = QmpConsole::behind(2).unwrap();
+        assert_eq!((console.number(), console.device().as_str()), (5, "/dev/hvc5"));
+        assert_eq!(QmpConsole::behind(6).map(QmpConsole::number), Ok(9));
+        assert!(QmpConsole::behind(7).is_err());
     }
 
     #[test]

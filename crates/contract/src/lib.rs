@@ -1,7 +1,7 @@
 //! The contract between the toolstack and the device-model stubdomain, as types.
 //!
 //! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
-//! ([`Argv`]), which console is which ([`StubConsole`]), and what the stubdomain reports and how that is read
+//! ([`Argv`]), which console is which ([`StubConsole`], [`QmpConsole`]), and what the stubdomain reports and how that is read
 //! without trusting it ([`AgentExit`], [`Features`], [`Heartbeat`], [`DmState`]), and a [`stream`] with an end over a
 //! console that has none. `docs/stubdom-api.md` is its
 //! prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
@@ -18,8 +18,8 @@ pub mod paths;
 pub mod stream;
 
 pub use argv::{Argv, ArgvError};
-pub use cmdline::{PCI_WORD, STATE_FRAMES_WORD, Serves};
-pub use console::{ConsoleError, SerialPort, StubConsole};
+pub use cmdline::{PCI_WORD, QMP_CONSOLE_WORD, STATE_FRAMES_WORD, Serves, has_word};
+pub use console::{ConsoleError, QmpConsole, SerialPort, StubConsole};
 pub use fdset::{StubDevid, StubDevidError};
 pub use image::ImageConfig;
 pub use keys::{

@@ -1,7 +1,7 @@
 //! The arguments, in libxl's order: QEMU puts devices on the PCI bus as they come, and a saved state remembers where.
 
 use config::{DiskController, GuestConfig, UsbController, VendorDevice, Vga};
-use contract::{Argv, ImageConfig};
+use contract::{Argv, ImageConfig, QmpConsole};
 use xen_types::KiB;
 
 use crate::{Facts, Place, PlanError, StubDisk, StubNic, StubSerial};
@@ -12,6 +12,7 @@ pub(crate) struct Devices<'a> {
     pub(crate) disks: &'a [StubDisk],
     pub(crate) nics: &'a [StubNic],
     pub(crate) serials: &'a [StubSerial],
+    pub(crate) qmp: Option<QmpConsole>,
 }
 
 #[derive(Default)]
@@ -40,6 +41,10 @@ pub(crate) fn build(
     args.flag("-no-user-config");
     if facts.qemu.sandbox {
         args.pair("-sandbox", ImageConfig::SANDBOX);
+    }
+    if let Some(console) = devices.qmp {
+        args.pair("-chardev", format!("serial,id=outrigger-console,path={}", console.device()));
+        args.pair("-mon", "chardev=outrigger-console,mode=control");
     }
     // A comma ends a value of QEMU's options, two are one of the value.
     args.pair("-name", format!("guest={}", config.name.replace(',', ",,")));

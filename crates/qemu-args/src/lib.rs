@@ -22,15 +22,16 @@
 //!
 //! `tests/against_xl.rs` holds this table against what xl was seen to write for three configurations.
 //!
-//! No monitor is among the arguments: the stubdomain's agent adds its own, as under xl.
+//! No monitor is among the arguments, because the stubdomain adds its own, as under xl; unless `device_model_qmp` asks
+//! for one on a console, which a stubdomain need not know of.
 #![forbid(unsafe_code)]
 
 mod args;
 mod disks;
 mod nics;
 
-use config::{GuestConfig, Uuid, Vdev};
-use contract::{Argv, ArgvError, ConsoleError, StubConsole};
+use config::{GuestConfig, QmpTransport, Uuid, Vdev};
+use contract::{Argv, ArgvError, ConsoleError, QmpConsole, StubConsole};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 
@@ -71,6 +72,8 @@ pub struct Plan {
     pub nics: Vec<StubNic>,
     /// The guest's serial ports, COM1 first: each needs a console of the stubdomain.
     pub serials: Vec<StubSerial>,
+    /// The console of QEMU's monitor, where it has one.
+    pub qmp: Option<QmpConsole>,
     /// The guest's video memory, which is part of its memory.
     pub video_memory: KiB,
 }
@@ -91,7 +94,9 @@ pub enum PlanError {
     #[error("Disk {0} cannot be read-only on IDE or AHCI: use sd* or xvd*, or make it a CD drive")]
     ReadOnlyHardDisk(Vdev),
     /// More serial ports than consoles.
-    #[error("The guest's serial ports cannot all be served: configure fewer")]
+    #[error(
+        "The guest's serial ports, and QEMU's monitor if it is to have a console, cannot all be served: configure fewer"
+    )]
     Serial(#[source] ConsoleError),
     /// The arguments are too many or too long to be handed over.
     #[error("QEMU's arguments cannot be handed to the stubdomain: shorten device_model_args")]
@@ -117,9 +122,24 @@ pub fn plan(config: &GuestConfig, facts: &Facts) -> Result<Plan, PlanError> {
     let (disks, unemulated) = disks::assign(config)?;
     let nics = nics::assign(config, &facts.uuid);
     let serials = serials(config)?;
-    let args = args::build(config, facts, &args::Devices { disks: &disks, nics: &nics, serials: &serials })?;
+    let qmp = qmp_console(config)?;
+    let devices = args::Devices { disks: &disks, nics: &nics, serials: &serials, qmp };
+    let args = args::build(config, facts, &devices)?;
     let argv = Argv::new(args).map_err(PlanError::Argv)?;
-    Ok(Plan { argv, disks, unemulated, nics, serials, video_memory: config.display.video_memory })
+    Ok(Plan { argv, disks, unemulated, nics, serials, qmp, video_memory: config.display.video_memory })
+}
+
+/// The console of the monitor of a guest's QEMU, where `device_model_qmp` asks for one.
+///
+/// # Errors
+/// When the guest has so many serial ports that none is left.
+pub fn qmp_console(config: &GuestConfig) -> Result<Option<QmpConsole>, PlanError> {
+    match config.device_model.qmp {
+        QmpTransport::Vchan => Ok(None),
+        QmpTransport::Console => {
+            QmpConsole::behind(config.serials.len()).map(Some).map_err(PlanError::Serial)
+        }
+    }
 }
 
 fn serials(config: &GuestConfig) -> Result<Vec<StubSerial>, PlanError> {

@@ -47,6 +47,9 @@ fn show(plan: &Plan) -> String {
     for serial in &plan.serials {
         text.push_str(&format!("\nCOM{}: {}", serial.port + 1, serial.console.device()));
     }
+    if let Some(console) = plan.qmp {
+        text.push_str(&format!("\nQMP: {}", console.device()));
+    }
     text.trim_start().to_owned()
 }
 
@@ -59,6 +62,11 @@ fn check_with(name: &str, settings: &str, facts: &Facts) {
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, description => settings }, {
         insta::assert_snapshot!(name, show(&plan));
     });
+}
+
+#[test]
+fn monitor_on_a_console_is_behind_the_serial_ports() {
+    check("qmp-console", "vga='none'\nserial=['pty', 'pty']\ndevice_model_qmp='console'");
 }
 
 #[test]

@@ -23,4 +23,4 @@ pub use error::{ErrorClass, QmpError, harmless};
 pub use limits::Limits;
 pub use message::{Kind, Member, Message};
 pub use monitor::{Command, Event, Events, Monitor, Request, run};
-pub use resync::{RESET, Resync};
+pub use resync::{Leftovers, RESET, Resync};

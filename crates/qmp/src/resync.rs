@@ -11,7 +11,8 @@
 //! 3. It drops everything that comes before the line with that answer: half an answer, answers to requests of others,
 //!    events, the error of step 1. What comes behind it is the session.
 //!
-//! A reset that is lost on the way (the console had no reader) is sent again after a while.
+//! A reset that is lost on the way (the console had no reader) is sent again after a while. What answers the resets that
+//! were not needed comes within the session: [`Leftovers`] knows it.
 
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,32 @@ pub struct Resync {
     /// The line is longer than an answer of ours can be.
     overlong: bool,
     decoder: Option<Decoder>,
+}
+
+/// The answers to resets that may still come when the stream is in step.
+#[derive(Debug)]
+pub struct Leftovers {
+    id: String,
+    /// Of those that have the id.
+    answers: u32,
+    /// Of errors without an id.
+    strays: u32,
+}
+
+impl Leftovers {
+    /// Whether a message is one of them: nobody else waits for it. No more are believed to be than resets were sent.
+    pub fn takes(&mut self, message: &Message) -> bool {
+        let left = if message.string(Member::Id).is_some_and(|id| id == self.id) {
+            &mut self.answers
+        } else if message.kind() == Kind::Error && message.get(Member::Id).is_none() {
+            &mut self.strays
+        } else {
+            return false;
+        };
+        let takes = *left > 0;
+        *left = left.saturating_sub(1);
+        takes
+    }
 }
 
 impl Resync {
@@ -85,30 +112,28 @@ impl Resync {
         self.tries
     }
 
-    /// Takes bytes as they came; gives the messages of the session, none before it is in step.
-    ///
-    /// What answers a reset that was sent twice is left out. Bytes that are no message put the stream out of step:
-    /// a reset is due then.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<Message> {
-        let mut messages = Vec::new();
+    /// When [`Self::poll_send`] has something to send; nothing: now.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.sent.map(|sent| sent + AGAIN)
+    }
+
+    /// Takes bytes as they came.
+    pub fn push(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while self.decoder.is_none() && !rest.is_empty() {
             rest = self.search(rest);
         }
-        let Some(decoder) = &mut self.decoder else { return messages };
-        decoder.push(rest);
-        loop {
-            let message = self.decoder.as_mut().and_then(Decoder::next_message);
-            match message {
-                Some(Ok(message)) if self.is_ours(&message) || is_stray(&message) => {}
-                Some(Ok(message)) => messages.push(message),
-                Some(Err(_)) => {
-                    (self.decoder, self.sent) = (None, None);
-                    return messages;
-                }
-                None => return messages,
-            }
+        if let Some(decoder) = &mut self.decoder {
+            decoder.push(rest);
         }
+    }
+
+    /// The session, when the stream is in step: all that came behind the answer, and what has to be passed over in it.
+    pub fn session(&mut self) -> Option<(Decoder, Leftovers)> {
+        let decoder = self.decoder.take()?;
+        let unneeded = self.tries.saturating_sub(1);
+        Some((decoder, Leftovers { id: self.id(), answers: unneeded, strays: unneeded }))
     }
 
     fn is_ours(&self, message: &Message) -> bool {
@@ -155,11 +180,6 @@ impl Resync {
             }
         })
     }
-}
-
-/// An error without an id: QEMU's answer to the byte that resets it.
-fn is_stray(message: &Message) -> bool {
-    message.kind() == Kind::Error && message.get(Member::Id).is_none()
 }
 
 #[cfg(test)]

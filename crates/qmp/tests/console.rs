@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use qmp::{Limits, Member, Resync};
+use qmp::{Decoder, Leftovers, Limits, Member, Resync};
 use serde_json::{Value, json};
 
 const QEMU: &str = "qemu-system-x86_64";
@@ -64,21 +64,32 @@ impl Console {
     fn recover(&self, number: usize) {
         let mut resync = Resync::new(Limits::QEMU, &format!("{number:x}"));
         let deadline = Instant::now() + PATIENCE;
-        let mut asked = false;
+        let mut session: Option<(Decoder, Leftovers)> = None;
         loop {
             assert!(Instant::now() < deadline, "cut {number}: not in step after {} resets", resync.tries());
-            if let Some(bytes) = resync.poll_send(Instant::now()) {
+            if session.is_none()
+                && let Some(bytes) = resync.poll_send(Instant::now())
+            {
                 self.write(&bytes);
             }
             let Ok(byte) = self.from.recv_timeout(QUIET) else { continue };
-            if let Some(message) = resync.push(&[byte]).first() {
+            let Some((decoder, leftovers)) = &mut session else {
+                resync.push(&[byte]);
+                session = resync.session();
+                if session.is_some() {
+                    self.write(format!("{{\"execute\":\"query-version\",\"id\":{number}}}\n").as_bytes());
+                }
+                continue;
+            };
+            decoder.push(&[byte]);
+            if let Some(message) = decoder.next_message() {
+                let message = message.expect("QEMU speaks QMP");
+                if leftovers.takes(&message) {
+                    continue;
+                }
                 let id = message.read::<Value>(Member::Id);
-                assert!(asked && id == Some(json!(number)), "another's message: {}", message.text());
+                assert!(id == Some(json!(number)), "another's message: {}", message.text());
                 return;
-            }
-            if resync.is_in_step() && !asked {
-                asked = true;
-                self.write(format!("{{\"execute\":\"query-version\",\"id\":{number}}}\n").as_bytes());
             }
         }
     }

@@ -42,7 +42,7 @@ pub(super) fn kill_hard(daemon: &str) -> Result<()> {
 }
 
 /// Starts a daemon again, as init would, and waits until it answers.
-fn start(daemon: &str, answers: impl Fn() -> bool) -> Result<()> {
+pub(super) fn start(daemon: &str, answers: impl Fn() -> bool) -> Result<()> {
     let log =
         fs::OpenOptions::new().append(true).create(true).open(format!("/var/log/outrigger/{daemon}.log"))?;
     Command::new("setsid")
@@ -149,10 +149,19 @@ fn dead_stub_restart() -> Result<()> {
     let guest = Made::create(&hello("phoenix", "on_device_model_crash='restart'")?, &[])?;
     let mut events = Events::subscribe()?;
     let mut client = Qmp::connect("phoenix")?;
-    kill_stub(&guest)?;
-    events.wait_for("phoenix", "created", 120)?;
-    // Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
+    // A request that is with QEMU, which does not get to answer it.
+    run("/usr/lib/xen-4.17/bin/xl", &["pause", &guest.stub()?.to_string()])?.good()?;
+    client.send(&json!({"execute": "query-status", "id": "mine"}))?;
+    Qmp::connect("phoenix")?.wait_in_flight(1, 30)?;
     let start = Instant::now();
+    kill_stub(&guest)?;
+    // Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
+    let failed = client.answer(60)?;
+    let why = failed["error"]["desc"].as_str().unwrap_or_default();
+    ensure!(failed["id"] == "mine" && why.contains("the device model has ended"), "{failed}");
+    client.event("OUTRIGGER_SESSION_LOST", 30)?;
+    ensure!(start.elapsed() < seconds(10), "told only after {:?}", start.elapsed());
+    events.wait_for("phoenix", "created", 120)?;
     while client.message(60).is_ok() {}
     ensure!(start.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
     let answer = Qmp::connect("phoenix")?.ask(&json!({"execute": "query-status", "id": 1}))?;

@@ -1,20 +1,31 @@
 //! QMP: many clients, none trusted, no session stuck.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use console::attach::SOCKET_DIR;
+use console::request::Request;
+use contract::{DmKey, Feature, Features};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+use xen_types::DomId;
+use xenstore::{Store as _, Xenstore};
 
 use super::Case;
-use super::daemon::{kill_hard, start_outriggerd};
+use super::daemon::{kill_hard, start, start_outriggerd};
 use crate::harness::command::outrigger;
+use crate::harness::consoles::Console;
+use crate::harness::daemons::pid;
 use crate::harness::guest::{Made, hello};
 use crate::harness::qmp::Qmp;
+use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("qmp::command_line_asks_and_policy_refuses", command_line),
     Case::new("qmp::daemon_killed_within_an_answer_recovers", killed),
+    Case::new("qmp::stubdomain_without_vchan_has_it_on_a_console", on_console),
 ];
 
 fn status(client: &mut Qmp, id: &Value) -> Result<()> {
@@ -68,4 +79,89 @@ fn killed() -> Result<()> {
         status(&mut Qmp::connect("cut")?, &json!("again"))?;
     }
     guest.destroy()
+}
+
+/// Neither side of the console knows where the other one was cut, and there is nobody in between who would.
+fn on_console() -> Result<()> {
+    let guest = Made::create(&hello("plain", "device_model_qmp='console'")?, &[])?;
+    let (stub, target) = (guest.stub()?, guest.guest.domid);
+    // Behind the two serial ports.
+    let monitor = 5;
+    let store = Xenstore::open()?;
+    let features = store.read(&DmKey::Features.path(stub, target))?.unwrap_or_default();
+    ensure!(!Features::decode(&features).has(Feature::QmpVchan), "a vchan is announced");
+    ensure!(store.list(&DmKey::QmpVchan.path(stub, target))?.is_none(), "a vchan is served");
+
+    let said = outrigger(&["qmp", "--json", "plain", "query-status"])?.good()?.stdout;
+    let said: Value = serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))?;
+    ensure!(said["running"] == true, "{said}");
+    let clients = (0..4).map(|_| Qmp::connect("plain")).collect::<Result<Vec<_>>>()?;
+    let ask = |(number, mut client): (usize, Qmp)| -> Result<()> {
+        (0..5).try_for_each(|round| status(&mut client, &json!([number, round])))
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            clients.into_iter().enumerate().map(|client| scope.spawn(move || ask(client))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a client panicked"))?)
+    })?;
+    Console::serial(&guest, 0)?.wait_for("echoing COM1", 60)?;
+
+    request_cut(stub, monitor)?;
+    answer_cut(stub, monitor)?;
+    guest.destroy()
+}
+
+/// The daemon dies with half of a request sent, which is longer than what can be on the way.
+fn request_cut(stub: DomId, monitor: u32) -> Result<()> {
+    let path = "a".repeat(30_000);
+    let mut client = Qmp::connect("plain")?;
+    let consoled = pid("outrigger-consoled")?;
+    kill(consoled, Signal::SIGSTOP)?;
+    client.send(&json!({"execute": "qom-list", "arguments": {"path": path}}))?;
+    let killed = Qmp::connect("plain")
+        .and_then(|mut other| other.wait_in_flight(1, 30))
+        .and_then(|()| kill_hard("outriggerd"));
+    kill(consoled, Signal::SIGCONT)?;
+    killed?;
+    start_outriggerd()?;
+    let start = Instant::now();
+    status(&mut Qmp::connect("plain")?, &json!("after a cut request"))?;
+    println!("     in step {:?} after half a request", start.elapsed());
+    // What QEMU had of it was dropped, and answered as what cannot be.
+    let mut seen = Console::attach(stub, monitor)?;
+    seen.wait_for("JSON parse error, stray '\\\"aaaa", 10)?;
+    ensure!(!seen.seen.contains("DeviceNotFound"), "it was executed: {}", seen.seen);
+    Ok(())
+}
+
+/// The console daemon dies with half of an answer taken.
+fn answer_cut(stub: DomId, monitor: u32) -> Result<()> {
+    let consoled = pid("outrigger-consoled")?;
+    let mut client = Qmp::connect("plain")?;
+    let before = said_by(stub, monitor)?;
+    client.send(&json!({"execute": "query-qmp-schema", "id": "long"}))?;
+    let deadline = Instant::now() + seconds(30);
+    while said_by(stub, monitor)? == before {
+        ensure!(Instant::now() < deadline, "QEMU does not answer");
+    }
+    kill(consoled, Signal::SIGKILL)?;
+    let failed = client.answer(60)?;
+    let why = failed["error"]["desc"].as_str().unwrap_or_default();
+    ensure!(failed["id"] == "long" && why.contains("was lost"), "{failed}");
+    client.event("OUTRIGGER_SESSION_LOST", 30)?;
+    start("outrigger-consoled", || Console::attach(stub, monitor).is_ok())?;
+    let start = Instant::now();
+    client.event("OUTRIGGER_SESSION_RESTORED", 60)?;
+    status(&mut client, &json!("after a cut answer"))?;
+    println!("     in step {:?} after half an answer", start.elapsed());
+    Ok(())
+}
+
+/// How many bytes a console has said.
+fn said_by(domid: DomId, number: u32) -> Result<u64> {
+    let mut report = String::new();
+    console::attach::ask(SOCKET_DIR.as_ref(), &Request::List)?.read_to_string(&mut report)?;
+    let id = format!("{domid}.{number} connected ");
+    let line = report.lines().find_map(|line| line.strip_prefix(&id)).context("no such console")?;
+    Ok(line.split(' ').next().context("no number")?.parse()?)
 }

@@ -84,7 +84,8 @@ pub(crate) fn start_ours(options: &[&str]) -> Result<Output> {
     run("outrigger-consoled", options)
 }
 
-fn pid(name: &str) -> Result<Pid> {
+/// The process of a daemon that runs.
+pub(crate) fn pid(name: &str) -> Result<Pid> {
     let output = run("pidof", &[name])?.good()?;
     let first = output.stdout.split_whitespace().next().with_context(|| format!("{name} does not run"))?;
     Ok(Pid::from_raw(first.parse()?))

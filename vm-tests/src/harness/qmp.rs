@@ -48,6 +48,18 @@ impl Qmp {
         self.answer(60)
     }
 
+    /// Waits until so many requests, of all clients, are with QEMU.
+    pub(crate) fn wait_in_flight(&mut self, count: u64, within: u64) -> Result<()> {
+        let deadline = Instant::now() + seconds(within);
+        loop {
+            let status = self.ask(&json!({"execute": "__io.outrigger_status"}))?;
+            if status["return"]["in-flight"] == count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not {count} requests with QEMU within {within} s: {status}");
+        }
+    }
+
     /// The next message that is no event.
     pub(crate) fn answer(&mut self, within: u64) -> Result<Value> {
         loop {

@@ -49,7 +49,7 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
             return tokio::time::timeout(LAST, socket.write_all(rest)).await?;
         }
         if shared.has_ended() {
-            return Ok(());
+            return tokio::time::timeout(LAST, say_all(shared, &mut socket, id, output, written)).await?;
         }
         let wants = shared.mux().wants_client_bytes(id);
         let rest = output.get(written..).unwrap_or_default();
@@ -70,6 +70,22 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
             }
         }
     }
+}
+
+/// Writes everything that waits for a client.
+async fn say_all(
+    shared: &Shared,
+    socket: &mut Socket,
+    id: ClientId,
+    mut output: Vec<u8>,
+    written: usize,
+) -> io::Result<()> {
+    output.drain(..written);
+    while !output.is_empty() {
+        socket.write_all(&output).await?;
+        output = shared.with(|mux| gather(mux, id, shared.clock.now()));
+    }
+    Ok(())
 }
 
 /// A client's socket. Tokio's own is polled for room at all times, and wakes this process whenever the client has read;

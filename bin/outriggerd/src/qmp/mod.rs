@@ -22,9 +22,9 @@ use ::qmp::{Monitor, QmpError};
 use toolstack::{Guest, Monitors};
 use xen_types::DomId;
 
+pub(crate) use dial::{Dial, HostDial};
 #[cfg(test)]
-pub(crate) use dial::Dialing;
-pub(crate) use dial::{Dial, VchanDial};
+pub(crate) use dial::{Dialing, Place};
 use monitor::SharedMonitor;
 use session::Session;
 
@@ -96,7 +96,9 @@ impl Keeper for Qmp {
 
 impl Monitors for Qmp {
     fn release(&self, guest: DomId) {
-        self.lock().remove(&guest);
+        if let Some(session) = self.lock().get(&guest) {
+            session.end("the device model has ended");
+        }
     }
 
     fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {

@@ -22,7 +22,7 @@ use xen_types::DomId;
 
 use super::client;
 use super::clock::Clock;
-use super::dial::{Dial, Dialing, Stream};
+use super::dial::{Dial, Dialing, Place, Reached, Stream};
 
 /// What is read of a device model at once: what its side of a vchan holds at most, near enough.
 const CHUNK: usize = 4096;
@@ -124,9 +124,8 @@ impl Session {
             work: Notify::new(),
             clock: Clock::start(),
         });
-        let (stub, target) = (guest.stub_domid, guest.domid);
-        let link =
-            Link { shared: Arc::clone(&shared), dial: Arc::clone(dial), stub, target, state: State::Idle };
+        let place = Place::of(guest);
+        let link = Link { shared: Arc::clone(&shared), dial: Arc::clone(dial), place, state: State::Idle };
         let mut tasks = vec![tokio::spawn(link.run())];
         match bind(&socket, others) {
             Ok(listener) => tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared)))),
@@ -134,7 +133,7 @@ impl Session {
                 tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no socket for QMP");
             }
         }
-        Self { stub, socket, shared, tasks }
+        Self { stub: place.stub, socket, shared, tasks }
     }
 
     pub(super) fn serves(&self, stub: DomId) -> bool {
@@ -147,6 +146,12 @@ impl Session {
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// There will be no connection to the device model any more. Clients stay, and are told.
+    pub(super) fn end(&self, why: &str) {
+        let now = self.shared.clock.now();
+        self.shared.with(|mux| mux.end(why, now));
     }
 
     /// The guest has another name.
@@ -170,6 +175,7 @@ impl Drop for Session {
         }
         // Gone already when the daemon clears its folder.
         let _ = std::fs::remove_file(&self.socket);
+        self.end("the guest is gone");
         self.shared.end();
     }
 }
@@ -290,8 +296,7 @@ impl Shared {
 struct Link {
     shared: Arc<Shared>,
     dial: Arc<dyn Dial>,
-    stub: DomId,
-    target: DomId,
+    place: Place,
     state: State,
 }
 
@@ -312,7 +317,7 @@ struct Open {
 enum Woken {
     Work,
     Due,
-    Dialed(io::Result<Box<dyn Stream>>),
+    Dialed(io::Result<Reached>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
 }
@@ -367,7 +372,7 @@ impl Link {
         }
         match &mut self.state {
             State::Idle if mux.wants_dial() => {
-                self.state = State::Dialing(self.dial.dial(self.stub, self.target));
+                self.state = State::Dialing(self.dial.dial(self.place));
             }
             State::Open(open) if open.written == open.output.len() => {
                 open.output = mux.take_session_output();
@@ -379,14 +384,23 @@ impl Link {
         (outside.planned, mux.session_pause(now))
     }
 
+    fn reached(&mut self, reached: Reached, now: Instant) {
+        let (stream, is_console) = match reached {
+            Reached::Session(stream) => (stream, false),
+            Reached::Console(stream) => (stream, true),
+        };
+        let (reader, writer) = tokio::io::split(stream);
+        self.state = State::Open(Open { reader, writer, output: Vec::new(), written: 0 });
+        self.shared.with(|mux| match is_console {
+            true => mux.connected_to_console(&nonce(), now),
+            false => mux.connected(now),
+        });
+    }
+
     fn take(&mut self, woken: Woken, chunk: &[u8], now: Instant) {
         let lost = match woken {
             Woken::Work | Woken::Due => return,
-            Woken::Dialed(Ok(stream)) => {
-                let (reader, writer) = tokio::io::split(stream);
-                self.state = State::Open(Open { reader, writer, output: Vec::new(), written: 0 });
-                return self.shared.with(|mux| mux.connected(now));
-            }
+            Woken::Dialed(Ok(reached)) => return self.reached(reached, now),
             Woken::Read(Ok(count)) if count > 0 => {
                 let bytes = chunk.get(..count).unwrap_or_default();
                 return self.shared.with(|mux| mux.session_bytes(bytes, now));
@@ -405,6 +419,13 @@ impl Link {
         self.state = State::Idle;
         self.shared.with(|mux| mux.disconnected(&lost, now));
     }
+}
+
+/// A text that no session before had: 64 bits of the system's randomness.
+fn nonce() -> String {
+    use std::hash::{BuildHasher as _, RandomState};
+
+    format!("{:016x}{:016x}", RandomState::new().hash_one(0), std::process::id())
 }
 
 impl State {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::dial::{Dialing, Stream};
+use super::dial::{Dialing, Place, Reached, Stream};
 use super::*;
 use crate::tests::world::PATIENCE;
 
@@ -33,6 +33,8 @@ struct Inside {
     /// The connection of now.
     stream: Option<UnixStream>,
     connections: usize,
+    /// The monitor is on a console: it greets nobody, and an earlier daemon has negotiated with it.
+    on_console: bool,
 }
 
 impl Played {
@@ -54,14 +56,28 @@ impl Played {
 
     /// Plays one connection to its end.
     fn play(&self, stream: UnixStream) {
-        self.say(GREETING);
-        for line in BufReader::new(stream).lines() {
+        let on_console = self.lock().on_console;
+        if !on_console {
+            self.say(GREETING);
+        }
+        for line in BufReader::new(stream).split(b'\n') {
             let Ok(line) = line else { return };
+            if line == b"\xff" {
+                self.say("{\"error\": {\"class\": \"GenericError\", \"desc\": \"stray input\"}}\r\n");
+                continue;
+            }
+            let line = String::from_utf8(line).unwrap();
             let request: Value = serde_json::from_str(&line).unwrap();
             let verb = if request["execute"].is_null() { "exec-oob" } else { "execute" };
             let command = request[verb].as_str().unwrap().to_owned();
             let play = match command.as_str() {
+                "qmp_capabilities" if on_console => {
+                    Play::Refuse(::qmp::ErrorClass::CommandNotFound, "already complete".to_owned())
+                }
                 "qmp_capabilities" => Play::Return(json!({})),
+                "query-version" if on_console => {
+                    Play::Return(json!({"qemu": {"micro": 1, "minor": 2, "major": 7}, "package": ""}))
+                }
                 other => match &mut self.lock().player {
                     Some(player) => player(other, &request["arguments"]),
                     None => Play::Return(json!({"running": true, "status": "running"})),
@@ -94,7 +110,7 @@ impl Played {
 }
 
 impl Dial for Played {
-    fn dial(&self, _: DomId, _: DomId) -> Dialing {
+    fn dial(&self, _: Place) -> Dialing {
         let (ours, theirs) = UnixStream::pair().unwrap();
         {
             let mut inside = self.lock();
@@ -102,11 +118,12 @@ impl Dial for Played {
             inside.connections += 1;
         }
         let played = self.clone();
+        let on_console = self.lock().on_console;
         thread::spawn(move || played.play(theirs));
         Box::pin(async move {
             ours.set_nonblocking(true)?;
             let stream: Box<dyn Stream> = Box::new(tokio::net::UnixStream::from_std(ours)?);
-            Ok(stream)
+            Ok(if on_console { Reached::Console(stream) } else { Reached::Session(stream) })
         })
     }
 }
@@ -133,9 +150,19 @@ impl World {
         Self::with(MuxConfig::default())
     }
 
-    fn with(config: MuxConfig) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    /// On a console.
+    fn on_console() -> Self {
         let played = Played::default();
+        played.lock().on_console = true;
+        Self::of(played, MuxConfig::default())
+    }
+
+    fn with(config: MuxConfig) -> Self {
+        Self::of(Played::default(), config)
+    }
+
+    fn of(played: Played, config: MuxConfig) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let dial = Arc::new(played.clone());
         let qmp = Qmp::new(&folder.path().join("outriggerd.sock"), Policy::default(), config, dial);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -268,13 +295,21 @@ fn hundred_clients_at_once_get_their_own_answers() {
 
 #[test]
 fn clients_stay_when_the_session_is_made_anew() {
-    let world = World::new();
+    clients_stay(&World::new());
+}
+
+#[test]
+fn clients_stay_when_the_session_on_a_console_is_made_anew() {
+    clients_stay(&World::on_console());
+}
+
+fn clients_stay(world: &World) {
     let mut client = world.client();
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.played.lock().player = Some(Box::new(|_, _| Play::Silence));
     client.send(&json!({"execute": "query-status", "id": 1}));
     // The request has to be with QEMU: the status of ours tells so.
-    while client_status(&world)["in-flight"] != 1 {
+    while client_status(world)["in-flight"] != 1 {
         thread::yield_now();
     }
     world.played.lock().player = None;
@@ -317,6 +352,8 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     assert_eq!(world.qmp.socket(guest().domid).unwrap(), world.folder.path().join("qmp/a_b.sock"));
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.qmp.gone(&renamed);
+    let end = client.line();
+    assert!(end["data"]["reason"].as_str().unwrap().contains("gone"), "{end}");
     let mut line = String::new();
     assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
     assert!(!world.folder.path().join("qmp/a_b.sock").exists());

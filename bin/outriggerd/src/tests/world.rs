@@ -27,7 +27,7 @@ use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
 use crate::driver::Shared;
-use crate::qmp::{Dial, Dialing, Qmp};
+use crate::qmp::{Dial, Dialing, Place, Qmp};
 use crate::registry::Registry;
 use crate::restarts::Restarts;
 
@@ -35,7 +35,7 @@ use crate::restarts::Restarts;
 fn no_qmp(socket: &Path) -> Qmp {
     struct Never;
     impl Dial for Never {
-        fn dial(&self, _: DomId, _: DomId) -> Dialing {
+        fn dial(&self, _: Place) -> Dialing {
             Box::pin(std::future::pending())
         }
     }

@@ -1,7 +1,7 @@
 //! Where QEMU runs.
 
 use crate::diagnostic::Diagnostic;
-use crate::model::{DeviceModel, DeviceModelCrashAction};
+use crate::model::{DeviceModel, DeviceModelCrashAction, QmpTransport};
 use crate::reader::Reader;
 
 const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; remove the line, or \
@@ -36,6 +36,7 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         ("restart", DeviceModelCrashAction::Restart),
         ("preserve", DeviceModelCrashAction::Preserve),
     ];
+    let qmp = [("vchan", QmpTransport::Vchan), ("console", QmpTransport::Console)];
     DeviceModel {
         kernel: reader.firmware_path("stubdomain_kernel"),
         ramdisk: reader.firmware_path("stubdomain_ramdisk"),
@@ -43,6 +44,7 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         memory: super::basics::mib(reader, "stubdomain_memory", 16),
         extra_args,
         on_crash: reader.word("on_device_model_crash", &on_crash).unwrap_or_default(),
+        qmp: reader.word("device_model_qmp", &qmp).unwrap_or_default(),
     }
 }
 

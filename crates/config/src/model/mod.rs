@@ -147,6 +147,20 @@ pub struct DeviceModel {
     pub extra_args: Vec<String>,
     /// `on_device_model_crash` (this project's own key): what happens to the guest when its device model dies.
     pub on_crash: DeviceModelCrashAction,
+    /// `device_model_qmp` (this project's own key): how the toolstack reaches QEMU's monitor.
+    #[serde(default)]
+    pub qmp: QmpTransport,
+}
+
+/// How QMP comes from a stubdomain (`device_model_qmp`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QmpTransport {
+    /// The stubdomain serves it by vchan.
+    #[default]
+    Vchan,
+    /// QEMU has a monitor on a PV console of the stubdomain, which need not know of it.
+    Console,
 }
 
 /// What happens to a guest whose stubdomain or QEMU has died (`on_device_model_crash`).

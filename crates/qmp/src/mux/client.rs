@@ -142,14 +142,14 @@ impl Client {
             .min()
     }
 
-    /// Answers its waiting requests whose time is over.
-    pub(super) fn time_out(&mut self, now: Instant) {
+    /// Answers its waiting requests whose time is over, or all of them, since there will be no session: why.
+    pub(super) fn time_out(&mut self, now: Instant, over: Option<&str>) {
         for waiting in &mut self.waiting {
             if let Waiting::Request(asked) = waiting
-                && asked.deadline <= now
+                && (asked.deadline <= now || over.is_some())
             {
-                let text =
-                    format!("{} was not sent to QEMU in time: there is no session", asked.request.command);
+                let why = over.unwrap_or("there was no session in time");
+                let text = format!("{} was not sent to QEMU: {why}", asked.request.command);
                 *waiting = Waiting::Answer(text::error(&ErrorClass::Generic, &text, asked.id.as_deref()));
             }
         }

@@ -5,8 +5,11 @@
 //! ```text
 //!            dial                 greeting            capabilities
 //!  Waiting ───────▶ Dialing ──────────────▶ Greeting ─────────────▶ Negotiating ──▶ Up
-//!     ▲                │ failed                │ none in time           │            │ closed, no QMP,
-//!     └────────────────┴───────────────────────┴────────────────────────┴────────────┘ no answer in time
+//!     ▲                │ failed                │ none in time           ▲            │ closed, no QMP,
+//!     ├────────────────┴───────────────────────┴───────────────────┬────│────────────┘ no answer in time
+//!     │                 a console                                  │    │ asked for its version
+//!     └─────── Dialing ──────────▶ Resyncing ── none in time ──────┘    │
+//!                                      └──────────── in step ───────────┘
 //! ```
 //!
 //! - A client has its own greeting, negotiation, ids and events. Its requests get ids of ours; an answer is matched
@@ -16,6 +19,7 @@
 //! - A client that does not read gets no more events (it is told how many it missed) and its requests wait.
 //! - A session that is lost fails the requests that were with QEMU. Clients stay, are told by
 //!   `OUTRIGGER_SESSION_LOST` and `OUTRIGGER_SESSION_RESTORED`, and what they ask meanwhile waits for a while.
+//! - When the device model has ended ([`Mux::end`]), the same happens, and what is asked from then on is refused.
 //! - What QEMU sends is paid for out of a [`Budget`](budget::Budget): bytes that are read, the time that it took to
 //!   handle them, events that are passed on.
 
@@ -37,6 +41,7 @@ use crate::error::QmpError;
 use crate::limits::Limits;
 use crate::monitor::{Event, Request};
 use crate::policy::{Peer, Policy};
+use crate::resync::Leftovers;
 use budget::Budget;
 use client::Client;
 use session::{InFlight, Session};
@@ -159,6 +164,8 @@ pub struct Mux {
     config: MuxConfig,
     policy: Arc<Policy>,
     session: Session,
+    /// What may still come of bringing a console in step.
+    leftovers: Option<Leftovers>,
     /// Tries since a session last lived for a while.
     tries: u32,
     /// What QEMU said it is, last time.
@@ -202,6 +209,7 @@ impl Mux {
             config,
             policy,
             session: Session::Waiting { until: now },
+            leftovers: None,
             tries: 0,
             version: None,
             oob: false,
@@ -305,7 +313,8 @@ impl Mux {
         let session = match &self.session {
             Session::Waiting { until } => Some(*until),
             Session::Greeting { until, .. } | Session::Negotiating { until, .. } => Some(*until),
-            Session::Dialing | Session::Up { .. } => None,
+            Session::Resyncing { until, resync } => Some(resync.due().map_or(*until, |due| due.min(*until))),
+            Session::Dialing | Session::Up { .. } | Session::Over { .. } => None,
         };
         let flight = self.flight.values().filter_map(|request| request.due(self.config.answer)).min();
         let waiting = self.clients.values().filter_map(Client::due).min();
@@ -324,6 +333,10 @@ impl Mux {
             Session::Greeting { until, .. } | Session::Negotiating { until, .. } if until <= now => {
                 self.lose("no greeting in time", now);
             }
+            Session::Resyncing { until, .. } if until <= now => {
+                self.lose("it does not come in step: no answer to a reset in time", now);
+            }
+            Session::Resyncing { .. } => self.reset(now),
             _ => {}
         }
         self.time_out(now);

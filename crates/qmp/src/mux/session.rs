@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -10,6 +11,7 @@ use crate::decode::Decoder;
 use crate::error::{ErrorClass, QmpError, harmless};
 use crate::message::{Kind, Member, Message};
 use crate::monitor::{Event, Request};
+use crate::resync::Resync;
 
 /// What of QEMU's descriptions of errors is handed on, in characters.
 const DESCRIPTION: usize = 1000;
@@ -29,10 +31,14 @@ pub(super) enum Session {
     Dialing,
     /// QEMU has to say hello.
     Greeting { until: Instant, decoder: Box<Decoder> },
-    /// QEMU has to agree to our capabilities.
+    /// A console, where nobody says hello: QEMU has to answer a reset.
+    Resyncing { until: Instant, resync: Box<Resync> },
+    /// QEMU has to agree to our capabilities, or on a console to say what it is.
     Negotiating { until: Instant, decoder: Box<Decoder>, oob: bool },
     /// It works.
     Up { since: Instant, decoder: Box<Decoder>, oob: bool, heard: Instant, strikes: u32 },
+    /// There will be none any more.
+    Over { why: String },
 }
 
 impl Session {
@@ -41,7 +47,7 @@ impl Session {
             Self::Greeting { decoder, .. } | Self::Negotiating { decoder, .. } | Self::Up { decoder, .. } => {
                 Some(decoder)
             }
-            Self::Waiting { .. } | Self::Dialing => None,
+            Self::Waiting { .. } | Self::Dialing | Self::Resyncing { .. } | Self::Over { .. } => None,
         }
     }
 }
@@ -105,11 +111,49 @@ impl Mux {
         }
     }
 
+    /// The shell has connected to a console on which QEMU has its monitor. `nonce` is a text that no session before it had.
+    pub fn connected_to_console(&mut self, nonce: &str, now: Instant) {
+        if matches!(self.session, Session::Dialing) {
+            let resync = Box::new(Resync::new(self.config.qemu, nonce));
+            self.session = Session::Resyncing { until: now + self.config.handshake, resync };
+            self.reset(now);
+        }
+    }
+
+    /// Sends a reset if one is due.
+    pub(super) fn reset(&mut self, now: Instant) {
+        if let Session::Resyncing { resync, .. } = &mut self.session
+            && let Some(bytes) = resync.poll_send(now)
+        {
+            self.to_session.extend_from_slice(&bytes);
+        }
+    }
+
+    /// A console's bytes, until it is in step.
+    fn resync_bytes(&mut self, bytes: &[u8]) {
+        let Session::Resyncing { until, resync } = &mut self.session else { return };
+        let until = *until;
+        resync.push(bytes);
+        let Some((decoder, leftovers)) = resync.session() else { return };
+        self.leftovers = Some(leftovers);
+        // A console never gets to execute out of band: whether an earlier session has asked for it is not known.
+        self.oob = false;
+        self.session = Session::Negotiating { until, decoder: Box::new(decoder), oob: false };
+        self.to_session.extend_from_slice(Request::new("query-version").line(NEGOTIATION).as_bytes());
+    }
+
     /// The connection is gone, or could not be made.
     pub fn disconnected(&mut self, why: &str, now: Instant) {
         if !matches!(self.session, Session::Waiting { .. }) {
             self.lose(why, now);
         }
+    }
+
+    /// The device model has ended, or is about to: its session is lost, and there will be no other.
+    pub fn end(&mut self, why: &str, now: Instant) {
+        self.lose(why, now);
+        self.session = Session::Over { why: why.to_owned() };
+        self.time_out(now);
     }
 
     /// How long to wait before the device model's bytes are read again; nothing: read on.
@@ -126,8 +170,9 @@ impl Mux {
     /// Bytes of the device model.
     pub fn session_bytes(&mut self, bytes: &[u8], now: Instant) {
         self.bytes.spend(u32::try_from(bytes.len()).unwrap_or(u32::MAX), now);
-        if let Some(decoder) = self.session.decoder() {
-            decoder.push(bytes);
+        match self.session.decoder() {
+            Some(decoder) => decoder.push(bytes),
+            None => self.resync_bytes(bytes),
         }
         while let Some(decoder) = self.session.decoder() {
             match decoder.next_message() {
@@ -147,7 +192,7 @@ impl Mux {
     /// Gives the session up and says why; a new one is tried after a pause.
     pub(super) fn lose(&mut self, why: &str, now: Instant) {
         let was_up = match &self.session {
-            Session::Waiting { .. } => return,
+            Session::Waiting { .. } | Session::Over { .. } => return,
             Session::Up { since, .. } => {
                 if now.saturating_duration_since(*since) >= GOOD {
                     self.tries = 0;
@@ -160,6 +205,7 @@ impl Mux {
         let pause = if self.tries == 0 { Duration::ZERO } else { doubled.min(self.config.pause) };
         self.session = Session::Waiting { until: now + pause };
         self.to_session.clear();
+        self.leftovers = None;
         self.in_band = 0;
         self.actions.push_back(Action::Hangup);
         self.actions.push_back(Action::Note(format!("no session with the device model: {why}")));
@@ -205,6 +251,9 @@ impl Mux {
     }
 
     fn session_message(&mut self, message: &Message, now: Instant) {
+        if self.leftovers.as_mut().is_some_and(|leftovers| leftovers.takes(message)) {
+            return;
+        }
         match &mut self.session {
             Session::Greeting { .. } => self.greeted(message, now),
             Session::Negotiating { .. } => self.negotiated(message, now),
@@ -216,20 +265,20 @@ impl Mux {
                 Kind::Event => self.session_event(message, now),
                 _ => self.strike("a message of no known kind", now),
             },
-            Session::Waiting { .. } | Session::Dialing => {}
+            Session::Waiting { .. } | Session::Dialing | Session::Resyncing { .. } | Session::Over { .. } => {
+            }
         }
     }
 
     fn greeted(&mut self, message: &Message, now: Instant) {
-        let Some(Greeting { mut version, capabilities }) = message.read(Member::Qmp) else {
+        let Some(Greeting { version, capabilities }) = message.read(Member::Qmp) else {
             // Of an event that came before it nobody can know yet.
             return match message.kind() {
                 Kind::Event => {}
                 _ => self.lose("it does not say hello", now),
             };
         };
-        version.package = harmless(&version.package, 128);
-        self.version = Some(version);
+        self.remember(version);
         let oob = capabilities.iter().any(|name| name == "oob");
         self.oob = oob;
         let enable = if oob { json!({"enable": ["oob"]}) } else { json!({}) };
@@ -243,9 +292,18 @@ impl Mux {
         }
     }
 
+    fn remember(&mut self, mut version: Version) {
+        version.package = harmless(&version.package, 128);
+        self.version = Some(version);
+    }
+
     fn negotiated(&mut self, message: &Message, now: Instant) {
         let ours = message.read::<u64>(Member::Id) == Some(NEGOTIATION);
         match message.kind() {
+            Kind::Return if ours && self.leftovers.is_some() => match message.read(Member::Return) {
+                Some(version) => self.remember(version),
+                None => return self.lose("it does not say what it is", now),
+            },
             Kind::Return if ours => {}
             Kind::Event => return,
             _ => return self.lose("it does not agree to its capabilities", now),
@@ -364,7 +422,11 @@ impl Mux {
 
     /// Sends what may be sent: first the toolstack's, then one request of each client in turn.
     pub(super) fn send_waiting(&mut self, now: Instant) {
-        let Session::Up { oob, .. } = self.session else { return };
+        let oob = match self.session {
+            Session::Up { oob, .. } => oob,
+            Session::Over { .. } => return self.time_out(now),
+            _ => return,
+        };
         while self.in_band < self.config.window
             && let Some(Inner { token, request, deadline }) = self.inner.pop_front()
         {
@@ -412,12 +474,15 @@ impl Mux {
 
     /// Ends what has waited too long.
     pub(super) fn time_out(&mut self, now: Instant) {
-        let (over, rest) =
-            std::mem::take(&mut self.inner).into_iter().partition(|inner| inner.deadline <= now);
+        let end = match &self.session {
+            Session::Over { why } => Some(why.clone()),
+            _ => None,
+        };
+        let is_due = |inner: &Inner| inner.deadline <= now || end.is_some();
+        let (due, rest): (VecDeque<Inner>, _) = std::mem::take(&mut self.inner).into_iter().partition(is_due);
         self.inner = rest;
-        let over: std::collections::VecDeque<Inner> = over;
-        for Inner { token, request, .. } in over {
-            let why = "there is no session with the device model".to_owned();
+        for Inner { token, request, .. } in due {
+            let why = end.as_deref().unwrap_or("there is no session with the device model").to_owned();
             let error = QmpError::NoSession { command: request.command, why };
             self.actions.push_back(Action::Answer(token, Err(error)));
         }
@@ -442,7 +507,7 @@ impl Mux {
             }
         }
         for client in self.clients.values_mut() {
-            client.time_out(now);
+            client.time_out(now, end.as_deref());
         }
         if self.stuck_at().is_some_and(|at| at <= now) {
             self.lose("it has not answered for too long", now);

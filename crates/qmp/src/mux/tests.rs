@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod console;
 mod flood;
 
 const ROOT: Peer = Peer { uid: 0, gid: 0 };
@@ -572,4 +573,28 @@ fn decoder_of_an_idle_session_holds_nothing() {
     ));
     let Session::Up { decoder, .. } = &world.mux.session else { panic!("not up") };
     assert_eq!(decoder.held(), 0);
+}
+
+#[test]
+fn end_of_the_device_model_fails_what_is_asked_and_refuses_what_comes() {
+    let mut world = World::up();
+    let client = world.client();
+    world.ask(client, r#"{"execute": "query-status", "id": 1}"#);
+    world.mux.ask(Token(7), Request::new("stop"), world.now + Duration::from_secs(60), world.now);
+    world.look();
+    world.mux.end("the device model has ended", world.now);
+    world.look();
+    let lost = world.read(client);
+    assert!(lost.contains("was lost (the device model has ended)") && lost.contains("\"id\":1"), "{lost}");
+    assert!(world.read(client).contains("OUTRIGGER_SESSION_LOST"));
+    assert!(world.done.iter().any(|done| done.starts_with("answer 7 ")), "{:?}", world.done);
+    world.ask(client, r#"{"execute": "query-kvm", "id": 2}"#);
+    let refused = world.read(client);
+    assert!(refused.contains("query-kvm was not sent to QEMU: the device model has ended"), "{refused}");
+    world.mux.ask(Token(8), Request::new("stop"), world.now + Duration::from_secs(60), world.now);
+    world.look();
+    assert!(world.done.iter().any(|done| done.starts_with("answer 8 ")), "{:?}", world.done);
+    world.done.clear();
+    world.pass(100_000);
+    assert!(world.done.is_empty(), "nobody dials: {:?}", world.done);
 }

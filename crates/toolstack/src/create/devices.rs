@@ -19,7 +19,8 @@ use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
     DeviceId, DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below,
-    channel_node, console_node, disk_node, guest_details, make_domain, pv_details, ring_details,
+    channel_node, console_node, disk_node, guest_details, make_domain, monitor_node, pv_details,
+    ring_details,
 };
 
 impl Creation<'_> {
@@ -145,20 +146,20 @@ impl Creation<'_> {
         pv_details(&mut batch, &stub_tree, self.stub_memory(), &kernel, &ramdisk, &self.stub_cmdline()?);
         let console = Some((stub_built.console_mfn, stub_channels.console.port));
         add_device(&mut consoles, stub, &console_node(stub, 0, "pty", console));
-        self.add_serials(&mut consoles, stub)?;
+        self.add_stub_consoles(&mut consoles, stub)?;
         self.add_arguments(&mut batch, stub)?;
         batch.apply(&self.ts.xenstore)?;
         consoles.commit(&self.ts.xenstore)
     }
 
-    /// The consoles 3 and on: the guest's serial ports.
+    /// The consoles 3 and on: the guest's serial ports, and QEMU's monitor where it has one.
     ///
-    /// With a serial port there are consoles 1 and 2 too, which carry nothing here: Linux gives each secondary console
+    /// With one of them there are consoles 1 and 2 too, which carry nothing here: Linux gives each secondary console
     /// the next free `hvc` number (`hvc_alloc`), whatever its own number, so that console 3 is `/dev/hvc3` only if all
     /// below it are there and come before it.
-    fn add_serials(&self, batch: &mut Batch, stub: DomId) -> StepResult {
+    fn add_stub_consoles(&self, batch: &mut Batch, stub: DomId) -> StepResult {
         let plan = self.plan(self.domid()?)?;
-        if !plan.serials.is_empty() {
+        if !plan.serials.is_empty() || plan.qmp.is_some() {
             for console in [StubConsole::StateOut, StubConsole::StateIn] {
                 add_device(batch, stub, &console_node(stub, u32::from(console.number()), "null", None));
             }
@@ -170,6 +171,9 @@ impl Creation<'_> {
                 SerialOutput::Null => "null".to_owned(),
             };
             add_device(batch, stub, &console_node(stub, u32::from(serial.console.number()), &output, None));
+        }
+        if let Some(console) = plan.qmp {
+            add_device(batch, stub, &monitor_node(stub, console));
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use contract::Serves;
+use config::QmpTransport;
 use contract::paths::{device_model_dir, device_model_permissions, stub_target};
+use contract::{QMP_CONSOLE_WORD, Serves};
 use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
 
 use super::Creation;
@@ -61,10 +62,14 @@ impl Creation<'_> {
         Ok(())
     }
 
-    /// The image's command line, and whom it serves.
+    /// The image's command line, whom it serves, and whether QEMU's monitor is on a console.
     pub(super) fn stub_cmdline(&self) -> Result<String, Cause> {
         let serves = Serves { target: self.domid()?, vm: vm_dir(self.record.uuid) };
-        Ok(format!("{} {serves}", self.image.cmdline))
+        let qmp = match self.config.device_model.qmp {
+            QmpTransport::Vchan => String::new(),
+            QmpTransport::Console => format!(" {QMP_CONSOLE_WORD}"),
+        };
+        Ok(format!("{} {serves}{qmp}", self.image.cmdline))
     }
 
     pub(super) fn stub_tree<'s>(&self, name: &'s str) -> Result<DomainTree<'s>, Cause> {

@@ -1,3 +1,4 @@
+use contract::QmpConsole;
 use xen_types::{DomId, EventPort, Gfn};
 use xenstore::{Access, Permissions, XsPath};
 
@@ -207,6 +208,13 @@ pub(crate) fn console_node(
             node.front("protocol", "vt100");
         }
     }
+    node
+}
+
+/// The console of QEMU's monitor: what it says goes to the toolstack's stream alone, while there is one.
+pub(crate) fn monitor_node(stub: DomId, console: QmpConsole) -> DeviceNode {
+    let mut node = console_node(stub, u32::from(console.number()), "null", None);
+    node.back("log", "none");
     node
 }
 

@@ -12,7 +12,7 @@ use xen_types::DomId;
 use xenstore::{Access, Permissions, XsPath};
 
 pub(crate) use device::{
-    DeviceId, DeviceKind, DeviceNode, add_device, backend_parent, channel_node, console_node,
+    DeviceId, DeviceKind, DeviceNode, add_device, backend_parent, channel_node, console_node, monitor_node,
 };
 pub(crate) use disk::{DiskBacking, disk_node};
 pub(crate) use domain::{

@@ -1,6 +1,7 @@
 use toolstack::steps::{Faults, Side};
 use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
 use xen_types::{DomId, KiB};
+use xenstore::{Store as _, XsPath};
 
 use crate::world::{Stubs, World, guest_config};
 
@@ -34,6 +35,28 @@ fn a_guest_is_made_and_started_last() {
     assert_eq!(unpaused.last().unwrap().domid, Some(guest.domid));
     assert_eq!(world.host.state().loops.len(), 1);
     assert_eq!(world.host.state().ports.len(), 2);
+}
+
+#[test]
+fn a_stubdomain_with_qmp_on_a_console_has_that_console_and_is_told() {
+    let world = World::new(Stubs::Work);
+    let mut config = guest_config();
+    config.device_model.qmp = config::QmpTransport::Console;
+    let guest = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+    let stub = guest.stub_domid;
+    let store = world.server.connect(DomId::DOM0);
+    let read = |path: String| {
+        let value = store.read(&XsPath::new(path).unwrap()).unwrap().expect("the key is there");
+        String::from_utf8(value).unwrap()
+    };
+    // Two serial ports are before it.
+    let key = |key: &str| read(format!("/local/domain/0/backend/console/{stub}/5/{key}"));
+    assert_eq!((key("output").as_str(), key("log").as_str()), ("null", "none"));
+    let vm = read(format!("/local/domain/{stub}/vm"));
+    let cmdline = read(format!("{vm}/image/cmdline"));
+    assert!(contract::has_word(&cmdline, contract::QMP_CONSOLE_WORD), "{cmdline}");
+    let arguments = read(format!("/vm/{}/image/dmargs", guest.uuid));
+    assert!(arguments.contains("serial,id=outrigger-console,path=/dev/hvc5"), "{arguments}");
 }
 
 #[test]
