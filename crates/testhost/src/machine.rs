@@ -17,6 +17,8 @@ const CPU: &str = "EPYC-Rome,-smap,-monitor,-rdtscp,-xsave";
 
 /// The 9p mount tag of the shared folder, known to dom0's init.
 const SHARE_TAG: &str = "outrigger";
+/// The slot of a PCI device without a driver, which is there to be passed through: QEMU's `edu`.
+const PCI_SLOT: u8 = 0x10;
 
 /// The size of the emulated host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,10 +83,11 @@ impl Machine {
     fn xen_command_line(&self) -> String {
         // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file. The older
         // scheduler: under emulation credit2, the usual one, now and then leaves dom0 in its queue while all
-        // processors idle, for ever ("r" at Xen's console shows it), when many guests wake dom0 at once.
+        // processors idle, for ever ("r" at Xen's console shows it), when many guests wake dom0 at once. The processor is
+        // AMD's and the IOMMU Intel's, since QEMU cannot save the state of AMD's: their page tables are of two kinds.
         format!(
             "dom0_mem={0}M,max:{0}M dom0_max_vcpus={1} console=com1 com1=115200,8n1 noreboot \
-             console_timestamps=boot bootscrub=0 sched=credit {2}",
+             console_timestamps=boot bootscrub=0 sched=credit iommu=no-sharept {2}",
             self.dom0_memory_mib, self.dom0_cpus, self.xen_arguments
         )
     }
@@ -121,6 +124,9 @@ impl Machine {
                 add(&["-incoming", "defer"]);
             }
         }
+        // Before the devices that it is for.
+        add(&["-device", "intel-iommu,intremap=on"]);
+        add(&["-device", &format!("edu,addr={PCI_SLOT:x}")]);
         add(&["-kernel", "xen", "-append", &self.xen_command_line()]);
         add(&["-initrd", &self.modules()]);
         for name in CHANNELS {

@@ -11,13 +11,14 @@ use xenstore::{Store as _, Xenstore, XsPath};
 use super::Case;
 use crate::harness::command::{outrigger, run, run_within};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, hello, power, scratch};
+use crate::harness::guest::{Made, hello, linux, power, scratch};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("stock::xl_list_shows_guest_and_stubdomain", xl_list),
     Case::new("stock::xl_destroy_ends_guest_and_stubdomain", xl_destroy),
     Case::new("stock::xl_creates_saves_restores_and_shuts_down_with_our_image", xl_life),
+    Case::new("stock::xl_plugs_in_a_pci_device_of_the_host", xl_pci),
 ];
 
 const XL: &str = "/usr/lib/xen-4.17/bin/xl";
@@ -110,7 +111,11 @@ fn xl_life() -> Result<()> {
     run(XL, &["shutdown", "-F", NAME])?.good()?;
     serial.wait_for("TESTGUEST power button")?;
     wait_until_gone(NAME)?;
-    // xl leaves the directory of its device models in dom0, empty.
+    remove_empty_folder()
+}
+
+/// xl leaves the directory of its device models in dom0, empty.
+fn remove_empty_folder() -> Result<()> {
     let (store, left) = (Xenstore::open()?, XsPath::new("/local/domain/0/device-model")?);
     if store.list(&left)?.is_some_and(|models| models.is_empty()) {
         store.rm(&left)?;
@@ -118,18 +123,84 @@ fn xl_life() -> Result<()> {
     Ok(())
 }
 
-/// The older way to plug a PCI device in and out, as libxl goes it, with a device that is not there.
+/// The older way to plug a PCI device in and out, as libxl goes it, where QEMU kept nothing for one.
 fn pci_commands(name: &str) -> Result<()> {
+    pci_command(name, "pci-ins", "pci-insert-failed")?;
+    pci_command(name, "pci-rem", "pci-removed")
+}
+
+/// The embedded host's device for this: QEMU's `edu`, which says 0x010000ed at the start of its memory.
+const PCI_DEVICE: &str = "0000:00:10.0";
+
+/// Gives a command of the older protocol and waits for its answer.
+fn pci_command(name: &str, command: &str, answer: &str) -> Result<()> {
     let (target, stub) = (domid(name)?, domid(&format!("{name}-dm"))?);
     let store = Xenstore::open()?;
     let key = |key: &str| XsPath::new(format!("/local/domain/{stub}/device-model/{target}/{key}"));
-    for (command, state) in [("pci-ins", "pci-insert-failed"), ("pci-rem", "pci-removed")] {
-        store.write(&key("parameter")?, b"0000:00:10.0,msitranslate=0,power_mgmt=0")?;
-        store.write(&key("command")?, command.as_bytes())?;
-        let is_there = |value: Option<&[u8]>| (value == Some(state.as_bytes())).then_some(());
-        store.wait_for(&key("state")?, Instant::now() + seconds(20), is_there)?;
-    }
+    store.write(&key("parameter")?, format!("{PCI_DEVICE},msitranslate=0,power_mgmt=0").as_bytes())?;
+    store.write(&key("command")?, command.as_bytes())?;
+    let answered = |value: Option<&[u8]>| (value == Some(answer.as_bytes())).then_some(());
+    store.wait_for(&key("state")?, Instant::now() + seconds(20), answered)?;
     Ok(store.write(&key("state")?, b"running")?)
+}
+
+/// Looks for the device and reads its memory, twice, with its absence between.
+const PCI_SCRIPT: &str = "\
+edu() { for d in /sys/bus/pci/devices/*; do \
+  [ \"$(cat $d/vendor)$(cat $d/device)\" = 0x12340x11e8 ] && echo $d && return; done; return 1; }
+for turn in 1 2; do
+  echo TESTGUEST waits $turn
+  until d=$(edu); do usleep 100000; done
+  echo 1 >$d/enable
+  echo TESTGUEST reads $turn $(devmem $(head -n 1 $d/resource | cut -d ' ' -f 1) 32)
+  while edu >/dev/null; do usleep 100000; done
+done
+";
+
+/// A device of the host is dom0's to give away, until it is dropped.
+struct Assignable;
+
+impl Assignable {
+    /// With the addresses of the host in the stubdomain too: xl asks QEMU for those.
+    fn new() -> Result<Self> {
+        run("insmod", &["/modules/xen_pciback.ko", "passthrough=1"])?.good()?;
+        let assignable = Self;
+        run(XL, &["pci-assignable-add", PCI_DEVICE])?.good()?;
+        Ok(assignable)
+    }
+}
+
+impl Drop for Assignable {
+    fn drop(&mut self) {
+        let _ = run(XL, &["pci-assignable-remove", PCI_DEVICE]);
+        let _ = run("rmmod", &["xen-pciback"]);
+        // xl leaves its note of the driver that the device had before.
+        if let (Ok(store), Ok(notes)) = (Xenstore::open(), XsPath::new("/libxl/pci")) {
+            let _ = store.rm(&notes);
+        }
+    }
+}
+
+/// A device goes into a guest by xl's own command, out and in again by the older protocol. The guest reads its memory.
+fn xl_pci() -> Result<()> {
+    const NAME: &str = "plugged";
+    let image = IMAGE.replace("unrestricted=1'", "unrestricted=1 outrigger.pci=on'");
+    ensure!(image != IMAGE, "the word for PCI has no place");
+    let config = linux(NAME, PCI_SCRIPT, &format!("{image}\npassthrough='enabled'"))?;
+    let _assignable = Assignable::new()?;
+    let guest = Stock(NAME);
+    let mut serial = Serial::of(NAME);
+    run_within(seconds(180), XL, &["create", &config.to_string_lossy()])?.good()?;
+    serial.wait_for("TESTGUEST waits 1")?;
+    run(XL, &["pci-attach", NAME, PCI_DEVICE])?.good()?;
+    serial.wait_for("TESTGUEST reads 1 0x010000ED")?;
+    pci_command(NAME, "pci-rem", "pci-removed")?;
+    serial.wait_for("TESTGUEST waits 2")?;
+    pci_command(NAME, "pci-ins", "pci-inserted")?;
+    serial.wait_for("TESTGUEST reads 2 0x010000ED")?;
+    run(XL, &["destroy", guest.0])?.good()?;
+    wait_until_gone(NAME)?;
+    remove_empty_folder()
 }
 
 fn domid(name: &str) -> Result<String> {

@@ -46,9 +46,13 @@ fn find(log: &str, after: f64) -> Option<String> {
         .next()
 }
 
-/// The time stamp of `(XEN) [  205.056353] …`.
+/// The time stamp of `(XEN) [  205.056353] …`. Before Xen knows the time its stamps are hexadecimal, as in
+/// `(XEN) [0000000012345678] …`, and some of them would do for a decimal number.
 fn seconds_of(line: &str) -> Option<f64> {
-    line.strip_prefix("(XEN) [")?.split_once(']')?.0.trim().parse().ok()
+    let stamp = line.strip_prefix("(XEN) [")?.split_once(']')?.0.trim();
+    let (whole, part) = stamp.split_once('.')?;
+    let is_plain = [whole, part].iter().all(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    if is_plain { stamp.parse().ok() } else { None }
 }
 
 #[cfg(test)]
@@ -66,6 +70,14 @@ mod tests {
     fn guest_with_xens_registers_is_the_emulators() {
         assert!(find(BROKEN, 6.0).unwrap().contains("d37v0"));
         assert_eq!(find(BROKEN, 300.0), None, "it was before");
+    }
+
+    #[test]
+    fn stamps_of_before_the_clock_are_none() {
+        for stamp in ["0000000012345678", "0000000041e98012", "00000000374c7b77"] {
+            assert_eq!(seconds_of(&format!("(XEN) [{stamp}] Command line")), None, "{stamp}");
+        }
+        assert_eq!(seconds_of("(XEN) [  205.056353] x"), Some(205.056_353));
     }
 
     #[test]
