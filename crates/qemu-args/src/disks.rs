@@ -144,6 +144,25 @@ pub fn cd_device(guest_vdev: Vdev) -> String {
     format!("ide-{}", guest_vdev.devid())
 }
 
+/// The SCSI target of a disk, which can be plugged into a QEMU that runs: IDE and AHCI disks cannot.
+///
+/// # Errors
+/// Why it is no SCSI disk: [`WhyNot::NoPlace`] also where it would be one of IDE or AHCI.
+pub fn scsi_target(guest_vdev: Vdev) -> Result<u32, WhyNot> {
+    let target = guest_vdev.disk();
+    match guest_vdev.partition() {
+        0 if guest_vdev.bus() == VdevBus::Sd && target < SCSI_PLACES => Ok(target),
+        0 => Err(WhyNot::NoPlace),
+        _ => Err(WhyNot::Partition),
+    }
+}
+
+/// QEMU's name for what is behind the disk of a SCSI target.
+#[must_use]
+pub fn scsi_drive(target: u32) -> String {
+    format!("scsi0-hd{target}")
+}
+
 impl StubDisk {
     /// QEMU's arguments for it.
     pub(crate) fn args(&self) -> Vec<String> {
@@ -169,7 +188,7 @@ impl StubDisk {
                 (format!("file={device},if=none,id={id},format=host_device,cache=writeback"), Some(front))
             }
             Place::Scsi(number) => {
-                let id = format!("scsi0-hd{number}");
+                let id = scsi_drive(number);
                 let read_only = if self.writable { "off" } else { "on" };
                 let drive = format!(
                     "file={device},id={id},format=host_device,if=none,readonly={read_only},cache=writeback"

@@ -35,7 +35,7 @@ use contract::{Argv, ArgvError, ConsoleError, QmpConsole, StubConsole};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 
-pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device};
+pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device, scsi_drive, scsi_target};
 pub use nics::StubNic;
 
 /// What is known of the guest and its stubdomain besides the configuration.

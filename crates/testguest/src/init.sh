@@ -6,13 +6,27 @@ export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in $(cat /modules/order); do insmod "$module"; done
-# The PV disks come when their backends have answered; the first one is what we were booted from.
+# PV drivers refuse to be loaded where they could not unplug what is emulated (xen_platform_pci=0): there the emulated
+# devices are what is used.
+if insmod /modules/xen-blkfront.ko 2>/dev/null; then
+    list=pv
+else
+    list=emulated
+fi
+for module in $(cat /modules/$list); do insmod "$module"; done
+# The second disk; what is emulated gets its name in any order. Disks come when their backends have answered.
+find_second() {
+    case $list in
+    pv) second=/dev/xvdb ;;
+    *) second=/dev/$(ls /sys/bus/scsi/devices/1:0:0:0/block 2>/dev/null) ;;
+    esac
+    [ -b "$second" ]
+}
 tries=0
-while [ ! -e /dev/xvda ] && [ $tries -lt 100 ]; do usleep 100000; tries=$((tries + 1)); done
+until find_second || [ $tries = 100 ]; do usleep 100000; tries=$((tries + 1)); done
 echo "TESTGUEST up $(cut -d' ' -f1 /proc/uptime) disks: $(ls /sys/block | tr '\n' ' ') nics: $(ls /sys/class/net | tr '\n' ' ')"
-if [ -e /dev/xvdb ]; then
-    dd if=/dev/xvdb of=/script bs=4096 count=1 2>/dev/null
+if [ -b "$second" ]; then
+    dd if=$second of=/script bs=4096 count=1 2>/dev/null
     tr -d '\000' </script >/script.sh
     sh /script.sh
     echo "TESTGUEST script ended with $?"

@@ -12,6 +12,7 @@ mod console;
 mod reference;
 mod uefi;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -169,23 +170,26 @@ fn guest_initramfs(system: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
     // What the kernel runs when the toolstack asks for power-off or reboot (`control/shutdown`).
     initramfs.bytes("/sbin/poweroff", 0o755, "#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n")?;
     initramfs.bytes("/sbin/reboot", 0o755, "#!/bin/busybox sh\nexec /bin/busybox reboot -f\n")?;
-    let mut order = String::new();
-    for module in kernel.modules(&["xen-blkfront", "xen-netfront", "evdev", "button"])? {
-        let path = format!("/modules/{}.ko", module.name);
-        initramfs.copy(&path, 0o644, module.host)?;
-        order.push_str(&format!("{path}\n"));
-    }
-    initramfs.bytes("/modules/order", 0o644, order.as_str())?;
-    // What a script loads when it wants it: the IDE CD drive, and the emulated NIC that tests use.
-    let mut more = String::new();
-    for module in kernel.modules(&["ata_piix", "sr_mod", "e1000"])? {
-        let path = format!("/modules/{}.ko", module.name);
-        if !order.contains(&format!("{path}\n")) {
-            initramfs.copy(&path, 0o644, module.host)?;
-            more.push_str(&format!("{path}\n"));
+    // What the init loads: to find out, with PV drivers, or where the guest has the emulated devices alone. Then what a
+    // script loads when it wants it: the IDE CD drive.
+    let lists: [(&str, &[&str]); 4] = [
+        ("first", &["xen-blkfront"]),
+        ("pv", &["xen-netfront", "evdev", "button"]),
+        ("emulated", &["ahci", "sd_mod", "sym53c8xx", "8139cp", "evdev", "button"]),
+        ("more", &["ata_piix", "sr_mod"]),
+    ];
+    let mut known = BTreeSet::new();
+    for (list, names) in lists {
+        let mut text = String::new();
+        for module in kernel.modules(names)? {
+            let path = format!("/modules/{}.ko", module.name);
+            text.push_str(&format!("{path}\n"));
+            if known.insert(path.clone()) {
+                initramfs.copy(&path, 0o644, module.host)?;
+            }
         }
+        initramfs.bytes(&format!("/modules/{list}"), 0o644, text)?;
     }
-    initramfs.bytes("/modules/more", 0o644, more)?;
     Ok(initramfs)
 }
 

@@ -2,10 +2,10 @@
 
 use xen_types::DomId;
 
-use crate::attach::{Live, settle};
+use crate::attach::{Live, needs_qemu, settle};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{Change, GuestRecord, LOOP_TAG, Phase};
+use crate::record::{GuestRecord, LOOP_TAG, Phase};
 use crate::{Guest, Toolstack};
 
 /// What was found at the start of a daemon.
@@ -56,8 +56,8 @@ impl Toolstack {
     /// Puts back or ends a change that was cut off. What fails is tried again before the guest's next change; a guest
     /// that has ended meanwhile is destroyed with all that it has.
     fn settle_change(&self, record: &mut GuestRecord, domid: DomId, troubles: &mut Vec<Error>) {
-        // A disc is put back by QEMU, which nobody holds a session with yet.
-        if let Some(Change::ChangeMedium { .. }) = record.change {
+        // What QEMU has to put back waits until there is a session with it.
+        if needs_qemu(record) {
             return;
         }
         let Ok(mut live) = Live::find(self, domid) else { return };

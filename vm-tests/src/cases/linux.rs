@@ -1,4 +1,4 @@
-//! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off and reboot.
+//! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,13 +11,12 @@ use super::Case;
 use crate::harness::command::{outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{BRIDGE, Made, bridge, linux, must_run, scratch};
+use crate::harness::guest::{BRIDGE, Made, bridge, linux, scratch};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("linux::boots_unplugs_pings_and_powers_off", pings),
     Case::new("linux::outrigger_shutdown", shutdown),
-    Case::new("linux::reboots_by_itself", reboots),
 ];
 
 /// How long the guest may take from its first byte to its init, under emulation.
@@ -77,20 +76,4 @@ fn shutdown() -> Result<()> {
     ensure!(outrigger(&["domid", "calm"])?.status == 4, "it is still there");
     guest.leave();
     Ok(())
-}
-
-fn reboots() -> Result<()> {
-    // The mark on the script's own disk tells the second boot from the first.
-    let script = "if [ -e /dev/xvdb ] && dd if=/dev/xvdb bs=512 skip=64 count=1 2>/dev/null | grep -q SECOND; \
-                  then echo SECOND-BOOT; else echo SECOND | dd of=/dev/xvdb bs=512 seek=64 conv=notrunc,sync 2>/dev/null; \
-                  sync; reboot -f; fi\n";
-    let mut events = Events::subscribe()?;
-    let guest = Made::create(&linux("twice", script, "")?, &[])?;
-    events.wait_for("twice", "rebooted", BOOT)?;
-    events.wait_for("twice", "created", 180)?;
-    let again = Made { guest: must_run("twice")? };
-    ensure!(again.guest.domid != guest.guest.domid, "it is the same domain");
-    guest.leave();
-    Console::serial(&again, 0)?.wait_for("SECOND-BOOT", BOOT)?;
-    again.destroy()
 }

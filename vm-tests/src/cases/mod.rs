@@ -7,6 +7,7 @@ mod console;
 mod daemon;
 mod devices;
 mod ease;
+mod emulated;
 mod ends;
 mod hello;
 mod hostile;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Case> {
         hostile::CASES,
         linux::CASES,
         changes::CASES,
+        emulated::CASES,
         // The last.
         xenstored_gone::CASES,
     ]

@@ -53,6 +53,11 @@ impl Shell {
         self.good(&command, within + 60).map(drop)
     }
 
+    /// Types what the shell does not come back from.
+    pub(crate) fn send(&mut self, text: &str) -> Result<()> {
+        self.console.type_text(text)
+    }
+
     /// Waits for a text that comes without being asked for.
     pub(crate) fn hear(&mut self, text: &str, within: u64) -> Result<()> {
         self.console.wait_for(text, within)

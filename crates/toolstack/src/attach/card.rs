@@ -35,7 +35,7 @@ pub(super) struct Card {
 impl Card {
     /// The card that an interface shall have: none for a guest with PV drivers, or when it is PV only.
     pub(super) fn wanted(live: &Live<'_>, nic: &Nic) -> Result<Option<Self>, Cause> {
-        if nic.kind != NicKind::Ioemu || live.has_pv_drivers()? {
+        if nic.kind != NicKind::Ioemu || live.uses_pv_devices()? {
             return Ok(None);
         }
         Self::unplugged(live, nic).map(Some)

@@ -2,6 +2,7 @@
 
 use config::{Disk, DiskSource, Vdev};
 
+use super::scsi::{Emulation, ScsiDisk};
 use super::{Detach, Live, device};
 use crate::batch::Batch;
 use crate::create::{
@@ -10,7 +11,7 @@ use crate::create::{
 use crate::destroy::undo_scripts_of;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{Change, GuestRecord};
+use crate::record::{Change, EmulatedDisk, GuestRecord};
 use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::{Guest, Toolstack};
@@ -19,23 +20,31 @@ use xen_types::DomId;
 /// How many disks a guest may have, as in its configuration.
 const MAX_DISKS: usize = 256;
 
+/// The step that QEMU may fail, and the disk goes all the same.
+const UNPLUG: &str = "unplug its emulated disk";
+
 /// A disk that comes.
 struct Attachment<'a> {
     live: Live<'a>,
     disk: Disk,
+    /// QEMU's side of it.
+    emulated: Option<EmulatedDisk>,
     backing: DiskBacking,
 }
 
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check the disk", Attachment::check),
-        Step::new("note the disk", Attachment::note).undo(|a: &mut Attachment<'_>| a.live.forget_change()),
+        Step::new("note the disk", Attachment::note).undo(Attachment::forget),
         Step::new("attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
         Step::new("write its xenstore nodes", Attachment::write_nodes)
-            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &[a.id()])),
+            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &a.users())),
         Step::new("run its script", Attachment::run_script).undo(Attachment::undo_script),
-        Step::new("wait for its backend", |a: &mut Attachment<'_>| wait_for(a.live.ts, vec![a.id().back()])),
+        Step::new("wait for its backend", |a: &mut Attachment<'_>| {
+            wait_for(a.live.ts, a.users().into_iter().map(DeviceId::back).collect())
+        }),
+        Step::new("plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
         Step::new("record the disk", Attachment::record).undo(Attachment::unrecord),
     ]
 }
@@ -45,6 +54,8 @@ struct Detachment<'a> {
     live: Live<'a>,
     vdev: Vdev,
     how: Detach,
+    /// QEMU's disk, which can be unplugged.
+    emulated: Option<ScsiDisk>,
 }
 
 /// Up to the guest's agreement; then there is only forward.
@@ -60,6 +71,9 @@ fn ask_steps<'b>() -> Vec<Step<Detachment<'b>>> {
 fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("note that the guest has let it go", |d: &mut Detachment<'_>| d.note(true)),
+        Step::new(UNPLUG, |d: &mut Detachment<'_>| {
+            d.emulated.as_ref().map_or(Ok(()), |disk| disk.unplug(d.live.ts))
+        }),
         Step::new("remove the disk", |d: &mut Detachment<'_>| {
             remove_disk(&mut d.live, d.vdev)?;
             forget_disk(&mut d.live, d.vdev);
@@ -81,8 +95,8 @@ impl Toolstack {
         ask_steps().iter().map(Step::name).chain(remove_steps().iter().map(Step::name)).collect()
     }
 
-    /// Attaches a disk to a running guest, which its PV driver sees at once. A disk that is there already as it is
-    /// described is left so.
+    /// Attaches a disk to a running guest, which its PV driver sees at once, and as an emulated one where QEMU can plug
+    /// it in and the guest has no PV driver. A disk that is there already as it is described is left so.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -97,12 +111,20 @@ impl Toolstack {
             events(Event::Warning { text: format!("{} is attached already", describe(disk)) });
             return Ok(live.guest());
         }
-        let mut attachment = Attachment { live, disk: disk.clone(), backing: DiskBacking::Empty };
+        let (emulated, remark) = match Emulation::wanted(&live, disk)? {
+            Emulation::Plugged(emulated) => (Some(emulated), None),
+            Emulation::None(remark) => (None, remark),
+        };
+        let mut attachment = Attachment { live, disk: disk.clone(), emulated, backing: DiskBacking::Empty };
         run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
+        if let Some(text) = remark {
+            events(Event::Warning { text });
+        }
         Ok(attachment.live.guest())
     }
 
-    /// Takes a disk from a running guest: its PV disk and, once the guest has unplugged what is emulated, QEMU's.
+    /// Takes a disk from a running guest: its PV disk and, once the guest has unplugged what is emulated, QEMU's. What
+    /// is still emulated goes by force alone, because nobody can ask the guest.
     ///
     /// # Errors
     /// [`Error::Step`] when the guest does not let it go, and it has it as before; [`Error::NotDetached`] when it
@@ -115,16 +137,23 @@ impl Toolstack {
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
         let live = Live::settled(self, domid)?;
-        let mut detachment = Detachment { live, vdev, how };
+        let emulated = ScsiDisk::of(&live, vdev);
+        let mut detachment = Detachment { live, vdev, how, emulated };
         run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
-        let left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        let mut left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        // The disk is taken from QEMU whether it agrees or not.
+        for failure in left.extract_if(.., |failure| failure.step == UNPLUG) {
+            let text =
+                format!("QEMU has not let {vdev} go, and finds nothing behind it: {}", failure.cause.chain());
+            events(Event::Warning { text });
+        }
         detachment.live.concluded(left)
     }
 }
 
 impl Attachment<'_> {
-    fn id(&self) -> DeviceId {
-        DeviceId::new(DeviceKind::Vbd, self.live.domid, self.disk.vdev.devid())
+    fn users(&self) -> Vec<DeviceId> {
+        users(&self.live, self.disk.vdev)
     }
 
     fn check(&mut self) -> StepResult {
@@ -154,7 +183,17 @@ impl Attachment<'_> {
 
     fn note(&mut self) -> StepResult {
         let disk = self.disk.clone();
+        self.live.record.emulated_disks.extend(self.emulated);
         self.live.note(Change::AttachDisk(disk))
+    }
+
+    fn forget(&mut self) -> StepResult {
+        let vdev = self.disk.vdev;
+        // Before the check nothing is known of another disk of this name.
+        if matches!(&self.live.record.change, Some(Change::AttachDisk(disk)) if disk.vdev == vdev) {
+            self.live.record.emulated_disks.retain(|disk| disk.vdev != vdev);
+        }
+        self.live.forget_change()
     }
 
     fn attach_image(&mut self) -> StepResult {
@@ -165,21 +204,44 @@ impl Attachment<'_> {
 
     fn write_nodes(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        let domid = self.live.domid;
-        add_device(&mut batch, domid, &disk_node(&self.disk, &self.backing, domid, self.disk.vdev, false));
+        let (guest, stub) = (self.live.domid, self.live.stub);
+        add_device(&mut batch, guest, &disk_node(&self.disk, &self.backing, guest, self.disk.vdev, false));
+        if let Some(emulated) = self.emulated {
+            add_device(
+                &mut batch,
+                stub,
+                &disk_node(&self.disk, &self.backing, stub, emulated.stub_vdev, true),
+            );
+        }
         batch.commit(&self.live.ts.xenstore)
     }
 
     fn run_script(&mut self) -> StepResult {
         let DiskBacking::Script { script, .. } = self.backing.clone() else { return Ok(()) };
-        let id = self.id();
-        run_disk_script(self.live.ts, &mut self.live.record, &script, id)
-            .map_err(|cause| cause.about(describe(&self.disk)))
+        for id in self.users() {
+            run_disk_script(self.live.ts, &mut self.live.record, &script, id)
+                .map_err(|cause| cause.about(describe(&self.disk)))?;
+        }
+        Ok(())
     }
 
     fn undo_script(&mut self) -> StepResult {
-        let id = self.id();
-        undo_scripts_of(self.live.ts, &mut self.live.record, &[id])
+        let users = self.users();
+        undo_scripts_of(self.live.ts, &mut self.live.record, &users)
+    }
+
+    fn plug(&mut self) -> StepResult {
+        match ScsiDisk::of(&self.live, self.disk.vdev) {
+            Some(disk) => {
+                let plugged = disk.plug(self.live.ts, self.disk.is_writable());
+                plugged.map_err(|cause| cause.about(describe(&self.disk)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn unplug(&mut self) -> StepResult {
+        unplug_disk(&self.live, self.disk.vdev)
     }
 
     fn record(&mut self) -> StepResult {
@@ -208,11 +270,17 @@ impl Detachment<'_> {
             return not_now(format!("has {} as a CD drive; cd-eject takes the disc out", self.vdev));
         }
         let emulated = self.live.stub_vdev(self.vdev).is_some();
-        if self.how == Detach::Ask && emulated && !self.live.has_pv_drivers()? {
-            return not_now(format!(
-                "has {} as an emulated disk, which cannot be unplugged; --force takes it away nevertheless",
-                self.vdev
-            ));
+        if self.how == Detach::Ask && emulated && !self.live.uses_pv_devices()? {
+            let vdev = self.vdev;
+            return not_now(match qemu_args::scsi_target(vdev) {
+                Ok(_) => format!(
+                    "has {vdev} as an emulated SCSI disk, for which nobody can ask it; when it does not use the disk \
+                     any more, --force unplugs it"
+                ),
+                Err(_) => format!(
+                    "has {vdev} as an emulated disk, which cannot be unplugged; --force takes it away nevertheless"
+                ),
+            });
         }
         Ok(())
     }
@@ -244,6 +312,11 @@ fn users(live: &Live<'_>, vdev: Vdev) -> Vec<DeviceId> {
     let mut users = vec![of(live.domid, vdev)];
     users.extend(live.stub_vdev(vdev).map(|vdev| of(live.stub, vdev)));
     users
+}
+
+/// Takes QEMU's disk out, if it is one that can be.
+pub(super) fn unplug_disk(live: &Live<'_>, vdev: Vdev) -> StepResult {
+    ScsiDisk::of(live, vdev).map_or(Ok(()), |disk| disk.unplug(live.ts))
 }
 
 /// Removes a disk of the guest wherever it is.

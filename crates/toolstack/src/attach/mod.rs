@@ -14,6 +14,7 @@ mod medium;
 mod nic;
 mod resume;
 mod screen;
+mod scsi;
 
 use config::Vdev;
 use xen::{DomainState, HvmParam};
@@ -26,7 +27,7 @@ use crate::steps::StepResult;
 use crate::{Guest, Toolstack, UndoFailure};
 
 pub use list::{DiskEntry, Link, NicEntry};
-pub(crate) use resume::settle;
+pub(crate) use resume::{needs_qemu, settle};
 
 /// How a device is taken from a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,11 +92,15 @@ impl<'a> Live<'a> {
         self.save().inspect_err(|_| self.record.change = change)
     }
 
-    /// The guest's PV drivers are at work, so that it has unplugged what is emulated.
-    ///
-    /// They set this parameter when they listen for event channels.
+    /// The guest listens for event channels, and so for xenstore.
     pub(crate) fn has_pv_drivers(&self) -> Result<bool, Cause> {
         Ok(self.ts.hypervisor.hvm_param(self.domid, HvmParam::CallbackIrq)? != 0)
+    }
+
+    /// The guest's PV drivers are at work for its devices, so that it has unplugged what is emulated: without the
+    /// platform device it cannot, and Linux then has no PV devices.
+    pub(crate) fn uses_pv_devices(&self) -> Result<bool, Cause> {
+        Ok(self.record.config.platform.xen_platform_pci && self.has_pv_drivers()?)
     }
 
     /// The stubdomain's disk behind a disk of the guest.

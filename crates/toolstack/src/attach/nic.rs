@@ -32,11 +32,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check the network interface", Attachment::check),
-        Step::new("note the network interface", |a: &mut Attachment<'_>| {
-            let nic = a.vif.nic.clone();
-            a.live.note(Change::AttachNic(nic))
-        })
-        .undo(|a: &mut Attachment<'_>| a.live.forget_change()),
+        Step::new("note the network interface", Attachment::note).undo(Attachment::forget),
         Step::new("write its xenstore nodes", Attachment::write_nodes).undo(Attachment::remove_nodes),
         Step::new("connect it with its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("wait for its backend", |a: &mut Attachment<'_>| {
@@ -205,6 +201,23 @@ impl Attachment<'_> {
         check_bridge(nic, &*ts.host).map_err(|cause| self.about(cause))
     }
 
+    fn note(&mut self) -> StepResult {
+        let nic = self.vif.nic.clone();
+        if self.card.is_some() {
+            self.live.record.emulated_nics.push(nic.devid);
+        }
+        self.live.note(Change::AttachNic(nic))
+    }
+
+    fn forget(&mut self) -> StepResult {
+        let devid = self.vif.nic.devid;
+        // Before the check nothing is known of another interface of this number.
+        if matches!(&self.live.record.change, Some(Change::AttachNic(nic)) if nic.devid == devid) {
+            self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
+        }
+        self.live.forget_change()
+    }
+
     /// The guest, and its stubdomain when QEMU gets a card.
     fn users(&self) -> Vec<Vif> {
         let stub = self.card.is_some().then(|| Vif { domid: self.live.stub, stub: true, ..self.vif.clone() });
@@ -251,9 +264,6 @@ impl Attachment<'_> {
 
     fn record(&mut self) -> StepResult {
         self.live.record.config.nics.push(self.vif.nic.clone());
-        if self.card.is_some() {
-            self.live.record.emulated_nics.push(self.vif.nic.devid);
-        }
         self.live.record.change = None;
         self.live.save()
     }
@@ -261,7 +271,6 @@ impl Attachment<'_> {
     fn unrecord(&mut self) -> StepResult {
         let devid = self.vif.nic.devid;
         self.live.record.config.nics.retain(|nic| nic.devid != devid);
-        self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
         // As it was before; the undo of the note saves it last.
         self.live.record.change = Some(Change::AttachNic(self.vif.nic.clone()));
         Ok(())
@@ -284,7 +293,7 @@ impl Detachment<'_> {
             Detach::Ask => {
                 let nic = find_nic(&self.live, self.devid)?;
                 // A guest with PV drivers has unplugged its emulated cards.
-                if self.live.record.emulated_nics.contains(&nic.devid) && !self.live.has_pv_drivers()? {
+                if self.live.record.emulated_nics.contains(&nic.devid) && !self.live.uses_pv_devices()? {
                     Card::of(&self.live, &nic)?.unplug(self.live.ts, &self.live.record.name)?;
                 }
                 let id = Vif { domid: self.live.domid, nic, stub: false }.id();
@@ -399,6 +408,17 @@ fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     Ok(())
 }
 
+/// Takes back the card of an interface that was about to be attached. The guest may keep it; then it has no traffic.
+pub(super) fn unplug_card(live: &Live<'_>, nic: &Nic) -> StepResult {
+    if !live.record.emulated_nics.contains(&nic.devid) {
+        return Ok(());
+    }
+    match Card::of(live, nic)?.unplug(live.ts, &live.record.name) {
+        Err(Cause::NotNow { .. }) => Ok(()),
+        unplugged => unplugged,
+    }
+}
+
 /// Removes an interface wherever it is.
 pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let known = live.record.config.nics.iter().find(|nic| nic.devid == devid);
@@ -407,9 +427,7 @@ pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
         _ => None,
     };
     let Some(nic) = known.or(coming).cloned() else { return Ok(()) };
-    // One whose card was about to be plugged in is not recorded as emulated yet.
-    let vif = |domid, stub| Vif { domid, nic: nic.clone(), stub };
-    let users = [vif(live.domid, false), vif(live.stub, true)];
+    let users = users(live, &nic);
     let ids: Vec<DeviceId> = users.iter().map(Vif::id).collect();
     for vif in &users {
         leave(live, vif)?;

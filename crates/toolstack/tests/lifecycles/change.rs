@@ -18,50 +18,59 @@ struct Change {
     run: Run,
     /// The first step from which there is only forward.
     forward_from: Option<&'static str>,
+    /// What the guest is like.
+    guest: fn() -> (World, DomId),
 }
 
-const CHANGES: [Change; 13] = [
+const CHANGES: [Change; 16] = [
     Change {
         name: "attach an image",
         steps: Toolstack::attach_disk_steps,
         run: |ts, domid, events| ts.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,rw"), events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "attach what a script makes",
         steps: Toolstack::attach_disk_steps,
         run: |ts, domid, events| ts.attach_disk(domid, &disk("script=block-x,vdev=xvdf,target=v:2"), events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "detach an image",
         steps: Toolstack::detach_disk_steps,
         run: |ts, domid, events| ts.detach_disk(domid, vdev("hda"), Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
+        guest: with_guest,
     },
     Change {
         name: "detach what a script made",
         steps: Toolstack::detach_disk_steps,
         run: |ts, domid, events| ts.detach_disk(domid, vdev("xvde"), Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
+        guest: with_guest,
     },
     Change {
         name: "attach a network interface",
         steps: Toolstack::attach_nic_steps,
         run: |ts, domid, events| ts.attach_nic(domid, &nic("bridge=xenbr1"), events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "detach a network interface",
         steps: Toolstack::detach_nic_steps,
         run: |ts, domid, events| ts.detach_nic(domid, 0, Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
+        guest: with_guest,
     },
     Change {
         name: "move a network interface",
         steps: Toolstack::set_bridge_steps,
         run: |ts, domid, events| ts.set_bridge(domid, 0, "xenbr1", events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "change the disc",
@@ -70,6 +79,7 @@ const CHANGES: [Change; 13] = [
             ts.change_medium(domid, vdev("hdc"), &file("/srv/new.iso"), Detach::Ask, events)
         },
         forward_from: Some("detach the old image"),
+        guest: with_guest,
     },
     Change {
         name: "take the disc out",
@@ -78,6 +88,7 @@ const CHANGES: [Change; 13] = [
             ts.change_medium(domid, vdev("hdc"), &DiskSource::Empty, Detach::Ask, events)
         },
         forward_from: Some("detach the old image"),
+        guest: with_guest,
     },
     Change {
         name: "give an empty drive a disc",
@@ -86,32 +97,57 @@ const CHANGES: [Change; 13] = [
             ts.change_medium(domid, vdev("hdd"), &file("/srv/new.iso"), Detach::Ask, events)
         },
         forward_from: Some("detach the old image"),
+        guest: with_guest,
     },
     Change {
         name: "change the memory",
         steps: Toolstack::set_memory_steps,
         run: |ts, domid, events| ts.set_memory(domid, KiB::from_mib(48), events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "change the processors",
         steps: Toolstack::set_vcpus_steps,
         run: |ts, domid, events| ts.set_vcpus(domid, 2, events),
         forward_from: None,
+        guest: with_guest,
     },
     Change {
         name: "rename",
         steps: Toolstack::rename_steps,
         run: |ts, domid, events| ts.rename(domid, "other", events),
         forward_from: None,
+        guest: with_guest,
+    },
+    Change {
+        name: "attach an emulated disk",
+        steps: Toolstack::attach_disk_steps,
+        run: |ts, domid, events| ts.attach_disk(domid, &disk("script=block-x,vdev=sda,target=v:3"), events),
+        forward_from: None,
+        guest: without_drivers,
+    },
+    Change {
+        name: "detach an emulated disk",
+        steps: Toolstack::detach_disk_steps,
+        run: |ts, domid, events| ts.detach_disk(domid, vdev("sdb"), Detach::Force, events),
+        forward_from: Some("note that the guest has let it go"),
+        guest: without_drivers,
+    },
+    Change {
+        name: "attach an emulated card",
+        steps: Toolstack::attach_nic_steps,
+        run: |ts, domid, events| ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), events),
+        forward_from: None,
+        guest: without_drivers,
     },
 ];
 
-fn disk(text: &str) -> Disk {
+pub(crate) fn disk(text: &str) -> Disk {
     config::load_disk("disk", text).device.unwrap()
 }
 
-fn nic(text: &str) -> Nic {
+pub(crate) fn nic(text: &str) -> Nic {
     config::load_nic("vif", text, 2).device.unwrap()
 }
 
@@ -119,15 +155,20 @@ fn file(path: &str) -> DiskSource {
     DiskSource::Path(path.to_owned())
 }
 
-fn vdev(text: &str) -> Vdev {
+pub(crate) fn vdev(text: &str) -> Vdev {
     config::device_name(text).unwrap()
 }
 
 /// A host with a guest whose PV drivers are at work.
-fn with_guest() -> (World, DomId) {
+pub(crate) fn with_guest() -> (World, DomId) {
+    guest_with("")
+}
+
+/// The same with more in its configuration.
+pub(crate) fn guest_with(more: &str) -> (World, DomId) {
     let world = World::new(Stubs::Work);
     let drives = "disk += ['/srv/old.iso,raw,hdc,ro,cdrom', ',raw,hdd,ro,cdrom']";
-    let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n{drives}\n", crate::world::CONFIG);
+    let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n{drives}\n{more}\n", crate::world::CONFIG);
     let config = config::load_str("hello.cfg", &text).config.unwrap();
     let guest = world.toolstack.create(&config, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
     world.qemu.add_tray("ide-5632", true);
@@ -139,9 +180,17 @@ fn with_guest() -> (World, DomId) {
     (world, guest.domid)
 }
 
+/// The same with a guest that has no PV drivers, and an emulated disk that was plugged in.
+pub(crate) fn without_drivers() -> (World, DomId) {
+    let (world, domid) = with_guest();
+    world.give_drivers(domid, Drivers::None);
+    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,sdb,ro"), &mut |_| ()).unwrap();
+    (world, domid)
+}
+
 /// The host as it was before a change, and as it is after it.
 fn pictures(change: &Change) -> (Picture, Picture) {
-    let (world, domid) = with_guest();
+    let (world, domid) = (change.guest)();
     let before = world.picture();
     (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
     let after = world.picture();
@@ -149,7 +198,7 @@ fn pictures(change: &Change) -> (Picture, Picture) {
     (before, after)
 }
 
-fn destroy(world: &World, domid: DomId, case: &str) {
+pub(crate) fn destroy(world: &World, domid: DomId, case: &str) {
     world.successor().destroy(domid, &mut |_| ()).unwrap();
     world.check_clean(case);
 }
@@ -165,7 +214,7 @@ fn each_change_is_made_and_leaves_nothing_when_the_guest_is_destroyed() {
 #[test]
 fn each_change_may_be_asked_for_twice() {
     for change in CHANGES {
-        let (world, domid) = with_guest();
+        let (world, domid) = (change.guest)();
         (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
         let after = world.picture();
         let again = (change.run)(&world.toolstack, domid, &mut |_| ());
@@ -184,7 +233,7 @@ fn a_failure_at_any_step_leaves_the_guest_as_before() {
         for (index, step) in steps.iter().enumerate() {
             for side in [Side::Before, Side::After] {
                 let case = format!("{}: a failure {side:?} \"{step}\"", change.name);
-                let (world, domid) = with_guest();
+                let (world, domid) = (change.guest)();
                 let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
                 let result = (change.run)(&faulty, domid, &mut |_| ());
                 if forward.is_some_and(|forward| index >= forward) {
@@ -213,7 +262,7 @@ fn check_calls(part: usize, fail: fn(&World, u64), heal: fn(&World), count: fn(&
         let (before, after) = pictures(&change);
         for n in 1.. {
             let case = format!("{}: failure of call {n}", change.name);
-            let (world, domid) = with_guest();
+            let (world, domid) = (change.guest)();
             let calls = count(&world);
             fail(&world, n);
             let result = (change.run)(&world.toolstack, domid, &mut |_| ());
@@ -339,18 +388,18 @@ fn a_change_that_was_cut_off_anywhere_is_put_back_or_finished_and_can_be_repeate
         for step in (change.steps)() {
             for side in [Side::Before, Side::After] {
                 let case = format!("{}: cut off {side:?} \"{step}\"", change.name);
-                let (world, domid) = with_guest();
+                let (world, domid) = (change.guest)();
                 die_at(&world.toolstack, domid, &change, step, side);
                 let successor = world.successor();
                 let recovered = successor.recover(&mut |_| ()).unwrap();
                 assert!(recovered.troubles.is_empty(), "{case}: {:?}", recovered.troubles);
-                if change.name.contains("disc") {
+                assert_eq!(recovered.guests, [world.toolstack.info(domid).unwrap().guest], "{case}");
+                if change.name.contains("disc") || change.name.contains("emulated") {
                     // Put back by QEMU, before the guest's next change.
                     successor.set_bridge(domid, 0, "xenbr0", &mut |_| ()).unwrap();
                 }
                 let now = world.picture();
                 assert!(now == before || now == after, "{case}: {now:#?}");
-                assert_eq!(recovered.guests, [world.toolstack.info(domid).unwrap().guest], "{case}");
                 if now == before {
                     (change.run)(&successor, domid, &mut |_| ()).unwrap();
                     world.picture().check_same(&after, &format!("{case}, and repeated"));
@@ -367,7 +416,8 @@ fn a_guest_that_does_not_let_go_keeps_its_devices() {
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
     world.give_drivers(domid, Drivers::Stubborn);
     let before = world.picture();
-    for change in CHANGES.iter().filter(|change| change.name.starts_with("detach")) {
+    let asked = |change: &&Change| change.name.starts_with("detach") && !change.name.contains("emulated");
+    for change in CHANGES.iter().filter(asked) {
         let error = (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap_err();
         assert!(error.report().contains("has not let the device go"), "{}", error.report());
         world.picture().check_same(&before, change.name);
@@ -508,66 +558,6 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
     assert!(world.toolstack.screenshot(domid, &mut |_| ()).unwrap_err().report().contains("not a picture"));
     world.picture().check_same(&before, "no picture");
     destroy(&world, domid, "pictures");
-}
-
-#[test]
-fn a_guest_without_pv_drivers_gets_an_emulated_card_too() {
-    let attach = |world: &World, domid, ts: &Toolstack| {
-        world.give_drivers(domid, Drivers::None);
-        ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ())
-    };
-    for step in Toolstack::attach_nic_steps() {
-        for side in [Side::Before, Side::After] {
-            let (world, domid) = with_guest();
-            let before = world.picture();
-            let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
-            attach(&world, domid, &faulty).unwrap_err();
-            world.picture().check_same(&before, step);
-            assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
-            attach(&world, domid, &world.toolstack).unwrap();
-            assert_eq!(world.qemu.cards(), ["nic2"]);
-            assert_eq!(world.host.state().ports.values().filter(|bridge| *bridge == "xenbr1").count(), 2);
-            assert!(world.toolstack.nics(domid).unwrap()[2].emulated);
-            world.toolstack.detach_nic(domid, 2, Detach::Ask, &mut |_| ()).unwrap();
-            world.picture().check_same(&before, step);
-            assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
-            destroy(&world, domid, step);
-        }
-    }
-}
-
-#[test]
-fn a_card_that_the_guest_still_holds_is_no_hindrance() {
-    let (world, domid) = with_guest();
-    world.give_drivers(domid, Drivers::None);
-    let attach = |ts: &Toolstack| ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ());
-    let detach = |how| world.toolstack.detach_nic(domid, 2, how, &mut |_| ());
-    attach(&world.toolstack).unwrap();
-    world.qemu.hold_cards(true);
-    detach(Detach::Force).unwrap();
-    assert_eq!(world.qemu.cards(), ["nic2"]);
-    attach(&world.toolstack).unwrap();
-    assert_eq!(world.qemu.cards(), ["nic2", "nic2.1"]);
-    world.qemu.hold_cards(false);
-    detach(Detach::Ask).unwrap();
-    assert_eq!(world.qemu.cards(), ["nic2"]);
-    // An attachment that fails before its card is plugged in asks nobody for the one that is held.
-    let before = world.picture();
-    let step = "plug its emulated card in";
-    let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, Side::Before));
-    attach(&faulty).unwrap_err();
-    world.picture().check_same(&before, step);
-    assert_eq!(world.qemu.cards(), ["nic2"]);
-    for _ in 0..16 {
-        world.qemu.hold_cards(true);
-        if let Err(refused) = attach(&world.toolstack) {
-            assert!(refused.report().contains("reboot it"), "{}", refused.report());
-            world.picture().check_same(&before, step);
-            return destroy(&world, domid, "held");
-        }
-        detach(Detach::Force).unwrap();
-    }
-    panic!("a card for every attachment: {:?}", world.qemu.cards());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use config::{Vdev, VdevBus};
 use qmp::testing::{FakeMonitor, Play};
 use qmp::{ErrorClass, Event, Monitor, QmpError};
 use serde_json::{Value, json};
@@ -29,11 +30,17 @@ struct Machine {
     /// Network backends, and cards.
     netdevs: BTreeSet<String>,
     cards: BTreeSet<String>,
+    /// Block nodes that were added, and the SCSI disks on them by their ids.
+    nodes: BTreeSet<String>,
+    scsi: BTreeMap<String, String>,
+    /// It has a SCSI controller.
+    controller: bool,
     draw: Option<Draw>,
     /// The guest lets no card go.
     holds_cards: bool,
     /// Commands until one is refused.
     fail_after: Option<u64>,
+    broken: bool,
     asked: u64,
 }
 
@@ -58,6 +65,9 @@ impl Qemu {
         let monitor = FakeMonitor::new(move |command, arguments| {
             let mut machine = player.lock().unwrap();
             machine.asked += 1;
+            if machine.broken {
+                return Play::Refuse(ErrorClass::Generic, "broken for a test".to_owned());
+            }
             if let Some(left) = machine.fail_after {
                 machine.fail_after = left.checked_sub(1);
                 if left == 0 {
@@ -65,7 +75,7 @@ impl Qemu {
                 }
             }
             machine
-                .play(command, arguments, &sets(&server))
+                .play(command, arguments, &sets(&server), &devices(&server))
                 .unwrap_or_else(|why| Play::Refuse(ErrorClass::Generic, why))
         });
         Self { machine, monitor }
@@ -87,6 +97,11 @@ impl Qemu {
         (machine.trays.clone().into_iter().collect(), machine.cpus)
     }
 
+    /// Refuses every command.
+    pub(crate) fn break_down(&self, broken: bool) {
+        self.machine.lock().unwrap().broken = broken;
+    }
+
     /// Refuses the `n`th command from now on, from 1; 0 refuses none.
     pub(crate) fn fail_nth(&self, n: u64) {
         self.machine.lock().unwrap().fail_after = n.checked_sub(1);
@@ -95,6 +110,12 @@ impl Qemu {
     /// The cards that were plugged in.
     pub(crate) fn cards(&self) -> Vec<String> {
         self.machine.lock().unwrap().cards.iter().cloned().collect()
+    }
+
+    /// The SCSI disks that were plugged in, and block nodes.
+    pub(crate) fn scsi(&self) -> (Vec<String>, Vec<String>) {
+        let machine = self.machine.lock().unwrap();
+        (machine.scsi.keys().cloned().collect(), machine.nodes.iter().cloned().collect())
     }
 
     /// Has the guest keep its cards, whatever it is asked.
@@ -112,32 +133,58 @@ impl Qemu {
     }
 }
 
-/// The sets that the agent has made: one for each CD drive's PV disk of a stubdomain whose backend is at work.
-fn sets(server: &Server) -> Vec<u32> {
+/// The PV disks of stubdomains whose backend is at work: the stubdomain, and the disk's number.
+fn working(server: &Server) -> Vec<(String, u32)> {
     let nodes = server.dump();
     let backend = |path: &str| {
         let mut parts = path.strip_prefix("/local/domain/0/backend/vbd/")?.split('/');
         let (domid, devid, state) = (parts.next()?, parts.next()?, parts.next()?);
-        (state == "state").then(|| (domid.to_owned(), devid.to_owned()))
+        Some((domid.to_owned(), devid.parse().ok().filter(|_| state == "state")?))
     };
-    let read = |path: String| nodes.get(&path).map(|(value, _)| value.clone());
     let working = nodes.iter().filter(|(_, (value, _))| matches!(value.as_slice(), b"2" | b"4"));
     working
         .filter_map(|(path, _)| backend(path))
-        .filter(|(domid, devid)| {
-            let kind = read(format!("/local/domain/{domid}/device/vbd/{devid}/device-type"));
-            read(format!("/local/domain/{domid}/target")).is_some() && kind.as_deref() == Some(b"cdrom")
-        })
-        .filter_map(|(_, devid)| devid.parse().ok())
+        .filter(|(domid, _)| nodes.contains_key(&format!("/local/domain/{domid}/target")))
+        .collect()
+}
+
+/// The sets that the agent has made: one for each CD drive's PV disk.
+fn sets(server: &Server) -> Vec<u32> {
+    let nodes = server.dump();
+    let is_cdrom = |(domid, devid): &(String, u32)| {
+        let kind = nodes.get(&format!("/local/domain/{domid}/device/vbd/{devid}/device-type"));
+        kind.is_some_and(|(value, _)| value == b"cdrom")
+    };
+    working(server).into_iter().filter(is_cdrom).map(|(_, devid)| devid).collect()
+}
+
+/// The PV disks' devices.
+fn devices(server: &Server) -> Vec<String> {
+    let letters = (0..26).filter_map(|letter| Vdev::new(VdevBus::Xvd, letter, 0));
+    let disks = working(server);
+    letters
+        .filter(|vdev| disks.iter().any(|(_, devid)| *devid == vdev.devid()))
+        .map(|vdev| format!("/dev/{vdev}"))
         .collect()
 }
 
 impl Machine {
-    fn play(&mut self, command: &str, arguments: &Value, sets: &[u32]) -> Result<Play, String> {
+    fn play(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        sets: &[u32],
+        disks: &[String],
+    ) -> Result<Play, String> {
         let nothing = Ok(Play::Return(json!({})));
         match command {
             "query-block" => {
-                let drives: Vec<Value> = self.trays.iter().map(|(id, tray)| drive(id, tray)).collect();
+                let trays = self.trays.iter().map(|(id, tray)| drive(id, tray));
+                let disks = self.scsi.iter().map(|(id, node)| {
+                    json!({"device": "", "qdev": id, "removable": false, "type": "unknown", "locked": false,
+                        "inserted": {"file": "/dev/xvda", "node-name": node, "ro": false, "drv": "host_device"}})
+                });
+                let drives: Vec<Value> = trays.chain(disks).collect();
                 return Ok(Play::Return(drives.into()));
             }
             "query-fdsets" => {
@@ -173,11 +220,30 @@ impl Machine {
                 let card = |id: &String| json!({"name": id, "type": "child<e1000>"});
                 return Ok(Play::Return(self.cards.iter().map(card).collect::<Vec<_>>().into()));
             }
+            "qom-list" if self.controller && arguments["path"] == "/machine/peripheral-anon" => {
+                return Ok(Play::Return(json!([{"name": "device[0]", "type": "child<lsi53c895a>"}])));
+            }
+            "qom-list" => return Ok(Play::Refuse(ErrorClass::DeviceNotFound, "no such path".to_owned())),
+            "device_add" if arguments["driver"] == "lsi53c895a" => {
+                let new = !std::mem::replace(&mut self.controller, true);
+                return if new { nothing } else { Err("there already".to_owned()) };
+            }
+            "device_add" if arguments["driver"] == "scsi-hd" => {
+                let node = arguments["drive"].as_str().unwrap_or_default().to_owned();
+                let id = arguments["id"].as_str().unwrap_or_default().to_owned();
+                let free =
+                    self.controller && self.nodes.contains(&node) && !self.scsi.values().any(|n| *n == node);
+                return if free && self.scsi.insert(id, node).is_none() {
+                    nothing
+                } else {
+                    Err(format!("no such disk: {arguments}"))
+                };
+            }
             "device_del" if self.holds_cards => return nothing,
             "device_del" => {
                 let id = arguments["id"].as_str().unwrap_or_default();
                 let gone = Event { name: "DEVICE_DELETED".to_owned(), data: json!({"device": id}) };
-                return Ok(if self.cards.remove(id) {
+                return Ok(if self.cards.remove(id) || self.scsi.remove(id).is_some() {
                     Play::ReturnAfter(vec![gone], json!({}))
                 } else {
                     Play::Refuse(ErrorClass::DeviceNotFound, format!("Device '{id}' not found"))
@@ -191,7 +257,27 @@ impl Machine {
                     Err(format!("Device '{id}' not found"))
                 };
             }
-            "blockdev-add" | "blockdev-del" => return nothing,
+            "blockdev-add" => {
+                let node = arguments["node-name"].as_str().unwrap_or_default();
+                let there = disks.contains(&arguments["filename"].as_str().unwrap_or_default().to_owned());
+                return match arguments["driver"] == "host_device"
+                    && there
+                    && self.nodes.insert(node.to_owned())
+                {
+                    true => nothing,
+                    false => Err(format!("no such device, or there already: {arguments}")),
+                };
+            }
+            "blockdev-del" => {
+                let node = arguments["node-name"].as_str().unwrap_or_default();
+                return if self.scsi.values().any(|used| used == node) {
+                    Err(format!("Node {node} is in use"))
+                } else if self.nodes.remove(node) {
+                    nothing
+                } else {
+                    Err(format!("Failed to find node with node-name='{node}'"))
+                };
+            }
             "screendump" => {
                 let draw = self.draw.as_ref().ok_or("There is no console to take a screendump from.")?;
                 draw(arguments["filename"].as_str().unwrap_or_default());

@@ -72,6 +72,8 @@ pub(crate) struct Picture {
     images: Vec<(String, Option<PathBuf>)>,
     loops: Vec<(PathBuf, bool)>,
     discs: Vec<(String, bool, bool)>,
+    scsi: (Vec<String>, Vec<String>),
+    cards: Vec<String>,
     ports: BTreeMap<String, String>,
     files: BTreeSet<PathBuf>,
     guests: Vec<Guest>,
@@ -196,6 +198,8 @@ impl World {
                 .into_iter()
                 .map(|(id, tray)| (id, tray.disc, tray.open && tray.disc))
                 .collect(),
+            scsi: self.qemu.scsi(),
+            cards: self.qemu.cards(),
             ports: state.ports,
             files: state.files.into_keys().filter(|path| path.starts_with("/var")).collect(),
             guests: guests.into_iter().map(|info| info.guest).collect(),
