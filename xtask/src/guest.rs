@@ -1,8 +1,11 @@
 //! What guests need in dom0: the stubdomain's image and the example guests.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use image::packages::Store;
-use testhost::Put;
+use image::stubdom::{StubdomSpec, build_in, is_current};
+use testhost::{Observer as _, Put};
 
 use crate::view::View;
 use crate::{binaries, workspace};
@@ -10,6 +13,19 @@ use crate::{binaries, workspace};
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
 pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec<Put>> {
     Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept("stubdom"), store, view)?)
+}
+
+/// Builds the quick start's image, of Debian's kernel and QEMU, or finds it built, and gives its folder.
+pub(crate) fn debian_stubdom(store: &Store, view: &mut View) -> Result<PathBuf> {
+    let kept = workspace::kept("debian-stubdom");
+    std::fs::create_dir_all(&kept)?;
+    let folder = kept.join("image");
+    let spec = StubdomSpec::debian(&folder, binaries::agent(false)?, env!("CARGO_PKG_VERSION"));
+    if !is_current(store, &spec)? {
+        view.progress("Building the image of Debian's kernel and QEMU");
+        build_in(store, &spec, &mut |_| {})?;
+    }
+    Ok(folder)
 }
 
 /// Builds the example guests and says where their files go.

@@ -21,6 +21,8 @@ const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60)
 const LINUX_DISK: &str = "/root/linux-guest.img";
 const POWER_DISK: &str = "/root/power-guest.img";
 const DISC_DISK: &str = "/root/disc-guest.img";
+/// Where it expects the image of Debian's kernel and QEMU.
+const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
 /// Where it expects the program of the stubdomain that an attacker has taken over.
 const HOSTILE_STUB: &str = "/root/hostile-stub";
 /// Where the contract suites of the ground crates go in dom0.
@@ -131,13 +133,15 @@ fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
     let scale = TimeScale::from_env()?;
     let disks = guest_disks(&mut view)?;
     let hostile = Put { source: binaries::hostile_stub()?, target: HOSTILE_STUB.into() };
+    let debian = guest::debian_stubdom(&Store::from_environment()?, &mut view)?;
+    let debian = Put { source: debian, target: DEBIAN_STUBDOM.into() };
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("suite");
     std::fs::write(&script, suite(filter, scale))?;
     let request = Request {
         machine: Machine::default().stretched(scale),
         job: Job::Script(script),
-        puts: [disks, vec![guest::console()?, hostile]].concat(),
+        puts: [disks, vec![guest::console()?, hostile, debian]].concat(),
         timeout: Some(SUITE_LIMIT),
         fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),

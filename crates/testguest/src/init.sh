@@ -8,11 +8,8 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 # PV drivers refuse to be loaded where they could not unplug what is emulated (xen_platform_pci=0): there the emulated
 # devices are what is used.
-if insmod /modules/xen-blkfront.ko 2>/dev/null; then
-    list=pv
-else
-    list=emulated
-fi
+list=pv
+for module in $(cat /modules/first); do insmod "$module" 2>/dev/null || list=emulated; done
 for module in $(cat /modules/$list); do insmod "$module"; done
 # The second disk; what is emulated gets its name in any order. Disks come when their backends have answered.
 find_second() {

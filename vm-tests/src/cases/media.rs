@@ -12,8 +12,13 @@ use crate::harness::command::outrigger;
 use crate::harness::consoles::Console;
 use crate::harness::guest::{Made, disc, scratch};
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("media::discs_are_changed_and_the_screen_is_seen_without_drivers", discs_and_screen)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("media::discs_are_changed_and_the_screen_is_seen_without_drivers", discs_and_screen),
+    Case::new("media::discs_and_screen_with_debians_kernel_and_qemu", debian),
+];
+
+/// The image of Debian's kernel and QEMU, which the test command brings in.
+const DEBIAN: &str = "/root/debian-stubdom";
 
 /// Rows and columns of a character in text mode.
 const CHARACTER: (u32, u32) = (16, 9);
@@ -110,5 +115,25 @@ fn discs_and_screen() -> Result<()> {
     outrigger(&["cd-insert", "disco", "hdc", &disc_image(first.0, first.1)?])?.good()?;
     ensure!(read(&mut console)? == first.1, "it does not read the first disc again");
     ensure!(!locked("disco")?, "who has locked the tray?");
+    guest.destroy()
+}
+
+/// The quick start's image has the QEMU that Debian has built.
+fn debian() -> Result<()> {
+    let config = disc("quick", "stdvga")?;
+    let image =
+        format!("stubdomain_kernel='{DEBIAN}/vmlinuz'\nstubdomain_ramdisk='{DEBIAN}/initramfs.img'\n");
+    fs::write(&config, fs::read_to_string(&config)? + &image)?;
+    let guest = Made::create(&config, &[])?;
+    let mut console = Console::serial(&guest, 0)?;
+    console.wait_for("TESTGUEST ready", 60)?;
+    // A device that the compiled QEMU has not.
+    outrigger(&["qmp", "quick", "device-list-properties", "typename=virtio-rng-pci"])?.good()?;
+    check_screen("quick")?;
+    for (name, text) in [("first.iso", "the first disc"), ("second.iso", "the second disc")] {
+        outrigger(&["cd-insert", "quick", "hdc", &disc_image(name, text)?])?.good()?;
+        let said = read(&mut console)?;
+        ensure!(said == text, "it read: {said}");
+    }
     guest.destroy()
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use image::packages::Store;
-use image::stubdom::{Manifest, StubdomSpec, build_in, is_current};
+use image::stubdom::Manifest;
 use testhost::{Observer as _, Put};
 
 use super::results::Goal;
@@ -65,14 +65,9 @@ fn images(options: &Options) -> Result<Vec<Image>> {
     let ours = guest::stubdom(&store, !options.no_build, &mut view)?;
     let ours = ours.first().and_then(|put| put.source.parent()).context("The image has no files")?.to_owned();
 
+    let debian = guest::debian_stubdom(&store, &mut view)?;
     let folder = workspace::kept("bench");
     fs::create_dir_all(&folder)?;
-    let debian = folder.join("debian");
-    let spec = StubdomSpec::debian(&debian, binaries::agent(false)?, env!("CARGO_PKG_VERSION"));
-    if !is_current(&store, &spec)? {
-        view.progress("Building the image of Debian's kernel and QEMU");
-        build_in(&store, &spec, &mut |_| {})?;
-    }
     view.progress("Building the reference image");
     let reference = folder.join("reference");
     testguest::reference_stubdom(&store, &reference, &mut |_| {})?;
