@@ -16,6 +16,7 @@ use crate::qmp::client::Client;
 use crate::qmp::line::{self, Typed};
 use crate::qmp::prompt::Prompt;
 use crate::qmp::schema::Schema;
+use crate::qmp::session::{Ended, News, Session};
 
 /// How long QEMU may take for an answer; the daemon gives up a little earlier.
 const ANSWER: Duration = Duration::from_secs(70);
@@ -34,7 +35,7 @@ pub(crate) fn qmp(daemon: &mut Daemon, args: &Qmp) -> Result<ExitCode> {
     }
     match args.command.as_slice() {
         [] if args.events => events(&mut client),
-        [] if io::stdin().is_terminal() => interactive(&mut client, args),
+        [] if io::stdin().is_terminal() => interactive(client, args),
         [] => messages(&mut client),
         [only] if only == "-" => messages(&mut client),
         [only] if only.trim_start().starts_with('{') => {
@@ -106,26 +107,36 @@ fn messages(client: &mut Client) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn interactive(client: &mut Client, args: &Qmp) -> Result<ExitCode> {
+fn interactive(mut client: Client, args: &Qmp) -> Result<ExitCode> {
     // Without it there is no completion, which is no reason to give up.
     let schema =
         client.call("query-qmp-schema", None).map(|answer| Schema::read(answer.get())).unwrap_or_default();
     let mut prompt = Prompt::new(&args.guest, schema)?;
+    let mut print = prompt.printer()?;
+    let shows_events = args.events;
+    let mut session = Session::start(client, scaled(ANSWER), move |news| match news {
+        News::Event(event) if shows_events => print(&escaped(event.text())),
+        News::Event(_) => {}
+        News::End(error) => print(&format!("{error:#}")),
+    })?;
     eprintln!("Tab completes, Ctrl-D leaves; arguments are name=value or one JSON object");
     while let Some(text) = prompt.next()? {
+        if session.has_ended() {
+            // Why was said when it happened.
+            return Ok(ExitCode::FAILURE);
+        }
         if text.trim().is_empty() {
             continue;
         }
-        let outcome = line::line(&text).and_then(|typed| execute(client, &typed));
+        let outcome = line::line(&text).and_then(|typed| {
+            let answer = session.call(&typed.command, typed.arguments.as_deref());
+            answer.with_context(|| format!("{} failed", typed.command))
+        });
         match outcome {
-            Ok(answer) => show(&answer, args.json)?,
+            Ok(answer) => show(answer.get(), args.json)?,
+            Err(error) if error.is::<Ended>() => return Ok(ExitCode::FAILURE),
             // The next line may be right.
             Err(error) => eprintln!("{error:#}"),
-        }
-        for event in client.take_events() {
-            if args.events {
-                say(event.text())?;
-            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -162,16 +173,20 @@ fn printable(text: &str) -> String {
         .to_owned()
 }
 
-/// Prints a line. JSON may have control characters as they are, from DEL on.
-fn say(text: &str) -> Result<()> {
+/// JSON may have control characters as they are, from DEL on.
+fn escaped(text: &str) -> String {
     let is_bare = |c: char| c.is_control() && c != '\n' && c != '\t';
-    let text: String = text
-        .chars()
+    text.chars()
         .flat_map(|c| {
             let escaped = is_bare(c).then(|| format!("\\u{:04x}", u32::from(c)).chars().collect::<Vec<_>>());
             escaped.unwrap_or_else(|| vec![c])
         })
-        .collect();
+        .collect()
+}
+
+/// Prints a line.
+fn say(text: &str) -> Result<()> {
+    let text = escaped(text);
     let mut output = io::stdout().lock();
     writeln!(output, "{text}").and_then(|()| output.flush()).context("Cannot print")
 }

@@ -19,11 +19,42 @@ pub(crate) struct Refused {
     description: String,
 }
 
+/// The end of a connection that is written to.
+pub(crate) struct Sender {
+    stream: UnixStream,
+    next_id: u64,
+}
+
+impl Sender {
+    /// Asks for a command; gives the id that its answer has.
+    pub(crate) fn ask(&mut self, command: &str, arguments: Option<&str>) -> Result<u64> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let name = Value::from(command);
+        let arguments = arguments.map(|arguments| format!(",\"arguments\":{arguments}")).unwrap_or_default();
+        self.send(&format!("{{\"execute\":{name}{arguments},\"id\":{id}}}\n"))?;
+        Ok(id)
+    }
+
+    fn send(&mut self, text: &str) -> Result<()> {
+        self.stream.write_all(text.as_bytes()).context("The connection broke")
+    }
+}
+
+/// What a command has returned, or QEMU's refusal.
+pub(crate) fn returned(answer: &Message) -> Result<Box<RawValue>> {
+    if let Some(value) = answer.raw(Member::Return) {
+        return Ok(value);
+    }
+    let error: Value = answer.read(Member::Error).unwrap_or_default();
+    let text = |member: &str| harmless(error[member].as_str().unwrap_or("?"), 1000);
+    Err(Refused { class: text("class"), description: text("desc") }.into())
+}
+
 /// A connection that has negotiated.
 pub(crate) struct Client {
-    stream: UnixStream,
+    sender: Sender,
     decoder: Decoder,
-    next_id: u64,
     /// Events that came while something else was waited for.
     events: VecDeque<Message>,
 }
@@ -34,8 +65,8 @@ impl Client {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("Cannot connect to the guest's QMP socket {}", socket.display()))?;
         stream.set_read_timeout(Some(deadline)).context("Cannot set a deadline")?;
-        let mut client =
-            Self { stream, decoder: Decoder::new(Limits::QEMU), next_id: 1, events: VecDeque::new() };
+        let sender = Sender { stream, next_id: 1 };
+        let mut client = Self { sender, decoder: Decoder::new(Limits::QEMU), events: VecDeque::new() };
         let greeting = client.receive().context("There is no session with the guest's QEMU")?;
         if greeting.kind() != Kind::Greeting {
             bail!("The daemon did not greet");
@@ -46,7 +77,7 @@ impl Client {
 
     /// How long an answer may take; nothing: for as long as the guest lives.
     pub(crate) fn set_deadline(&self, deadline: Option<Duration>) -> Result<()> {
-        self.stream.set_read_timeout(deadline).context("Cannot set a deadline")
+        self.sender.stream.set_read_timeout(deadline).context("Cannot set a deadline")
     }
 
     fn receive(&mut self) -> Result<Message> {
@@ -55,7 +86,7 @@ impl Client {
             if let Some(message) = self.decoder.next_message() {
                 return message.context("The daemon's answer cannot be read");
             }
-            let count = match self.stream.read(&mut chunk) {
+            let count = match self.sender.stream.read(&mut chunk) {
                 Ok(count) => count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => bail!("Nothing came in time"),
                 Err(error) => return Err(error).context("The connection broke"),
@@ -69,23 +100,19 @@ impl Client {
 
     /// Has a command executed.
     pub(crate) fn call(&mut self, command: &str, arguments: Option<&str>) -> Result<Box<RawValue>> {
-        let id = self.next_id;
-        self.next_id += 1;
-        let name = Value::from(command);
-        let arguments = arguments.map(|arguments| format!(",\"arguments\":{arguments}")).unwrap_or_default();
-        self.send(&format!("{{\"execute\":{name}{arguments},\"id\":{id}}}\n"))?;
-        let message = self.answer()?;
-        if let Some(value) = message.raw(Member::Return) {
-            return Ok(value);
-        }
-        let error: Value = message.read(Member::Error).unwrap_or_default();
-        let text = |member: &str| harmless(error[member].as_str().unwrap_or("?"), 1000);
-        Err(Refused { class: text("class"), description: text("desc") }.into())
+        self.sender.ask(command, arguments)?;
+        returned(&self.answer()?)
+    }
+
+    /// The end to write to, beside this one.
+    pub(crate) fn sender(&self) -> Result<Sender> {
+        let stream = self.sender.stream.try_clone().context("Cannot share the connection")?;
+        Ok(Sender { stream, next_id: self.sender.next_id })
     }
 
     /// Sends a message as it is written.
     pub(crate) fn send(&mut self, text: &str) -> Result<()> {
-        self.stream.write_all(text.as_bytes()).context("The connection broke")
+        self.sender.send(text)
     }
 
     /// The next message that is no event.
@@ -99,16 +126,11 @@ impl Client {
         }
     }
 
-    /// The next event.
+    /// The next message, those first that came by the way.
     pub(crate) fn event(&mut self) -> Result<Message> {
         match self.events.pop_front() {
             Some(event) => Ok(event),
             None => self.receive(),
         }
-    }
-
-    /// Events that have come by the way.
-    pub(crate) fn take_events(&mut self) -> Vec<Message> {
-        self.events.drain(..).collect()
     }
 }

@@ -4,3 +4,4 @@ pub(crate) mod client;
 pub(crate) mod line;
 pub(crate) mod prompt;
 pub(crate) mod schema;
+pub(crate) mod session;

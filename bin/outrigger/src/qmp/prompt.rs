@@ -9,7 +9,7 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::Validator;
-use rustyline::{CompletionType, Config, Editor, Helper};
+use rustyline::{CompletionType, Config, Editor, ExternalPrinter as _, Helper};
 
 use super::schema::Schema;
 
@@ -63,6 +63,13 @@ impl Prompt {
             let _ = editor.load_history(file);
         }
         Ok(Self { editor, text: format!("qmp {guest}> "), history })
+    }
+
+    /// What prints lines above the line that is being typed, from any thread.
+    pub(crate) fn printer(&mut self) -> Result<impl FnMut(&str) + Send + 'static> {
+        let mut printer = self.editor.create_external_printer().context("Cannot set up the prompt")?;
+        // A terminal that has gone needs no lines.
+        Ok(move |line: &str| drop(printer.print(format!("{line}\n"))))
     }
 
     /// The next line; nothing at the end of the input.
