@@ -38,8 +38,15 @@ fuzz_target!(|data: &[u8]| {
     let mut resync = Resync::new(Limits::QEMU, "7f");
     let sent = resync.poll_send(Instant::now());
     assert!(sent.is_some());
-    resync.push(bytes);
+    for chunk in bytes.chunks(usize::from(*cut) + 1) {
+        resync.push(chunk);
+    }
     resync.push(b"\n{\"return\":{},\"id\":\"resync-7f\"}\n");
+    let (mut decoder, mut leftovers) = resync.session().expect("it is in step by now");
+    while let Some(Ok(message)) = decoder.next_message() {
+        // One reset was sent: nothing is left over.
+        assert!(!leftovers.takes(&message));
+    }
 });
 
 fn look(message: &qmp::Message, limits: Limits) {

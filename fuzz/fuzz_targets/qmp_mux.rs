@@ -1,4 +1,5 @@
-//! A story of a session and its clients: bytes of the device model, of clients, losses, time.
+//! A story of a session, on a connection or on a console, and its clients: bytes of the device model, of clients,
+//! losses, time, the end.
 #![no_main]
 
 use std::sync::Arc;
@@ -15,12 +16,14 @@ fuzz_target!(|data: &[u8]| {
     let mut mux = Mux::new(config, Arc::new(Policy::default()), now);
     let mut clients = Vec::new();
     let (mut asked, mut answered) = (0, 0);
-    let mut rest = data;
+    let Some((first, mut rest)) = data.split_first() else { return };
+    let on_console = first % 2 == 1;
     while let [kind, length, more @ ..] = rest {
         let (bytes, behind) = more.split_at(more.len().min(usize::from(*length)));
         rest = behind;
         match kind % 8 {
             0 => mux.session_bytes(bytes, now),
+            1 if *length == 255 => mux.end("fuzz", now),
             1 => mux.disconnected("fuzz", now),
             2 => clients.extend(mux.open_client(Peer { uid: u32::from(*length) % 2, gid: 0 })),
             3 | 4 => {
@@ -49,19 +52,20 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         mux.tick(now);
-        answered += work(&mut mux, now);
+        answered += work(&mut mux, on_console, now);
     }
     now += Duration::from_secs(100_000);
     mux.tick(now);
-    answered += work(&mut mux, now);
+    answered += work(&mut mux, on_console, now);
     assert_eq!(asked, answered);
 });
 
 /// Does the shell's part; gives how many answers the toolstack got.
-fn work(mux: &mut Mux, now: Instant) -> u64 {
+fn work(mux: &mut Mux, on_console: bool, now: Instant) -> u64 {
     let mut answers = 0;
     while let Some(action) = mux.next_action() {
         match action {
+            Action::Dial if on_console => mux.connected_to_console("7f", now),
             Action::Dial => mux.connected(now),
             Action::Answer(..) => answers += 1,
             _ => {}

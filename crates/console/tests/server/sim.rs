@@ -278,6 +278,8 @@ pub(crate) struct Host {
     pub(crate) folder: TempDir,
     pub(crate) server: Option<Server<SimPlatform>>,
     pub(crate) log_limit: u64,
+    /// How long a turn may last in which nothing happens.
+    pub(crate) rest: Duration,
     /// What is different from the usual settings.
     pub(crate) adapt: fn(&mut Settings),
 }
@@ -302,6 +304,7 @@ impl Host {
             folder,
             server: None,
             log_limit: LogStyle::DEFAULT_LIMIT,
+            rest: Duration::from_millis(5),
             adapt: |_| {},
         };
         host.start();
@@ -337,7 +340,7 @@ impl Host {
     }
 
     pub(crate) fn turn(&mut self) {
-        self.server.as_mut().unwrap().turn(Some(Duration::from_millis(5))).unwrap();
+        self.server.as_mut().unwrap().turn(Some(self.rest)).unwrap();
     }
 
     /// Whether a turn that may last so long ends before.
