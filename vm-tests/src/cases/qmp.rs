@@ -39,6 +39,9 @@ fn command_line() -> Result<()> {
     let said = outrigger(&["qmp", "--json", "asked", "query-status"])?.good()?.stdout;
     let said: Value = serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))?;
     ensure!(said["running"] == true, "{said}");
+    // The largest answer: a stubdomain has to have the memory for it.
+    let schema = outrigger(&["qmp", "--json", "asked", "query-qmp-schema"])?.good()?.stdout;
+    ensure!(schema.contains("query-status"), "it is not the schema: {schema}");
     outrigger(&["qmp", "asked", "qom-list", "path=/machine"])?.good()?;
     outrigger(&["qmp", "asked", "qom-list", "{\"path\": \"/machine\"}"])?.good()?;
     outrigger(&["qmp", "asked", "qom-list", "path=/nowhere"])?.refused(1, &["DeviceNotFound"])?;

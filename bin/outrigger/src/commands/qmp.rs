@@ -113,10 +113,8 @@ fn interactive(mut client: Client, args: &Qmp) -> Result<ExitCode> {
         client.call("query-qmp-schema", None).map(|answer| Schema::read(answer.get())).unwrap_or_default();
     let mut prompt = Prompt::new(&args.guest, schema)?;
     let mut print = prompt.printer()?;
-    let shows_events = args.events;
     let mut session = Session::start(client, scaled(ANSWER), move |news| match news {
-        News::Event(event) if shows_events => print(&escaped(event.text())),
-        News::Event(_) => {}
+        News::Event(event) => print(&escaped(event.text())),
         News::End(error) => print(&format!("{error:#}")),
     })?;
     eprintln!("Tab completes, Ctrl-D leaves; arguments are name=value or one JSON object");

@@ -23,9 +23,10 @@ struct Entity {
     values: Vec<String>,
 }
 
-/// An enumeration's members are objects too since QEMU 6.2, without types.
+/// An enumeration's members are objects too since QEMU 6.2, without types; an alternate's have no names.
 #[derive(Deserialize)]
 struct Member {
+    #[serde(default)]
     name: String,
     #[serde(default, rename = "type")]
     kind: Option<String>,
@@ -96,6 +97,7 @@ mod tests {
         {"name": "0", "members": [], "meta-type": "object"},
         {"name": "5", "members": [{"name": "filename", "type": "str"}, {"name": "format", "type": "6", "default": null},
             {"name": "head", "type": "bool"}], "meta-type": "object"},
+        {"name": "7", "members": [{"type": "str"}, {"type": "6"}], "meta-type": "alternate"},
         {"name": "6", "members": [{"name": "ppm"}, {"name": "png"}], "values": ["ppm", "png"], "meta-type": "enum"}]"#;
 
     #[test]

@@ -20,7 +20,7 @@ const DEVICES: &str = include_str!("../../qemu/stubdom.mak");
 /// What reads of QEMU's sockets, in the place of a function of QEMU's that reads once.
 const READ_ON: &str = include_str!("../../qemu/read-on.c");
 /// To be raised when the code of this file makes other programs of the same choices.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// Tools, and the libraries that it is linked with.
 pub(super) const NEEDS: [&str; 14] = [
@@ -96,6 +96,12 @@ pub(super) fn compile(
     let text = reads_on(&String::from_utf8_lossy(&text))
         .ok_or_else(|| steps.failed("changing", "chardev/char-socket.c is not as it is known".to_owned()))?;
     write(&sockets, text.as_bytes())?;
+    let dictionaries = sources.join("include/qapi/qmp/qdict.h");
+    let text = read(&dictionaries)?;
+    let text = small_dictionaries(&String::from_utf8_lossy(&text)).ok_or_else(|| {
+        steps.failed("changing", "include/qapi/qmp/qdict.h is not as it is known".to_owned())
+    })?;
+    write(&dictionaries, text.as_bytes())?;
 
     progress(CompileStep::Configuring(program));
     let build = sources.join("build");
@@ -129,6 +135,13 @@ pub(super) fn compile(
         size: source.size(),
         sha256: source.sha256().to_owned(),
     })
+}
+
+/// Gives QEMU's dictionaries, one for each JSON object, tables of 128 bytes rather than of 4 KiB: the answer to
+/// `query-qmp-schema` has thousands, for which a stubdomain of 64 MiB has no room.
+fn small_dictionaries(source: &str) -> Option<String> {
+    let known = "#define QDICT_BUCKET_MAX 512\n";
+    source.contains(known).then(|| source.replace(known, "#define QDICT_BUCKET_MAX 16\n"))
 }
 
 /// Has sockets read all that has come at once. Of a monitor's requests, QEMU otherwise takes one byte each time that its
@@ -190,6 +203,13 @@ mod tests {
         assert_eq!(changed, format!("{poll}{once}{READ_ON}after\n"));
         assert_eq!(reads_on(&format!("{read}{poll}")), None, "the one is not known to the other");
         assert_eq!(reads_on(poll), None);
+    }
+
+    #[test]
+    fn test_dictionaries_are_made_small_where_they_are_known() {
+        let known = "#define QDICT_BUCKET_MAX 512\nstruct QDict {\n";
+        assert_eq!(small_dictionaries(known).unwrap(), "#define QDICT_BUCKET_MAX 16\nstruct QDict {\n");
+        assert_eq!(small_dictionaries("#define QDICT_BUCKET_MAX 64\n"), None);
     }
 
     #[test]
