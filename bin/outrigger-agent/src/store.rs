@@ -14,6 +14,8 @@ use crate::pci::Address;
 const VM_PATH_MAX: usize = 256;
 /// The kernel's way to xenstored.
 pub(crate) const DEVICE: &str = "/dev/xen/xenbus";
+/// How many arguments are asked for at once: xenstored lets a domain have 20 requests on their way.
+const AT_ONCE: usize = 16;
 /// Where the kernel shows the PCI devices that it has found.
 const PCI_DEVICES: &str = "/sys/bus/pci/devices";
 /// The last step: QEMU was started.
@@ -53,12 +55,11 @@ pub(crate) fn argv_below(store: &Connection, vm: &XsPath) -> Result<Argv, AgentE
     if keys.len() > Argv::MAX_ARGS {
         return Err(ArgvError::TooMany(keys.len()).into());
     }
-    let mut found = Vec::with_capacity(keys.len());
-    for key in keys {
-        let value =
-            store.read(&folder.join(&key)?)?.ok_or(AgentError::Absent("argument that dm-argv lists"))?;
-        found.push((key, value));
-    }
+    let paths = keys.iter().map(|key| folder.join(key)).collect::<Result<Vec<_>, _>>()?;
+    let others = (1..AT_ONCE.min(paths.len())).map(|_| Connection::open_path(Path::new(DEVICE)));
+    let values = store.read_each(&others.collect::<Result<Vec<_>, _>>()?, &paths)?;
+    let found = keys.into_iter().zip(values).map(|(key, value)| Some((key, value?)));
+    let found = found.collect::<Option<Vec<_>>>().ok_or(AgentError::Absent("argument that dm-argv lists"))?;
     Ok(Argv::from_keys(found)?)
 }
 

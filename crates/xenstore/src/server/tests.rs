@@ -76,6 +76,36 @@ fn a_stopped_server_ends_waiting() {
 }
 
 #[test]
+fn nodes_are_read_with_many_connections_in_the_order_asked_for() {
+    let server = Server::start();
+    let store = server.connect(DomId::DOM0);
+    let paths: Vec<_> = (0..11).map(|number| path(&format!("/node/{number}"))).collect();
+    let mut expected = Vec::new();
+    for (number, path) in paths.iter().enumerate() {
+        let value = (number % 4 != 2).then(|| number.to_string().into_bytes());
+        if let Some(value) = &value {
+            store.write(path, value).unwrap();
+        }
+        expected.push(value);
+    }
+    let first = server.connection(DomId::DOM0);
+    let others: Vec<_> = (0..3).map(|_| server.connection(DomId::DOM0)).collect();
+    assert_eq!(first.read_each(&others, &paths).unwrap(), expected);
+    assert_eq!(first.read_each(&[], &paths).unwrap(), expected);
+    // What nobody may read is an error, not an absent value, and harms none of the connections.
+    let (domid, secret) = (DomId::new(7).unwrap(), path("/secret"));
+    store.write(&secret, b"").unwrap();
+    store.set_perms(&secret, &Permissions::owned_by(DomId::DOM0)).unwrap();
+    let connections = [server.connection(domid), server.connection(domid)];
+    let error = connections[0].read_each(&connections[1..], &[secret, paths[0].clone()]).unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    store.set_perms(&paths[0], &Permissions::owned_by(domid)).unwrap();
+    for connection in &connections {
+        assert_eq!(connection.read(&paths[0]).unwrap(), Some(b"0".to_vec()));
+    }
+}
+
+#[test]
 fn a_peer_that_is_silent_is_waited_for_only_so_long() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let store = Xenstore::from_stream(ours).unwrap().with_timeout(Duration::from_millis(30));
