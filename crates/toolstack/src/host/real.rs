@@ -4,6 +4,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use linux_loop::LoopDevice;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
 use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
 use super::{
@@ -138,8 +140,8 @@ impl HostDevices for RealHost {
         if !self.is_bridge(&request.bridge)? {
             return Err(HostError::NoBridge(request.bridge.clone()));
         }
-        let bridge = interface_index(&request.bridge, "find")?;
-        let index = interface_index(&request.interface, "find")?;
+        let bridge = interface_index(&request.bridge)?;
+        let index = interface_index(&request.interface)?;
         let failed = |operation| network(operation, &request.interface);
         if let Some(name) = &request.rename {
             interface_folder(name)?;
@@ -160,24 +162,19 @@ impl HostDevices for RealHost {
         if !self.is_bridge(bridge)? {
             return Err(HostError::NoBridge(bridge.to_owned()));
         }
-        let index = interface_index(interface, "find")?;
-        let master = interface_index(bridge, "find")?;
+        let index = interface_index(interface)?;
+        let master = interface_index(bridge)?;
         LinkChange::of(index).master(master).send().map_err(network("move to another bridge", interface))
     }
 
     fn remove_port(&self, interface: &str) -> Result<(), HostError> {
-        let index = match interface_index(interface, "find") {
+        let index = match interface_index(interface) {
             Ok(index) => index,
-            Err(HostError::Network { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Ok(());
-            }
+            Err(HostError::Network { source, .. }) if is_gone(&source) => return Ok(()),
             Err(error) => return Err(error),
         };
         match LinkChange::of(index).flags(0, IFF_UP).master(0).send() {
-            // It went away with its backend meanwhile (ENODEV).
-            Err(error) if error.raw_os_error() != Some(19) => {
-                Err(network("take from its bridge", interface)(error))
-            }
+            Err(error) if !is_gone(&error) => Err(network("take from its bridge", interface)(error)),
             _ => Ok(()),
         }
     }
@@ -226,6 +223,11 @@ fn attachment(device: LoopDevice) -> LoopAttachment {
     LoopAttachment { device: BlockDevice { path, major, minor }, tag }
 }
 
+/// Whether the kernel has no such interface, or none any more: it goes with its backend.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENODEV as i32)
+}
+
 /// The interface's folder in sysfs; its name is checked, as it becomes a part of a path.
 fn interface_folder(name: &str) -> Result<PathBuf, HostError> {
     let good = (1..16).contains(&name.len())
@@ -239,11 +241,12 @@ fn interface_folder(name: &str) -> Result<PathBuf, HostError> {
     }
 }
 
-fn interface_index(name: &str, operation: &'static str) -> Result<i32, HostError> {
-    let text =
-        fs::read_to_string(interface_folder(name)?.join("ifindex")).map_err(network(operation, name))?;
-    let bad = |_| network(operation, name)(io::Error::from(io::ErrorKind::InvalidData));
-    text.trim().parse().map_err(bad)
+/// The interface's index, by the kernel's socket interface: sysfs answers EINVAL for one that is just going.
+fn interface_index(name: &str) -> Result<i32, HostError> {
+    interface_folder(name)?;
+    let failed = network("find", name);
+    let index = if_nametoindex(name).map_err(|errno| failed(errno.into()))?;
+    index.try_into().map_err(|_| failed(io::ErrorKind::InvalidData.into()))
 }
 
 #[cfg(test)]
@@ -282,5 +285,6 @@ mod tests {
         }
         assert!(!RealHost.is_bridge("lo").unwrap());
         RealHost.remove_port("vif999.0").unwrap();
+        assert!(interface_index("lo").unwrap() > 0);
     }
 }
