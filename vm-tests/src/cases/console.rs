@@ -1,15 +1,13 @@
 //! The console daemon with guests that only have a console: stock tools, kills, hostile rings, ends, streams.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use console::attach::SOCKET_DIR;
 use console::stream::Stream;
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::Case;
 use crate::harness::command::run;
@@ -18,6 +16,7 @@ use crate::harness::consoles::Console;
 use crate::harness::daemons::{ConsoleDaemon, start_ours};
 use crate::harness::guest::scratch;
 use crate::harness::seconds;
+use crate::harness::terminal::Terminal;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("console::second_daemon_refuses_and_bad_options_are_named", bad_input),
@@ -223,59 +222,17 @@ fn as_xenconsoled() -> Result<()> {
     Ok(())
 }
 
-/// A program that is killed when the case ends.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Types at a program's standard input and waits for the same on its standard output.
-pub(super) fn echo_through(program: &str, arguments: &[&str], word: &[u8]) -> Result<()> {
-    // xenconsole reads what is typed only from a terminal; a raw one echoes nothing by itself.
-    let terminal = nix::pty::openpty(None, None)?;
-    let mut mode = tcgetattr(&terminal.slave)?;
-    cfmakeraw(&mut mode);
-    tcsetattr(&terminal.slave, SetArg::TCSANOW, &mode)?;
-    let child = Command::new(program)
-        .args(arguments)
-        .stdin(terminal.slave.try_clone()?)
-        .stdout(terminal.slave)
-        .spawn()
-        .with_context(|| format!("cannot run {program}"))?;
-    let mut running = Running(child);
-    let mut stdin = fs::File::from(terminal.master);
-    let mut stdout = stdin.try_clone()?;
-    stdin.write_all(word)?;
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let wanted = word.to_vec();
-    std::thread::spawn(move || {
-        let mut seen = Vec::new();
-        let mut buffer = [0; 256];
-        while !seen.windows(wanted.len()).any(|part| part == wanted) {
-            match stdout.read(&mut buffer) {
-                Ok(count) if count > 0 => seen.extend_from_slice(&buffer[..count]),
-                _ => return,
-            }
-        }
-        let _ = sender.send(());
-    });
-    let came = receiver.recv_timeout(seconds(30));
-    came.with_context(|| format!("{program} did not show {:?}", String::from_utf8_lossy(word)))?;
+pub(super) fn echo_through(program: &str, arguments: &[&str], word: &str) -> Result<()> {
+    // xenconsole reads what is typed only from a terminal.
+    let mut terminal = Terminal::run(Command::new(program).args(arguments))?;
+    terminal.press(word.as_bytes())?;
+    terminal.hear(word, 30)?;
     // The escape key, a byte of its own.
-    stdin.write_all(&[0x1d])?;
-    let deadline = Instant::now() + seconds(20);
-    loop {
-        if let Some(status) = running.0.try_wait()? {
-            ensure!(status.success(), "{program} ended with {status}");
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{program} does not end");
-        std::thread::yield_now();
-    }
+    terminal.press(&[0x1d])?;
+    let status = terminal.end(20)?;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(())
 }
 
 /// A guest of xl's, destroyed when the case fails.
@@ -296,9 +253,9 @@ fn xl_console() -> Result<()> {
     let config = scratch("plain-pv.cfg", config.as_bytes())?;
     let guest = Stock(NAME);
     run(XL, &["create", &config.to_string_lossy()])?.good()?;
-    echo_through(XL, &["console", NAME], b"typed in xl console")?;
+    echo_through(XL, &["console", NAME], "typed in xl console")?;
     let domid = run(XL, &["domid", NAME])?.good()?.stdout.trim().to_owned();
-    echo_through(XENCONSOLE, &[&domid, "--num", "0", "--type", "pv"], b"typed in xenconsole")?;
+    echo_through(XENCONSOLE, &[&domid, "--num", "0", "--type", "pv"], "typed in xenconsole")?;
     let log = Path::new(LOG_DIR).join(format!("{NAME}.0.log"));
     wait_for(&log, |bytes| bytes.ends_with(b"typed in xenconsole"))?;
     run(XL, &["destroy", guest.0])?.good()?;

@@ -18,7 +18,7 @@ fn tools() -> Result<()> {
     let (domid, stub) = (guest.guest.domid, guest.stub()?);
     Console::serial(&guest, 0)?.wait_for("echoing COM1", 60)?;
     // Without an option it is the guest's first serial port, console 3 of the stubdomain.
-    echo_through(XL, &["console", "easy"], b"typed in xl console")?;
+    echo_through(XL, &["console", "easy"], "typed in xl console")?;
 
     // Twice: the first round has no rates.
     let top = run(XENTOP, &["-b", "-i", "2", "-d", "1"])?.good()?.stdout;

@@ -1,11 +1,12 @@
 //! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
 use crate::harness::command::{outrigger, run};
@@ -13,6 +14,7 @@ use crate::harness::consoles::Console;
 use crate::harness::events::Events;
 use crate::harness::guest::{BRIDGE, Made, bridge, linux, scratch};
 use crate::harness::seconds;
+use crate::harness::terminal::Shown;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("linux::boots_unplugs_pings_and_powers_off", pings),
@@ -54,7 +56,8 @@ fn shutdown() -> Result<()> {
     let socket = scratch("channel", b"")?;
     fs::remove_file(&socket)?;
     let channel = format!("name=org.example.agent, connection=socket, path={}", socket.display());
-    let script = "echo CHANNEL-SPEAKS >/dev/hvc1; echo waiting; read -r line </dev/hvc1; echo GOT $line\n";
+    let script = "echo CHANNEL-SPEAKS >/dev/hvc1; echo SECOND-SPEAKS >/dev/hvc2; echo waiting\n\
+        for n in 1 2; do read -r line </dev/hvc$n; echo GOT $line; done\n";
     let guest = Made::create(
         &linux("calm", script, &format!("channel=['{channel}', 'name=second,connection=pty']"))?,
         &[],
@@ -70,7 +73,15 @@ fn shutdown() -> Result<()> {
     console.wait_for("GOT to the guest", 30)?;
     let shown = outrigger(&["console", "--no-follow", "--channel", "org.example.agent", "calm"])?.good()?;
     ensure!(shown.stdout.contains("CHANNEL-SPEAKS"), "{shown}");
-    outrigger(&["console", "--no-follow", "--channel", "second", "calm"])?.good()?;
+    // The other one ends at a pseudo-terminal, whose name is where libxl would read it.
+    let tty = XsPath::domain(guest.guest.domid).join("device/console/2/tty")?;
+    let tty = Xenstore::open()?.read_string(&tty, 64)?.context("the second channel has no tty")?;
+    let mut second = File::options().read(true).write(true).open(&tty)?;
+    Shown::by(second.try_clone()?).hear("SECOND-SPEAKS", 30)?;
+    second.write_all(b"through the tty\n")?;
+    console.wait_for("GOT through the tty", 30)?;
+    let shown = outrigger(&["console", "--no-follow", "--channel", "second", "calm"])?.good()?;
+    ensure!(shown.stdout.contains("SECOND-SPEAKS"), "{shown}");
     let said = outrigger(&["shutdown", "--wait=120", "calm"])?.good()?.stdout;
     ensure!(said.contains("PV"), "{said}");
     ensure!(outrigger(&["domid", "calm"])?.status == 4, "it is still there");

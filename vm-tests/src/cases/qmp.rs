@@ -18,12 +18,14 @@ use super::daemon::{kill_hard, start, start_outriggerd};
 use crate::harness::command::outrigger;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::pid;
-use crate::harness::guest::{Made, hello};
+use crate::harness::guest::{Made, hello, scratch};
 use crate::harness::qmp::Qmp;
 use crate::harness::seconds;
+use crate::harness::terminal::Terminal;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("qmp::command_line_asks_and_policy_refuses", command_line),
+    Case::new("qmp::prompt_completes_remembers_and_hears_events", prompt),
     Case::new("qmp::daemon_killed_within_an_answer_recovers", killed),
     Case::new("qmp::stubdomain_without_vchan_has_it_on_a_console", on_console),
 ];
@@ -67,6 +69,45 @@ fn command_line() -> Result<()> {
     let ids: Vec<_> = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect();
     ensure!(ids.len() == 2 && ids[0]["id"] == 1 && ids[1]["id"] == 2, "{output}");
     guest.destroy()
+}
+
+/// As a person has it: a terminal, keys, and what happens meanwhile.
+fn prompt() -> Result<()> {
+    let guest = Made::create(&hello("typed", "")?, &[])?;
+    let home = scratch("typed-state", b"")?;
+    std::fs::remove_file(&home)?;
+    let start = || {
+        let mut command = Command::new("outrigger");
+        command.args(["qmp", "typed"]).env("TERM", "xterm").env("XDG_STATE_HOME", &home);
+        let mut terminal = Terminal::run(&mut command)?;
+        terminal.hear("qmp typed> ", 90)?;
+        anyhow::Ok(terminal)
+    };
+    let mut terminal = start()?;
+    terminal.press(b"query-statu\t\r")?;
+    terminal.hear("\"running\": true", 30)?;
+    terminal.press(b"qom-list pa\t/machine/peripheral\r")?;
+    terminal.hear("path=", 30)?;
+    terminal.hear("\"type\"", 30)?;
+    terminal.press(b"query-nothing\r")?;
+    terminal.hear("query-nothing failed: CommandNotFound", 30)?;
+    outrigger(&["qmp", "--unsafe", "typed", "stop"])?.good()?;
+    terminal.hear("\"STOP\"", 30)?;
+    outrigger(&["qmp", "--unsafe", "typed", "cont"])?.good()?;
+    terminal.hear("\"RESUME\"", 30)?;
+    terminal.press(b"\x04")?;
+    let status = terminal.end(30)?;
+    ensure!(status.success(), "it ended with {status}");
+    // The first of the three lines is remembered in another session.
+    let mut terminal = start()?;
+    terminal.press(b"\x1b[A\x1b[A\x1b[A\r")?;
+    terminal.hear("\"running\": true", 30)?;
+    guest.destroy()?;
+    terminal.hear("The connection was closed", 30)?;
+    terminal.press(b"query-status\r")?;
+    let status = terminal.end(30)?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
+    Ok(())
 }
 
 /// The daemon dies while a long answer is half way through the vchan, and the ring keeps the other half.

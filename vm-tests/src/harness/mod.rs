@@ -12,6 +12,7 @@ pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod qmp;
 pub(crate) mod shell;
+pub(crate) mod terminal;
 
 use std::time::Duration;
 
