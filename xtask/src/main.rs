@@ -12,6 +12,7 @@ mod guest;
 mod host;
 mod native;
 mod stubdom;
+mod suite;
 mod test;
 mod view;
 mod watch;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use image::compiled::{CompileStep, Program, compile};
+use image::compiled::{CompileStep, Compiled, Program, compile};
 use image::packages::{Progress, Store};
 use testhost::Observer as _;
 
@@ -36,24 +36,26 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
 
 /// Compiles the stubdomain's kernel and QEMU, as far as the cache does not have them; the image and the embedded host
 /// take them from there.
-pub(crate) fn compile_missing(store: &Store, yes: bool, view: &mut View) -> Result<()> {
+pub(crate) fn compile_missing(store: &Store, yes: bool, view: &mut View) -> Result<Vec<(Program, Compiled)>> {
     let programs = [Program::Kernel, Program::Qemu];
     debian::ensure(&programs.map(Program::needs).concat(), yes)?;
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut done = Vec::with_capacity(programs.len());
     for program in programs {
         let begun = Instant::now();
-        let mut compiled = false;
-        compile(store, program, jobs, &mut |step| {
-            compiled |= matches!(step, CompileStep::Compiling(_));
+        let mut is_new = false;
+        let compiled = compile(store, program, jobs, &mut |step| {
+            is_new |= matches!(step, CompileStep::Compiling(_));
             if let Some(text) = describe(&step) {
                 view.progress(&text);
             }
         })?;
-        if compiled {
+        if is_new {
             view.progress(&format!("{} took {:.0} s", program.name(), begun.elapsed().as_secs_f64()));
         }
+        done.push((program, compiled));
     }
-    Ok(())
+    Ok(done)
 }
 
 fn describe(step: &CompileStep<'_>) -> Option<String> {

@@ -1,33 +1,17 @@
 //! `cargo xtask test`: format, lints, every test, and the end-to-end suite on the embedded host.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use image::packages::Store;
-use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
 
-use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, guest, watch, workspace};
-
-/// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
-const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(25 * 60);
-/// Where the suite expects the disks of its guests.
-const LINUX_DISK: &str = "/root/linux-guest.img";
-const POWER_DISK: &str = "/root/power-guest.img";
-const DISC_DISK: &str = "/root/disc-guest.img";
-/// Where it expects the image of Debian's kernel and QEMU.
-const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
-/// Where it expects the program of the stubdomain that an attacker has taken over.
-const HOSTILE_STUB: &str = "/root/hostile-stub";
-/// Where the contract suites of the ground crates go in dom0.
-const CONTRACTS: [(&str, &str); 2] =
-    [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
+use crate::{debian, suite, watch, workspace};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -57,6 +41,17 @@ fn tell_image() -> Result<()> {
     Ok(())
 }
 
+/// Compares what this machine compiled with what another one got from the same sources by the same tools.
+fn same_as_elsewhere(program: Program, compiled: &Compiled) -> Result<()> {
+    let (name, sum) = (program.name(), compiled.sum()?);
+    match program.known_sum(&compiled.key) {
+        Some(known) if known == sum => eprintln!("== {name} is to the byte what another machine made"),
+        Some(known) => bail!("{name} has the sum {sum}; another machine made {known} of the same"),
+        None => eprintln!("== {name} is of other sources or tools: {}", program.record(&compiled.key, &sum)),
+    }
+    Ok(())
+}
+
 /// Runs the stages one after the other; the first that fails ends it.
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
@@ -81,13 +76,15 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         // What users are to run is what is tested.
         stage("the stubdomain's kernel and QEMU", &|| {
             let store = Store::from_environment()?;
-            crate::stubdom::compile_missing(&store, options.yes || ci, &mut View::new(false, false))
+            let mut view = View::new(false, false);
+            let compiled = crate::stubdom::compile_missing(&store, options.yes || ci, &mut view)?;
+            compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
         })?;
         if options.filter.as_deref().is_none_or(|filter| "watch".contains(filter)) {
             stage("watch over the embedded host", &watch)?;
         }
         if options.filter.as_deref() != Some("watch") {
-            stage("end-to-end suite", &|| end_to_end(options.filter.as_deref(), options.fresh || ci))?;
+            stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci))?;
             tell_image()?;
         }
     }
@@ -122,109 +119,4 @@ fn watch() -> Result<()> {
     let build = BuildOptions { bare: true, ..BuildOptions::default() };
     let host = host::built(&build, &[], &mut view)?;
     watch::trials(&host, &mut view)
-}
-
-/// Boots the embedded host with Xen's own tools in it and runs the suites in its dom0.
-fn end_to_end(filter: Option<&str>, fresh: bool) -> Result<()> {
-    let mut view = View::new(false, false);
-    let programs = programs()?;
-    let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
-    let host = host::built(&build, &programs, &mut view)?;
-    let scale = TimeScale::from_env()?;
-    let disks = guest_disks(&mut view)?;
-    let hostile = Put { source: binaries::hostile_stub()?, target: HOSTILE_STUB.into() };
-    let debian = guest::debian_stubdom(&Store::from_environment()?, &mut view)?;
-    let debian = Put { source: debian, target: DEBIAN_STUBDOM.into() };
-    let folder = tempfile::tempdir()?;
-    let script = folder.path().join("suite");
-    std::fs::write(&script, suite(filter, scale))?;
-    let request = Request {
-        machine: Machine::default().stretched(scale),
-        job: Job::Script(script),
-        puts: [disks, vec![guest::console()?, hostile, debian]].concat(),
-        timeout: Some(SUITE_LIMIT),
-        fresh,
-        logs: testhost::fresh_log_folder(&workspace::kept("logs")),
-        scale,
-    };
-    let report = testhost::run(&host, &request, &mut view)?;
-    view.progress(&format!("The logs are in {}", report.logs.display()));
-    if report.status != 0 {
-        bail!(
-            "The suite in dom0 ended with status {}; the logs are in {}",
-            report.status,
-            report.logs.display()
-        );
-    }
-    Ok(())
-}
-
-/// The script for dom0. Every suite runs, even when one before it failed.
-fn suite(filter: Option<&str>, scale: TimeScale) -> String {
-    // A name of a test has none of the characters that a shell would read.
-    let words: String =
-        filter.unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || "_:-".contains(*c)).collect();
-    let contracts = if filter.is_some() {
-        ""
-    } else {
-        "echo '-- the contract of xenstore, kept by the real xenstored'\n\
-         xenstore-contract || status=1\n\
-         echo '-- the contract of the hypervisor, kept by the real Xen'\n\
-         xen-contract /usr/lib/xen-4.17/boot/hvmloader /usr/share/seabios/bios-256k.bin \
-         /usr/lib/outrigger/stubdom/vmlinuz || status=1\n"
-    };
-    format!(
-        "#!/bin/sh\nexport {}={scale}\nstatus=0\n{contracts}echo '-- cases'\nvm-tests run {words} || status=1\nexit $status\n",
-        TimeScale::VARIABLE
-    )
-}
-
-/// Builds what runs in dom0 besides the product.
-fn programs() -> Result<Vec<Put>> {
-    // As the unit tests were built: nothing is compiled again, and arithmetic that overflows is found.
-    let profile = Profile::Dev;
-    let mut puts =
-        vec![Put { source: binaries::program("vm-tests", profile)?, target: "/usr/bin/vm-tests".into() }];
-    for (package, target) in CONTRACTS {
-        puts.push(Put { source: binaries::contract(package, profile)?, target: target.into() });
-    }
-    Ok(puts)
-}
-
-/// The disks of the suite's guests and their places in dom0.
-fn guest_disks(view: &mut View) -> Result<Vec<Put>> {
-    let linux = linux_disk(view)?;
-    let [power, disc] = ["power.img", "disc.img"].map(|name| workspace::kept("guests").join(name));
-    testguest::power_disk(&power)?;
-    testguest::disc_disk(&disc)?;
-    Ok(vec![
-        Put { source: linux, target: LINUX_DISK.into() },
-        Put { source: power, target: POWER_DISK.into() },
-        Put { source: disc, target: DISC_DISK.into() },
-    ])
-}
-
-/// The Linux guest's disk, made once.
-fn linux_disk(view: &mut View) -> Result<PathBuf> {
-    let folder = workspace::kept("guests");
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("linux.img");
-    let own = std::env::current_exe()?;
-    // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
-    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-    if changed(&path) < changed(&own) {
-        view.progress("Making the Linux guest's disk");
-        testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
-    }
-    Ok(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filter_cannot_leave_its_command() {
-        assert!(suite(Some("linux; rm -rf /"), TimeScale::default()).contains("vm-tests run linuxrm-rf ||"));
-    }
 }

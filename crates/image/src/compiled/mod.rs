@@ -10,6 +10,7 @@
 mod kernel;
 mod qemu;
 mod steps;
+mod sums;
 
 use std::{
     fs::{self, File},
