@@ -46,7 +46,10 @@ fn same_as_elsewhere(program: Program, compiled: &Compiled) -> Result<()> {
     let (name, sum) = (program.name(), compiled.sum()?);
     match program.known_sum(&compiled.key) {
         Some(known) if known == sum => eprintln!("== {name} is to the byte what another machine made"),
-        Some(known) => bail!("{name} has the sum {sum}; another machine made {known} of the same"),
+        Some(known) => bail!(
+            "{name} has the sum {sum}; another machine made {known} of the same \
+             (crates/image/src/compiled/sums.txt): something of the machine gets in"
+        ),
         None => eprintln!("== {name} is of other sources or tools: {}", program.record(&compiled.key, &sum)),
     }
     Ok(())
