@@ -41,13 +41,13 @@ fn tell_image() -> Result<()> {
     Ok(())
 }
 
-/// Compares what this machine compiled with what another one got from the same sources by the same tools.
+/// Compares what this machine compiled with what is on record for the same sources and the same tools.
 fn same_as_elsewhere(program: Program, compiled: &Compiled) -> Result<()> {
     let (name, sum) = (program.name(), compiled.sum()?);
     match program.known_sum(&compiled.key) {
-        Some(known) if known == sum => eprintln!("== {name} is to the byte what another machine made"),
+        Some(known) if known == sum => eprintln!("== {name} is to the byte what is on record"),
         Some(known) => bail!(
-            "{name} has the sum {sum}; another machine made {known} of the same \
+            "{name} has the sum {sum}, but of the same sources by the same tools {known} is on record \
              (crates/image/src/compiled/sums.txt): something of the machine gets in"
         ),
         None => eprintln!("== {name} is of other sources or tools: {}", program.record(&compiled.key, &sum)),

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::seconds;
@@ -52,8 +52,16 @@ impl Terminal {
 
     /// Waits until the program has ended, and let go of the terminal.
     pub(crate) fn end(mut self, within: u64) -> Result<ExitStatus> {
-        self.shown.end(within)?;
-        Ok(self.child.wait()?)
+        let deadline = Instant::now() + seconds(within);
+        self.shown.end(deadline)?;
+        // It has let go of the terminal, and is about to end.
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "the program has left its terminal, but does not end");
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -102,8 +110,8 @@ impl Shown {
         }
     }
 
-    fn end(&mut self, within: u64) -> Result<()> {
-        let deadline = Instant::now() + seconds(within);
+    /// Waits until nobody has the terminal's other end.
+    fn end(&mut self, deadline: Instant) -> Result<()> {
         loop {
             match self.pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(more) => self.seen.extend(more),

@@ -1,4 +1,4 @@
-//! What compiling gave elsewhere, so that every machine can see that the same inputs give the same bytes.
+//! What compiling has given, on record, so that every machine can see that the same inputs give the same bytes.
 
 use super::{Compiled, Program};
 use crate::Result;
@@ -24,12 +24,12 @@ impl Compiled {
 }
 
 impl Program {
-    /// The sum that another machine got from the inputs with this key, where that is on record.
+    /// The sum that the inputs with this key have given, where that is on record.
     pub fn known_sum(self, key: &str) -> Option<&'static str> {
         find(KNOWN, self.folder(), key)
     }
 
-    /// The record of a sum, as it is to be kept for other machines.
+    /// The line that puts a sum on record.
     pub fn record(self, key: &str, sum: &str) -> String {
         format!("{} {key} {sum}", self.folder())
     }

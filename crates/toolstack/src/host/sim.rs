@@ -193,7 +193,7 @@ impl HostDevices for SimHost {
         if !state.bridges.contains(bridge) {
             return Err(HostError::NoBridge(bridge.to_owned()));
         }
-        let source = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let source = || std::io::Error::from(nix::errno::Errno::ENODEV);
         let missing =
             || HostError::Network { operation: "find", interface: interface.to_owned(), source: source() };
         state.ports.get_mut(interface).map(|port| bridge.clone_into(port)).ok_or_else(missing)
