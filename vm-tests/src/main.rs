@@ -102,6 +102,6 @@ fn run(case: &Case) -> anyhow::Result<()> {
     }
     let left = clean::compare(&before);
     // What a failed case leaves must not make the next one fail.
-    clean::sweep();
-    outcome.and(left)
+    let swept = clean::sweep();
+    outcome.and(left).and(swept)
 }

@@ -95,7 +95,8 @@ const SPICE: &str = "the stubdomain's QEMU offers no SPICE";
 const VNC: &str = "the stubdomain's QEMU offers no VNC yet";
 const SDL: &str = "a QEMU in a stubdomain has no screen to open a window on";
 const SCHEDULER: &str = "scheduler parameters are not set yet; the guest gets the scheduler's defaults";
-const AFFINITY: &str = "vCPU affinity is not set yet; the guest may run on every CPU of its pool";
+const SOFT_AFFINITY: &str =
+    "a preference among CPUs is not set yet; `cpus` says where the guest may run at all";
 const ARM: &str = "it belongs to Arm";
 const PV_ONLY: &str = "it belongs to PV and PVH guests; xl ignores it for an HVM guest too";
 const PVH_ONLY: &str = "it belongs to PVH guests; xl ignores it for an HVM guest too";
@@ -128,8 +129,8 @@ pub static KEYS: &[Key] = &[
     refused("cmdline", Empty, DIRECT_BOOT),
     no_effect("cpu_weight", Never, SCHEDULER),
     used("cpuid"),
-    no_effect("cpus", Words(&["all"]), AFFINITY),
-    no_effect("cpus_soft", Words(&["all"]), AFFINITY),
+    used("cpus"),
+    no_effect("cpus_soft", Words(&["all"]), SOFT_AFFINITY),
     no_effect("device_model", Empty, "xl ignores it too; a stubdomain is always used"),
     used("device_model_args"),
     used("device_model_args_hvm"),

@@ -34,11 +34,11 @@ pub use diagnostic::{Diagnostic, Label, Severity};
 pub use document::{Atom, Document, Entry, List, Operator, Setting, Value};
 pub use load::{Loaded, MAX_FILE_SIZE, load, load_str};
 pub use model::{
-    Access, Action, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuidLeaf, CpuidPolicy, DeviceModel,
-    DeviceModelCrashAction, Disk, DiskController, DiskFormat, DiskKind, DiskSource, Display, Firmware,
-    FirmwareKind, GrantLimits, GuestConfig, Lifecycle, MacAddr, MacAddrError, Nic, NicKind, Platform,
-    QmpTransport, Rate, SecurityLabels, SerialOutput, TimerMode, TscMode, Usb, UsbController, Vdev, VdevBus,
-    VendorDevice, Vga, Viridian, ViridianGroup,
+    Access, Action, Affinity, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuSet, CpuSetError,
+    CpuidLeaf, CpuidPolicy, DeviceModel, DeviceModelCrashAction, Disk, DiskController, DiskFormat, DiskKind,
+    DiskSource, Display, Firmware, FirmwareKind, GrantLimits, GuestConfig, Lifecycle, MacAddr, MacAddrError,
+    Nic, NicKind, Platform, QmpTransport, Rate, SecurityLabels, SerialOutput, TimerMode, TscMode, Usb,
+    UsbController, Vdev, VdevBus, VendorDevice, Vga, Viridian, ViridianGroup,
 };
 pub use parser::{MAX_DEPTH, MAX_VALUES, parse};
 pub use single::{LoadedDevice, check_name, device_name, load_disk, load_nic};

@@ -194,6 +194,16 @@ pub enum Cause {
         /// Why not, and what to do.
         why: String,
     },
+    /// None of the CPUs that a vCPU may run on is there.
+    #[error(
+        "vCPU {vcpu} may run on no CPU that is there: cpus = \"{cpus}\"; `outrigger info` tells how many the host has"
+    )]
+    NoSuchCpu {
+        /// Which one.
+        vcpu: u32,
+        /// What the configuration names.
+        cpus: config::CpuSet,
+    },
     /// The stubdomain ended before its QEMU was ready.
     #[error("The stubdomain ended before its QEMU was ready{}", because(exit.as_ref()))]
     StubdomainDied {

@@ -10,7 +10,7 @@ use console::attach::SOCKET_DIR;
 use console::stream::Stream;
 
 use super::Case;
-use crate::harness::command::run;
+use crate::harness::command::{XL, run};
 use crate::harness::console_guest::{ConsoleGuest, KERNEL};
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{ConsoleDaemon, start_ours};
@@ -28,7 +28,6 @@ pub(super) const CASES: &[Case] = &[
     Case::new("console::xl_console_attaches_to_a_guest_of_xl", xl_console),
 ];
 
-const XL: &str = "/usr/lib/xen-4.17/bin/xl";
 const XENCONSOLE: &str = "/usr/lib/xen-4.17/bin/xenconsole";
 const LOG_DIR: &str = "/var/log/outrigger/console";
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use xenstore::{Store, Xenstore, XsPath};
 
 use super::Case;
-use crate::harness::command::{outrigger, run};
+use crate::harness::command::{XL, outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
 use crate::harness::guest::{Made, hello, must_run};
@@ -126,7 +126,7 @@ fn consoled_sigkill() -> Result<()> {
 /// Kills a stubdomain as a crash of its kernel would.
 fn kill_stub(guest: &Made) -> Result<()> {
     let stub = guest.stub()?.to_string();
-    run("/usr/lib/xen-4.17/bin/xl", &["destroy", &stub])?.good()?;
+    run(XL, &["destroy", &stub])?.good()?;
     Ok(())
 }
 
@@ -150,7 +150,7 @@ fn dead_stub_restart() -> Result<()> {
     let mut events = Events::subscribe()?;
     let mut client = Qmp::connect("phoenix")?;
     // A request that is with QEMU, which does not get to answer it.
-    run("/usr/lib/xen-4.17/bin/xl", &["pause", &guest.stub()?.to_string()])?.good()?;
+    run(XL, &["pause", &guest.stub()?.to_string()])?.good()?;
     client.send(&json!({"execute": "query-status", "id": "mine"}))?;
     Qmp::connect("phoenix")?.wait_in_flight(1, 30)?;
     let start = Instant::now();

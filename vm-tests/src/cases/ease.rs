@@ -4,13 +4,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use super::console::echo_through;
-use crate::harness::command::run;
+use crate::harness::command::{XL, run};
 use crate::harness::consoles::Console;
 use crate::harness::guest::{Made, hello};
 
 pub(super) const CASES: &[Case] = &[Case::new("ease::xl_console_xentop_and_xenstore_ls", tools)];
 
-const XL: &str = "/usr/lib/xen-4.17/bin/xl";
 const XENTOP: &str = "/usr/lib/xen-4.17/bin/xentop";
 
 fn tools() -> Result<()> {

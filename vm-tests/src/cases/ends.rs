@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use api::types::State;
 
 use super::Case;
-use crate::harness::command::{outrigger, run};
+use crate::harness::command::{XL, outrigger, run};
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
 use crate::harness::guest::{Made, list, must_run, power};
@@ -44,7 +44,7 @@ fn preserved() -> Result<()> {
     events.wait_for("kept", "preserved", 30)?;
     let still = must_run("kept")?;
     ensure!(still.domid == guest.guest.domid && still.state == State::ShutDown, "{still:?}");
-    let listed = run("/usr/lib/xen-4.17/bin/xl", &["list", "kept"])?.good()?.stdout;
+    let listed = run(XL, &["list", "kept"])?.good()?.stdout;
     ensure!(listed.contains("---s--"), "xl list says otherwise: {listed}");
     // The console still tells what it said last.
     Console::serial(&guest, 0)?.wait_for("TESTGUEST powers off", 10)?;

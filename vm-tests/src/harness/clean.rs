@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xenstore::{Store, Xenstore, XsPath};
 
-use super::command::{outrigger, run};
+use super::command::{XL, outrigger, run};
 use super::seconds;
 
 /// Free memory may differ by so much: Xen's own heap and dom0's balloon settle late.
@@ -79,12 +79,29 @@ pub(crate) fn compare(before: &Host) -> Result<()> {
     }
 }
 
-/// Destroys what a failed case has left.
-pub(crate) fn sweep() {
-    let Ok(output) = outrigger(&["list", "--json"]) else { return };
-    let guests: Vec<api::types::Guest> = serde_json::from_str(&output.stdout).unwrap_or_default();
-    for guest in guests {
-        let _ = outrigger(&["destroy", &guest.domid.to_string()]);
+/// Destroys what a failed case has left, until no domain but dom0 is there: an `xl` in the background may be making the
+/// next one of a guest that rebooted.
+pub(crate) fn sweep() -> Result<()> {
+    let deadline = Instant::now() + seconds(60);
+    let (store, domains) = (Xenstore::open()?, XsPath::new("/local/domain")?);
+    let watch = store.watch(&domains)?;
+    loop {
+        let all = store.list(&domains)?.unwrap_or_default();
+        let left: Vec<String> = all.into_iter().filter(|domid| domid != "0").collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("domains {} cannot be destroyed", left.join(", "));
+        }
+        let output = outrigger(&["list", "--json"])?;
+        let ours: Vec<api::types::Guest> = serde_json::from_str(&output.stdout).unwrap_or_default();
+        if ours.is_empty() {
+            // Those of xl's, or of nobody's. One may have gone with another.
+            left.iter().try_for_each(|domid| run(XL, &["destroy", domid]).map(drop))?;
+        }
+        ours.iter().try_for_each(|guest| outrigger(&["destroy", &guest.domid.to_string()]).map(drop))?;
+        let _ = watch.recv_deadline(Instant::now() + Duration::from_millis(300));
     }
 }
 

@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use super::seconds;
 
+/// Xen's own toolstack.
+pub(crate) const XL: &str = "/usr/lib/xen-4.17/bin/xl";
+
 /// What a command did.
 #[derive(Debug)]
 pub(crate) struct Output {

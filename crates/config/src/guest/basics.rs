@@ -4,7 +4,8 @@ use uuid::Uuid;
 use xen_types::KiB;
 
 use crate::diagnostic::Diagnostic;
-use crate::model::{Action, GrantLimits, Lifecycle, SecurityLabels};
+use crate::document::{Atom, Value};
+use crate::model::{Action, Affinity, CpuSet, GrantLimits, Lifecycle, SecurityLabels};
 use crate::reader::Reader;
 use crate::source::Span;
 
@@ -148,6 +149,41 @@ pub(super) fn vcpus(reader: &mut Reader<'_>) -> (u32, u32) {
     }
     let vcpus = vcpus.unwrap_or(1);
     (vcpus, max.unwrap_or(vcpus))
+}
+
+/// One set for all vCPUs, or a list with one for each.
+pub(super) fn affinity(reader: &mut Reader<'_>, max_vcpus: u32) -> Affinity {
+    match reader.entry("cpus").map(|entry| &entry.value) {
+        None => Affinity::Any,
+        Some(Value::Atom(atom)) if atom.text.as_str() == "all" => Affinity::Any,
+        Some(Value::Atom(atom)) => cpu_set(reader, atom).map_or(Affinity::Any, Affinity::All),
+        Some(Value::List(_)) => {
+            let atoms = reader.strings("cpus").unwrap_or_default();
+            if let Some(extra) = atoms.get(usize::try_from(max_vcpus).unwrap_or(usize::MAX)) {
+                let message = format!("`cpus` has more entries than the guest has vCPUs ({max_vcpus})");
+                reader.push(
+                    Diagnostic::error("config::too-many", message)
+                        .at(extra.span)
+                        .help("remove it, or say `maxvcpus`"),
+                );
+            }
+            Affinity::Each(atoms.into_iter().filter_map(|atom| cpu_set(reader, atom)).collect())
+        }
+    }
+}
+
+fn cpu_set(reader: &mut Reader<'_>, atom: &Atom) -> Option<CpuSet> {
+    match atom.text.as_str().parse() {
+        Ok(cpus) => Some(cpus),
+        Err(error) => {
+            reader.push(
+                Diagnostic::error("config::bad-cpus", format!("This names no CPUs: {error}"))
+                    .at(atom.span)
+                    .help("write numbers and ranges, and with ^ what is not meant: `cpus = \"0-3,^1\"`"),
+            );
+            None
+        }
+    }
 }
 
 pub(super) fn conflict(reader: &mut Reader<'_>, message: &str, at: Span, other: Span, label: &str) {

@@ -103,6 +103,7 @@ fn read(reader: &mut Reader<'_>) -> Option<GuestConfig> {
         shadow_memory: memory.shadow,
         vcpus,
         max_vcpus,
+        affinity: basics::affinity(reader, max_vcpus),
         platform: platform::platform(reader),
         firmware: platform::firmware(reader),
         boot: devices::boot(reader),

@@ -4,6 +4,7 @@
 //! `tools/xl/xl_parse.c` and `libxl__domain_build_info_setdefault` (`tools/libs/light/libxl_create.c`); where
 //! ours differ, the field says so.
 
+mod affinity;
 mod channel;
 mod cpuid;
 mod disk;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use xen_types::KiB;
 
+pub use affinity::{Affinity, CpuSet, CpuSetError};
 pub use channel::{Channel, ChannelConnection};
 pub use cpuid::{CpuidLeaf, CpuidPolicy};
 pub use disk::{Access, Disk, DiskController, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
@@ -46,6 +48,9 @@ pub struct GuestConfig {
     /// `maxvcpus`: how many the guest may have; at least `vcpus` (the default), at most 128
     /// (`HVM_MAX_VCPUS`, `xen/include/public/hvm/hvm_info_table.h`).
     pub max_vcpus: u32,
+    /// `cpus`: where the vCPUs may run; the default is on every CPU.
+    #[serde(default)]
+    pub affinity: Affinity,
     /// CPU, ACPI, timers and what else Xen itself emulates.
     pub platform: Platform,
     /// What the guest's first instruction belongs to.

@@ -1,8 +1,10 @@
 //! The guest's domain: made, set up, built.
 
 use config::{GuestConfig, TscMode, ViridianGroup};
+use nix::errno::Errno;
 use xen::{
-    Blob, Channel, CpuidLeaf, CpuidPolicy, DomainKind, DomainSpec, GuestMemory, HvmBuild, HvmParam, Viridian,
+    Blob, Channel, CpuMap, CpuidLeaf, CpuidPolicy, DomainKind, DomainSpec, GuestMemory, HvmBuild, HvmParam,
+    Viridian,
 };
 use xen_types::{DomId, KiB};
 
@@ -34,6 +36,7 @@ impl Creation<'_> {
         let domid = xen.create_domain(&spec)?;
         self.record.domid = Some(domid);
         xen.set_max_vcpus(domid, config.max_vcpus)?;
+        self.pin_vcpus(domid)?;
         xen.set_max_memory(domid, config.memory + EXTRA_MEMORY)?;
         self.guest_channels = Some(channels(self.ts, domid)?);
         for (param, value) in params(config) {
@@ -46,6 +49,23 @@ impl Creation<'_> {
         }
         xen.set_paging_memory(domid, self.paging_memory())?;
         xen.apply_cpuid_policy(domid, &cpuid(config)?)?;
+        Ok(())
+    }
+
+    /// Keeps the vCPUs on the physical CPUs that the configuration names.
+    fn pin_vcpus(&self, domid: DomId) -> StepResult {
+        for vcpu in 0..self.config.max_vcpus {
+            let Some(cpus) = self.config.affinity.of(vcpu) else { continue };
+            let map = CpuMap::from_iter(cpus.iter());
+            self.ts.hypervisor.set_vcpu_affinity(domid, vcpu, &map).map_err(|error| {
+                // What Xen answers when none of them is online.
+                if error.errno() == Some(Errno::EINVAL) {
+                    Cause::NoSuchCpu { vcpu, cpus: cpus.clone() }
+                } else {
+                    error.into()
+                }
+            })?;
+        }
         Ok(())
     }
 

@@ -278,6 +278,35 @@ fn local_time_moves_the_guests_clock_by_dom0s_time_zone() {
 }
 
 #[test]
+fn vcpus_are_kept_on_the_cpus_that_are_named_and_the_stubdomain_is_not() {
+    let create = |cpus: &str| {
+        let world = World::new(Stubs::Work);
+        let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\nmaxvcpus=2\ncpus={cpus}");
+        let config = config::load_str("x", &text).config.unwrap();
+        let created = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ());
+        (world, created)
+    };
+    let only = |cpu: u16| Some(xen::CpuMap::from_iter([cpu]));
+    for (cpus, expected) in [
+        ("\"all\"", [None, None]),
+        ("\"1\"", [only(1), only(1)]),
+        ("[\"1\", \"all,^1\"]", [only(1), Some((0..512).filter(|cpu| *cpu != 1).collect())]),
+        ("[0]", [only(0), None]),
+    ] {
+        let (world, created) = create(cpus);
+        let record = created.unwrap();
+        let of = |domid, vcpu| world.hypervisor.affinity(domid, vcpu);
+        assert_eq!([0, 1].map(|vcpu| of(record.domid, vcpu)), expected, "{cpus}");
+        assert_eq!(of(record.stub_domid, 0), None, "{cpus}");
+    }
+    let (world, created) = create("\"7\"");
+    let error = created.unwrap_err();
+    assert_eq!(step_of(&error), "make the guest's domain");
+    assert!(error.report().contains("cpus = \"7\""), "{}", error.report());
+    world.check_clean("a CPU that is not there");
+}
+
+#[test]
 fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
     for (line, word) in [("vpmu=1", "performance counters"), ("vmtrace_buf_kb=64", "traces no virtual CPUs")]
     {

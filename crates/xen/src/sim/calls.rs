@@ -132,10 +132,10 @@ impl Hypervisor for SimHypervisor {
             }
             // The host has CPUs 0 and 1.
             if cpus.as_bytes().first().is_none_or(|first| first & 3 == 0) {
-                Err(Errno::EINVAL)
-            } else {
-                Ok(())
+                return Err(Errno::EINVAL);
             }
+            domain.affinity.insert(vcpu, cpus.clone());
+            Ok(())
         })
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, KiB};
 
-use crate::domain::{DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
+use crate::domain::{CpuMap, DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
 use crate::error::{Result, XenError};
 use crate::param::HvmParam;
 
@@ -146,6 +146,12 @@ impl SimHypervisor {
     #[must_use]
     pub fn memory_target(&self, domid: DomId) -> KiB {
         self.lock().domains.get(&domid).map_or(KiB(0), |domain| domain.memory_target)
+    }
+
+    /// Where a vCPU may run; `None` when nothing was said.
+    #[must_use]
+    pub fn affinity(&self, domid: DomId, vcpu: u32) -> Option<CpuMap> {
+        self.lock().domains.get(&domid).and_then(|domain| domain.affinity.get(&vcpu).cloned())
     }
 
     /// The domain that a stubdomain may be the device model of.
@@ -290,6 +296,7 @@ impl State {
 struct SimDomain {
     spec: DomainSpec,
     vcpus: u32,
+    affinity: BTreeMap<u32, CpuMap>,
     pauses: u32,
     memory: KiB,
     max_memory: KiB,
@@ -309,6 +316,7 @@ impl SimDomain {
         Self {
             spec: spec.clone(),
             vcpus: 0,
+            affinity: BTreeMap::new(),
             pauses: 1,
             memory: KiB(0),
             max_memory: KiB(0),
