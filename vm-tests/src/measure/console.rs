@@ -10,8 +10,8 @@ use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::figure;
 use super::sources::{
-    echoes, file_rate, fresh_folder, open_tty, open_tty_blocking, precise, pty_rate, read_rate, ring_rate,
-    socket, wait_for_size,
+    echoes, file_rate, file_relay_rate, fresh_folder, open_tty, open_tty_blocking, precise, pty_rate,
+    pty_relay_rate, read_rate, ring_rate, socket, wait_for_size,
 };
 use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::daemons::ConsoleDaemon;
@@ -95,6 +95,11 @@ fn files(id: &str, count: usize) -> Result<()> {
     }
     ring(id, count)?;
     {
+        let _nobody = ConsoleDaemon::none()?;
+        let rate = file_relay_rate(&floods(count, &[])?, Path::new(FOLDER), WINDOW)?;
+        figure(&format!("{id}.relay"), mega(rate), "MB/s");
+    }
+    {
         let folder = format!("--log-dir={FOLDER}/stock");
         let _daemon = ConsoleDaemon::stock(&["--log=guest", &folder, STOCK_PID])?;
         let _guests = floods(count, &[])?;
@@ -111,6 +116,10 @@ fn files(id: &str, count: usize) -> Result<()> {
 fn terminals(id: &str, count: usize) -> Result<()> {
     fresh_folder(Path::new(FOLDER))?;
     figure(&format!("{id}.pty"), mega(pty_rate(count, WINDOW)?), "MB/s");
+    {
+        let _nobody = ConsoleDaemon::none()?;
+        figure(&format!("{id}.relay"), mega(pty_relay_rate(floods(count, &[])?, WINDOW)?), "MB/s");
+    }
     {
         let _daemon = ConsoleDaemon::stock(&["--log=none", STOCK_PID])?;
         let guests = floods(count, &[])?;

@@ -102,16 +102,20 @@ pub(super) fn read_rate(mut files: Vec<File>, window: Duration) -> Result<f64> {
     }
 }
 
+fn ptys(count: usize) -> Result<(Vec<console::pty::Pty>, Vec<File>)> {
+    let mut both = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let pty = console::pty::Pty::open()?;
+        both.1.push(open_tty(&pty.path().to_string_lossy())?);
+        both.0.push(pty);
+    }
+    Ok(both)
+}
+
 /// Bytes a second that pseudo-terminals carry when nothing else is done: their own limit here.
 pub(super) fn pty_rate(count: usize, window: Duration) -> Result<f64> {
     const PIECE: [u8; 2048] = [b'x'; 2048];
-    let mut masters = Vec::new();
-    let mut slaves = Vec::new();
-    for _ in 0..count {
-        let pty = console::pty::Pty::open()?;
-        slaves.push(open_tty(&pty.path().to_string_lossy())?);
-        masters.push(pty);
-    }
+    let (masters, slaves) = ptys(count)?;
     let (done, stopped) = std::sync::mpsc::channel::<()>();
     // One thread, as the daemons have it.
     let writer = std::thread::spawn(move || -> Result<()> {
@@ -132,8 +136,60 @@ pub(super) fn pty_rate(count: usize, window: Duration) -> Result<f64> {
     rate
 }
 
-/// Bytes a second that come out of a guest's ring when nothing is done with them: no daemon may have it.
+/// Bytes a second that come out of guests' rings when nothing is done with them: no daemon may have them.
 pub(super) fn ring_rate(guests: &[ConsoleGuest], window: Duration) -> Result<f64> {
+    let start = Instant::now();
+    let bytes = relay(guests, |_, _| Ok(()), || start.elapsed() < window)?;
+    Ok(precise(bytes) / start.elapsed().as_secs_f64())
+}
+
+/// Bytes a second that the barest relay brings from guests' rings into files: no daemon may have them.
+pub(super) fn file_relay_rate(guests: &[ConsoleGuest], folder: &Path, window: Duration) -> Result<f64> {
+    let files: Vec<File> = (0..guests.len())
+        .map(|nth| Ok(File::create(folder.join(format!("relay-{nth}")))?))
+        .collect::<Result<_>>()?;
+    let start = Instant::now();
+    let into = |nth: usize, bytes: &[u8]| Ok((&files[nth]).write_all(bytes)?);
+    let bytes = relay(guests, into, || start.elapsed() < window)?;
+    Ok(precise(bytes) / start.elapsed().as_secs_f64())
+}
+
+/// Bytes a second that the barest relay brings from guests' rings through pseudo-terminals: no daemon may have them.
+pub(super) fn pty_relay_rate(guests: Vec<ConsoleGuest>, window: Duration) -> Result<f64> {
+    let (masters, slaves) = ptys(guests.len())?;
+    let (done, stopped) = std::sync::mpsc::channel::<()>();
+    let relaying = std::thread::spawn(move || -> Result<u64> {
+        let into = |nth: usize, mut bytes: &[u8]| -> Result<()> {
+            while !bytes.is_empty() {
+                match nix::unistd::write(&masters[nth], bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(nix::errno::Errno::EAGAIN) => {
+                        let mut fds = [PollFd::new(masters[nth].as_fd(), PollFlags::POLLOUT)];
+                        poll(&mut fds, PollTimeout::from(1000_u16))?;
+                        // At the end nobody reads any more.
+                        if fds[0].revents() != Some(PollFlags::POLLOUT) {
+                            return Ok(());
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        };
+        relay(&guests, into, || stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty))
+    });
+    let rate = read_rate(slaves, window);
+    drop(done);
+    relaying.join().map_err(|_| anyhow::anyhow!("the relay panicked"))??;
+    rate
+}
+
+/// Takes bytes out of guests' rings and hands them on, with no more than that, and counts them.
+fn relay(
+    guests: &[ConsoleGuest],
+    mut into: impl FnMut(usize, &[u8]) -> Result<()>,
+    goes_on: impl Fn() -> bool,
+) -> Result<u64> {
     let mut platform = XenPlatform::open()?;
     let mut rings = Vec::new();
     for guest in guests {
@@ -144,14 +200,14 @@ pub(super) fn ring_rate(guests: &[ConsoleGuest], window: Duration) -> Result<f64
     }
     let mut buffer = [0; OUT_SIZE];
     let mut bytes = 0_u64;
-    let start = Instant::now();
-    while start.elapsed() < window {
+    while goes_on() {
         let fired = platform.next_event()?;
-        for (ring, port) in &mut rings {
+        for (nth, (ring, port)) in rings.iter_mut().enumerate() {
             let count = ring.take(&mut buffer)?;
             if count > 0 {
                 bytes += count as u64;
                 platform.notify(*port);
+                into(nth, &buffer[..count])?;
             }
         }
         match fired {
@@ -162,7 +218,7 @@ pub(super) fn ring_rate(guests: &[ConsoleGuest], window: Duration) -> Result<f64
             }
         }
     }
-    Ok(precise(bytes) / start.elapsed().as_secs_f64())
+    Ok(bytes)
 }
 
 /// How long a byte takes to the guest and back, in milliseconds, so many times. What else comes back is an error.
