@@ -176,7 +176,9 @@ fn map(peer: DomId, advert: Advert, port: EventPort) -> Result<Option<RingPages>
     {
         let grants = RingPages::read_grants(&shared, sizes, stream);
         if !grants.is_empty() {
-            let mapped = table.map(peer, &grants, access).map_err(failed("map the rings"))?;
+            // A server that makes its ring anew takes the old one back in this moment.
+            let mapped = not_any_more(table.map(peer, &grants, access)).map_err(failed("map the rings"))?;
+            let Some(mapped) = mapped else { return Ok(None) };
             *ring = Some(mapped.into_pages());
         }
     }

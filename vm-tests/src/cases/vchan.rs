@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vchan::{Change, Client, RingSizes, Server, VchanError};
+use vchan::{Attempt, Change, Client, RingSizes, Server, VchanError};
+use xen::{Access, EventChannels, GrantAllocator, OnUnmap};
 use xen_types::DomId;
 use xenstore::{Connection, Store as _, Xenstore, XsPath};
 
@@ -21,6 +22,7 @@ use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("vchan::own_client_and_server", own),
+    Case::new("vchan::ring_that_was_taken_back_is_not_ready", taken_back),
     Case::new("vchan::stock_client_of_our_server", stock_client),
     Case::new("vchan::our_client_of_stock_server", stock_server),
     Case::new("vchan::two_hundred_monitor_sessions", monitor_sessions),
@@ -187,6 +189,30 @@ fn own() -> Result<()> {
         }
         echo.quit()?;
     }
+    Ok(())
+}
+
+/// A server that makes its ring anew, stopped where the old ring's pages are granted no more and its keys still name it.
+fn taken_back() -> Result<()> {
+    // The server's bytes of `struct vchan_interface`: orders 12 of both rings, the client awaited, the server there.
+    const ORDERS_AND_LIVE: [u8; 6] = [12, 0, 12, 0, 2, 1];
+    const OFFSET: usize = 16;
+    let (store, place) = (Xenstore::open()?, place("taken-back")?);
+    let (events, allocator) = (EventChannels::open()?, GrantAllocator::open()?);
+    let share = |pages| allocator.share(DomId::DOM0, pages, Access::ReadWrite, OnUnmap::default());
+    let (shared, rings) = (share(1)?, share(2)?);
+    let port = events.bind_unbound_port(DomId::DOM0)?;
+    shared.pages().write(OFFSET, &ORDERS_AND_LIVE);
+    let grants: Vec<u8> = rings.refs().iter().flat_map(|grant| grant.0.to_le_bytes()).collect();
+    shared.pages().write(OFFSET + 8, &grants);
+    store.transaction(|store| {
+        store.write(&place.join("ring-ref")?, shared.refs()[0].to_string().as_bytes())?;
+        store.write(&place.join("event-channel")?, port.to_string().as_bytes())
+    })?;
+    drop(rings);
+    let taken = Client::attempt(&store, DomId::DOM0, &place)?;
+    ensure!(matches!(taken, Attempt::NotReady), "a ring that is granted no more gave {taken:?}");
+    store.rm(&place)?;
     Ok(())
 }
 
