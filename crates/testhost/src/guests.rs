@@ -19,7 +19,7 @@ const EXAMPLES: &str = "/examples";
 
 /// Assembles `hello.S` of the folder `examples` and makes the two disks of `hello.cfg` in the folder `output`.
 ///
-/// Returns the configuration and the disks with their places in dom0. The second sector of each disk holds a text
+/// Returns the configuration, with a line more for the embedded host, and the disks with their places in dom0. The second sector of each disk holds a text
 /// that the guest reads and prints: `this is hda` and `this is hdb`.
 ///
 /// # Errors

@@ -210,9 +210,10 @@ fn taken_back() -> Result<()> {
         store.write(&place.join("event-channel")?, port.to_string().as_bytes())
     })?;
     drop(rings);
-    let taken = Client::attempt(&store, DomId::DOM0, &place)?;
-    ensure!(matches!(taken, Attempt::NotReady), "a ring that is granted no more gave {taken:?}");
+    let taken = Client::attempt(&store, DomId::DOM0, &place);
     store.rm(&place)?;
+    let taken = taken?;
+    ensure!(matches!(taken, Attempt::NotReady), "a ring that is granted no more gave {taken:?}");
     Ok(())
 }
 

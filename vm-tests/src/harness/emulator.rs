@@ -1,8 +1,9 @@
 //! Tells a guest that the emulated host has broken from one that ours has.
 //!
 //! QEMU 7.2, when it emulates AMD's virtualisation, now and then leaves Xen's own registers in the guest's control block
-//! at an exit; it was seen on CPU 0 alone, hence guests run on CPU 1. The guest then goes on at an instruction of Xen's, triple-faults, and reboots as a
-//! guest would. Xen's log shows it: the guest's instruction pointer is in Xen's own text, where no guest can get by itself.
+//! at an exit; it was seen on CPU 0 alone, hence guests run on CPU 1. The guest then goes on at an instruction of Xen's,
+//! triple-faults, and reboots as a guest would. Xen's log shows it: the guest's instruction pointer is in Xen's own text,
+//! where no guest can get by itself.
 
 use super::command::{XL, run};
 
