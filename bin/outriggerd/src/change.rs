@@ -9,8 +9,7 @@ use api::types::{
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use config::{DiskSource, LoadedDevice, MacAddr};
-use toolstack::{Cause, Detach, DiskEntry, Error, Guest, NicEntry, Signal, Toolstack};
-use xen_types::DomId;
+use toolstack::{Cause, Detach, DiskEntry, Error, Guest, GuestId, NicEntry, Signal, Toolstack};
 
 use crate::answer::Answer;
 use crate::driver::Replies;
@@ -21,8 +20,8 @@ const PART: usize = 1 << 20;
 /// The change that changes nothing.
 pub(crate) const SCREENSHOT: &str = "screenshot";
 
-/// What the toolstack does, given the guest's domain.
-type Work = dyn FnOnce(&Toolstack, DomId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
+/// What the toolstack does, given the guest.
+type Work = dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
 
 /// A change of a guest, for its driver.
 pub(crate) struct Change {
@@ -43,7 +42,7 @@ impl std::fmt::Debug for Change {
 impl Change {
     fn new(
         name: &'static str,
-        work: impl FnOnce(&Toolstack, DomId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error>
+        work: impl FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error>
         + Send
         + 'static,
     ) -> Self {
@@ -55,14 +54,12 @@ impl Change {
         Ok(Some(match method {
             "BlockAttach" => {
                 let disk = device(config::load_disk("disk", &parameters::<BlockAttach>(call)?.disk))?;
-                Self::new("block-attach", move |ts, domid, events| ts.attach_disk(domid, &disk, events))
+                Self::new("block-attach", move |ts, id, events| ts.attach_disk(id, &disk, events))
             }
             "BlockDetach" => {
                 let BlockDetach { vdev, force, .. } = parameters(call)?;
                 let vdev = config::device_name(&vdev).map_err(bad)?;
-                Self::new("block-detach", move |ts, domid, events| {
-                    ts.detach_disk(domid, vdev, how(force), events)
-                })
+                Self::new("block-detach", move |ts, id, events| ts.detach_disk(id, vdev, how(force), events))
             }
             "CdInsert" => {
                 let CdInsert { vdev, file, force, .. } = parameters(call)?;
@@ -70,27 +67,27 @@ impl Change {
                 // `target=` takes all that follows, whatever is in the path.
                 let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
                 let source = device(config::load_disk("disc", &text))?.source;
-                Self::new("cd-insert", move |ts, domid, events| {
-                    ts.change_medium(domid, vdev, &source, how(force), events)
+                Self::new("cd-insert", move |ts, id, events| {
+                    ts.change_medium(id, vdev, &source, how(force), events)
                 })
             }
             "CdEject" => {
                 let CdEject { vdev, force, .. } = parameters(call)?;
                 let vdev = config::device_name(&vdev).map_err(bad)?;
-                Self::new("cd-eject", move |ts, domid, events| {
-                    ts.change_medium(domid, vdev, &DiskSource::Empty, how(force), events)
+                Self::new("cd-eject", move |ts, id, events| {
+                    ts.change_medium(id, vdev, &DiskSource::Empty, how(force), events)
                 })
             }
             "NetworkAttach" => {
                 let text = parameters::<NetworkAttach>(call)?.vif;
                 let nic = device(config::load_nic("vif", &text, Toolstack::NEXT_NIC))?;
-                Self::new("network-attach", move |ts, domid, events| ts.attach_nic(domid, &nic, events))
+                Self::new("network-attach", move |ts, id, events| ts.attach_nic(id, &nic, events))
             }
             "NetworkDetach" => {
                 let NetworkDetach { nic, force, .. } = parameters(call)?;
                 let which = WhichNic::read(&nic)?;
-                Self::new("network-detach", move |ts, domid, events| {
-                    ts.detach_nic(domid, which.find(ts, domid)?, how(force), events)
+                Self::new("network-detach", move |ts, id, events| {
+                    ts.detach_nic(id, which.find(ts, id)?, how(force), events)
                 })
             }
             "NetworkSetBridge" => {
@@ -98,35 +95,35 @@ impl Change {
                 let which = WhichNic::read(&nic)?;
                 // For its complaints about the bridge's name.
                 device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
-                Self::new("network-set-bridge", move |ts, domid, events| {
-                    ts.set_bridge(domid, which.find(ts, domid)?, &bridge, events)
+                Self::new("network-set-bridge", move |ts, id, events| {
+                    ts.set_bridge(id, which.find(ts, id)?, &bridge, events)
                 })
             }
             "VcpuSet" => {
                 let VcpuSet { vcpus, .. } = parameters(call)?;
-                Self::new("vcpu-set", move |ts, domid, events| ts.set_vcpus(domid, vcpus, events))
+                Self::new("vcpu-set", move |ts, id, events| ts.set_vcpus(id, vcpus, events))
             }
             "MemSet" => {
                 let MemSet { memory_kib, .. } = parameters(call)?;
-                Self::new("mem-set", move |ts, domid, events| ts.set_memory(domid, memory_kib, events))
+                Self::new("mem-set", move |ts, id, events| ts.set_memory(id, memory_kib, events))
             }
             "Screenshot" => {
                 let replies = replies.clone();
-                Self::new(SCREENSHOT, move |ts, domid, events| {
-                    let png = ts.screenshot(domid, events)?;
+                Self::new(SCREENSHOT, move |ts, id, events| {
+                    let png = ts.screenshot(id, events)?;
                     for part in png.chunks(PART) {
                         let data = Some(BASE64_STANDARD.encode(part));
                         // A client that has gone wants no picture.
                         let _ =
                             replies.blocking_send(Answer::more(&Progress { data, ..Progress::default() }));
                     }
-                    Ok(ts.info(domid)?.guest)
+                    Ok(ts.info(id)?.guest)
                 })
             }
             "Rename" => {
                 let Rename { name, .. } = parameters(call)?;
                 let to = name.clone();
-                let change = Self::new("rename", move |ts, domid, events| ts.rename(domid, &to, events));
+                let change = Self::new("rename", move |ts, id, events| ts.rename(id, &to, events));
                 Self { new_name: Some(name), ..change }
             }
             _ => return Ok(None),
@@ -149,15 +146,15 @@ impl WhichNic {
         }
     }
 
-    fn find(self, toolstack: &Toolstack, domid: DomId) -> Result<u32, Error> {
+    fn find(self, toolstack: &Toolstack, id: GuestId) -> Result<u32, Error> {
         let address = match self {
             Self::Number(devid) => return Ok(devid),
             Self::Address(address) => address,
         };
-        let found = toolstack.nics(domid)?.into_iter().find(|entry| entry.mac == address);
+        let found = toolstack.nics(id)?.into_iter().find(|entry| entry.mac == address);
         found.map(|entry| entry.nic.devid).ok_or_else(|| {
             let why = format!("has no network interface with the address {address}");
-            Cause::NotNow { name: format!("with the domid {domid}"), why }.into()
+            Cause::NotNow { name: id.to_string(), why }.into()
         })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::error::Error as StdError;
 
-use api::types::{Failure, Guest as ApiGuest, State};
+use api::types::{Failure, Guest as ApiGuest, State, Unreadable};
 use toolstack::host::HostError;
-use toolstack::{Cause, Error, GuestEvent, Toolstack};
+use toolstack::{Cause, Error, GuestEvent, Toolstack, UnreadableRecord};
 use xen::{DomainInfo, Errno, HostCapabilities, ShutdownReason};
-use xen_types::{DomId, KiB};
+use xen_types::KiB;
 
 use crate::job::Job;
 use crate::registry::Entry;
@@ -84,7 +84,7 @@ fn hint(cause: &Cause) -> Option<&'static str> {
 /// The one word for what ended.
 pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     match event {
-        GuestEvent::Gone => "gone",
+        GuestEvent::Gone | GuestEvent::EndedWithHost => "gone",
         GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => "dm-died",
         GuestEvent::Shutdown(reason) => match reason {
             ShutdownReason::PowerOff => "powered-off",
@@ -101,6 +101,7 @@ pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
 pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone => "another toolstack has destroyed it",
+        GuestEvent::EndedWithHost => "it ended when the host went down",
         GuestEvent::DeviceModelDied => "outrigger dm-log tells what its QEMU said last",
         GuestEvent::DeviceModelTaken => "another program has destroyed its stubdomain",
         GuestEvent::Shutdown(_) => "",
@@ -123,11 +124,22 @@ pub(crate) fn virt_caps(caps: &HostCapabilities) -> String {
     words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect::<Vec<_>>().join(" ")
 }
 
+/// A state file that is not understood, as the interface shows it.
+pub(crate) fn unreadable(file: &UnreadableRecord) -> Unreadable {
+    Unreadable {
+        file: file.path.display().to_string(),
+        uuid: file.uuid.map(|uuid| uuid.to_string()),
+        name: file.name.as_ref().map(|name| contract::harmless(name.as_bytes())),
+        domid: file.domid,
+        problem: file.cause.chain(),
+    }
+}
+
 /// A guest as the interface shows it; none while it has no domain.
 pub(crate) fn guest(toolstack: &Toolstack, entry: &Entry) -> Option<ApiGuest> {
     let guest = entry.guest.as_ref()?;
-    let look = |domid: DomId| toolstack.hypervisor().domain_info(domid).ok().flatten();
-    let (target, stub) = (look(guest.domid), look(guest.stub_domid));
+    let look = |domid, uuid| toolstack.domain_info(domid, uuid).ok().flatten();
+    let (target, stub) = (look(guest.domid, guest.uuid), look(guest.stub_domid, guest.stub_uuid));
     let memory = |info: &Option<DomainInfo>| info.as_ref().map_or(KiB(0), |info| info.memory);
     let time = |info: &Option<DomainInfo>| {
         info.as_ref().map_or(0, |info| u64::try_from(info.cpu_time.as_nanos()).unwrap_or(u64::MAX))

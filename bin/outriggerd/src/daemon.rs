@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Guest, Toolstack};
+use toolstack::{CreateOptions, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
 use crate::driver::{self, Shared, Wanted};
@@ -46,7 +46,8 @@ impl Daemon {
                     Err(error) => lose.try_send(error).is_ok(),
                 };
             });
-        let restarts = Restarts::new(&toolstack.paths().state);
+        let boot = toolstack.boot_id().context("Cannot tell which boot of the host this is")?;
+        let restarts = Restarts::new(&toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
@@ -86,6 +87,10 @@ fn recover(shared: &Shared) -> Result<()> {
     for trouble in &recovered.troubles {
         tracing::error!("{}", trouble.report());
     }
+    for ended in &recovered.ended {
+        let (guest, uuid) = (&ended.name, ended.id);
+        tracing::warn!(guest, %uuid, "ended when the host went down; its state file is removed");
+    }
     for name in &recovered.cleaned {
         tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");
     }
@@ -103,7 +108,7 @@ fn resume_restarts(shared: &Shared) {
     for (note, config, uuid) in shared.restarts.pending() {
         if let Some(guest) = shared.registry.named(&config.name) {
             // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
-            if let Err(error) = start_if_new(&shared.toolstack, &guest) {
+            if let Err(error) = shared.toolstack.start_if_new(guest.id()) {
                 tracing::error!(
                     guest = config.name,
                     error = error.report(),
@@ -118,14 +123,5 @@ fn resume_restarts(shared: &Shared) {
         if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
             tracing::error!(?failure, "cannot make a guest again");
         }
-    }
-}
-
-/// Starts a guest whose create was cut off before its start. One that has shut down is not new.
-fn start_if_new(toolstack: &Toolstack, guest: &Guest) -> Result<(), toolstack::Error> {
-    let info = toolstack.hypervisor().domain_info(guest.domid).map_err(toolstack::Cause::from)?;
-    match info {
-        Some(info) if info.state.paused && info.state.shutdown.is_none() => toolstack.unpause(guest.domid),
-        _ => Ok(()),
     }
 }

@@ -18,12 +18,11 @@
 use std::time::Instant;
 
 use api::types::{Failure, Progress, State as ApiState, Via};
-use config::GuestConfig;
+use config::{GuestConfig, Uuid};
 use tokio::sync::mpsc;
 use toolstack::{
     CreateOptions, Decision, Guest, GuestEvent, Monitors as _, ShutdownWay, Signal, Toolstack, decide,
 };
-use xen_types::DomId;
 
 use crate::answer::Answer;
 use crate::change::{self, Change};
@@ -51,10 +50,10 @@ pub(crate) enum Event {
     Request(Request, Replies),
     /// The lifecycle that was under way has ended.
     Ended(Box<Ended>),
-    /// Someone looked at the heart of this guest's device model.
-    Beat(DomId, Beat),
-    /// Time is up for whoever took this guest's stubdomain to take the guest.
-    Left(DomId),
+    /// Someone looked at the heart of the device model in the stubdomain of this UUID.
+    Beat(Uuid, Beat),
+    /// Time is up for whoever took the stubdomain of this UUID to take the guest.
+    Left(Uuid),
 }
 
 /// Requests that need no lifecycle.
@@ -189,8 +188,8 @@ impl Driver {
                 Event::Change(change, replies) => self.change_for(change, replies),
                 Event::Request(request, replies) => self.request(request, replies),
                 Event::Ended(ended) => self.ended(*ended),
-                Event::Beat(domid, beat) => self.beat(domid, beat),
-                Event::Left(domid) => self.left(domid),
+                Event::Beat(stub, beat) => self.beat(stub, beat),
+                Event::Left(stub) => self.left(stub),
             }
             if self.guest.is_none() && !matches!(self.state, State::Busy(..)) {
                 break;
@@ -235,19 +234,19 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             // What cannot be looked at is not dead; the next look tells.
             if let Ok(beat) = pulse::look(&toolstack, &guest) {
-                let _ = handle.send(Event::Beat(guest.domid, beat));
+                let _ = handle.send(Event::Beat(guest.stub_uuid, beat));
             }
         });
     }
 
-    fn beat(&mut self, domid: DomId, beat: Beat) {
+    fn beat(&mut self, stub: Uuid, beat: Beat) {
         let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
-        if guest.domid != domid || self.seen.is_some() {
+        if guest.stub_uuid != stub || self.seen.is_some() {
             return;
         }
         if let Some(still) = self.pulse.take(Instant::now(), beat) {
             // Whether it spins or sleeps is the first question about one that hangs.
-            let stub = self.shared.toolstack.hypervisor().domain_info(guest.stub_domid).ok().flatten();
+            let stub = self.shared.toolstack.domain_info(guest.stub_domid, guest.stub_uuid).ok().flatten();
             tracing::error!(
                 guest = guest.name,
                 seconds = still.as_secs(),
@@ -264,7 +263,7 @@ impl Driver {
     fn act(&mut self, guest: Guest, event: &GuestEvent) {
         if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken | GuestEvent::Gone) {
             // Whoever destroys its domain would wait for our pages of it.
-            self.shared.qmp.release(guest.domid);
+            self.shared.qmp.release(guest.id());
         }
         if matches!(self.state, State::Kept) && *event != GuestEvent::Gone {
             // It is kept because it has ended.
@@ -277,7 +276,7 @@ impl Driver {
             let (handle, wait) = (self.handle.clone(), self.shared.toolstack.deadlines().taken);
             tokio::spawn(async move {
                 tokio::time::sleep(wait).await;
-                let _ = handle.send(Event::Left(guest.domid));
+                let _ = handle.send(Event::Left(guest.stub_uuid));
             });
         } else {
             self.follow(guest, event);
@@ -285,9 +284,9 @@ impl Driver {
     }
 
     /// The guest should be gone by now as its stubdomain is; whoever took that did not want the guest.
-    fn left(&mut self, domid: DomId) {
+    fn left(&mut self, stub: Uuid) {
         let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
-        if guest.domid == domid && self.seen == Some(GuestEvent::DeviceModelTaken) {
+        if guest.stub_uuid == stub && self.seen == Some(GuestEvent::DeviceModelTaken) {
             self.follow(guest, &GuestEvent::DeviceModelTaken);
         }
     }
@@ -301,20 +300,11 @@ impl Driver {
             Decision::RenameRestart => self.rename_restart(guest, event),
             Decision::Preserve => self.keep(&guest, event),
             Decision::PauseAndPreserve => {
-                if let Err(error) = self.pause_once(&guest) {
+                if let Err(error) = self.shared.toolstack.pause_once(guest.id()) {
                     tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause");
                 }
                 self.keep(&guest, event);
             }
-        }
-    }
-
-    /// Pauses a guest that is not paused: Xen counts, and whoever unpauses it expects to do it once.
-    fn pause_once(&self, guest: &Guest) -> Result<(), xen::XenError> {
-        let hypervisor = self.shared.toolstack.hypervisor();
-        match hypervisor.domain_info(guest.domid)? {
-            Some(info) if !info.state.paused => hypervisor.pause_domain(guest.domid),
-            _ => Ok(()),
         }
     }
 
@@ -355,9 +345,9 @@ impl Driver {
             return;
         }
         let toolstack = self.shared.toolstack.clone();
-        let job = Job::Change(change.name);
+        let (job, id) = (Job::Change(change.name), guest.id());
         job::spawn(job, &guest.name, &self.handle, Some(replies.clone()), move |events| {
-            (change.work)(&toolstack, guest.domid, events).map(Some)
+            (change.work)(&toolstack, id, events).map(Some)
         });
         self.state = State::Busy(job, Some(replies));
     }
@@ -403,19 +393,19 @@ impl Driver {
 
     fn destroy(&mut self, guest: &Guest, replies: Option<Replies>) {
         let toolstack = self.shared.toolstack.clone();
-        let domid = guest.domid;
+        let id = guest.id();
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
-            toolstack.destroy(domid, events).map(|()| None)
+            toolstack.destroy(id, events).map(|()| None)
         });
         self.busy(Job::Destroy, replies);
     }
 
     fn restart(&mut self, guest: &Guest) {
         let toolstack = self.shared.toolstack.clone();
-        let domid = guest.domid;
+        let id = guest.id();
         let note = self.shared.restarts.note(guest.uuid, &guest.config, Some(guest.uuid));
         job::spawn(Job::Restart, &guest.name, &self.handle, None, move |events| {
-            let restarted = toolstack.restart(domid, events);
+            let restarted = toolstack.restart(id, events);
             if let Some(note) = note {
                 note.done();
             }
@@ -432,7 +422,7 @@ impl Driver {
         let note = self.shared.restarts.note(guest.uuid, &config, None);
         // As xl names what it preserves, but with the domid, which no other guest has.
         let name = format!("{}-{}", guest.name, guest.domid);
-        if let Err(error) = self.shared.toolstack.set_aside(guest.domid, &name) {
+        if let Err(error) = self.shared.toolstack.set_aside(guest.id(), &name) {
             tracing::error!(guest = guest.name, error = error.report(), "cannot rename; it is kept as it is");
             if let Some(note) = note {
                 note.done();
@@ -553,7 +543,7 @@ const fn kept_as(event: &GuestEvent) -> ApiState {
     match event {
         GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => ApiState::DmDead,
         GuestEvent::Shutdown(xen::ShutdownReason::Crash) => ApiState::Crashed,
-        GuestEvent::Shutdown(_) | GuestEvent::Gone => ApiState::ShutDown,
+        GuestEvent::Shutdown(_) | GuestEvent::Gone | GuestEvent::EndedWithHost => ApiState::ShutDown,
     }
 }
 
@@ -564,14 +554,14 @@ fn perform(
     request: Request,
 ) -> Result<Option<String>, toolstack::Error> {
     let way = match request {
-        Request::Pause => return toolstack.pause(guest.domid).map(|()| None),
-        Request::Unpause => return toolstack.unpause(guest.domid).map(|()| None),
+        Request::Pause => return toolstack.pause(guest.id()).map(|()| None),
+        Request::Unpause => return toolstack.unpause(guest.id()).map(|()| None),
         Request::Trigger(signal, vcpu) => {
-            return toolstack.trigger(guest.domid, signal, vcpu).map(|()| None);
+            return toolstack.trigger(guest.id(), signal, vcpu).map(|()| None);
         }
-        Request::Sysrq(key) => return toolstack.sysrq(guest.domid, key).map(|()| None),
-        Request::Shutdown => toolstack.shutdown(guest.domid)?,
-        Request::Reboot => toolstack.reboot(guest.domid)?,
+        Request::Sysrq(key) => return toolstack.sysrq(guest.id(), key).map(|()| None),
+        Request::Shutdown => toolstack.shutdown(guest.id())?,
+        Request::Reboot => toolstack.reboot(guest.id())?,
     };
     Ok(Some(match way {
         ShutdownWay::PvDrivers => "pv".to_owned(),
@@ -599,6 +589,6 @@ mod tests {
             assert!(last);
             assert_eq!(reply.error.as_deref(), Some("io.outrigger.NoSuchGuest"));
         }
-        assert!(shared.registry.find("gone").is_err());
+        assert!(shared.registry.find("gone", |_| None).is_err());
     }
 }

@@ -37,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use toolstack::host::RealHost;
 use toolstack::{Deadlines, Toolstack};
 use tracing_subscriber::EnvFilter;
-use xen::RealHypervisor;
+use xen::{Hypervisor, RealHypervisor};
 use xenstore::Xenstore;
 
 /// Owns the lifecycles of guests whose QEMU runs in a stubdomain; `outrigger` asks it.
@@ -83,12 +83,13 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn start(arguments: &Arguments) -> Result<()> {
-    let hypervisor = RealHypervisor::open().context("Cannot reach Xen")?;
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(RealHypervisor::open().context("Cannot reach Xen")?);
     let xenstore = Xenstore::open().context("Cannot reach xenstore")?;
-    let dial = Arc::new(HostDial::new(xenstore.clone(), Path::new(console::attach::SOCKET_DIR)));
+    let consoles = Path::new(console::attach::SOCKET_DIR);
+    let dial = Arc::new(HostDial::new(Arc::clone(&hypervisor), xenstore.clone(), consoles));
     let config = MuxConfig::default().scaled(time_scale());
     let qmp = Qmp::new(&arguments.socket, read_policy(&arguments.qmp_policy)?, config, dial);
-    let toolstack = Toolstack::new(Arc::new(hypervisor), xenstore, Arc::new(RealHost));
+    let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A guest that takes no notice of a request holds one for ten seconds. More than these wait for their turn.

@@ -7,11 +7,11 @@ use api::types::{
     CreateParameters, Disks, Failure, GuestParameter, Guests, Happened, HostInfo, Info, Inspection, Nics,
     OneGuest, QmpSocket, Sysrq, TriggerParameters,
 };
+use config::Uuid;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
-use toolstack::{CreateOptions, Toolstack};
-use xen_types::DomId;
+use toolstack::{CreateOptions, GuestId, Toolstack};
 
 use crate::answer::Answer;
 use crate::change::{self, Change};
@@ -86,12 +86,12 @@ impl Methods {
             "Unpause" => self.request(call, Request::Unpause, replies)?,
             "Shutdown" => self.request(call, Request::Shutdown, replies)?,
             "Reboot" => self.request(call, Request::Reboot, replies)?,
-            "BlockList" => self.devices(self.find(call)?, replies, |toolstack, domid| {
-                let disks = toolstack.disks(domid)?.into_iter().map(change::disk).collect();
+            "BlockList" => self.devices(self.find(call)?, replies, |toolstack, id| {
+                let disks = toolstack.disks(id)?.into_iter().map(change::disk).collect();
                 Ok(Answer::last(&Disks { disks }))
             })?,
-            "NetworkList" => self.devices(self.find(call)?, replies, |toolstack, domid| {
-                let nics = toolstack.nics(domid)?.into_iter().map(change::nic).collect();
+            "NetworkList" => self.devices(self.find(call)?, replies, |toolstack, id| {
+                let nics = toolstack.nics(id)?.into_iter().map(change::nic).collect();
                 Ok(Answer::last(&Nics { nics }))
             })?,
             "Trigger" => {
@@ -125,7 +125,9 @@ impl Methods {
 
     fn find(&self, call: &Call) -> Result<Entry, Answer> {
         let GuestParameter { guest } = parameters(call)?;
-        self.shared.registry.find(&guest).map_err(|failure| Answer::failure(&failure))
+        let hypervisor = self.shared.toolstack.hypervisor();
+        let holder = |domid| Some(Uuid::from_bytes(hypervisor.domain_info(domid).ok()??.uuid));
+        self.shared.registry.find(&guest, holder).map_err(|failure| Answer::failure(&failure))
     }
 
     fn request(&self, call: &Call, request: Request, replies: &Replies) -> Result<(), Answer> {
@@ -143,7 +145,7 @@ impl Methods {
     }
 
     fn qmp(&self, entry: &Entry) -> Answer {
-        let socket = entry.guest.as_ref().and_then(|guest| self.shared.qmp.socket(guest.domid));
+        let socket = entry.guest.as_ref().and_then(|guest| self.shared.qmp.socket(guest.id()));
         match socket {
             Some(socket) => Answer::last(&QmpSocket { socket: socket.display().to_string() }),
             None => {
@@ -159,7 +161,13 @@ impl Methods {
             let entries = shared.registry.all();
             let guests =
                 entries.iter().filter_map(|entry| convert::guest(&shared.toolstack, entry)).collect();
-            Answer::last(&Guests { guests })
+            match shared.toolstack.unreadable() {
+                Ok(files) => {
+                    let unreadable = files.iter().map(convert::unreadable).collect();
+                    Answer::last(&Guests { guests, unreadable })
+                }
+                Err(error) => Answer::failure(&convert::unanswered(&error)),
+            }
         });
     }
 
@@ -187,7 +195,7 @@ impl Methods {
         &self,
         entry: Entry,
         replies: &Replies,
-        list: impl FnOnce(&Toolstack, DomId) -> Result<Answer, toolstack::Error> + Send + 'static,
+        list: impl FnOnce(&Toolstack, GuestId) -> Result<Answer, toolstack::Error> + Send + 'static,
     ) -> Result<(), Answer> {
         let Some(guest) = entry.guest else {
             let lifecycle = "create".to_owned();
@@ -195,7 +203,7 @@ impl Methods {
         };
         let toolstack = self.shared.toolstack.clone();
         blocking(replies, move || {
-            list(&toolstack, guest.domid).unwrap_or_else(|error| Answer::failure(&convert::refused(&error)))
+            list(&toolstack, guest.id()).unwrap_or_else(|error| Answer::failure(&convert::refused(&error)))
         });
         Ok(())
     }

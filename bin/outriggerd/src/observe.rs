@@ -7,16 +7,15 @@ use xen::DomainInfo;
 ///
 /// QEMU's end shows as the stubdomain's: its agent powers the domain off then.
 pub(crate) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<GuestEvent>, Cause> {
-    let hypervisor = toolstack.hypervisor();
-    let target = hypervisor.domain_info(guest.domid)?;
-    let stub = hypervisor.domain_info(guest.stub_domid)?;
-    Ok(what_ended(guest.uuid.as_bytes(), target.as_ref(), stub.as_ref()))
+    // A number that another domain has by now is neither's.
+    let target = toolstack.domain_info(guest.domid, guest.uuid)?;
+    let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
+    Ok(what_ended(target.as_ref(), stub.as_ref()))
 }
 
-fn what_ended(uuid: &[u8; 16], target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<GuestEvent> {
+fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<GuestEvent> {
     match target {
-        // A domid that another domain has by now is not our guest.
-        Some(info) if info.uuid == *uuid && !info.state.dying => {
+        Some(info) if !info.state.dying => {
             if let Some(reason) = info.state.shutdown {
                 return Some(GuestEvent::Shutdown(reason));
             }
@@ -60,18 +59,14 @@ mod tests {
         let runs = domain(DomainState { running: true, ..DomainState::default() });
         let dying = domain(DomainState { dying: true, ..DomainState::default() });
         let off = domain(DomainState { shutdown: Some(ShutdownReason::PowerOff), ..DomainState::default() });
-        assert_eq!(what_ended(&[7; 16], Some(&runs), Some(&runs)), None);
-        assert_eq!(what_ended(&[8; 16], Some(&runs), Some(&runs)), Some(GuestEvent::Gone));
-        assert_eq!(what_ended(&[7; 16], None, Some(&runs)), Some(GuestEvent::Gone));
-        assert_eq!(what_ended(&[7; 16], Some(&dying), Some(&runs)), Some(GuestEvent::Gone));
-        assert_eq!(what_ended(&[7; 16], Some(&runs), Some(&off)), Some(GuestEvent::DeviceModelDied));
+        assert_eq!(what_ended(Some(&runs), Some(&runs)), None);
+        assert_eq!(what_ended(None, Some(&runs)), Some(GuestEvent::Gone));
+        assert_eq!(what_ended(Some(&dying), Some(&runs)), Some(GuestEvent::Gone));
+        assert_eq!(what_ended(Some(&runs), Some(&off)), Some(GuestEvent::DeviceModelDied));
         for stub in [None, Some(&dying)] {
-            assert_eq!(what_ended(&[7; 16], Some(&runs), stub), Some(GuestEvent::DeviceModelTaken));
+            assert_eq!(what_ended(Some(&runs), stub), Some(GuestEvent::DeviceModelTaken));
         }
         // A guest that powers off while its stubdomain is gone has powered off.
-        assert_eq!(
-            what_ended(&[7; 16], Some(&off), None),
-            Some(GuestEvent::Shutdown(ShutdownReason::PowerOff))
-        );
+        assert_eq!(what_ended(Some(&off), None), Some(GuestEvent::Shutdown(ShutdownReason::PowerOff)));
     }
 }

@@ -20,7 +20,7 @@ pub(crate) enum Beat {
 
 /// Looks at a guest's stubdomain.
 pub(crate) fn look(toolstack: &Toolstack, guest: &Guest) -> Result<Beat, Cause> {
-    let stub = toolstack.hypervisor().domain_info(guest.stub_domid)?;
+    let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
     if stub.is_none_or(|info| info.state.paused) {
         return Ok(Beat::NotExpected);
     }

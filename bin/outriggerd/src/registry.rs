@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::types::{Failure, Happening, State};
+use config::Uuid;
 use tokio::sync::{broadcast, mpsc};
 use toolstack::Guest;
 use xen_types::DomId;
@@ -123,9 +124,9 @@ impl Registry {
 
     fn tell_keeper(&self, before: Option<&Guest>, now: Option<&Guest>) {
         let Some(keeper) = &self.keeper else { return };
-        let who = |guest: &Guest| (guest.domid, guest.stub_domid, guest.name.clone());
+        let who = |guest: &Guest| (guest.uuid, guest.stub_uuid, guest.name.clone());
         if let Some(before) = before
-            && now.is_none_or(|now| now.domid != before.domid)
+            && now.is_none_or(|now| now.uuid != before.uuid)
         {
             keeper.gone(before);
         }
@@ -154,21 +155,20 @@ impl Registry {
         all
     }
 
-    /// Finds a guest by name, uuid or domid; a name goes first.
-    pub(crate) fn find(&self, asked: &str) -> Result<Entry, Failure> {
+    /// Finds a guest by its name or UUID, or by the number of a domain that `holder` says has the guest's UUID now. A
+    /// name goes first.
+    pub(crate) fn find(&self, asked: &str, holder: impl Fn(DomId) -> Option<Uuid>) -> Result<Entry, Failure> {
+        let number = asked.parse::<DomId>().ok();
+        let holder = number.and_then(|domid| Some((domid, holder(domid)?)));
+        let uuid = asked.parse::<Uuid>().ok();
         let inner = self.lock();
-        let domid = asked.parse::<DomId>().ok();
-        let by_name = inner.entries.values().find(|entry| entry.name == asked);
-        let by_number = || {
-            inner.entries.values().find(|entry| {
-                entry
-                    .guest
-                    .as_ref()
-                    .is_some_and(|guest| Some(guest.domid) == domid || guest.uuid.to_string() == asked)
-            })
+        let is_meant = |guest: &Guest| {
+            Some(guest.uuid) == uuid || holder.is_some_and(|holder| holder == (guest.domid, guest.uuid))
         };
+        let mut entries = inner.entries.values();
+        let by_name = entries.clone().find(|entry| entry.name == asked);
         by_name
-            .or_else(by_number)
+            .or_else(|| entries.find(|entry| entry.guest.as_ref().is_some_and(is_meant)))
             .cloned()
             .ok_or_else(|| Failure::NoSuchGuest { guest: asked.chars().take(256).collect() })
     }
@@ -226,6 +226,9 @@ mod tests {
 
     #[test]
     fn unknown_guest_is_named_in_the_error() {
-        assert_eq!(Registry::new().find("x").unwrap_err(), Failure::NoSuchGuest { guest: "x".into() });
+        assert_eq!(
+            Registry::new().find("x", |_| None).unwrap_err(),
+            Failure::NoSuchGuest { guest: "x".into() }
+        );
     }
 }

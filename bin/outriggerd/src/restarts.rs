@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use config::{GuestConfig, Uuid};
 use serde::{Deserialize, Serialize};
+use toolstack::host::BootId;
 
 /// The largest note that is read, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -16,6 +17,9 @@ const LIMIT: u64 = 1 << 20;
 /// What a note says.
 #[derive(Serialize, Deserialize)]
 struct Content {
+    /// The boot of the host in which it was written; absent in notes of releases that did not record it.
+    #[serde(default)]
+    boot: Option<BootId>,
     config: GuestConfig,
     /// The UUID that the guest gets; a new one when absent.
     uuid: Option<Uuid>,
@@ -25,6 +29,7 @@ struct Content {
 #[derive(Clone, Debug)]
 pub(crate) struct Restarts {
     folder: PathBuf,
+    boot: BootId,
 }
 
 /// One note, which stays until it is [`done`](Self::done), also when the daemon dies.
@@ -35,15 +40,15 @@ pub(crate) struct Note {
 
 impl Restarts {
     /// The notes in the daemon's folder for state.
-    pub(crate) fn new(state: &Path) -> Self {
-        Self { folder: state.join("restarts") }
+    pub(crate) fn new(state: &Path, boot: BootId) -> Self {
+        Self { folder: state.join("restarts"), boot }
     }
 
     /// Notes that the guest whose UUID is `which` is made again of `config`. Without a note, because the disk is
     /// full for example, the restart is still better done than not.
     pub(crate) fn note(&self, which: Uuid, config: &GuestConfig, uuid: Option<Uuid>) -> Option<Note> {
         let path = self.folder.join(format!("{which}.json"));
-        let content = Content { config: config.clone(), uuid };
+        let content = Content { boot: Some(self.boot), config: config.clone(), uuid };
         match self.write(&path, &content) {
             Ok(()) => Some(Note { path }),
             Err(error) => {
@@ -64,6 +69,9 @@ impl Restarts {
     }
 
     /// The notes that an earlier daemon left, each with its configuration and the UUID to take.
+    ///
+    /// One of another boot of the host is removed: that boot's end ended the guest, which by now may run on another
+    /// host, or under another toolstack.
     pub(crate) fn pending(&self) -> Vec<(Note, GuestConfig, Option<Uuid>)> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -74,20 +82,31 @@ impl Restarts {
             }
         };
         let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        paths.filter(|path| path.extension().is_some_and(|end| end == "json")).filter_map(read).collect()
+        let paths = paths.filter(|path| path.extension().is_some_and(|end| end == "json"));
+        paths.filter_map(|path| self.read(path)).collect()
     }
-}
 
-fn read(path: PathBuf) -> Option<(Note, GuestConfig, Option<Uuid>)> {
-    let mut text = Vec::new();
-    let content = fs::File::open(&path)
-        .and_then(|file| file.take(LIMIT).read_to_end(&mut text))
-        .and_then(|_| Ok(serde_json::from_slice::<Content>(&text)?));
-    match content {
-        Ok(Content { config, uuid }) => Some((Note { path }, config, uuid)),
-        Err(error) => {
-            tracing::error!(%error, file = %path.display(), "cannot read the note of a restart; remove it");
-            None
+    fn read(&self, path: PathBuf) -> Option<(Note, GuestConfig, Option<Uuid>)> {
+        let mut text = Vec::new();
+        let content = fs::File::open(&path)
+            .and_then(|file| file.take(LIMIT).read_to_end(&mut text))
+            .and_then(|_| Ok(serde_json::from_slice::<Content>(&text)?));
+        let note = Note { path };
+        match content {
+            Ok(Content { boot, config, .. }) if boot.is_some_and(|boot| boot != self.boot) => {
+                let guest = config.name;
+                tracing::warn!(
+                    guest,
+                    "the host went down during its restart; create it again if it shall run"
+                );
+                note.done();
+                None
+            }
+            Ok(Content { config, uuid, .. }) => Some((note, config, uuid)),
+            Err(error) => {
+                tracing::error!(%error, file = %note.path.display(), "cannot read the note of a restart; remove it");
+                None
+            }
         }
     }
 }

@@ -434,6 +434,24 @@ pub struct Progress {
 pub struct Guests {
     /// By domid.
     pub guests: Vec<Guest>,
+    /// State files that this release does not understand; their guests are left alone.
+    #[serde(default)]
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A state file that is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// The file.
+    pub file: String,
+    /// The guest's UUID, where the file or its name says it.
+    pub uuid: Option<String>,
+    /// The guest's name, where the file says it.
+    pub name: Option<String>,
+    /// The number that the guest's domain had last, where the file says it.
+    pub domid: Option<DomId>,
+    /// Why it is not understood, and what to do.
+    pub problem: String,
 }
 
 /// The reply of `Get`.

@@ -1,6 +1,6 @@
 //! Makes and destroys guests without a daemon, to look at the toolstack alone in a real dom0.
 //!
-//! `create CFG [--paused]` makes the guest and prints the time of every step; `destroy DOMID` destroys it; `list`
+//! `create CFG [--paused]` makes the guest and prints the time of every step; `destroy UUID` destroys it; `list`
 //! lists all domains, `recover` does what a daemon does at its start. State, logs and the stubdomain's image are where the daemon has them;
 //! `OUTRIGGER_STUBDOM_DIR` names another folder with the image.
 
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use toolstack::host::RealHost;
-use toolstack::{CreateOptions, Event, Paths, Toolstack};
+use toolstack::{CreateOptions, Event, GuestId, Paths, Toolstack};
 use xen::RealHypervisor;
 use xenstore::Xenstore;
 
@@ -41,12 +41,15 @@ fn main() -> Result<()> {
             let Some(config) = loaded.config else { bail!("The configuration has errors") };
             let options = CreateOptions { paused: rest.contains(&"--paused"), ..CreateOptions::default() };
             match toolstack.create(&config, options, &mut show) {
-                Ok(guest) => println!("domain {} with stubdomain {}", guest.domid, guest.stub_domid),
+                Ok(guest) => println!(
+                    "guest {}: domain {} with stubdomain {}",
+                    guest.uuid, guest.domid, guest.stub_domid
+                ),
                 Err(error) => bail!("{}", error.report()),
             }
         }
-        ["destroy", domid] => {
-            if let Err(error) = toolstack.destroy(domid.parse()?, &mut show) {
+        ["destroy", uuid] => {
+            if let Err(error) = toolstack.destroy(GuestId(uuid.parse()?), &mut show) {
                 bail!("{}", error.report());
             }
         }
@@ -63,7 +66,7 @@ fn main() -> Result<()> {
                 println!("trouble: {}", trouble.report());
             }
         }
-        _ => bail!("Usage: create CFG [--paused] | destroy DOMID | list | recover"),
+        _ => bail!("Usage: create CFG [--paused] | destroy UUID | list | recover"),
     }
     println!("{:9.3} s  in all", begin.elapsed().as_secs_f64());
     Ok(())

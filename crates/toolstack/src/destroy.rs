@@ -8,19 +8,19 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use config::Uuid;
 use xen_types::DomId;
 use xenstore::wire::ErrorCode;
 use xenstore::{SpecialWatch, Store, StoreError, XsPath};
 
 use crate::batch::Batch;
 use crate::create::state;
+use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::ScriptCall;
 use crate::record::{GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_every};
-use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir};
+use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir, vm_dir};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack};
 
@@ -42,7 +42,9 @@ fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
         Step::new("note that it goes", Removal::note),
         Step::new("pause the domains", Removal::pause),
-        Step::new("close the devices", |r: &mut Removal<'_>| close_devices(r.ts, &r.domids())),
+        Step::new("close the devices", |r: &mut Removal<'_>| {
+            close_devices(r.ts, &r.record.own_numbers(r.ts)?)
+        }),
         Step::new("run scripts back", |r: &mut Removal<'_>| undo_scripts(r.ts, &mut r.record)),
         Step::new("leave the bridges", |r: &mut Removal<'_>| remove_ports(r.ts, &mut r.record)),
         Step::new("kill the domains", Removal::kill),
@@ -64,8 +66,8 @@ impl Toolstack {
     /// # Errors
     /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then
     /// too, and destroying it again takes up there.
-    pub fn destroy(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
-        let record = self.record_of(domid)?;
+    pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let record = self.record_of(id)?;
         self.tear_down(record, events)
     }
 
@@ -73,8 +75,8 @@ impl Toolstack {
     ///
     /// # Errors
     /// As for [`Self::destroy`] and [`Self::create`].
-    pub fn restart(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let record = self.record_of(domid)?;
+    pub fn restart(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let record = self.record_of(id)?;
         let (config, uuid) = (record.config.clone(), record.uuid);
         self.tear_down(record, events)?;
         let options = crate::CreateOptions { uuid: Some(uuid), ..Default::default() };
@@ -94,35 +96,22 @@ impl Toolstack {
         }
         if left.is_empty() { Ok(()) } else { Err(Error::NotClean { name: record.name, left }) }
     }
-
-    /// The record of the guest with this domid.
-    pub(crate) fn record_of(&self, domid: DomId) -> Result<GuestRecord, Cause> {
-        let (records, _) = GuestRecord::load_all(&*self.host, &self.paths)?;
-        let found = records.into_iter().find(|record| record.domid == Some(domid));
-        found.ok_or_else(|| Cause::NoGuest(format!("with the domid {domid} that Outrigger made")))
-    }
 }
 
 impl Removal<'_> {
-    fn domids(&self) -> Vec<DomId> {
-        [self.record.stub_domid, self.record.domid].into_iter().flatten().collect()
-    }
-
     fn note(&mut self) -> StepResult {
         self.record.phase = Phase::Destroying;
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
     fn pause(&mut self) -> StepResult {
-        self.domids().into_iter().try_for_each(|domid| pause(self.ts, domid))
+        self.ts.find_domains(&mut self.record)?;
+        self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))
     }
 
-    /// The stubdomain first: it holds the guest's memory mapped.
     fn kill(&mut self) -> StepResult {
-        if let Some(guest) = self.record.domid {
-            self.ts.monitors.release(guest);
-        }
-        self.domids().into_iter().try_for_each(|domid| kill(self.ts, domid))?;
+        self.ts.monitors.release(self.record.id());
+        self.record.domains(self.ts)?.into_iter().try_for_each(|domain| kill(self.ts, domain))?;
         self.killed = true;
         Ok(())
     }
@@ -132,25 +121,25 @@ impl Removal<'_> {
         if !self.killed {
             self.kill()?;
         }
-        wait_gone(self.ts, &self.domids())
+        wait_gone(self.ts, self.record.domains(self.ts)?)
     }
 }
 
 /// Stops a domain's vCPUs; one that is gone is fine.
-pub(crate) fn pause(ts: &Toolstack, domid: DomId) -> StepResult {
-    match ts.hypervisor.pause_domain(domid) {
+pub(crate) fn pause(ts: &Toolstack, domain: Domain) -> StepResult {
+    match ts.hypervisor.pause_domain(domain.domid()) {
         Err(error) if !error.is_no_domain() => Err(error.into()),
         _ => Ok(()),
     }
 }
 
 /// Destroys a domain; one that is gone is fine. xenstored lets go of it at once.
-pub(crate) fn kill(ts: &Toolstack, domid: DomId) -> StepResult {
-    match ts.hypervisor.destroy_domain(domid) {
+pub(crate) fn kill(ts: &Toolstack, domain: Domain) -> StepResult {
+    match ts.hypervisor.destroy_domain(domain.domid()) {
         Err(error) if !error.is_no_domain() => return Err(error.into()),
         _ => {}
     }
-    match ts.xenstore.release(domid) {
+    match ts.xenstore.release(domain.domid()) {
         // It was never introduced, or xenstored has noticed by itself.
         Err(StoreError::Refused { code: ErrorCode::NoEntry | ErrorCode::Invalid, .. }) => Ok(()),
         other => Ok(other?),
@@ -158,23 +147,23 @@ pub(crate) fn kill(ts: &Toolstack, domid: DomId) -> StepResult {
 }
 
 /// Waits until domains are gone from Xen's list: until nobody holds their memory any more.
-pub(crate) fn wait_gone(ts: &Toolstack, domids: &[DomId]) -> StepResult {
+pub(crate) fn wait_gone(ts: &Toolstack, domains: Vec<Domain>) -> StepResult {
     let mut watcher = Watcher::new();
     watcher.watch(&ts.xenstore, &SpecialWatch::ReleaseDomain)?;
     let after = ts.deadlines.domain_gone;
-    let mut left = domids.to_vec();
+    let mut left = domains;
     let gone = watcher.until(Instant::now() + after, || {
         let mut still = Vec::new();
-        for domid in &left {
-            if ts.hypervisor.domain_info(*domid)?.is_some() {
-                still.push(*domid);
+        for domain in &left {
+            if ts.look(*domain)?.is_some() {
+                still.push(*domain);
             }
         }
         left = still;
         Ok(left.is_empty().then_some(()))
     })?;
     match (gone, left.first()) {
-        (None, Some(domid)) => Err(Cause::DomainStays { domid: *domid, after }),
+        (None, Some(domain)) => Err(Cause::DomainStays { domid: domain.domid(), after }),
         _ => Ok(()),
     }
 }
@@ -255,11 +244,17 @@ fn await_none(
     Ok(())
 }
 
-/// Runs every script again that has run, with the arguments that take it back, last first.
+/// Runs every script again that has run, with the arguments that take it back, last first. Those that would find
+/// another domain's device under the number are forgotten.
 pub(crate) fn undo_scripts(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     let deadline = ts.deadlines.script;
     let mut outcome = Ok(());
-    while let Some(script) = record.scripts.pop() {
+    while let Some(script) = record.scripts.last().cloned() {
+        let ours = record.own_numbers(ts)?;
+        record.scripts.pop();
+        if frontend_of(&script.backend).is_some_and(|domid| !ours.contains(&domid)) {
+            continue;
+        }
         let call = ScriptCall {
             script: script.script.clone(),
             args: script.args.clone(),
@@ -306,13 +301,22 @@ pub(crate) fn remove_device_nodes(ts: &Toolstack, devices: &[DeviceId]) -> StepR
     Ok(())
 }
 
-/// Takes the vifs from their bridges.
+/// Takes the vifs from their bridges. Those whose number is another domain's now went with their backends.
 pub(crate) fn remove_ports(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     while let Some(port) = record.ports.last() {
-        ts.host.remove_port(&port.interface)?;
+        if let Some(vif) = port.vif()
+            && record.own_numbers(ts)?.contains(&vif.domid)
+        {
+            ts.host.remove_port(&port.interface, vif)?;
+        }
         record.ports.pop();
     }
     Ok(())
+}
+
+/// The frontend's number in `backend/<kind>/<domid>/<devid>`.
+fn frontend_of(backend: &str) -> Option<DomId> {
+    backend.split('/').nth(2)?.parse().ok()
 }
 
 /// Detaches every loop device with the guest's tag, in its record or not.
@@ -327,9 +331,17 @@ pub(crate) fn detach_loops(ts: &Toolstack, record: &mut GuestRecord) -> StepResu
 /// Removes everything that xenstore has of the two domains.
 pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
     let mut batch = Batch::new();
-    for (domid, uuid) in [(record.domid, record.uuid), (record.stub_domid, record.stub_uuid)] {
-        if let Some(domid) = domid {
-            remove_domain(ts, &mut batch, domid, uuid)?;
+    for domid in record.own_numbers(ts)? {
+        remove_numbered(ts, &mut batch, domid)?;
+    }
+    let own = [record.domid, record.stub_domid];
+    let domains = ts.hypervisor.list_domains()?;
+    for uuid in [record.uuid, record.stub_uuid] {
+        // Another toolstack's guest may have been made of the same configuration.
+        let another =
+            |info: &xen::DomainInfo| info.uuid == *uuid.as_bytes() && !own.contains(&Some(info.domid));
+        if !domains.iter().any(another) {
+            batch.remove(vm_dir(uuid));
         }
     }
     batch.apply(&ts.xenstore)?;
@@ -358,14 +370,7 @@ fn remove_empty_kinds(ts: &Toolstack) -> StepResult {
     Ok(())
 }
 
-fn remove_domain(ts: &Toolstack, batch: &mut Batch, domid: DomId, uuid: Uuid) -> StepResult {
-    let vm = below(&XsPath::new("/vm")?, &uuid.to_string());
-    batch.remove(vm);
-    // The number may be another domain's by now, if this guest was destroyed by someone else.
-    let info = ts.hypervisor.domain_info(domid)?;
-    if info.is_some_and(|info| info.uuid != *uuid.as_bytes()) {
-        return Ok(());
-    }
+fn remove_numbered(ts: &Toolstack, batch: &mut Batch, domid: DomId) -> StepResult {
     let dom0 = XsPath::domain(DomId::DOM0);
     // Where Linux's xenbus writes the errors of backends.
     let errors = ts.xenstore.list(&below(&dom0, "error/backend"))?.is_some();

@@ -274,11 +274,45 @@ pub enum Cause {
         why: String,
     },
     /// A state file cannot be used.
-    #[error("The state file {path} is not one of this version ({why}); move it away if its guest is gone")]
+    #[error(
+        "The state file {path} cannot be read ({why}); its guest is left alone. Restore the file, or move it away once \
+         no domain of the guest is left"
+    )]
     Record {
         /// The file.
         path: PathBuf,
         /// What is wrong.
+        why: String,
+    },
+    /// A state file of a later release.
+    #[error(
+        "The state file {path} has the form {form}, which a later release wrote and this one does not read; its guest \
+         is left alone. Install the release that wrote it"
+    )]
+    RecordTooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        form: u64,
+    },
+    /// A state file of an earlier release that may be of another boot of the host.
+    #[error(
+        "The state file {path} does not say in which boot of the host it was written, and its stubdomain is gone; a \
+         domain has the UUID {uuid}, and nothing shows that it is this guest, so it is left alone. Destroy it with xl, \
+         or move the file away if it is not"
+    )]
+    RecordUncertain {
+        /// The file.
+        path: PathBuf,
+        /// The UUID.
+        uuid: Uuid,
+    },
+    /// A state file that is not understood has the name or the UUID.
+    #[error("The guest of the state file {path} may have this name or UUID: {why}")]
+    UnreadableInTheWay {
+        /// The file.
+        path: PathBuf,
+        /// Why it is not understood, and what to do.
         why: String,
     },
     /// A test's fault.

@@ -20,6 +20,7 @@ mod batch;
 mod create;
 mod deadlines;
 mod destroy;
+mod domain;
 mod error;
 mod event;
 pub mod host;
@@ -45,6 +46,7 @@ pub use adjust::Signal;
 pub use attach::{Detach, DiskEntry, Link, NicEntry};
 pub use create::CreateOptions;
 pub use deadlines::Deadlines;
+pub use domain::{Domain, GuestId};
 pub use error::{Cause, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
 pub use event::Event;
 use host::HostDevices;
@@ -52,8 +54,10 @@ pub use lifecycle::{Decision, GuestEvent, decide};
 pub use monitors::Monitors;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
-pub use record::{Change, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord};
-pub use recover::Recovered;
+pub use record::{
+    Change, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord, UnreadableRecord,
+};
+pub use recover::{EndedWithHost, Recovered};
 use steps::Faults;
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
@@ -71,16 +75,26 @@ pub struct Toolstack {
 /// A guest that runs, with its stubdomain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Its UUID.
+    /// Its UUID, which names it everywhere.
     pub uuid: Uuid,
+    /// Its stubdomain's UUID.
+    pub stub_uuid: Uuid,
     /// Its name.
     pub name: String,
-    /// Its domain.
+    /// The number of its domain, for showing: who acts on it finds it by its UUID.
     pub domid: DomId,
-    /// Its stubdomain.
+    /// The number of its stubdomain, for showing.
     pub stub_domid: DomId,
     /// Its configuration.
     pub config: GuestConfig,
+}
+
+impl Guest {
+    /// Its identity.
+    #[must_use]
+    pub const fn id(&self) -> GuestId {
+        GuestId(self.uuid)
+    }
 }
 
 impl Toolstack {

@@ -15,6 +15,8 @@ pub enum GuestEvent {
     DeviceModelTaken,
     /// The guest's domain is gone: someone else destroyed it.
     Gone,
+    /// The host was started again, which ended all its guests.
+    EndedWithHost,
 }
 
 /// What is to be done with a guest that ended.
@@ -42,6 +44,8 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
     let action = match event {
         // Whoever destroyed it wanted it gone; only our part is left to be cleared.
         GuestEvent::Gone => return Decision::Destroy,
+        // Whether a guest starts with its host is the host's to say, and nothing is left that could be preserved.
+        GuestEvent::EndedWithHost => return Decision::Destroy,
         GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => {
             return match config.device_model.on_crash {
                 DeviceModelCrashAction::Destroy => Decision::Destroy,

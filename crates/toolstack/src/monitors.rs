@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use qmp::{Monitor, QmpError};
-use xen_types::DomId;
+
+use crate::domain::GuestId;
 
 /// Knows the monitors of all guests.
 pub trait Monitors: Send + Sync {
@@ -11,10 +12,10 @@ pub trait Monitors: Send + Sync {
     ///
     /// # Errors
     /// [`QmpError::NoSession`] when there is none.
-    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError>;
+    fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError>;
 
     /// Lets go of the device model of this guest, which is about to end: a connection to it holds pages of its domain.
-    fn release(&self, guest: DomId) {
+    fn release(&self, guest: GuestId) {
         let _ = guest;
     }
 }
@@ -24,8 +25,8 @@ pub trait Monitors: Send + Sync {
 pub(crate) struct NoMonitors;
 
 impl Monitors for NoMonitors {
-    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
-        let why = format!("nobody holds a session with the device model of domain {guest}");
+    fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError> {
+        let why = format!("nobody holds a session with the device model of guest {guest}");
         Err(QmpError::NoSession { command: "any command".to_owned(), why })
     }
 }

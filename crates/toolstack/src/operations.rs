@@ -8,6 +8,7 @@ use xen::{DomainInfo, DomainState, HvmParam, Trigger};
 use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
 
+use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::record::{GuestRecord, Phase};
 use crate::tree::below;
@@ -123,7 +124,7 @@ impl Toolstack {
     /// # Errors
     /// When Xen or the state files do not answer.
     pub fn guests(&self) -> Result<Vec<GuestInfo>, Error> {
-        let (records, _) = GuestRecord::load_all(&*self.host, &self.paths)?;
+        let records = self.records()?.guests;
         records.into_iter().filter_map(|record| self.info_of(record).transpose()).collect()
     }
 
@@ -131,23 +132,20 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Cause::NoGuest`] when there is none.
-    pub fn info(&self, domid: DomId) -> Result<GuestInfo, Error> {
-        let record = self.record_of(domid)?;
-        let missing = || Cause::NoGuest(format!("with the domid {domid}"));
+    pub fn info(&self, id: GuestId) -> Result<GuestInfo, Error> {
+        let record = self.record_of(id)?;
+        let missing = || Cause::NoGuest(format!("with the UUID {id}"));
         self.info_of(record)?.ok_or_else(|| missing().into())
     }
 
     fn info_of(&self, record: GuestRecord) -> Result<Option<GuestInfo>, Error> {
         let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid) else { return Ok(None) };
-        let ours = |info: Option<DomainInfo>, uuid: Uuid| info.filter(|info| info.uuid == *uuid.as_bytes());
-        let look = |domid, uuid| {
-            Ok::<_, Cause>(ours(self.hypervisor.domain_info(domid).map_err(Cause::from)?, uuid))
-        };
+        let GuestRecord { uuid, stub_uuid, phase, name, config, .. } = record;
         Ok(Some(GuestInfo {
-            domain: look(domid, record.uuid)?,
-            stubdomain: look(stub_domid, record.stub_uuid)?,
-            phase: record.phase,
-            guest: Guest { uuid: record.uuid, name: record.name, domid, stub_domid, config: record.config },
+            domain: self.domain_info(domid, uuid)?,
+            stubdomain: self.domain_info(stub_domid, stub_uuid)?,
+            phase,
+            guest: Guest { uuid, stub_uuid, name, domid, stub_domid, config },
         }))
     }
 
@@ -155,18 +153,51 @@ impl Toolstack {
     ///
     /// # Errors
     /// When there is no such guest or Xen refuses.
-    pub fn pause(&self, domid: DomId) -> Result<(), Error> {
-        self.record_of(domid)?;
-        Ok(self.hypervisor.pause_domain(domid).map_err(Cause::from)?)
+    pub fn pause(&self, id: GuestId) -> Result<(), Error> {
+        let (_, domain) = self.running(id)?;
+        Ok(self.hypervisor.pause_domain(domain.domid()).map_err(Cause::from)?)
+    }
+
+    /// Stops the vCPUs of a guest that has none stopped: Xen counts, and whoever unpauses it expects to do it once.
+    ///
+    /// # Errors
+    /// As for [`Self::pause`].
+    pub fn pause_once(&self, id: GuestId) -> Result<(), Error> {
+        let (_, domain) = self.running(id)?;
+        match self.look(domain)? {
+            Some(info) if !info.state.paused => self.pause(id),
+            _ => Ok(()),
+        }
     }
 
     /// Lets a guest's vCPUs run.
     ///
     /// # Errors
     /// When there is no such guest or Xen refuses.
-    pub fn unpause(&self, domid: DomId) -> Result<(), Error> {
-        self.record_of(domid)?;
-        Ok(self.hypervisor.unpause_domain(domid).map_err(Cause::from)?)
+    pub fn unpause(&self, id: GuestId) -> Result<(), Error> {
+        let (_, domain) = self.running(id)?;
+        Ok(self.hypervisor.unpause_domain(domain.domid()).map_err(Cause::from)?)
+    }
+
+    /// Lets a guest run whose create was cut off before its start. One that has shut down is not new.
+    ///
+    /// # Errors
+    /// As for [`Self::unpause`].
+    pub fn start_if_new(&self, id: GuestId) -> Result<(), Error> {
+        let (_, domain) = self.running(id)?;
+        match self.look(domain)? {
+            Some(info) if info.state.paused && info.state.shutdown.is_none() => self.unpause(id),
+            _ => Ok(()),
+        }
+    }
+
+    /// A guest's record and its domain, which is there.
+    fn running(&self, id: GuestId) -> Result<(GuestRecord, Domain), Cause> {
+        let record = self.record_of(id)?;
+        match record.guest_domain(self)? {
+            Some(domain) => Ok((record, domain)),
+            None => Err(Cause::NotNow { name: record.name, why: "is gone".to_owned() }),
+        }
     }
 
     /// Asks a guest to power off: through its PV drivers, or with the power button if it has none.
@@ -175,23 +206,22 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Cause::NotNow`] when the guest is paused, has ended, or has PV drivers that take no notice.
-    pub fn shutdown(&self, domid: DomId) -> Result<ShutdownWay, Error> {
-        Ok(self.ask(domid, "poweroff", Some(Trigger::Power))?)
+    pub fn shutdown(&self, id: GuestId) -> Result<ShutdownWay, Error> {
+        Ok(self.ask(id, "poweroff", Some(Trigger::Power))?)
     }
 
     /// Asks a guest with PV drivers to reboot.
     ///
     /// # Errors
     /// As for [`Self::shutdown`]; also when the guest has no PV drivers, as there is no button for it.
-    pub fn reboot(&self, domid: DomId) -> Result<ShutdownWay, Error> {
-        Ok(self.ask(domid, "reboot", None)?)
+    pub fn reboot(&self, id: GuestId) -> Result<ShutdownWay, Error> {
+        Ok(self.ask(id, "reboot", None)?)
     }
 
-    fn ask(&self, domid: DomId, what: &str, button: Option<Trigger>) -> Result<ShutdownWay, Cause> {
-        let record = self.record_of(domid)?;
+    fn ask(&self, id: GuestId, what: &str, button: Option<Trigger>) -> Result<ShutdownWay, Cause> {
+        let (record, domain) = self.running(id)?;
         let not_now = |why: &str| Cause::NotNow { name: record.name.clone(), why: why.to_owned() };
-        let info = self.hypervisor.domain_info(domid)?;
-        match info.map(|info| info.state) {
+        match self.look(domain)?.map(|info| info.state) {
             None => return Err(not_now("is gone")),
             Some(DomainState { shutdown: Some(reason), .. }) => {
                 return Err(not_now(&format!("has ended already ({reason})")));
@@ -200,18 +230,18 @@ impl Toolstack {
             Some(_) => {}
         }
         // A guest's PV drivers set this when they listen for event channels.
-        if self.hypervisor.hvm_param(domid, HvmParam::CallbackIrq)? != 0 {
-            return self.ask_pv_drivers(domid, what, &record).map(|()| ShutdownWay::PvDrivers);
+        if self.hypervisor.hvm_param(domain.domid(), HvmParam::CallbackIrq)? != 0 {
+            return self.ask_pv_drivers(domain, what, &record).map(|()| ShutdownWay::PvDrivers);
         }
         let Some(button) = button else {
             return Err(not_now("has no PV drivers, so it cannot be asked; destroy and create it instead"));
         };
-        self.hypervisor.send_trigger(domid, button, 0)?;
+        self.hypervisor.send_trigger(domain.domid(), button, 0)?;
         Ok(ShutdownWay::PowerButton)
     }
 
-    fn ask_pv_drivers(&self, domid: DomId, what: &str, record: &GuestRecord) -> Result<(), Cause> {
-        let path = below(&XsPath::domain(domid), "control/shutdown");
+    fn ask_pv_drivers(&self, domain: Domain, what: &str, record: &GuestRecord) -> Result<(), Cause> {
+        let path = below(&XsPath::domain(domain.domid()), "control/shutdown");
         let mut watcher = Watcher::new();
         watcher.watch(&self.xenstore, &path)?;
         self.xenstore.write(&path, what.as_bytes())?;
@@ -222,6 +252,9 @@ impl Toolstack {
         })?;
         if seen.is_some() {
             return Ok(());
+        }
+        if self.look(domain)?.is_none() {
+            return Err(Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() });
         }
         // So that they do not obey later, when nobody expects it.
         self.xenstore.write(&path, b"")?;

@@ -15,11 +15,15 @@ use crate::timeline::Timeline;
 
 /// Prints the guests.
 pub(crate) fn list(client: &mut Client, args: &List) -> Result<ExitCode> {
-    let guests = if args.guests.is_empty() {
-        client.call::<_, Guests>("List", &json!({}))?.guests
+    let Guests { guests, unreadable } = if args.guests.is_empty() {
+        client.call("List", &json!({}))?
     } else {
-        args.guests.iter().map(|guest| find(client, guest)).collect::<Result<Vec<_>>>()?
+        let guests = args.guests.iter().map(|guest| find(client, guest)).collect::<Result<Vec<_>>>()?;
+        Guests { guests, unreadable: Vec::new() }
     };
+    for file in &unreadable {
+        eprintln!("warning: {}", file.problem);
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&guests)?);
         return Ok(ExitCode::SUCCESS);
@@ -47,6 +51,16 @@ pub(crate) fn list(client: &mut Client, args: &List) -> Result<ExitCode> {
             ]);
         }
     }
+    rows.extend(unreadable.into_iter().map(|file| {
+        let dash = || "-".to_owned();
+        let name = file.name.unwrap_or_else(dash);
+        let domid = file.domid.map_or_else(dash, |domid| domid.to_string());
+        let mut row = vec![name, domid, dash(), dash(), dash(), "unreadable".to_owned(), dash()];
+        if args.long {
+            row.extend([dash(), dash(), file.uuid.unwrap_or_else(dash)]);
+        }
+        row
+    }));
     print!("{}", table::render(&headings, &rows));
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::Uuid;
 use console::attach::ask;
 use console::request::{Request, Wanted, Which};
 use contract::{DmKey, QmpConsole};
@@ -16,6 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use toolstack::Guest;
 use vchan::{AsyncClient, Attempt, Client};
+use xen::Hypervisor;
 use xen_types::DomId;
 use xenstore::Xenstore;
 
@@ -37,9 +39,11 @@ pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<Reached>> + Sen
 /// Where a device model's monitor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The stubdomain.
+    /// The number of the stubdomain.
     pub(crate) stub: DomId,
-    /// The guest that it serves.
+    /// Its UUID: with another one, the number is another domain's.
+    pub(crate) stub_uuid: Uuid,
+    /// The number of the guest that it serves.
     pub(crate) target: DomId,
     /// The console of the stubdomain that carries the monitor; nothing: the stubdomain serves it by vchan.
     pub(crate) console: Option<QmpConsole>,
@@ -50,7 +54,7 @@ impl Place {
     pub(crate) fn of(guest: &Guest) -> Self {
         // The guest runs: its serial ports have left a console.
         let console = qemu_args::qmp_console(&guest.config).ok().flatten();
-        Self { stub: guest.stub_domid, target: guest.domid, console }
+        Self { stub: guest.stub_domid, stub_uuid: guest.stub_uuid, target: guest.domid, console }
     }
 }
 
@@ -69,25 +73,27 @@ const ON_THE_WAY: usize = 2048;
 
 /// Connects by vchan, or through the console daemon.
 pub(crate) struct HostDial {
+    hypervisor: Arc<dyn Hypervisor>,
     store: Xenstore,
     /// The folder of the console daemon's sockets.
     consoles: PathBuf,
 }
 
 impl HostDial {
-    pub(crate) fn new(store: Xenstore, consoles: &Path) -> Self {
-        Self { store, consoles: consoles.to_owned() }
+    pub(crate) fn new(hypervisor: Arc<dyn Hypervisor>, store: Xenstore, consoles: &Path) -> Self {
+        Self { hypervisor, store, consoles: consoles.to_owned() }
     }
 }
 
 impl Dial for HostDial {
     fn dial(&self, place: Place) -> Dialing {
+        let hypervisor = Arc::clone(&self.hypervisor);
         if let Some(console) = place.console {
-            return Box::pin(take_console(self.consoles.clone(), place.stub, console));
+            return Box::pin(take_console(hypervisor, self.consoles.clone(), place, console));
         }
         let store = self.store.clone();
         Box::pin(async move {
-            let client = connect(store, place.stub, place.target).await?;
+            let client = connect(hypervisor, store, place).await?;
             Ok(Reached::Session(Box::new(AsyncClient::new(client)?)))
         })
     }
@@ -95,9 +101,15 @@ impl Dial for HostDial {
 
 /// Takes the console's stream: every byte from now on, and nobody else has it. That it cannot be had, because its
 /// daemon does not run or an earlier stream has not ended, is told and tried again by the session.
-async fn take_console(folder: PathBuf, stub: DomId, console: QmpConsole) -> io::Result<Reached> {
-    let console = Wanted { domid: stub, which: Which::Number(u32::from(console.number())) };
+async fn take_console(
+    hypervisor: Arc<dyn Hypervisor>,
+    folder: PathBuf,
+    place: Place,
+    console: QmpConsole,
+) -> io::Result<Reached> {
+    let console = Wanted { domid: place.stub, which: Which::Number(u32::from(console.number())) };
     let stream = blocking(move || {
+        verify(&*hypervisor, place)?;
         let stream = ask(&folder, &Request::Stream { console }).map_err(io::Error::other)?;
         stream.set_nonblocking(true)?;
         setsockopt(&stream, sockopt::SndBuf, &ON_THE_WAY)?;
@@ -107,19 +119,32 @@ async fn take_console(folder: PathBuf, stub: DomId, console: QmpConsole) -> io::
     Ok(Reached::Console(Box::new(UnixStream::from_std(stream)?)))
 }
 
+/// Whether the number still is the stubdomain's.
+fn verify(hypervisor: &dyn Hypervisor, place: Place) -> io::Result<()> {
+    let info = hypervisor.domain_info(place.stub).map_err(io::Error::other)?;
+    if info.is_some_and(|info| info.uuid == *place.stub_uuid.as_bytes()) {
+        return Ok(());
+    }
+    let why = format!("the stubdomain {} is gone, and domain {} is not it", place.stub_uuid, place.stub);
+    Err(io::Error::new(io::ErrorKind::NotFound, why))
+}
+
 /// Tries again whenever the server's keys change. Takes no thread while it waits: most of a guest's life, where its
 /// image serves no QMP.
-async fn connect(store: Xenstore, stub: DomId, target: DomId) -> io::Result<Client> {
-    let place = DmKey::QmpVchan.path(stub, target);
+async fn connect(hypervisor: Arc<dyn Hypervisor>, store: Xenstore, place: Place) -> io::Result<Client> {
+    let dir = DmKey::QmpVchan.path(place.stub, place.target);
     let changed = Arc::new(Notify::new());
     let wake = Arc::clone(&changed);
-    let (asked, path) = (store.clone(), place.clone());
+    let (asked, path) = (store.clone(), dir.clone());
     let watch = blocking(move || asked.watch(&path).map_err(io::Error::other)).await?;
     let _watch = watch.into_callback(move |_| wake.notify_one());
     loop {
-        let (store, place) = (store.clone(), place.clone());
-        let attempt =
-            blocking(move || Client::attempt(&store, stub, &place).map_err(io::Error::other)).await?;
+        let (hypervisor, store, dir) = (Arc::clone(&hypervisor), store.clone(), dir.clone());
+        let attempt = blocking(move || {
+            verify(&*hypervisor, place)?;
+            Client::attempt(&store, place.stub, &dir).map_err(io::Error::other)
+        });
+        let attempt = attempt.await?;
         match attempt {
             Attempt::Connected(client) => return Ok(client),
             Attempt::NotServed => changed.notified().await,

@@ -19,8 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use ::qmp::{Monitor, QmpError};
-use toolstack::{Guest, Monitors};
-use xen_types::DomId;
+use toolstack::{Guest, GuestId, Monitors};
 
 pub(crate) use dial::{Dial, HostDial};
 #[cfg(test)]
@@ -44,7 +43,7 @@ struct Inner {
     policy: Arc<Policy>,
     config: MuxConfig,
     dial: Arc<dyn Dial>,
-    sessions: Mutex<BTreeMap<DomId, Session>>,
+    sessions: Mutex<BTreeMap<GuestId, Session>>,
 }
 
 impl Qmp {
@@ -55,13 +54,13 @@ impl Qmp {
         Self { inner: Arc::new(Inner { folder, policy: Arc::new(policy), config, dial, sessions }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DomId, Session>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestId, Session>> {
         // The map is whole between any two statements that hold the lock.
         self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The socket of a guest: absent when the guest has no session.
-    pub(crate) fn socket(&self, guest: DomId) -> Option<PathBuf> {
+    pub(crate) fn socket(&self, guest: GuestId) -> Option<PathBuf> {
         self.lock().get(&guest).map(|session| session.socket().to_owned())
     }
 }
@@ -75,38 +74,38 @@ impl Keeper for Qmp {
     fn has(&self, guest: &Guest) {
         let socket = self.inner.folder.join(file_name(guest));
         let mut sessions = self.lock();
-        if let Some(session) = sessions.get_mut(&guest.domid)
-            && session.serves(guest.stub_domid)
+        if let Some(session) = sessions.get_mut(&guest.id())
+            && session.serves(guest.stub_uuid)
         {
             // The same device model, perhaps under another name.
             return session.move_socket(socket);
         }
         let inner = &self.inner;
         // The one before it has to let go of the socket first.
-        sessions.remove(&guest.domid);
+        sessions.remove(&guest.id());
         let session =
             Session::start(guest, socket, Arc::clone(&inner.policy), inner.config.clone(), &inner.dial);
-        sessions.insert(guest.domid, session);
+        sessions.insert(guest.id(), session);
     }
 
     fn gone(&self, guest: &Guest) {
-        self.lock().remove(&guest.domid);
+        self.lock().remove(&guest.id());
     }
 }
 
 impl Monitors for Qmp {
-    fn release(&self, guest: DomId) {
+    fn release(&self, guest: GuestId) {
         if let Some(session) = self.lock().get(&guest) {
             session.end("the device model has ended");
         }
     }
 
-    fn monitor(&self, guest: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
+    fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError> {
         match self.lock().get(&guest) {
             Some(session) => Ok(Arc::new(SharedMonitor::new(session.shared()))),
             None => Err(QmpError::NoSession {
                 command: "any command".to_owned(),
-                why: format!("domain {guest} is no guest that runs"),
+                why: format!("{guest} is no guest that runs"),
             }),
         }
     }

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 use ::qmp::mux::{Action, ClientId, Mux, MuxConfig, Token};
 use ::qmp::policy::{Peer, Policy};
 use ::qmp::{Event, QmpError, Request};
+use config::Uuid;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use toolstack::Guest;
-use xen_types::DomId;
 
 use super::client;
 use super::clock::Clock;
@@ -31,7 +31,7 @@ pub(super) const BACKLOG: usize = 256;
 
 /// A guest's session. Dropping it ends it, and its clients with it.
 pub(super) struct Session {
-    stub: DomId,
+    stub: Uuid,
     socket: PathBuf,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
@@ -133,10 +133,10 @@ impl Session {
                 tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no socket for QMP");
             }
         }
-        Self { stub: place.stub, socket, shared, tasks }
+        Self { stub: guest.stub_uuid, socket, shared, tasks }
     }
 
-    pub(super) fn serves(&self, stub: DomId) -> bool {
+    pub(super) fn serves(&self, stub: Uuid) -> bool {
         self.stub == stub
     }
 

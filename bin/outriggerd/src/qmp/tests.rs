@@ -7,10 +7,11 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use ::qmp::testing::{Play, Stage, contract, contract_of_loss};
-use config::GuestConfig;
+use config::{GuestConfig, Uuid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use xen_types::DomId;
 
 use super::dial::{Dialing, Place, Reached, Stream};
 use super::*;
@@ -142,7 +143,14 @@ fn guest() -> Guest {
     let config = config::load_str("/x.cfg", "name='hello'\ntype='hvm'\nmemory=32\n").config;
     let config: GuestConfig = config.expect("a configuration");
     let uuid = "7d6f8f3e-0d83-4c1c-a0ce-5b1e8d7a3a10".parse().unwrap();
-    Guest { uuid, name: "hello".to_owned(), domid: domid(5), stub_domid: domid(6), config }
+    Guest {
+        uuid,
+        stub_uuid: Uuid::from_u128(2),
+        name: "hello".to_owned(),
+        domid: domid(5),
+        stub_domid: domid(6),
+        config,
+    }
 }
 
 impl World {
@@ -241,7 +249,7 @@ impl Stage for RealStage {
     fn monitor(&self, player: Player) -> Arc<dyn Monitor> {
         let world = World::new();
         world.played.lock().player = Some(player);
-        let monitor = world.qmp.monitor(guest().domid).unwrap();
+        let monitor = world.qmp.monitor(guest().id()).unwrap();
         // Its session stands when a client is greeted.
         let mut client = world.client();
         drop(client.ask(&json!({"execute": "__io.outrigger_status"})));
@@ -349,7 +357,7 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     let mut client = world.client();
     let renamed = Guest { name: "a/b".to_owned(), ..guest() };
     world.qmp.has(&renamed);
-    assert_eq!(world.qmp.socket(guest().domid).unwrap(), world.folder.path().join("qmp/a_b.sock"));
+    assert_eq!(world.qmp.socket(guest().id()).unwrap(), world.folder.path().join("qmp/a_b.sock"));
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.qmp.gone(&renamed);
     let end = client.line();
@@ -357,5 +365,5 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     let mut line = String::new();
     assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
     assert!(!world.folder.path().join("qmp/a_b.sock").exists());
-    assert!(world.qmp.monitor(guest().domid).is_err());
+    assert!(world.qmp.monitor(guest().id()).is_err());
 }

@@ -26,7 +26,7 @@ fn monitor_that_is_never_read_holds_nobody_up() {
     let world = World::new();
     let service = world.start();
     service.create("").unwrap();
-    let guest = service.shared.registry.find("hello").unwrap().guest.unwrap();
+    let guest = service.shared.registry.find("hello", |_| None).unwrap().guest.unwrap();
     let (mut deaf, mut hears) = (service.raw(), service.client());
     deaf.send(&json!({ "method": "io.outrigger.Monitor", "more": true }));
     hears.begin("Monitor", &json!({})).unwrap();

@@ -4,5 +4,6 @@ mod changes;
 mod clients;
 mod creates;
 mod ends;
+mod hostile;
 mod successors;
 pub(crate) mod world;

@@ -104,7 +104,7 @@ impl World {
     /// What drivers share, without a daemon.
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
-        let restarts = Restarts::new(&toolstack.paths().state);
+        let restarts = Restarts::new(&toolstack.paths().state, toolstack.boot_id().unwrap());
         let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
         Shared { toolstack, registry: Registry::new(), restarts, qmp }
     }

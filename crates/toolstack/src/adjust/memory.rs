@@ -1,8 +1,9 @@
-use xen_types::{DomId, KiB};
+use xen_types::KiB;
 use xenstore::XsPath;
 
 use crate::attach::Live;
 use crate::create::EXTRA_MEMORY;
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::steps::{Step, StepResult, run_all};
@@ -48,14 +49,14 @@ impl Toolstack {
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
     pub fn set_memory(
         &self,
-        domid: DomId,
+        id: GuestId,
         memory: KiB,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::find(self, domid)?;
+        let live = Live::find(self, id)?;
         let mut resize = Resize { from: live.record.config.memory, to: memory, live };
         run_all(&steps(), &mut resize, &self.faults, events)?;
-        Ok(resize.live.guest())
+        Ok(resize.live.guest()?)
     }
 }
 
@@ -79,16 +80,16 @@ impl Resize<'_> {
     }
 
     fn limit(&mut self, memory: KiB) -> StepResult {
-        Ok(self.live.ts.hypervisor.set_max_memory(self.live.domid, memory + EXTRA_MEMORY)?)
+        Ok(self.live.ts.hypervisor.set_max_memory(self.live.domain()?.domid(), memory + EXTRA_MEMORY)?)
     }
 
     fn on_demand(&mut self, memory: KiB) -> StepResult {
         let target = memory_target(&self.live.record.config, memory);
-        Ok(self.live.ts.hypervisor.set_pod_target(self.live.domid, target)?)
+        Ok(self.live.ts.hypervisor.set_pod_target(self.live.domain()?.domid(), target)?)
     }
 
     fn tell(&mut self, memory: KiB) -> StepResult {
-        let path = below(&XsPath::domain(self.live.domid), "memory/target");
+        let path = below(&XsPath::domain(self.live.domid()?), "memory/target");
         let target = memory_target(&self.live.record.config, memory);
         Ok(self.live.ts.xenstore.write(&path, target.get().to_string().as_bytes())?)
     }

@@ -2,6 +2,7 @@ use xen_types::DomId;
 use xenstore::XsPath;
 
 use crate::batch::Batch;
+use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::GuestRecord;
@@ -41,32 +42,31 @@ impl Toolstack {
     ///
     /// # Errors
     /// When there is no such guest, or the name is taken or none; [`Error::Step`], and everything was undone.
-    pub fn rename(&self, domid: DomId, name: &str, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let record = self.give_name(domid, name, true, events)?;
-        let GuestRecord { uuid, name, config, stub_domid, .. } = record;
-        let stub_domid = stub_domid.ok_or_else(|| Cause::NotNow {
-            name: name.clone(),
-            why: "has no stubdomain any more".to_owned(),
-        })?;
-        Ok(Guest { uuid, name, domid, stub_domid, config })
+    pub fn rename(&self, id: GuestId, name: &str, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let record = self.give_name(id, name, true, events)?;
+        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = record;
+        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else {
+            return Err(Cause::NotNow { name, why: "has no stubdomain any more".to_owned() }.into());
+        };
+        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }
 
     /// Gives an ended guest and its stubdomain another name, for keeping it beside a new one of its configuration.
     ///
     /// # Errors
     /// As for [`Self::rename`].
-    pub fn set_aside(&self, domid: DomId, name: &str) -> Result<(), Error> {
-        self.give_name(domid, name, false, &mut |_| ()).map(drop)
+    pub fn set_aside(&self, id: GuestId, name: &str) -> Result<(), Error> {
+        self.give_name(id, name, false, &mut |_| ()).map(drop)
     }
 
     fn give_name(
         &self,
-        domid: DomId,
+        id: GuestId,
         name: &str,
         for_good: bool,
         events: &mut dyn FnMut(Event),
     ) -> Result<GuestRecord, Error> {
-        let record = self.record_of(domid)?;
+        let record = self.record_of(id)?;
         let (from, to) = (record.name.clone(), name.to_owned());
         // One that was set aside stays so: its configuration's name is its successor's.
         let for_good = for_good && record.name == record.config.name;
@@ -84,15 +84,18 @@ impl Renaming<'_> {
                 .map_err(|why| Cause::Unsupported { what: format!("The name {:?}", self.to), why })?;
         }
         let wanted = [self.to.clone(), format!("{}-dm", self.to)];
-        let own = [self.record.domid, self.record.stub_domid];
+        let own: Vec<_> = self.record.domains(self.ts)?.into_iter().map(Domain::domid).collect();
         for info in self.ts.hypervisor.list_domains()? {
             let Some(name) = self.ts.domain_name(info.domid)? else { continue };
-            if wanted.contains(&name) && !own.contains(&Some(info.domid)) {
+            if wanted.contains(&name) && !own.contains(&info.domid) {
                 return Err(Cause::NameTaken { name, domid: info.domid });
             }
         }
-        let (others, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
-        for other in others.into_iter().filter(|other| other.uuid != self.record.uuid) {
+        let others = self.ts.records()?;
+        if let Some(file) = others.in_the_way(None, &wanted) {
+            return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
+        }
+        for other in others.guests.into_iter().filter(|other| other.uuid != self.record.uuid) {
             if wanted.contains(&other.name) || wanted.contains(&other.stub_name()) {
                 return Err(Cause::NameTaken { domid: other.domid.unwrap_or(DomId::DOM0), name: other.name });
             }
@@ -111,18 +114,15 @@ impl Renaming<'_> {
     fn write(&mut self, name: &str) -> StepResult {
         let mut batch = Batch::new();
         let stub_name = format!("{name}-dm");
-        for (domid, uuid, name) in [
-            (self.record.domid, self.record.uuid, name),
-            (self.record.stub_domid, self.record.stub_uuid, stub_name.as_str()),
-        ] {
-            let Some(domid) = domid else { continue };
+        let domains = [
+            (self.record.guest_domain(self.ts)?, name),
+            (self.record.stub_domain(self.ts)?, stub_name.as_str()),
+        ];
+        for (domain, name) in domains {
             // Another toolstack may have destroyed it.
-            let lives =
-                self.ts.hypervisor.domain_info(domid)?.is_some_and(|info| info.uuid == *uuid.as_bytes());
-            if lives {
-                batch.write(&below(&XsPath::domain(domid), "name"), name);
-                batch.write(&below(&vm_dir(uuid), "name"), name);
-            }
+            let Some(domain) = domain else { continue };
+            batch.write(&below(&XsPath::domain(domain.domid()), "name"), name);
+            batch.write(&below(&vm_dir(domain.uuid()), "name"), name);
         }
         batch.commit(&self.ts.xenstore)
     }

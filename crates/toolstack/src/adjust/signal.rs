@@ -1,11 +1,11 @@
 use std::time::Instant;
 
 use xen::{DomainState, Trigger};
-use xen_types::DomId;
 use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
 use crate::attach::Live;
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::tree::below;
 use crate::wait::Watcher;
@@ -18,8 +18,8 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Cause::NotNow`] when the guest does not run; when Xen refuses.
-    pub fn trigger(&self, domid: DomId, trigger: Trigger, vcpu: u32) -> Result<(), Error> {
-        Live::find(self, domid)?;
+    pub fn trigger(&self, id: GuestId, trigger: Trigger, vcpu: u32) -> Result<(), Error> {
+        let domid = Live::find(self, id)?.domain()?.domid();
         Ok(self.hypervisor.send_trigger(domid, trigger, vcpu).map_err(Cause::from)?)
     }
 
@@ -27,21 +27,22 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Cause::NotNow`] when the guest does not run, is paused, or takes no notice.
-    pub fn sysrq(&self, domid: DomId, key: char) -> Result<(), Error> {
-        let live = Live::find(self, domid)?;
+    pub fn sysrq(&self, id: GuestId, key: char) -> Result<(), Error> {
+        let live = Live::find(self, id)?;
+        let domain = live.domain()?;
         let not_now = |why: String| Error::from(Cause::NotNow { name: live.record.name.clone(), why });
         if !key.is_ascii_graphic() {
             let why = "a magic key is one letter or digit".to_owned();
             return Err(Cause::Unsupported { what: format!("The key {key:?}"), why }.into());
         }
-        let info = self.hypervisor.domain_info(domid).map_err(Cause::from)?;
+        let info = self.look(domain)?;
         if let Some(DomainState { paused: true, .. }) = info.map(|info| info.state) {
             return Err(not_now("is paused; unpause it first".to_owned()));
         }
         if !live.has_pv_drivers()? {
             return Err(not_now("has no PV drivers, through which the key would come".to_owned()));
         }
-        let path = below(&XsPath::domain(domid), "control/sysrq");
+        let path = below(&XsPath::domain(domain.domid()), "control/sysrq");
         let mut watcher = Watcher::new();
         watcher.watch(&self.xenstore, &path)?;
         let pressed = key.to_string();
@@ -55,6 +56,7 @@ impl Toolstack {
         if read.is_some() {
             return Ok(());
         }
+        live.domid()?;
         // So that it does not obey later, when nobody expects it.
         self.xenstore.write(&path, b"").map_err(Cause::from)?;
         Err(not_now(format!("took no notice within {after:?}; is it Linux with its PV drivers at work?")))

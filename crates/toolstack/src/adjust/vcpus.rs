@@ -2,11 +2,11 @@ use std::time::Instant;
 
 use qmp::commands::{DeviceAdd, QueryHotpluggableCpus};
 use serde_json::{Map, Value};
-use xen_types::DomId;
 use xenstore::XsPath;
 
 use crate::attach::Live;
 use crate::batch::Batch;
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::steps::{Step, StepResult, run_all};
@@ -50,11 +50,11 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
-    pub fn set_vcpus(&self, domid: DomId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::find(self, domid)?;
+    pub fn set_vcpus(&self, id: GuestId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let live = Live::find(self, id)?;
         let mut change = Change { from: live.record.config.vcpus, to: vcpus, live };
         run_all(&steps(), &mut change, &self.faults, events)?;
-        Ok(change.live.guest())
+        Ok(change.live.guest()?)
     }
 }
 
@@ -69,7 +69,7 @@ impl Change<'_> {
     }
 
     fn tell(&mut self, online: u32) -> StepResult {
-        let dir = XsPath::domain(self.live.domid);
+        let dir = XsPath::domain(self.live.domid()?);
         let mut batch = Batch::new();
         for cpu in 0..self.live.record.config.max_vcpus {
             batch.write(&below(&dir, &format!("cpu/{cpu}/availability")), cpu_availability(cpu, online));
@@ -83,7 +83,7 @@ impl Change<'_> {
             return Ok(());
         }
         let ts = self.live.ts;
-        let monitor = ts.monitors.monitor(self.live.domid)?;
+        let monitor = ts.monitors.monitor(self.live.id())?;
         let deadline = || Instant::now() + ts.deadlines.qmp;
         let mut known = qmp::run(&*monitor, &QueryHotpluggableCpus {}, deadline())?;
         known.sort_by_key(|cpu| place(&cpu.props));

@@ -50,7 +50,7 @@ impl Card {
     }
 
     fn unplugged(live: &Live<'_>, nic: &Nic) -> Result<Self, Cause> {
-        let monitor = live.ts.monitors.monitor(live.domid)?;
+        let monitor = live.ts.monitors.monitor(live.id())?;
         let mac = nic.address(&live.record.uuid).to_string();
         Ok(Self { monitor, nic: nic.clone(), mac, id: None })
     }

@@ -9,13 +9,13 @@ use crate::create::{
     attach_image, check_backend, check_disk, check_free, describe, run_disk_script, wait_for,
 };
 use crate::destroy::undo_scripts_of;
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{Change, EmulatedDisk, GuestRecord};
+use crate::record::{Change, EmulatedDisk};
 use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::{Guest, Toolstack};
-use xen_types::DomId;
 
 /// How many disks a guest may have, as in its configuration.
 const MAX_DISKS: usize = 256;
@@ -39,10 +39,10 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
         Step::new("attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
         Step::new("write its xenstore nodes", Attachment::write_nodes)
-            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &a.users())),
+            .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &a.users()?)),
         Step::new("run its script", Attachment::run_script).undo(Attachment::undo_script),
         Step::new("wait for its backend", |a: &mut Attachment<'_>| {
-            wait_for(a.live.ts, a.users().into_iter().map(DeviceId::back).collect())
+            wait_for(a.live.ts, a.users()?.into_iter().map(DeviceId::back).collect())
         }),
         Step::new("plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
         Step::new("record the disk", Attachment::record).undo(Attachment::unrecord),
@@ -102,14 +102,14 @@ impl Toolstack {
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
     pub fn attach_disk(
         &self,
-        domid: DomId,
+        id: GuestId,
         disk: &Disk,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+        let live = Live::settled(self, id)?;
         if live.record.config.disks.contains(disk) {
             events(Event::Warning { text: format!("{} is attached already", describe(disk)) });
-            return Ok(live.guest());
+            return Ok(live.guest()?);
         }
         let (emulated, remark) = match Emulation::wanted(&live, disk)? {
             Emulation::Plugged(emulated) => (Some(emulated), None),
@@ -120,7 +120,7 @@ impl Toolstack {
         if let Some(text) = remark {
             events(Event::Warning { text });
         }
-        Ok(attachment.live.guest())
+        Ok(attachment.live.guest()?)
     }
 
     /// Takes a disk from a running guest: its PV disk and, once the guest has unplugged what is emulated, QEMU's. What
@@ -131,12 +131,12 @@ impl Toolstack {
     /// has gone and something of it stays: the same again goes on there.
     pub fn detach_disk(
         &self,
-        domid: DomId,
+        id: GuestId,
         vdev: Vdev,
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+        let live = Live::settled(self, id)?;
         let emulated = ScsiDisk::of(&live, vdev);
         let mut detachment = Detachment { live, vdev, how, emulated };
         run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
@@ -152,7 +152,7 @@ impl Toolstack {
 }
 
 impl Attachment<'_> {
-    fn users(&self) -> Vec<DeviceId> {
+    fn users(&self) -> Result<Vec<DeviceId>, Cause> {
         users(&self.live, self.disk.vdev)
     }
 
@@ -177,7 +177,7 @@ impl Attachment<'_> {
         }
         check_backend(self.disk.backend.as_deref()).map_err(about)?;
         check_disk(&self.disk.source, &*ts.host).map_err(about)?;
-        let (others, _) = GuestRecord::load_all(&*ts.host, &ts.paths)?;
+        let others = ts.records()?.guests;
         check_free(&self.disk, &others, &ts.hypervisor.list_domains()?).map_err(about)
     }
 
@@ -204,7 +204,7 @@ impl Attachment<'_> {
 
     fn write_nodes(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        let (guest, stub) = (self.live.domid, self.live.stub);
+        let (guest, stub) = (self.live.domid()?, self.live.stub()?);
         add_device(&mut batch, guest, &disk_node(&self.disk, &self.backing, guest, self.disk.vdev, false));
         if let Some(emulated) = self.emulated {
             add_device(
@@ -218,7 +218,7 @@ impl Attachment<'_> {
 
     fn run_script(&mut self) -> StepResult {
         let DiskBacking::Script { script, .. } = self.backing.clone() else { return Ok(()) };
-        for id in self.users() {
+        for id in self.users()? {
             run_disk_script(self.live.ts, &mut self.live.record, &script, id)
                 .map_err(|cause| cause.about(describe(&self.disk)))?;
         }
@@ -226,7 +226,7 @@ impl Attachment<'_> {
     }
 
     fn undo_script(&mut self) -> StepResult {
-        let users = self.users();
+        let users = self.users()?;
         undo_scripts_of(self.live.ts, &mut self.live.record, &users)
     }
 
@@ -296,7 +296,7 @@ impl Detachment<'_> {
             Detach::Ask => device::ask(
                 self.live.ts,
                 &self.live.record.name,
-                DeviceId::new(DeviceKind::Vbd, self.live.domid, self.vdev.devid()),
+                DeviceId::new(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid()),
             ),
         }
     }
@@ -307,11 +307,13 @@ impl Detachment<'_> {
 }
 
 /// The disk's PV devices: the guest's, and its stubdomain's if QEMU has one.
-fn users(live: &Live<'_>, vdev: Vdev) -> Vec<DeviceId> {
+fn users(live: &Live<'_>, vdev: Vdev) -> Result<Vec<DeviceId>, Cause> {
     let of = |domid, vdev: Vdev| DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
-    let mut users = vec![of(live.domid, vdev)];
-    users.extend(live.stub_vdev(vdev).map(|vdev| of(live.stub, vdev)));
-    users
+    let mut users = vec![of(live.domid()?, vdev)];
+    if let Some(vdev) = live.stub_vdev(vdev) {
+        users.push(of(live.stub()?, vdev));
+    }
+    Ok(users)
 }
 
 /// Takes QEMU's disk out, if it is one that can be.
@@ -321,7 +323,7 @@ pub(super) fn unplug_disk(live: &Live<'_>, vdev: Vdev) -> StepResult {
 
 /// Removes a disk of the guest wherever it is.
 pub(super) fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    let users = users(live, vdev);
+    let users = users(live, vdev)?;
     device::remove(live.ts, &users)?;
     undo_scripts_of(live.ts, &mut live.record, &users)?;
     detach_image(live, vdev)
@@ -356,7 +358,8 @@ pub(super) fn detach_strays(live: &Live<'_>) -> StepResult {
 
 /// Gives a disk back to a guest that was asked to let it go.
 pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    let id = DeviceId::new(DeviceKind::Vbd, live.domid, vdev.devid());
+    let domid = live.domid()?;
+    let id = DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
     if device::take_back(live.ts, id)? {
         return Ok(());
     }
@@ -367,7 +370,7 @@ pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     device::remove(live.ts, &[id])?;
     let backing = known_backing(live, &disk)?;
     let mut batch = Batch::new();
-    add_device(&mut batch, live.domid, &disk_node(&disk, &backing, live.domid, vdev, false));
+    add_device(&mut batch, domid, &disk_node(&disk, &backing, domid, vdev, false));
     batch.commit(&live.ts.xenstore)?;
     if let DiskBacking::Script { script, .. } = &backing {
         undo_scripts_of(live.ts, &mut live.record, &[id])?;

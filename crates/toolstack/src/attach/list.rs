@@ -6,6 +6,7 @@ use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
 use crate::create::{bridge, state};
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::record::GuestRecord;
 use crate::tree::{DeviceId, DeviceKind, below};
@@ -54,8 +55,9 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Cause::NoGuest`] when there is none; when xenstore does not answer.
-    pub fn disks(&self, domid: DomId) -> Result<Vec<DiskEntry>, Error> {
-        let record = self.record_of(domid)?;
+    pub fn disks(&self, id: GuestId) -> Result<Vec<DiskEntry>, Error> {
+        let record = self.record_of(id)?;
+        let domid = self.shown_domid(&record)?;
         let stub_of = |record: &GuestRecord, vdev| {
             record.emulated_disks.iter().find(|disk| disk.vdev == vdev).map(|disk| disk.stub_vdev)
         };
@@ -71,8 +73,9 @@ impl Toolstack {
     ///
     /// # Errors
     /// As for [`Self::disks`].
-    pub fn nics(&self, domid: DomId) -> Result<Vec<NicEntry>, Error> {
-        let record = self.record_of(domid)?;
+    pub fn nics(&self, id: GuestId) -> Result<Vec<NicEntry>, Error> {
+        let record = self.record_of(id)?;
+        let domid = self.shown_domid(&record)?;
         let uuid: Uuid = record.uuid;
         let entry = |nic: &Nic| {
             let id = DeviceId::new(DeviceKind::Vif, domid, nic.devid);
@@ -85,6 +88,13 @@ impl Toolstack {
             })
         };
         record.config.nics.iter().map(entry).collect()
+    }
+
+    /// The number under which a guest's devices are shown.
+    fn shown_domid(&self, record: &GuestRecord) -> Result<DomId, Cause> {
+        let gone = || Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() };
+        let domid = record.domid.ok_or_else(gone)?;
+        self.holder(domid, record.uuid)?.ours().ok_or_else(gone)
     }
 
     fn link(&self, id: DeviceId, rings: &[&str]) -> Result<Link, Cause> {

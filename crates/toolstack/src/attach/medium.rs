@@ -19,6 +19,7 @@ use super::disk::{detach_strays, known_backing};
 use super::{Detach, Live, device};
 use crate::batch::Batch;
 use crate::create::{attach_image, check_disk, check_free, describe, wait_for};
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::{Change, GuestRecord, LoopRecord};
@@ -26,7 +27,6 @@ use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack};
-use xen_types::DomId;
 
 /// A disc that is changed.
 struct Changing<'a> {
@@ -52,7 +52,7 @@ struct Changing<'a> {
 struct EmulatedDrive {
     monitor: Arc<dyn Monitor>,
     id: String,
-    device: DeviceId,
+    /// The stubdomain's PV disk.
     vdev: Vdev,
 }
 
@@ -93,17 +93,17 @@ impl Toolstack {
     /// only asked.
     pub fn change_medium(
         &self,
-        domid: DomId,
+        id: GuestId,
         vdev: Vdev,
         source: &DiskSource,
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+        let live = Live::settled(self, id)?;
         let old = drive_of(&live, vdev)?;
         if old.source == *source {
             events(Event::Warning { text: format!("{} is in the drive already", describe(&old)) });
-            return Ok(live.guest());
+            return Ok(live.guest()?);
         }
         let mut changing = Changing {
             live,
@@ -157,7 +157,7 @@ impl Changing<'_> {
             }));
         }
         check_disk(&new.source, &*ts.host).map_err(about)?;
-        let (others, _) = GuestRecord::load_all(&*ts.host, &ts.paths)?;
+        let others = ts.records()?.guests;
         check_free(&new, &others, &ts.hypervisor.list_domains()?).map_err(about)?;
         self.drive = EmulatedDrive::find(&self.live, self.vdev)?;
         Ok(())
@@ -235,7 +235,7 @@ impl Changing<'_> {
 
     fn unplug(&mut self) -> StepResult {
         match &self.drive {
-            Some(drive) => drive.unplug(self.live.ts),
+            Some(drive) => drive.unplug(&self.live),
             None => Ok(()),
         }
     }
@@ -248,7 +248,7 @@ impl Changing<'_> {
     fn plug_stub(&mut self) -> StepResult {
         let new = self.wanted()?;
         match &self.drive {
-            Some(drive) => drive.plug(self.live.ts, &new, &self.backing),
+            Some(drive) => drive.plug(&self.live, &new, &self.backing),
             None => Ok(()),
         }
     }
@@ -285,9 +285,12 @@ impl EmulatedDrive {
     /// QEMU's drive for a CD drive of the guest, with the session to ask for it.
     fn find(live: &Live<'_>, vdev: Vdev) -> Result<Option<Self>, Cause> {
         let Some(stub_vdev) = live.stub_vdev(vdev) else { return Ok(None) };
-        let monitor = live.ts.monitors.monitor(live.domid)?;
-        let device = DeviceId::new(DeviceKind::Vbd, live.stub, stub_vdev.devid());
-        Ok(Some(Self { monitor, id: qemu_args::cd_device(vdev), device, vdev: stub_vdev }))
+        let monitor = live.ts.monitors.monitor(live.id())?;
+        Ok(Some(Self { monitor, id: qemu_args::cd_device(vdev), vdev: stub_vdev }))
+    }
+
+    fn device(&self, live: &Live<'_>) -> Result<DeviceId, Cause> {
+        Ok(DeviceId::new(DeviceKind::Vbd, live.stub()?, self.vdev.devid()))
     }
 
     fn ask<C: qmp::Command>(&self, ts: &Toolstack, command: &C) -> Result<(), Cause> {
@@ -313,28 +316,25 @@ impl EmulatedDrive {
     }
 
     /// Takes the stubdomain's PV disk away, and waits until its agent has seen that.
-    fn unplug(&self, ts: &Toolstack) -> StepResult {
-        device::remove(ts, &[self.device])?;
+    fn unplug(&self, live: &Live<'_>) -> StepResult {
+        device::remove(live.ts, &[self.device(live)?])?;
         // Only then a new disk of the same number is another one to its kernel.
-        match self.wait_for_set(ts, |found| found.is_none().then_some(()))? {
+        match self.wait_for_set(live.ts, |found| found.is_none().then_some(()))? {
             Some(()) => Ok(()),
             None => Err(self.no_set("gone")),
         }
     }
 
     /// Gives the stubdomain a PV disk for the disc, if there is one.
-    fn plug(&self, ts: &Toolstack, disk: &Disk, backing: &DiskBacking) -> StepResult {
+    fn plug(&self, live: &Live<'_>, disk: &Disk, backing: &DiskBacking) -> StepResult {
         if *backing == DiskBacking::Empty {
             return Ok(());
         }
         let mut batch = Batch::new();
-        add_device(
-            &mut batch,
-            self.device.frontend,
-            &disk_node(disk, backing, self.device.frontend, self.vdev, true),
-        );
-        batch.commit(&ts.xenstore)?;
-        wait_for(ts, vec![self.device.back()])
+        let device = self.device(live)?;
+        add_device(&mut batch, device.frontend, &disk_node(disk, backing, device.frontend, self.vdev, true));
+        batch.commit(&live.ts.xenstore)?;
+        wait_for(live.ts, vec![device.back()])
     }
 
     /// Has QEMU take the descriptors that the agent has made of the stubdomain's PV disk.
@@ -360,7 +360,7 @@ impl EmulatedDrive {
         wanted: impl Fn(Option<u32>) -> Option<T>,
     ) -> Result<Option<T>, Cause> {
         let deadline = Instant::now() + ts.deadlines.backends;
-        let opaque = StubDevid(self.device.devid).to_string();
+        let opaque = StubDevid(self.vdev.devid()).to_string();
         Watcher::new().until(deadline, || {
             let sets = qmp::run(&*self.monitor, &QueryFdsets {}, Instant::now() + ts.deadlines.qmp)?;
             let ours =
@@ -370,16 +370,17 @@ impl EmulatedDrive {
     }
 
     fn no_set(&self, what: &'static str) -> Cause {
-        Cause::NoFdset { devid: self.device.devid, what }
+        Cause::NoFdset { devid: self.vdev.devid(), what }
     }
 }
 
 /// Replaces the guest's own PV device of the drive. Most guests have no use for it.
 fn plug_guest(live: &Live<'_>, disk: &Disk, backing: &DiskBacking) -> StepResult {
-    let id = DeviceId::new(DeviceKind::Vbd, live.domid, disk.vdev.devid());
+    let domid = live.domid()?;
+    let id = DeviceId::new(DeviceKind::Vbd, domid, disk.vdev.devid());
     device::remove(live.ts, &[id])?;
     let mut batch = Batch::new();
-    add_device(&mut batch, live.domid, &disk_node(disk, backing, live.domid, disk.vdev, false));
+    add_device(&mut batch, domid, &disk_node(disk, backing, domid, disk.vdev, false));
     batch.commit(&live.ts.xenstore)?;
     wait_for(live.ts, vec![id.back()])
 }
@@ -393,8 +394,8 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
             drive.ask(live.ts, &BlockdevOpenTray { id: drive.id.clone(), force: true })?;
         }
         drive.take_out(live.ts)?;
-        drive.unplug(live.ts)?;
-        drive.plug(live.ts, &disk, &backing)?;
+        drive.unplug(live)?;
+        drive.plug(live, &disk, &backing)?;
         if backing == DiskBacking::Empty {
             drive.ask(live.ts, &BlockdevCloseTray { id: drive.id.clone() })?;
         } else {

@@ -16,11 +16,12 @@ mod resume;
 mod screen;
 mod scsi;
 
-use config::Vdev;
+use config::{Uuid, Vdev};
 use xen::{DomainState, HvmParam};
 use xen_types::DomId;
 
 use crate::create::lives;
+use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::record::{Change, GuestRecord, Phase};
 use crate::steps::StepResult;
@@ -39,38 +40,67 @@ pub enum Detach {
     Force,
 }
 
-/// A guest that runs and is being changed.
+/// A guest that runs and is being changed. Each step finds its domains anew.
 pub(crate) struct Live<'a> {
     pub(crate) ts: &'a Toolstack,
     pub(crate) record: GuestRecord,
-    pub(crate) domid: DomId,
-    pub(crate) stub: DomId,
 }
 
 impl<'a> Live<'a> {
     /// Finds a guest that runs, paused or not, with its stubdomain.
-    pub(crate) fn find(ts: &'a Toolstack, domid: DomId) -> Result<Self, Cause> {
-        let record = ts.record_of(domid)?;
-        let not_now = |why: &str| Cause::NotNow { name: record.name.clone(), why: why.to_owned() };
-        let (Phase::Running, Some(stub)) = (record.phase, record.stub_domid) else {
-            return Err(not_now("is being made or destroyed"));
-        };
-        match ts.hypervisor.domain_info(domid)?.map(|info| info.state) {
-            None => return Err(not_now("is gone")),
+    pub(crate) fn find(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
+        let live = Self { ts, record: ts.record_of(id)? };
+        if live.record.phase != Phase::Running {
+            return Err(live.not_now("is being made or destroyed"));
+        }
+        match ts.look(live.domain()?)?.map(|info| info.state) {
+            None => return Err(live.not_now("is gone")),
             Some(DomainState { shutdown: Some(reason), .. }) => {
-                return Err(not_now(&format!("has ended ({reason})")));
+                return Err(live.not_now(&format!("has ended ({reason})")));
             }
             Some(_) => {}
         }
-        if !lives(ts, stub)? {
-            return Err(not_now("has lost its device model"));
+        match live.record.stub_domain(ts)? {
+            Some(stub) if lives(ts, stub)? => Ok(live),
+            _ => Err(live.not_now("has lost its device model")),
         }
-        Ok(Self { ts, record, domid, stub })
+    }
+
+    fn not_now(&self, why: &str) -> Cause {
+        Cause::NotNow { name: self.record.name.clone(), why: why.to_owned() }
+    }
+
+    /// The guest's identity.
+    pub(crate) const fn id(&self) -> GuestId {
+        self.record.id()
+    }
+
+    /// The guest's domain, as Xen has it now.
+    pub(crate) fn domain(&self) -> Result<Domain, Cause> {
+        self.record.guest_domain(self.ts)?.ok_or_else(|| self.not_now("is gone"))
+    }
+
+    /// The number of its domain, for what carries it in xenstore; no other domain has it now.
+    pub(crate) fn domid(&self) -> Result<DomId, Cause> {
+        self.own(self.record.domid, self.record.uuid)?.ok_or_else(|| self.not_now("is gone"))
+    }
+
+    /// The same of its stubdomain.
+    pub(crate) fn stub(&self) -> Result<DomId, Cause> {
+        let stub = self.own(self.record.stub_domid, self.record.stub_uuid)?;
+        stub.ok_or_else(|| self.not_now("has lost its device model"))
+    }
+
+    fn own(&self, domid: Option<DomId>, uuid: Uuid) -> Result<Option<DomId>, Cause> {
+        Ok(match domid {
+            Some(domid) => self.ts.holder(domid, uuid)?.ours(),
+            None => None,
+        })
     }
 
     /// The same, with what an earlier daemon began brought to an end.
-    fn settled(ts: &'a Toolstack, domid: DomId) -> Result<Self, Error> {
-        let mut live = Self::find(ts, domid)?;
+    fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
+        let mut live = Self::find(ts, id)?;
         settle(&mut live)?;
         Ok(live)
     }
@@ -94,7 +124,7 @@ impl<'a> Live<'a> {
 
     /// The guest listens for event channels, and so for xenstore.
     pub(crate) fn has_pv_drivers(&self) -> Result<bool, Cause> {
-        Ok(self.ts.hypervisor.hvm_param(self.domid, HvmParam::CallbackIrq)? != 0)
+        Ok(self.ts.hypervisor.hvm_param(self.domain()?.domid(), HvmParam::CallbackIrq)? != 0)
     }
 
     /// The guest's PV drivers are at work for its devices, so that it has unplugged what is emulated: without the
@@ -108,15 +138,17 @@ impl<'a> Live<'a> {
         self.record.emulated_disks.iter().find(|disk| disk.vdev == vdev).map(|disk| disk.stub_vdev)
     }
 
-    pub(crate) fn guest(self) -> Guest {
-        let GuestRecord { uuid, name, config, .. } = self.record;
-        Guest { uuid, name, domid: self.domid, stub_domid: self.stub, config }
+    pub(crate) fn guest(self) -> Result<Guest, Cause> {
+        let not_now = self.not_now("is being made or destroyed");
+        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self.record;
+        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else { return Err(not_now) };
+        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }
 
     /// What became of a change whose steps were all run, whatever failed.
     fn concluded(self, left: Vec<UndoFailure>) -> Result<Guest, Error> {
         if left.is_empty() {
-            Ok(self.guest())
+            Ok(self.guest()?)
         } else {
             Err(Error::NotDetached { name: self.record.name, left })
         }

@@ -10,13 +10,13 @@ use super::{Detach, Live, device};
 use crate::batch::Batch;
 use crate::create::{Vif, bridge, check_backend, check_bridge, wait_for};
 use crate::destroy::undo_scripts_of;
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::Change;
 use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, below};
 use crate::{Guest, Toolstack};
-use xen_types::DomId;
 
 /// How many interfaces a guest may have, as in its configuration.
 const MAX_NICS: usize = 64;
@@ -24,7 +24,7 @@ const MAX_NICS: usize = 64;
 /// An interface that comes.
 struct Attachment<'a> {
     live: Live<'a>,
-    vif: Vif,
+    nic: Nic,
     /// QEMU's card for it.
     card: Option<Card>,
 }
@@ -36,7 +36,7 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
         Step::new("write its xenstore nodes", Attachment::write_nodes).undo(Attachment::remove_nodes),
         Step::new("connect it with its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("wait for its backend", |a: &mut Attachment<'_>| {
-            let backends = a.users().iter().map(|vif| vif.id().back()).collect();
+            let backends = a.users()?.iter().map(|vif| vif.id().back()).collect();
             wait_for(a.live.ts, backends)
         }),
         Step::new("plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
@@ -124,18 +124,17 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
-    pub fn attach_nic(&self, domid: DomId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+    pub fn attach_nic(&self, id: GuestId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let live = Live::settled(self, id)?;
         let nic = &numbered(&live, nic);
         if live.record.config.nics.contains(nic) {
             events(Event::Warning { text: format!("Network interface {} is attached already", nic.devid) });
-            return Ok(live.guest());
+            return Ok(live.guest()?);
         }
-        let vif = Vif { domid, nic: nic.clone(), stub: false };
         let card = Card::wanted(&live, nic)?;
-        let mut attachment = Attachment { live, vif, card };
+        let mut attachment = Attachment { live, nic: nic.clone(), card };
         run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
-        Ok(attachment.live.guest())
+        Ok(attachment.live.guest()?)
     }
 
     /// Takes a network interface from a running guest, with its device model's side.
@@ -144,12 +143,12 @@ impl Toolstack {
     /// As for [`Self::detach_disk`].
     pub fn detach_nic(
         &self,
-        domid: DomId,
+        id: GuestId,
         devid: u32,
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+        let live = Live::settled(self, id)?;
         let mut detachment = Detachment { live, devid, how };
         run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
         let left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
@@ -163,26 +162,26 @@ impl Toolstack {
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
     pub fn set_bridge(
         &self,
-        domid: DomId,
+        id: GuestId,
         devid: u32,
         to: &str,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, domid)?;
+        let live = Live::settled(self, id)?;
         let from = find_nic(&live, devid)?.bridge;
         let mut moving = Move { live, devid, from, to: to.to_owned() };
         run_all(&move_steps(), &mut moving, &self.faults, events)?;
-        Ok(moving.live.guest())
+        Ok(moving.live.guest()?)
     }
 }
 
 impl Attachment<'_> {
     fn about(&self, cause: Cause) -> Cause {
-        cause.about(format!("Network interface {}", self.vif.nic.devid))
+        cause.about(format!("Network interface {}", self.nic.devid))
     }
 
     fn check(&mut self) -> StepResult {
-        let (ts, record, nic) = (self.live.ts, &self.live.record, &self.vif.nic);
+        let (ts, record, nic) = (self.live.ts, &self.live.record, &self.nic);
         let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
         if record.config.nics.iter().any(|other| other.devid == nic.devid) {
             return not_now(format!("has a network interface {} already", nic.devid));
@@ -202,7 +201,7 @@ impl Attachment<'_> {
     }
 
     fn note(&mut self) -> StepResult {
-        let nic = self.vif.nic.clone();
+        let nic = self.nic.clone();
         if self.card.is_some() {
             self.live.record.emulated_nics.push(nic.devid);
         }
@@ -210,7 +209,7 @@ impl Attachment<'_> {
     }
 
     fn forget(&mut self) -> StepResult {
-        let devid = self.vif.nic.devid;
+        let devid = self.nic.devid;
         // Before the check nothing is known of another interface of this number.
         if matches!(&self.live.record.change, Some(Change::AttachNic(nic)) if nic.devid == devid) {
             self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
@@ -219,34 +218,38 @@ impl Attachment<'_> {
     }
 
     /// The guest, and its stubdomain when QEMU gets a card.
-    fn users(&self) -> Vec<Vif> {
-        let stub = self.card.is_some().then(|| Vif { domid: self.live.stub, stub: true, ..self.vif.clone() });
-        [self.vif.clone()].into_iter().chain(stub).collect()
+    fn users(&self) -> Result<Vec<Vif>, Cause> {
+        let vif = |domid, stub| Vif { domid, nic: self.nic.clone(), stub };
+        let mut users = vec![vif(self.live.domid()?, false)];
+        if self.card.is_some() {
+            users.push(vif(self.live.stub()?, true));
+        }
+        Ok(users)
     }
 
     fn write_nodes(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        for vif in self.users() {
+        for vif in self.users()? {
             vif.add_nodes(self.live.ts, &self.live.record.uuid, &mut batch);
         }
         batch.commit(&self.live.ts.xenstore)
     }
 
     fn remove_nodes(&mut self) -> StepResult {
-        let ids: Vec<DeviceId> = self.users().iter().map(Vif::id).collect();
+        let ids: Vec<DeviceId> = self.users()?.iter().map(Vif::id).collect();
         device::remove(self.live.ts, &ids)
     }
 
     fn connect(&mut self) -> StepResult {
         let deadline = Instant::now() + self.live.ts.deadlines.backends;
-        for vif in self.users() {
+        for vif in self.users()? {
             vif.connect(self.live.ts, &mut self.live.record, deadline).map_err(|cause| self.about(cause))?;
         }
         self.live.save()
     }
 
     fn disconnect(&mut self) -> StepResult {
-        self.users().iter().try_for_each(|vif| leave(&mut self.live, vif))
+        self.users()?.iter().try_for_each(|vif| leave(&mut self.live, vif))
     }
 
     fn plug(&mut self) -> StepResult {
@@ -263,16 +266,16 @@ impl Attachment<'_> {
     }
 
     fn record(&mut self) -> StepResult {
-        self.live.record.config.nics.push(self.vif.nic.clone());
+        self.live.record.config.nics.push(self.nic.clone());
         self.live.record.change = None;
         self.live.save()
     }
 
     fn unrecord(&mut self) -> StepResult {
-        let devid = self.vif.nic.devid;
+        let devid = self.nic.devid;
         self.live.record.config.nics.retain(|nic| nic.devid != devid);
         // As it was before; the undo of the note saves it last.
-        self.live.record.change = Some(Change::AttachNic(self.vif.nic.clone()));
+        self.live.record.change = Some(Change::AttachNic(self.nic.clone()));
         Ok(())
     }
 }
@@ -296,7 +299,7 @@ impl Detachment<'_> {
                 if self.live.record.emulated_nics.contains(&nic.devid) && !self.live.uses_pv_devices()? {
                     Card::of(&self.live, &nic)?.unplug(self.live.ts, &self.live.record.name)?;
                 }
-                let id = Vif { domid: self.live.domid, nic, stub: false }.id();
+                let id = Vif { domid: self.live.domid()?, nic, stub: false }.id();
                 device::ask(self.live.ts, &self.live.record.name, id)
             }
         }
@@ -310,7 +313,7 @@ impl Move<'_> {
         if let Some(bridge) = bridge {
             nic.bridge = Some(bridge);
         }
-        Ok(users(&self.live, &nic).into_iter().find(|vif| vif.stub == stub))
+        Ok(users(&self.live, &nic)?.into_iter().find(|vif| vif.stub == stub))
     }
 
     fn check(&mut self) -> StepResult {
@@ -378,19 +381,19 @@ fn find_nic(live: &Live<'_>, devid: u32) -> Result<Nic, Cause> {
 }
 
 /// The users of an interface: the guest, and its stubdomain if QEMU has a card for it.
-fn users(live: &Live<'_>, nic: &Nic) -> Vec<Vif> {
+fn users(live: &Live<'_>, nic: &Nic) -> Result<Vec<Vif>, Cause> {
     let vif = |domid, stub| Vif { domid, nic: nic.clone(), stub };
-    let mut users = vec![vif(live.domid, false)];
+    let mut users = vec![vif(live.domid()?, false)];
     if live.record.emulated_nics.contains(&nic.devid) {
-        users.push(vif(live.stub, true));
+        users.push(vif(live.stub()?, true));
     }
-    users
+    Ok(users)
 }
 
 /// Puts an interface that is connected on the bridge that it names.
 fn place(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     let (interface, to) = (vif.interface(), bridge(&vif.nic).to_owned());
-    live.ts.host.move_port(&interface, &to)?;
+    live.ts.host.move_port(&interface, vif.backend(), &to)?;
     for port in live.record.ports.iter_mut().filter(|port| port.interface == interface) {
         port.bridge.clone_from(&to);
     }
@@ -402,7 +405,7 @@ fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     undo_scripts_of(live.ts, &mut live.record, &[vif.id()])?;
     let interface = vif.interface();
     if live.record.ports.iter().any(|port| port.interface == interface) {
-        live.ts.host.remove_port(&interface)?;
+        live.ts.host.remove_port(&interface, vif.backend())?;
         live.record.ports.retain(|port| port.interface != interface);
     }
     Ok(())
@@ -427,7 +430,7 @@ pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
         _ => None,
     };
     let Some(nic) = known.or(coming).cloned() else { return Ok(()) };
-    let users = users(live, &nic);
+    let users = users(live, &nic)?;
     let ids: Vec<DeviceId> = users.iter().map(Vif::id).collect();
     for vif in &users {
         leave(live, vif)?;
@@ -446,7 +449,7 @@ pub(super) fn forget_nic(live: &mut Live<'_>, devid: u32) {
 /// Gives an interface back to a guest that was asked to let it go.
 pub(super) fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
-    let vif = Vif { domid: live.domid, nic, stub: false };
+    let vif = Vif { domid: live.domid()?, nic, stub: false };
     if device::take_back(live.ts, vif.id())? {
         return Ok(());
     }
@@ -463,5 +466,5 @@ pub(super) fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
 /// Puts an interface on the bridge that the configuration names.
 pub(super) fn replace_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
-    users(live, &nic).iter().try_for_each(|vif| place(live, vif))
+    users(live, &nic)?.iter().try_for_each(|vif| place(live, vif))
 }

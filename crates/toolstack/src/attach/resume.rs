@@ -60,5 +60,5 @@ pub(crate) fn settle(live: &mut Live<'_>) -> StepResult {
 
 /// Whether a device that the guest was asked for works on, which it does again then.
 fn still_there(live: &Live<'_>, kind: DeviceKind, devid: u32) -> Result<bool, Cause> {
-    device::take_back(live.ts, DeviceId::new(kind, live.domid, devid))
+    device::take_back(live.ts, DeviceId::new(kind, live.domid()?, devid))
 }

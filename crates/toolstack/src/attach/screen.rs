@@ -12,13 +12,13 @@ use config::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 use qmp::commands::{BlockdevAdd, BlockdevDel, Screendump};
 use qmp::{ErrorClass, Monitor, QmpError};
 use serde_json::json;
-use xen_types::DomId;
 
 use super::disk::detach_strays;
 use super::{Live, device};
 use crate::Toolstack;
 use crate::batch::Batch;
 use crate::create::{attach_image, wait_for};
+use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::picture;
@@ -74,9 +74,9 @@ impl Toolstack {
     ///
     /// # Errors
     /// [`Error::Step`], and nothing is left: among others when the guest has no screen.
-    pub fn screenshot(&self, domid: DomId, events: &mut dyn FnMut(Event)) -> Result<Vec<u8>, Error> {
-        let live = Live::settled(self, domid)?;
-        let monitor = self.monitors.monitor(domid).map_err(Cause::from)?;
+    pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Vec<u8>, Error> {
+        let live = Live::settled(self, id)?;
+        let monitor = self.monitors.monitor(id).map_err(Cause::from)?;
         let vdev = free_disk(&live.record)?;
         let mut shot = Shot { live, monitor, vdev, backing: DiskBacking::Empty, png: Vec::new() };
         let taken = run_all(&steps(), &mut shot, &self.faults, events);
@@ -105,13 +105,13 @@ fn file(live: &Live<'_>) -> PathBuf {
     live.ts.paths.state.join("screens").join(live.record.uuid.to_string())
 }
 
-fn id(live: &Live<'_>, vdev: Vdev) -> DeviceId {
-    DeviceId::new(DeviceKind::Vbd, live.stub, vdev.devid())
+fn id(live: &Live<'_>, vdev: Vdev) -> Result<DeviceId, Cause> {
+    Ok(DeviceId::new(DeviceKind::Vbd, live.stub()?, vdev.devid()))
 }
 
 /// Takes the disk away and removes the file, as far as they are there.
 pub(super) fn settle(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    device::remove(live.ts, &[id(live, vdev)])?;
+    device::remove(live.ts, &[id(live, vdev)?])?;
     detach_strays(live)?;
     live.ts.host.remove_file(&file(live))?;
     live.forget_change()
@@ -148,13 +148,10 @@ impl Shot<'_> {
 
     fn plug(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        add_device(
-            &mut batch,
-            self.live.stub,
-            &disk_node(&self.disk(), &self.backing, self.live.stub, self.vdev, true),
-        );
+        let stub = self.live.stub()?;
+        add_device(&mut batch, stub, &disk_node(&self.disk(), &self.backing, stub, self.vdev, true));
         batch.commit(&self.live.ts.xenstore)?;
-        wait_for(self.live.ts, vec![id(&self.live, self.vdev).back()])
+        wait_for(self.live.ts, vec![id(&self.live, self.vdev)?.back()])
     }
 
     /// QEMU makes a file that is not there, so it is asked first whether the disk is.
@@ -171,7 +168,7 @@ impl Shot<'_> {
             }
         })?;
         if there.is_none() {
-            let (path, after) = (id(&self.live, self.vdev).back().to_string(), ts.deadlines.backends);
+            let (path, after) = (id(&self.live, self.vdev)?.back().to_string(), ts.deadlines.backends);
             return Err(Cause::Backend { path, after, state: "not seen by QEMU".to_owned(), error: None });
         }
         qmp::run(&*self.monitor, &BlockdevDel { node_name: PROBE.to_owned() }, deadline())?;
@@ -181,7 +178,7 @@ impl Shot<'_> {
     }
 
     fn unplug(&mut self) -> StepResult {
-        device::remove(self.live.ts, &[id(&self.live, self.vdev)])?;
+        device::remove(self.live.ts, &[id(&self.live, self.vdev)?])?;
         detach_strays(&self.live)
     }
 

@@ -9,10 +9,10 @@ use config::{Disk, Vdev, VdevBus};
 use qmp::commands::{BlockdevAdd, BlockdevDel, DeviceAdd, DeviceDel, Drive, QomList, QueryBlock};
 use qmp::{Command, ErrorClass, QmpError};
 use serde_json::{Value, json};
-use xen_types::DomId;
 
 use super::Live;
 use crate::Toolstack;
+use crate::domain::GuestId;
 use crate::error::Cause;
 use crate::record::{EmulatedDisk, GuestRecord};
 use crate::steps::StepResult;
@@ -77,7 +77,7 @@ pub(super) fn is_plugged(record: &GuestRecord, vdev: Vdev) -> bool {
 
 /// A SCSI disk of QEMU's, which may be plugged in or not.
 pub(super) struct ScsiDisk {
-    guest: DomId,
+    guest: GuestId,
     vdev: Vdev,
     target: u32,
     /// Its device's id when it is plugged in here. One that was there from the start has none.
@@ -95,7 +95,7 @@ impl ScsiDisk {
             return None;
         };
         Some(Self {
-            guest: live.domid,
+            guest: live.id(),
             vdev,
             target,
             id: format!("scsi-{}", vdev.devid()),

@@ -11,7 +11,7 @@ use super::network::bridge;
 use super::{Creation, Files, Labels, StubImage};
 use crate::error::Cause;
 use crate::host::{FileKind, HostDevices, HostError};
-use crate::record::GuestRecord;
+use crate::record::{GuestRecord, Records};
 use crate::steps::StepResult;
 use crate::tree::below;
 
@@ -28,8 +28,9 @@ impl Creation<'_> {
     /// Everything that can be known to fail before anything is changed.
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
-        let (others, _) = GuestRecord::load_all(&*self.ts.host, &self.ts.paths)?;
-        self.check_identity(&domains, &others)?;
+        let records = self.ts.records()?;
+        self.check_identity(&domains, &records)?;
+        let others = records.guests;
         self.check_supported()?;
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
@@ -50,7 +51,7 @@ impl Creation<'_> {
     }
 
     /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
-    fn check_identity(&self, domains: &[DomainInfo], others: &[GuestRecord]) -> StepResult {
+    fn check_identity(&self, domains: &[DomainInfo], records: &Records) -> StepResult {
         let uuid = *self.record.uuid.as_bytes();
         if domains.iter().any(|domain| domain.uuid == uuid) {
             return Err(Cause::UuidTaken(self.record.uuid));
@@ -64,7 +65,10 @@ impl Creation<'_> {
                 return Err(Cause::NameTaken { name, domid: domain.domid });
             }
         }
-        for record in others {
+        if let Some(file) = records.in_the_way(Some(self.record.uuid), &wanted) {
+            return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
+        }
+        for record in &records.guests {
             if record.uuid == self.record.uuid {
                 return Err(Cause::UuidTaken(self.record.uuid));
             }

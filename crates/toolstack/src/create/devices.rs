@@ -68,13 +68,8 @@ impl Creation<'_> {
 
     /// Closes the devices and removes everything that xenstore has of the two domains.
     pub(super) fn remove_trees(&mut self) -> StepResult {
-        let domids = self.domids();
-        destroy::close_devices(self.ts, &domids)?;
+        destroy::close_devices(self.ts, &self.record.own_numbers(self.ts)?)?;
         destroy::remove_nodes(self.ts, &self.record)
-    }
-
-    pub(super) fn domids(&self) -> Vec<DomId> {
-        [self.record.domid, self.record.stub_domid].into_iter().flatten().collect()
     }
 
     /// Runs the scripts of disks that have one, for both users of each.

@@ -35,6 +35,7 @@ impl Creation<'_> {
         spec.vmtrace = config.vmtrace_buffer;
         let domid = xen.create_domain(&spec)?;
         self.record.domid = Some(domid);
+        self.record_domain()?;
         xen.set_max_vcpus(domid, config.max_vcpus)?;
         self.pin_vcpus(domid)?;
         xen.set_max_memory(domid, config.memory + EXTRA_MEMORY)?;
@@ -78,10 +79,10 @@ impl Creation<'_> {
 
     /// Destroys the guest's domain.
     pub(super) fn unmake_guest(&mut self) -> StepResult {
-        let Some(domid) = self.record.domid else { return Ok(()) };
-        kill(self.ts, domid)?;
-        wait_gone(self.ts, &[domid])?;
-        self.record.domid = None;
+        if let Some(domain) = self.record.guest_domain(self.ts)? {
+            kill(self.ts, domain)?;
+            wait_gone(self.ts, vec![domain])?;
+        }
         Ok(())
     }
 

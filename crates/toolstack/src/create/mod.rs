@@ -18,6 +18,7 @@ use qemu_args::StubDisk;
 use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
+use crate::domain::Domain;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::record::{EmulatedDisk, GuestRecord, Phase};
@@ -155,7 +156,8 @@ impl Toolstack {
             Some(uuid) => uuid,
             None => self.random_uuid()?,
         };
-        let record = GuestRecord::new(config, uuid, self.random_uuid()?);
+        let boot = self.host.boot_id().map_err(Cause::from)?;
+        let record = GuestRecord::new(config, boot, uuid, self.random_uuid()?);
         let mut creation = Creation {
             ts: self,
             config,
@@ -198,18 +200,28 @@ impl Toolstack {
 }
 
 impl Creation<'_> {
-    /// The guest's domain.
+    /// The number of the guest's domain, as Xen has it now.
     pub(crate) fn domid(&self) -> Result<DomId, Cause> {
-        self.record.domid.ok_or_else(|| self.not_yet("has no domain"))
+        let domain = self.record.guest_domain(self.ts)?;
+        Ok(domain.ok_or_else(|| self.not_now("has no domain"))?.domid())
     }
 
-    /// The stubdomain.
+    /// The stubdomain, as Xen has it now.
+    pub(crate) fn stub_domain(&self) -> Result<Domain, Cause> {
+        self.record.stub_domain(self.ts)?.ok_or_else(|| self.not_now("has no stubdomain"))
+    }
+
+    /// Its number.
     pub(crate) fn stub(&self) -> Result<DomId, Cause> {
-        self.record.stub_domid.ok_or_else(|| self.not_yet("has no stubdomain"))
+        Ok(self.stub_domain()?.domid())
+    }
+
+    fn not_now(&self, why: &str) -> Cause {
+        Cause::NotNow { name: self.record.name.clone(), why: why.to_owned() }
     }
 
     pub(crate) fn not_yet(&self, why: &str) -> Cause {
-        Cause::NotNow { name: self.record.name.clone(), why: format!("{why} yet") }
+        self.not_now(&format!("{why} yet"))
     }
 
     pub(crate) fn guest_tree(&self) -> Result<DomainTree<'_>, Cause> {
@@ -217,9 +229,10 @@ impl Creation<'_> {
     }
 
     fn guest(self) -> Result<Guest, Cause> {
-        let (domid, stub_domid) = (self.domid()?, self.stub()?);
-        let GuestRecord { uuid, name, config, .. } = self.record;
-        Ok(Guest { uuid, name, domid, stub_domid, config })
+        let gone = self.not_now("has no domain");
+        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self.record;
+        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else { return Err(gone) };
+        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }
 
     /// What the stubdomain said last, if it was started at all.
@@ -229,6 +242,11 @@ impl Creation<'_> {
         }
         let log = self.ts.paths.console_log(&self.record.stub_name(), 0);
         before_end(self.ts.host.tail(&log, LOG_LOOKED_AT))
+    }
+
+    /// Notes a domain that was just made: from now on its number stands for it.
+    fn record_domain(&self) -> StepResult {
+        self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
     fn write_record(&mut self) -> StepResult {

@@ -13,7 +13,7 @@ use crate::Toolstack;
 use crate::batch::Batch;
 use crate::destroy;
 use crate::error::Cause;
-use crate::host::PortRequest;
+use crate::host::{PortRequest, VifId};
 use crate::record::{GuestRecord, PortRecord};
 use crate::steps::StepResult;
 use crate::tree::{DeviceId, DeviceKind, add_device, below, interface_name, nic_node, vif_name};
@@ -46,6 +46,11 @@ impl Vif {
         DeviceId::new(DeviceKind::Vif, self.domid, self.nic.devid)
     }
 
+    /// Its backend, as dom0's kernel knows it.
+    pub(crate) const fn backend(&self) -> VifId {
+        VifId { domid: self.domid, devid: self.nic.devid }
+    }
+
     /// The name of its interface in dom0 once it is connected.
     pub(crate) fn interface(&self) -> String {
         vif_name(&self.nic, self.stub).unwrap_or_else(|| interface_name(self.domid, self.nic.devid))
@@ -74,7 +79,11 @@ impl Vif {
             return self.run_script(ts, record);
         }
         let request = self.port_request();
-        record.ports.push(PortRecord { interface: self.interface(), bridge: request.bridge.clone() });
+        record.ports.push(PortRecord {
+            interface: self.interface(),
+            bridge: request.bridge.clone(),
+            backend: self.id().backend_name(),
+        });
         ts.host.add_port(&request)?;
         Ok(ts.xenstore.write(&below(&self.id().back(), "hotplug-status"), b"connected")?)
     }

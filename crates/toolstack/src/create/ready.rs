@@ -10,6 +10,7 @@ use xenstore::{SpecialWatch, Store, XsPath};
 use super::Creation;
 use crate::Toolstack;
 use crate::destroy::devices_of;
+use crate::domain::Domain;
 use crate::error::Cause;
 use crate::steps::StepResult;
 use crate::tree::{DeviceId, below};
@@ -29,7 +30,7 @@ impl Creation<'_> {
     /// Waits until each disk's and interface's backend has taken its device.
     pub(super) fn wait_for_backends(&mut self) -> StepResult {
         let mut backends = Vec::new();
-        for domid in self.domids() {
+        for domid in self.record.own_numbers(self.ts)? {
             backends.extend(devices_of(self.ts, domid)?.into_iter().map(DeviceId::back));
         }
         wait_for(self.ts, backends)
@@ -37,7 +38,8 @@ impl Creation<'_> {
 
     /// Waits until QEMU says that it runs; the end of the stubdomain ends the waiting at once.
     pub(super) fn wait_for_device_model(&mut self) -> StepResult {
-        let (stub, guest) = (self.stub()?, self.domid()?);
+        let stub_domain = self.stub_domain()?;
+        let (stub, guest) = (stub_domain.domid(), self.domid()?);
         let state = DmKey::State.path(stub, guest);
         let exit = DmKey::AgentExit.path(stub, guest);
         let mut watcher = Watcher::new();
@@ -52,7 +54,7 @@ impl Creation<'_> {
                 return Ok(Some(()));
             }
             let exit = self.ts.xenstore.read(&exit)?.map(|value| AgentExit::decode(&value));
-            if exit.is_some() || !lives(self.ts, stub)? {
+            if exit.is_some() || !lives(self.ts, stub_domain)? {
                 return Err(Cause::StubdomainDied { exit });
             }
             Ok(None)
@@ -93,8 +95,8 @@ pub(crate) fn wait_for(ts: &Toolstack, backends: Vec<XsPath>) -> StepResult {
 }
 
 /// Whether a domain is there and has neither shut down nor crashed.
-pub(crate) fn lives(ts: &Toolstack, domid: DomId) -> Result<bool, Cause> {
-    let info = ts.hypervisor.domain_info(domid)?;
+pub(crate) fn lives(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    let info = ts.look(domain)?;
     Ok(info.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none()))
 }
 

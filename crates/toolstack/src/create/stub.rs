@@ -24,6 +24,7 @@ impl Creation<'_> {
         spec.ssidref = self.labels.stub;
         let stub = xen.create_domain(&spec)?;
         self.record.stub_domid = Some(stub);
+        self.record_domain()?;
         let memory = self.stub_memory();
         xen.set_max_vcpus(stub, 1)?;
         xen.set_max_memory(stub, memory + EXTRA_MEMORY)?;
@@ -38,10 +39,10 @@ impl Creation<'_> {
 
     /// Destroys the stubdomain.
     pub(super) fn unmake_stub(&mut self) -> StepResult {
-        let Some(stub) = self.record.stub_domid else { return Ok(()) };
-        kill(self.ts, stub)?;
-        wait_gone(self.ts, &[stub])?;
-        self.record.stub_domid = None;
+        if let Some(stub) = self.record.stub_domain(self.ts)? {
+            kill(self.ts, stub)?;
+            wait_gone(self.ts, vec![stub])?;
+        }
         Ok(())
     }
 
@@ -107,7 +108,7 @@ impl Creation<'_> {
 
     /// Stops the running stubdomain; it dies when its devices are closed.
     pub(super) fn stop_stub(&mut self) -> StepResult {
-        match self.record.stub_domid {
+        match self.record.stub_domain(self.ts)? {
             Some(stub) => pause(self.ts, stub),
             None => Ok(()),
         }

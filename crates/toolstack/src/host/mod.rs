@@ -15,6 +15,7 @@ use std::time::Duration;
 use linux_loop::LoopError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use xen_types::DomId;
 
 pub use real::RealHost;
 pub use sim::{SimHost, SimState};
@@ -47,6 +48,14 @@ pub struct LoopAttachment {
     pub tag: String,
 }
 
+/// A boot of the host: dom0's kernel makes a random number at its start.
+///
+/// dom0 and its Xen boot together (Xen does not outlive dom0, and a new dom0 comes with a new Xen), so the number stands
+/// for both, and Xen's domids are comparable only within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub uuid::Uuid);
+
 /// What is found at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
@@ -66,6 +75,37 @@ pub enum FileKind {
     },
     /// Anything else.
     Other,
+}
+
+/// A network backend of dom0: its interface is known by it, whatever name it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VifId {
+    /// The frontend's domain.
+    pub domid: DomId,
+    /// The device's number there.
+    pub devid: u32,
+}
+
+impl VifId {
+    /// Reads `backend/vif/<domid>/<devid>`.
+    #[must_use]
+    pub fn of_backend(path: &str) -> Option<Self> {
+        let mut words = path.strip_prefix("backend/vif/")?.split('/');
+        let id = Self { domid: words.next()?.parse().ok()?, devid: words.next()?.parse().ok()? };
+        words.next().is_none().then_some(id)
+    }
+
+    /// The name that the kernel's xenbus gives the device (`backend_bus_id` in `xenbus_probe_backend.c`).
+    #[must_use]
+    pub fn device_name(self) -> String {
+        format!("vif-{}-{}", self.domid, self.devid)
+    }
+
+    /// The name that the interface has at first.
+    #[must_use]
+    pub fn first_name(self) -> String {
+        format!("vif{}.{}", self.domid, self.devid)
+    }
 }
 
 /// How a vif becomes a bridge's port.
@@ -174,23 +214,30 @@ pub trait HostDevices: Send + Sync {
     /// When the interface or the bridge is missing, or the kernel refuses.
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
 
-    /// Takes an interface that is a port from its bridge and makes it a port of another; it stays up.
+    /// Takes the interface of this backend from its bridge and makes it a port of another; it stays up.
     ///
     /// # Errors
-    /// When the interface or the bridge is missing, or the kernel refuses.
-    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError>;
+    /// When the interface or the bridge is missing, the interface is another backend's, or the kernel refuses.
+    fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError>;
 
-    /// Takes an interface from its bridge and brings it down; nothing when it is gone, as it is with its backend.
+    /// Takes the interface of this backend from its bridge and brings it down; nothing when it is gone, as it is with
+    /// its backend, and the name perhaps another's.
     ///
     /// # Errors
     /// When the kernel refuses.
-    fn remove_port(&self, interface: &str) -> Result<(), HostError>;
+    fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError>;
 
     /// Runs a hotplug script to its end or its deadline.
     ///
     /// # Errors
     /// When it cannot be started, fails, or is still running at the deadline (it is killed then).
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
+
+    /// Which boot of the host this is.
+    ///
+    /// # Errors
+    /// When the kernel's number cannot be read.
+    fn boot_id(&self) -> Result<BootId, HostError>;
 
     /// How far dom0's local time is ahead of UTC now, in seconds; 0 when no time zone is set.
     ///
@@ -272,6 +319,12 @@ pub enum HostError {
     TimeZone {
         /// What is wrong with it.
         why: String,
+    },
+    /// The kernel's number of its boot.
+    #[error("Cannot tell which boot of the host this is: {path} has no UUID")]
+    BootId {
+        /// The kernel's file.
+        path: PathBuf,
     },
     /// A simulated host's injected failure.
     #[error("Injected failure of the host's call {call} ({operation})")]

@@ -9,8 +9,8 @@ use nix::net::if_::if_nametoindex;
 
 use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
 use super::{
-    BlockDevice, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, harmless_line,
-    script,
+    BlockDevice, BootId, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, VifId,
+    harmless_line, script,
 };
 
 /// The address of a bridge's port on dom0's side, as Xen's own scripts give it: the highest, so that the bridge
@@ -18,6 +18,8 @@ use super::{
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// dom0's time zone.
 const LOCAL_TIME: &str = "/etc/localtime";
+/// The random number of this boot (`random(4)`); dom0 and Xen boot together.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How much of a log's end is read for its last lines, in bytes.
 const TAIL_BYTES: u64 = 16 * 1024;
 
@@ -158,21 +160,27 @@ impl HostDevices for RealHost {
         LinkChange::of(index).flags(IFF_UP, IFF_UP).send().map_err(failed("bring up"))
     }
 
-    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError> {
+    fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError> {
         if !self.is_bridge(bridge)? {
             return Err(HostError::NoBridge(bridge.to_owned()));
         }
         let index = interface_index(interface)?;
+        if !is_of(interface, of)? {
+            return Err(network("find", interface)(Errno::ENODEV.into()));
+        }
         let master = interface_index(bridge)?;
         LinkChange::of(index).master(master).send().map_err(network("move to another bridge", interface))
     }
 
-    fn remove_port(&self, interface: &str) -> Result<(), HostError> {
+    fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError> {
         let index = match interface_index(interface) {
             Ok(index) => index,
             Err(HostError::Network { source, .. }) if is_gone(&source) => return Ok(()),
             Err(error) => return Err(error),
         };
+        if !is_of(interface, of)? {
+            return Ok(());
+        }
         match LinkChange::of(index).flags(0, IFF_UP).master(0).send() {
             Err(error) if !is_gone(&error) => Err(network("take from its bridge", interface)(error)),
             _ => Ok(()),
@@ -181,6 +189,13 @@ impl HostDevices for RealHost {
 
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
         script::run(call)
+    }
+
+    fn boot_id(&self) -> Result<BootId, HostError> {
+        let path = Path::new(BOOT_ID);
+        let text = self.read_file(path, 64)?;
+        let uuid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+        uuid.map(BootId).ok_or_else(|| HostError::BootId { path: path.to_owned() })
     }
 
     fn utc_offset(&self) -> Result<i32, HostError> {
@@ -208,6 +223,14 @@ fn file(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> HostError
 fn network(operation: &'static str, interface: &str) -> impl Fn(io::Error) -> HostError {
     let interface = interface.to_owned();
     move |source| HostError::Network { operation, interface: interface.clone(), source }
+}
+
+/// Whether an interface belongs to this backend: xenbus's device is behind it.
+fn is_of(interface: &str, backend: VifId) -> Result<bool, HostError> {
+    let link = interface_folder(interface)?.join("device");
+    let device = fs::read_link(link).ok();
+    let name = device.as_deref().and_then(Path::file_name);
+    Ok(name.is_some_and(|name| name == backend.device_name().as_str()))
 }
 
 fn sync_folder(folder: &Path) -> Result<(), HostError> {
@@ -279,12 +302,21 @@ mod tests {
     }
 
     #[test]
+    fn a_boot_has_one_number() {
+        assert_eq!(RealHost.boot_id().unwrap(), RealHost.boot_id().unwrap());
+    }
+
+    #[test]
     fn names_that_are_no_interface_are_refused() {
         for bad in ["", "..", "a/b", "abcdefghijklmnop", "a b"] {
             assert!(matches!(RealHost.is_bridge(bad), Err(HostError::InterfaceName(_))), "{bad:?}");
         }
         assert!(!RealHost.is_bridge("lo").unwrap());
-        RealHost.remove_port("vif999.0").unwrap();
+        let vif = VifId::of_backend("backend/vif/999/0").unwrap();
+        RealHost.remove_port("vif999.0", vif).unwrap();
+        // An interface of that name which no backend made.
+        RealHost.remove_port("lo", vif).unwrap();
+        assert!(RealHost.move_port("lo", vif, "none").is_err());
         assert!(interface_index("lo").unwrap() > 0);
     }
 }

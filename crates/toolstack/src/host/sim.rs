@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    BlockDevice, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, harmless_line,
+    BlockDevice, BootId, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, VifId,
+    harmless_line,
 };
 
 /// A dom0 that only remembers: what is attached, which ports bridges have, which files there are.
@@ -27,6 +28,8 @@ pub struct SimState {
     pub bridges: BTreeSet<String>,
     /// Bridge ports: interface to bridge.
     pub ports: BTreeMap<String, String>,
+    /// The first names of ports that have another: what their backends are.
+    pub renamed: BTreeMap<String, String>,
     /// Scripts that ran.
     pub scripts: Vec<(PathBuf, Vec<String>)>,
     /// How far local time is ahead of UTC, in seconds.
@@ -35,6 +38,8 @@ pub struct SimState {
     pub calls: u64,
     /// The call that fails, from 1.
     pub fail_at: Option<u64>,
+    /// How often the host was started again.
+    pub boots: u64,
     random: u64,
 }
 
@@ -60,6 +65,23 @@ impl SimHost {
         self.lock().bridges.insert(name.to_owned());
     }
 
+    /// Adds a port that another toolstack made for a backend of its own.
+    pub fn put_port(&self, interface: &str, first_name: &str, bridge: &str) {
+        let mut state = self.lock();
+        state.ports.insert(interface.to_owned(), bridge.to_owned());
+        state.renamed.insert(interface.to_owned(), first_name.to_owned());
+    }
+
+    /// The kernel ends a backend: its interface goes, whatever name it has.
+    pub fn end_backend(&self, of: VifId) {
+        let mut state = self.lock();
+        let gone = |(name, first): (&String, &String)| (*first == of.first_name()).then(|| name.clone());
+        for name in state.renamed.iter().filter_map(gone).collect::<Vec<_>>() {
+            state.ports.remove(&name);
+            state.renamed.remove(&name);
+        }
+    }
+
     /// Moves the host to another time zone.
     pub fn put_utc_offset(&self, seconds: i32) {
         self.lock().utc_offset = seconds;
@@ -69,6 +91,15 @@ impl SimHost {
     pub fn fail_at(&self, call: u64) {
         let mut state = self.lock();
         state.fail_at = (call > 0).then(|| state.calls + call);
+    }
+
+    /// Starts the host again: files stay, what the kernel had is gone.
+    pub fn reboot(&self) {
+        let mut state = self.lock();
+        state.boots += 1;
+        state.loops.clear();
+        state.ports.clear();
+        state.renamed.clear();
     }
 
     /// A copy of what the host remembers.
@@ -184,11 +215,13 @@ impl HostDevices for SimHost {
             return Err(HostError::NoBridge(request.bridge.clone()));
         }
         let name = request.rename.as_ref().unwrap_or(&request.interface);
+        let (name, first) = (name.clone(), request.interface.clone());
         state.ports.insert(name.clone(), request.bridge.clone());
+        state.renamed.insert(name, first);
         Ok(())
     }
 
-    fn move_port(&self, interface: &str, bridge: &str) -> Result<(), HostError> {
+    fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError> {
         let mut state = self.call("move_port")?;
         if !state.bridges.contains(bridge) {
             return Err(HostError::NoBridge(bridge.to_owned()));
@@ -196,17 +229,28 @@ impl HostDevices for SimHost {
         let source = || std::io::Error::from(nix::errno::Errno::ENODEV);
         let missing =
             || HostError::Network { operation: "find", interface: interface.to_owned(), source: source() };
+        if state.renamed.get(interface) != Some(&of.first_name()) {
+            return Err(missing());
+        }
         state.ports.get_mut(interface).map(|port| bridge.clone_into(port)).ok_or_else(missing)
     }
 
-    fn remove_port(&self, interface: &str) -> Result<(), HostError> {
-        self.call("remove_port")?.ports.remove(interface);
+    fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError> {
+        let mut state = self.call("remove_port")?;
+        if state.renamed.get(interface) == Some(&of.first_name()) {
+            state.ports.remove(interface);
+            state.renamed.remove(interface);
+        }
         Ok(())
     }
 
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
         self.call("run_script")?.scripts.push((call.script.clone(), call.args.clone()));
         Ok(())
+    }
+
+    fn boot_id(&self) -> Result<BootId, HostError> {
+        Ok(BootId(uuid::Uuid::from_u128(u128::from(self.call("boot_id")?.boots) + 1)))
     }
 
     fn utc_offset(&self) -> Result<i32, HostError> {

@@ -3,12 +3,12 @@
 
 use config::{Disk, DiskSource, Nic, Vdev};
 use toolstack::steps::{Faults, Side};
-use toolstack::{Cause, Detach, Error, Event, Guest, Toolstack};
+use toolstack::{Cause, Detach, Error, Event, Guest, GuestId, Toolstack};
 use xen_types::{DomId, KiB};
 
 use crate::world::{Drivers, Picture, Stubs, World};
 
-type Run = fn(&Toolstack, DomId, &mut dyn FnMut(Event)) -> Result<Guest, Error>;
+type Run = fn(&Toolstack, GuestId, &mut dyn FnMut(Event)) -> Result<Guest, Error>;
 
 /// One kind of change.
 #[derive(Clone, Copy)]
@@ -19,125 +19,119 @@ struct Change {
     /// The first step from which there is only forward.
     forward_from: Option<&'static str>,
     /// What the guest is like.
-    guest: fn() -> (World, DomId),
+    guest: fn() -> (World, Guest),
 }
 
 const CHANGES: [Change; 16] = [
     Change {
         name: "attach an image",
         steps: Toolstack::attach_disk_steps,
-        run: |ts, domid, events| ts.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,rw"), events),
+        run: |ts, id, events| ts.attach_disk(id, &disk("/srv/extra.img,raw,xvdc,rw"), events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "attach what a script makes",
         steps: Toolstack::attach_disk_steps,
-        run: |ts, domid, events| ts.attach_disk(domid, &disk("script=block-x,vdev=xvdf,target=v:2"), events),
+        run: |ts, id, events| ts.attach_disk(id, &disk("script=block-x,vdev=xvdf,target=v:2"), events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "detach an image",
         steps: Toolstack::detach_disk_steps,
-        run: |ts, domid, events| ts.detach_disk(domid, vdev("hda"), Detach::Ask, events),
+        run: |ts, id, events| ts.detach_disk(id, vdev("hda"), Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
         guest: with_guest,
     },
     Change {
         name: "detach what a script made",
         steps: Toolstack::detach_disk_steps,
-        run: |ts, domid, events| ts.detach_disk(domid, vdev("xvde"), Detach::Ask, events),
+        run: |ts, id, events| ts.detach_disk(id, vdev("xvde"), Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
         guest: with_guest,
     },
     Change {
         name: "attach a network interface",
         steps: Toolstack::attach_nic_steps,
-        run: |ts, domid, events| ts.attach_nic(domid, &nic("bridge=xenbr1"), events),
+        run: |ts, id, events| ts.attach_nic(id, &nic("bridge=xenbr1"), events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "detach a network interface",
         steps: Toolstack::detach_nic_steps,
-        run: |ts, domid, events| ts.detach_nic(domid, 0, Detach::Ask, events),
+        run: |ts, id, events| ts.detach_nic(id, 0, Detach::Ask, events),
         forward_from: Some("note that the guest has let it go"),
         guest: with_guest,
     },
     Change {
         name: "move a network interface",
         steps: Toolstack::set_bridge_steps,
-        run: |ts, domid, events| ts.set_bridge(domid, 0, "xenbr1", events),
+        run: |ts, id, events| ts.set_bridge(id, 0, "xenbr1", events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "change the disc",
         steps: Toolstack::change_medium_steps,
-        run: |ts, domid, events| {
-            ts.change_medium(domid, vdev("hdc"), &file("/srv/new.iso"), Detach::Ask, events)
-        },
+        run: |ts, id, events| ts.change_medium(id, vdev("hdc"), &file("/srv/new.iso"), Detach::Ask, events),
         forward_from: Some("detach the old image"),
         guest: with_guest,
     },
     Change {
         name: "take the disc out",
         steps: Toolstack::change_medium_steps,
-        run: |ts, domid, events| {
-            ts.change_medium(domid, vdev("hdc"), &DiskSource::Empty, Detach::Ask, events)
-        },
+        run: |ts, id, events| ts.change_medium(id, vdev("hdc"), &DiskSource::Empty, Detach::Ask, events),
         forward_from: Some("detach the old image"),
         guest: with_guest,
     },
     Change {
         name: "give an empty drive a disc",
         steps: Toolstack::change_medium_steps,
-        run: |ts, domid, events| {
-            ts.change_medium(domid, vdev("hdd"), &file("/srv/new.iso"), Detach::Ask, events)
-        },
+        run: |ts, id, events| ts.change_medium(id, vdev("hdd"), &file("/srv/new.iso"), Detach::Ask, events),
         forward_from: Some("detach the old image"),
         guest: with_guest,
     },
     Change {
         name: "change the memory",
         steps: Toolstack::set_memory_steps,
-        run: |ts, domid, events| ts.set_memory(domid, KiB::from_mib(48), events),
+        run: |ts, id, events| ts.set_memory(id, KiB::from_mib(48), events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "change the processors",
         steps: Toolstack::set_vcpus_steps,
-        run: |ts, domid, events| ts.set_vcpus(domid, 2, events),
+        run: |ts, id, events| ts.set_vcpus(id, 2, events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "rename",
         steps: Toolstack::rename_steps,
-        run: |ts, domid, events| ts.rename(domid, "other", events),
+        run: |ts, id, events| ts.rename(id, "other", events),
         forward_from: None,
         guest: with_guest,
     },
     Change {
         name: "attach an emulated disk",
         steps: Toolstack::attach_disk_steps,
-        run: |ts, domid, events| ts.attach_disk(domid, &disk("script=block-x,vdev=sda,target=v:3"), events),
+        run: |ts, id, events| ts.attach_disk(id, &disk("script=block-x,vdev=sda,target=v:3"), events),
         forward_from: None,
         guest: without_drivers,
     },
     Change {
         name: "detach an emulated disk",
         steps: Toolstack::detach_disk_steps,
-        run: |ts, domid, events| ts.detach_disk(domid, vdev("sdb"), Detach::Force, events),
+        run: |ts, id, events| ts.detach_disk(id, vdev("sdb"), Detach::Force, events),
         forward_from: Some("note that the guest has let it go"),
         guest: without_drivers,
     },
     Change {
         name: "attach an emulated card",
         steps: Toolstack::attach_nic_steps,
-        run: |ts, domid, events| ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), events),
+        run: |ts, id, events| ts.attach_nic(id, &nic("bridge=xenbr1,model=e1000"), events),
         forward_from: None,
         guest: without_drivers,
     },
@@ -160,12 +154,12 @@ pub(crate) fn vdev(text: &str) -> Vdev {
 }
 
 /// A host with a guest whose PV drivers are at work.
-pub(crate) fn with_guest() -> (World, DomId) {
+pub(crate) fn with_guest() -> (World, Guest) {
     guest_with("")
 }
 
 /// The same with more in its configuration.
-pub(crate) fn guest_with(more: &str) -> (World, DomId) {
+pub(crate) fn guest_with(more: &str) -> (World, Guest) {
     let world = World::new(Stubs::Work);
     let drives = "disk += ['/srv/old.iso,raw,hdc,ro,cdrom', ',raw,hdd,ro,cdrom']";
     let text = format!("{}\nvcpus=1\nmaxvcpus=2\nvideoram=8\n{drives}\n{more}\n", crate::world::CONFIG);
@@ -177,29 +171,29 @@ pub(crate) fn guest_with(more: &str) -> (World, DomId) {
     for device in ["vbd/768", "vbd/51728", "vif/0"] {
         world.wait_for_state(&format!("/local/domain/{}/device/{device}/state", guest.domid), b"4");
     }
-    (world, guest.domid)
+    (world, guest)
 }
 
 /// The same with a guest that has no PV drivers, and an emulated disk that was plugged in.
-pub(crate) fn without_drivers() -> (World, DomId) {
-    let (world, domid) = with_guest();
-    world.give_drivers(domid, Drivers::None);
-    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,sdb,ro"), &mut |_| ()).unwrap();
-    (world, domid)
+pub(crate) fn without_drivers() -> (World, Guest) {
+    let (world, guest) = with_guest();
+    world.give_drivers(guest.domid, Drivers::None);
+    world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,sdb,ro"), &mut |_| ()).unwrap();
+    (world, guest)
 }
 
 /// The host as it was before a change, and as it is after it.
 fn pictures(change: &Change) -> (Picture, Picture) {
-    let (world, domid) = (change.guest)();
+    let (world, guest) = (change.guest)();
     let before = world.picture();
-    (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+    (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap();
     let after = world.picture();
-    destroy(&world, domid, change.name);
+    destroy(&world, &guest, change.name);
     (before, after)
 }
 
-pub(crate) fn destroy(world: &World, domid: DomId, case: &str) {
-    world.successor().destroy(domid, &mut |_| ()).unwrap();
+pub(crate) fn destroy(world: &World, guest: &Guest, case: &str) {
+    world.successor().destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean(case);
 }
 
@@ -214,13 +208,13 @@ fn each_change_is_made_and_leaves_nothing_when_the_guest_is_destroyed() {
 #[test]
 fn each_change_may_be_asked_for_twice() {
     for change in CHANGES {
-        let (world, domid) = (change.guest)();
-        (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+        let (world, guest) = (change.guest)();
+        (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap();
         let after = world.picture();
-        let again = (change.run)(&world.toolstack, domid, &mut |_| ());
+        let again = (change.run)(&world.toolstack, guest.id(), &mut |_| ());
         assert_eq!(again.is_err(), change.name.starts_with("detach"), "{}: {again:?}", change.name);
         world.picture().check_same(&after, &format!("{} twice", change.name));
-        destroy(&world, domid, change.name);
+        destroy(&world, &guest, change.name);
     }
 }
 
@@ -233,9 +227,9 @@ fn a_failure_at_any_step_leaves_the_guest_as_before() {
         for (index, step) in steps.iter().enumerate() {
             for side in [Side::Before, Side::After] {
                 let case = format!("{}: a failure {side:?} \"{step}\"", change.name);
-                let (world, domid) = (change.guest)();
+                let (world, guest) = (change.guest)();
                 let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
-                let result = (change.run)(&faulty, domid, &mut |_| ());
+                let result = (change.run)(&faulty, guest.id(), &mut |_| ());
                 if forward.is_some_and(|forward| index >= forward) {
                     result.unwrap();
                     world.picture().check_same(&after, &case);
@@ -244,7 +238,7 @@ fn a_failure_at_any_step_leaves_the_guest_as_before() {
                     assert!(failure.undo.is_empty(), "{case}: {failure:?}");
                     world.picture().check_same(&before, &case);
                 }
-                destroy(&world, domid, &case);
+                destroy(&world, &guest, &case);
             }
         }
     }
@@ -262,21 +256,21 @@ fn check_calls(part: usize, fail: fn(&World, u64), heal: fn(&World), count: fn(&
         let (before, after) = pictures(&change);
         for n in 1.. {
             let case = format!("{}: failure of call {n}", change.name);
-            let (world, domid) = (change.guest)();
+            let (world, guest) = (change.guest)();
             let calls = count(&world);
             fail(&world, n);
-            let result = (change.run)(&world.toolstack, domid, &mut |_| ());
+            let result = (change.run)(&world.toolstack, guest.id(), &mut |_| ());
             let done = count(&world) - calls < n;
             heal(&world);
             match result {
                 Ok(_) => world.picture().check_same(&after, &case),
                 Err(error) => {
                     world.picture().check_same(&before, &format!("{case}: {}", error.report()));
-                    (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap();
+                    (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap();
                     world.picture().check_same(&after, &format!("{case}, and again"));
                 }
             }
-            destroy(&world, domid, &case);
+            destroy(&world, &guest, &case);
             if done {
                 break;
             }
@@ -310,11 +304,11 @@ fn a_failure_of_any_command_to_qemu_leaves_the_guest_as_before() {
 
 #[test]
 fn a_locked_tray_is_respected_and_said_unless_forced() {
-    let (world, domid) = with_guest();
+    let (world, guest) = with_guest();
     world.qemu.lock_tray("ide-5632", true);
     let before = world.picture();
     let change =
-        |how| world.toolstack.change_medium(domid, vdev("hdc"), &file("/srv/new.iso"), how, &mut |_| ());
+        |how| world.toolstack.change_medium(guest.id(), vdev("hdc"), &file("/srv/new.iso"), how, &mut |_| ());
     let report = change(Detach::Ask).unwrap_err().report();
     assert!(report.contains("has locked the tray of hdc"), "{report}");
     world.picture().check_same(&before, "a locked tray");
@@ -324,12 +318,12 @@ fn a_locked_tray_is_respected_and_said_unless_forced() {
         let empty = DiskSource::Empty;
         let report = world
             .toolstack
-            .change_medium(domid, vdev(which), &empty, Detach::Ask, &mut |_| ())
+            .change_medium(guest.id(), vdev(which), &empty, Detach::Ask, &mut |_| ())
             .unwrap_err()
             .report();
         assert!(report.contains(words), "{report}");
     }
-    destroy(&world, domid, "a locked tray");
+    destroy(&world, &guest, "a locked tray");
 }
 
 #[test]
@@ -369,10 +363,10 @@ fn a_failure_of_any_xenstore_request_leaves_the_guest_as_before_3() {
 }
 
 /// A daemon that dies in the middle of a change: nothing is undone.
-fn die_at(toolstack: &Toolstack, domid: DomId, change: &Change, step: &str, side: Side) {
+fn die_at(toolstack: &Toolstack, id: GuestId, change: &Change, step: &str, side: Side) {
     let toolstack = toolstack.clone().with_faults(Faults::none().at(step, side));
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = (change.run)(&toolstack, domid, &mut |event| {
+        let _ = (change.run)(&toolstack, id, &mut |event| {
             // The failed step is reported before its undo begins.
             if let Event::StepFailed { .. } = event {
                 std::panic::resume_unwind(Box::new(()));
@@ -388,23 +382,23 @@ fn a_change_that_was_cut_off_anywhere_is_put_back_or_finished_and_can_be_repeate
         for step in (change.steps)() {
             for side in [Side::Before, Side::After] {
                 let case = format!("{}: cut off {side:?} \"{step}\"", change.name);
-                let (world, domid) = (change.guest)();
-                die_at(&world.toolstack, domid, &change, step, side);
+                let (world, guest) = (change.guest)();
+                die_at(&world.toolstack, guest.id(), &change, step, side);
                 let successor = world.successor();
                 let recovered = successor.recover(&mut |_| ()).unwrap();
                 assert!(recovered.troubles.is_empty(), "{case}: {:?}", recovered.troubles);
-                assert_eq!(recovered.guests, [world.toolstack.info(domid).unwrap().guest], "{case}");
+                assert_eq!(recovered.guests, [world.toolstack.info(guest.id()).unwrap().guest], "{case}");
                 if change.name.contains("disc") || change.name.contains("emulated") {
                     // Put back by QEMU, before the guest's next change.
-                    successor.set_bridge(domid, 0, "xenbr0", &mut |_| ()).unwrap();
+                    successor.set_bridge(guest.id(), 0, "xenbr0", &mut |_| ()).unwrap();
                 }
                 let now = world.picture();
                 assert!(now == before || now == after, "{case}: {now:#?}");
                 if now == before {
-                    (change.run)(&successor, domid, &mut |_| ()).unwrap();
+                    (change.run)(&successor, guest.id(), &mut |_| ()).unwrap();
                     world.picture().check_same(&after, &format!("{case}, and repeated"));
                 }
-                destroy(&world, domid, &case);
+                destroy(&world, &guest, &case);
             }
         }
     }
@@ -412,39 +406,39 @@ fn a_change_that_was_cut_off_anywhere_is_put_back_or_finished_and_can_be_repeate
 
 #[test]
 fn a_guest_that_does_not_let_go_keeps_its_devices() {
-    let (mut world, domid) = with_guest();
+    let (mut world, guest) = with_guest();
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
-    world.give_drivers(domid, Drivers::Stubborn);
+    world.give_drivers(guest.domid, Drivers::Stubborn);
     let before = world.picture();
     let asked = |change: &&Change| change.name.starts_with("detach") && !change.name.contains("emulated");
     for change in CHANGES.iter().filter(asked) {
-        let error = (change.run)(&world.toolstack, domid, &mut |_| ()).unwrap_err();
+        let error = (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap_err();
         assert!(error.report().contains("has not let the device go"), "{}", error.report());
         world.picture().check_same(&before, change.name);
     }
-    world.wait_for_state(&format!("/local/domain/0/backend/vbd/{domid}/768/state"), b"4");
-    world.toolstack.detach_disk(domid, vdev("hda"), Detach::Force, &mut |_| ()).unwrap();
-    world.toolstack.detach_nic(domid, 0, Detach::Force, &mut |_| ()).unwrap();
+    world.wait_for_state(&format!("/local/domain/0/backend/vbd/{}/768/state", guest.domid), b"4");
+    world.toolstack.detach_disk(guest.id(), vdev("hda"), Detach::Force, &mut |_| ()).unwrap();
+    world.toolstack.detach_nic(guest.id(), 0, Detach::Force, &mut |_| ()).unwrap();
     assert!(world.host.state().loops.values().all(|(file, ..)| file.ends_with("old.iso")));
-    destroy(&world, domid, "taken by force");
+    destroy(&world, &guest, "taken by force");
 }
 
 #[test]
 fn a_move_takes_both_users_of_the_interface_along() {
-    let (world, domid) = with_guest();
-    world.toolstack.set_bridge(domid, 0, "xenbr1", &mut |_| ()).unwrap();
+    let (world, guest) = with_guest();
+    world.toolstack.set_bridge(guest.id(), 0, "xenbr1", &mut |_| ()).unwrap();
     let on = |bridge: &str| world.host.state().ports.values().filter(|port| *port == bridge).count();
     assert_eq!((on("xenbr0"), on("xenbr1")), (0, 2));
-    let error = world.toolstack.set_bridge(domid, 0, "xenbr9", &mut |_| ()).unwrap_err();
+    let error = world.toolstack.set_bridge(guest.id(), 0, "xenbr9", &mut |_| ()).unwrap_err();
     assert!(error.report().contains("There is no bridge xenbr9"), "{}", error.report());
-    let error = world.toolstack.set_bridge(domid, 1, "xenbr0", &mut |_| ()).unwrap_err();
+    let error = world.toolstack.set_bridge(guest.id(), 1, "xenbr0", &mut |_| ()).unwrap_err();
     assert!(error.report().contains("its script vif-route connects it"), "{}", error.report());
-    destroy(&world, domid, "moved");
+    destroy(&world, &guest, "moved");
 }
 
 #[test]
 fn what_cannot_be_is_refused_with_the_reason() {
-    let (world, domid) = with_guest();
+    let (world, guest) = with_guest();
     let ts = &world.toolstack;
     let before = world.picture();
     let refused = |result: Result<Guest, Error>, words: &str| {
@@ -452,7 +446,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
         assert!(report.contains(words), "{report}");
         world.picture().check_same(&before, words);
     };
-    let attach = |text: &str| ts.attach_disk(domid, &disk(text), &mut |_| ());
+    let attach = |text: &str| ts.attach_disk(guest.id(), &disk(text), &mut |_| ());
     refused(attach("/srv/extra.img,raw,xvdb,rw"), "has Disk xvdb (/dev/vg/b) already");
     refused(
         attach("/srv/none.img,raw,xvdc,rw"),
@@ -460,59 +454,62 @@ fn what_cannot_be_is_refused_with_the_reason() {
     );
     refused(attach("/srv/a.img,raw,xvdc,rw"), "/srv/a.img is in use by the guest hello");
     refused(attach("/srv/extra.img,raw,hdb,ro,cdrom"), "cd-insert gives its drive another disc");
-    refused(ts.attach_nic(domid, &nic("bridge=none"), &mut |_| ()), "There is no bridge none");
-    refused(ts.attach_nic(domid, &nic("devid=1"), &mut |_| ()), "has a network interface 1 already");
-    refused(ts.detach_disk(domid, vdev("xvdz"), Detach::Ask, &mut |_| ()), "has no disk xvdz");
-    refused(ts.set_memory(domid, KiB::from_mib(65), &mut |_| ()), "at most 64 MiB (maxmem)");
-    refused(ts.set_memory(domid, KiB::from_mib(8), &mut |_| ()), "has at least");
-    refused(ts.set_vcpus(domid, 3, &mut |_| ()), "1 to 2 (maxvcpus)");
-    refused(ts.rename(domid, "a/b", &mut |_| ()), "has a slash in it");
-    world.give_drivers(domid, Drivers::None);
-    refused(ts.detach_disk(domid, vdev("hda"), Detach::Ask, &mut |_| ()), "cannot be unplugged");
-    assert!(ts.sysrq(domid, 'h').unwrap_err().report().contains("has no PV drivers"));
-    destroy(&world, domid, "refused");
+    refused(ts.attach_nic(guest.id(), &nic("bridge=none"), &mut |_| ()), "There is no bridge none");
+    refused(ts.attach_nic(guest.id(), &nic("devid=1"), &mut |_| ()), "has a network interface 1 already");
+    refused(ts.detach_disk(guest.id(), vdev("xvdz"), Detach::Ask, &mut |_| ()), "has no disk xvdz");
+    refused(ts.set_memory(guest.id(), KiB::from_mib(65), &mut |_| ()), "at most 64 MiB (maxmem)");
+    refused(ts.set_memory(guest.id(), KiB::from_mib(8), &mut |_| ()), "has at least");
+    refused(ts.set_vcpus(guest.id(), 3, &mut |_| ()), "1 to 2 (maxvcpus)");
+    refused(ts.rename(guest.id(), "a/b", &mut |_| ()), "has a slash in it");
+    world.give_drivers(guest.domid, Drivers::None);
+    refused(ts.detach_disk(guest.id(), vdev("hda"), Detach::Ask, &mut |_| ()), "cannot be unplugged");
+    assert!(ts.sysrq(guest.id(), 'h').unwrap_err().report().contains("has no PV drivers"));
+    destroy(&world, &guest, "refused");
 }
 
 #[test]
 fn a_taken_name_is_refused_also_when_it_is_a_stubdomains() {
-    let (world, domid) = with_guest();
+    let (world, guest) = with_guest();
     let other = config::load_str("o", "type=\"hvm\"\nname=\"other\"\nmemory=64").config.unwrap();
     let second = world.toolstack.create(&other, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
     for name in ["other", "other-dm"] {
-        let error = world.toolstack.rename(domid, name, &mut |_| ()).unwrap_err();
+        let error = world.toolstack.rename(guest.id(), name, &mut |_| ()).unwrap_err();
         assert!(matches!(&error, Error::Step(f) if matches!(f.cause, Cause::NameTaken { .. })), "{error:?}");
     }
-    world.toolstack.rename(domid, "hello-dm", &mut |_| ()).unwrap();
-    assert_eq!(world.toolstack.find_domain("hello-dm-dm").unwrap(), DomId::new(domid.get() + 1).unwrap());
-    world.toolstack.destroy(second.domid, &mut |_| ()).unwrap();
-    destroy(&world, domid, "renamed");
+    world.toolstack.rename(guest.id(), "hello-dm", &mut |_| ()).unwrap();
+    assert_eq!(
+        world.toolstack.find_domain("hello-dm-dm").unwrap(),
+        DomId::new(guest.domid.get() + 1).unwrap()
+    );
+    world.toolstack.destroy(second.id(), &mut |_| ()).unwrap();
+    destroy(&world, &guest, "renamed");
 }
 
 #[test]
 fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
-    let (mut world, domid) = with_guest();
+    let (mut world, guest) = with_guest();
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
-    world.toolstack.trigger(domid, xen::Trigger::Nmi, 0).unwrap();
-    assert_eq!(world.hypervisor.triggers(domid), [xen::Trigger::Nmi]);
-    assert!(world.toolstack.sysrq(domid, 'h').unwrap_err().report().contains("took no notice"));
-    assert!(world.toolstack.sysrq(domid, '\n').is_err());
-    destroy(&world, domid, "signals");
+    world.toolstack.trigger(guest.id(), xen::Trigger::Nmi, 0).unwrap();
+    assert_eq!(world.hypervisor.triggers(guest.domid), [xen::Trigger::Nmi]);
+    assert!(world.toolstack.sysrq(guest.id(), 'h').unwrap_err().report().contains("took no notice"));
+    assert!(world.toolstack.sysrq(guest.id(), '\n').is_err());
+    destroy(&world, &guest, "signals");
 }
 
 #[test]
 fn a_processor_that_qemu_has_is_not_added_twice() {
-    let (world, domid) = with_guest();
-    let set = |vcpus| world.toolstack.set_vcpus(domid, vcpus, &mut |_| ()).unwrap();
+    let (world, guest) = with_guest();
+    let set = |vcpus| world.toolstack.set_vcpus(guest.id(), vcpus, &mut |_| ()).unwrap();
     for vcpus in [2, 2, 1, 2] {
         assert_eq!(set(vcpus).config.vcpus, vcpus);
         assert_eq!(world.qemu.state().1, 2);
     }
-    destroy(&world, domid, "processors");
+    destroy(&world, &guest, "processors");
 }
 
 /// A world whose QEMU draws a picture of one pixel, and its guest.
-fn with_screen() -> (World, DomId) {
-    let (world, domid) = with_guest();
+fn with_screen() -> (World, Guest) {
+    let (world, guest) = with_guest();
     let host = world.host.clone();
     world.qemu.on_screendump(move |name| {
         assert_eq!(name, "/dev/xvdz");
@@ -521,14 +518,14 @@ fn with_screen() -> (World, DomId) {
         let path = state.loops.values().map(|(path, ..)| path).find(screen).unwrap();
         host.put_file(path, b"P6\n1 1\n255\n\x01\x02\x03");
     });
-    (world, domid)
+    (world, guest)
 }
 
 #[test]
 fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
-    let (world, domid) = with_screen();
+    let (world, guest) = with_screen();
     let before = world.picture();
-    let png = world.toolstack.screenshot(domid, &mut |_| ()).unwrap();
+    let png = world.toolstack.screenshot(guest.id(), &mut |_| ()).unwrap();
     let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info().unwrap();
     let mut frame = [0; 3];
     reader.next_frame(&mut frame).unwrap();
@@ -537,13 +534,13 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
     for step in Toolstack::screenshot_steps() {
         for side in [Side::Before, Side::After] {
             let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
-            let taken = faulty.screenshot(domid, &mut |_| ());
+            let taken = faulty.screenshot(guest.id(), &mut |_| ());
             assert_eq!(taken.is_ok(), step == "clear away", "{step}: {taken:?}");
             world.picture().check_same(&before, step);
             // And a daemon that is killed there.
             let dying = faulty.clone();
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                let _ = dying.screenshot(domid, &mut |event| {
+                let _ = dying.screenshot(guest.id(), &mut |event| {
                     if let Event::StepFailed { .. } = event {
                         std::panic::resume_unwind(Box::new(()));
                     }
@@ -555,16 +552,18 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
         }
     }
     world.qemu.on_screendump(|_| ());
-    assert!(world.toolstack.screenshot(domid, &mut |_| ()).unwrap_err().report().contains("not a picture"));
+    assert!(
+        world.toolstack.screenshot(guest.id(), &mut |_| ()).unwrap_err().report().contains("not a picture")
+    );
     world.picture().check_same(&before, "no picture");
-    destroy(&world, domid, "pictures");
+    destroy(&world, &guest, "pictures");
 }
 
 #[test]
 fn lists_show_what_the_guest_has() {
-    let (world, domid) = with_guest();
-    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();
-    let disks = world.toolstack.disks(domid).unwrap();
+    let (world, guest) = with_guest();
+    world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();
+    let disks = world.toolstack.disks(guest.id()).unwrap();
     let shown: Vec<_> = disks
         .iter()
         .map(|entry| (entry.disk.vdev.to_string(), entry.stub_vdev.map(|vdev| vdev.to_string())))
@@ -573,14 +572,14 @@ fn lists_show_what_the_guest_has() {
     assert_eq!(shown[0], named("hda", Some("xvda")));
     assert_eq!(shown.last().unwrap(), &named("xvdc", None));
     assert_eq!(disks[0].link.state, Some(4));
-    assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{domid}/768"));
-    let nics = world.toolstack.nics(domid).unwrap();
+    assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{}/768", guest.domid));
+    let nics = world.toolstack.nics(guest.id()).unwrap();
     assert_eq!((nics[0].bridge.as_str(), nics[0].emulated, nics[0].nic.devid), ("xenbr0", true, 0));
     let next =
         config::load_nic("vif", "bridge=xenbr0,mac=00:16:3e:00:00:09", Toolstack::NEXT_NIC).device.unwrap();
     for _ in 0..2 {
-        let guest = world.toolstack.attach_nic(domid, &next, &mut |_| ()).unwrap();
+        let guest = world.toolstack.attach_nic(guest.id(), &next, &mut |_| ()).unwrap();
         assert_eq!(guest.config.nics.iter().map(|nic| nic.devid).collect::<Vec<_>>(), [0, 1, 2]);
     }
-    destroy(&world, domid, "lists");
+    destroy(&world, &guest, "lists");
 }

@@ -64,10 +64,10 @@ fn a_paused_guest_is_not_started() {
     let world = World::new(Stubs::Work);
     let options = CreateOptions { paused: true, ..CreateOptions::default() };
     let guest = world.toolstack.create(&guest_config(), options, &mut |_| ()).unwrap();
-    let info = world.toolstack.info(guest.domid).unwrap();
+    let info = world.toolstack.info(guest.id()).unwrap();
     assert!(info.domain.unwrap().state.paused);
-    world.toolstack.unpause(guest.domid).unwrap();
-    assert!(!world.toolstack.info(guest.domid).unwrap().domain.unwrap().state.paused);
+    world.toolstack.unpause(guest.id()).unwrap();
+    assert!(!world.toolstack.info(guest.id()).unwrap().domain.unwrap().state.paused);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn an_ovmf_without_xens_part_is_warned_of() {
             }
         };
         let guest = world.toolstack.create(&config, CreateOptions::default(), &mut listen).unwrap();
-        world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         assert_eq!(warnings.iter().any(|text| text.contains("bios_path_override")), warned, "{warnings:?}");
     }
 }
@@ -96,7 +96,7 @@ fn a_taken_name_is_refused_and_the_first_guest_keeps_running() {
     let error = world.create().unwrap_err();
     assert_eq!(step_of(&error), "check the configuration");
     assert!(error.report().contains("hello is taken by domain 1"), "{}", error.report());
-    world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("a second guest of the same name");
 }
 
@@ -200,8 +200,8 @@ fn a_failure_of_any_host_call_leaves_nothing() {
         world.host.fail_at(n);
         match world.create() {
             Ok(_) => return assert!(n > 15, "only {n} calls"),
-            // The numbers of the guest are drawn before the first step.
-            Err(Error::Cause(Cause::Host(_))) if n <= 2 => {}
+            // The boot's number and the guest's UUIDs are asked for before the first step.
+            Err(Error::Cause(Cause::Host(_))) if n <= 3 => {}
             Err(error) => drop(step_of(&error)),
         }
         world.check_clean(&format!("failure of host call {n}"));
@@ -217,7 +217,7 @@ fn check_requests(part: u64, parts: u64) {
         match world.create_small() {
             // A request whose failure does no harm: ending a watch.
             Ok(guest) if world.link.seen() >= n => {
-                world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+                world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
             }
             Ok(_) => break,
             Err(error) => {

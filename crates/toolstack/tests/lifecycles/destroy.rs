@@ -7,9 +7,9 @@ use crate::world::{Stubs, World};
 fn a_destroyed_guest_leaves_nothing() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
-    world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("destroy");
-    assert!(world.toolstack.destroy(guest.domid, &mut |_| ()).is_err(), "it is gone");
+    assert!(world.toolstack.destroy(guest.id(), &mut |_| ()).is_err(), "it is gone");
 }
 
 #[test]
@@ -18,10 +18,10 @@ fn destroying_one_of_two_leaves_the_other() {
     let first = world.create().unwrap();
     let other = config::load_str("o", "type=\"hvm\"\nname=\"other\"\nmemory=64").config.unwrap();
     let second = world.toolstack.create(&other, toolstack::CreateOptions::default(), &mut |_| ()).unwrap();
-    world.toolstack.destroy(first.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(first.id(), &mut |_| ()).unwrap();
     let left: Vec<_> = world.toolstack.list().unwrap().into_iter().map(|e| (e.domid, e.target)).collect();
     assert!(left.contains(&(second.domid, None)) && left.contains(&(second.stub_domid, Some(second.domid))));
-    world.toolstack.destroy(second.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(second.id(), &mut |_| ()).unwrap();
     world.check_clean("both destroyed");
 }
 
@@ -29,10 +29,10 @@ fn destroying_one_of_two_leaves_the_other() {
 fn a_restarted_guest_keeps_name_and_uuid() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
-    let again = world.toolstack.restart(guest.domid, &mut |_| ()).unwrap();
+    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
     assert_eq!((&again.name, again.uuid), (&guest.name, guest.uuid));
     assert_ne!(again.domid, guest.domid);
-    world.toolstack.destroy(again.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();
     world.check_clean("restart and destroy");
 }
 
@@ -41,14 +41,14 @@ fn a_renamed_guest_makes_room_for_its_name() {
     let world = World::new(Stubs::Work);
     let old = world.create().unwrap();
     world.hypervisor.guest_shuts_down(old.domid, xen::ShutdownReason::Reboot);
-    world.toolstack.set_aside(old.domid, "hello-1").unwrap();
+    world.toolstack.set_aside(old.id(), "hello-1").unwrap();
     let new = world.create().unwrap();
     assert_eq!(world.toolstack.find_domain("hello-1").unwrap(), old.domid);
     assert_eq!(world.toolstack.find_domain("hello").unwrap(), new.domid);
     assert_eq!(world.toolstack.find_domain("hello-1-dm").unwrap(), old.stub_domid);
-    assert!(world.toolstack.set_aside(old.domid, "hello").is_err());
+    assert!(world.toolstack.set_aside(old.id(), "hello").is_err());
     for guest in [old, new] {
-        world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     }
     world.check_clean("rename, second guest, both destroyed");
 }
@@ -60,7 +60,7 @@ fn a_failure_at_any_step_leaves_nothing() {
             let world = World::new(Stubs::Work);
             let guest = world.create().unwrap();
             let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, side));
-            toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+            toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
             world.check_clean(&format!("a failure {side:?} \"{step}\""));
         }
     }
@@ -73,7 +73,7 @@ fn a_failure_of_any_hypervisor_call_leaves_nothing() {
         let guest = world.create().unwrap();
         let before = world.hypervisor.operations().len() as u64;
         world.hypervisor.fail_nth_call(n);
-        world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         let calls = world.hypervisor.operations().len() as u64 - before;
         world.hypervisor.heal();
         world.check_clean(&format!("failure of hypervisor call {n}"));
@@ -91,8 +91,8 @@ fn a_failure_of_any_host_call_leaves_nothing() {
         let before = world.host.state().calls;
         world.host.fail_at(n);
         // What fails before anything is done (finding the record) is tried again by whoever asked.
-        if world.toolstack.destroy(guest.domid, &mut |_| ()).is_err() {
-            world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        if world.toolstack.destroy(guest.id(), &mut |_| ()).is_err() {
+            world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         }
         world.check_clean(&format!("failure of host call {n}"));
         if n > world.host.state().calls - before {
@@ -108,7 +108,7 @@ fn a_failure_of_any_xenstore_request_leaves_nothing() {
         let guest = world.create().unwrap();
         let before = world.link.seen();
         world.link.fail_nth(n);
-        world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         world.check_clean(&format!("failure of xenstore request {n}"));
         if n > world.link.seen() - before {
             return assert!(n > 20, "only {n} requests");
@@ -123,6 +123,6 @@ fn a_guest_that_someone_else_destroyed_is_cleared() {
     let hypervisor = world.toolstack.hypervisor();
     hypervisor.destroy_domain(guest.stub_domid).unwrap();
     hypervisor.destroy_domain(guest.domid).unwrap();
-    world.toolstack.destroy(guest.domid, &mut |_| ()).unwrap();
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("destroyed by someone else");
 }

@@ -1,43 +1,43 @@
 //! The emulated side of what is attached to a guest that does not use PV devices.
 
 use toolstack::steps::{Faults, Side};
-use toolstack::{Detach, Event, Toolstack};
+use toolstack::{Detach, Event, Guest, Toolstack};
 
 use crate::change::{destroy, disk, guest_with, nic, vdev, with_guest, without_drivers};
 use crate::world::{Drivers, World};
 
 #[test]
 fn a_guest_without_pv_drivers_gets_an_emulated_card_too() {
-    let attach = |world: &World, domid, ts: &Toolstack| {
-        world.give_drivers(domid, Drivers::None);
-        ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ())
+    let attach = |world: &World, guest: &Guest, ts: &Toolstack| {
+        world.give_drivers(guest.domid, Drivers::None);
+        ts.attach_nic(guest.id(), &nic("bridge=xenbr1,model=e1000"), &mut |_| ())
     };
     for step in Toolstack::attach_nic_steps() {
         for side in [Side::Before, Side::After] {
-            let (world, domid) = with_guest();
+            let (world, guest) = with_guest();
             let before = world.picture();
             let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
-            attach(&world, domid, &faulty).unwrap_err();
+            attach(&world, &guest, &faulty).unwrap_err();
             world.picture().check_same(&before, step);
             assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
-            attach(&world, domid, &world.toolstack).unwrap();
+            attach(&world, &guest, &world.toolstack).unwrap();
             assert_eq!(world.qemu.cards(), ["nic2"]);
             assert_eq!(world.host.state().ports.values().filter(|bridge| *bridge == "xenbr1").count(), 2);
-            assert!(world.toolstack.nics(domid).unwrap()[2].emulated);
-            world.toolstack.detach_nic(domid, 2, Detach::Ask, &mut |_| ()).unwrap();
+            assert!(world.toolstack.nics(guest.id()).unwrap()[2].emulated);
+            world.toolstack.detach_nic(guest.id(), 2, Detach::Ask, &mut |_| ()).unwrap();
             world.picture().check_same(&before, step);
             assert_eq!(world.qemu.cards(), Vec::<String>::new(), "{step}");
-            destroy(&world, domid, step);
+            destroy(&world, &guest, step);
         }
     }
 }
 
 #[test]
 fn a_card_that_the_guest_still_holds_is_no_hindrance() {
-    let (world, domid) = with_guest();
-    world.give_drivers(domid, Drivers::None);
-    let attach = |ts: &Toolstack| ts.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ());
-    let detach = |how| world.toolstack.detach_nic(domid, 2, how, &mut |_| ());
+    let (world, guest) = with_guest();
+    world.give_drivers(guest.domid, Drivers::None);
+    let attach = |ts: &Toolstack| ts.attach_nic(guest.id(), &nic("bridge=xenbr1,model=e1000"), &mut |_| ());
+    let detach = |how| world.toolstack.detach_nic(guest.id(), 2, how, &mut |_| ());
     attach(&world.toolstack).unwrap();
     world.qemu.hold_cards(true);
     detach(Detach::Force).unwrap();
@@ -60,7 +60,7 @@ fn a_card_that_the_guest_still_holds_is_no_hindrance() {
         if let Err(refused) = attach(&world.toolstack) {
             assert!(refused.report().contains("reboot it"), "{}", refused.report());
             world.picture().check_same(&before, step);
-            return destroy(&world, domid, "held");
+            return destroy(&world, &guest, "held");
         }
         detach(Detach::Force).unwrap();
     }
@@ -69,20 +69,20 @@ fn a_card_that_the_guest_still_holds_is_no_hindrance() {
 
 #[test]
 fn a_guest_that_cannot_unplug_gets_emulated_devices_also_when_it_listens() {
-    let (world, domid) = guest_with("xen_platform_pci=0");
-    world.give_drivers(domid, Drivers::Stubborn);
-    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,sdc,rw"), &mut |_| ()).unwrap();
-    world.toolstack.attach_nic(domid, &nic("bridge=xenbr1,model=e1000"), &mut |_| ()).unwrap();
+    let (world, guest) = guest_with("xen_platform_pci=0");
+    world.give_drivers(guest.domid, Drivers::Stubborn);
+    world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,sdc,rw"), &mut |_| ()).unwrap();
+    world.toolstack.attach_nic(guest.id(), &nic("bridge=xenbr1,model=e1000"), &mut |_| ()).unwrap();
     assert_eq!(
         (world.qemu.scsi().0, world.qemu.cards()),
         (vec!["scsi-2080".to_owned()], vec!["nic2".to_owned()])
     );
-    destroy(&world, domid, "listens");
+    destroy(&world, &guest, "listens");
 }
 
 #[test]
 fn what_is_said_of_a_disk_that_is_not_emulated() {
-    let (world, domid) = with_guest();
+    let (world, guest) = with_guest();
     let said = |text: &str| {
         let mut said = Vec::new();
         let mut hear = |event| {
@@ -90,33 +90,33 @@ fn what_is_said_of_a_disk_that_is_not_emulated() {
                 said.push(text);
             }
         };
-        world.toolstack.attach_disk(domid, &disk(text), &mut hear).unwrap();
+        world.toolstack.attach_disk(guest.id(), &disk(text), &mut hear).unwrap();
         said.join("; ")
     };
     assert_eq!(said("/srv/extra.img,raw,sda,rw"), "");
     assert_eq!(said("/srv/new.iso,raw,xvdc,ro"), "");
     let ide = said("script=block-x,vdev=hdb,target=v:4");
     assert!(ide.contains("hdb is a PV disk only until the guest is started anew"), "{ide}");
-    world.give_drivers(domid, Drivers::None);
+    world.give_drivers(guest.domid, Drivers::None);
     let unseen = said("script=block-x,vdev=xvdg,target=v:5");
     assert!(unseen.contains("no PV drivers at work to see it"), "{unseen}");
     assert_eq!(world.qemu.scsi().0, Vec::<String>::new());
-    destroy(&world, domid, "said");
+    destroy(&world, &guest, "said");
 }
 
 #[test]
 fn an_emulated_disk_goes_by_force_alone_and_whatever_qemu_says() {
-    let (world, domid) = without_drivers();
-    let detach = |how| world.toolstack.detach_disk(domid, vdev("sdb"), how, &mut |_| ());
+    let (world, guest) = without_drivers();
+    let detach = |how| world.toolstack.detach_disk(guest.id(), vdev("sdb"), how, &mut |_| ());
     let report = detach(Detach::Ask).unwrap_err().report();
     assert!(report.contains("--force unplugs it"), "{report}");
     world.qemu.break_down(true);
     detach(Detach::Force).unwrap();
     assert_eq!(world.qemu.scsi().0, ["scsi-2064"]);
-    assert!(world.toolstack.disks(domid).unwrap().iter().all(|entry| entry.disk.vdev != vdev("sdb")));
+    assert!(world.toolstack.disks(guest.id()).unwrap().iter().all(|entry| entry.disk.vdev != vdev("sdb")));
     // What QEMU still has is no hindrance to the next one.
     world.qemu.break_down(false);
-    world.toolstack.attach_disk(domid, &disk("/srv/extra.img,raw,sdb,rw"), &mut |_| ()).unwrap();
+    world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,sdb,rw"), &mut |_| ()).unwrap();
     assert_eq!(world.qemu.scsi().0, ["scsi-2064"]);
-    destroy(&world, domid, "by force");
+    destroy(&world, &guest, "by force");
 }

@@ -6,6 +6,7 @@ mod create;
 mod destroy;
 mod emulated;
 mod fault;
+mod hostile;
 mod qemu;
 mod recover;
 mod world;

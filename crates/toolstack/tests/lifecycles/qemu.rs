@@ -7,8 +7,8 @@ use config::{Vdev, VdevBus};
 use qmp::testing::{FakeMonitor, Play};
 use qmp::{ErrorClass, Event, Monitor, QmpError};
 use serde_json::{Value, json};
+use toolstack::GuestId;
 use toolstack::Monitors;
-use xen_types::DomId;
 use xenstore::server::Server;
 
 /// A CD drive.
@@ -52,7 +52,7 @@ pub(crate) struct Qemu {
 }
 
 impl Monitors for Qemu {
-    fn monitor(&self, _: DomId) -> Result<Arc<dyn Monitor>, QmpError> {
+    fn monitor(&self, _: GuestId) -> Result<Arc<dyn Monitor>, QmpError> {
         Ok(Arc::new(self.monitor.clone()))
     }
 }

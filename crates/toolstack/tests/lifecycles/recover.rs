@@ -24,7 +24,7 @@ fn a_running_guest_is_taken_up() {
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
     assert_eq!(recovered.guests, std::slice::from_ref(&guest));
     assert!(recovered.cleaned.is_empty() && recovered.troubles.is_empty());
-    world.successor().destroy(guest.domid, &mut |_| ()).unwrap();
+    world.successor().destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("taken up and destroyed");
 }
 
@@ -50,7 +50,7 @@ fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
     die_at(&world, "start the guest", Side::Before);
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
     assert_eq!(recovered.guests.len(), 1);
-    world.successor().destroy(recovered.guests[0].domid, &mut |_| ()).unwrap();
+    world.successor().destroy(recovered.guests[0].id(), &mut |_| ()).unwrap();
     world.check_clean("taken up before its start");
 }
 

@@ -1,22 +1,35 @@
 //! What the toolstack writes down about a guest, so that a daemon that was killed can take up or clean up.
 //!
 //! The file is written before anything is made, and again whenever something is about to be made that could not be
-//! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags.
+//! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags. What
+//! it says holds in the boot of the host that it names: domains, ports, loop devices and what scripts did end with it.
+//!
+//! How files are read, also those of other releases, is in [`file`].
 
-use std::path::{Path, PathBuf};
+mod file;
+mod tolerance;
+
+use std::path::PathBuf;
 
 use config::{Disk, GuestConfig, Nic, Uuid, Vdev};
 use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
 use crate::error::Cause;
-use crate::host::{HostDevices, LoopAttachment};
+use crate::host::{BootId, HostDevices, LoopAttachment, VifId};
 use crate::paths::Paths;
 
-/// The form of the file; another form is refused rather than guessed at.
+pub(crate) use file::Records;
+pub use file::UnreadableRecord;
+use tolerance::Stored;
+
+/// The form of the files that are written. A later form is for a change that this release could not bear; what is only
+/// added needs none.
 const FORM: u32 = 1;
-/// The largest state file that is read, in bytes.
+/// The largest state file that is read or written, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// How the names of state files end.
+const EXTENSION: &str = "json";
 /// What the tags of this toolstack's loop devices begin with.
 pub(crate) const LOOP_TAG: &str = "outrigger/";
 
@@ -48,6 +61,21 @@ pub struct PortRecord {
     pub interface: String,
     /// The bridge.
     pub bridge: String,
+    /// The backend's path below `/local/domain/0`; empty in files of releases that did not record it.
+    #[serde(default)]
+    pub backend: String,
+}
+
+impl PortRecord {
+    /// The backend whose interface it is.
+    pub(crate) fn vif(&self) -> Option<VifId> {
+        if self.backend.is_empty() {
+            // One with a name of the configuration's went unrecorded; it goes with its backend.
+            let number = self.interface.strip_prefix("vif")?;
+            return VifId::of_backend(&format!("backend/vif/{}", number.replace('.', "/")));
+        }
+        VifId::of_backend(&self.backend)
+    }
 }
 
 /// A hotplug script that was run, and has to be run again to take back what it did.
@@ -118,6 +146,9 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRecord {
     form: u32,
+    /// The boot of the host in which the guest was made; absent in files of releases that did not record it.
+    #[serde(default)]
+    pub boot: Option<BootId>,
     /// How far its life is.
     pub phase: Phase,
     /// Its UUID, which is also its domain's handle in Xen.
@@ -126,17 +157,22 @@ pub struct GuestRecord {
     pub stub_uuid: Uuid,
     /// Its name now; a preserved guest's differs from its configuration's.
     pub name: String,
-    /// Its domain.
+    /// The number that its domain had last. It is another domain's as soon as Xen says so.
+    #[serde(default)]
     pub domid: Option<DomId>,
-    /// Its stubdomain.
+    /// The number that its stubdomain had last.
+    #[serde(default)]
     pub stub_domid: Option<DomId>,
     /// Its configuration, for a restart.
     pub config: GuestConfig,
     /// Its loop devices.
+    #[serde(default)]
     pub loops: Vec<LoopRecord>,
     /// Its bridge ports.
+    #[serde(default)]
     pub ports: Vec<PortRecord>,
     /// Scripts that have run for its devices.
+    #[serde(default)]
     pub scripts: Vec<ScriptRecord>,
     /// Its disks that QEMU emulates.
     #[serde(default)]
@@ -147,12 +183,16 @@ pub struct GuestRecord {
     /// What is being changed just now.
     #[serde(default)]
     pub change: Option<Change>,
+    /// What the file had that this release does not know.
+    #[serde(skip)]
+    stored: Stored,
 }
 
 impl GuestRecord {
-    pub(crate) fn new(config: &GuestConfig, uuid: Uuid, stub_uuid: Uuid) -> Self {
+    pub(crate) fn new(config: &GuestConfig, boot: BootId, uuid: Uuid, stub_uuid: Uuid) -> Self {
         Self {
             form: FORM,
+            boot: Some(boot),
             phase: Phase::Creating,
             uuid,
             stub_uuid,
@@ -166,6 +206,7 @@ impl GuestRecord {
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
             change: None,
+            stored: Stored::default(),
         }
     }
 
@@ -181,40 +222,20 @@ impl GuestRecord {
     }
 
     pub(crate) fn path(paths: &Paths, uuid: Uuid) -> PathBuf {
-        paths.guests().join(format!("{uuid}.json"))
+        paths.guests().join(format!("{uuid}.{EXTENSION}"))
     }
 
     pub(crate) fn save(&self, host: &dyn HostDevices, paths: &Paths) -> Result<(), Cause> {
         let path = Self::path(paths, self.uuid);
-        let text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Cause::Record { path: path.clone(), why: error.to_string() })?;
+        let bad = |why: String| Cause::Record { path: path.clone(), why };
+        let text = self.to_text().map_err(|error| bad(error.to_string()))?;
+        if text.len() as u64 > LIMIT {
+            return Err(bad(format!("it would be longer than the {LIMIT} bytes that are read of one")));
+        }
         Ok(host.write_file(&path, &text)?)
     }
 
     pub(crate) fn remove(&self, host: &dyn HostDevices, paths: &Paths) -> Result<(), Cause> {
         Ok(host.remove_file(&Self::path(paths, self.uuid))?)
-    }
-
-    pub(crate) fn load(host: &dyn HostDevices, path: &Path) -> Result<Self, Cause> {
-        let text = host.read_file(path, LIMIT)?;
-        let bad = |why: String| Cause::Record { path: path.to_owned(), why };
-        let record: Self = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
-        if record.form == FORM { Ok(record) } else { Err(bad(format!("its form is {}", record.form))) }
-    }
-
-    /// All records, and the files that cannot be read as one.
-    pub(crate) fn load_all(host: &dyn HostDevices, paths: &Paths) -> Result<(Vec<Self>, Vec<Cause>), Cause> {
-        let mut records = Vec::new();
-        let mut bad = Vec::new();
-        for path in host.list_files(&paths.guests())? {
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match Self::load(host, &path) {
-                Ok(record) => records.push(record),
-                Err(cause) => bad.push(cause),
-            }
-        }
-        Ok((records, bad))
     }
 }

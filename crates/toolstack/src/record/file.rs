@@ -1,0 +1,206 @@
+//! State files as they are found.
+//!
+//! A file has an outer part that every release reads: `form`, `uuid`, `stub_uuid`, `name`, `boot`, `domid`,
+//! `stub_domid`, `disks` and `loops`. The rest is for the release that wrote it, and for those that understand it. A
+//! file that this release does not understand is not the same as none: its guest may run, and nothing that the outer
+//! part names is free.
+
+use std::path::{Path, PathBuf};
+
+use config::Uuid;
+use serde::Deserialize;
+use serde_json::Value;
+use xen_types::DomId;
+
+use super::{EXTENSION, FORM, GuestRecord, LIMIT};
+use crate::Toolstack;
+use crate::domain::GuestId;
+use crate::error::Cause;
+use crate::host::{BootId, HostDevices, HostError};
+use crate::paths::Paths;
+
+/// A state file that this release does not understand, with what its outer part says.
+#[derive(Debug)]
+pub struct UnreadableRecord {
+    /// The file.
+    pub path: PathBuf,
+    /// The guest's UUID; where the file does not say it, by the file's name.
+    pub uuid: Option<Uuid>,
+    /// The guest's name.
+    pub name: Option<String>,
+    /// The number that its domain had last.
+    pub domid: Option<DomId>,
+    /// The boot of the host in which it was made.
+    pub boot: Option<BootId>,
+    /// Why it is not understood, and what to do.
+    pub cause: Cause,
+}
+
+/// What a path of a state file leads to.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// A record.
+    Read(Box<GuestRecord>),
+    /// A file that is not understood.
+    Unreadable(UnreadableRecord),
+    /// No file: it was removed a moment ago.
+    Nothing,
+}
+
+/// All state files.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// Guests of this boot of the host.
+    pub(crate) guests: Vec<GuestRecord>,
+    /// Guests that ended with an earlier boot: they have no domains, ports, loop devices or scripts.
+    pub(crate) past: Vec<GuestRecord>,
+    /// Files that are not understood.
+    pub(crate) unreadable: Vec<UnreadableRecord>,
+}
+
+impl Records {
+    /// The unreadable file that keeps this UUID, or one of these names, from being used.
+    pub(crate) fn in_the_way(&self, uuid: Option<Uuid>, names: &[String]) -> Option<&UnreadableRecord> {
+        self.unreadable.iter().find(|file| {
+            let named = file.name.as_ref();
+            (uuid.is_some() && file.uuid == uuid)
+                || named.is_some_and(|name| names.contains(name) || names.contains(&format!("{name}-dm")))
+        })
+    }
+}
+
+impl GuestRecord {
+    /// Reads a file.
+    pub(crate) fn load(host: &dyn HostDevices, path: &Path) -> Found {
+        let unreadable = |value: Option<&Value>, cause| Found::Unreadable(outer_part(path, value, cause));
+        let damaged = |why: String| Cause::Record { path: path.to_owned(), why };
+        let text = match host.read_file(path, LIMIT) {
+            Ok(text) => text,
+            Err(HostError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Found::Nothing;
+            }
+            Err(error) => return unreadable(None, error.into()),
+        };
+        let value: Value = match serde_json::from_slice(&text) {
+            Ok(value) => value,
+            Err(error) => return unreadable(None, damaged(error.to_string())),
+        };
+        match value.get("form").and_then(Value::as_u64) {
+            Some(form) if form == u64::from(FORM) => {}
+            Some(form) if form > u64::from(FORM) => {
+                return unreadable(Some(&value), Cause::RecordTooNew { path: path.to_owned(), form });
+            }
+            form => {
+                return unreadable(Some(&value), damaged(format!("its form is {form:?}")));
+            }
+        }
+        match Self::from_value(value.clone()) {
+            Ok(record) if uuid_of_name(path) == Some(record.uuid) => Found::Read(Box::new(record)),
+            Ok(record) => {
+                let why = format!("it is of the guest {}, whose file has another name", record.uuid);
+                unreadable(Some(&value), damaged(why))
+            }
+            Err(error) => unreadable(Some(&value), damaged(error.to_string())),
+        }
+    }
+}
+
+fn uuid_of_name(path: &Path) -> Option<Uuid> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+/// Each of its values by itself: one that is damaged does not hide the others.
+fn outer_part(path: &Path, value: Option<&Value>, cause: Cause) -> UnreadableRecord {
+    fn part<T: for<'a> Deserialize<'a>>(value: Option<&Value>, key: &str) -> Option<T> {
+        serde_json::from_value(value?.get(key)?.clone()).ok()
+    }
+    UnreadableRecord {
+        path: path.to_owned(),
+        uuid: part(value, "uuid").or_else(|| uuid_of_name(path)),
+        name: part(value, "name"),
+        domid: part(value, "domid"),
+        boot: part(value, "boot"),
+        cause,
+    }
+}
+
+fn state_files(host: &dyn HostDevices, paths: &Paths) -> Result<Vec<PathBuf>, Cause> {
+    let mut files = host.list_files(&paths.guests())?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
+    Ok(files)
+}
+
+impl Toolstack {
+    /// Reads all state files.
+    pub(crate) fn records(&self) -> Result<Records, Cause> {
+        let now = self.host.boot_id()?;
+        let mut records = Records::default();
+        for path in state_files(&*self.host, &self.paths)? {
+            match GuestRecord::load(&*self.host, &path) {
+                Found::Read(record) => self.sort(*record, now, &path, &mut records)?,
+                Found::Unreadable(file) => records.unreadable.push(file),
+                Found::Nothing => {}
+            }
+        }
+        Ok(records)
+    }
+
+    /// Puts a record where it belongs by the boot of the host that it was made in.
+    fn sort(
+        &self,
+        mut record: GuestRecord,
+        now: BootId,
+        path: &Path,
+        records: &mut Records,
+    ) -> Result<(), Cause> {
+        match record.boot {
+            Some(boot) if boot == now => records.guests.push(record),
+            Some(_) => records.past.push(record),
+            // The stubdomain's UUID was random: the domain that has it was made with this record.
+            None if record.stub_domain(self)?.is_some() => {
+                record.boot = Some(now);
+                records.guests.push(record);
+            }
+            None => {
+                let uuid = *record.uuid.as_bytes();
+                if self.hypervisor.list_domains()?.iter().any(|info| info.uuid == uuid) {
+                    let value = serde_json::to_value(&record).unwrap_or_default();
+                    let cause = Cause::RecordUncertain { path: path.to_owned(), uuid: record.uuid };
+                    records.unreadable.push(outer_part(path, Some(&value), cause));
+                } else {
+                    records.past.push(record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a guest of this boot.
+    pub(crate) fn record_of(&self, id: GuestId) -> Result<GuestRecord, Cause> {
+        let records = self.records()?;
+        if let Some(record) = records.guests.into_iter().find(|record| record.uuid == id.0) {
+            return Ok(record);
+        }
+        let unreadable = records.unreadable.into_iter().find(|file| file.uuid == Some(id.0));
+        Err(match unreadable {
+            Some(file) => file.cause,
+            None => Cause::NoGuest(format!("with the UUID {id} that Outrigger made")),
+        })
+    }
+
+    /// Which boot of the host this is.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn boot_id(&self) -> Result<BootId, Cause> {
+        Ok(self.host.boot_id()?)
+    }
+
+    /// The state files that are not understood. Their guests are left alone.
+    ///
+    /// # Errors
+    /// When the folder or Xen cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<UnreadableRecord>, Cause> {
+        Ok(self.records()?.unreadable)
+    }
+}

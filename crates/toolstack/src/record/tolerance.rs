@@ -1,0 +1,170 @@
+//! Files of other releases: what is missing is given its default, what is unknown is kept.
+
+use config::GuestConfig;
+use serde_json::Value;
+
+use super::GuestRecord;
+
+/// The least that a configuration says, with a device of each kind whose lists are filled up.
+const LEAST: &str =
+    "type = 'hvm'\nname = 'guest'\nmemory = 16\ndisk = ['/dev/null,raw,xvda,w']\nvif = ['bridge=xenbr0']";
+
+/// A file as it was read, and what this release understood of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stored {
+    file: Value,
+    understood: Value,
+}
+
+impl GuestRecord {
+    /// Reads a record; what its release did not know has its default.
+    pub(super) fn from_value(mut file: Value) -> Result<Self, serde_json::Error> {
+        if let Some(config) = file.get_mut("config") {
+            fill_config(config)?;
+        }
+        let mut record: Self = serde_json::from_value(file.clone())?;
+        record.stored = Stored { understood: serde_json::to_value(&record)?, file };
+        Ok(record)
+    }
+
+    /// The file's text, with what another release had written into it.
+    pub(super) fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut value = serde_json::to_value(self)?;
+        keep_unknown(&mut value, &self.stored.file, &self.stored.understood);
+        serde_json::to_vec_pretty(&value)
+    }
+}
+
+/// Gives a configuration the keys that it lacks.
+fn fill_config(config: &mut Value) -> Result<(), serde_json::Error> {
+    let Some(least) = config::load_str("defaults", LEAST).config else { return Ok(()) };
+    let [disk, nic] = [serde_json::to_value(&least.disks)?, serde_json::to_value(&least.nics)?];
+    let least = GuestConfig { disks: Vec::new(), nics: Vec::new(), ..least };
+    fill(config, &serde_json::to_value(&least)?);
+    for (list, element) in [("disks", disk), ("nics", nic)] {
+        for device in config.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            fill_flat(device, &element[0]);
+        }
+    }
+    Ok(())
+}
+
+fn fill(value: &mut Value, defaults: &Value) {
+    let (Value::Object(value), Value::Object(defaults)) = (value, defaults) else { return };
+    for (key, default) in defaults {
+        match value.get_mut(key) {
+            Some(value) => fill(value, default),
+            None => {
+                value.insert(key.clone(), default.clone());
+            }
+        }
+    }
+}
+
+/// The same for an element of a list, whose values are not looked into: some are one of several alternatives.
+fn fill_flat(value: &mut Value, defaults: &Value) {
+    let (Value::Object(value), Value::Object(defaults)) = (value, defaults) else { return };
+    for (key, default) in defaults {
+        value.entry(key).or_insert_with(|| default.clone());
+    }
+}
+
+/// Puts back what the file had and this release did not understand.
+fn keep_unknown(value: &mut Value, file: &Value, understood: &Value) {
+    match (value, file, understood) {
+        (Value::Object(value), Value::Object(file), Value::Object(understood)) => {
+            for (key, old) in file {
+                match (value.get_mut(key), understood.get(key)) {
+                    (Some(value), Some(understood)) => keep_unknown(value, old, understood),
+                    (None, None) => {
+                        value.insert(key.clone(), old.clone());
+                    }
+                    // It was removed, or has come.
+                    _ => {}
+                }
+            }
+        }
+        (Value::Array(values), Value::Array(file), Value::Array(understood)) => {
+            let same_length = values.len() == understood.len();
+            for (index, value) in values.iter_mut().enumerate() {
+                // An element that has moved is known by what was understood of it, one that has changed by its place.
+                let place = understood.iter().position(|old| *old == *value);
+                let place = place.or_else(|| same_length.then_some(index));
+                let old = place.and_then(|place| Some((file.get(place)?, understood.get(place)?)));
+                if let Some((file, understood)) = old {
+                    keep_unknown(value, file, understood);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::host::BootId;
+    use config::Uuid;
+
+    fn record(config: &str) -> GuestRecord {
+        let config = config::load_str("t.cfg", config).config.unwrap();
+        GuestRecord::new(&config, BootId(Uuid::from_u128(3)), Uuid::from_u128(1), Uuid::from_u128(2))
+    }
+
+    #[test]
+    fn a_complete_configuration_is_left_as_it_is() {
+        let every = include_str!("../../../config/tests/corpus/every-used-key.cfg");
+        for text in [LEAST, every] {
+            let value = serde_json::to_value(record(text)).unwrap();
+            let mut filled = value.clone();
+            fill_config(&mut filled["config"]).unwrap();
+            assert_eq!(filled, value);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_has_its_default() {
+        let whole = record(LEAST);
+        let mut value = serde_json::to_value(&whole).unwrap();
+        let keys: Vec<String> = value["config"].as_object().unwrap().keys().cloned().collect();
+        for key in keys.iter().filter(|key| !["name", "disks", "nics"].contains(&key.as_str())) {
+            value["config"].as_object_mut().unwrap().remove(key);
+            let read = GuestRecord::from_value(value.clone()).unwrap();
+            let least = config::load_str("t", "type='hvm'\nname='guest'\nmemory=16").config.unwrap();
+            assert_eq!(
+                serde_json::to_value(&read.config).unwrap()[key],
+                serde_json::to_value(&least).unwrap()[key],
+                "{key}"
+            );
+        }
+        for key in ["boot", "domid", "stub_domid", "loops", "ports", "scripts", "change"] {
+            value.as_object_mut().unwrap().remove(key);
+        }
+        value["config"]["disks"][0].as_object_mut().unwrap().remove("trusted");
+        let read = GuestRecord::from_value(value).unwrap();
+        assert_eq!((read.boot, read.domid, read.config.disks), (None, None, whole.config.disks));
+    }
+
+    #[test]
+    fn what_is_unknown_is_kept_through_changes() {
+        let mut value =
+            serde_json::to_value(record(&LEAST.replace("xvda,w'", "xvda,w','/b,raw,xvdb,w'"))).unwrap();
+        value["later"] = json!({"a": [1, 2]});
+        value["config"]["platform"]["later"] = json!(true);
+        value["config"]["disks"][0]["later"] = json!("first");
+        value["config"]["disks"][1]["later"] = json!("second");
+        let mut read = GuestRecord::from_value(value).unwrap();
+        read.name = "other".to_owned();
+        read.config.disks[1].direct_io_safe = true;
+        let text: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+        assert_eq!((&text["later"], &text["name"]), (&json!({"a": [1, 2]}), &json!("other")));
+        assert_eq!(text["config"]["platform"]["later"], json!(true));
+        assert_eq!(text["config"]["disks"][1]["later"], json!("second"));
+        read.config.disks.remove(0);
+        let text: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+        assert_eq!(text["config"]["disks"].as_array().unwrap().len(), 1);
+        assert_ne!(text["config"]["disks"][0]["later"], json!("first"));
+    }
+}

@@ -1,0 +1,140 @@
+use toolstack::CreateOptions;
+use xen::Hypervisor as _;
+use xen_types::DomId;
+
+use crate::world::{Stubs, World};
+
+fn other(disk: &str) -> config::GuestConfig {
+    let text = format!("type=\"hvm\"\nname=\"other\"\nmemory=64\ndisk=[\"{disk}\"]");
+    config::load_str("o", &text).config.unwrap()
+}
+
+#[test]
+fn a_device_under_another_name_is_the_same_device() {
+    let world = World::new(Stubs::Work);
+    world.host.put_block("/dev/dm-7", 253, 7);
+    let first = world.create().unwrap(); // has /dev/vg/b (253:7), rw
+    let second =
+        world.toolstack.create(&other("/dev/dm-7,raw,xvda,rw"), CreateOptions::default(), &mut |_| ());
+    println!("{:?}", second.as_ref().map(|guest| guest.domid));
+    assert!(second.is_err(), "two guests write to block device 253:7 ({} and other)", first.name);
+}
+
+#[test]
+fn a_state_file_of_another_release_does_not_cost_a_running_guest_its_disks() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let before = world.host.state().loops.len();
+    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    let text = world.host.state().files[std::path::Path::new(&path)].clone();
+    let text = String::from_utf8(text).unwrap().replacen("\"form\": 1", "\"form\": 2", 1);
+    world.host.put_file(&path, text.as_bytes());
+    let recovered = world.successor().recover(&mut |event| println!("{event:?}")).unwrap();
+    assert_eq!(recovered.troubles.len(), 1);
+    println!("guests taken up: {}", recovered.guests.len());
+    assert_eq!(world.host.state().loops.len(), before, "the loop devices of a guest that runs were detached");
+}
+
+#[test]
+fn print_the_tree_with_permissions() {
+    let world = World::new(Stubs::Work);
+    world.create().unwrap();
+    for (path, (value, permissions)) in world.server.dump() {
+        println!("NODE {permissions} {path} = {}", String::from_utf8_lossy(&value));
+    }
+    let _ = DomId::DOM0;
+}
+
+#[test]
+fn print_a_state_file() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    println!("STATE {}", String::from_utf8_lossy(&world.host.state().files[std::path::Path::new(&path)]));
+}
+
+#[test]
+fn the_disk_of_a_guest_whose_state_file_cannot_be_read_is_not_free() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    let text = world.host.state().files[std::path::Path::new(&path)].clone();
+    let text = String::from_utf8(text).unwrap().replacen("\"form\": 1", "\"form\": 2", 1);
+    world.host.put_file(&path, text.as_bytes());
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    println!("{} taken up, {} troubles", recovered.guests.len(), recovered.troubles.len());
+    let again =
+        world.toolstack.create(&other("/dev/vg/b,raw,xvda,rw"), CreateOptions::default(), &mut |_| ());
+    println!("second writer: {:?}", again.as_ref().map(|guest| guest.domid));
+    assert!(again.is_err(), "two guests that run write to /dev/vg/b");
+}
+
+#[test]
+fn a_record_of_yesterdays_numbers_does_not_end_todays_guest_in_recovery() {
+    use xen::{DomainKind, DomainSpec};
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    // The host went down in the middle of a destroy.
+    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    let text = world.host.state().files[std::path::Path::new(&path)].clone();
+    let text = String::from_utf8(text).unwrap().replacen("\"running\"", "\"destroying\"", 1).replacen(
+        "\"Running\"",
+        "\"Destroying\"",
+        1,
+    );
+    world.host.put_file(&path, text.as_bytes());
+    for domid in [guest.stub_domid, guest.domid] {
+        world.hypervisor.destroy_domain(domid).unwrap();
+    }
+    for (n, domid) in [guest.domid, guest.stub_domid].into_iter().enumerate() {
+        let mut spec = DomainSpec::new(DomainKind::Pv, [n as u8 + 1; 16], 1);
+        spec.domid = Some(domid);
+        world.hypervisor.create_domain(&spec).unwrap();
+    }
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    println!("cleaned {:?}, troubles {:?}", recovered.cleaned, recovered.troubles);
+    for domid in [guest.domid, guest.stub_domid] {
+        let info = world.hypervisor.domain_info(domid).unwrap();
+        assert!(info.is_some_and(|info| !info.state.dying), "domain {domid} of another toolstack was killed");
+    }
+}
+
+#[test]
+fn of_two_records_with_one_number_the_living_guests_is_meant() {
+    let world = World::new(Stubs::Work);
+    let text = "type=\"hvm\"\nname=\"old\"\nuuid=\"00000000-0000-4000-8000-000000000001\"\nmemory=64";
+    let old = config::load_str("o", text).config.unwrap();
+    let old = world.toolstack.create(&old, CreateOptions::default(), &mut |_| ()).unwrap();
+    let path = format!("/var/lib/outrigger/guests/{}.json", old.uuid);
+    let text = String::from_utf8(world.host.state().files[std::path::Path::new(&path)].clone()).unwrap();
+    // The host starts anew, and its numbers too: the next guest gets those of the old one.
+    for domid in [old.stub_domid, old.domid] {
+        world.hypervisor.destroy_domain(domid).unwrap();
+    }
+    let guest = world.create().unwrap();
+    let text = text
+        .replacen(&format!("\"domid\": {}", old.domid), &format!("\"domid\": {}", guest.domid), 1)
+        .replacen(
+            &format!("\"stub_domid\": {}", old.stub_domid),
+            &format!("\"stub_domid\": {}", guest.stub_domid),
+            1,
+        );
+    world.host.put_file(&path, text.as_bytes());
+    // Clearing up the old one, as the daemon does when it finds it gone.
+    let outcome = world.toolstack.destroy(guest.id(), &mut |_| ());
+    let files: Vec<_> = world
+        .host
+        .state()
+        .files
+        .keys()
+        .filter(|p| p.starts_with("/var/lib/outrigger/guests"))
+        .cloned()
+        .collect();
+    println!("destroy({}) = {outcome:?}; left: {files:?}; guest {}", guest.domid, guest.uuid);
+    let own = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    let there = world.hypervisor.domain_info(guest.domid).unwrap().is_some_and(|info| !info.state.dying);
+    assert!(
+        there == files.iter().any(|p| p == std::path::Path::new(&own)),
+        "the guest was ended, and its state file was not: there {there}"
+    );
+}
