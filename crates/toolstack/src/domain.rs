@@ -29,7 +29,8 @@ impl std::fmt::Display for GuestId {
 
 /// A domain whose number was just found to be that of its UUID.
 ///
-/// Xen numbers domains upwards, so a number does not change hands between the look and the act that follows at once.
+/// Xen numbers domains upwards, so a number does not change hands between the look and the act that follows at once. For
+/// the same reason number and UUID together are one domain's within a boot of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain {
     domid: DomId,

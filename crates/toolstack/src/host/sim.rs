@@ -32,6 +32,8 @@ pub struct SimState {
     pub renamed: BTreeMap<String, String>,
     /// Scripts that ran.
     pub scripts: Vec<(PathBuf, Vec<String>)>,
+    /// The devices that they ran for (`XENBUS_PATH`).
+    pub scripts_for: Vec<String>,
     /// How far local time is ahead of UTC, in seconds.
     pub utc_offset: i32,
     /// How many calls were made.
@@ -216,6 +218,10 @@ impl HostDevices for SimHost {
         }
         let name = request.rename.as_ref().unwrap_or(&request.interface);
         let (name, first) = (name.clone(), request.interface.clone());
+        if state.ports.contains_key(&name) && name != first {
+            let source = nix::errno::Errno::EEXIST.into();
+            return Err(HostError::Network { operation: "rename", interface: first, source });
+        }
         state.ports.insert(name.clone(), request.bridge.clone());
         state.renamed.insert(name, first);
         Ok(())
@@ -245,7 +251,9 @@ impl HostDevices for SimHost {
     }
 
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
-        self.call("run_script")?.scripts.push((call.script.clone(), call.args.clone()));
+        let mut state = self.call("run_script")?;
+        state.scripts.push((call.script.clone(), call.args.clone()));
+        state.scripts_for.push(call.env.get("XENBUS_PATH").cloned().unwrap_or_default());
         Ok(())
     }
 

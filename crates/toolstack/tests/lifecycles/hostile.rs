@@ -1,6 +1,5 @@
 use toolstack::CreateOptions;
 use xen::Hypervisor as _;
-use xen_types::DomId;
 
 use crate::world::{Stubs, World};
 
@@ -33,24 +32,6 @@ fn a_state_file_of_another_release_does_not_cost_a_running_guest_its_disks() {
     assert_eq!(recovered.troubles.len(), 1);
     println!("guests taken up: {}", recovered.guests.len());
     assert_eq!(world.host.state().loops.len(), before, "the loop devices of a guest that runs were detached");
-}
-
-#[test]
-fn print_the_tree_with_permissions() {
-    let world = World::new(Stubs::Work);
-    world.create().unwrap();
-    for (path, (value, permissions)) in world.server.dump() {
-        println!("NODE {permissions} {path} = {}", String::from_utf8_lossy(&value));
-    }
-    let _ = DomId::DOM0;
-}
-
-#[test]
-fn print_a_state_file() {
-    let world = World::new(Stubs::Work);
-    let guest = world.create().unwrap();
-    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
-    println!("STATE {}", String::from_utf8_lossy(&world.host.state().files[std::path::Path::new(&path)]));
 }
 
 #[test]

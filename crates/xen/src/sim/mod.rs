@@ -136,6 +136,14 @@ impl SimHypervisor {
         }
     }
 
+    /// Whether a domain runs: it is not paused, and has neither shut down nor is being destroyed.
+    #[must_use]
+    pub fn runs(&self, domid: DomId) -> bool {
+        let state = self.lock();
+        let runs = |domain: &SimDomain| domain.pauses == 0 && domain.shutdown.is_none() && !domain.dying;
+        state.domains.get(&domid).is_some_and(runs)
+    }
+
     /// The triggers that were sent to a domain, oldest first.
     #[must_use]
     pub fn triggers(&self, domid: DomId) -> Vec<Trigger> {

@@ -1,0 +1,206 @@
+//! A number is no identity: what happens when a guest's numbers are other domains' now.
+
+use std::path::{Path, PathBuf};
+
+use config::Uuid;
+use toolstack::steps::{Faults, Side};
+use toolstack::{CreateOptions, Guest, Toolstack};
+use xen_types::DomId;
+
+use crate::strangers::{
+    Recording, Stranger, ask_everything, create, destroy_ours_as_xl, give_numbers_away, start_daemon,
+};
+use crate::world::{CONFIG, Stubs, World, guest_config};
+
+const UUID: &str = "11111111-2222-4333-8444-555555555555";
+
+fn file_of(guest: &Guest) -> PathBuf {
+    format!("/var/lib/outrigger/guests/{}.json", guest.uuid).into()
+}
+
+fn read(world: &World, path: &Path) -> String {
+    String::from_utf8(world.host.state().files[path].clone()).unwrap()
+}
+
+/// A guest whose numbers strangers have now, and what was done before.
+fn with_strangers(paused: bool) -> (World, Guest, Vec<Stranger>, Recording) {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    destroy_ours_as_xl(&world, &guest);
+    let strangers = give_numbers_away(&world, &guest, paused);
+    let recording = Recording::begin(&world);
+    (world, guest, strangers, recording)
+}
+
+#[test]
+fn nothing_is_done_to_who_has_the_numbers_now() {
+    for paused in [false, true] {
+        let (world, guest, strangers, recording) = with_strangers(paused);
+        for (what, done) in ask_everything(&world, guest.id()) {
+            assert!(!done, "{what} was done to a stranger");
+        }
+        recording.check(&world, &strangers, "asked for everything");
+        assert!(world.toolstack.set_aside(guest.id(), "aside").is_ok(), "only the record has the name");
+        recording.check(&world, &strangers, "set aside");
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+        recording.check(&world, &strangers, "destroyed");
+        strangers.into_iter().for_each(|stranger| stranger.destroy(&world));
+    }
+}
+
+#[test]
+fn a_restart_makes_a_new_guest_beside_who_has_the_numbers_now() {
+    let (world, guest, strangers, recording) = with_strangers(false);
+    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    assert_eq!(again.uuid, guest.uuid);
+    recording.check(&world, &strangers, "restarted");
+    world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();
+    recording.check(&world, &strangers, "destroyed");
+}
+
+#[test]
+fn a_destroy_that_fails_anywhere_spares_who_has_the_numbers_now() {
+    for step in Toolstack::destroy_steps() {
+        for side in [Side::Before, Side::After] {
+            let (world, guest, strangers, recording) = with_strangers(true);
+            let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+            toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+            recording.check(&world, &strangers, step);
+        }
+    }
+}
+
+#[test]
+fn a_guest_of_another_boot_has_nothing_but_its_file() {
+    for phase in ["creating", "running", "destroying"] {
+        let world = World::new(Stubs::Work);
+        let old = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
+        let text = read(&world, &file_of(&old)).replacen("\"running\"", &format!("\"{phase}\""), 1);
+        world.host.put_file(file_of(&old), text.as_bytes());
+        let world = world.reboot();
+        // The same configuration, made by another toolstack, has got the same UUID and the same numbers.
+        let strangers = vec![
+            Stranger::make(&world, old.domid, old.uuid, &old.name, false),
+            Stranger::make(&world, old.stub_domid, Uuid::from_u128(5), "hello-dm", true),
+        ];
+        let recording = Recording::begin(&world);
+        let recovered = start_daemon(&world);
+        recording.check(&world, &strangers, phase);
+        assert_eq!(recovered.ended.len(), 1, "{phase}: {recovered:?}");
+        assert!(recovered.guests.is_empty() && recovered.troubles.is_empty(), "{phase}: {recovered:?}");
+        assert!(!world.host.state().files.contains_key(&file_of(&old)), "{phase}");
+        // Its name and its disks are free again, as far as the strangers leave them so.
+        strangers.into_iter().for_each(|stranger| stranger.destroy(&world));
+        let again = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
+        world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();
+    }
+}
+
+#[test]
+fn a_guest_of_the_same_uuid_that_xl_made_is_not_ours() {
+    let world = World::new(Stubs::Work);
+    let guest = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
+    destroy_ours_as_xl(&world, &guest);
+    let domid = DomId::new(guest.stub_domid.get() + 7).unwrap();
+    let strangers = vec![Stranger::make(&world, domid, guest.uuid, &guest.name, false)];
+    let recording = Recording::begin(&world);
+    start_daemon(&world);
+    recording.check(&world, &strangers, "taken up");
+    assert!(world.toolstack.guests().unwrap().is_empty());
+}
+
+#[test]
+fn a_create_that_was_cut_off_does_not_end_a_guest_that_xl_makes_of_the_same_file() {
+    let steps = Toolstack::create_steps().into_iter();
+    for step in steps.take_while(|step| *step != "record the running guest") {
+        let world = World::new(Stubs::Work);
+        let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, Side::After));
+        let mut config = guest_config();
+        config.uuid = Some(UUID.parse().unwrap());
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = toolstack.create(&config, CreateOptions::default(), &mut |event| {
+                if let toolstack::Event::StepFailed { .. } = event {
+                    std::panic::resume_unwind(Box::new(()));
+                }
+            });
+        }));
+        let strangers =
+            vec![Stranger::make(&world, DomId::new(40).unwrap(), config.uuid.unwrap(), "hello", false)];
+        let recording = Recording::begin(&world);
+        start_daemon(&world);
+        recording.check(&world, &strangers, step);
+        strangers.into_iter().for_each(|stranger| stranger.destroy(&world));
+        world.forget_file("/srv/stranger-40.img".as_ref());
+        world.check_clean(step);
+    }
+}
+
+#[test]
+fn an_unreadable_file_frees_nothing_and_is_in_the_way_of_its_name_and_uuid() {
+    for damage in ["form", "half", "empty", "value"] {
+        let world = World::new(Stubs::Work);
+        let guest = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
+        let (path, text) = (file_of(&guest), read(&world, &file_of(&guest)));
+        let damaged = match damage {
+            "form" => text.replacen("\"form\": 1", "\"form\": 99", 1),
+            "half" => text[..text.len() / 2].to_owned(),
+            "empty" => String::new(),
+            _ => text.replacen("\"phase\": \"running\"", "\"phase\": \"later\"", 1),
+        };
+        assert_ne!(damaged, text);
+        world.host.put_file(&path, damaged.as_bytes());
+        let before = (world.host.state().loops, world.server.dump());
+        let recovered = world.successor().recover(&mut |_| ()).unwrap();
+        assert_eq!((recovered.guests.len(), recovered.troubles.len()), (0, 1), "{damage}");
+        assert_eq!((world.host.state().loops, world.server.dump()), before, "{damage}");
+        let listed = world.toolstack.unreadable().unwrap();
+        assert_eq!((listed.len(), listed[0].uuid), (1, Some(guest.uuid)), "{damage}");
+        assert!(listed[0].cause.chain().contains("is left alone"), "{}", listed[0].cause.chain());
+        for text in [CONFIG.to_owned(), format!("{CONFIG}\nuuid='{UUID}'\nname='other'")] {
+            let error = create(&world, &text).unwrap_err().report();
+            assert!(error.contains("taken") || error.contains("is there already") || error.contains(UUID));
+        }
+        assert!(world.toolstack.destroy(guest.id(), &mut |_| ()).is_err(), "{damage}");
+        // With the file as it was, the guest is managed again.
+        world.host.put_file(&path, text.as_bytes());
+        assert_eq!(world.successor().recover(&mut |_| ()).unwrap().guests, [guest.clone()], "{damage}");
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+        world.check_clean(damage);
+    }
+}
+
+/// The state files that releases have written, one of each form and each set of keys.
+const RELEASED: [(&str, &str); 1] = [("form-1.json", include_str!("../records/form-1.json"))];
+
+#[test]
+fn the_file_of_each_release_is_read() {
+    for (name, text) in RELEASED {
+        let world = World::new(Stubs::Work);
+        let guest = world.create().unwrap();
+        // The numbers and UUIDs of the fixture are those of the guest that runs here.
+        let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
+        for (key, now) in [("uuid", guest.uuid), ("stub_uuid", guest.stub_uuid)] {
+            value[key] = now.to_string().into();
+        }
+        let config = value["config"].clone();
+        world.host.put_file(file_of(&guest), value.to_string().as_bytes());
+        let recovered = world.successor().recover(&mut |_| ()).unwrap();
+        assert!(recovered.troubles.is_empty(), "{name}: {:?}", recovered.troubles);
+        assert_eq!(recovered.guests.len(), 1, "{name}");
+        assert_eq!(recovered.guests[0].config.name, config["name"].as_str().unwrap(), "{name}");
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+        world.check_clean(name);
+        // After a reboot it is of another boot, although it does not say so.
+        world.host.put_file(file_of(&guest), value.to_string().as_bytes());
+        let world = world.reboot();
+        assert_eq!(world.successor().recover(&mut |_| ()).unwrap().ended.len(), 1, "{name}");
+        // A domain of its UUID may be its, or not.
+        world.host.put_file(file_of(&guest), value.to_string().as_bytes());
+        let strangers = vec![Stranger::make(&world, guest.domid, guest.uuid, "hello", false)];
+        let recording = Recording::begin(&world);
+        let recovered = start_daemon(&world);
+        recording.check(&world, &strangers, name);
+        assert_eq!((recovered.troubles.len(), recovered.guests.len()), (1, 0), "{name}");
+        assert!(world.host.state().files.contains_key(&file_of(&guest)), "{name}");
+    }
+}
