@@ -115,7 +115,9 @@ impl HostDevices for RealHost {
     }
 
     fn attach_loop(&self, path: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
-        Ok(attachment(linux_loop::attach(path, read_only, tag)?))
+        let mut options = OpenOptions::new();
+        let backing = options.read(true).write(!read_only).open(path).map_err(file("open", path))?;
+        Ok(attachment(linux_loop::attach(&backing, path, read_only, tag)?))
     }
 
     fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError> {
