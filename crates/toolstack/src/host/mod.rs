@@ -9,6 +9,8 @@ mod real_disks;
 mod script;
 mod sim;
 mod sim_disks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
