@@ -389,6 +389,17 @@ fn the_disks_of_an_earlier_releases_guest_are_compared_too() {
     }
 }
 
+#[test]
+fn the_disks_of_a_guest_whose_record_cannot_be_read_are_not_free() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
+    world.host.put_file(&path, b"{");
+    for disk in ["/srv/a.img,raw,xvda,rw", "/dev/vg/b,raw,xvda,ro"] {
+        assert!(is_guest(&user(create(&world, "other", &[disk])), &guest), "{disk}");
+    }
+}
+
 fn insert(toolstack: &Toolstack, domid: DomId, path: &str) -> Result<Guest, Error> {
     let disc = DiskSource::Path(path.to_owned());
     toolstack.change_medium(domid, vdev("hdc"), &disc, Detach::Ask, &mut |_| ())
