@@ -11,7 +11,6 @@ mod sys;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,10 @@ use thiserror::Error;
 pub const MAX_TAG: usize = 63;
 /// How often a number that another program took first is given up for the next one.
 const ATTEMPTS: u32 = 64;
+/// How many attached devices [`list`] returns at most; with more it fails, as an answer with gaps would mislead.
+pub const MAX_DEVICES: usize = 16_384;
+const ENXIO: i32 = 6;
+const ENODEV: i32 = 19;
 
 /// An attached loop device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,17 +38,33 @@ pub struct LoopDevice {
     pub tag: String,
 }
 
+/// The file behind a loop device, as `stat` identifies files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// Major number of the file system's device.
+    pub major: u32,
+    /// Minor number of the file system's device.
+    pub minor: u32,
+    /// The inode number.
+    pub inode: u64,
+    /// Major and minor number of the block device, when the file is one.
+    pub block: Option<(u32, u32)>,
+}
+
+/// A loop device of the host, whoever attached it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedLoop {
+    /// The device; its tag is whatever the kernel has as its file's name.
+    pub device: LoopDevice,
+    /// The file behind it.
+    pub backing: Backing,
+    /// Whether it can only be read.
+    pub read_only: bool,
+}
+
 /// Why a loop device could not be made, read or detached.
 #[derive(Debug, Error)]
 pub enum LoopError {
-    /// The file to attach cannot be opened.
-    #[error("Cannot open {file} to attach it to a loop device")]
-    Open {
-        /// The file.
-        file: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// The kernel gives no free device.
     #[error("Cannot get a free loop device from /dev/loop-control; is the kernel's module loop loaded?")]
     NoFree {
@@ -76,31 +95,43 @@ pub enum LoopError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A device cannot be asked what is attached to it.
+    #[error("Cannot read which file is attached to {device}")]
+    Read {
+        /// The loop device.
+        device: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There are more loop devices than are looked at.
+    #[error("The host has more than {MAX_DEVICES} attached loop devices")]
+    TooMany,
     /// The tag does not fit.
     #[error("The tag \"{0}\" of a loop device is empty, too long or has a NUL byte")]
     Tag(String),
 }
 
-/// Attaches `file` to a free loop device, with direct I/O where the file's file system has it, and without
-/// autoclear (the device stays until it is detached).
+/// Attaches an open file to a free loop device, with direct I/O where the file's file system has it, and without
+/// autoclear (the device stays until it is detached). `name` is the file's name in errors.
+///
+/// It is the open file that is attached, whatever its name stands for by now. It has to be open for writing unless the
+/// device is to be read-only.
 ///
 /// # Errors
-/// When the file cannot be opened so, there is no free device, or the kernel refuses.
-pub fn attach(file: &Path, read_only: bool, tag: &str) -> Result<LoopDevice, LoopError> {
+/// When there is no free device, or the kernel refuses.
+pub fn attach(backing: &File, name: &Path, read_only: bool, tag: &str) -> Result<LoopDevice, LoopError> {
     if tag.is_empty() || tag.len() > MAX_TAG || tag.contains('\0') {
         return Err(LoopError::Tag(tag.to_owned()));
     }
-    let open = |source| LoopError::Open { file: file.to_owned(), source };
-    let backing = OpenOptions::new().read(true).write(!read_only).open(file).map_err(open)?;
     let no_free = |source| LoopError::NoFree { source };
     let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(no_free)?;
     let mut direct_io = true;
     for _ in 0..ATTEMPTS {
         let number = sys::get_free(&control).map_err(no_free)?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
-        let failed = |source| LoopError::Attach { file: file.to_owned(), device: path.clone(), source };
+        let failed = |source| LoopError::Attach { file: name.to_owned(), device: path.clone(), source };
         let device = OpenOptions::new().read(true).write(!read_only).open(&path).map_err(failed)?;
-        match sys::configure(&device, backing.as_raw_fd(), read_only, direct_io, tag) {
+        match sys::configure(&device, backing, read_only, direct_io, tag) {
             Ok(()) => {
                 let rdev = device.metadata().map_err(failed)?.rdev();
                 return Ok(LoopDevice { major: major(rdev), minor: minor(rdev), path, tag: tag.to_owned() });
@@ -127,11 +158,11 @@ pub fn detach(device: &LoopDevice) -> Result<bool, LoopError> {
     let handle = match File::open(&device.path) {
         Ok(handle) => handle,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) if error.raw_os_error() == Some(6) => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(ENXIO) => return Ok(false),
         Err(error) => return Err(failed(error)),
     };
-    match sys::tag(&handle).map_err(failed)? {
-        Some(tag) if tag == device.tag => sys::clear(&handle).map_err(failed).map(|()| true),
+    match sys::status(&handle).map_err(failed)? {
+        Some(status) if status.tag == device.tag => sys::clear(&handle).map_err(failed).map(|()| true),
         _ => Ok(false),
     }
 }
@@ -139,25 +170,64 @@ pub fn detach(device: &LoopDevice) -> Result<bool, LoopError> {
 /// All attached loop devices with a tag that starts with `prefix`.
 ///
 /// # Errors
-/// When `/sys/block` cannot be read. A device that vanishes meanwhile is left out.
+/// When `/sys/block` cannot be read. A device that vanishes meanwhile, or cannot be asked, is left out.
 pub fn find(prefix: &str) -> Result<Vec<LoopDevice>, LoopError> {
+    let attached = attached_paths()?.into_iter().filter_map(|path| look_at(&path).ok().flatten());
+    Ok(attached.map(|attached| attached.device).filter(|device| device.tag.starts_with(prefix)).collect())
+}
+
+/// All attached loop devices of the host, whoever attached them. One that vanishes meanwhile is left out.
+///
+/// # Errors
+/// When `/sys/block` cannot be read, a device cannot be asked, or there are more than [`MAX_DEVICES`].
+pub fn list() -> Result<Vec<AttachedLoop>, LoopError> {
     let mut found = Vec::new();
+    for path in attached_paths()? {
+        found.extend(look_at(&path)?);
+        if found.len() > MAX_DEVICES {
+            return Err(LoopError::TooMany);
+        }
+    }
+    Ok(found)
+}
+
+/// The device files of the loop devices that have a file attached.
+fn attached_paths() -> Result<Vec<PathBuf>, LoopError> {
+    let mut paths = Vec::new();
     let entries = std::fs::read_dir("/sys/block").map_err(|source| LoopError::List { source })?;
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| name.starts_with("loop")) else { continue };
         // The folder `loop` exists only while a file is attached.
-        if !entry.path().join("loop").exists() {
-            continue;
-        }
-        let path = Path::new("/dev").join(name);
-        let Ok(handle) = File::open(&path) else { continue };
-        let (Ok(Some(tag)), Ok(meta)) = (sys::tag(&handle), handle.metadata()) else { continue };
-        if tag.starts_with(prefix) {
-            found.push(LoopDevice { path, major: major(meta.rdev()), minor: minor(meta.rdev()), tag });
+        if entry.path().join("loop").exists() {
+            paths.push(Path::new("/dev").join(name));
         }
     }
-    Ok(found)
+    Ok(paths)
+}
+
+/// What is attached to the loop device at this path; nothing when there is nothing, or no device any more.
+fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
+    let failed = |source| LoopError::Read { device: path.to_owned(), source };
+    let handle = match File::open(path) {
+        Ok(handle) => handle,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if matches!(error.raw_os_error(), Some(ENXIO | ENODEV)) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let Some(status) = sys::status(&handle).map_err(failed)? else { return Ok(None) };
+    let rdev = handle.metadata().map_err(failed)?.rdev();
+    let device =
+        LoopDevice { path: path.to_owned(), major: major(rdev), minor: minor(rdev), tag: status.tag.clone() };
+    Ok(Some(AttachedLoop { device, backing: backing(&status), read_only: status.read_only }))
+}
+
+/// `huge_encode_dev` (`include/linux/kdev_t.h`) packs twelve bits of the major number and twenty of the minor, each
+/// where the C library has the low bits of its wider numbers, so that [`major`] and [`minor`] read both.
+fn backing(status: &sys::Status) -> Backing {
+    let block = (status.rdevice != 0 && status.rdevice != status.device)
+        .then(|| (major(status.rdevice), minor(status.rdevice)));
+    Backing { major: major(status.device), minor: minor(status.device), inode: status.inode, block }
 }
 
 /// The major number of a device number as Linux's C library packs it.
@@ -186,10 +256,47 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_tag_or_a_missing_file_is_refused_before_a_device_is_taken() {
-        assert!(matches!(attach(Path::new("/x"), true, ""), Err(LoopError::Tag(_))));
-        assert!(matches!(attach(Path::new("/x"), true, &"x".repeat(64)), Err(LoopError::Tag(_))));
-        assert!(matches!(attach(Path::new("/nonexistent"), true, "t"), Err(LoopError::Open { .. })));
+    fn a_bad_tag_is_refused_before_a_device_is_taken() {
+        let file = File::open("/dev/null").unwrap();
+        for bad in ["", &"x".repeat(64), "a\0b"] {
+            assert!(matches!(attach(&file, Path::new("/x"), true, bad), Err(LoopError::Tag(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_packing_of_device_numbers_is_read() {
+        // new_encode_dev(MKDEV(259, 300)), new_encode_dev(MKDEV(4095, 0xfffff)).
+        let status =
+            |device, rdevice| sys::Status { device, inode: 5, rdevice, read_only: false, tag: String::new() };
+        let read = backing(&status(0x11_032c, 0));
+        assert_eq!(read, Backing { major: 259, minor: 300, inode: 5, block: None });
+        assert_eq!(backing(&status(6, 0xffff_ffff)).block, Some((4095, 0xf_ffff)));
+        // A regular file before Linux 5.
+        assert_eq!(backing(&status(0x801, 0x801)).block, None);
+    }
+
+    #[test]
+    fn the_file_that_was_opened_is_attached_and_listed_whatever_its_name_stands_for() {
+        let path = std::env::temp_dir().join(format!("linux-loop-{}", std::process::id()));
+        std::fs::write(&path, [0; 4096]).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let meta = file.metadata().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let tag = format!("linux-loop-test/{}", std::process::id());
+        let device = match attach(&file, &path, false, &tag) {
+            Ok(device) => device,
+            // Without root, or without the module, there is nothing to look at.
+            Err(error) => return assert!(matches!(error, LoopError::NoFree { .. }), "{error}"),
+        };
+        let listed = list();
+        let found = find(&tag);
+        assert!(detach(&device).unwrap());
+        let listed: Vec<_> =
+            listed.unwrap().into_iter().filter(|attached| attached.device.tag == tag).collect();
+        let backing =
+            Backing { major: major(meta.dev()), minor: minor(meta.dev()), inode: meta.ino(), block: None };
+        assert_eq!(listed, [AttachedLoop { device: device.clone(), backing, read_only: false }]);
+        assert_eq!(found.unwrap(), [device]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 const FLAG_READ_ONLY: u32 = 1;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -71,7 +71,7 @@ pub(crate) fn get_free(control: &File) -> io::Result<u32> {
 /// Attaches the open file `backing` to the free device. The kernel keeps its own reference to the file.
 pub(crate) fn configure(
     device: &File,
-    backing: RawFd,
+    backing: &File,
     read_only: bool,
     direct_io: bool,
     tag: &str,
@@ -81,15 +81,28 @@ pub(crate) fn configure(
     for (to, from) in info.file_name.iter_mut().zip(tag.bytes()) {
         *to = from;
     }
-    let fd = u32::try_from(backing).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let fd = u32::try_from(backing.as_raw_fd()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let config = LoopConfig { fd, block_size: 0, info, reserved: [0; 8] };
-    // SAFETY: `config` is a complete `struct loop_config` (its size is asserted above), only read by the kernel.
+    // SAFETY: `config` is a complete `struct loop_config` (its size is asserted above), only read by the kernel; both
+    // descriptors are open as long as `device` and `backing` are borrowed.
     unsafe { loop_configure(device.as_raw_fd(), &raw const config) }?;
     Ok(())
 }
 
-/// The tag of an attached device; nothing when no file is attached.
-pub(crate) fn tag(device: &File) -> io::Result<Option<String>> {
+/// What the kernel knows of an attached device.
+pub(crate) struct Status {
+    /// `st_dev` of the file behind it, packed by `huge_encode_dev`.
+    pub(crate) device: u64,
+    /// `st_ino` of that file.
+    pub(crate) inode: u64,
+    /// `st_rdev` of that file, packed alike; 0 for a regular file, or its `st_dev` before Linux 5.
+    pub(crate) rdevice: u64,
+    pub(crate) read_only: bool,
+    pub(crate) tag: String,
+}
+
+/// What the kernel knows of an attached device; nothing when no file is attached.
+pub(crate) fn status(device: &File) -> io::Result<Option<Status>> {
     let mut info = LoopInfo64::EMPTY;
     // SAFETY: the kernel writes at most a `struct loop_info64` into `info`, whose every bit pattern is valid.
     match unsafe { loop_get_status64(device.as_raw_fd(), &raw mut info) } {
@@ -98,7 +111,13 @@ pub(crate) fn tag(device: &File) -> io::Result<Option<String>> {
         Err(error) => return Err(error.into()),
     }
     let name: Vec<u8> = info.file_name.iter().copied().take_while(|byte| *byte != 0).collect();
-    Ok(Some(String::from_utf8_lossy(&name).into_owned()))
+    Ok(Some(Status {
+        device: info.device,
+        inode: info.inode,
+        rdevice: info.rdevice,
+        read_only: info.flags & FLAG_READ_ONLY != 0,
+        tag: String::from_utf8_lossy(&name).into_owned(),
+    }))
 }
 
 /// Detaches the file, at once or at the device's last close.

@@ -9,6 +9,7 @@ use thiserror::Error;
 use xen_types::{DomId, KiB};
 use xenstore::{PathError, StoreError};
 
+use crate::claims::DiskUser;
 use crate::host::HostError;
 
 /// Why an operation of the toolstack did not happen.
@@ -166,15 +167,13 @@ pub enum Cause {
         /// The file.
         path: PathBuf,
     },
-    /// Another guest that runs uses the disk, and one of the two would write.
-    #[error(
-        "{path} is in use by the guest {by}; two that write, or one that reads what another writes, destroy it"
-    )]
+    /// The disk is in use, and one of the two would write.
+    #[error("{path} is in use by {by}; sharing a writable disk corrupts it: {}", by.hint())]
     DiskInUse {
         /// The file or block device.
         path: String,
-        /// The other guest.
-        by: String,
+        /// Who uses it.
+        by: DiskUser,
     },
     /// The host has too little free memory.
     #[error(

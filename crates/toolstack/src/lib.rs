@@ -17,6 +17,7 @@
 mod adjust;
 mod attach;
 mod batch;
+mod claims;
 mod create;
 mod deadlines;
 mod destroy;
@@ -35,7 +36,7 @@ pub mod steps;
 mod tree;
 mod wait;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use config::{GuestConfig, Uuid};
 use xen::Hypervisor;
@@ -44,6 +45,7 @@ use xenstore::Xenstore;
 
 pub use adjust::Signal;
 pub use attach::{Detach, DiskEntry, Link, NicEntry};
+pub use claims::DiskUser;
 pub use create::CreateOptions;
 pub use deadlines::Deadlines;
 pub use domain::{Domain, GuestId};
@@ -55,7 +57,8 @@ pub use monitors::Monitors;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
 pub use record::{
-    Change, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord, UnreadableRecord,
+    Change, DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord,
+    UnreadableRecord,
 };
 pub use recover::{EndedWithHost, Recovered};
 use steps::Faults;
@@ -70,6 +73,8 @@ pub struct Toolstack {
     pub(crate) deadlines: Deadlines,
     pub(crate) faults: Faults,
     pub(crate) monitors: Arc<dyn Monitors>,
+    /// Held while a disk is claimed.
+    pub(crate) disks: Arc<Mutex<()>>,
 }
 
 /// A guest that runs, with its stubdomain.
@@ -109,6 +114,7 @@ impl Toolstack {
             deadlines: Deadlines::from_environment(),
             faults: Faults::none(),
             monitors: Arc::new(monitors::NoMonitors),
+            disks: Arc::default(),
         }
     }
 

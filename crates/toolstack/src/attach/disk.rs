@@ -5,14 +5,14 @@ use config::{Disk, DiskSource, Vdev};
 use super::scsi::{Emulation, ScsiDisk};
 use super::{Detach, Live, device};
 use crate::batch::Batch;
-use crate::create::{
-    attach_image, check_backend, check_disk, check_free, describe, run_disk_script, wait_for,
-};
+use crate::claims::{OpenDisks, claim};
+use crate::create::{attach_image, check_backend, check_disk, describe, run_disk_script, wait_for};
 use crate::destroy::undo_scripts_of;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::record::{Change, EmulatedDisk};
+use crate::host::{BlockDevice, BlockNumber};
+use crate::record::{Change, EmulatedDisk, GuestRecord};
 use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::{Guest, Toolstack};
@@ -29,6 +29,8 @@ struct Attachment<'a> {
     disk: Disk,
     /// QEMU's side of it.
     emulated: Option<EmulatedDisk>,
+    /// What was claimed, until the backends have it.
+    open: OpenDisks,
     backing: DiskBacking,
 }
 
@@ -42,7 +44,9 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &a.users()?)),
         Step::new("run its script", Attachment::run_script).undo(Attachment::undo_script),
         Step::new("wait for its backend", |a: &mut Attachment<'_>| {
-            wait_for(a.live.ts, a.users()?.into_iter().map(DeviceId::back).collect())
+            wait_for(a.live.ts, a.users()?.into_iter().map(DeviceId::back).collect())?;
+            a.open.clear();
+            Ok(())
         }),
         Step::new("plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
         Step::new("record the disk", Attachment::record).undo(Attachment::unrecord),
@@ -115,7 +119,8 @@ impl Toolstack {
             Emulation::Plugged(emulated) => (Some(emulated), None),
             Emulation::None(remark) => (None, remark),
         };
-        let mut attachment = Attachment { live, disk: disk.clone(), emulated, backing: DiskBacking::Empty };
+        let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
+        let mut attachment = Attachment { live, disk: disk.clone(), emulated, open, backing };
         run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
         if let Some(text) = remark {
             events(Event::Warning { text });
@@ -176,13 +181,13 @@ impl Attachment<'_> {
             }));
         }
         check_backend(self.disk.backend.as_deref()).map_err(about)?;
-        check_disk(&self.disk.source, &*ts.host).map_err(about)?;
-        let others = ts.records()?.guests;
-        check_free(&self.disk, &others, &ts.hypervisor.list_domains()?).map_err(about)
+        check_disk(&self.disk.source, &*ts.host).map_err(about)
     }
 
     fn note(&mut self) -> StepResult {
         let disk = self.disk.clone();
+        let lock = self.live.ts.lock_disks();
+        self.open = claim(self.live.ts, &lock, &mut self.live.record, std::slice::from_ref(&disk))?;
         self.live.record.emulated_disks.extend(self.emulated);
         self.live.note(Change::AttachDisk(disk))
     }
@@ -192,12 +197,14 @@ impl Attachment<'_> {
         // Before the check nothing is known of another disk of this name.
         if matches!(&self.live.record.change, Some(Change::AttachDisk(disk)) if disk.vdev == vdev) {
             self.live.record.emulated_disks.retain(|disk| disk.vdev != vdev);
+            self.live.record.disks.retain(|disk| disk.vdev != vdev);
         }
         self.live.forget_change()
     }
 
     fn attach_image(&mut self) -> StepResult {
-        self.backing = attach_image(self.live.ts, &mut self.live.record, &self.disk)
+        let open = self.open.get(&self.disk.vdev);
+        self.backing = attach_image(self.live.ts, &mut self.live.record, &self.disk, open)
             .map_err(|cause| cause.about(describe(&self.disk)))?;
         self.live.save()
     }
@@ -334,6 +341,7 @@ pub(super) fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
     let record = &mut live.record;
     record.config.disks.retain(|disk| disk.vdev != vdev);
     record.emulated_disks.retain(|disk| disk.vdev != vdev);
+    record.disks.retain(|disk| disk.vdev != vdev);
     record.change = None;
 }
 
@@ -379,13 +387,29 @@ pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     wait_for(live.ts, vec![id.back()])
 }
 
-/// What is behind a disk that is attached.
+/// What is behind a disk that is attached, whatever its name stands for by now.
 pub(super) fn known_backing(live: &mut Live<'_>, disk: &Disk) -> Result<DiskBacking, Cause> {
+    let DiskSource::Path(path) = &disk.source else {
+        return attach_image(live.ts, &mut live.record, disk, None);
+    };
     let name = disk.vdev.to_string();
-    match live.record.loops.iter().find(|entry| entry.vdev == name) {
-        Some(entry) if matches!(disk.source, DiskSource::Path(_)) => {
-            Ok(DiskBacking::Device { device: entry.attachment.device.clone() })
-        }
-        _ => attach_image(live.ts, &mut live.record, disk),
+    if let Some(entry) = live.record.loops.iter().find(|entry| entry.vdev == name) {
+        return Ok(DiskBacking::Device { device: entry.attachment.device.clone() });
     }
+    let known = live.record.disks.iter().find(|known| known.vdev == disk.vdev && known.path == *path);
+    if let Some(BlockNumber { major, minor }) = known.and_then(|known| known.id.block) {
+        return Ok(DiskBacking::Device { device: BlockDevice { path: path.into(), major, minor } });
+    }
+    attach_image(live.ts, &mut live.record, disk, None)
+}
+
+/// The record without what was claimed for this disk, but for what its configuration names: a CD drive's disc that does
+/// not come, or has gone.
+pub(super) fn forget_other_discs(record: &mut GuestRecord, vdev: Vdev) {
+    let mut disks = record.config.disks.iter();
+    let current = disks.find(|disk| disk.vdev == vdev).map(|disk| disk.source.clone());
+    record.disks.retain(|disk| {
+        disk.vdev != vdev
+            || current.as_ref().is_some_and(|source| *source == DiskSource::Path(disk.path.clone()))
+    });
 }

@@ -15,10 +15,11 @@ use qmp::commands::{
     QueryFdsets,
 };
 
-use super::disk::{detach_strays, known_backing};
+use super::disk::{detach_strays, forget_other_discs, known_backing};
 use super::{Detach, Live, device};
 use crate::batch::Batch;
-use crate::create::{attach_image, check_disk, check_free, describe, wait_for};
+use crate::claims::{OpenDisks, claim};
+use crate::create::{attach_image, check_disk, describe, wait_for};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
@@ -37,6 +38,8 @@ struct Changing<'a> {
     how: Detach,
     /// QEMU's drive, if it emulates one.
     drive: Option<EmulatedDrive>,
+    /// What was claimed, until the backends have it.
+    open: OpenDisks,
     backing: DiskBacking,
     fresh: Option<LoopRecord>,
     /// The record with the old disc, once the new one is in it.
@@ -59,7 +62,7 @@ struct EmulatedDrive {
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
         Step::new("check the disc", Changing::check),
-        Step::new("note the change", Changing::note).undo(|c: &mut Changing<'_>| c.live.forget_change()),
+        Step::new("note the change", Changing::note).undo(Changing::forget),
         Step::new("attach the new image", Changing::attach_image).undo(Changing::detach_image),
         Step::new("open the tray", Changing::open_tray).undo(Changing::close_tray),
         Step::new("take the old disc out", Changing::take_out).undo(Changing::put_back),
@@ -111,6 +114,7 @@ impl Toolstack {
             source: source.clone(),
             how,
             drive: None,
+            open: OpenDisks::new(),
             backing: DiskBacking::Empty,
             fresh: None,
             before: None,
@@ -157,22 +161,27 @@ impl Changing<'_> {
             }));
         }
         check_disk(&new.source, &*ts.host).map_err(about)?;
-        let others = ts.records()?.guests;
-        check_free(&new, &others, &ts.hypervisor.list_domains()?).map_err(about)?;
         self.drive = EmulatedDrive::find(&self.live, self.vdev)?;
         Ok(())
     }
 
     fn note(&mut self) -> StepResult {
-        let vdev = self.vdev;
+        let (vdev, new) = (self.vdev, self.wanted()?);
+        let lock = self.live.ts.lock_disks();
+        self.open = claim(self.live.ts, &lock, &mut self.live.record, &[new])?;
         self.live.note(Change::ChangeMedium { vdev })
+    }
+
+    fn forget(&mut self) -> StepResult {
+        forget_other_discs(&mut self.live.record, self.vdev);
+        self.live.forget_change()
     }
 
     /// The new image gets its loop device beside the old one's, which is detached last.
     fn attach_image(&mut self) -> StepResult {
         let new = self.wanted()?;
         let known = self.live.record.loops.len();
-        self.backing = attach_image(self.live.ts, &mut self.live.record, &new)
+        self.backing = attach_image(self.live.ts, &mut self.live.record, &new, self.open.get(&self.vdev))
             .map_err(|cause| cause.about(describe(&new)))?;
         // The record has it only when it is in the drive; until then its tag tells whose it is.
         self.fresh = self.live.record.loops.split_off(known).pop();
@@ -247,10 +256,11 @@ impl Changing<'_> {
 
     fn plug_stub(&mut self) -> StepResult {
         let new = self.wanted()?;
-        match &self.drive {
-            Some(drive) => drive.plug(&self.live, &new, &self.backing),
-            None => Ok(()),
+        if let Some(drive) = &self.drive {
+            drive.plug(&self.live, &new, &self.backing)?;
         }
+        self.open.clear();
+        Ok(())
     }
 
     fn put_in(&mut self) -> StepResult {
@@ -269,6 +279,7 @@ impl Changing<'_> {
         for disk in record.config.disks.iter_mut().filter(|disk| disk.vdev == vdev) {
             disk.source.clone_from(&source);
         }
+        forget_other_discs(record, vdev);
         self.live.save()
     }
 
@@ -409,5 +420,6 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
 pub(super) fn settle(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     let drive = EmulatedDrive::find(live, vdev)?;
     restore(live, vdev, drive.as_ref())?;
+    forget_other_discs(&mut live.record, vdev);
     detach_strays(live)
 }

@@ -140,7 +140,7 @@ impl Shot<'_> {
         let (ts, disk) = (self.live.ts, self.disk());
         ts.host.make_sparse(&file(&self.live), ROOM)?;
         let known = self.live.record.loops.len();
-        self.backing = attach_image(ts, &mut self.live.record, &disk)?;
+        self.backing = attach_image(ts, &mut self.live.record, &disk, None)?;
         // It is none of the guest's disks; its tag tells whose it is.
         self.live.record.loops.truncate(known);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use config::{Disk, DiskSource, FirmwareKind, GuestConfig, Nic};
+use config::{DiskSource, FirmwareKind, GuestConfig, Nic};
 use xen::DomainInfo;
 use xen_types::{DomId, KiB};
 use xenstore::{Store, XsPath};
@@ -11,7 +11,7 @@ use super::network::bridge;
 use super::{Creation, Files, Labels, StubImage};
 use crate::error::Cause;
 use crate::host::{FileKind, HostDevices, HostError};
-use crate::record::{GuestRecord, Records};
+use crate::record::Records;
 use crate::steps::StepResult;
 use crate::tree::below;
 
@@ -28,9 +28,7 @@ impl Creation<'_> {
     /// Everything that can be known to fail before anything is changed.
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
-        let records = self.ts.records()?;
-        self.check_identity(&domains, &records)?;
-        let others = records.guests;
+        self.check_identity(&domains, &self.ts.records()?)?;
         self.check_supported()?;
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
@@ -41,7 +39,6 @@ impl Creation<'_> {
         for disk in &self.config.disks {
             let about = |cause: Cause| cause.about(format!("Disk {}", disk.vdev));
             check_disk(&disk.source, &*self.ts.host).map_err(about)?;
-            check_free(disk, &others, &domains).map_err(about)?;
         }
         for nic in &self.config.nics {
             check_bridge(nic, &*self.ts.host)
@@ -65,6 +62,12 @@ impl Creation<'_> {
                 return Err(Cause::NameTaken { name, domid: domain.domid });
             }
         }
+        self.check_records(records)
+    }
+
+    /// Among guests that are being made, these are not in Xen yet.
+    pub(super) fn check_records(&self, records: &Records) -> StepResult {
+        let wanted = [self.record.name.clone(), self.record.stub_name()];
         if let Some(file) = records.in_the_way(Some(self.record.uuid), &wanted) {
             return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
         }
@@ -177,22 +180,6 @@ pub(crate) fn check_disk(source: &DiskSource, host: &dyn HostDevices) -> Result<
         }),
         _ => Err(Cause::NotADisk { path: path.into() }),
     }
-}
-
-/// No other guest that runs may use the same file or device, unless both only read.
-pub(crate) fn check_free(disk: &Disk, others: &[GuestRecord], domains: &[DomainInfo]) -> Result<(), Cause> {
-    let DiskSource::Path(path) = &disk.source else { return Ok(()) };
-    for record in others {
-        let uses = |other: &&Disk| matches!(&other.source, DiskSource::Path(theirs) if theirs == path);
-        let Some(other) = record.config.disks.iter().find(uses) else { continue };
-        // A guest that has ended and is kept writes no more.
-        let uuid = record.uuid.as_bytes();
-        let runs = domains.iter().any(|domain| domain.uuid == *uuid && domain.state.shutdown.is_none());
-        if runs && (disk.is_writable() || other.is_writable()) {
-            return Err(Cause::DiskInUse { path: path.clone(), by: record.name.clone() });
-        }
-    }
-    Ok(())
 }
 
 /// OVMF images are 2 and 4 MiB large.

@@ -12,9 +12,10 @@ use xen_types::DomId;
 use super::Creation;
 use crate::Toolstack;
 use crate::batch::Batch;
+use crate::claims::open_disk;
 use crate::destroy;
 use crate::error::Cause;
-use crate::host::{BlockDevice, FileKind, HostError, ScriptCall};
+use crate::host::{HostError, OpenDisk, ScriptCall};
 use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
 use crate::steps::StepResult;
 use crate::tree::{
@@ -27,8 +28,9 @@ impl Creation<'_> {
     /// Attaches each image file once; guest and stubdomain share the loop device.
     pub(super) fn attach_images(&mut self) -> StepResult {
         for disk in &self.config.disks {
-            let backing =
-                attach_image(self.ts, &mut self.record, disk).map_err(|cause| cause.about(describe(disk)))?;
+            let open = self.disks.get(&disk.vdev);
+            let backing = attach_image(self.ts, &mut self.record, disk, open)
+                .map_err(|cause| cause.about(describe(disk)))?;
             self.backings.insert(disk.vdev.to_string(), backing);
         }
         Ok(())
@@ -207,24 +209,24 @@ pub(crate) fn describe(disk: &Disk) -> String {
     }
 }
 
-/// Takes a block device as it is and attaches an image file to a loop device, once for all who use the disk.
+/// Takes a block device as it is and attaches an image file to a loop device, once for all who use the disk. What was
+/// opened before is attached; without that the disk is opened now.
 pub(crate) fn attach_image(
     ts: &Toolstack,
     record: &mut GuestRecord,
     disk: &Disk,
+    open: Option<&OpenDisk>,
 ) -> Result<DiskBacking, Cause> {
-    let path = match &disk.source {
-        DiskSource::Empty => return Ok(DiskBacking::Empty),
-        DiskSource::Script { script, target } => {
-            let script = ts.paths.script(Path::new(script)).display().to_string();
-            return Ok(DiskBacking::Script { script, target: target.clone() });
-        }
-        DiskSource::Path(path) => Path::new(path),
-    };
-    if let FileKind::Block { major, minor } = ts.host.file_kind(path)? {
-        return Ok(DiskBacking::Device { device: BlockDevice { path: path.to_owned(), major, minor } });
+    if let DiskSource::Script { script, target } = &disk.source {
+        let script = ts.paths.script(Path::new(script)).display().to_string();
+        return Ok(DiskBacking::Script { script, target: target.clone() });
     }
-    let attachment = ts.host.attach_loop(path, !disk.is_writable(), &record.loop_tag())?;
+    let now = if open.is_none() { open_disk(ts, disk)? } else { None };
+    let Some(open) = open.or(now.as_ref()) else { return Ok(DiskBacking::Empty) };
+    if let Some(device) = open.block_device() {
+        return Ok(DiskBacking::Device { device });
+    }
+    let attachment = ts.host.attach_loop(open, !disk.is_writable(), &record.loop_tag())?;
     let device = attachment.device.clone();
     record.loops.push(LoopRecord { vdev: disk.vdev.to_string(), attachment });
     Ok(DiskBacking::Device { device })

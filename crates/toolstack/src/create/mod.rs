@@ -18,6 +18,7 @@ use qemu_args::StubDisk;
 use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
+use crate::claims::{OpenDisks, claim};
 use crate::domain::Domain;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
@@ -25,7 +26,7 @@ use crate::record::{EmulatedDisk, GuestRecord, Phase};
 use crate::steps::{Step, StepResult, run_all};
 use crate::tree::{DiskBacking, DomainTree};
 use crate::{Failure, Guest, Toolstack, UndoFailure};
-pub(crate) use checks::{check_backend, check_bridge, check_disk, check_free};
+pub(crate) use checks::{check_backend, check_bridge, check_disk};
 pub(crate) use devices::{attach_image, describe, run_disk_script};
 pub(crate) use guest::EXTRA_MEMORY;
 use image::StubImage;
@@ -81,6 +82,8 @@ pub(crate) struct Creation<'a> {
     pub(crate) stub_built: Option<PvBuilt>,
     /// What is behind each disk, by its name.
     pub(crate) backings: BTreeMap<String, DiskBacking>,
+    /// The disks that were claimed, until the backends have them.
+    pub(crate) disks: OpenDisks,
     pub(crate) stub_started: Option<Instant>,
     pub(crate) warnings: Vec<String>,
 }
@@ -127,7 +130,11 @@ where
         Step::new("introduce the domains", Creation::introduce),
         Step::new("start the stubdomain", Creation::start_stub).undo(Creation::stop_stub),
         Step::new("connect network interfaces", Creation::connect_nics).undo(Creation::disconnect_nics),
-        Step::new("wait for the backends", Creation::wait_for_backends),
+        Step::new("wait for the backends", |c: &mut Creation<'_>| {
+            c.wait_for_backends()?;
+            c.disks.clear();
+            Ok(())
+        }),
         Step::new("wait for the device model", Creation::wait_for_device_model),
         Step::new("record the running guest", Creation::record_running),
         Step::new("start the guest", Creation::start_guest),
@@ -173,6 +180,7 @@ impl Toolstack {
             guest_built: None,
             stub_built: None,
             backings: BTreeMap::new(),
+            disks: OpenDisks::new(),
             stub_started: None,
             warnings: Vec::new(),
         };
@@ -249,7 +257,11 @@ impl Creation<'_> {
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
+    /// From here on its disks and its name are taken. Two guests that want the same do this one after the other.
     fn write_record(&mut self) -> StepResult {
+        let lock = self.ts.lock_disks();
+        self.check_records(&self.ts.records()?)?;
+        self.disks = claim(self.ts, &lock, &mut self.record, &self.config.disks)?;
         self.recorded = true;
         self.record.save(&*self.ts.host, &self.ts.paths)
     }

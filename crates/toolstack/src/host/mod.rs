@@ -2,10 +2,15 @@
 //!
 //! [`HostDevices`] is the one edge; [`RealHost`] does it, [`SimHost`] remembers it for tests.
 
+mod disks;
 mod netlink;
 mod real;
+mod real_disks;
 mod script;
 mod sim;
+mod sim_disks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xen_types::DomId;
 
+pub use disks::{BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostLoop, HostMount, OpenDisk};
 pub use real::RealHost;
 pub use sim::{SimHost, SimState};
 
@@ -178,11 +184,35 @@ pub trait HostDevices: Send + Sync {
     /// The last `lines` lines of a text file, made harmless for a terminal; none when it cannot be read.
     fn tail(&self, path: &Path, lines: usize) -> Vec<String>;
 
-    /// Attaches a file to a free loop device that stays until it is detached.
+    /// Opens a disk, so that what is looked at is what is attached. Only a file or a block device is opened.
     ///
     /// # Errors
-    /// When the file cannot be opened so or the kernel refuses.
-    fn attach_loop(&self, file: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError>;
+    /// When it cannot be opened so; [`HostError::DiskBusy`] when dom0 uses the block device that is to be written.
+    fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError>;
+
+    /// What the disk at a path is; nothing when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError>;
+
+    /// What the block device of this number is, but for what is behind it if it is a loop device.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError>;
+
+    /// What dom0 uses disks for.
+    ///
+    /// # Errors
+    /// When the kernel's lists cannot be read.
+    fn disk_users(&self) -> Result<DiskUsers, HostError>;
+
+    /// Attaches an open file to a free loop device that stays until it is detached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn attach_loop(&self, disk: &OpenDisk, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError>;
 
     /// Detaches a loop device that still carries its tag.
     ///
@@ -272,6 +302,23 @@ pub enum HostError {
         path: PathBuf,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// What shall be opened as a disk is neither a file nor a block device.
+    #[error("{path} is neither a file nor a block device")]
+    NoDisk {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A block device that is to be written is in use in dom0.
+    #[error(
+        "{path} is in use in dom0: it is mounted, or LVM, MD, swap or another program has claimed it. Release it first \
+         (lsblk {path} shows what uses it)"
+    )]
+    DiskBusy {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        id: Box<DiskId>,
     },
     /// A loop device.
     #[error(transparent)]

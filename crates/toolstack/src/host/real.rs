@@ -9,8 +9,8 @@ use nix::net::if_::if_nametoindex;
 
 use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
 use super::{
-    BlockDevice, BootId, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, VifId,
-    harmless_line, script,
+    BlockDevice, BlockNumber, BootId, DiskAccess, DiskId, DiskUsers, FileKind, HostDevices, HostError,
+    LoopAttachment, OpenDisk, PortRequest, ScriptCall, VifId, harmless_line, real_disks, script,
 };
 
 /// The address of a bridge's port on dom0's side, as Xen's own scripts give it: the highest, so that the bridge
@@ -116,8 +116,25 @@ impl HostDevices for RealHost {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().to_vec()
     }
 
-    fn attach_loop(&self, path: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
-        Ok(attachment(linux_loop::attach(path, read_only, tag)?))
+    fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError> {
+        real_disks::open(path, access)
+    }
+
+    fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError> {
+        real_disks::at(path)
+    }
+
+    fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError> {
+        real_disks::of_block(number)
+    }
+
+    fn disk_users(&self) -> Result<DiskUsers, HostError> {
+        real_disks::users()
+    }
+
+    fn attach_loop(&self, disk: &OpenDisk, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
+        let file = real_disks::descriptor(disk)?;
+        Ok(attachment(linux_loop::attach(file, disk.path(), read_only, tag)?))
     }
 
     fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError> {

@@ -2,9 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::disks::Handle;
+use super::sim_disks::{Holds, loop_device, missing};
 use super::{
-    BlockDevice, BootId, FileKind, HostDevices, HostError, LoopAttachment, PortRequest, ScriptCall, VifId,
-    harmless_line,
+    BlockNumber, BootId, DiskAccess, DiskId, DiskUsers, FileKind, HostDevices, HostError, LoopAttachment,
+    OpenDisk, PortRequest, ScriptCall, VifId, harmless_line,
 };
 
 /// A dom0 that only remembers: what is attached, which ports bridges have, which files there are.
@@ -13,6 +15,7 @@ use super::{
 #[derive(Debug, Default)]
 pub struct SimHost {
     state: Mutex<SimState>,
+    pub(super) holds: Holds,
 }
 
 /// What a [`SimHost`] remembers.
@@ -24,6 +27,19 @@ pub struct SimState {
     pub blocks: BTreeMap<PathBuf, (u32, u32)>,
     /// Attached loop devices by minor number: file, read-only, tag.
     pub loops: BTreeMap<u32, (PathBuf, bool, String)>,
+    /// Symbolic links.
+    pub links: BTreeMap<PathBuf, PathBuf>,
+    /// The files' inode numbers.
+    pub(super) inodes: BTreeMap<PathBuf, u64>,
+    pub(super) last_inode: u64,
+    /// What each loop device is attached to, whatever became of the name.
+    pub(super) backing: BTreeMap<u32, DiskId>,
+    /// Partitions and their disks.
+    pub(super) partitions: BTreeMap<(u32, u32), (u32, u32)>,
+    /// Mounted block devices: where, and whether read-only.
+    pub(super) mounts: Vec<(PathBuf, String, bool)>,
+    /// Block devices that dom0 has claimed otherwise.
+    pub(super) claims: Vec<PathBuf>,
     /// Bridges.
     pub bridges: BTreeSet<String>,
     /// Bridge ports: interface to bridge.
@@ -54,7 +70,7 @@ impl SimHost {
 
     /// Adds a file.
     pub fn put_file(&self, path: impl Into<PathBuf>, content: &[u8]) {
-        self.lock().files.insert(path.into(), content.to_vec());
+        self.lock().put(&path.into(), content);
     }
 
     /// Adds a block device.
@@ -110,12 +126,12 @@ impl SimHost {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, SimState> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SimState> {
         // A panic of one test thread says nothing about the plain data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn call(&self, operation: &'static str) -> Result<MutexGuard<'_, SimState>, HostError> {
+    pub(super) fn call(&self, operation: &'static str) -> Result<MutexGuard<'_, SimState>, HostError> {
         let mut state = self.lock();
         state.calls += 1;
         if state.fail_at == Some(state.calls) {
@@ -125,21 +141,27 @@ impl SimHost {
     }
 }
 
+impl SimState {
+    fn put(&mut self, path: &Path, content: &[u8]) {
+        self.inode(path);
+        self.files.insert(path.to_owned(), content.to_vec());
+    }
+}
+
 impl HostDevices for SimHost {
     fn file_kind(&self, path: &Path) -> Result<FileKind, HostError> {
         let state = self.call("file_kind")?;
-        if let Some((major, minor)) = state.blocks.get(path) {
-            return Ok(FileKind::Block { major: *major, minor: *minor });
-        }
-        Ok(state.files.get(path).map_or(FileKind::Missing, |f| FileKind::Regular { bytes: f.len() as u64 }))
+        let Some((real, id)) = state.disk(path) else { return Ok(FileKind::Missing) };
+        Ok(match (state.files.get(&real), id.block) {
+            (Some(content), _) => FileKind::Regular { bytes: content.len() as u64 },
+            (None, Some(BlockNumber { major, minor })) => FileKind::Block { major, minor },
+            (None, None) => FileKind::Other,
+        })
     }
 
     fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, HostError> {
         let state = self.call("read_file")?;
-        let Some(content) = state.files.get(path) else {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(HostError::File { operation: "open", path: path.to_owned(), source });
-        };
+        let content = state.files.get(&state.real(path)).ok_or_else(|| missing(path))?;
         if content.len() as u64 > limit {
             return Err(HostError::TooLong { path: path.to_owned(), limit });
         }
@@ -147,18 +169,20 @@ impl HostDevices for SimHost {
     }
 
     fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError> {
-        self.call("write_file")?.files.insert(path.to_owned(), content.to_vec());
+        self.call("write_file")?.put(path, content);
         Ok(())
     }
 
     fn make_sparse(&self, path: &Path, _bytes: u64) -> Result<(), HostError> {
         // A test that reads it back puts something there.
-        self.call("make_sparse")?.files.insert(path.to_owned(), Vec::new());
+        self.call("make_sparse")?.put(path, &[]);
         Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), HostError> {
-        self.call("remove_file")?.files.remove(path);
+        let mut state = self.call("remove_file")?;
+        state.files.remove(path);
+        state.inodes.remove(path);
         Ok(())
     }
 
@@ -175,14 +199,26 @@ impl HostDevices for SimHost {
         all.get(all.len().saturating_sub(lines)..).unwrap_or_default().to_vec()
     }
 
-    fn attach_loop(&self, file: &Path, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
+    fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError> {
+        self.open(path, access)
+    }
+
+    fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError> {
+        Ok(self.call("disk_at")?.disk(path).map(|(_, id)| id))
+    }
+
+    fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError> {
+        Ok(self.call("block_disk")?.block(number))
+    }
+
+    fn disk_users(&self) -> Result<DiskUsers, HostError> {
+        self.users()
+    }
+
+    fn attach_loop(&self, disk: &OpenDisk, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
         let mut state = self.call("attach_loop")?;
-        if !state.files.contains_key(file) {
-            let source = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(HostError::File { operation: "open", path: file.to_owned(), source });
-        }
-        let minor = (0..).find(|minor| !state.loops.contains_key(minor)).unwrap_or(0);
-        state.loops.insert(minor, (file.to_owned(), read_only, tag.to_owned()));
+        let Handle::Simulated(real, _) = &disk.handle else { return Err(missing(&disk.path)) };
+        let minor = state.attach(real.clone(), disk.id, read_only, tag);
         Ok(loop_attachment(minor, tag))
     }
 
@@ -191,6 +227,7 @@ impl HostDevices for SimHost {
         let minor = attachment.device.minor;
         if state.loops.get(&minor).is_some_and(|(_, _, tag)| *tag == attachment.tag) {
             state.loops.remove(&minor);
+            state.backing.remove(&minor);
         }
         Ok(())
     }
@@ -277,8 +314,7 @@ impl HostDevices for SimHost {
 }
 
 fn loop_attachment(minor: u32, tag: &str) -> LoopAttachment {
-    let path = PathBuf::from(format!("/dev/loop{minor}"));
-    LoopAttachment { device: BlockDevice { path, major: 7, minor }, tag: tag.to_owned() }
+    LoopAttachment { device: loop_device(minor), tag: tag.to_owned() }
 }
 
 #[cfg(test)]
@@ -299,9 +335,10 @@ mod tests {
     fn a_loop_device_that_changed_hands_is_not_detached() {
         let host = SimHost::new();
         host.put_file("/d", b"x");
-        let mine = host.attach_loop(Path::new("/d"), true, "a").unwrap();
+        let disk = host.open_disk(Path::new("/d"), DiskAccess::ReadOnly).unwrap();
+        let mine = host.attach_loop(&disk, true, "a").unwrap();
         host.detach_loop(&mine).unwrap();
-        host.attach_loop(Path::new("/d"), true, "b").unwrap();
+        host.attach_loop(&disk, true, "b").unwrap();
         host.detach_loop(&mine).unwrap();
         assert_eq!(host.find_loops("b").unwrap().len(), 1);
     }

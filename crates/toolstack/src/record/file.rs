@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use xen_types::DomId;
 
-use super::{EXTENSION, FORM, GuestRecord, LIMIT};
+use super::{DiskRecord, EXTENSION, FORM, GuestRecord, LIMIT};
 use crate::Toolstack;
 use crate::domain::GuestId;
 use crate::error::Cause;
@@ -32,6 +32,8 @@ pub struct UnreadableRecord {
     pub domid: Option<DomId>,
     /// The boot of the host in which it was made.
     pub boot: Option<BootId>,
+    /// What its disks are.
+    pub disks: Vec<DiskRecord>,
     /// Why it is not understood, and what to do.
     pub cause: Cause,
 }
@@ -120,8 +122,14 @@ fn outer_part(path: &Path, value: Option<&Value>, cause: Cause) -> UnreadableRec
         name: part(value, "name"),
         domid: part(value, "domid"),
         boot: part(value, "boot"),
+        disks: disks(value),
         cause,
     }
+}
+
+fn disks(value: Option<&Value>) -> Vec<DiskRecord> {
+    let all = value.and_then(|value| value.get("disks")?.as_array());
+    all.into_iter().flatten().filter_map(|disk| serde_json::from_value(disk.clone()).ok()).collect()
 }
 
 fn state_files(host: &dyn HostDevices, paths: &Paths) -> Result<Vec<PathBuf>, Cause> {

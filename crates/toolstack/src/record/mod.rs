@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
 use crate::error::Cause;
-use crate::host::{BootId, HostDevices, LoopAttachment, VifId};
+use crate::host::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
 use crate::paths::Paths;
 
 pub(crate) use file::Records;
@@ -52,6 +52,19 @@ pub struct LoopRecord {
     pub vdev: String,
     /// The loop device.
     pub attachment: LoopAttachment,
+}
+
+/// A disk of the guest, by what it is: others are compared with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRecord {
+    /// The disk's name in the configuration.
+    pub vdev: Vdev,
+    /// The name of what is behind it.
+    pub path: String,
+    /// What is behind it.
+    pub id: DiskId,
+    /// Whether the guest may write.
+    pub writable: bool,
 }
 
 /// A vif that was made a bridge's port.
@@ -180,6 +193,9 @@ pub struct GuestRecord {
     /// The numbers of its network interfaces that QEMU emulates.
     #[serde(default)]
     pub emulated_nics: Vec<u32>,
+    /// Its disks, those that are just being attached too.
+    #[serde(default)]
+    pub disks: Vec<DiskRecord>,
     /// What is being changed just now.
     #[serde(default)]
     pub change: Option<Change>,
@@ -205,6 +221,7 @@ impl GuestRecord {
             scripts: Vec::new(),
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
+            disks: Vec::new(),
             change: None,
             stored: Stored::default(),
         }

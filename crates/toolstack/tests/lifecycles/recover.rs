@@ -58,8 +58,9 @@ fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
 fn a_loop_device_without_a_guest_is_detached() {
     let world = World::new(Stubs::Work);
     let host: &dyn toolstack::host::HostDevices = &*world.host;
-    host.attach_loop("/srv/a.img".as_ref(), false, "outrigger/nobody").unwrap();
-    host.attach_loop("/srv/a.img".as_ref(), false, "someone-else").unwrap();
+    let disk = host.open_disk("/srv/a.img".as_ref(), toolstack::host::DiskAccess::Writable).unwrap();
+    host.attach_loop(&disk, false, "outrigger/nobody").unwrap();
+    host.attach_loop(&disk, false, "someone-else").unwrap();
     world.successor().recover(&mut |_| ()).unwrap();
     let left: Vec<_> = world.host.state().loops.values().map(|(_, _, tag)| tag.clone()).collect();
     assert_eq!(left, ["someone-else"]);

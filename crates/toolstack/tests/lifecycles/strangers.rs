@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use config::Uuid;
-use toolstack::host::{HostDevices as _, LoopAttachment, VifId};
+use toolstack::host::{DiskAccess, HostDevices as _, LoopAttachment, VifId};
 use toolstack::{CreateOptions, Guest, GuestId};
 use xen::{DomainKind, DomainSpec, Hypervisor as _};
 use xen_types::DomId;
@@ -45,7 +45,7 @@ impl Stranger {
         let (dir, back) = (format!("/local/domain/{domid}"), "/local/domain/0/backend");
         let file = format!("/srv/stranger-{domid}.img");
         world.host.put_file(&file, &[0; 1024]);
-        let image = attach(world, &file, "");
+        let image = attach(world, &file);
         let nodes = [
             (format!("{dir}/vm"), vm.clone()),
             (format!("{dir}/name"), name.to_owned()),
@@ -101,9 +101,9 @@ impl Stranger {
 }
 
 /// Attaches a file as another program does.
-fn attach(world: &World, file: &str, tag: &str) -> LoopAttachment {
-    let tag = if tag.is_empty() { file } else { tag };
-    world.host.attach_loop(file.as_ref(), false, tag).unwrap()
+fn attach(world: &World, file: &str) -> LoopAttachment {
+    let open = world.host.open_disk(file.as_ref(), DiskAccess::Writable).unwrap();
+    world.host.attach_loop(&open, false, file).unwrap()
 }
 
 /// What `xl destroy` leaves of a domain: nothing in xenstore.

@@ -1,0 +1,253 @@
+//! Who may have which disk.
+//!
+//! A disk is what it is, not what it is called ([`DiskId`]): it is opened, looked at, and what is open is attached. It
+//! is compared with what our records say, with every PV disk of the host and every disk of a QEMU in dom0, whoever made
+//! them, with all loop devices, and with what dom0 has mounted. The rules are those of Xen's script for block devices
+//! (`check_sharing` in `tools/hotplug/Linux/block`): a writer is alone, readers share.
+//!
+//! A record counts from the moment that it is written, and [`Toolstack::lock_disks`] is held from the check until then:
+//! of two guests that want a disk at the same time one gets it. A block device that is to be written stays claimed
+//! (`O_EXCL`) until the backends have it.
+//!
+//! What a hotplug script makes is the script's to check. Once it is made, others are compared with it.
+
+mod backends;
+mod user;
+
+use std::collections::BTreeMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use config::{Disk, DiskSource, Uuid, Vdev};
+use xen::{DomainInfo, ShutdownReason};
+use xen_types::DomId;
+
+use crate::Toolstack;
+use crate::create::describe;
+use crate::error::Cause;
+use crate::host::{BootId, DiskAccess, DiskId, DiskUsers, HostError, HostLoop, OpenDisk};
+use crate::record::{DiskRecord, GuestRecord, LOOP_TAG, Phase, Records, UnreadableRecord};
+pub use user::DiskUser;
+
+/// Disks that are held open until their backends have them.
+pub(crate) type OpenDisks = BTreeMap<Vdev, OpenDisk>;
+
+/// While this lives, nobody else claims a disk.
+pub(crate) struct DisksLock<'a> {
+    _guard: MutexGuard<'a, ()>,
+}
+
+impl Toolstack {
+    /// Waits until nobody else is claiming a disk.
+    pub(crate) fn lock_disks(&self) -> DisksLock<'_> {
+        // It guards no data that a panic could leave half changed.
+        DisksLock { _guard: self.disks.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
+
+/// Opens a disk for its guest; nothing unless it is a file or a block device.
+pub(crate) fn open_disk(ts: &Toolstack, disk: &Disk) -> Result<Option<OpenDisk>, Cause> {
+    let DiskSource::Path(path) = &disk.source else { return Ok(None) };
+    let access = if disk.is_writable() { DiskAccess::Writable } else { DiskAccess::ReadOnly };
+    Ok(Some(ts.host.open_disk(path.as_ref(), access)?))
+}
+
+/// Opens disks for a guest and adds them to its record, unless one of them is in use. The caller saves the record before
+/// it releases the lock.
+///
+/// The guest's other disks are compared too. One of the same name is not: it is the disc that a CD drive has had.
+pub(crate) fn claim(
+    ts: &Toolstack,
+    _lock: &DisksLock<'_>,
+    record: &mut GuestRecord,
+    disks: &[Disk],
+) -> Result<OpenDisks, Cause> {
+    // All are opened before anything is looked at: dom0 cannot mount one that is to be written meanwhile.
+    let mut wanted = Vec::new();
+    for disk in disks {
+        wanted.extend(Wanted::open(ts, disk).map_err(|cause| cause.about(describe(disk)))?);
+    }
+    if wanted.is_empty() {
+        return Ok(OpenDisks::new());
+    }
+    let host = Host::look(ts, record)?;
+    let mut own = own_disks(ts, record, disks)?;
+    let mut opened = OpenDisks::new();
+    for Wanted { disk, record: mut fresh, open } in wanted {
+        fresh.id = host.users.with_backing(fresh.id);
+        let free = host.check(&fresh, &own).and_then(|()| open.map_err(Cause::from));
+        opened.insert(disk.vdev, free.map_err(|cause| cause.about(describe(disk)))?);
+        own.push(fresh);
+    }
+    record.disks.extend(own.into_iter().filter(|disk| opened.contains_key(&disk.vdev)));
+    Ok(opened)
+}
+
+/// The guest's disks but for those that are being claimed.
+fn own_disks(ts: &Toolstack, record: &GuestRecord, claimed: &[Disk]) -> Result<Vec<DiskRecord>, Cause> {
+    let others = |vdev: Vdev| claimed.iter().all(|disk| disk.vdev != vdev);
+    let mut own: Vec<_> = record.disks.iter().filter(|disk| others(disk.vdev)).cloned().collect();
+    for disk in record.config.disks.iter().filter(|disk| others(disk.vdev)) {
+        let DiskSource::Path(path) = &disk.source else { continue };
+        // An earlier release has not recorded what its disks are.
+        if own.iter().all(|known| known.vdev != disk.vdev)
+            && let Some(id) = ts.host.disk_at(path.as_ref())?
+        {
+            own.push(DiskRecord { vdev: disk.vdev, path: path.clone(), id, writable: disk.is_writable() });
+        }
+    }
+    Ok(own)
+}
+
+/// A disk that a guest is to get.
+struct Wanted<'a> {
+    disk: &'a Disk,
+    record: DiskRecord,
+    /// A block device that is busy is compared nevertheless: whoever uses it may be known.
+    open: Result<OpenDisk, HostError>,
+}
+
+impl<'a> Wanted<'a> {
+    fn open(ts: &Toolstack, disk: &'a Disk) -> Result<Option<Self>, Cause> {
+        let DiskSource::Path(path) = &disk.source else { return Ok(None) };
+        let (open, id) = match open_disk(ts, disk) {
+            Ok(Some(open)) => {
+                let id = open.id();
+                (Ok(open), id)
+            }
+            Ok(None) => return Ok(None),
+            Err(Cause::Host(HostError::DiskBusy { path, id })) => {
+                let known = *id;
+                (Err(HostError::DiskBusy { path, id }), known)
+            }
+            Err(cause) => return Err(cause),
+        };
+        let record = DiskRecord { vdev: disk.vdev, path: path.clone(), id, writable: disk.is_writable() };
+        Ok(Some(Self { disk, record, open }))
+    }
+}
+
+impl DiskRecord {
+    /// Whether one of the two must not be used together with the other.
+    fn conflicts(&self, id: &DiskId, writable: bool) -> bool {
+        (self.writable || writable) && self.id.overlaps(id)
+    }
+}
+
+/// Everything that may use a disk, as the guest of `uuid` sees it.
+struct Host<'a> {
+    ts: &'a Toolstack,
+    name: String,
+    uuid: Uuid,
+    users: DiskUsers,
+    /// The numbers of its domains.
+    own: Vec<DomId>,
+    records: Records,
+    boot: BootId,
+    domains: BTreeMap<DomId, DomainInfo>,
+}
+
+impl<'a> Host<'a> {
+    fn look(ts: &'a Toolstack, record: &GuestRecord) -> Result<Self, Cause> {
+        let mut records = ts.records()?;
+        records.guests.retain(|other| other.uuid != record.uuid);
+        let domains = ts.hypervisor.list_domains()?;
+        Ok(Self {
+            ts,
+            name: record.name.clone(),
+            uuid: record.uuid,
+            users: ts.host.disk_users()?,
+            own: record.own_numbers(ts)?,
+            records,
+            boot: ts.boot_id()?,
+            domains: domains.into_iter().map(|info| (info.domid, info)).collect(),
+        })
+    }
+
+    /// Fails when somebody uses the disk in a way that does not go with how it is wanted.
+    fn check(&self, wanted: &DiskRecord, own: &[DiskRecord]) -> Result<(), Cause> {
+        let same = own.iter().find(|disk| wanted.conflicts(&disk.id, disk.writable));
+        let same = same.map(|disk| DiskUser::SameGuest { name: self.name.clone(), vdev: disk.vdev });
+        let recorded = || self.find_record(wanted).or_else(|| self.find_unreadable(wanted));
+        let user = match same.or_else(recorded) {
+            Some(user) => Some(user),
+            None => match self.find_backend(wanted)? {
+                Some(domid) => Some(self.guest(domid)?),
+                None => {
+                    self.find_mount(wanted).map_or_else(|| self.find_loop(wanted), |user| Ok(Some(user)))?
+                }
+            },
+        };
+        user.map_or(Ok(()), |by| Err(Cause::DiskInUse { path: wanted.path.clone(), by }))
+    }
+
+    /// Another guest of ours, from the moment that it has a record.
+    fn find_record(&self, wanted: &DiskRecord) -> Option<DiskUser> {
+        let uses = |record: &&GuestRecord| {
+            let counts = record.phase != Phase::Running || self.living(record.uuid).is_some();
+            counts && record.disks.iter().any(|disk| wanted.conflicts(&disk.id, disk.writable))
+        };
+        self.records.guests.iter().find(uses).map(|record| DiskUser::Guest {
+            name: record.name.clone(),
+            domid: self.living(record.uuid).or(record.domid),
+            phase: record.phase,
+        })
+    }
+
+    /// A guest of this boot of the host whose state file is not understood, but for what disks it has.
+    fn find_unreadable(&self, wanted: &DiskRecord) -> Option<DiskUser> {
+        let uses = |file: &&UnreadableRecord| {
+            file.boot.is_none_or(|boot| boot == self.boot)
+                && file.disks.iter().any(|disk| wanted.conflicts(&disk.id, disk.writable))
+        };
+        let file = self.records.unreadable.iter().find(uses)?;
+        Some(DiskUser::Unreadable { file: file.path.clone() })
+    }
+
+    fn find_mount(&self, wanted: &DiskRecord) -> Option<DiskUser> {
+        let mut mounts = self.users.mounts.iter();
+        let found = mounts.find(|mount| wanted.conflicts(&mount.id, !mount.read_only))?;
+        Some(DiskUser::Mounted { at: found.at.clone() })
+    }
+
+    /// A loop device that is not the disk's own.
+    fn find_loop(&self, wanted: &DiskRecord) -> Result<Option<DiskUser>, Cause> {
+        let own = [wanted.id.block, wanted.id.whole];
+        for entry in self.users.loops.iter().filter(|entry| !own.contains(&Some(entry.number()))) {
+            if !wanted.conflicts(&entry.backing, !entry.read_only) {
+                continue;
+            }
+            let user = match tagged(entry) {
+                Some(uuid) if uuid == self.uuid => None,
+                Some(uuid) => self.living(uuid).map(|domid| self.guest(domid)).transpose()?,
+                // Somebody's PV disk: then it is that which counts, or does not.
+                None if self.has_backend(entry.number())? => None,
+                None => Some(DiskUser::Loop { device: entry.device.path.clone(), file: entry.file.clone() }),
+            };
+            if user.is_some() {
+                return Ok(user);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The domain of this UUID, unless it has ended.
+    fn living(&self, uuid: Uuid) -> Option<DomId> {
+        let mut domains = self.domains.values();
+        domains.find(|info| info.uuid == *uuid.as_bytes() && !has_ended(info)).map(|info| info.domid)
+    }
+
+    fn guest(&self, domid: DomId) -> Result<DiskUser, Cause> {
+        let name = self.ts.domain_name(domid)?.unwrap_or_else(|| "(null)".to_owned());
+        Ok(DiskUser::Guest { name, domid: Some(domid), phase: Phase::Running })
+    }
+}
+
+/// Whether a domain writes no more, although it is still there to be looked at. One that is suspended may go on.
+fn has_ended(info: &DomainInfo) -> bool {
+    info.state.shutdown.is_some_and(|reason| reason != ShutdownReason::Suspend)
+}
+
+/// Whose loop device it is, if a guest's of ours.
+fn tagged(entry: &HostLoop) -> Option<Uuid> {
+    entry.tag.strip_prefix(LOOP_TAG)?.parse().ok()
+}

@@ -1,0 +1,238 @@
+//! Disks of this host: opened, identified, and who uses them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use linux_loop::AttachedLoop;
+use nix::libc::{EBUSY, O_EXCL, O_PATH};
+
+use super::disks::Handle;
+use super::{
+    BlockDevice, BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostDevices, HostError, HostLoop,
+    HostMount, OpenDisk, RealHost, harmless_line,
+};
+
+/// Linux's `LOOP_MAJOR`.
+const LOOP_MAJOR: u32 = 7;
+/// The longest list of mounts that is read, in bytes.
+const MOUNTS_MAX: u64 = 16 << 20;
+
+/// Opens a disk. What is no disk is looked at and never opened, as opening may wait or do something.
+pub(super) fn open(path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError> {
+    let failed = |source| HostError::File { operation: "open", path: path.to_owned(), source };
+    let found = OpenOptions::new().read(true).custom_flags(O_PATH).open(path).map_err(failed)?;
+    let meta = found.metadata().map_err(failed)?;
+    let Some(id) = identify(&meta)? else { return Err(HostError::NoDisk { path: path.to_owned() }) };
+    let is_block = meta.file_type().is_block_device();
+    let mut options = OpenOptions::new();
+    options.read(true).write(access == DiskAccess::Writable);
+    if is_block && access == DiskAccess::Writable {
+        options.custom_flags(O_EXCL);
+    }
+    // The same file again, whatever has its name by now.
+    let same = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    let handle = match options.open(same) {
+        Err(error) if is_block && error.raw_os_error() == Some(EBUSY) => {
+            return Err(HostError::DiskBusy { path: path.to_owned(), id: Box::new(id) });
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let block = if is_block { id.block } else { None };
+    Ok(OpenDisk { path: path.to_owned(), id, block, handle: Handle::File(handle) })
+}
+
+/// The descriptor of a disk that [`open`] has opened.
+pub(super) fn descriptor(disk: &OpenDisk) -> Result<&File, HostError> {
+    match &disk.handle {
+        Handle::File(file) => Ok(file),
+        Handle::Simulated(..) => Err(HostError::NoDisk { path: disk.path.clone() }),
+    }
+}
+
+/// What is at a path; nothing unless it is a disk.
+pub(super) fn at(path: &Path) -> Result<Option<DiskId>, HostError> {
+    match fs::metadata(path) {
+        Ok(meta) => identify(&meta),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(source) => Err(HostError::File { operation: "look at", path: path.to_owned(), source }),
+    }
+}
+
+fn identify(meta: &fs::Metadata) -> Result<Option<DiskId>, HostError> {
+    if meta.file_type().is_file() {
+        return Ok(Some(DiskId::of_file(FileId {
+            major: linux_loop::major(meta.dev()),
+            minor: linux_loop::minor(meta.dev()),
+            inode: meta.ino(),
+        })));
+    }
+    if !meta.file_type().is_block_device() {
+        return Ok(None);
+    }
+    let id = of_block(number(meta.rdev()))?;
+    if ![id.block, id.whole].into_iter().flatten().any(|number| number.major == LOOP_MAJOR) {
+        return Ok(Some(id));
+    }
+    let loops = DiskUsers { loops: loops()?, mounts: Vec::new() };
+    Ok(Some(loops.with_backing(id)))
+}
+
+fn number(device: u64) -> BlockNumber {
+    BlockNumber { major: linux_loop::major(device), minor: linux_loop::minor(device) }
+}
+
+/// A block device, with its disk if it is a partition.
+pub(super) fn of_block(block: BlockNumber) -> Result<DiskId, HostError> {
+    let folder = PathBuf::from(format!("/sys/dev/block/{block}"));
+    if !folder.join("partition").exists() {
+        return Ok(DiskId::of_block(block, None));
+    }
+    // The folder is a link; a partition's real one lies in its disk's.
+    let path = folder.join("../dev");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(DiskId::of_block(block, parse_number(text.trim()))),
+        // Both have gone meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DiskId::of_block(block, None)),
+        Err(source) => Err(HostError::File { operation: "read", path, source }),
+    }
+}
+
+fn parse_number(text: &str) -> Option<BlockNumber> {
+    let (major, minor) = text.split_once(':')?;
+    Some(BlockNumber { major: major.parse().ok()?, minor: minor.parse().ok()? })
+}
+
+/// Loop devices and mounts.
+pub(super) fn users() -> Result<DiskUsers, HostError> {
+    let mut users = DiskUsers { loops: loops()?, mounts: Vec::new() };
+    let table = RealHost.read_file(Path::new("/proc/self/mountinfo"), MOUNTS_MAX)?;
+    // Many mounts are of one device.
+    let mut known = BTreeMap::new();
+    for mount in String::from_utf8_lossy(&table).lines().filter_map(parse_mount) {
+        let device = fs::metadata(&mount.source).ok().filter(|meta| meta.file_type().is_block_device());
+        let mut numbers: Vec<_> = device.map(|meta| number(meta.rdev())).into_iter().collect();
+        // Numbers of major 0 are of no device: file systems without one, and some (btrfs) with several.
+        numbers.extend(Some(mount.device).filter(|device| device.major != 0 && !numbers.contains(device)));
+        for number in numbers {
+            let id = match known.get(&number) {
+                Some(id) => *id,
+                None => users.with_backing(of_block(number)?),
+            };
+            known.insert(number, id);
+            users.mounts.push(HostMount { id, at: mount.at.clone(), read_only: mount.read_only });
+        }
+    }
+    Ok(users)
+}
+
+fn loops() -> Result<Vec<HostLoop>, HostError> {
+    linux_loop::list()?.into_iter().map(host_loop).collect()
+}
+
+fn host_loop(attached: AttachedLoop) -> Result<HostLoop, HostError> {
+    let AttachedLoop { device, backing, read_only } = attached;
+    let name = device.path.file_name().unwrap_or_default();
+    let file = fs::read(Path::new("/sys/block").join(name).join("loop/backing_file")).unwrap_or_default();
+    let backing = match backing.block {
+        Some((major, minor)) => of_block(BlockNumber { major, minor })?,
+        None => DiskId::of_file(FileId { major: backing.major, minor: backing.minor, inode: backing.inode }),
+    };
+    let (path, major, minor) = (device.path, device.major, device.minor);
+    let device_number = BlockDevice { path, major, minor };
+    Ok(HostLoop { device: device_number, backing, file: harmless_line(&file), read_only, tag: device.tag })
+}
+
+/// A line of `/proc/self/mountinfo` (proc(5)).
+struct Mount {
+    device: BlockNumber,
+    at: String,
+    source: PathBuf,
+    read_only: bool,
+}
+
+/// Parses a line; nothing of one that is none.
+fn parse_mount(line: &str) -> Option<Mount> {
+    let (front, back) = line.split_once(" - ")?;
+    let mut front = front.split(' ').skip(2);
+    let (device, at) = (parse_number(front.next()?)?, front.nth(1)?);
+    let mut back = back.split(' ').skip(1);
+    let (source, options) = (back.next()?, back.next()?);
+    Some(Mount {
+        device,
+        at: harmless_line(&unescape(at)),
+        source: PathBuf::from(String::from_utf8_lossy(&unescape(source)).into_owned()),
+        // The file system's own: a mount that is read-only may have another beside it that is not.
+        read_only: options.split(',').any(|option| option == "ro"),
+    })
+}
+
+/// Undoes the kernel's escapes of blanks and backslashes: three octal digits behind a backslash.
+fn unescape(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((first, others)) = rest.split_first() {
+        let escaped = others.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { others.get(3..).unwrap_or_default() } else { others };
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo_are_read_and_broken_ones_left_out() {
+        let read = |line: &str| {
+            parse_mount(line).map(|mount| (mount.device.to_string(), mount.at, mount.source, mount.read_only))
+        };
+        let mounted = |device: &str, at: &str, source: &str, read_only| {
+            Some((device.to_owned(), at.to_owned(), PathBuf::from(source), read_only))
+        };
+        assert_eq!(
+            read("36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"),
+            mounted("98:0", "/mnt 2", "/dev/root", false)
+        );
+        // Read-only here alone: another mount of it may write.
+        assert_eq!(read("36 35 8:1 / /a ro - ext4 /dev/sda1 rw"), mounted("8:1", "/a", "/dev/sda1", false));
+        assert_eq!(read("36 35 8:1 / /a ro - ext4 /dev/sda1 ro,x"), mounted("8:1", "/a", "/dev/sda1", true));
+        assert_eq!(
+            read("1 2 0:24 / /a\x1bb\\134 rw - btrfs /dev/sdb ro"),
+            mounted("0:24", "/ab\\", "/dev/sdb", true)
+        );
+        for bad in ["", " - ", "1 2 3 4 5 6 - a b c", "1 2 8:x / / rw - a b c", "1 2 8:1 / / rw - a b"] {
+            assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn dom0s_root_is_among_the_mounts() {
+        let users = users().unwrap();
+        let root = fs::metadata("/").unwrap();
+        let of_root = |mount: &&HostMount| mount.id.block == Some(number(root.dev()));
+        // A file system without a device has number 0.
+        assert!(number(root.dev()).major == 0 || users.mounts.iter().any(|mount| of_root(&mount)));
+    }
+
+    #[test]
+    fn what_is_no_disk_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), Path::new("/dev/null"), folder.path()] {
+            let opened = open(path, DiskAccess::ReadOnly);
+            assert!(matches!(opened, Err(HostError::NoDisk { .. })), "{opened:?}");
+            assert_eq!(at(path).unwrap(), None);
+        }
+        assert_eq!(at(&folder.path().join("none")).unwrap(), None);
+    }
+}
