@@ -8,7 +8,7 @@ use std::time::Duration;
 use console::ring::{Index, OUT_SIZE};
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../crates/console/tests/server/sim.rs"]
+#[path = "../../crates/console/tests/server/sim/mod.rs"]
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 mod sim;
 
