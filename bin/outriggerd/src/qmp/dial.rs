@@ -96,7 +96,7 @@ impl Dial for HostDial {
 /// Takes the console's stream: every byte from now on, and nobody else has it. That it cannot be had, because its
 /// daemon does not run or an earlier stream has not ended, is told and tried again by the session.
 async fn take_console(folder: PathBuf, stub: DomId, console: QmpConsole) -> io::Result<Reached> {
-    let console = Wanted { domid: stub, which: Which::Number(u32::from(console.number())) };
+    let console = Wanted { domid: stub, which: Which::Number(u32::from(console.number())), uuid: None };
     let stream = blocking(move || {
         let stream = ask(&folder, &Request::Stream { console }).map_err(io::Error::other)?;
         stream.set_nonblocking(true)?;
