@@ -133,6 +133,15 @@ impl<P: Platform> Server<P> {
         is_still
     }
 
+    /// The same for a console's domain. If Xen has only failed to answer, the console is looked at again.
+    pub(crate) fn is_owner(&mut self, id: ConsoleId, uuid: Uuid) -> bool {
+        let is_still = self.is_still(id.domid, uuid);
+        if !is_still {
+            self.schedule(Instant::now() + RETRY, Due::Look(id));
+        }
+        is_still
+    }
+
     /// The domains that may have consoles, with their UUIDs.
     pub(crate) fn alive(&mut self) -> Result<BTreeMap<DomId, Uuid>, ServerError> {
         let listed = self.platform.domains().map_err(ServerError::Domains)?;
@@ -282,13 +291,17 @@ impl<P: Platform> Server<P> {
         work: impl FnOnce(&Tree<'_>, &mut dyn FnMut() -> bool) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let Some(uuid) = self.console_mut(id).map(|console| console.uuid) else { return Ok(()) };
-        let (platform, dirty) = (&mut self.platform, &mut self.dirty);
-        let mut is_owner = || {
-            let is_owner = has_number(platform, id.domid, uuid);
-            dirty.domains |= !is_owner;
-            is_owner
-        };
-        work(&Tree::new(&self.store), &mut is_owner)
+        let platform = &mut self.platform;
+        let mut was_owner = true;
+        let done = work(&Tree::new(&self.store), &mut || {
+            was_owner = has_number(platform, id.domid, uuid);
+            was_owner
+        });
+        if !was_owner {
+            self.dirty.domains = true;
+            self.schedule(Instant::now() + RETRY, Due::Look(id));
+        }
+        done
     }
 
     /// Binds the port, and puts the console into service; says whether it worked. Nothing when the page and the port may
@@ -298,7 +311,7 @@ impl<P: Platform> Server<P> {
         let key = self.names.get(&id).copied();
         let uuid = self.console_mut(id)?.uuid;
         // Asked afterwards: a domain that still has the number had it all the time.
-        if !self.is_still(id.domid, uuid) {
+        if !self.is_owner(id, uuid) {
             if let Ok((_, port)) = bound {
                 self.platform.unbind(port);
             }

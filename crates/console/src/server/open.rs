@@ -33,7 +33,7 @@ impl<P: Platform> Server<P> {
         let (plan, wrong) = tree.plan(id)?;
         let limit = tree.limit(id)?;
         let log = self.log_path(id, &plan.log)?;
-        if !self.is_still(id.domid, uuid) {
+        if !self.is_owner(id, uuid) {
             return Ok(false);
         }
         let key = self.next_key;

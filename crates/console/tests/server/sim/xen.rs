@@ -29,6 +29,10 @@ struct State {
     hypervisor_said: Vec<u8>,
     /// Another domain has the number when the server binds one of its ports.
     given_away_at_bind: Option<DomId>,
+    /// A domain that is listed in the place of an earlier one after so many lists.
+    listed_later: Option<(u32, DomainState)>,
+    /// Questions for a UUID that get no answer.
+    unanswered: u32,
     /// After so many of the server's accesses to Xen and to rings, its process is killed.
     fuse: Option<u32>,
 }
@@ -139,6 +143,19 @@ impl Xen {
         self.state().given_away_at_bind = Some(domid);
     }
 
+    /// Xen does not answer so many questions for a domain's UUID.
+    pub(crate) fn leave_unanswered(&self, questions: u32) {
+        self.state().unanswered = questions;
+    }
+
+    /// The domain gets its number only after so many lists of domains; until then it is one with this UUID.
+    pub(crate) fn list_later(&self, lists: u32, domid: DomId, uuid: Uuid) {
+        let mut state = self.state();
+        let former = DomainState { domid, uuid, dying: false };
+        let later = state.domains.insert(domid, former).unwrap();
+        state.listed_later = Some((lists, later));
+    }
+
     pub(super) fn kill(&self, domid: DomId) {
         self.state().domains.get_mut(&domid).unwrap().dying = true;
     }
@@ -203,11 +220,24 @@ impl Platform for SimPlatform {
     type Page = Mapped;
 
     fn domains(&mut self) -> io::Result<Vec<DomainState>> {
-        Ok(self.xen.state().domains.values().copied().collect())
+        let mut state = self.xen.state();
+        let listed = state.domains.values().copied().collect();
+        if let Some((lists, _)) = &mut state.listed_later {
+            *lists -= 1;
+        }
+        if let Some((_, domain)) = state.listed_later.take_if(|(lists, _)| *lists == 0) {
+            state.domains.insert(domain.domid, domain);
+        }
+        Ok(listed)
     }
 
     fn domain_uuid(&mut self, domid: DomId) -> io::Result<Option<Uuid>> {
-        Ok(self.xen.state().domains.get(&domid).map(|domain| domain.uuid))
+        let mut state = self.xen.state();
+        if state.unanswered > 0 {
+            state.unanswered -= 1;
+            return Err(ErrorKind::TimedOut.into());
+        }
+        Ok(state.domains.get(&domid).map(|domain| domain.uuid))
     }
 
     fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<Mapped> {
