@@ -88,6 +88,12 @@ fn play(scene: &mut Scene, data: &[u8]) {
                 host.kill();
                 host.start();
             }
+            // Another domain has the number before the server looks.
+            8 if operation[7] % 4 == 1 => {
+                host.destroy(id);
+                host.xenstored.destroy_domain(id);
+                pages = vec![host.domain(HOSTILE, "null").1];
+            }
             _ => host.turn(),
         }
     }
