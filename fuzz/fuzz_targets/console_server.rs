@@ -8,7 +8,7 @@ use std::time::Duration;
 use console::ring::{Index, OUT_SIZE};
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../crates/console/tests/server/sim.rs"]
+#[path = "../../crates/console/tests/server/sim/mod.rs"]
 #[allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 mod sim;
 
@@ -87,6 +87,12 @@ fn play(scene: &mut Scene, data: &[u8]) {
             8 if operation[7] % 4 == 0 => {
                 host.kill();
                 host.start();
+            }
+            // Another domain has the number before the server looks.
+            8 if operation[7] % 4 == 1 => {
+                host.destroy(id);
+                host.xenstored.destroy_domain(id);
+                pages = vec![host.domain(HOSTILE, "null").1];
             }
             _ => host.turn(),
         }

@@ -18,6 +18,7 @@ pub mod history;
 pub mod lock;
 pub mod logfile;
 pub mod output;
+mod own_path;
 pub mod platform;
 pub mod pty;
 pub mod request;
@@ -27,3 +28,5 @@ pub mod spool;
 pub mod stream;
 pub mod xen_platform;
 pub mod xenbus;
+
+pub use uuid::Uuid;

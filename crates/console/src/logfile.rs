@@ -1,14 +1,24 @@
 //! A file that takes a console's bytes for ever without filling the disk (XSA-180).
+//!
+//! The limit holds whatever the disk does: each byte is counted when it is written and not when all of a piece is, and
+//! a full file that can be neither renamed nor emptied takes no more bytes.
+
+mod disk;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use nix::fcntl::OFlag;
 use thiserror::Error;
+
+use disk::{Disk, HostDisk};
 
 /// How a console's bytes are written to its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +89,7 @@ pub enum LogError {
 /// One console's file: appended to, renamed when full, opened again on request.
 #[derive(Debug)]
 pub struct LogFile {
+    disk: Box<dyn Disk>,
     path: PathBuf,
     file: File,
     inode: u64,
@@ -89,6 +100,8 @@ pub struct LogFile {
     pending: Option<LogError>,
     /// Where the file ended that was in use before this one.
     previous: Option<Position>,
+    /// Whether the file has its rotated name, and no other one could be opened yet.
+    is_rotated: bool,
 }
 
 /// Where a file ends.
@@ -106,14 +119,19 @@ impl LogFile {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
-        let (file, inode, size) = open_append(&path)?;
+        Self::open_on(Box::new(HostDisk), path, style)
+    }
+
+    fn open_on(disk: Box<dyn Disk>, path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
+        let (file, inode, size) = open_append(disk.as_ref(), &path)?;
         let mut last = [b'\n'];
         if size > 0 {
             // What cannot be read begins a line.
             let _ = file.read_exact_at(&mut last, size - 1);
         }
         let at_line_start = last == [b'\n'];
-        Ok(Self { path, file, inode, size, style, at_line_start, pending: None, previous: None })
+        let (pending, previous, is_rotated) = (None, None, false);
+        Ok(Self { disk, path, file, inode, size, style, at_line_start, pending, previous, is_rotated })
     }
 
     /// The file's path.
@@ -140,7 +158,8 @@ impl LogFile {
     /// When the file cannot be opened; the old one stays in use.
     pub fn reopen(&mut self) -> Result<(), LogError> {
         let last = self.position();
-        (self.file, self.inode, self.size) = open_append(&self.path)?;
+        (self.file, self.inode, self.size) = open_append(self.disk.as_ref(), &self.path)?;
+        self.is_rotated = false;
         if self.inode != last.inode {
             self.previous = Some(last);
         }
@@ -181,7 +200,9 @@ impl LogFile {
         }
         let styled = self.in_style(bytes);
         let full = self.size > 0 && self.size + styled.len() as u64 > self.style.limit;
-        if full && let Err(error) = self.rotate() {
+        if (full || self.is_rotated)
+            && let Err(error) = self.rotate()
+        {
             self.pending = Some(error);
         }
         styled
@@ -217,7 +238,8 @@ impl LogFile {
     /// Appends bytes in the file's style, rotating as often as the limit asks.
     ///
     /// # Errors
-    /// When the file cannot be written or renamed; in the first case the rest of the bytes is not written.
+    /// When the file cannot be written, or is full and can be neither renamed nor emptied: the rest of the bytes is
+    /// not written then. When it can only be emptied, which loses what was in it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let styled = self.prepare(bytes);
         self.append_prepared(&styled)
@@ -228,41 +250,84 @@ impl LogFile {
     /// # Errors
     /// As [`LogFile::append`].
     pub fn append_prepared(&mut self, bytes: &[u8]) -> Result<(), LogError> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if self.size >= self.style.limit {
-                self.rotate()?;
-            }
-            let room = usize::try_from(self.style.limit - self.size).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at(rest.len().min(room));
-            let write = self.file.write_all(now).and_then(|()| match self.style.sync {
-                Sync::Always => self.file.sync_data(),
-                Sync::Never | Sync::Rotation => Ok(()),
-            });
-            write.map_err(|source| LogError::Write { path: self.path.clone(), source })?;
-            self.size += now.len() as u64;
-            rest = later;
-        }
-        self.pending.take().map_or(Ok(()), Err)
+        let done = self.append_all(bytes);
+        // One report is enough, the more serious one.
+        let pending = self.pending.take();
+        done.and(pending.map_or(Ok(()), Err))
     }
 
+    fn append_all(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            self.make_room()?;
+            let room = usize::try_from(self.style.limit - self.size).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at(rest.len().min(room));
+            self.write(now).map_err(|source| LogError::Write { path: self.path.clone(), source })?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Rotates a full file. One that is still full is an error; any other failure is reported after the bytes are
+    /// written.
+    fn make_room(&mut self) -> Result<(), LogError> {
+        if self.size < self.style.limit && !self.is_rotated {
+            return Ok(());
+        }
+        let rotated = self.rotate();
+        if self.size >= self.style.limit || self.is_rotated {
+            let refilled = || LogError::Rotate {
+                path: self.path.clone(),
+                source: io::Error::other("someone else has filled it again"),
+            };
+            return Err(rotated.err().unwrap_or_else(refilled));
+        }
+        self.pending = rotated.err().or(self.pending.take());
+        Ok(())
+    }
+
+    /// Writes bytes, and counts those that were written before an error too.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.disk.write(&self.file, rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.size += count as u64;
+                    rest = rest.get(count..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.style.sync == Sync::Always { self.disk.sync(&self.file) } else { Ok(()) }
+    }
+
+    /// Renames the full file and begins another; empties it when it cannot be renamed.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.previous = None;
+        if self.is_rotated {
+            return self.reopen();
+        }
         if self.style.sync == Sync::Rotation {
-            let synced = self.file.sync_data();
+            let synced = self.disk.sync(&self.file);
             synced.map_err(|source| LogError::Write { path: self.path.clone(), source })?;
         }
-        let renamed = fs::rename(&self.path, rotated(&self.path));
-        if let Err(source) = renamed {
-            // Someone removed the name (or made `.1` a folder). The limit holds all the same.
-            let _ = self.file.set_len(0);
-            self.size = 0;
-            return match source.kind() {
-                io::ErrorKind::NotFound => self.reopen(),
-                _ => Err(LogError::Rotate { path: self.path.clone(), source }),
-            };
+        match self.disk.rename(&self.path, &rotated(&self.path)) {
+            Ok(()) => {
+                self.is_rotated = true;
+                self.reopen()
+            }
+            // Someone removed the name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.reopen(),
+            Err(source) => {
+                // `.1` may be a folder.
+                if self.disk.empty(&self.file).is_ok() {
+                    self.size = 0;
+                }
+                Err(LogError::Rotate { path: self.path.clone(), source })
+            }
         }
-        self.reopen()
     }
 
     fn styled(&mut self, bytes: &[u8], time: &str) -> Vec<u8> {
@@ -282,15 +347,9 @@ impl LogFile {
     }
 }
 
-fn open_append(path: &Path) -> Result<(File, u64, u64), LogError> {
+fn open_append(disk: &dyn Disk, path: &Path) -> Result<(File, u64, u64), LogError> {
     let open = || {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
-            .open(path)?;
+        let file = disk.open(path)?;
         let about = file.metadata()?;
         if !about.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -337,126 +396,4 @@ pub fn file_stem(name: &str) -> String {
         stem.pop();
     }
     if stem.is_empty() || stem.starts_with('.') { format!("_{stem}") } else { stem }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn style(limit: u64) -> LogStyle {
-        LogStyle { limit, ..LogStyle::default() }
-    }
-
-    #[test]
-    fn a_flood_leaves_two_files_of_the_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.0.log");
-        let mut log = LogFile::open(path.clone(), style(1000)).unwrap();
-        for at in 0..100u8 {
-            log.append(&[at; 333]).unwrap();
-        }
-        assert_eq!(fs::metadata(folder.path().join("a.0.log.1")).unwrap().len(), 999);
-        assert_eq!(fs::metadata(&path).unwrap().len(), 333);
-        assert_eq!(fs::read(&path).unwrap()[332], 99);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn more_than_the_limit_at_once_is_cut() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let mut log = LogFile::open(path.clone(), style(10)).unwrap();
-        log.append(b"0123456789abcdefghijklmno").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"klmno");
-        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"abcdefghij");
-    }
-
-    #[test]
-    fn where_the_file_will_end_is_known_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(folder.path().join("log"), style(10)).unwrap();
-        for bytes in [b"0123".as_slice(), b"4567", b"89ab", b"c"] {
-            let ready = log.prepare(bytes);
-            let wanted = log.position_after(ready.len());
-            log.append_prepared(&ready).unwrap();
-            assert_eq!(Some(log.position()), wanted);
-        }
-        assert_eq!(log.position().size, 5);
-    }
-
-    #[test]
-    fn a_file_that_was_moved_away_is_written_anew_after_reopen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let mut log = LogFile::open(path.clone(), style(1000)).unwrap();
-        log.append(b"old").unwrap();
-        fs::rename(&path, folder.path().join("kept")).unwrap();
-        log.reopen().unwrap();
-        log.append(b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-    }
-
-    #[test]
-    fn appending_goes_on_after_a_restart_and_counts_what_is_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        LogFile::open(path.clone(), style(10)).unwrap().append(b"12345678").unwrap();
-        LogFile::open(path.clone(), style(10)).unwrap().append(b"abcd").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"abcd");
-        assert_eq!(fs::read(folder.path().join("log.1")).unwrap(), b"12345678");
-    }
-
-    #[test]
-    fn a_symbolic_link_and_a_pipe_are_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        assert!(matches!(LogFile::open(link, style(10)), Err(LogError::Open { .. })));
-        assert!(matches!(LogFile::open("/dev/null".into(), style(10)), Err(LogError::Open { .. })));
-    }
-
-    #[test]
-    fn lines_get_the_time_and_lose_their_escapes() {
-        let folder = tempfile::tempdir().unwrap();
-        let wanted =
-            LogStyle { limit: 10_000, timestamps: true, replace_escape: true, ..LogStyle::default() };
-        let mut log = LogFile::open(folder.path().join("log"), wanted).unwrap();
-        let styled = log.styled(b"a\x1b[1m\n\rb", "[t] ");
-        assert_eq!(styled, b"[t] a.[1m\n[t] b");
-    }
-
-    #[test]
-    fn the_time_is_written_in_utc() {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_709_210_096);
-        assert_eq!(timestamp(at), "[2024-02-29 12:34:56] ");
-    }
-
-    #[test]
-    fn names_of_domains_become_names_of_files() {
-        for (name, stem) in [("guest-dm", "guest-dm"), ("../x y", "_.._x_y"), ("", "_"), ("Grün", "Grün")] {
-            assert_eq!(file_stem(name), stem, "{name:?}");
-        }
-        assert_eq!(file_stem(&"ü".repeat(200)).len(), 128);
-    }
-
-    #[test]
-    fn what_was_appended_is_found_again_across_a_rotation() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let style = LogStyle { limit: 10, ..LogStyle::default() };
-        let mut log = LogFile::open(path.clone(), style).unwrap();
-        log.append(b"01234567").unwrap();
-        assert_eq!(log.earlier(9, 100), None);
-        log.append(b"89abcdef").unwrap();
-        assert_eq!(log.earlier(8, 100).as_deref(), Some(&b"89abcdef"[..]));
-        assert_eq!(log.earlier(13, 4).as_deref(), Some(&b"3456"[..]));
-        assert_eq!(log.earlier(13, 100).as_deref(), Some(&b"34567"[..]));
-        assert_eq!(log.earlier(17, 100), None);
-        fs::remove_file(rotated(&path)).unwrap();
-        fs::write(rotated(&path), b"another's").unwrap();
-        assert_eq!(log.earlier(13, 4), None);
-        assert_eq!(log.earlier(3, 2).as_deref(), Some(&b"de"[..]));
-    }
 }

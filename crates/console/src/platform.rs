@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use uuid::Uuid;
 use xen_types::{DomId, EventPort, Gfn, GrantRef};
 
 use crate::ring::RingMemory;
@@ -14,8 +15,10 @@ pub const RESERVED_CONSOLE_GRANT: GrantRef = GrantRef(0);
 /// Whether a domain still runs, as far as its consoles are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainState {
-    /// The domain.
+    /// The domain's number, which is another domain's when this one is gone.
     pub domid: DomId,
+    /// Which domain it is.
+    pub uuid: Uuid,
     /// Whether it is being destroyed: it will not write any more, and its pages wait to be let go.
     pub dying: bool,
 }
@@ -32,6 +35,12 @@ pub trait Platform {
     /// # Errors
     /// When Xen does not answer.
     fn domains(&mut self) -> io::Result<Vec<DomainState>>;
+
+    /// The UUID of the domain that has a number now, if any has.
+    ///
+    /// # Errors
+    /// When Xen does not answer.
+    fn domain_uuid(&mut self, domid: DomId) -> io::Result<Option<Uuid>>;
 
     /// Maps a page that the domain granted.
     ///

@@ -14,12 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::{OFlag, posix_fallocate};
+use uuid::Uuid;
 use xen::SharedPages;
 
 use crate::logfile::Position;
+use crate::own_path::OwnPath;
 
 /// Says that a file is one of these, and in which layout.
-const MAGIC: u32 = 0x5350_4c01;
+const MAGIC: u32 = 0x5350_4c02;
+/// Whose console it is: the 16 bytes of the domain's UUID.
+const UUID: usize = 8;
+/// At which sizes the log and the output's file are rotated.
+const LIMITS: usize = 24;
 /// Where the bytes begin, on the same page as the records.
 const DATA: usize = 1024;
 /// The most bytes that a file is read with.
@@ -79,9 +85,20 @@ pub struct Noted {
     pub at_line_start: bool,
 }
 
+/// A file of a console's, for a process that finds the console gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The size at which it is rotated.
+    pub limit: u64,
+}
+
 /// What a process that is gone has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
+    /// The domain whose console it was.
+    pub uuid: Uuid,
     /// How far the ring was read.
     pub ring: RingRecord,
     /// What the files got.
@@ -91,9 +108,9 @@ pub struct Kept {
     /// The last bytes before `ring.end`.
     pub bytes: Vec<u8>,
     /// The log.
-    pub log: Option<PathBuf>,
+    pub log: Option<KeptFile>,
     /// The output's file.
-    pub file: Option<PathBuf>,
+    pub file: Option<KeptFile>,
 }
 
 /// The mapped file.
@@ -101,7 +118,7 @@ pub struct Kept {
 pub struct Spool {
     pages: SharedPages,
     file: File,
-    path: PathBuf,
+    name: OwnPath,
     /// Bytes of the file that have memory behind them.
     allocated: usize,
     capacity: usize,
@@ -109,7 +126,8 @@ pub struct Spool {
 
 impl Spool {
     /// Reads what an earlier process has left at `path`, without the `scratch` oldest bytes: those may have been
-    /// overwritten without a record of it. Nothing if there is none, or none that can be understood.
+    /// overwritten without a record of it. Nothing if there is none, or none that can be understood: one without a UUID,
+    /// as earlier versions wrote it, is none.
     #[must_use]
     pub fn read_kept(path: &Path, scratch: usize) -> Option<Kept> {
         let mut options = OpenOptions::new();
@@ -139,7 +157,8 @@ impl Spool {
         file.set_len(size as u64)?;
         posix_fallocate(&file, 0, PAGE as i64)?;
         let pages = SharedPages::of_file(&file, size / PAGE)?;
-        let mut spool = Self { pages, file, path, allocated: PAGE, capacity };
+        let name = OwnPath::known(path, &file.metadata()?);
+        let mut spool = Self { pages, file, name, allocated: PAGE, capacity };
         let bytes = &kept.bytes[kept.bytes.len().saturating_sub(capacity)..];
         let mut at = kept.ring.end - bytes.len() as u64;
         for piece in bytes.chunks(PAGE) {
@@ -151,9 +170,10 @@ impl Spool {
         if let Some(at) = kept.output {
             spool.note_output(at);
         }
+        spool.pages.write(UUID, kept.uuid.as_bytes());
         spool.pages.store_u32(4, u32::try_from(capacity).map_err(io::Error::other)?, Ordering::Release);
         spool.pages.store_u32(0, MAGIC, Ordering::Release);
-        fs::rename(&new, &spool.path)?;
+        fs::rename(&new, spool.name.path())?;
         Ok(spool)
     }
 
@@ -225,13 +245,19 @@ impl Spool {
         self.note(Area::Output, [at, 1, 0, 0, 0, 0, 0, 0]);
     }
 
-    /// Notes where the files are, for a process that finds the console gone. Paths that are too long are left out.
-    pub fn note_paths(&self, log: Option<&Path>, file: Option<&Path>) {
+    /// Notes where the files are and how long they may be, for a process that finds the console gone. Paths that are too
+    /// long are left out.
+    pub fn note_paths(&self, log: Option<(&Path, u64)>, file: Option<(&Path, u64)>) {
+        for (place, noted) in [log, file].into_iter().enumerate() {
+            let limit = noted.map_or(0, |(_, limit)| limit);
+            self.pages.write(LIMITS + 8 * place, &limit.to_le_bytes());
+        }
         let mut room = DATA - PATHS - 4;
         let mut at = PATHS + 4;
         let mut lengths = 0_u32;
-        for path in [log, file] {
-            let bytes = path.map(|path| path.as_os_str().as_bytes()).filter(|bytes| bytes.len() <= room);
+        for noted in [log, file] {
+            let bytes =
+                noted.map(|(path, _)| path.as_os_str().as_bytes()).filter(|bytes| bytes.len() <= room);
             let bytes = bytes.unwrap_or_default();
             self.pages.write(at, bytes);
             (room, at) = (room - bytes.len(), at + bytes.len());
@@ -253,8 +279,7 @@ impl Spool {
 
     /// Removes the file: no process will come back to it.
     pub fn remove(&self) {
-        // It may be gone with the whole folder.
-        let _ = fs::remove_file(&self.path);
+        self.name.remove();
     }
 }
 
@@ -291,12 +316,15 @@ fn parse(file: &[u8], scratch: usize) -> Option<Kept> {
     let data = file.get(DATA..)?;
     let lengths = word(PATHS)?;
     let (log, file_path) = ((lengths >> 16) as usize, (lengths & 0xffff) as usize);
-    let path = |at: usize, length: usize| {
+    let noted_file = |place: usize, at: usize, length: usize| {
         let bytes = file.get(..DATA)?.get(PATHS + 4 + at..PATHS + 4 + at + length)?;
-        (length > 0).then(|| PathBuf::from(OsStr::from_bytes(bytes)))
+        let limit = file.get(LIMITS + 8 * place..LIMITS + 8 * (place + 1))?;
+        let limit = u64::from_le_bytes(limit.try_into().ok()?);
+        (length > 0).then(|| KeptFile { path: PathBuf::from(OsStr::from_bytes(bytes)), limit })
     };
     let byte = |position: u64| data.get(usize::try_from(position % capacity as u64).ok()?).copied();
     Some(Kept {
+        uuid: Uuid::from_slice(file.get(UUID..UUID + 16)?).ok()?,
         ring: RingRecord { end, from: low32(indices >> 32), to: low32(indices) },
         files: FilesRecord {
             from,
@@ -307,8 +335,8 @@ fn parse(file: &[u8], scratch: usize) -> Option<Kept> {
         },
         output: (has_output != 0).then_some(output.min(end)),
         bytes: (first..end).map(byte).collect::<Option<_>>()?,
-        log: path(0, log),
-        file: path(log, file_path),
+        log: noted_file(0, 0, log),
+        file: noted_file(1, log, file_path),
     })
 }
 
@@ -342,8 +370,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.0.journal");
         assert_eq!(Spool::read_kept(&path, 0), None);
-        let mut spool = Spool::create(path.clone(), 5000, &Kept::default()).unwrap();
-        assert_eq!(Spool::read_kept(&path, 0), Some(Kept::default()));
+        let uuid = Uuid::from_u128(0x1234_5678_9abc_def0_1122_3344_5566_7788);
+        let nothing = Kept { uuid, ..Kept::default() };
+        let mut spool = Spool::create(path.clone(), 5000, &nothing).unwrap();
+        assert_eq!(Spool::read_kept(&path, 0), Some(nothing));
         let said: Vec<u8> = (0..7000_u32).map(|at| (at % 251) as u8).collect();
         spool.store(0, &said[..4000]).unwrap();
         spool.store(4000, &said[4000..]).unwrap();
@@ -351,20 +381,34 @@ mod tests {
         spool.note_ring(&ring);
         spool.note_files(&files());
         spool.note_output(6900);
-        spool.note_paths(Some(Path::new("/log")), Some(Path::new("/a file")));
-        let [log, file] = ["/log", "/a file"].map(|path| Some(path.into()));
-        let kept = Kept { ring, files: files(), output: Some(6900), bytes: said[2000..].to_vec(), log, file };
+        spool.note_paths(Some((Path::new("/log"), 1 << 40)), Some((Path::new("/a file"), 4096)));
+        let [log, file] = [("/log", 1 << 40), ("/a file", 4096)]
+            .map(|(path, limit)| Some(KeptFile { path: path.into(), limit }));
+        let bytes = said[2000..].to_vec();
+        let kept = Kept { uuid, ring, files: files(), output: Some(6900), bytes, log, file };
         assert!(Spool::read_kept(&path, 0) == Some(kept.clone()));
         // Another size of memory.
         let next = Spool::create(path.clone(), 3000, &kept).unwrap();
         let mut end = [0; 3000];
         next.load(4000, &mut end);
         assert!(end == said[4000..]);
-        next.note_paths(None, Some(Path::new(&"x".repeat(381))));
+        next.note_paths(None, Some((Path::new(&"x".repeat(381)), 1)));
         let kept = Kept { bytes: said[4100..].to_vec(), log: None, file: None, ..kept };
         assert!(Spool::read_kept(&path, 100) == Some(kept));
         next.remove();
         assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+    }
+
+    #[test]
+    fn a_file_of_the_form_without_a_uuid_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1.0.journal");
+        let mut spool = Spool::create(path.clone(), 5000, &Kept::default()).unwrap();
+        spool.store(0, b"said").unwrap();
+        spool.note_ring(&RingRecord { end: 4, from: 0, to: 4 });
+        assert!(Spool::read_kept(&path, 0).is_some());
+        spool.pages.store_u32(0, 0x5350_4c01, Ordering::Release);
+        assert_eq!(Spool::read_kept(&path, 0), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use contract::stream::{CHUNK_MAX, Decoder, Encoder, FrameError, Piece};
 use thiserror::Error;
+use uuid::Uuid;
 use xen_types::DomId;
 
 use crate::attach::{AttachError, ask};
@@ -75,6 +76,7 @@ pub enum StreamError {
 pub struct Stream {
     folder: PathBuf,
     domid: DomId,
+    uuid: Option<Uuid>,
     number: u32,
     socket: UnixStream,
     /// How long nothing may move.
@@ -89,9 +91,34 @@ impl Stream {
     /// # Errors
     /// When there is no such console or daemon, or someone else has the stream.
     pub fn open(folder: &Path, domid: DomId, number: u32, patience: Duration) -> Result<Self, StreamError> {
-        let console = Wanted { domid, which: Which::Number(number) };
+        // So that the end is this console's: until then the domid may become another domain's.
+        let uuid = listed(folder, domid, number)?.and_then(|listed| listed.uuid);
+        Self::open_named(folder, domid, uuid, number, patience)
+    }
+
+    /// The same for a caller who knows the domain's UUID.
+    ///
+    /// # Errors
+    /// As [`Stream::open`], and when the domid is another domain's.
+    pub fn open_of(
+        folder: &Path,
+        (domid, uuid): (DomId, Uuid),
+        number: u32,
+        patience: Duration,
+    ) -> Result<Self, StreamError> {
+        Self::open_named(folder, domid, Some(uuid), number, patience)
+    }
+
+    fn open_named(
+        folder: &Path,
+        domid: DomId,
+        uuid: Option<Uuid>,
+        number: u32,
+        patience: Duration,
+    ) -> Result<Self, StreamError> {
+        let console = Wanted { domid, which: Which::Number(number), uuid };
         let socket = ask(folder, &Request::Stream { console })?;
-        let stream = Self { folder: folder.to_owned(), domid, number, socket, patience, moved: 0 };
+        let stream = Self { folder: folder.to_owned(), domid, uuid, number, socket, patience, moved: 0 };
         stream.socket.set_read_timeout(Some(patience)).map_err(stream.own("set a deadline"))?;
         stream.socket.set_write_timeout(Some(patience)).map_err(stream.own("set a deadline"))?;
         Ok(stream)
@@ -241,10 +268,9 @@ impl Stream {
             }
         }
         // The connection also ends when the console does.
-        let mut report = String::new();
-        let id = format!("{}.{} connected ", self.domid, self.number);
-        ask(&self.folder, &Request::List)?.read_to_string(&mut report).map_err(self.own("read the list"))?;
-        if report.lines().any(|line| line.starts_with(&id)) { Ok(()) } else { Err(self.ended()) }
+        let listed = listed(&self.folder, self.domid, self.number)?;
+        let is_there = listed.is_some_and(|listed| listed.is_connected && listed.uuid == self.uuid);
+        if is_there { Ok(()) } else { Err(self.ended()) }
     }
 
     const fn ended(&self) -> StreamError {
@@ -259,6 +285,25 @@ impl Stream {
         let domid = self.domid;
         move |source| StreamError::Own { doing, domid, source }
     }
+}
+
+/// A console in the daemon's list.
+struct Listed {
+    is_connected: bool,
+    /// Nothing when the daemon is of a version that does not say it.
+    uuid: Option<Uuid>,
+}
+
+fn listed(folder: &Path, domid: DomId, number: u32) -> Result<Option<Listed>, StreamError> {
+    let mut report = String::new();
+    let failed = |source| StreamError::Own { doing: "read the list", domid, source };
+    ask(folder, &Request::List)?.read_to_string(&mut report).map_err(failed)?;
+    let id = format!("{domid}.{number} ");
+    Ok(report.lines().find_map(|line| {
+        let words: Vec<&str> = line.strip_prefix(&id)?.split(' ').collect();
+        let uuid = words.get(5).and_then(|word| word.parse().ok());
+        Some(Listed { is_connected: words.first() == Some(&"connected"), uuid })
+    }))
 }
 
 fn is_timeout(error: &io::Error) -> bool {

@@ -6,8 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use uuid::Uuid;
 use xen::{
-    Access, EventChannels, ForeignMemory, GrantTable, Hypervisor, RealHypervisor, SharedPages, Virq, XenError,
+    Access, DomainInfo, EventChannels, ForeignMemory, GrantTable, Hypervisor, RealHypervisor, SharedPages,
+    Virq, XenError,
 };
 use xen_types::{DomId, EventPort, Gfn, GrantRef};
 
@@ -50,7 +52,17 @@ impl Platform for XenPlatform {
 
     fn domains(&mut self) -> io::Result<Vec<DomainState>> {
         let listed = self.hypervisor.list_domains().map_err(io::Error::other)?;
-        Ok(listed.iter().map(|info| DomainState { domid: info.domid, dying: info.state.dying }).collect())
+        let state = |info: &DomainInfo| DomainState {
+            domid: info.domid,
+            uuid: Uuid::from_bytes(info.uuid),
+            dying: info.state.dying,
+        };
+        Ok(listed.iter().map(state).collect())
+    }
+
+    fn domain_uuid(&mut self, domid: DomId) -> io::Result<Option<Uuid>> {
+        let info = self.hypervisor.domain_info(domid).map_err(io::Error::other)?;
+        Ok(info.map(|info| Uuid::from_bytes(info.uuid)))
     }
 
     fn map_grant(&mut self, domid: DomId, grant: GrantRef) -> io::Result<RingPage> {

@@ -40,13 +40,16 @@ pub(crate) fn serial(guest: &Guest, port: u8, follow: bool) -> Result<ExitCode> 
 }
 
 fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
-    let number = |domid, number| Ok(Wanted { domid, which: Which::Number(number) });
+    // Between the answer of outriggerd and the request to outrigger-consoled, a domid may become another domain's.
+    let of_guest = |which| Wanted { domid: guest.domid, which, uuid: guest.uuid.parse().ok() };
     if which.pv {
-        return number(guest.domid, 0);
+        return Ok(of_guest(Which::Number(0)));
     }
     if let Some(name) = &which.channel {
-        return Ok(Wanted { domid: guest.domid, which: Which::Name(file_stem(name)) });
+        return Ok(of_guest(Which::Name(file_stem(name))));
     }
+    // The API does not name the stubdomain's UUID.
+    let number = |domid, number| Ok(Wanted { domid, which: Which::Number(number), uuid: None });
     let Some(stub) = guest.stub_domid else {
         bail!(
             "The stubdomain of {} is gone; outrigger dm-log {} shows its last words",
@@ -74,7 +77,7 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
 fn show(console: Wanted, since: Option<Duration>, options: AttachOptions) -> Result<ExitCode> {
     let folder = Path::new(SOCKET_DIR);
     let stream = match (&console.which, since) {
-        (Which::Number(number), None) => connect(folder, console.domid, *number)?,
+        (Which::Number(number), None) if console.uuid.is_none() => connect(folder, console.domid, *number)?,
         _ => ask(folder, &Request::View { console, since })?,
     };
     if options.follow && options.input && io::stdin().is_terminal() {
@@ -93,7 +96,7 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
         let guest = find(&mut client()?, &args.guest)?;
         let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} is gone", guest.name) };
         return show(
-            Wanted { domid: stub, which: Which::Number(LOG_CONSOLE) },
+            Wanted { domid: stub, which: Which::Number(LOG_CONSOLE), uuid: None },
             None,
             AttachOptions { input: false, plain: true, ..AttachOptions::default() },
         );
@@ -107,7 +110,8 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
             // A guest that was renamed: its file has the name that it had at its start.
             let options =
                 AttachOptions { input: false, plain: true, follow: false, ..AttachOptions::default() };
-            return show(Wanted { domid: stub, which: Which::Number(LOG_CONSOLE) }, None, options);
+            let wanted = Wanted { domid: stub, which: Which::Number(LOG_CONSOLE), uuid: None };
+            return show(wanted, None, options);
         }
     }
     let text = std::fs::read(&path).with_context(|| {

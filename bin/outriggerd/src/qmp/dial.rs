@@ -107,7 +107,11 @@ async fn take_console(
     place: Place,
     console: QmpConsole,
 ) -> io::Result<Reached> {
-    let console = Wanted { domid: place.stub, which: Which::Number(u32::from(console.number())) };
+    let console = Wanted {
+        domid: place.stub,
+        which: Which::Number(u32::from(console.number())),
+        uuid: Some(place.stub_uuid),
+    };
     let stream = blocking(move || {
         verify(&*hypervisor, place)?;
         let stream = ask(&folder, &Request::Stream { console }).map_err(io::Error::other)?;

@@ -1,16 +1,17 @@
 //! One console: its ring, what is kept of its bytes, and everyone who reads and writes it.
 
 mod keep;
+mod viewers;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
 use tracing::{debug, warn};
+use uuid::Uuid;
 use xen_types::EventPort;
 
 use super::bucket::Bucket;
@@ -22,6 +23,7 @@ use super::sinks::Sinks;
 use crate::history::History;
 use crate::logfile::LogFile;
 use crate::output::Overflow;
+use crate::own_path::OwnPath;
 use crate::ring::{BackendRing, OUT_SIZE, RingLie, RingMemory};
 use crate::spool::Kept;
 use crate::xenbus;
@@ -30,8 +32,6 @@ use crate::xenbus;
 const INPUT_MAX: usize = 4096;
 /// Bytes of one turn that are more than a person reads.
 const FLOOD: usize = 512;
-/// Viewers of one console at a time.
-const VIEWERS_MAX: usize = 64;
 /// Warnings about one console, so that its guest cannot fill the journal.
 const COMPLAINTS_MAX: u32 = 16;
 /// Rings that are emptied without asking whether the output can follow, when a ring is let go of.
@@ -61,12 +61,14 @@ pub(crate) struct Moved {
 struct Door {
     listener: UnixListener,
     slot: Slot,
-    path: PathBuf,
+    name: OwnPath,
 }
 
 #[derive(Debug)]
 pub(crate) struct Console<M> {
     pub(crate) id: ConsoleId,
+    /// The domain that it belongs to, whoever has the domid.
+    pub(crate) uuid: Uuid,
     key: u64,
     pub(crate) wire: Option<Wire<M>>,
     /// The handshake (secondary) or what was mapped (primary).
@@ -84,7 +86,7 @@ pub(crate) struct Console<M> {
     /// The path of its pseudo-terminal.
     pub(crate) tty: Option<String>,
     /// The name of its channel, and the link with that name to its socket.
-    pub(crate) name: Option<(String, PathBuf)>,
+    pub(crate) name: Option<(String, Option<OwnPath>)>,
     /// Bytes that came out of the ring and were not handed on yet.
     waiting: usize,
     complaints: u32,
@@ -108,9 +110,10 @@ pub(crate) struct Console<M> {
 }
 
 impl<M: RingMemory> Console<M> {
-    pub(crate) fn new(id: ConsoleId, key: u64, now: Instant) -> Self {
+    pub(crate) fn new(id: ConsoleId, uuid: Uuid, key: u64, now: Instant) -> Self {
         Self {
             id,
+            uuid,
             key,
             wire: None,
             link: xenbus::Link::None,
@@ -194,9 +197,10 @@ impl<M: RingMemory> Console<M> {
         listener: UnixListener,
         path: PathBuf,
     ) -> io::Result<Door> {
+        let name = OwnPath::of(path)?;
         listener.set_nonblocking(true)?;
         let slot = poller.add(&listener, Source::Console(self.key, part), EpollFlags::EPOLLIN)?;
-        Ok(Door { listener, slot, path })
+        Ok(Door { listener, slot, name })
     }
 
     /// Warns about this console, a bounded number of times.
@@ -272,16 +276,6 @@ impl<M: RingMemory> Console<M> {
         self.pump(poller);
     }
 
-    /// Tells who has sent the end of a stream that the guest has all of it.
-    fn end_streams(&mut self, poller: &mut Poller) {
-        let ended = |viewer: &Viewer| viewer.role == Role::Stream && viewer.input_ended;
-        let numbers: Vec<u64> =
-            self.viewers.iter().filter(|(_, viewer)| ended(viewer)).map(|(number, _)| *number).collect();
-        for number in numbers {
-            self.drop_viewer(poller, number);
-        }
-    }
-
     /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped. A ring
     /// that `lies` is not looked at again.
     pub(crate) fn take_wire(&mut self, poller: &mut Poller, lies: bool) -> Option<Wire<M>> {
@@ -333,24 +327,6 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    fn pump_viewer(&mut self, poller: &mut Poller, number: u64) {
-        let Some(viewer) = self.viewers.get_mut(&number) else { return };
-        let pumped = viewer.pump(&self.history, &self.sinks);
-        let done = pumped == Pumped::Gone || (pumped == Pumped::UpToDate && self.leaving);
-        if done {
-            self.drop_viewer(poller, number);
-        }
-    }
-
-    fn drop_viewer(&mut self, poller: &mut Poller, number: u64) {
-        if let Some(viewer) = self.viewers.remove(&number) {
-            if viewer.role == Role::Output(Overflow::Block) {
-                self.resume = Some(viewer.reached());
-            }
-            viewer.close(poller);
-        }
-    }
-
     /// Waits for what can happen: input only while there is room for it.
     fn arm(&mut self, poller: &Poller) {
         let takes_input = self.input.len() < INPUT_MAX && !self.leaving;
@@ -384,52 +360,6 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    fn handle_viewer(
-        &mut self,
-        poller: &mut Poller,
-        number: u64,
-        (readable, writable, is_gone): (bool, bool, bool),
-    ) {
-        let writer = self.output_writer();
-        let Some(viewer) = self.viewers.get_mut(&number) else { return };
-        if readable && !viewer.input_ended {
-            let mut buffer = [0; INPUT_MAX];
-            // One that is gone would be reported until all that it has sent is read, which is no more than a socket holds.
-            let room = if is_gone { INPUT_MAX } else { INPUT_MAX.saturating_sub(self.input.len()).max(1) };
-            match viewer.read(&mut buffer[..room], &self.history) {
-                // Others at the output's socket may only look.
-                Ok(_) if matches!(viewer.role, Role::Output(_)) && writer != Some(number) => {}
-                Ok(count) => self.input.extend(&buffer[..count]),
-                Err(error) if is_passing(&error) => {}
-                Err(_) => return self.drop_viewer(poller, number),
-            }
-            // Someone at the output's socket has no way of asking for what there is: no more input is its end.
-            if viewer.input_ended && matches!(viewer.role, Role::Output(_)) {
-                return self.drop_viewer(poller, number);
-            }
-        }
-        if writable {
-            viewer.unblock();
-        }
-        self.pump_viewer(poller, number);
-        self.note_output();
-        self.arm(poller);
-    }
-
-    /// Whose other end is gone waits for no word that the guest has taken everything: the next one can have the stream.
-    fn drop_ended_stream(&mut self, poller: &mut Poller, number: u64) {
-        let is_over = |viewer: &Viewer| viewer.role == Role::Stream && viewer.input_ended;
-        if self.viewers.get(&number).is_some_and(is_over) {
-            self.drop_viewer(poller, number);
-        }
-    }
-
-    /// Who at the output's socket may write: the one who has been there longest.
-    fn output_writer(&self) -> Option<u64> {
-        let mut at_output = self.viewers.iter().filter(|(_, viewer)| matches!(viewer.role, Role::Output(_)));
-        at_output.next().map(|(number, _)| *number)
-    }
-
     fn handle_output(&mut self, poller: &mut Poller, readable: bool, writable: bool) {
         let Some(stream) = &mut self.stream else { return };
         let room = INPUT_MAX.saturating_sub(self.input.len());
@@ -451,61 +381,6 @@ impl<M: RingMemory> Console<M> {
         self.pump(poller);
     }
 
-    fn accept(&mut self, poller: &mut Poller, role: Role) {
-        let door = match role {
-            Role::Output(_) => self.output_door.as_ref().map(|(door, _)| door),
-            Role::Viewer | Role::Stream => self.door.as_ref(),
-        };
-        let Some(Ok((stream, _))) = door.map(|door| door.listener.accept()) else { return };
-        if let Err(error) = self.admit(poller, stream, role, None) {
-            debug!(console = %self.id, %error, "a viewer was turned away");
-        }
-    }
-
-    /// Says why someone cannot be taken in.
-    pub(crate) fn refuses(&self, role: Role) -> Option<&'static str> {
-        if self.viewers.len() >= VIEWERS_MAX {
-            return Some("this console has as many viewers as it may have");
-        }
-        let taken = role == Role::Stream && self.viewers.values().any(|viewer| viewer.role == Role::Stream);
-        taken.then_some("someone else has this console's stream")
-    }
-
-    /// Takes someone in. A viewer gets what is kept, or what came since a time; a stream what comes from now on.
-    pub(crate) fn admit(
-        &mut self,
-        poller: &mut Poller,
-        stream: UnixStream,
-        role: Role,
-        since: Option<Instant>,
-    ) -> io::Result<()> {
-        if let Some(why) = self.refuses(role) {
-            return Err(io::Error::other(why));
-        }
-        let number = self.next_viewer;
-        self.next_viewer += 1;
-        stream.set_nonblocking(true)?;
-        let slot =
-            poller.add(&stream, Source::Console(self.key, Part::Viewer(number)), EpollFlags::empty())?;
-        let cursor = match (role, since) {
-            (Role::Stream, _) => self.history.newest(),
-            (Role::Output(Overflow::Block), _) => {
-                self.resume.take().map_or_else(|| self.history.newest(), |at| self.history.from(at))
-            }
-            (_, Some(time)) => self.history.since(time),
-            (_, None) => self.history.oldest(),
-        };
-        self.viewers.insert(number, Viewer::new(stream, slot, Reader::new(cursor), role));
-        self.pump_viewer(poller, number);
-        self.arm(poller);
-        Ok(())
-    }
-
-    /// How many have connected.
-    pub(crate) fn viewers(&self) -> usize {
-        self.viewers.len()
-    }
-
     /// Opens its files again.
     pub(crate) fn reopen_files(&mut self) {
         if let Err(error) = self.sinks.reopen() {
@@ -518,13 +393,12 @@ impl<M: RingMemory> Console<M> {
     pub(crate) fn leave(&mut self, poller: &mut Poller, for_good: bool) {
         self.leaving = true;
         let doors = [self.door.take(), self.output_door.take().map(|(door, _)| door)];
-        for Door { listener, slot, path } in doors.into_iter().flatten() {
+        for Door { listener, slot, name } in doors.into_iter().flatten() {
             poller.remove(&slot, &listener);
-            // It may be gone with the whole folder.
-            let _ = fs::remove_file(path);
+            name.remove();
         }
-        if let Some((_, link)) = self.name.take() {
-            let _ = fs::remove_file(link);
+        if let Some((_, Some(link))) = self.name.take() {
+            link.remove();
         }
         self.hand_on(poller);
         if let (true, Some(spool)) = (for_good, self.history.spool()) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
 use tracing::debug;
+use xen_types::DomId;
 
 use super::ends::Role;
 use super::id::ConsoleId;
@@ -105,15 +106,25 @@ impl<P: Platform> Server<P> {
             Ok(Request::List) => say(&stream, &format!("ok\n{}", self.report())),
             Ok(Request::View { console, since }) => {
                 let since = since.and_then(|since| Instant::now().checked_sub(since));
+                self.look_if_given_away(console.domid)?;
                 self.introduce(stream, &console, Role::Viewer, since)
             }
-            Ok(Request::Stream { console }) => self.introduce(stream, &console, Role::Stream, None),
+            Ok(Request::Stream { console }) => {
+                self.look_if_given_away(console.domid)?;
+                self.introduce(stream, &console, Role::Stream, None)
+            }
             Err(error) => say(&stream, &format!("error {error}\n")),
         };
         if let Err(error) = answered {
             debug!(%error, "a client did not get its answer");
         }
         Ok(())
+    }
+
+    /// Who asks for a number means the domain that has it now, though the loop has not come to that yet.
+    fn look_if_given_away(&mut self, domid: DomId) -> Result<(), ServerError> {
+        let Some(uuid) = self.domains.get(&domid).copied() else { return Ok(()) };
+        if self.is_still(domid, uuid) { Ok(()) } else { self.look_at_domains() }
     }
 
     fn introduce(
@@ -123,6 +134,12 @@ impl<P: Platform> Server<P> {
         role: Role,
         since: Option<Instant>,
     ) -> io::Result<()> {
+        if let (Some(meant), Some(uuid)) = (wanted.uuid, self.domains.get(&wanted.domid))
+            && meant != *uuid
+        {
+            let domid = wanted.domid;
+            return say(&stream, &format!("error Domain {domid} is now {uuid}, and not {meant}\n"));
+        }
         let Some(key) = self.wanted(wanted) else {
             return say(&stream, &format!("error There is no console {wanted}\n"));
         };
@@ -162,7 +179,8 @@ impl<P: Platform> Server<P> {
             let tty = console.tty.as_deref().unwrap_or("-");
             let name = console.name.as_ref().map_or("-", |(name, _)| name);
             // Writing into a string does not fail.
-            let _ = writeln!(text, "{id} {connected} {} {} {tty} {name}", console.total(), console.viewers());
+            let (total, viewers) = (console.total(), console.viewers());
+            let _ = writeln!(text, "{id} {connected} {total} {viewers} {tty} {name} {}", console.uuid);
         }
         text
     }

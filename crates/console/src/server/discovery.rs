@@ -1,15 +1,17 @@
 //! Finding consoles: domains that come and go, and the handshakes in xenstore.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info};
+use uuid::Uuid;
 use xen_types::{DomId, Gfn, GrantRef};
 use xenstore::{EventPath, SpecialWatch, StoreError, WatchEvent};
 
 use super::console::{Wire, with_cause};
 use super::id::ConsoleId;
-use super::tree::{Tree, backend_of, backends, console_number, frontend_dir, primary_dir, soft};
+use super::tree::{Tree, backend_of, backends, frontend_dir, primary_dir, soft};
 use super::{Due, Server, ServerError};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
 use crate::ring::BackendRing;
@@ -54,7 +56,8 @@ impl Dirty {
             EventPath::Node(path) => {
                 if let Some(id) = backend_of(path) {
                     self.add(id);
-                } else if let Some(id) = token_id(&event.token) {
+                } else if let Some(id) = ConsoleId::parse(&event.token) {
+                    // Watches of one console's directory have its name as their token.
                     self.add(id);
                 }
             }
@@ -63,11 +66,9 @@ impl Dirty {
     }
 }
 
-/// Watches of one console's directory have its name as their token.
-fn token_id(token: &str) -> Option<ConsoleId> {
-    let (domid, number) = token.split_once('.')?;
-    let number = if number == "0" { 0 } else { console_number(number)? };
-    Some(ConsoleId { domid: domid.parse().ok()?, number })
+/// Whether a number is a domain's now, as Xen says.
+fn has_number<P: Platform>(platform: &mut P, domid: DomId, uuid: Uuid) -> bool {
+    platform.domain_uuid(domid).is_ok_and(|now| now == Some(uuid))
 }
 
 impl<P: Platform> Server<P> {
@@ -98,7 +99,7 @@ impl<P: Platform> Server<P> {
             self.look_at_domains()?;
         }
         for (id, due) in dirty.consoles {
-            if self.domains.contains(&id.domid) && (due || self.may_look(id)) {
+            if self.domains.contains_key(&id.domid) && (due || self.may_look(id)) {
                 self.look_at(id)?;
             }
         }
@@ -125,16 +126,40 @@ impl<P: Platform> Server<P> {
         Ok(done?)
     }
 
-    fn look_at_domains(&mut self) -> Result<(), ServerError> {
+    /// Whether a number is still the domain's that had it. If not, domains are looked at in the next turn.
+    pub(crate) fn is_still(&mut self, domid: DomId, uuid: Uuid) -> bool {
+        let is_still = has_number(&mut self.platform, domid, uuid);
+        self.dirty.domains |= !is_still;
+        is_still
+    }
+
+    /// The same for a console's domain. If Xen has only failed to answer, the console is looked at again.
+    pub(crate) fn is_owner(&mut self, id: ConsoleId, uuid: Uuid) -> bool {
+        let is_still = self.is_still(id.domid, uuid);
+        if !is_still {
+            self.schedule(Instant::now() + RETRY, Due::Look(id));
+        }
+        is_still
+    }
+
+    /// The domains that may have consoles, with their UUIDs.
+    pub(crate) fn alive(&mut self) -> Result<BTreeMap<DomId, Uuid>, ServerError> {
         let listed = self.platform.domains().map_err(ServerError::Domains)?;
-        let alive: Vec<DomId> =
-            listed.iter().filter(|domain| !domain.dying).map(|domain| domain.domid).collect();
-        let gone: Vec<DomId> = self.domains.iter().copied().filter(|domid| !alive.contains(domid)).collect();
+        let alive = listed.iter().filter(|domain| !domain.dying && domain.domid != DomId::DOM0);
+        Ok(alive.map(|domain| (domain.domid, domain.uuid)).collect())
+    }
+
+    /// Takes leave of domains that are gone before it meets new ones: a number that came again between two looks is
+    /// another domain.
+    pub(crate) fn look_at_domains(&mut self) -> Result<(), ServerError> {
+        let alive = self.alive()?;
+        let is_gone = |(domid, uuid): &(&DomId, &Uuid)| alive.get(domid) != Some(uuid);
+        let gone: Vec<DomId> = self.domains.iter().filter(is_gone).map(|(domid, _)| *domid).collect();
         for domid in gone {
             self.forget_domain(domid)?;
         }
-        for domid in alive {
-            if domid != DomId::DOM0 && self.domains.insert(domid) {
+        for (domid, uuid) in alive {
+            if self.domains.insert(domid, uuid).is_none() {
                 self.meet_domain(domid)?;
             }
         }
@@ -178,7 +203,9 @@ impl<P: Platform> Server<P> {
 
     fn look_at_primary(&mut self, id: ConsoleId) -> Result<(), StoreError> {
         let Some(primary) = Tree::new(&self.store).primary(id.domid)? else { return Ok(()) };
-        self.open_console(id)?;
+        if !self.open_console(id)? {
+            return Ok(());
+        }
         // The frame number serves as the grant's in the note of what was mapped.
         let frame_note = GrantRef(u32::try_from(primary.frame & 0xffff_ffff).unwrap_or_default());
         let offer = Offer { ring: frame_note, port: primary.port };
@@ -205,7 +232,9 @@ impl<P: Platform> Server<P> {
                 Some(link) => next_step(&picture, &link),
                 None if picture.backend.is_none() || !Tree::new(&self.store).is_ours(id)? => return Ok(()),
                 None => {
-                    self.open_console(id)?;
+                    if !self.open_console(id)? {
+                        return Ok(());
+                    }
                     soft(self.store.watch(&frontend_dir(id), &id.to_string()).map(Some))?;
                     continue;
                 }
@@ -213,21 +242,21 @@ impl<P: Platform> Server<P> {
             match step {
                 Step::Rest => return Ok(()),
                 Step::Confirm => self.confirm(id),
-                Step::Write(state) => Tree::new(&self.store).write_state(id, state)?,
+                Step::Write(state) => self.write_state(id, state)?,
                 Step::Connect(offer) => {
                     let page = self.platform.map_grant(id.domid, offer.ring);
-                    let connected = self.connect(id, offer, page);
+                    let Some(connected) = self.connect(id, offer, page) else { return Ok(()) };
                     if connected {
                         // Again: when the backend's nodes came first, there was no place for it.
                         self.tell_tty(id)?;
                     }
                     let state = if connected { XenbusState::Connected } else { XenbusState::Closed };
-                    Tree::new(&self.store).write_state(id, state)?;
+                    self.write_state(id, state)?;
                 }
                 Step::Disconnect(state) => {
                     self.disconnect(id, false);
                     if let Some(state) = state {
-                        Tree::new(&self.store).write_state(id, state)?;
+                        self.write_state(id, state)?;
                     }
                 }
                 Step::Forget => return self.forget(id),
@@ -244,12 +273,52 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Binds the port, and puts the console into service; says whether it worked.
-    fn connect(&mut self, id: ConsoleId, offer: Offer, page: std::io::Result<P::Page>) -> bool {
+    /// Writes a secondary console's state for the frontend to see, if the domain is the one that it is written for.
+    fn write_state(&mut self, id: ConsoleId, state: XenbusState) -> Result<(), StoreError> {
+        self.as_owner(id, |tree, is_owner| tree.write_state(id, state, is_owner))
+    }
+
+    /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
+    pub(crate) fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
+        let Some(tty) = self.console_mut(id).and_then(|console| console.tty.clone()) else { return Ok(()) };
+        self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))
+    }
+
+    /// Does something in xenstore with a way to ask Xen whether the domid is still that of the console's domain.
+    fn as_owner(
+        &mut self,
+        id: ConsoleId,
+        work: impl FnOnce(&Tree<'_>, &mut dyn FnMut() -> bool) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(uuid) = self.console_mut(id).map(|console| console.uuid) else { return Ok(()) };
+        let platform = &mut self.platform;
+        let mut was_owner = true;
+        let done = work(&Tree::new(&self.store), &mut || {
+            was_owner = has_number(platform, id.domid, uuid);
+            was_owner
+        });
+        if !was_owner {
+            self.dirty.domains = true;
+            self.schedule(Instant::now() + RETRY, Due::Look(id));
+        }
+        done
+    }
+
+    /// Binds the port, and puts the console into service; says whether it worked. Nothing when the page and the port may
+    /// be those of another domain, which has the number now: both are given back.
+    fn connect(&mut self, id: ConsoleId, offer: Offer, page: io::Result<P::Page>) -> Option<bool> {
         let bound = page.and_then(|page| Ok((page, self.platform.bind(id.domid, offer.port)?)));
         let key = self.names.get(&id).copied();
-        let Some(console) = self.console_mut(id) else { return false };
-        match bound {
+        let uuid = self.console_mut(id)?.uuid;
+        // Asked afterwards: a domain that still has the number had it all the time.
+        if !self.is_owner(id, uuid) {
+            if let Ok((_, port)) = bound {
+                self.platform.unbind(port);
+            }
+            return None;
+        }
+        let console = self.console_mut(id)?;
+        Some(match bound {
             Ok((page, port)) => {
                 console.take_up(Wire { ring: BackendRing::new(page), port });
                 console.link = Link::Connected { offer, confirmed: false };
@@ -275,7 +344,7 @@ impl<P: Platform> Server<P> {
                 }
                 false
             }
-        }
+        })
     }
 
     /// Drains and lets go of a ring, without draining when it `lies`.

@@ -17,41 +17,36 @@ mod discovery;
 mod ends;
 mod hypervisor;
 mod id;
+mod leftovers;
 mod open;
 mod poller;
 mod reader;
+mod settings;
 mod sinks;
 mod tree;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
-use thiserror::Error;
 use tracing::warn;
+use uuid::Uuid;
 use xen_types::{DomId, EventPort};
-use xenstore::{Connection, StoreError};
+use xenstore::Connection;
 
 pub use id::ConsoleId;
+pub use settings::{LogNames, ServerError, Settings};
 
-use crate::logfile::LogStyle;
-use crate::output::Overflow;
 use crate::platform::Platform;
-use crate::ring::OUT_SIZE;
-use crate::spool::Spool;
 use crate::xenbus::Link;
 use console::Console;
 use control::Control;
 use discovery::Dirty;
 use hypervisor::HypervisorLog;
-use poller::{Poller, Slot, Source};
-use sinks::Sinks;
+use leftovers::{make_folder, remove_stale_names};
+use poller::{Part, Poller, Slot, Source};
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
@@ -61,77 +56,6 @@ const SERVICES: usize = 8;
 const HUSH: Duration = Duration::from_millis(3);
 /// Bytes that someone types at once.
 const TYPED: usize = 16;
-
-/// Where the server keeps its files, and what it does with bytes.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The folder of the consoles' logs.
-    pub log_dir: PathBuf,
-    /// The folder of the consoles' sockets, `<domid>.<number>`, and of the control socket.
-    pub socket_dir: PathBuf,
-    /// What the logs are called.
-    pub log_names: LogNames,
-    /// Whether consoles have logs, where the toolstack does not say it.
-    pub log_guests: bool,
-    /// How logs are written, and files that a console has as its output.
-    pub log_style: LogStyle,
-    /// How the log of Xen's own console is written; nothing for none.
-    pub hypervisor_log: Option<LogStyle>,
-    /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
-    pub overflow: Overflow,
-}
-
-impl Settings {
-    /// Logs of all consoles in one folder, sockets in another, and everything else as it is usual.
-    #[must_use]
-    pub fn new(log_dir: PathBuf, socket_dir: PathBuf) -> Self {
-        Self {
-            log_dir,
-            socket_dir,
-            log_names: LogNames::default(),
-            log_guests: true,
-            log_style: LogStyle::default(),
-            hypervisor_log: None,
-            overflow: Overflow::Drop,
-        }
-    }
-}
-
-/// What consoles' logs are called.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogNames {
-    /// `<domain's name>.<number>.log`.
-    #[default]
-    Numbered,
-    /// As xenconsoled calls them: `guest-<domain's name>.log`; those of secondary consoles, which it does not have,
-    /// `guest-<domain's name>.<number>.log`.
-    Xenconsoled,
-}
-
-/// Why the server cannot start or go on.
-#[derive(Debug, Error)]
-pub enum ServerError {
-    /// xenstored does not answer any more, or never did.
-    #[error("Lost xenstore, where consoles are found")]
-    Store(#[from] StoreError),
-    /// Xen does not list its domains.
-    #[error("Cannot list the domains")]
-    Domains(#[source] io::Error),
-    /// No more event channels can be received.
-    #[error("Cannot receive event channels")]
-    Events(#[source] io::Error),
-    /// The poll itself fails.
-    #[error("Cannot wait for consoles")]
-    Poll(#[source] io::Error),
-    /// A folder that is needed cannot be made, or nothing can be made in it.
-    #[error("Cannot use the folder {path}; check the options for folders and who may write there")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// What is to be done at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,7 +89,8 @@ pub struct Server<P: Platform> {
     store_slot: Slot,
     control: Control,
     hypervisor: Option<HypervisorLog>,
-    domains: BTreeSet<DomId>,
+    /// The domains that are served: their UUIDs, since a number is another domain's when the first one is gone.
+    domains: BTreeMap<DomId, Uuid>,
     /// Consoles by a number that is never used twice; those that leave have no name any more.
     consoles: BTreeMap<u64, Console<P::Page>>,
     names: BTreeMap<ConsoleId, u64>,
@@ -192,7 +117,7 @@ impl<P: Platform> Server<P> {
         for folder in [&settings.log_dir, &settings.socket_dir] {
             make_folder(folder)?;
         }
-        remove_stale_sockets(&settings.socket_dir);
+        remove_stale_names(&settings.socket_dir);
         let mut poller = Poller::new().map_err(ServerError::Poll)?;
         let input = EpollFlags::EPOLLIN;
         poller.add(platform.event_fd(), Source::Events, input).map_err(ServerError::Poll)?;
@@ -207,7 +132,7 @@ impl<P: Platform> Server<P> {
             store_slot,
             control,
             hypervisor: None,
-            domains: BTreeSet::new(),
+            domains: BTreeMap::new(),
             consoles: BTreeMap::new(),
             names: BTreeMap::new(),
             next_key: 0,
@@ -222,13 +147,10 @@ impl<P: Platform> Server<P> {
         server.open_hypervisor_log();
         server.watch_host()?;
         // Before another domain of the same name has the same log.
-        let domains = server.platform.domains().map_err(ServerError::Domains)?;
-        let there =
-            |domid: &str| domains.iter().any(|domain| !domain.dying && domain.domid.to_string() == domid);
-        server.finish_journals(|console| !console.split_once('.').is_some_and(|(domid, _)| there(domid)));
+        let alive = server.alive()?;
+        server.finish_journals(|id, uuid| alive.get(&id.domid) != Some(&uuid));
         server.look()?;
-        let known: BTreeSet<String> = server.names.keys().map(ConsoleId::to_string).collect();
-        server.finish_journals(|console| !known.contains(console));
+        server.finish_journals(|id, uuid| !server.serves(id, uuid));
         Ok(server)
     }
 
@@ -237,24 +159,6 @@ impl<P: Platform> Server<P> {
         match HypervisorLog::open(&mut self.platform, &self.settings, style) {
             Ok(log) => self.hypervisor = Some(log),
             Err(error) => warn!("Xen's own console is not logged: {error}"),
-        }
-    }
-
-    /// Removes what a killed process kept of consoles that are `gone`, when their files have all of it.
-    fn finish_journals(&self, gone: impl Fn(&str) -> bool) {
-        let Ok(entries) = fs::read_dir(&self.settings.socket_dir) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let name = name.to_str().unwrap_or_default();
-            let Some(console) = name.strip_suffix(".journal").filter(|console| gone(console)) else {
-                continue;
-            };
-            if let Some(kept) = Spool::read_kept(&entry.path(), OUT_SIZE)
-                && let Err(error) = Sinks::finish(&kept, self.settings.log_style)
-            {
-                warn!(console, "{}", console::with_cause(&error));
-            }
-            let _ = fs::remove_file(entry.path());
         }
     }
 
@@ -392,7 +296,13 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    fn handle(&mut self, key: u64, part: poller::Part, flags: EpollFlags) {
+    fn handle(&mut self, key: u64, part: Part, flags: EpollFlags) {
+        let Some(console) = self.consoles.get(&key) else { return };
+        let (domid, uuid) = (console.id.domid, console.uuid);
+        // Whoever comes means the domain that has the number now.
+        if matches!(part, Part::Listener | Part::OutputListener) && !self.is_still(domid, uuid) {
+            return;
+        }
         let Some(console) = self.consoles.get_mut(&key) else { return };
         console.handle(&mut self.poller, part, flags);
         if console.has_left() {
@@ -491,30 +401,6 @@ impl<P: Platform> Server<P> {
     fn close(&mut self, key: u64) {
         if let Some(console) = self.consoles.remove(&key) {
             console.close(&mut self.poller);
-        }
-    }
-}
-
-fn make_folder(path: &Path) -> Result<(), ServerError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| ServerError::Folder { path: path.to_owned(), source })
-}
-
-/// Removes the sockets of a process that was killed: those of consoles that are still there are made anew.
-fn remove_stale_sockets(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_console = name.to_str().is_some_and(|name| {
-            let (domid, number) = name.split_once('.').unwrap_or((name, ""));
-            domid.parse::<DomId>().is_ok() && number.parse::<u32>().is_ok()
-        });
-        if is_console {
-            // Whatever cannot be removed is reported when a console needs the name.
-            let _ = fs::remove_file(entry.path());
         }
     }
 }

@@ -17,25 +17,37 @@ use super::{LogNames, Server};
 use crate::history::HISTORY;
 use crate::logfile::{LogFile, file_stem};
 use crate::output::{Direction, LogChoice, Output, Overflow, Plan};
+use crate::own_path::OwnPath;
 use crate::platform::Platform;
 use crate::pty::Pty;
 
 impl<P: Platform> Server<P> {
-    /// Makes the console's log, socket and output, if this was not done yet.
-    pub(crate) fn open_console(&mut self, id: ConsoleId) -> Result<(), StoreError> {
+    /// Makes the console's log, socket and output, if this was not done yet. Says whether it has them: not when the
+    /// number is another domain's by now, whose keys may have been read.
+    pub(crate) fn open_console(&mut self, id: ConsoleId) -> Result<bool, StoreError> {
         if self.names.contains_key(&id) {
-            return Ok(());
+            return Ok(true);
         }
+        let Some(uuid) = self.domains.get(&id.domid).copied() else { return Ok(false) };
         let tree = Tree::new(&self.store);
         let (plan, wrong) = tree.plan(id)?;
         let limit = tree.limit(id)?;
+        let log = self.log_path(id, &plan.log)?;
+        if !self.is_owner(id, uuid) {
+            return Ok(false);
+        }
         let key = self.next_key;
         self.next_key += 1;
-        let mut console = Console::new(id, key, Instant::now());
+        let mut console = Console::new(id, uuid, key, Instant::now());
         for error in wrong {
             console.complain(&error);
         }
-        self.open_log(&mut console, &plan.log)?;
+        if let Some(path) = log {
+            match LogFile::open(path, self.settings.log_style) {
+                Ok(log) => console.set_log(log),
+                Err(error) => console.complain(&with_cause(&error)),
+            }
+        }
         console.take_up_history(self.settings.socket_dir.join(format!("{id}.journal")));
         self.open_socket(&mut console);
         self.open_output(&mut console, &plan, limit);
@@ -44,35 +56,31 @@ impl<P: Platform> Server<P> {
             let link = self.settings.socket_dir.join(format!("{}.{name}", id.domid));
             // Stale, or another console's of the same name: the last one wins.
             let _ = fs::remove_file(&link);
-            if let Err(error) = symlink(id.to_string(), &link) {
-                console.complain(&format_args!("its name {} cannot be linked: {error}", link.display()));
+            match symlink(id.to_string(), &link).and_then(|()| OwnPath::of(link.clone())) {
+                Ok(link) => console.name = Some((name, Some(link))),
+                Err(error) => {
+                    console.complain(&format_args!("its name {} cannot be linked: {error}", link.display()));
+                    console.name = Some((name, None));
+                }
             }
-            console.name = Some((name, link));
         }
         self.names.insert(id, key);
         self.consoles.insert(key, console);
-        self.tell_tty(id)
+        self.tell_tty(id)?;
+        Ok(true)
     }
 
-    fn open_log(&self, console: &mut Console<P::Page>, choice: &LogChoice) -> Result<(), StoreError> {
-        let id = console.id;
-        let path = match choice {
-            LogChoice::None => return Ok(()),
-            LogChoice::File(path) => path.clone(),
-            LogChoice::Usual if !self.settings.log_guests || self.settings.log_style.limit == 0 => {
-                return Ok(());
-            }
+    fn log_path(&self, id: ConsoleId, choice: &LogChoice) -> Result<Option<PathBuf>, StoreError> {
+        Ok(match choice {
+            LogChoice::None => None,
+            LogChoice::File(path) => Some(path.clone()),
+            LogChoice::Usual if !self.settings.log_guests || self.settings.log_style.limit == 0 => None,
             LogChoice::Usual => {
                 let name = Tree::new(&self.store).domain_name(id.domid)?;
                 let stem = name.map_or_else(|| format!("domain-{}", id.domid), |name| file_stem(&name));
-                self.settings.log_dir.join(log_name(self.settings.log_names, &stem, id.number))
+                Some(self.settings.log_dir.join(log_name(self.settings.log_names, &stem, id.number)))
             }
-        };
-        match LogFile::open(path, self.settings.log_style) {
-            Ok(log) => console.set_log(log),
-            Err(error) => console.complain(&with_cause(&error)),
-        }
-        Ok(())
+        })
     }
 
     fn open_socket(&mut self, console: &mut Console<P::Page>) {
@@ -132,12 +140,6 @@ impl<P: Platform> Server<P> {
             Ok(path) => console.tty = Some(path),
             Err(error) => console.complain(&format_args!("no pseudo-terminal can be had: {error}")),
         }
-    }
-
-    /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
-    pub(crate) fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        let tty = self.console_mut(id).and_then(|console| console.tty.clone());
-        tty.map_or(Ok(()), |tty| Tree::new(&self.store).write_tty(id, &tty))
     }
 }
 

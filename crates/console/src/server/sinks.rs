@@ -1,11 +1,9 @@
 //! The files that one console's bytes go to, each byte once even when this process is killed.
 
-use std::path::PathBuf;
-
 use super::reader::PIECE;
 use crate::history::{HISTORY, History};
 use crate::logfile::{LogError, LogFile, LogStyle, Sync};
-use crate::spool::{FilesRecord, Kept, Noted, Spool};
+use crate::spool::{FilesRecord, Kept, KeptFile, Noted, Spool};
 
 /// The log and the output's file.
 #[derive(Debug, Default)]
@@ -79,20 +77,22 @@ impl Sinks {
         let history = History::taken_up_here(kept);
         let mut sinks = Self::default();
         let waits = kept.files.to < history.end();
-        // A little more than the limit once, rather than the last words in a file of their own.
-        let open = |path: &PathBuf, style: LogStyle| {
-            let there = waits || path.exists();
-            there.then(|| LogFile::open(path.clone(), LogStyle { limit: u64::MAX, ..style })).transpose()
+        let open = |kept: &KeptFile| {
+            let style = LogStyle { limit: kept.limit, ..style };
+            let wanted = waits || kept.path.exists();
+            wanted.then(|| LogFile::open(kept.path.clone(), style)).transpose()
         };
-        sinks.log = kept.log.as_ref().map(|path| open(path, style)).transpose()?.flatten();
-        sinks.file = kept.file.as_ref().map(|path| open(path, style)).transpose()?.flatten();
+        sinks.log = kept.log.as_ref().map(open).transpose()?.flatten();
+        sinks.file = kept.file.as_ref().map(open).transpose()?.flatten();
         sinks.take_up(&kept.files, &history);
         sinks.flush(&history)
     }
 
     /// Notes where the files are.
     pub(crate) fn note_paths(&self, spool: &Spool) {
-        spool.note_paths(self.log.as_ref().map(LogFile::path), self.file.as_ref().map(LogFile::path));
+        let [log, file] =
+            [&self.log, &self.file].map(|sink| sink.as_ref().map(|sink| (sink.path(), sink.style().limit)));
+        spool.note_paths(log, file);
     }
 
     /// Writes what has come since the last time.

@@ -149,10 +149,19 @@ impl<'a> Tree<'a> {
 
     /// Writes the backend's state, unless the toolstack has removed the device meanwhile: writing would make its
     /// directory anew, for ever.
-    pub(crate) fn write_state(&self, id: ConsoleId, state: XenbusState) -> Result<(), StoreError> {
+    ///
+    /// `is_owner` asks Xen whether the domid is still that of the domain that is meant. It is asked after the device's
+    /// directory was looked at: if another domain gets the number later, that directory changes, and with it this
+    /// transaction is begun again.
+    pub(crate) fn write_state(
+        &self,
+        id: ConsoleId,
+        state: XenbusState,
+        is_owner: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StoreError> {
         let node = below(&backend_dir(id), "state");
         let written = self.store.transaction(|transaction| {
-            if transaction.read(&node)?.is_none() {
+            if transaction.read(&node)?.is_none() || !is_owner() {
                 return Ok(None);
             }
             transaction.write(&node, state.value()).map(Some)
@@ -161,13 +170,18 @@ impl<'a> Tree<'a> {
     }
 
     /// Tells stock tools where the console's pseudo-terminal is (`libxl_console_get_tty`, `xenconsole`). The guest
-    /// may read it and not write it (XSA-57).
-    pub(crate) fn write_tty(&self, id: ConsoleId, tty: &str) -> Result<(), StoreError> {
+    /// may read it and not write it (XSA-57). `is_owner` is as for [`Tree::write_state`].
+    pub(crate) fn write_tty(
+        &self,
+        id: ConsoleId,
+        tty: &str,
+        is_owner: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StoreError> {
         let dir = if id.number == 0 { primary_dir(id.domid) } else { frontend_dir(id) };
         let node = below(&dir, "tty");
         let permissions = Permissions::owned_by(DomId::DOM0).allow(id.domid, Access::Read);
         let written = self.store.transaction(|transaction| {
-            if transaction.get_perms(&dir)?.is_none() {
+            if transaction.get_perms(&dir)?.is_none() || !is_owner() {
                 return Ok(None);
             }
             transaction.write(&node, tty.as_bytes())?;

@@ -3,6 +3,7 @@
 
 mod kills;
 mod outputs;
+mod reuse;
 mod sim;
 
 use std::fs::{self, OpenOptions};

@@ -226,7 +226,7 @@ fn a_viewer_can_begin_with_what_came_since() {
     host.until("the guest's input", |_| (page.guest_read() == b"typed").then_some(()));
     let stream = host.ask("list\n");
     let report = String::from_utf8(host.read_viewer(&stream, usize::MAX)).unwrap();
-    assert_eq!(report, "ok\n1.0 connected 6 2 - -\n");
+    assert_eq!(report, format!("ok\n1.0 connected 6 2 - - {}\n", host.xen.uuid(id)));
     for (request, answer) in
         [("dance\n", "error A request is"), ("view 1.7\n", "error There is no console 1.7"), ("\n", "error")]
     {

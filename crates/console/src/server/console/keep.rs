@@ -7,13 +7,14 @@ use super::{Console, Wire};
 use crate::history::{HISTORY, History, IN_MEMORY};
 use crate::ring::{Batch, OUT_SIZE, RingMemory};
 use crate::server::ends::{Role, Stream, Viewer};
-use crate::spool::{RingRecord, Spool};
+use crate::spool::{Kept, RingRecord, Spool};
 
 impl<M: RingMemory> Console<M> {
-    /// Goes on with what an earlier process has left at `path`, and keeps there what the next one needs. The log is
-    /// set already; what it has need not all be in memory.
+    /// Goes on with what an earlier process has left at `path`, and keeps there what the next one needs. What it has left
+    /// of another domain is discarded. The log is set already; what it has need not all be in memory.
     pub(crate) fn take_up_history(&mut self, path: PathBuf) {
-        let kept = Spool::read_kept(&path, OUT_SIZE).unwrap_or_default();
+        let kept = Spool::read_kept(&path, OUT_SIZE).filter(|kept| kept.uuid == self.uuid);
+        let kept = kept.unwrap_or_else(|| Kept { uuid: self.uuid, ..Kept::default() });
         let capacity = if self.sinks.has_history() { IN_MEMORY } else { HISTORY };
         // Both files of an output are needed before what was begun can be completed.
         match Spool::create(path, capacity, &kept) {

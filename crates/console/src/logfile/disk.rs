@@ -1,0 +1,46 @@
+//! What a log asks of the file system, so that a test can refuse any of it.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// The file system under a log. The methods do what their names say.
+pub(super) trait Disk: fmt::Debug + Send {
+    /// Opens a file for appending (mode 0600, no symbolic link followed), creating it when it is missing.
+    fn open(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
+            .open(path)
+    }
+
+    /// Appends bytes, or some of them.
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn empty(&self, file: &File) -> io::Result<()> {
+        file.set_len(0)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+}
+
+/// The host's own.
+#[derive(Debug)]
+pub(super) struct HostDisk;
+
+impl Disk for HostDisk {}

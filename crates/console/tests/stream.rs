@@ -1,0 +1,69 @@
+//! The toolstack's end of a stream, at a daemon that the test plays.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use console::Uuid;
+use console::request::CONTROL;
+use console::stream::{Stream, StreamError};
+use xen_types::DomId;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The next client, and the line that it says.
+fn next_client(listener: &UnixListener) -> (UnixStream, String) {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut line = String::new();
+    BufReader::new(&stream).read_line(&mut line).unwrap();
+    (stream, line)
+}
+
+/// Sends a stream to console 5.1, which is listed with these words before and after.
+fn send(before: &'static str, after: &'static str) -> (Result<u64, StreamError>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join(CONTROL)).unwrap();
+    let daemon = std::thread::spawn(move || {
+        let list = |words: &str| {
+            let (mut client, line) = next_client(&listener);
+            assert_eq!(line, "list\n");
+            write!(client, "ok\n5.0 connected 1 0 - - -\n5.1 {words}\n").unwrap();
+        };
+        list(before);
+        let (mut client, request) = next_client(&listener);
+        client.write_all(b"ok\n").unwrap();
+        client.read_to_end(&mut Vec::new()).unwrap();
+        drop(client);
+        list(after);
+        request
+    });
+    let sent = Stream::open(folder.path(), DomId::new(5).unwrap(), 1, PATIENCE)
+        .and_then(|stream| stream.send_plain(&mut b"state".as_slice()));
+    (sent, daemon.join().unwrap())
+}
+
+const OWN: &str = "connected 9 1 - - 00000000-0000-0000-0000-00000000000a";
+
+#[test]
+fn a_stream_that_was_taken_is_complete() {
+    let (sent, request) = send(OWN, OWN);
+    assert_eq!(sent.unwrap(), 5);
+    assert_eq!(request, format!("stream 5.1 uuid={}\n", Uuid::from_u128(10)));
+}
+
+#[test]
+fn another_domain_s_console_of_the_number_does_not_complete_it() {
+    let (sent, _) = send(OWN, "connected 0 0 - - 00000000-0000-0000-0000-00000000000b");
+    assert!(matches!(sent, Err(StreamError::Ended { bytes: 5, .. })), "{sent:?}");
+    let (sent, _) = send(OWN, "waiting 9 0 - - 00000000-0000-0000-0000-00000000000a");
+    assert!(matches!(sent, Err(StreamError::Ended { .. })), "{sent:?}");
+}
+
+#[test]
+fn a_daemon_that_lists_no_uuids_is_served_as_before() {
+    let (sent, request) = send("connected 9 1 - -", "connected 9 1 - -");
+    assert_eq!(sent.unwrap(), 5);
+    assert_eq!(request, "stream 5.1\n");
+}
