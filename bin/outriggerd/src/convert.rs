@@ -150,6 +150,7 @@ pub(crate) fn guest(toolstack: &Toolstack, entry: &Entry) -> Option<ApiGuest> {
         uuid: guest.uuid.to_string(),
         domid: guest.domid,
         stub_domid: stub.as_ref().map(|_| guest.stub_domid),
+        stub_uuid: stub.as_ref().map(|_| guest.stub_uuid.to_string()),
         state: if entry.state == State::Running && paused { State::Paused } else { entry.state },
         memory_kib: memory(&target),
         stub_memory_kib: memory(&stub),

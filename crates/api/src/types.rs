@@ -85,6 +85,9 @@ pub struct Guest {
     /// The domid of the stubdomain with its QEMU; absent when it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub_domid: Option<DomId>,
+    /// The stubdomain's UUID in its usual text form; absent when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stub_uuid: Option<String>,
     /// What it does now.
     pub state: State,
     /// Memory that the guest holds now.

@@ -11,6 +11,7 @@ use api::types::Guest;
 use console::attach::{AttachOptions, Ended, SOCKET_DIR, ask, attach, connect};
 use console::logfile::file_stem;
 use console::request::{Request, Wanted, Which};
+use xen_types::DomId;
 
 use super::find;
 use crate::cli::{Console, DmLog, WhichConsole};
@@ -48,8 +49,7 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
     if let Some(name) = &which.channel {
         return Ok(of_guest(Which::Name(file_stem(name))));
     }
-    // The API does not name the stubdomain's UUID.
-    let number = |domid, number| Ok(Wanted { domid, which: Which::Number(number), uuid: None });
+    let number = |domid, number| Ok(of_stub(guest, domid, number));
     let Some(stub) = guest.stub_domid else {
         bail!(
             "The stubdomain of {} is gone; outrigger dm-log {} shows its last words",
@@ -74,6 +74,12 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
     number(stub, FIRST_SERIAL + u32::from(port))
 }
 
+/// A console of a guest's stubdomain.
+fn of_stub(guest: &Guest, domid: DomId, number: u32) -> Wanted {
+    let uuid = guest.stub_uuid.as_ref().and_then(|uuid| uuid.parse().ok());
+    Wanted { domid, which: Which::Number(number), uuid }
+}
+
 fn show(console: Wanted, since: Option<Duration>, options: AttachOptions) -> Result<ExitCode> {
     let folder = Path::new(SOCKET_DIR);
     let stream = match (&console.which, since) {
@@ -96,7 +102,7 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
         let guest = find(&mut client()?, &args.guest)?;
         let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} is gone", guest.name) };
         return show(
-            Wanted { domid: stub, which: Which::Number(LOG_CONSOLE), uuid: None },
+            of_stub(&guest, stub, LOG_CONSOLE),
             None,
             AttachOptions { input: false, plain: true, ..AttachOptions::default() },
         );

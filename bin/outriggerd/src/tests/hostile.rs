@@ -1,8 +1,19 @@
 //! What a domain number means when the guest that had it is gone.
 
-use xen::{DomainKind, DomainSpec, Hypervisor as _};
+use std::path::Path;
+use std::sync::Arc;
 
-use super::world::World;
+use api::types::{Failure, Guests, State};
+use config::Uuid;
+use serde_json::json;
+use toolstack::host::{BootId, HostDevices as _};
+use xen::{DomainKind, DomainSpec, Hypervisor as _};
+use xen_types::DomId;
+use xenstore::{Store as _, XsPath};
+
+use super::world::{World, failure};
+use crate::qmp::{Dial as _, HostDial, Place};
+use crate::restarts::Restarts;
 
 #[test]
 fn strangers_with_the_numbers_of_a_guest_that_is_gone_live_on() {
@@ -30,5 +41,125 @@ fn strangers_with_the_numbers_of_a_guest_that_is_gone_live_on() {
     for domid in numbers {
         let info = world.hypervisor.domain_info(domid).unwrap();
         assert!(info.is_some_and(|info| !info.state.dying), "domain {domid} of another toolstack was killed");
+    }
+}
+
+/// A domain of another toolstack with this number.
+fn stranger(world: &World, domid: DomId, uuid: [u8; 16]) {
+    let mut spec = DomainSpec::new(DomainKind::Pv, uuid, 1);
+    spec.domid = Some(domid);
+    world.hypervisor.create_domain(&spec).unwrap();
+}
+
+fn read(world: &World, path: &Path) -> String {
+    String::from_utf8(world.host.read_file(path, 1 << 20).unwrap()).unwrap()
+}
+
+fn state_file(world: &World) -> std::path::PathBuf {
+    let files = world.host.state().files;
+    files.into_keys().find(|path| path.extension().is_some_and(|end| end == "json")).unwrap()
+}
+
+#[test]
+fn number_means_a_guest_only_while_its_domain_has_it() {
+    let world = World::new();
+    let service = world.start();
+    let guest = service.create("on_poweroff = \"preserve\"").unwrap();
+    assert_eq!(service.get(&guest.domid.to_string()).unwrap().uuid, guest.uuid);
+    assert_eq!(service.get(&guest.uuid).unwrap().domid, guest.domid);
+    // Nobody tells the daemon that the guest is gone and the number another's.
+    for domid in [guest.stub_domid, Some(guest.domid)].into_iter().flatten() {
+        world.hypervisor.destroy_domain(domid).unwrap();
+    }
+    stranger(&world, guest.domid, [9; 16]);
+    let before = world.hypervisor.operations().len();
+    let refused = failure(service.destroy(&guest.domid.to_string()));
+    assert!(matches!(refused, Failure::NoSuchGuest { .. }), "{refused:?}");
+    for method in ["Pause", "Unpause", "Shutdown"] {
+        let mut client = service.client();
+        let asked = client.call::<_, serde_json::Value>(method, &super::world::named("hello"));
+        assert!(asked.is_err(), "{method}");
+    }
+    service.destroy("hello").unwrap();
+    let done: Vec<_> = world.hypervisor.operations()[before..]
+        .iter()
+        .filter(|call| call.domid == Some(guest.domid) && call.name != "domain_info")
+        .map(|call| call.name)
+        .collect();
+    assert_eq!(done, [""; 0]);
+    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
+}
+
+#[test]
+fn guest_of_another_boot_is_gone_with_its_file() {
+    let world = World::new();
+    let service = world.start();
+    let guest = service.create("").unwrap();
+    service.kill().unwrap();
+    world.destroy_behind(&guest);
+    world.host.reboot();
+    // xl has made a guest of the same configuration.
+    let uuid: Uuid = guest.uuid.parse().unwrap();
+    stranger(&world, guest.domid, *uuid.as_bytes());
+    let before = world.hypervisor.operations().len();
+    let service = world.start();
+    assert_eq!(service.list(), []);
+    let acted = world.hypervisor.operations()[before..]
+        .iter()
+        .any(|call| call.domid == Some(guest.domid) && call.name != "domain_info");
+    assert!(!acted, "{:?}", &world.hypervisor.operations()[before..]);
+    assert!(world.host.state().files.keys().all(|path| path.extension().is_none_or(|end| end != "json")));
+}
+
+#[test]
+fn unreadable_state_file_is_listed_with_what_to_do() {
+    let world = World::new();
+    let service = world.start();
+    let guest = service.create("").unwrap();
+    service.kill().unwrap();
+    let path = state_file(&world);
+    let text = read(&world, &path);
+    world.host.put_file(&path, text.replacen("\"form\": 1", "\"form\": 7", 1).as_bytes());
+    let service = world.start();
+    let Guests { guests, unreadable } = service.client().call("List", &json!({})).unwrap();
+    assert_eq!((guests.len(), unreadable.len()), (0, 1));
+    let file = &unreadable[0];
+    assert_eq!((file.uuid.as_deref(), file.name.as_deref()), (Some(guest.uuid.as_str()), Some("hello")));
+    assert_eq!(file.domid, Some(guest.domid));
+    assert!(file.problem.contains("form 7") && file.problem.contains("Install"), "{}", file.problem);
+    let error = format!("{:?}", failure(service.create("")));
+    assert!(error.contains("taken") || error.contains("NameTaken"), "{error}");
+    service.kill().unwrap();
+    world.host.put_file(&path, text.as_bytes());
+    let service = world.start();
+    assert_eq!(service.get("hello").unwrap().state, State::Running);
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn restart_of_another_boot_is_not_made_up_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config::load_str("c", &super::world::config("")).config.unwrap();
+    let [before, now] = [1, 2].map(|boot| Restarts::new(folder.path(), BootId(Uuid::from_u128(boot))));
+    let _note = before.note(Uuid::from_u128(3), &config, None).unwrap();
+    assert_eq!(before.pending().len(), 1);
+    assert!(now.pending().is_empty());
+    assert!(before.pending().is_empty(), "the note is removed");
+}
+
+#[test]
+fn stubdomain_is_not_reached_under_a_number_that_is_anothers() {
+    let world = World::new();
+    let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
+    stranger(&world, stub, [9; 16]);
+    let store = world.server.connect(DomId::DOM0);
+    store.mkdir(&XsPath::new("/local/domain/2/device-model/1/qmp-vchan").unwrap()).unwrap();
+    let dial = HostDial::new(Arc::clone(&world.hypervisor) as _, store, Path::new("/nonexistent"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for console in [None, Some(contract::QmpConsole::behind(0).unwrap())] {
+        let place = Place { stub, stub_uuid: Uuid::from_u128(1), target, console };
+        let error = runtime.block_on(dial.dial(place)).err().unwrap();
+        assert!(error.to_string().contains("domain 2 is not it"), "{error}");
     }
 }
