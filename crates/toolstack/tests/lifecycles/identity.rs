@@ -163,7 +163,11 @@ fn an_unreadable_file_frees_nothing_and_is_in_the_way_of_its_name_and_uuid() {
         assert!(world.toolstack.destroy(guest.id(), &mut |_| ()).is_err(), "{damage}");
         // With the file as it was, the guest is managed again.
         world.host.put_file(&path, text.as_bytes());
-        assert_eq!(world.successor().recover(&mut |_| ()).unwrap().guests, [guest.clone()], "{damage}");
+        assert_eq!(
+            world.successor().recover(&mut |_| ()).unwrap().guests,
+            std::slice::from_ref(&guest),
+            "{damage}"
+        );
         world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         world.check_clean(damage);
     }
