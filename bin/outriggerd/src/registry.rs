@@ -185,6 +185,7 @@ impl Registry {
     pub(crate) fn tell(&self, guest: &Guest, kind: &str, detail: impl Into<String>) {
         let happening = Happening {
             name: guest.name.clone(),
+            uuid: guest.uuid.to_string(),
             domid: guest.domid,
             kind: kind.to_owned(),
             detail: detail.into(),

@@ -173,6 +173,9 @@ pub struct HostInfo {
 pub struct Happening {
     /// The guest's name.
     pub name: String,
+    /// Its UUID in its usual text form.
+    #[serde(default)]
+    pub uuid: String,
     /// Its domid at that time.
     pub domid: DomId,
     /// One word such as `created`, `powered-off`, `dm-died`.
