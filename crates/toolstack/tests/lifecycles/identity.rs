@@ -208,3 +208,41 @@ fn the_file_of_each_release_is_read() {
         assert!(world.host.state().files.contains_key(&file_of(&guest)), "{name}");
     }
 }
+
+#[test]
+fn what_another_domain_left_under_the_number_stays() {
+    let (world, guest, strangers, _) = with_strangers(false);
+    for stranger in &strangers {
+        xen::Hypervisor::destroy_domain(&*world.hypervisor, stranger.domid).unwrap();
+    }
+    let nodes = |world: &World| {
+        let mut nodes = world.server.dump();
+        nodes.retain(|path, _| {
+            [guest.uuid, guest.stub_uuid].iter().all(|uuid| !path.contains(&uuid.to_string()))
+        });
+        nodes
+    };
+    let before = (nodes(&world), world.host.state().ports);
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+    assert!((nodes(&world), world.host.state().ports) == before, "something of another's is gone");
+}
+
+#[test]
+fn a_loop_device_of_a_guest_that_runs_is_no_orphan_without_a_state_file() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    // As it is for a second daemon with another folder for its state.
+    world.forget_file(&file_of(&guest));
+    let before = world.host.state().loops;
+    world.successor().recover(&mut |_| ()).unwrap();
+    assert_eq!(world.host.state().loops, before);
+    assert!(!before.is_empty());
+    // Nor is any while a file may be anybody's.
+    destroy_ours_as_xl(&world, &guest);
+    world.host.put_file("/var/lib/outrigger/guests/x.json", b"{");
+    world.successor().recover(&mut |_| ()).unwrap();
+    assert_eq!(world.host.state().loops, before);
+    world.forget_file("/var/lib/outrigger/guests/x.json".as_ref());
+    world.successor().recover(&mut |_| ()).unwrap();
+    assert!(world.host.state().loops.is_empty());
+}
