@@ -7,6 +7,7 @@
 //!
 //! This crate has `unsafe` for four ioctls; no maintained crate offers them without it and without a C build.
 
+mod bounded;
 mod sys;
 
 use std::fs::{File, OpenOptions};
@@ -170,20 +171,22 @@ pub fn detach(device: &LoopDevice) -> Result<bool, LoopError> {
 /// All attached loop devices with a tag that starts with `prefix`.
 ///
 /// # Errors
-/// When `/sys/block` cannot be read. A device that vanishes meanwhile, or cannot be asked, is left out.
+/// When `/sys/block` cannot be read. A device is left out that vanishes meanwhile, cannot be asked, or is on a file
+/// system that does not answer: it delays the first call by two seconds, and later ones not at all.
 pub fn find(prefix: &str) -> Result<Vec<LoopDevice>, LoopError> {
-    let attached = attached_paths()?.into_iter().filter_map(|path| look_at(&path).ok().flatten());
+    let attached = attached_paths()?.into_iter().filter_map(|path| bounded::look_at(&path).ok().flatten());
     Ok(attached.map(|attached| attached.device).filter(|device| device.tag.starts_with(prefix)).collect())
 }
 
-/// All attached loop devices of the host, whoever attached them. One that vanishes meanwhile is left out.
+/// All attached loop devices of the host, whoever attached them. One that vanishes meanwhile is left out, and so is one
+/// on a file system that does not answer: nobody can open a file there, either.
 ///
 /// # Errors
 /// When `/sys/block` cannot be read, a device cannot be asked, or there are more than [`MAX_DEVICES`].
 pub fn list() -> Result<Vec<AttachedLoop>, LoopError> {
     let mut found = Vec::new();
     for path in attached_paths()? {
-        found.extend(look_at(&path)?);
+        found.extend(bounded::look_at(&path)?);
         if found.len() > MAX_DEVICES {
             return Err(LoopError::TooMany);
         }

@@ -144,13 +144,18 @@ impl Toolstack {
         let now = self.host.boot_id()?;
         let mut records = Records::default();
         for path in state_files(&*self.host, &self.paths)? {
-            match GuestRecord::load(&*self.host, &path) {
-                Found::Read(record) => self.sort(*record, now, &path, &mut records)?,
-                Found::Unreadable(file) => records.unreadable.push(file),
-                Found::Nothing => {}
-            }
+            self.add(&path, now, &mut records)?;
         }
         Ok(records)
+    }
+
+    fn add(&self, path: &Path, now: BootId, records: &mut Records) -> Result<(), Cause> {
+        match GuestRecord::load(&*self.host, path) {
+            Found::Read(record) => self.sort(*record, now, path, records)?,
+            Found::Unreadable(file) => records.unreadable.push(file),
+            Found::Nothing => {}
+        }
+        Ok(())
     }
 
     /// Puts a record where it belongs by the boot of the host that it was made in.
@@ -185,15 +190,13 @@ impl Toolstack {
 
     /// The record of a guest of this boot.
     pub(crate) fn record_of(&self, id: GuestId) -> Result<GuestRecord, Cause> {
-        let records = self.records()?;
-        if let Some(record) = records.guests.into_iter().find(|record| record.uuid == id.0) {
-            return Ok(record);
+        let mut records = Records::default();
+        self.add(&GuestRecord::path(&self.paths, id.0), self.host.boot_id()?, &mut records)?;
+        match (records.guests.pop(), records.unreadable.pop()) {
+            (Some(record), _) => Ok(record),
+            (None, Some(file)) => Err(file.cause),
+            (None, None) => Err(Cause::NoGuest(format!("with the UUID {id} that Outrigger made"))),
         }
-        let unreadable = records.unreadable.into_iter().find(|file| file.uuid == Some(id.0));
-        Err(match unreadable {
-            Some(file) => file.cause,
-            None => Cause::NoGuest(format!("with the UUID {id} that Outrigger made")),
-        })
     }
 
     /// Which boot of the host this is.

@@ -1,5 +1,7 @@
 //! Files of other releases: what is missing is given its default, what is unknown is kept.
 
+use std::sync::OnceLock;
+
 use config::GuestConfig;
 use serde_json::Value;
 
@@ -35,15 +37,37 @@ impl GuestRecord {
     }
 }
 
+/// What keys have that a file lacks.
+struct Defaults {
+    config: Value,
+    disk: Value,
+    nic: Value,
+}
+
+impl Defaults {
+    fn new() -> Result<Self, serde_json::Error> {
+        let least = config::load_str("defaults", LEAST).config.expect("a test reads it");
+        let [disk, nic] = [serde_json::to_value(&least.disks)?, serde_json::to_value(&least.nics)?];
+        let least = GuestConfig { disks: Vec::new(), nics: Vec::new(), ..least };
+        let config = serde_json::to_value(&least)?;
+        Ok(Self { config, disk: disk[0].clone(), nic: nic[0].clone() })
+    }
+}
+
 /// Gives a configuration the keys that it lacks.
 fn fill_config(config: &mut Value) -> Result<(), serde_json::Error> {
-    let Some(least) = config::load_str("defaults", LEAST).config else { return Ok(()) };
-    let [disk, nic] = [serde_json::to_value(&least.disks)?, serde_json::to_value(&least.nics)?];
-    let least = GuestConfig { disks: Vec::new(), nics: Vec::new(), ..least };
-    fill(config, &serde_json::to_value(&least)?);
-    for (list, element) in [("disks", disk), ("nics", nic)] {
+    static DEFAULTS: OnceLock<Defaults> = OnceLock::new();
+    let defaults = match DEFAULTS.get() {
+        Some(defaults) => defaults,
+        None => {
+            let made = Defaults::new()?;
+            DEFAULTS.get_or_init(|| made)
+        }
+    };
+    fill(config, &defaults.config);
+    for (list, element) in [("disks", &defaults.disk), ("nics", &defaults.nic)] {
         for device in config.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            fill_flat(device, &element[0]);
+            fill_flat(device, element);
         }
     }
     Ok(())

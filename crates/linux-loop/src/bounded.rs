@@ -1,0 +1,90 @@
+//! A look at a loop device that ends, whatever its file system does.
+//!
+//! Whoever asks for a loop device's state has the kernel ask the file system of the file behind it (`loop_get_status` in
+//! `drivers/block/loop.c`). One that is remote, or in user space, may never answer, and no signal ends the wait. So
+//! each look has a thread, which is left behind if it has to be.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::{AttachedLoop, LoopError};
+
+/// How long a file system may take. One on a local disk takes microseconds.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Devices for which a thread waits that was left behind. Others may look at a device at the same time.
+static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn stuck() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    // The set is whole between any two statements that hold the lock.
+    STUCK.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is attached to a device; nothing when it is free, gone, or does not answer.
+pub(crate) fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
+    within(LIMIT, path, crate::look_at)
+}
+
+fn within<T: Send + 'static>(
+    limit: Duration,
+    path: &Path,
+    look: impl FnOnce(&Path) -> Result<Option<T>, LoopError> + Send + 'static,
+) -> Result<Option<T>, LoopError> {
+    if stuck().contains(path) {
+        return Ok(None);
+    }
+    let (sender, answer) = sync_channel(1);
+    let (device, ended) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
+    let end = Arc::clone(&ended);
+    let work = move || {
+        let found = look(&device);
+        let mut devices = stuck();
+        end.store(true, Ordering::Relaxed);
+        devices.remove(&device);
+        drop(devices);
+        let _ = sender.send(found);
+    };
+    let failed = |source: io::Error| LoopError::Read { device: path.to_owned(), source };
+    std::thread::Builder::new().name("loop status".to_owned()).spawn(work).map_err(failed)?;
+    match answer.recv_timeout(limit) {
+        Ok(found) => found,
+        Err(RecvTimeoutError::Timeout) => {
+            let mut devices = stuck();
+            // The lock orders this and the end of the thread.
+            if !ended.load(Ordering::Relaxed) {
+                devices.insert(path.to_owned());
+            }
+            Ok(None)
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(failed(io::ErrorKind::Interrupted.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_does_not_answer_delays_one_look() {
+        let path = Path::new("/dev/loop-stuck");
+        let (release, wait) = sync_channel::<()>(0);
+        let hang = move |_: &Path| {
+            let _ = wait.recv();
+            Ok(Some(1))
+        };
+        assert_eq!(within(Duration::from_millis(20), path, hang).unwrap(), None);
+        // Not asked again while the first thread waits.
+        let never = |_: &Path| -> Result<Option<i32>, LoopError> { panic!("it is asked again") };
+        assert_eq!(within(Duration::from_secs(60), path, never).unwrap(), None);
+        release.send(()).unwrap();
+        while stuck().contains(path) {
+            std::thread::yield_now();
+        }
+        assert_eq!(within(Duration::from_secs(60), path, |_| Ok(Some(2))).unwrap(), Some(2));
+    }
+}
