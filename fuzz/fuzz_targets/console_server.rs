@@ -88,7 +88,7 @@ fn play(scene: &mut Scene, data: &[u8]) {
                 host.kill();
                 host.start();
             }
-            // Another domain has the number before the server looks.
+            // Another domain gets the domid before the server checks.
             8 if operation[7] % 4 == 1 => {
                 host.destroy(id);
                 host.xenstored.destroy_domain(id);

@@ -20,7 +20,7 @@ const PART: usize = 1 << 20;
 /// The change that changes nothing.
 pub(crate) const SCREENSHOT: &str = "screenshot";
 
-/// What the toolstack does, given the guest.
+/// The toolstack's operation on the guest.
 type Work = dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
 
 /// A change of a guest, for its driver.

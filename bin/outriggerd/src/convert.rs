@@ -101,7 +101,7 @@ pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
 pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone => "another toolstack has destroyed it",
-        GuestEvent::EndedWithHost => "it ended when the host went down",
+        GuestEvent::EndedWithHost => "the guest ended when the host went down",
         GuestEvent::DeviceModelDied => "outrigger dm-log tells what its QEMU said last",
         GuestEvent::DeviceModelTaken => "another program has destroyed its stubdomain",
         GuestEvent::Shutdown(_) => "",
@@ -124,7 +124,7 @@ pub(crate) fn virt_caps(caps: &HostCapabilities) -> String {
     words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A state file that is not understood, as the interface shows it.
+/// An unreadable state file in the interface's form.
 pub(crate) fn unreadable(file: &UnreadableRecord) -> Unreadable {
     Unreadable {
         file: file.path.display().to_string(),

@@ -46,7 +46,7 @@ impl Daemon {
                     Err(error) => lose.try_send(error).is_ok(),
                 };
             });
-        let boot = toolstack.boot_id().context("Cannot tell which boot of the host this is")?;
+        let boot = toolstack.boot_id().context("Cannot read the host's boot ID")?;
         let restarts = Restarts::new(&toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
@@ -89,7 +89,7 @@ fn recover(shared: &Shared) -> Result<()> {
     }
     for ended in &recovered.ended {
         let (guest, uuid) = (&ended.name, ended.id);
-        tracing::warn!(guest, %uuid, "ended when the host went down; its state file is removed");
+        tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
     }
     for name in &recovered.cleaned {
         tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");

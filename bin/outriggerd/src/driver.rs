@@ -50,9 +50,9 @@ pub(crate) enum Event {
     Request(Request, Replies),
     /// The lifecycle that was under way has ended.
     Ended(Box<Ended>),
-    /// Someone looked at the heart of the device model in the stubdomain of this UUID.
+    /// The heartbeat of the device model in the stubdomain with this UUID was checked.
     Beat(Uuid, Beat),
-    /// Time is up for whoever took the stubdomain of this UUID to take the guest.
+    /// The stubdomain with this UUID was destroyed externally, and the time for the guest to follow it is over.
     Left(Uuid),
 }
 

@@ -7,7 +7,7 @@ use xen::DomainInfo;
 ///
 /// QEMU's end shows as the stubdomain's: its agent powers the domain off then.
 pub(crate) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<GuestEvent>, Cause> {
-    // A number that another domain has by now is neither's.
+    // A domid that another domain has now belongs to neither the guest nor its stubdomain.
     let target = toolstack.domain_info(guest.domid, guest.uuid)?;
     let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
     Ok(what_ended(target.as_ref(), stub.as_ref()))

@@ -155,8 +155,8 @@ impl Registry {
         all
     }
 
-    /// Finds a guest by its name or UUID, or by the number of a domain that `holder` says has the guest's UUID now. A
-    /// name goes first.
+    /// Finds a guest by its name, its UUID or its domid; a name has priority. `holder` returns the UUID of the domain
+    /// that has a domid now; a domid counts only if that is the guest's UUID.
     pub(crate) fn find(&self, asked: &str, holder: impl Fn(DomId) -> Option<Uuid>) -> Result<Entry, Failure> {
         let number = asked.parse::<DomId>().ok();
         let holder = number.and_then(|domid| Some((domid, holder(domid)?)));

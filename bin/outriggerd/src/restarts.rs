@@ -17,7 +17,7 @@ const LIMIT: u64 = 1 << 20;
 /// What a note says.
 #[derive(Serialize, Deserialize)]
 struct Content {
-    /// The boot of the host in which it was written; absent in notes of releases that did not record it.
+    /// The boot of the host in which the note was written; absent in notes of releases that did not record it.
     #[serde(default)]
     boot: Option<BootId>,
     config: GuestConfig,
@@ -70,8 +70,8 @@ impl Restarts {
 
     /// The notes that an earlier daemon left, each with its configuration and the UUID to take.
     ///
-    /// One of another boot of the host is removed: that boot's end ended the guest, which by now may run on another
-    /// host, or under another toolstack.
+    /// A note from another boot of the host is removed: the guest ended with that boot, and may now be running on
+    /// another host or under another toolstack.
     pub(crate) fn pending(&self) -> Vec<(Note, GuestConfig, Option<Uuid>)> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -97,14 +97,15 @@ impl Restarts {
                 let guest = config.name;
                 tracing::warn!(
                     guest,
-                    "the host went down during its restart; create it again if it shall run"
+                    "the guest was not restarted, because the host went down meanwhile; create it again to start it"
                 );
                 note.done();
                 None
             }
             Ok(Content { config, uuid, .. }) => Some((note, config, uuid)),
             Err(error) => {
-                tracing::error!(%error, file = %note.path.display(), "cannot read the note of a restart; remove it");
+                let file = note.path.display();
+                tracing::error!(%error, %file, "cannot read the note of a restart; remove the file");
                 None
             }
         }

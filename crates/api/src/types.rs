@@ -440,23 +440,23 @@ pub struct Progress {
 pub struct Guests {
     /// By domid.
     pub guests: Vec<Guest>,
-    /// State files that this release does not understand; their guests are left alone.
+    /// State files that this release cannot read; their guests are left alone.
     #[serde(default)]
     pub unreadable: Vec<Unreadable>,
 }
 
-/// A state file that is not understood.
+/// A state file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
     /// The file.
     pub file: String,
-    /// The guest's UUID, where the file or its name says it.
+    /// The guest's UUID, if the file or its name contains it.
     pub uuid: Option<String>,
-    /// The guest's name, where the file says it.
+    /// The guest's name, if the file contains it.
     pub name: Option<String>,
-    /// The number that the guest's domain had last, where the file says it.
+    /// The last domid of the guest's domain, if the file contains it.
     pub domid: Option<DomId>,
-    /// Why it is not understood, and what to do.
+    /// Why it cannot be read, and what to do.
     pub problem: String,
 }
 

@@ -105,7 +105,7 @@ fn the_listed_differences_of_disks_and_rates_are_as_the_document_says() {
     // Taken for the target: the scanner that Xen ships does not know the words that its grammar lists.
     let disk = Oracle::new().disk(c"vdev=hda,trusted").map(|disk| disk.target);
     assert_eq!(disk, Some(Some("trusted".to_owned())));
-    // Sharing without a check, as old toolstacks had it: xl does not know it either.
+    // Old toolstacks' mode for sharing without a check: xl does not accept it either.
     for spec in [c"/a,raw,hda,w!", c"/a,raw,hda,access=w!"] {
         assert_eq!(Oracle::new().disk(spec), None);
         assert!(config::load_disk("d", spec.to_str().unwrap()).device.is_none());

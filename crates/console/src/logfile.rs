@@ -1,7 +1,7 @@
 //! A file that takes a console's bytes for ever without filling the disk (XSA-180).
 //!
-//! The limit holds whatever the disk does: each byte is counted when it is written and not when all of a piece is, and
-//! a full file that can be neither renamed nor emptied takes no more bytes.
+//! The limit also holds when the disk fails: bytes are counted as they are written, even if a write is cut short, and
+//! nothing more is written to a full file that can be neither renamed nor emptied.
 
 mod disk;
 #[cfg(test)]
@@ -100,7 +100,7 @@ pub struct LogFile {
     pending: Option<LogError>,
     /// Where the file ended that was in use before this one.
     previous: Option<Position>,
-    /// Whether the file has its rotated name, and no other one could be opened yet.
+    /// Whether the file was renamed and no new one could be opened yet.
     is_rotated: bool,
 }
 
@@ -238,8 +238,8 @@ impl LogFile {
     /// Appends bytes in the file's style, rotating as often as the limit asks.
     ///
     /// # Errors
-    /// When the file cannot be written, or is full and can be neither renamed nor emptied: the rest of the bytes is
-    /// not written then. When it can only be emptied, which loses what was in it.
+    /// When the file cannot be written, or is full and can be neither renamed nor emptied; the remaining bytes are then
+    /// not written. Also when a full file could only be emptied, which loses its content.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let styled = self.prepare(bytes);
         self.append_prepared(&styled)
@@ -251,7 +251,7 @@ impl LogFile {
     /// As [`LogFile::append`].
     pub fn append_prepared(&mut self, bytes: &[u8]) -> Result<(), LogError> {
         let done = self.append_all(bytes);
-        // One report is enough, the more serious one.
+        // Only the more serious error is reported.
         let pending = self.pending.take();
         done.and(pending.map_or(Ok(()), Err))
     }
@@ -268,8 +268,8 @@ impl LogFile {
         Ok(())
     }
 
-    /// Rotates a full file. One that is still full is an error; any other failure is reported after the bytes are
-    /// written.
+    /// Rotates a full file. Fails if the file is still full; any other failure is returned to be reported after the
+    /// bytes are written.
     fn make_room(&mut self) -> Result<(), LogError> {
         if self.size < self.style.limit && !self.is_rotated {
             return Ok(());
@@ -278,7 +278,7 @@ impl LogFile {
         if self.size >= self.style.limit || self.is_rotated {
             let refilled = || LogError::Rotate {
                 path: self.path.clone(),
-                source: io::Error::other("someone else has filled it again"),
+                source: io::Error::other("another program filled it again"),
             };
             return Err(rotated.err().unwrap_or_else(refilled));
         }
@@ -286,7 +286,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes bytes, and counts those that were written before an error too.
+    /// Writes bytes and counts those that were written, also when an error follows.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -303,7 +303,7 @@ impl LogFile {
         if self.style.sync == Sync::Always { self.disk.sync(&self.file) } else { Ok(()) }
     }
 
-    /// Renames the full file and begins another; empties it when it cannot be renamed.
+    /// Renames the full file and starts a new one; empties it if it cannot be renamed.
     fn rotate(&mut self) -> Result<(), LogError> {
         self.previous = None;
         if self.is_rotated {
@@ -318,10 +318,10 @@ impl LogFile {
                 self.is_rotated = true;
                 self.reopen()
             }
-            // Someone removed the name.
+            // Another program removed the name.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.reopen(),
             Err(source) => {
-                // `.1` may be a folder.
+                // For instance, `.1` is a folder.
                 if self.disk.empty(&self.file).is_ok() {
                     self.size = 0;
                 }

@@ -1,11 +1,11 @@
-//! A name in the file system that this process has made: by the time it is removed it may be someone else's.
+//! A name in the file system that this process made. It is removed only while it still leads to the file made then.
 
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A path, and what was made there.
+/// A path, with the identity of the file that was made there.
 #[derive(Debug)]
 pub(crate) struct OwnPath {
     path: PathBuf,
@@ -13,13 +13,13 @@ pub(crate) struct OwnPath {
 }
 
 impl OwnPath {
-    /// What this process has just made at `path`: a socket, a link.
+    /// Records the file that this process just made at `path`: a socket or a link.
     pub(crate) fn of(path: PathBuf) -> io::Result<Self> {
         let about = fs::symlink_metadata(&path)?;
         Ok(Self::known(path, &about))
     }
 
-    /// The same, of a file that is open.
+    /// The same for an open file.
     pub(crate) fn known(path: PathBuf, about: &Metadata) -> Self {
         Self { path, made: identity(about) }
     }
@@ -28,7 +28,7 @@ impl OwnPath {
         &self.path
     }
 
-    /// Removes the name, unless it is someone else's by now.
+    /// Removes the name, unless another file has it now.
     pub(crate) fn remove(&self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|about| identity(&about) == self.made) {
             // It may be gone with the whole folder.
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_made_is_removed() {
+    fn a_file_that_another_program_made_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("name");
         fs::write(&path, "mine").unwrap();

@@ -15,9 +15,9 @@ pub const RESERVED_CONSOLE_GRANT: GrantRef = GrantRef(0);
 /// Whether a domain still runs, as far as its consoles are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainState {
-    /// The domain's number, which is another domain's when this one is gone.
+    /// The domid, which Xen can give to another domain when this one is gone.
     pub domid: DomId,
-    /// Which domain it is.
+    /// The UUID, which identifies the domain.
     pub uuid: Uuid,
     /// Whether it is being destroyed: it will not write any more, and its pages wait to be let go.
     pub dying: bool,
@@ -36,7 +36,7 @@ pub trait Platform {
     /// When Xen does not answer.
     fn domains(&mut self) -> io::Result<Vec<DomainState>>;
 
-    /// The UUID of the domain that has a number now, if any has.
+    /// The UUID of the domain that has this domid now, if there is one.
     ///
     /// # Errors
     /// When Xen does not answer.

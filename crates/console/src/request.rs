@@ -8,8 +8,8 @@
 //! stream 5.1                →  ok, then every byte from now on, and none lost: the domain waits for the client
 //! anything else             →  error TEXT
 //! ```
-//! `view` and `stream` take `uuid=UUID` too: the domain that is meant. Xen gives a domid to another domain when the first
-//! one is gone; who names a UUID gets an error then, and not a stranger's console.
+//! `view` and `stream` also accept `uuid=UUID`, the domain's UUID. Xen reuses the domid of a domain that is gone; with
+//! a UUID, the request then fails instead of returning another domain's console.
 //!
 //! A line has at most [`LINE_MAX`] bytes. Nothing here does I/O.
 
@@ -32,7 +32,7 @@ pub struct Wanted {
     pub domid: DomId,
     /// Its number, or the name of its channel.
     pub which: Which,
-    /// Which domain; nothing for whichever has the number.
+    /// The domain's UUID; `None` for any domain that has the domid.
     pub uuid: Option<Uuid>,
 }
 

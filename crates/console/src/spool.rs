@@ -22,9 +22,9 @@ use crate::own_path::OwnPath;
 
 /// Says that a file is one of these, and in which layout.
 const MAGIC: u32 = 0x5350_4c02;
-/// Whose console it is: the 16 bytes of the domain's UUID.
+/// The 16 bytes of the UUID of the console's domain.
 const UUID: usize = 8;
-/// At which sizes the log and the output's file are rotated.
+/// The sizes at which the log and the output's file are rotated.
 const LIMITS: usize = 24;
 /// Where the bytes begin, on the same page as the records.
 const DATA: usize = 1024;
@@ -85,10 +85,10 @@ pub struct Noted {
     pub at_line_start: bool,
 }
 
-/// A file of a console's, for a process that finds the console gone.
+/// A file of a console, for a process that finds the console gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptFile {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// The size at which it is rotated.
     pub limit: u64,
@@ -97,7 +97,7 @@ pub struct KeptFile {
 /// What a process that is gone has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// The domain whose console it was.
+    /// The UUID of the console's domain.
     pub uuid: Uuid,
     /// How far the ring was read.
     pub ring: RingRecord,
@@ -126,8 +126,8 @@ pub struct Spool {
 
 impl Spool {
     /// Reads what an earlier process has left at `path`, without the `scratch` oldest bytes: those may have been
-    /// overwritten without a record of it. Nothing if there is none, or none that can be understood: one without a UUID,
-    /// as earlier versions wrote it, is none.
+    /// overwritten without a record of it. `None` if the file is missing or not valid; this includes files without a
+    /// UUID, as earlier versions wrote them.
     #[must_use]
     pub fn read_kept(path: &Path, scratch: usize) -> Option<Kept> {
         let mut options = OpenOptions::new();
@@ -245,8 +245,8 @@ impl Spool {
         self.note(Area::Output, [at, 1, 0, 0, 0, 0, 0, 0]);
     }
 
-    /// Notes where the files are and how long they may be, for a process that finds the console gone. Paths that are too
-    /// long are left out.
+    /// Records the paths of the files and their size limits, for a process that finds the console gone. Paths that are
+    /// too long are left out.
     pub fn note_paths(&self, log: Option<(&Path, u64)>, file: Option<(&Path, u64)>) {
         for (place, noted) in [log, file].into_iter().enumerate() {
             let limit = noted.map_or(0, |(_, limit)| limit);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_form_without_a_uuid_is_none() {
+    fn a_file_without_a_uuid_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("1.0.journal");
         let mut spool = Spool::create(path.clone(), 5000, &Kept::default()).unwrap();

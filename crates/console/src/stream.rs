@@ -91,7 +91,7 @@ impl Stream {
     /// # Errors
     /// When there is no such console or daemon, or someone else has the stream.
     pub fn open(folder: &Path, domid: DomId, number: u32, patience: Duration) -> Result<Self, StreamError> {
-        // So that the end is this console's: until then the domid may become another domain's.
+        // The UUID is checked at the end, since the domid may be reused until then.
         let uuid = listed(folder, domid, number)?.and_then(|listed| listed.uuid);
         Self::open_named(folder, domid, uuid, number, patience)
     }
@@ -99,7 +99,7 @@ impl Stream {
     /// The same for a caller who knows the domain's UUID.
     ///
     /// # Errors
-    /// As [`Stream::open`], and when the domid is another domain's.
+    /// As [`Stream::open`], and when another domain has the domid.
     pub fn open_of(
         folder: &Path,
         (domid, uuid): (DomId, Uuid),
@@ -290,7 +290,7 @@ impl Stream {
 /// A console in the daemon's list.
 struct Listed {
     is_connected: bool,
-    /// Nothing when the daemon is of a version that does not say it.
+    /// `None` when the daemon is of a version that does not list it.
     uuid: Option<Uuid>,
 }
 

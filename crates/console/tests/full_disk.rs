@@ -1,5 +1,5 @@
-//! A log on a disk that is full, where something is freed now and then: a real tmpfs, in a mount namespace of the test's
-//! own thread, so that it is gone with the thread.
+//! A log on a full disk on which space is freed now and then. The disk is a real tmpfs, in the mount namespace of the
+//! test's own thread, so that it is gone with the thread.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 const DISK: u64 = 512 * 1024;
 const LIMIT: u64 = 64 * 1024;
 
-/// Runs `test` in a folder on a tmpfs of [`DISK`] bytes; without the right to mount one, says so.
+/// Runs `test` in a folder on a tmpfs of [`DISK`] bytes; prints that it is skipped if no tmpfs can be mounted.
 fn on_small_disk(test: impl FnOnce(&Path) + Send + 'static) {
     let thread = std::thread::spawn(move || {
         let folder = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |about| about.len())
 }
 
-/// Fills the disk with a file of someone else's, which is returned with its length.
+/// Fills the disk with an unrelated file, which is returned with its length.
 fn fill(folder: &Path) -> (File, u64) {
     let mut filler = File::create(folder.join("filler")).unwrap();
     while filler.write_all(&[0; 4096]).is_ok() {}
@@ -53,14 +53,14 @@ fn check(sync: Sync) {
             LogFile::open(path.clone(), LogStyle { limit: LIMIT, sync, ..LogStyle::default() }).unwrap();
         let (filler, mut size) = fill(folder);
         let (mut failed, mut longest) = (0, 0);
-        // A page is freed now and then, while the guest goes on writing.
+        // A page is freed now and then, while the guest keeps writing.
         while size >= 4096 {
             size -= 4096;
             filler.set_len(size).unwrap();
             for _ in 0..4 {
                 failed += u32::from(log.append(&[b'x'; 16 * 1024]).is_err());
                 longest = longest.max(length(&path));
-                assert_eq!(log.position().size, length(&path), "what was written is not what was counted");
+                assert_eq!(log.position().size, length(&path), "the count differs from what was written");
             }
         }
         assert!(failed > 0, "the disk was never full");

@@ -1,4 +1,4 @@
-//! The toolstack's end of a stream, at a daemon that the test plays.
+//! The toolstack's end of a stream, with the test in the daemon's place.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,7 +12,7 @@ use xen_types::DomId;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The next client, and the line that it says.
+/// The next client, and the line that it sends.
 fn next_client(listener: &UnixListener) -> (UnixStream, String) {
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -21,7 +21,7 @@ fn next_client(listener: &UnixListener) -> (UnixStream, String) {
     (stream, line)
 }
 
-/// Sends a stream to console 5.1, which is listed with these words before and after.
+/// Sends a stream to console 5.1, which is listed with these words before and afterwards.
 fn send(before: &'static str, after: &'static str) -> (Result<u64, StreamError>, String) {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join(CONTROL)).unwrap();
@@ -47,14 +47,14 @@ fn send(before: &'static str, after: &'static str) -> (Result<u64, StreamError>,
 const OWN: &str = "connected 9 1 - - 00000000-0000-0000-0000-00000000000a";
 
 #[test]
-fn a_stream_that_was_taken_is_complete() {
+fn a_stream_that_the_domain_read_to_the_end_is_complete() {
     let (sent, request) = send(OWN, OWN);
     assert_eq!(sent.unwrap(), 5);
     assert_eq!(request, format!("stream 5.1 uuid={}\n", Uuid::from_u128(10)));
 }
 
 #[test]
-fn another_domain_s_console_of_the_number_does_not_complete_it() {
+fn a_console_of_another_domain_with_the_domid_does_not_complete_it() {
     let (sent, _) = send(OWN, "connected 0 0 - - 00000000-0000-0000-0000-00000000000b");
     assert!(matches!(sent, Err(StreamError::Ended { bytes: 5, .. })), "{sent:?}");
     let (sent, _) = send(OWN, "waiting 9 0 - - 00000000-0000-0000-0000-00000000000a");

@@ -21,7 +21,7 @@ use thiserror::Error;
 pub const MAX_TAG: usize = 63;
 /// How often a number that another program took first is given up for the next one.
 const ATTEMPTS: u32 = 64;
-/// How many attached devices [`list`] returns at most; with more it fails, as an answer with gaps would mislead.
+/// The most attached devices that [`list`] returns; with more it fails, since an incomplete list would mislead.
 pub const MAX_DEVICES: usize = 16_384;
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
@@ -52,14 +52,14 @@ pub struct Backing {
     pub block: Option<(u32, u32)>,
 }
 
-/// A loop device of the host, whoever attached it.
+/// A loop device of the host, attached by any program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachedLoop {
-    /// The device; its tag is whatever the kernel has as its file's name.
+    /// The device; its tag is the file name that the kernel has recorded for it.
     pub device: LoopDevice,
     /// The file behind it.
     pub backing: Backing,
-    /// Whether it can only be read.
+    /// Whether it is read-only.
     pub read_only: bool,
 }
 
@@ -96,7 +96,7 @@ pub enum LoopError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// A device cannot be asked what is attached to it.
+    /// The file behind a device cannot be read.
     #[error("Cannot read which file is attached to {device}")]
     Read {
         /// The loop device.
@@ -104,7 +104,7 @@ pub enum LoopError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// There are more loop devices than are looked at.
+    /// There are more loop devices than [`list`] returns.
     #[error("The host has more than {MAX_DEVICES} attached loop devices")]
     TooMany,
     /// The tag does not fit.
@@ -115,7 +115,7 @@ pub enum LoopError {
 /// Attaches an open file to a free loop device, with direct I/O where the file's file system has it, and without
 /// autoclear (the device stays until it is detached). `name` is the file's name in errors.
 ///
-/// It is the open file that is attached, whatever its name stands for by now. It has to be open for writing unless the
+/// The open file is attached, even if its name now leads to another file. It has to be open for writing unless the
 /// device is to be read-only.
 ///
 /// # Errors
@@ -171,18 +171,18 @@ pub fn detach(device: &LoopDevice) -> Result<bool, LoopError> {
 /// All attached loop devices with a tag that starts with `prefix`.
 ///
 /// # Errors
-/// When `/sys/block` cannot be read. A device is left out that vanishes meanwhile, cannot be asked, or is on a file
-/// system that does not answer: it delays the first call by two seconds, and later ones not at all.
+/// When `/sys/block` cannot be read. A device is left out that vanishes meanwhile, whose status cannot be read, or whose
+/// file system does not answer: that delays the first call by two seconds, and later ones not at all.
 pub fn find(prefix: &str) -> Result<Vec<LoopDevice>, LoopError> {
     let attached = attached_paths()?.into_iter().filter_map(|path| bounded::look_at(&path).ok().flatten());
     Ok(attached.map(|attached| attached.device).filter(|device| device.tag.starts_with(prefix)).collect())
 }
 
-/// All attached loop devices of the host, whoever attached them. One that vanishes meanwhile is left out, and so is one
-/// on a file system that does not answer: nobody can open a file there, either.
+/// All attached loop devices of the host, from any program. One that vanishes meanwhile is left out, and so is one whose
+/// file system fails or does not answer: no file there can be opened, either.
 ///
 /// # Errors
-/// When `/sys/block` cannot be read, a device cannot be asked, or there are more than [`MAX_DEVICES`].
+/// When `/sys/block` cannot be read, a device's status cannot be read, or there are more than [`MAX_DEVICES`].
 pub fn list() -> Result<Vec<AttachedLoop>, LoopError> {
     let mut found = Vec::new();
     for path in attached_paths()? {
@@ -209,7 +209,7 @@ fn attached_paths() -> Result<Vec<PathBuf>, LoopError> {
     Ok(paths)
 }
 
-/// What is attached to the loop device at this path; nothing when there is nothing, or no device any more.
+/// The attachment of the loop device at this path; `None` when nothing is attached or the device is gone.
 fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
     let failed = |source| LoopError::Read { device: path.to_owned(), source };
     let handle = match File::open(path) {
@@ -225,8 +225,8 @@ fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
     Ok(Some(AttachedLoop { device, backing: backing(&status), read_only: status.read_only }))
 }
 
-/// `huge_encode_dev` (`include/linux/kdev_t.h`) packs twelve bits of the major number and twenty of the minor, each
-/// where the C library has the low bits of its wider numbers, so that [`major`] and [`minor`] read both.
+/// `huge_encode_dev` (`include/linux/kdev_t.h`) packs twelve bits of the major number and twenty of the minor at the
+/// places where the C library has the low bits of its wider numbers, so [`major`] and [`minor`] can read them.
 fn backing(status: &sys::Status) -> Backing {
     let block = (status.rdevice != 0 && status.rdevice != status.device)
         .then(|| (major(status.rdevice), minor(status.rdevice)));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_tag_is_refused_before_a_device_is_taken() {
+    fn a_bad_tag_is_refused_before_a_device_is_claimed() {
         let file = File::open("/dev/null").unwrap();
         for bad in ["", &"x".repeat(64), "a\0b"] {
             assert!(matches!(attach(&file, Path::new("/x"), true, bad), Err(LoopError::Tag(_))), "{bad:?}");
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_packing_of_device_numbers_is_read() {
+    fn device_numbers_are_unpacked_as_the_kernel_packs_them() {
         // new_encode_dev(MKDEV(259, 300)), new_encode_dev(MKDEV(4095, 0xfffff)).
         let status =
             |device, rdevice| sys::Status { device, inode: 5, rdevice, read_only: false, tag: String::new() };
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_that_was_opened_is_attached_and_listed_whatever_its_name_stands_for() {
+    fn the_opened_file_is_attached_and_listed_even_if_its_name_was_reused() {
         let path = std::env::temp_dir().join(format!("linux-loop-{}", std::process::id()));
         std::fs::write(&path, [0; 4096]).unwrap();
         let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
@@ -288,7 +288,7 @@ mod tests {
         let tag = format!("linux-loop-test/{}", std::process::id());
         let device = match attach(&file, &path, false, &tag) {
             Ok(device) => device,
-            // Without root, or without the module, there is nothing to look at.
+            // Without root, or without the module, there is nothing to test.
             Err(error) => return assert!(matches!(error, LoopError::NoFree { .. }), "{error}"),
         };
         let listed = list();

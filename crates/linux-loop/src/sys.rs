@@ -89,19 +89,19 @@ pub(crate) fn configure(
     Ok(())
 }
 
-/// What the kernel knows of an attached device.
+/// The kernel's status of an attached device.
 pub(crate) struct Status {
     /// `st_dev` of the file behind it, packed by `huge_encode_dev`.
     pub(crate) device: u64,
     /// `st_ino` of that file.
     pub(crate) inode: u64,
-    /// `st_rdev` of that file, packed alike; 0 for a regular file, or its `st_dev` before Linux 5.
+    /// `st_rdev` of that file, packed in the same way; for a regular file 0, or its `st_dev` before Linux 5.
     pub(crate) rdevice: u64,
     pub(crate) read_only: bool,
     pub(crate) tag: String,
 }
 
-/// What the kernel knows of an attached device; nothing when no file is attached.
+/// The kernel's status of an attached device; `None` when no file is attached.
 pub(crate) fn status(device: &File) -> io::Result<Option<Status>> {
     let mut info = LoopInfo64::EMPTY;
     // SAFETY: the kernel writes at most a `struct loop_info64` into `info`, whose every bit pattern is valid.

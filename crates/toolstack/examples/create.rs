@@ -1,6 +1,6 @@
 //! Makes and destroys guests without a daemon, to look at the toolstack alone in a real dom0.
 //!
-//! `create CFG [--paused]` makes the guest and prints the time of every step; `destroy UUID` destroys it; `list`
+//! `create CFG [--paused]` creates the guest and prints the time of every step; `destroy UUID` destroys it; `list`
 //! lists all domains, `recover` does what a daemon does at its start. State, logs and the stubdomain's image are where the daemon has them;
 //! `OUTRIGGER_STUBDOM_DIR` names another folder with the image.
 

@@ -244,8 +244,8 @@ fn await_none(
     Ok(())
 }
 
-/// Runs every script again that has run, with the arguments that take it back, last first. Those that would find
-/// another domain's device under the number are forgotten.
+/// Undoes every script that has run, last first, by running it again with the arguments for that. Those that would find
+/// another domain's device under the domid are forgotten.
 pub(crate) fn undo_scripts(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     let deadline = ts.deadlines.script;
     let mut outcome = Ok(());
@@ -301,7 +301,7 @@ pub(crate) fn remove_device_nodes(ts: &Toolstack, devices: &[DeviceId]) -> StepR
     Ok(())
 }
 
-/// Takes the vifs from their bridges. Those whose number is another domain's now went with their backends.
+/// Removes the vifs from their bridges. Those whose domid another domain has now disappeared with their backends.
 pub(crate) fn remove_ports(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     while let Some(port) = record.ports.last() {
         if let Some(vif) = port.vif()
@@ -314,7 +314,7 @@ pub(crate) fn remove_ports(ts: &Toolstack, record: &mut GuestRecord) -> StepResu
     Ok(())
 }
 
-/// The frontend's number in `backend/<kind>/<domid>/<devid>`.
+/// The frontend's domid in `backend/<kind>/<domid>/<devid>`.
 fn frontend_of(backend: &str) -> Option<DomId> {
     backend.split('/').nth(2)?.parse().ok()
 }
@@ -337,7 +337,7 @@ pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
     let own = [record.domid, record.stub_domid];
     let domains = ts.hypervisor.list_domains()?;
     for uuid in [record.uuid, record.stub_uuid] {
-        // Another toolstack's guest may have been made of the same configuration.
+        // Another toolstack may have created a guest from the same configuration.
         let another =
             |info: &xen::DomainInfo| info.uuid == *uuid.as_bytes() && !own.contains(&Some(info.domid));
         if !domains.iter().any(another) {

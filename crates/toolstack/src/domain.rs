@@ -1,9 +1,8 @@
-//! Domains by identity: a number is a domain's only as long as Xen gives it to the domain's UUID.
+//! Domains by identity: a domid is a domain's only while Xen has the domain's UUID under it.
 //!
-//! Xen hands numbers out again: after a restart of the host from 1 on, and within a boot once they have run through.
-//! So what is written down of a guest are UUIDs, with the numbers that they had; whoever acts on a domain first finds
-//! out, at that moment, whether the number still is its. The answer is a [`Domain`], which is made for one step and
-//! not kept.
+//! Xen reuses domids: it starts again at 1 after a restart of the host, and wraps around within a boot. So records
+//! contain UUIDs, with the domids that went with them. Code that acts on a domain first checks that the domid still
+//! belongs to it. The result is a [`Domain`], which is made for one step and not stored.
 
 use config::Uuid;
 use serde::{Deserialize, Serialize};
@@ -27,10 +26,10 @@ impl std::fmt::Display for GuestId {
     }
 }
 
-/// A domain whose number was just found to be that of its UUID.
+/// A domain whose domid was just checked against its UUID.
 ///
-/// Xen numbers domains upwards, so a number does not change hands between the look and the act that follows at once. For
-/// the same reason number and UUID together are one domain's within a boot of the host.
+/// Xen counts domids upwards, so a domid is not reused between the check and an action right after it. For the same
+/// reason, domid and UUID together identify one domain within a boot of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Domain {
     domid: DomId,
@@ -38,7 +37,7 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Its number.
+    /// Its domid.
     #[must_use]
     pub const fn domid(self) -> DomId {
         self.domid
@@ -51,19 +50,19 @@ impl Domain {
     }
 }
 
-/// Which domain has a number that a record gives.
+/// The domain that has a recorded domid now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Holder {
-    /// The record's, which may be dying.
+    /// The recorded domain, which may be dying.
     Ours(Domain),
-    /// None since the record's: what carries the number in xenstore and dom0 was made for it.
+    /// None since the recorded domain: everything with its domid in xenstore and dom0 was made for it.
     Nobody(DomId),
-    /// Another one, or another one's xenstore directory is left.
+    /// Another domain has it, or has left its xenstore directory.
     Another,
 }
 
 impl Holder {
-    /// The number, if what carries it is the record's.
+    /// The domid, if everything with it belongs to the recorded domain.
     pub(crate) const fn ours(self) -> Option<DomId> {
         match self {
             Self::Ours(domain) => Some(domain.domid),
@@ -74,7 +73,7 @@ impl Holder {
 }
 
 impl Toolstack {
-    /// What Xen says of the domain with this number, if it has this UUID.
+    /// Xen's information about the domain with this domid, if it has this UUID.
     ///
     /// # Errors
     /// When Xen does not answer.
@@ -83,24 +82,24 @@ impl Toolstack {
         Ok(info.filter(|info| info.uuid == *uuid.as_bytes()))
     }
 
-    /// The domain with this number, if it has this UUID.
+    /// The domain with this domid, if it has this UUID.
     pub(crate) fn domain(&self, domid: Option<DomId>, uuid: Uuid) -> Result<Option<Domain>, Cause> {
         let Some(domid) = domid else { return Ok(None) };
         Ok(self.domain_info(domid, uuid)?.map(|_| Domain { domid, uuid }))
     }
 
-    /// What Xen says of a domain now; nothing when it is gone.
+    /// Xen's current information about a domain; `None` when it is gone.
     pub(crate) fn look(&self, domain: Domain) -> Result<Option<DomainInfo>, Cause> {
         self.domain_info(domain.domid, domain.uuid)
     }
 
-    /// Which domain has a number that a record gives for this UUID.
+    /// The domain that now has the domid recorded for this UUID.
     pub(crate) fn holder(&self, domid: DomId, uuid: Uuid) -> Result<Holder, Cause> {
         match self.hypervisor.domain_info(domid)? {
             Some(info) if info.uuid == *uuid.as_bytes() => Ok(Holder::Ours(Domain { domid, uuid })),
             Some(_) => Ok(Holder::Another),
             None => {
-                // The directory outlives its domain where nobody removes it; each toolstack writes this link first.
+                // A directory that is not removed outlives its domain; each toolstack writes this link first.
                 let vm = self.xenstore.read(&vm_link(domid))?;
                 let ours = vm.is_none_or(|vm| vm == vm_dir(uuid).as_str().as_bytes());
                 Ok(if ours { Holder::Nobody(domid) } else { Holder::Another })
@@ -108,11 +107,11 @@ impl Toolstack {
         }
     }
 
-    /// Finds a record's domains: sets their numbers, and clears those that are other domains' now.
+    /// Finds a record's domains: sets their domids, and clears those that other domains have now.
     ///
-    /// A domain that was just made is not in the file yet. Then the stubdomain is known by its UUID, which is random;
-    /// the guest's may stand in a configuration that another toolstack uses, too, so that one counts only as long as
-    /// it has no xenstore directory: ours gets its own after the number is recorded.
+    /// The domid of a new domain may not be recorded yet. A stubdomain is then found by its UUID, which is random. The
+    /// guest's UUID may come from a configuration that another toolstack uses too, so a domain with it counts only
+    /// while it has no xenstore directory: ours gets one after its domid is recorded.
     pub(crate) fn find_domains(&self, record: &mut GuestRecord) -> Result<(), Cause> {
         let domains = self.hypervisor.list_domains()?;
         let by_uuid = |uuid: Uuid| domains.iter().find(|info| info.uuid == *uuid.as_bytes());
@@ -138,22 +137,22 @@ impl GuestRecord {
         GuestId(self.uuid)
     }
 
-    /// The guest's domain, if it is there.
+    /// The guest's domain, if it exists.
     pub(crate) fn guest_domain(&self, ts: &Toolstack) -> Result<Option<Domain>, Cause> {
         ts.domain(self.domid, self.uuid)
     }
 
-    /// The stubdomain, if it is there.
+    /// The stubdomain, if it exists.
     pub(crate) fn stub_domain(&self, ts: &Toolstack) -> Result<Option<Domain>, Cause> {
         ts.domain(self.stub_domid, self.stub_uuid)
     }
 
-    /// The domains that are there. The stubdomain first: it holds the guest's memory mapped.
+    /// The existing domains, the stubdomain first: it has the guest's memory mapped.
     pub(crate) fn domains(&self, ts: &Toolstack) -> Result<Vec<Domain>, Cause> {
         Ok([self.stub_domain(ts)?, self.guest_domain(ts)?].into_iter().flatten().collect())
     }
 
-    /// The numbers whose devices, nodes, interfaces and scripts are this guest's: no other domain has them.
+    /// The domids whose devices, nodes, interfaces and scripts are this guest's: no other domain has them.
     pub(crate) fn own_numbers(&self, ts: &Toolstack) -> Result<Vec<DomId>, Cause> {
         let mut own = Vec::new();
         for (domid, uuid) in [(self.stub_domid, self.stub_uuid), (self.domid, self.uuid)] {

@@ -168,11 +168,11 @@ pub enum Cause {
         path: PathBuf,
     },
     /// The disk is in use, and one of the two would write.
-    #[error("{path} is in use by {by}; sharing a writable disk corrupts it: {}", by.hint())]
+    #[error("{path} is in use by {by}. Sharing a writable disk corrupts it; {}", by.hint())]
     DiskInUse {
         /// The file or block device.
         path: String,
-        /// Who uses it.
+        /// Its user.
         by: DiskUser,
     },
     /// The host has too little free memory.
@@ -275,7 +275,7 @@ pub enum Cause {
     /// A state file cannot be used.
     #[error(
         "The state file {path} cannot be read ({why}); its guest is left alone. Restore the file, or move it away once \
-         no domain of the guest is left"
+         the guest's domains are gone"
     )]
     Record {
         /// The file.
@@ -283,22 +283,22 @@ pub enum Cause {
         /// What is wrong.
         why: String,
     },
-    /// A state file of a later release.
+    /// A later release wrote the state file.
     #[error(
-        "The state file {path} has the form {form}, which a later release wrote and this one does not read; its guest \
-         is left alone. Install the release that wrote it"
+        "The state file {path} was written by a later release (form {form}), and this release cannot read it; its \
+         guest is left alone. Install the later release again"
     )]
     RecordTooNew {
         /// The file.
         path: PathBuf,
-        /// Its form.
+        /// The version of its format.
         form: u64,
     },
-    /// A state file of an earlier release that may be of another boot of the host.
+    /// An earlier release wrote the state file, possibly in an earlier boot of the host.
     #[error(
-        "The state file {path} does not say in which boot of the host it was written, and its stubdomain is gone; a \
-         domain has the UUID {uuid}, and nothing shows that it is this guest, so it is left alone. Destroy it with xl, \
-         or move the file away if it is not"
+        "The state file {path} does not record in which boot of the host it was written, and its stubdomain is gone. A \
+         domain with the UUID {uuid} exists, but it may not be this guest, so it is left alone. If it is this guest, \
+         destroy it with xl; if not, move the file away"
     )]
     RecordUncertain {
         /// The file.
@@ -306,12 +306,12 @@ pub enum Cause {
         /// The UUID.
         uuid: Uuid,
     },
-    /// A state file that is not understood has the name or the UUID.
-    #[error("The guest of the state file {path} may have this name or UUID: {why}")]
+    /// The guest of an unreadable state file may have the name or the UUID.
+    #[error("This name or UUID may be taken by the guest of the state file {path}: {why}")]
     UnreadableInTheWay {
         /// The file.
         path: PathBuf,
-        /// Why it is not understood, and what to do.
+        /// Why it cannot be read, and what to do.
         why: String,
     },
     /// A test's fault.

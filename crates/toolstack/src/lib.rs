@@ -73,22 +73,22 @@ pub struct Toolstack {
     pub(crate) deadlines: Deadlines,
     pub(crate) faults: Faults,
     pub(crate) monitors: Arc<dyn Monitors>,
-    /// Held while a disk is claimed.
+    /// Locked while a disk is being claimed.
     pub(crate) disks: Arc<Mutex<()>>,
 }
 
 /// A guest that runs, with its stubdomain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest {
-    /// Its UUID, which names it everywhere.
+    /// Its UUID, which identifies it everywhere.
     pub uuid: Uuid,
     /// Its stubdomain's UUID.
     pub stub_uuid: Uuid,
     /// Its name.
     pub name: String,
-    /// The number of its domain, for showing: who acts on it finds it by its UUID.
+    /// The domid of its domain, for display only: code that acts on the domain finds it by UUID.
     pub domid: DomId,
-    /// The number of its stubdomain, for showing.
+    /// The domid of its stubdomain, for display only.
     pub stub_domid: DomId,
     /// Its configuration.
     pub config: GuestConfig,

@@ -15,7 +15,7 @@ pub enum GuestEvent {
     DeviceModelTaken,
     /// The guest's domain is gone: someone else destroyed it.
     Gone,
-    /// The host was started again, which ended all its guests.
+    /// The host was restarted, which ended all its guests.
     EndedWithHost,
 }
 
@@ -44,7 +44,7 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
     let action = match event {
         // Whoever destroyed it wanted it gone; only our part is left to be cleared.
         GuestEvent::Gone => return Decision::Destroy,
-        // Whether a guest starts with its host is the host's to say, and nothing is left that could be preserved.
+        // The host decides whether a guest starts with it, and nothing is left that could be preserved.
         GuestEvent::EndedWithHost => return Decision::Destroy,
         GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => {
             return match config.device_model.on_crash {

@@ -26,7 +26,7 @@ pub(crate) struct NoMonitors;
 
 impl Monitors for NoMonitors {
     fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError> {
-        let why = format!("nobody holds a session with the device model of guest {guest}");
+        let why = format!("no session with the device model of guest {guest} is open");
         Err(QmpError::NoSession { command: "any command".to_owned(), why })
     }
 }

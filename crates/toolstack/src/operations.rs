@@ -158,7 +158,7 @@ impl Toolstack {
         Ok(self.hypervisor.pause_domain(domain.domid()).map_err(Cause::from)?)
     }
 
-    /// Stops the vCPUs of a guest that has none stopped: Xen counts, and whoever unpauses it expects to do it once.
+    /// Pauses a guest unless it is paused already: Xen counts pauses, and one unpause must be enough.
     ///
     /// # Errors
     /// As for [`Self::pause`].
@@ -179,7 +179,7 @@ impl Toolstack {
         Ok(self.hypervisor.unpause_domain(domain.domid()).map_err(Cause::from)?)
     }
 
-    /// Lets a guest run whose create was cut off before its start. One that has shut down is not new.
+    /// Starts a guest whose creation was interrupted before its start. A guest that has shut down is not new.
     ///
     /// # Errors
     /// As for [`Self::unpause`].
@@ -191,7 +191,7 @@ impl Toolstack {
         }
     }
 
-    /// A guest's record and its domain, which is there.
+    /// A guest's record and its existing domain.
     fn running(&self, id: GuestId) -> Result<(GuestRecord, Domain), Cause> {
         let record = self.record_of(id)?;
         match record.guest_domain(self)? {

@@ -1,4 +1,4 @@
-//! Taking up after a daemon that was killed, or after a restart of the host.
+//! Recovery after the daemon was killed or the host was restarted.
 
 use config::Uuid;
 
@@ -35,8 +35,8 @@ pub struct EndedWithHost {
 impl Toolstack {
     /// Reads the state files and Xen's list: clears what was half made or half destroyed, and gives the others back.
     ///
-    /// Of a guest of an earlier boot of the host only the state file is left, and removed. A file that is not understood
-    /// is reported; nothing of its guest is touched.
+    /// A guest from an earlier boot of the host has only its state file left; the file is removed. A file that cannot
+    /// be read is reported, and its guest is left alone.
     ///
     /// To be called while no other call is under way.
     ///
@@ -58,14 +58,13 @@ impl Toolstack {
         if certain {
             self.detach_orphans(&known, events)?;
         } else {
-            let text =
-                "Loop devices without a guest are not looked for: whose a state file is cannot be told";
+            let text = "Unused loop devices are not detached: a state file without a UUID may be that of their guest";
             events(Event::Warning { text: text.to_owned() });
         }
         Ok(recovered)
     }
 
-    /// The host took everything along but the file.
+    /// Only the file outlived the boot of the host.
     fn end_with_host(&self, record: &GuestRecord, recovered: &mut Recovered) {
         if decide(&record.config, &GuestEvent::EndedWithHost) != Decision::Destroy {
             return;

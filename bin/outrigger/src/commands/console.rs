@@ -41,7 +41,7 @@ pub(crate) fn serial(guest: &Guest, port: u8, follow: bool) -> Result<ExitCode> 
 }
 
 fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
-    // Between the answer of outriggerd and the request to outrigger-consoled, a domid may become another domain's.
+    // A domid may be reused between outriggerd's answer and the request to outrigger-consoled.
     let of_guest = |which| Wanted { domid: guest.domid, which, uuid: guest.uuid.parse().ok() };
     if which.pv {
         return Ok(of_guest(Which::Number(0)));

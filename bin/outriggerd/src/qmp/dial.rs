@@ -39,11 +39,11 @@ pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<Reached>> + Sen
 /// Where a device model's monitor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// The number of the stubdomain.
+    /// The stubdomain's domid.
     pub(crate) stub: DomId,
-    /// Its UUID: with another one, the number is another domain's.
+    /// Its UUID, to check that the domid still belongs to it.
     pub(crate) stub_uuid: Uuid,
-    /// The number of the guest that it serves.
+    /// The domid of the guest that it serves.
     pub(crate) target: DomId,
     /// The console of the stubdomain that carries the monitor; nothing: the stubdomain serves it by vchan.
     pub(crate) console: Option<QmpConsole>,
@@ -123,13 +123,16 @@ async fn take_console(
     Ok(Reached::Console(Box::new(UnixStream::from_std(stream)?)))
 }
 
-/// Whether the number still is the stubdomain's.
+/// Fails unless the domid still belongs to the stubdomain.
 fn verify(hypervisor: &dyn Hypervisor, place: Place) -> io::Result<()> {
     let info = hypervisor.domain_info(place.stub).map_err(io::Error::other)?;
     if info.is_some_and(|info| info.uuid == *place.stub_uuid.as_bytes()) {
         return Ok(());
     }
-    let why = format!("the stubdomain {} is gone, and domain {} is not it", place.stub_uuid, place.stub);
+    let why = format!(
+        "the stubdomain {} is gone, and domain {} does not have its UUID",
+        place.stub_uuid, place.stub
+    );
     Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 

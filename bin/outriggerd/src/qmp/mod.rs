@@ -105,7 +105,7 @@ impl Monitors for Qmp {
             Some(session) => Ok(Arc::new(SharedMonitor::new(session.shared()))),
             None => Err(QmpError::NoSession {
                 command: "any command".to_owned(),
-                why: format!("{guest} is no guest that runs"),
+                why: format!("no guest with the UUID {guest} is running"),
             }),
         }
     }

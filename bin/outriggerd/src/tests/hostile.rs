@@ -1,4 +1,4 @@
-//! What a domain number means when the guest that had it is gone.
+//! Domids that other domains have after a guest is gone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::qmp::{Dial as _, HostDial, Place};
 use crate::restarts::Restarts;
 
 #[test]
-fn strangers_with_the_numbers_of_a_guest_that_is_gone_live_on() {
+fn domains_that_reuse_the_domids_of_a_gone_guest_are_not_destroyed() {
     let world = World::new();
     let service = world.start();
     let guest = service.create("").unwrap();
     service.kill().unwrap();
-    // The host is started anew: all domains are gone, numbers begin anew, and another toolstack is faster.
+    // The host restarts: all domains are gone, domids start again, and another toolstack gets them first.
     world.destroy_behind(&guest);
     let numbers = [guest.domid, guest.stub_domid.unwrap()];
     for (n, domid) in (1..).zip(numbers) {
@@ -42,7 +42,7 @@ fn strangers_with_the_numbers_of_a_guest_that_is_gone_live_on() {
     assert_eq!(done, []);
 }
 
-/// A domain of another toolstack with this number.
+/// A domain of another toolstack with this domid.
 fn stranger(world: &World, domid: DomId, uuid: [u8; 16]) {
     let mut spec = DomainSpec::new(DomainKind::Pv, uuid, 1);
     spec.domid = Some(domid);
@@ -59,13 +59,13 @@ fn state_file(world: &World) -> std::path::PathBuf {
 }
 
 #[test]
-fn number_means_a_guest_only_while_its_domain_has_it() {
+fn domid_means_a_guest_only_while_its_domain_has_it() {
     let world = World::new();
     let service = world.start();
     let guest = service.create("on_poweroff = \"preserve\"").unwrap();
     assert_eq!(service.get(&guest.domid.to_string()).unwrap().uuid, guest.uuid);
     assert_eq!(service.get(&guest.uuid).unwrap().domid, guest.domid);
-    // Nobody tells the daemon that the guest is gone and the number another's.
+    // The daemon is not notified that the guest is gone and its domid is reused.
     for domid in [guest.stub_domid, Some(guest.domid)].into_iter().flatten() {
         world.hypervisor.destroy_domain(domid).unwrap();
     }
@@ -89,14 +89,14 @@ fn number_means_a_guest_only_while_its_domain_has_it() {
 }
 
 #[test]
-fn guest_of_another_boot_is_gone_with_its_file() {
+fn guest_from_another_boot_is_gone_with_its_file() {
     let world = World::new();
     let service = world.start();
     let guest = service.create("").unwrap();
     service.kill().unwrap();
     world.destroy_behind(&guest);
     world.host.reboot();
-    // xl has made a guest of the same configuration.
+    // xl has created a guest from the same configuration.
     let uuid: Uuid = guest.uuid.parse().unwrap();
     stranger(&world, guest.domid, *uuid.as_bytes());
     let before = world.hypervisor.operations().len();
@@ -136,7 +136,7 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
 }
 
 #[test]
-fn restart_of_another_boot_is_not_made_up_for() {
+fn restart_from_another_boot_is_not_completed() {
     let folder = tempfile::tempdir().unwrap();
     let config = config::load_str("c", &super::world::config("")).config.unwrap();
     let [before, now] = [1, 2].map(|boot| Restarts::new(folder.path(), BootId(Uuid::from_u128(boot))));
@@ -147,7 +147,7 @@ fn restart_of_another_boot_is_not_made_up_for() {
 }
 
 #[test]
-fn stubdomain_is_not_reached_under_a_number_that_is_anothers() {
+fn stubdomain_is_not_contacted_under_a_reused_domid() {
     let world = World::new();
     let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
     stranger(&world, stub, [9; 16]);
@@ -158,6 +158,6 @@ fn stubdomain_is_not_reached_under_a_number_that_is_anothers() {
     for console in [None, Some(contract::QmpConsole::behind(0).unwrap())] {
         let place = Place { stub, stub_uuid: Uuid::from_u128(1), target, console };
         let error = runtime.block_on(dial.dial(place)).err().unwrap();
-        assert!(error.to_string().contains("domain 2 is not it"), "{error}");
+        assert!(error.to_string().contains("domain 2 does not have its UUID"), "{error}");
     }
 }

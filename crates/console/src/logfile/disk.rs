@@ -1,4 +1,4 @@
-//! What a log asks of the file system, so that a test can refuse any of it.
+//! The file operations of a log, behind a trait so that a test can make any of them fail.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -8,9 +8,9 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// The file system under a log. The methods do what their names say.
+/// The file system that a log is on.
 pub(super) trait Disk: fmt::Debug + Send {
-    /// Opens a file for appending (mode 0600, no symbolic link followed), creating it when it is missing.
+    /// Opens a file for appending (mode 0600, no symbolic link followed), and creates it if it is missing.
     fn open(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
@@ -39,7 +39,7 @@ pub(super) trait Disk: fmt::Debug + Send {
     }
 }
 
-/// The host's own.
+/// The host's file system.
 #[derive(Debug)]
 pub(super) struct HostDisk;
 

@@ -1,4 +1,4 @@
-//! A disk that refuses anything at any time: the limit holds, and the count is the file's own length.
+//! A disk whose operations fail at any time: the limit holds, and the count equals the file's length.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -9,22 +9,22 @@ use super::*;
 
 const LIMIT: u64 = 100;
 
-/// What the disk does next.
+/// The next fault of the disk.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// What it is asked for.
+    /// No fault.
     None,
-    /// A write takes so many bytes, without an error.
+    /// A write takes this many bytes and returns no error.
     Short(usize),
-    /// A write takes so many bytes, and the next one none.
+    /// A write takes this many bytes, and the next one fails.
     Full(usize),
     Open,
     Sync,
     Empty,
     Rename,
-    /// Neither can a file be renamed nor emptied.
+    /// A file can be neither renamed nor emptied.
     Stuck,
-    /// Everything fails, an open file's writes too.
+    /// Everything fails, including writes to the open file.
     Dead,
 }
 
@@ -116,7 +116,7 @@ proptest! {
             prop_assert!(length(&rotated(&path)) <= LIMIT, "{fault:?}: {} bytes in .1", length(&rotated(&path)));
             prop_assert_eq!(log.position().size, log.file.metadata().unwrap().len(), "{:?}", fault);
         }
-        // Once the disk is sound again, so is the log.
+        // Once the disk works again, so does the log.
         *disk.0.lock().unwrap() = Fault::None;
         let _ = log.append(b"\n");
         log.append(b"the end").unwrap();
@@ -137,7 +137,7 @@ fn full_log(fault: Fault) -> (tempfile::TempDir, FaultyDisk, LogFile) {
 #[test]
 fn a_rotation_that_fails_half_way_loses_neither_file() {
     let (folder, disk, mut log) = full_log(Fault::Open);
-    // Renamed, and no other one can be opened.
+    // Renamed, and no new file can be opened.
     assert!(matches!(log.append(b"lost"), Err(LogError::Open { .. })));
     assert!(matches!(log.append(b"lost"), Err(LogError::Open { .. })));
     *disk.0.lock().unwrap() = Fault::None;
@@ -157,14 +157,14 @@ fn a_rotated_log_is_not_emptied_when_the_next_one_cannot_be_opened() {
 }
 
 #[test]
-fn a_full_log_that_cannot_be_renamed_is_emptied_and_goes_on() {
+fn a_full_log_that_cannot_be_renamed_is_emptied_and_continues() {
     let (folder, _disk, mut log) = full_log(Fault::Rename);
     assert!(matches!(log.append(b"next"), Err(LogError::Rotate { .. })));
     assert_eq!(fs::read(folder.path().join("log")).unwrap(), b"next");
 }
 
 #[test]
-fn a_full_log_that_is_stuck_takes_nothing() {
+fn nothing_is_written_to_a_full_log_that_cannot_be_rotated() {
     let (folder, _disk, mut log) = full_log(Fault::Stuck);
     for _ in 0..3 {
         assert!(matches!(log.append(b"more"), Err(LogError::Rotate { .. })));

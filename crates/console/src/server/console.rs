@@ -67,7 +67,7 @@ struct Door {
 #[derive(Debug)]
 pub(crate) struct Console<M> {
     pub(crate) id: ConsoleId,
-    /// The domain that it belongs to, whoever has the domid.
+    /// The UUID of the domain that it belongs to, even if another domain has the domid now.
     pub(crate) uuid: Uuid,
     key: u64,
     pub(crate) wire: Option<Wire<M>>,

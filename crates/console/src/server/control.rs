@@ -121,7 +121,7 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    /// Who asks for a number means the domain that has it now, though the loop has not come to that yet.
+    /// Updates the domains if another one has the domid now: a request for a domid means the domain that has it.
     fn look_if_given_away(&mut self, domid: DomId) -> Result<(), ServerError> {
         let Some(uuid) = self.domains.get(&domid).copied() else { return Ok(()) };
         if self.is_still(domid, uuid) { Ok(()) } else { self.look_at_domains() }
@@ -138,7 +138,7 @@ impl<P: Platform> Server<P> {
             && meant != *uuid
         {
             let domid = wanted.domid;
-            return say(&stream, &format!("error Domain {domid} is now {uuid}, and not {meant}\n"));
+            return say(&stream, &format!("error Domain {domid} now has the UUID {uuid}, not {meant}\n"));
         }
         let Some(key) = self.wanted(wanted) else {
             return say(&stream, &format!("error There is no console {wanted}\n"));

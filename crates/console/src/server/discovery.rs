@@ -57,7 +57,7 @@ impl Dirty {
                 if let Some(id) = backend_of(path) {
                     self.add(id);
                 } else if let Some(id) = ConsoleId::parse(&event.token) {
-                    // Watches of one console's directory have its name as their token.
+                    // The watch of a console's directory has the console's ID as its token.
                     self.add(id);
                 }
             }
@@ -66,7 +66,7 @@ impl Dirty {
     }
 }
 
-/// Whether a number is a domain's now, as Xen says.
+/// Whether the domain with this UUID has the domid now, according to Xen.
 fn has_number<P: Platform>(platform: &mut P, domid: DomId, uuid: Uuid) -> bool {
     platform.domain_uuid(domid).is_ok_and(|now| now == Some(uuid))
 }
@@ -126,14 +126,15 @@ impl<P: Platform> Server<P> {
         Ok(done?)
     }
 
-    /// Whether a number is still the domain's that had it. If not, domains are looked at in the next turn.
+    /// Whether a domid still belongs to the same domain. If not, the domains are checked in the next turn.
     pub(crate) fn is_still(&mut self, domid: DomId, uuid: Uuid) -> bool {
         let is_still = has_number(&mut self.platform, domid, uuid);
         self.dirty.domains |= !is_still;
         is_still
     }
 
-    /// The same for a console's domain. If Xen has only failed to answer, the console is looked at again.
+    /// The same for a console's domain. If not, the console is checked again later, since Xen may only have failed to
+    /// answer.
     pub(crate) fn is_owner(&mut self, id: ConsoleId, uuid: Uuid) -> bool {
         let is_still = self.is_still(id.domid, uuid);
         if !is_still {
@@ -149,7 +150,7 @@ impl<P: Platform> Server<P> {
         Ok(alive.map(|domain| (domain.domid, domain.uuid)).collect())
     }
 
-    /// Takes leave of domains that are gone before it meets new ones: a number that came again between two looks is
+    /// Removes domains that are gone before it adds new ones: a domid that was reused between two checks belongs to
     /// another domain.
     pub(crate) fn look_at_domains(&mut self) -> Result<(), ServerError> {
         let alive = self.alive()?;
@@ -273,7 +274,7 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Writes a secondary console's state for the frontend to see, if the domain is the one that it is written for.
+    /// Writes a secondary console's state for the frontend, if the domid still belongs to the console's domain.
     fn write_state(&mut self, id: ConsoleId, state: XenbusState) -> Result<(), StoreError> {
         self.as_owner(id, |tree, is_owner| tree.write_state(id, state, is_owner))
     }
@@ -284,7 +285,7 @@ impl<P: Platform> Server<P> {
         self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))
     }
 
-    /// Does something in xenstore with a way to ask Xen whether the domid is still that of the console's domain.
+    /// Runs `work` on xenstore with a function that asks Xen whether the domid still belongs to the console's domain.
     fn as_owner(
         &mut self,
         id: ConsoleId,
@@ -304,13 +305,13 @@ impl<P: Platform> Server<P> {
         done
     }
 
-    /// Binds the port, and puts the console into service; says whether it worked. Nothing when the page and the port may
-    /// be those of another domain, which has the number now: both are given back.
+    /// Binds the port and puts the console into service; returns whether it worked. Returns `None` when another domain
+    /// may have the domid now, and so the page and the port may be that domain's: both are then released.
     fn connect(&mut self, id: ConsoleId, offer: Offer, page: io::Result<P::Page>) -> Option<bool> {
         let bound = page.and_then(|page| Ok((page, self.platform.bind(id.domid, offer.port)?)));
         let key = self.names.get(&id).copied();
         let uuid = self.console_mut(id)?.uuid;
-        // Asked afterwards: a domain that still has the number had it all the time.
+        // Checked after the bind: a domain that still has the domid had it all the time.
         if !self.is_owner(id, uuid) {
             if let Ok((_, port)) = bound {
                 self.platform.unbind(port);

@@ -2,9 +2,9 @@ use core::fmt;
 
 use xen_types::DomId;
 
-/// Where one console of the host is found.
+/// The domid and number of a console.
 ///
-/// Xen gives a domid to another domain when the first one is gone: over time, a console is this and its domain's UUID.
+/// Xen reuses the domid of a domain that is gone, so only this and the domain's UUID together identify a console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsoleId {
     /// The domain that it belongs to.

@@ -1,4 +1,4 @@
-//! What a process that was killed has left in the folder of the sockets.
+//! Files that a killed process left in the folder of the sockets.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -17,8 +17,8 @@ use crate::ring::OUT_SIZE;
 use crate::spool::Spool;
 
 impl<P: Platform> Server<P> {
-    /// Removes the journals of consoles that are gone, when their files have all of it. A journal that does not say
-    /// whose it is, is discarded: its domid may be another domain's by now.
+    /// Removes the journals of consoles that are gone, once their files have all the bytes. A journal without a UUID is
+    /// discarded: another domain may have its domid now.
     pub(crate) fn finish_journals(&self, is_gone: impl Fn(ConsoleId, Uuid) -> bool) {
         let Ok(entries) = fs::read_dir(&self.settings.socket_dir) else { return };
         for entry in entries.flatten() {
@@ -33,13 +33,13 @@ impl<P: Platform> Server<P> {
                         warn!(console, "{}", with_cause(&error));
                     }
                 }
-                None => info!(console, "discarded a journal of another version"),
+                None => info!(console, "discarded a journal that another version wrote"),
             }
             let _ = fs::remove_file(entry.path());
         }
     }
 
-    /// Whether this console is served, and is this domain's.
+    /// Whether this console is served and belongs to this domain.
     pub(crate) fn serves(&self, id: ConsoleId, uuid: Uuid) -> bool {
         let console = self.names.get(&id).and_then(|key| self.consoles.get(key));
         console.is_some_and(|console| console.uuid == uuid)
@@ -54,8 +54,8 @@ pub(super) fn make_folder(path: &Path) -> Result<(), ServerError> {
         .map_err(|source| ServerError::Folder { path: path.to_owned(), source })
 }
 
-/// Removes the sockets and the links to them, and journals that were never completed: those of consoles that still
-/// exist are made anew.
+/// Removes the sockets, the links to them, and incomplete journals. Those of consoles that still exist are created
+/// again.
 pub(super) fn remove_stale_names(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

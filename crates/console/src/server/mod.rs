@@ -89,7 +89,7 @@ pub struct Server<P: Platform> {
     store_slot: Slot,
     control: Control,
     hypervisor: Option<HypervisorLog>,
-    /// The domains that are served: their UUIDs, since a number is another domain's when the first one is gone.
+    /// The domains that are served, with their UUIDs, since domids are reused.
     domains: BTreeMap<DomId, Uuid>,
     /// Consoles by a number that is never used twice; those that leave have no name any more.
     consoles: BTreeMap<u64, Console<P::Page>>,
@@ -299,7 +299,7 @@ impl<P: Platform> Server<P> {
     fn handle(&mut self, key: u64, part: Part, flags: EpollFlags) {
         let Some(console) = self.consoles.get(&key) else { return };
         let (domid, uuid) = (console.id.domid, console.uuid);
-        // Whoever comes means the domain that has the number now.
+        // A new client means the domain that has the domid now.
         if matches!(part, Part::Listener | Part::OutputListener) && !self.is_still(domid, uuid) {
             return;
         }

@@ -22,8 +22,8 @@ use crate::platform::Platform;
 use crate::pty::Pty;
 
 impl<P: Platform> Server<P> {
-    /// Makes the console's log, socket and output, if this was not done yet. Says whether it has them: not when the
-    /// number is another domain's by now, whose keys may have been read.
+    /// Creates the console's log, socket and output, unless it has them. Returns false when another domain has the
+    /// domid now, since the keys that were read may be that domain's.
     pub(crate) fn open_console(&mut self, id: ConsoleId) -> Result<bool, StoreError> {
         if self.names.contains_key(&id) {
             return Ok(true);

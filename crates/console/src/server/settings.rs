@@ -1,4 +1,4 @@
-//! What the server is told, and why it cannot start or go on.
+//! The server's settings and its fatal errors.
 
 use std::io;
 use std::path::PathBuf;

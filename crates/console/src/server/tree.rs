@@ -150,9 +150,9 @@ impl<'a> Tree<'a> {
     /// Writes the backend's state, unless the toolstack has removed the device meanwhile: writing would make its
     /// directory anew, for ever.
     ///
-    /// `is_owner` asks Xen whether the domid is still that of the domain that is meant. It is asked after the device's
-    /// directory was looked at: if another domain gets the number later, that directory changes, and with it this
-    /// transaction is begun again.
+    /// `is_owner` asks Xen whether the domid still belongs to the console's domain. It is called after the device's
+    /// directory was read: if another domain gets the domid later, that directory changes, and this transaction is
+    /// repeated.
     pub(crate) fn write_state(
         &self,
         id: ConsoleId,
@@ -170,7 +170,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Tells stock tools where the console's pseudo-terminal is (`libxl_console_get_tty`, `xenconsole`). The guest
-    /// may read it and not write it (XSA-57). `is_owner` is as for [`Tree::write_state`].
+    /// may read it but not write it (XSA-57). `is_owner` is as for [`Tree::write_state`].
     pub(crate) fn write_tty(
         &self,
         id: ConsoleId,

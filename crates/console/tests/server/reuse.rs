@@ -1,4 +1,4 @@
-//! A domid that is given to another domain: between two turns of the server, and while there was no server.
+//! A domid that is given to another domain: between two turns of the server, and while no server was running.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -13,7 +13,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A domain whose console has had these bytes, in its log too.
+/// A domain whose console and log have these bytes.
 #[track_caller]
 fn with_bytes(host: &mut Host, number: u16, bytes: &[u8]) -> (DomId, Page) {
     let (id, page) = host.domain(number, "null");
@@ -22,7 +22,7 @@ fn with_bytes(host: &mut Host, number: u16, bytes: &[u8]) -> (DomId, Page) {
     (id, page)
 }
 
-/// Everything that a connection still gets, until its end.
+/// Everything that a connection still receives until its end.
 #[track_caller]
 fn rest(host: &mut Host, mut stream: &UnixStream) -> String {
     let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
@@ -37,7 +37,7 @@ fn rest(host: &mut Host, mut stream: &UnixStream) -> String {
     text(&got)
 }
 
-/// The domain with this number writes, and exactly that is in the log of its name and at its viewer.
+/// The domain with this domid writes, and its log and viewer get exactly that.
 #[track_caller]
 fn check_served(host: &mut Host, id: DomId, page: &Page, name: &str, says: &[u8]) {
     page.guest_write(says);
@@ -50,7 +50,7 @@ fn check_served(host: &mut Host, id: DomId, page: &Page, name: &str, says: &[u8]
 }
 
 #[test]
-fn journal_is_not_taken_over_by_another_domain_of_the_number() {
+fn journal_is_not_continued_by_another_domain_with_the_domid() {
     let mut host = Host::new();
     let (id, page) = host.domain(15, "null");
     page.guest_write(b"secret of the first\n");
@@ -70,10 +70,10 @@ fn journal_is_not_taken_over_by_another_domain_of_the_number() {
 }
 
 #[test]
-fn number_that_came_again_between_two_turns_is_served_anew() {
+fn domid_that_is_reused_between_two_turns_gets_a_new_console() {
     let mut host = Host::new();
     let (id, _) = with_bytes(&mut host, 16, b"old");
-    // Both within one turn of the daemon, as when it waits for a disk or xenstored.
+    // Both within one turn of the daemon, as while it waits for a disk or xenstored.
     host.destroy(id);
     host.xenstored.destroy_domain(id);
     let (id, page) = host.domain(16, "null");
@@ -83,7 +83,7 @@ fn number_that_came_again_between_two_turns_is_served_anew() {
 }
 
 #[test]
-fn last_bytes_of_the_old_domain_go_to_its_log_and_viewer_alone() {
+fn last_bytes_of_the_old_domain_go_only_to_its_log_and_viewer() {
     let mut host = Host::new();
     let (id, old) = with_bytes(&mut host, 16, b"old ");
     let viewer = host.view(id, 0);
@@ -103,7 +103,7 @@ fn last_bytes_of_the_old_domain_go_to_its_log_and_viewer_alone() {
 fn what_was_typed_to_the_old_domain_does_not_reach_the_new_one() {
     let mut host = Host::new();
     let (id, page) = with_bytes(&mut host, 16, b"old");
-    // More than its ring takes.
+    // More than fits into its ring.
     let mut viewer = host.view(id, 0);
     assert_eq!(host.read_viewer(&viewer, 3), b"old");
     viewer.write_all(&[b'x'; 3000]).unwrap();
@@ -117,7 +117,7 @@ fn what_was_typed_to_the_old_domain_does_not_reach_the_new_one() {
 }
 
 #[test]
-fn the_next_domain_of_name_and_number_goes_on_in_the_log_with_an_empty_history() {
+fn the_next_domain_with_name_and_domid_continues_the_log_with_an_empty_history() {
     let mut host = Host::new();
     with_bytes(&mut host, 16, b"old ");
     let (id, page) = host.give_away(16, "guest16");
@@ -129,14 +129,14 @@ fn the_next_domain_of_name_and_number_goes_on_in_the_log_with_an_empty_history()
 }
 
 #[test]
-fn who_asks_before_the_server_has_looked_gets_the_new_domain_or_nothing() {
+fn request_before_the_server_notices_the_reuse_gets_the_new_domain_or_fails() {
     let mut host = Host::new();
     let (id, _) = with_bytes(&mut host, 16, b"old");
     let socket = host.socket_path(id, 0);
     let old_uuid = host.xen.uuid(id);
     let (id, page) = host.give_away(16, "other");
     page.guest_write(b"new");
-    // Nothing in xenstore: these come before any watch event.
+    // Nothing changes in xenstore: the requests arrive before any watch event.
     let early = UnixStream::connect(socket).unwrap();
     early.set_nonblocking(true).unwrap();
     let asked = host.ask("view 16.0\n");
@@ -145,10 +145,10 @@ fn who_asks_before_the_server_has_looked_gets_the_new_domain_or_nothing() {
     assert_eq!(rest(&mut host, &early), "");
     assert_eq!(text(&host.read_viewer(&asked, 6)), "ok\nnew");
     let refusal = rest(&mut host, &with_old);
-    let wanted = format!("error Domain 16 is now {}, and not {old_uuid}\n", host.xen.uuid(id));
+    let wanted = format!("error Domain 16 now has the UUID {}, not {old_uuid}\n", host.xen.uuid(id));
     assert_eq!(refusal, wanted);
     assert_eq!(text(&host.read_viewer(&with_new, 3)), "ok\n");
-    // Before xenstored has heard of it too.
+    // The same before xenstored is notified.
     host.xen.replace(id);
     let stream = host.ask(&format!("view 16.0 uuid={}\n", host.xen.uuid(id)));
     assert_eq!(text(&host.read_viewer(&stream, 3)), "ok\n");
@@ -173,7 +173,7 @@ fn a_stream_of_the_old_domain_ends_and_the_new_one_has_its_own() {
 }
 
 #[test]
-fn secondary_consoles_of_the_old_domain_are_gone_with_it() {
+fn secondary_consoles_of_the_old_domain_end_with_it() {
     let mut host = Host::new();
     let (id, _) = with_bytes(&mut host, 16, b"old");
     for number in [1, 2] {
@@ -186,7 +186,7 @@ fn secondary_consoles_of_the_old_domain_are_gone_with_it() {
     }
     let (id, page) = host.give_away(16, "other");
     host.secondary(id, 1, "xenconsoled", "null");
-    // As the old one had it: nothing but the domain tells them apart.
+    // The same as the old one's: only the domain differs.
     let second = host.frontend(id, 1, 8, 6);
     second.guest_write(b"new second");
     host.until_state(id, 1, "4");
@@ -201,7 +201,7 @@ fn secondary_consoles_of_the_old_domain_are_gone_with_it() {
 }
 
 #[test]
-fn a_number_that_is_given_away_while_its_ring_is_taken_up_is_noticed() {
+fn reuse_of_a_domid_while_its_ring_is_mapped_is_noticed() {
     let mut host = Host::new();
     let (id, page) = host.domain(16, "null");
     let first = host.xen.uuid(id);
@@ -210,31 +210,34 @@ fn a_number_that_is_given_away_while_its_ring_is_taken_up_is_noticed() {
     host.until("another domain", |host| (host.xen.uuid(id) != first).then_some(()));
     host.turn();
     host.until_log(16, 0, b"whose?");
-    assert!(host.list().ends_with(&format!(" {}\n", host.xen.uuid(id))), "the ring is another domain's");
+    assert!(
+        host.list().ends_with(&format!(" {}\n", host.xen.uuid(id))),
+        "the ring belongs to another domain"
+    );
 }
 
 #[test]
-fn a_console_is_served_though_xen_did_not_answer_at_first() {
+fn a_console_is_served_even_if_xen_did_not_answer_at_first() {
     let mut host = Host::new();
-    // As often as there are events that lead to a look.
+    // Once for each event that leads to a check.
     host.xen.leave_unanswered(2);
     let (id, page) = host.domain(16, "null");
     check_served(&mut host, id, &page, "guest16", b"heard");
 }
 
 #[test]
-fn a_handshake_does_not_go_on_in_another_domain_s_nodes() {
+fn a_handshake_does_not_continue_in_another_domain_s_nodes() {
     let mut host = Host::new();
     let (id, _) = host.domain(16, "null");
     host.secondary(id, 1, "xenconsoled", "null");
     host.until_state(id, 1, "2");
-    // Xen knows of it, xenstored does not.
+    // Xen has the new domain, xenstored does not know of it.
     host.xen.replace(id);
     host.frontend(id, 1, 8, 5);
     host.until_state(id, 1, "4");
     let uuid = host.xen.uuid(id).to_string();
     assert_eq!(host.list().lines().filter(|line| line.ends_with(&uuid)).count(), 2, "{}", host.list());
-    // The same with a state that the server only has to answer.
+    // The same with a state that the server only has to acknowledge.
     host.xen.replace(id);
     host.front_state(id, 1, "6");
     host.until_state(id, 1, "6");
@@ -243,8 +246,8 @@ fn a_handshake_does_not_go_on_in_another_domain_s_nodes() {
     assert_eq!(host.list().lines().filter(|line| line.ends_with(&uuid)).count(), 2, "{}", host.list());
 }
 
-/// A server is killed when a domain has its last bytes in the server's journal alone, and the next one finds another
-/// domain of the number: at its start, or after it has listed the domains so many times.
+/// A server is killed while only its journal has a domain's last bytes. The next server finds another domain with the
+/// domid: at its start, or after it has listed the domains this many times.
 #[track_caller]
 fn check_last_bytes(lists: u32) {
     let mut rescued = 0;
@@ -271,26 +274,26 @@ fn check_last_bytes(lists: u32) {
         host.start();
         check_served(&mut host, id, &page, "other", b"NEW");
         let log = host.log(9, 0);
-        assert!(wanted.starts_with(&log), "not what the old domain said, after {fuse}");
-        // When the number is given away at the worst moment, the new domain's journal takes the old one's place.
+        assert!(wanted.starts_with(&log), "not what the old domain wrote, after {fuse}");
+        // If the domid is reused at the worst moment, the new domain's journal replaces the old one's.
         assert!(log.len() >= taken || lists == 1, "{} of {taken} after {fuse}", log.len());
     }
-    assert!(rescued > 0, "no kill was in time");
+    assert!(rescued > 0, "no kill came in time");
 }
 
 #[test]
-fn a_killed_server_s_last_bytes_go_to_the_old_log_though_the_number_is_given_away() {
+fn a_killed_server_s_last_bytes_go_to_the_old_log_even_if_the_domid_is_reused() {
     check_last_bytes(0);
 }
 
 #[test]
-fn last_bytes_do_not_go_to_a_domain_that_gets_the_number_while_the_next_server_starts() {
+fn last_bytes_do_not_go_to_a_domain_that_gets_the_domid_while_the_next_server_starts() {
     check_last_bytes(1);
     check_last_bytes(2);
 }
 
 #[test]
-fn a_number_that_was_given_away_while_there_was_no_server_brings_nothing_along() {
+fn a_domid_that_was_reused_while_no_server_was_running_starts_empty() {
     let mut host = Host::new();
     let (id, old) = with_bytes(&mut host, 16, b"old");
     host.write("/local/domain/0/backend/console/16/1/name", "agent");
@@ -323,7 +326,7 @@ fn a_number_that_was_given_away_while_there_was_no_server_brings_nothing_along()
     assert_eq!((text(&host.log(16, 0)), text(&host.log(16, 1))), ("old".into(), "old second".into()));
 }
 
-/// Makes a journal one of the form that had no UUID.
+/// Turns a journal into one of the earlier format, which had no UUID.
 fn make_old(host: &Host, name: &str) {
     let path = host.folder.path().join("run").join(name);
     let mut bytes = fs::read(&path).unwrap();
@@ -333,7 +336,7 @@ fn make_old(host: &Host, name: &str) {
 }
 
 #[test]
-fn a_journal_that_does_not_say_whose_it_is_is_discarded() {
+fn a_journal_without_a_uuid_is_discarded() {
     let mut host = Host::new();
     let (id, page) = with_bytes(&mut host, 16, b"old");
     let (gone, _) = with_bytes(&mut host, 17, b"gone");
@@ -342,7 +345,7 @@ fn a_journal_that_does_not_say_whose_it_is_is_discarded() {
     for name in ["16.0.journal", "17.0.journal"] {
         make_old(&host, name);
     }
-    // As if bytes were missing there, for the journal to bring.
+    // As if bytes were missing there that the journal could supply.
     for number in [16, 17] {
         fs::OpenOptions::new().write(true).open(host.log_path(number, 0)).unwrap().set_len(1).unwrap();
     }
@@ -357,7 +360,7 @@ fn a_journal_that_does_not_say_whose_it_is_is_discarded() {
 }
 
 #[test]
-fn names_that_a_killed_server_has_left_are_removed() {
+fn names_that_a_killed_server_left_are_removed() {
     let mut host = Host::new();
     let (id, _) = with_bytes(&mut host, 16, b"old");
     host.write("/local/domain/0/backend/console/16/1/name", "agent");
@@ -376,7 +379,7 @@ fn names_that_a_killed_server_has_left_are_removed() {
 }
 
 #[test]
-fn the_log_of_a_domain_that_is_gone_keeps_to_its_limit() {
+fn the_log_of_a_domain_that_is_gone_stays_within_its_limit() {
     let mut host = Host::new();
     host.log_limit = 4096;
     host.kill();

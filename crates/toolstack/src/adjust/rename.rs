@@ -46,7 +46,7 @@ impl Toolstack {
         let record = self.give_name(id, name, true, events)?;
         let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = record;
         let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else {
-            return Err(Cause::NotNow { name, why: "has no stubdomain any more".to_owned() }.into());
+            return Err(Cause::NotNow { name, why: "no longer has a stubdomain".to_owned() }.into());
         };
         Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }

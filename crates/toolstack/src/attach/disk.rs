@@ -29,7 +29,7 @@ struct Attachment<'a> {
     disk: Disk,
     /// QEMU's side of it.
     emulated: Option<EmulatedDisk>,
-    /// What was claimed, until the backends have it.
+    /// The claimed disk, held open until the backends have it.
     open: OpenDisks,
     backing: DiskBacking,
 }
@@ -387,7 +387,7 @@ pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     wait_for(live.ts, vec![id.back()])
 }
 
-/// What is behind a disk that is attached, whatever its name stands for by now.
+/// The backing of an attached disk, even if its name now leads to another file.
 pub(super) fn known_backing(live: &mut Live<'_>, disk: &Disk) -> Result<DiskBacking, Cause> {
     let DiskSource::Path(path) = &disk.source else {
         return attach_image(live.ts, &mut live.record, disk, None);
@@ -403,8 +403,8 @@ pub(super) fn known_backing(live: &mut Live<'_>, disk: &Disk) -> Result<DiskBack
     attach_image(live.ts, &mut live.record, disk, None)
 }
 
-/// The record without what was claimed for this disk, but for what its configuration names: a CD drive's disc that does
-/// not come, or has gone.
+/// Forgets the discs that were claimed for this CD drive, except the one in its configuration: the others were not
+/// inserted, or have been ejected.
 pub(super) fn forget_other_discs(record: &mut GuestRecord, vdev: Vdev) {
     let mut disks = record.config.disks.iter();
     let current = disks.find(|disk| disk.vdev == vdev).map(|disk| disk.source.clone());

@@ -90,7 +90,7 @@ impl Toolstack {
         record.config.nics.iter().map(entry).collect()
     }
 
-    /// The number under which a guest's devices are shown.
+    /// The domid that a guest's devices are listed with.
     fn shown_domid(&self, record: &GuestRecord) -> Result<DomId, Cause> {
         let gone = || Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() };
         let domid = record.domid.ok_or_else(gone)?;

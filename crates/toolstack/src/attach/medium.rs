@@ -38,7 +38,7 @@ struct Changing<'a> {
     how: Detach,
     /// QEMU's drive, if it emulates one.
     drive: Option<EmulatedDrive>,
-    /// What was claimed, until the backends have it.
+    /// The claimed disc, held open until the backends have it.
     open: OpenDisks,
     backing: DiskBacking,
     fresh: Option<LoopRecord>,

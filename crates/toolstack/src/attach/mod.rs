@@ -40,7 +40,7 @@ pub enum Detach {
     Force,
 }
 
-/// A guest that runs and is being changed. Each step finds its domains anew.
+/// A running guest that is being changed. Each step looks up its domains again.
 pub(crate) struct Live<'a> {
     pub(crate) ts: &'a Toolstack,
     pub(crate) record: GuestRecord,
@@ -51,7 +51,7 @@ impl<'a> Live<'a> {
     pub(crate) fn find(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
         let live = Self { ts, record: ts.record_of(id)? };
         if live.record.phase != Phase::Running {
-            return Err(live.not_now("is being made or destroyed"));
+            return Err(live.not_now("is being created or destroyed"));
         }
         match ts.look(live.domain()?)?.map(|info| info.state) {
             None => return Err(live.not_now("is gone")),
@@ -75,17 +75,17 @@ impl<'a> Live<'a> {
         self.record.id()
     }
 
-    /// The guest's domain, as Xen has it now.
+    /// The guest's domain, checked in Xen.
     pub(crate) fn domain(&self) -> Result<Domain, Cause> {
         self.record.guest_domain(self.ts)?.ok_or_else(|| self.not_now("is gone"))
     }
 
-    /// The number of its domain, for what carries it in xenstore; no other domain has it now.
+    /// The domid of its domain, for the entries that carry it in xenstore; no other domain has it now.
     pub(crate) fn domid(&self) -> Result<DomId, Cause> {
         self.own(self.record.domid, self.record.uuid)?.ok_or_else(|| self.not_now("is gone"))
     }
 
-    /// The same of its stubdomain.
+    /// The same for its stubdomain.
     pub(crate) fn stub(&self) -> Result<DomId, Cause> {
         let stub = self.own(self.record.stub_domid, self.record.stub_uuid)?;
         stub.ok_or_else(|| self.not_now("has lost its device model"))
@@ -139,7 +139,7 @@ impl<'a> Live<'a> {
     }
 
     pub(crate) fn guest(self) -> Result<Guest, Cause> {
-        let not_now = self.not_now("is being made or destroyed");
+        let not_now = self.not_now("is being created or destroyed");
         let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self.record;
         let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else { return Err(not_now) };
         Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })

@@ -1,6 +1,6 @@
-//! Disks of all domains as xenstore has them: of the block backend, and of QEMUs in dom0.
+//! Disks of all domains as xenstore lists them: those of the block backend, and those of QEMUs in dom0.
 //!
-//! Whatever made them wrote it, so nothing is believed of a text but what it says of a disk.
+//! Any toolstack may have written these entries, so they are used only to identify a disk.
 
 use xen_types::DomId;
 use xenstore::{Store, XsPath};
@@ -14,10 +14,10 @@ use crate::tree::below;
 /// The longest text that can name a block device, in bytes: `ffffffff:ffffffff`.
 const NUMBER_MAX: usize = 17;
 
-/// Which backend.
+/// The kind of backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The kernel's.
+    /// The kernel's block backend.
     Vbd,
     /// A QEMU in dom0.
     Qdisk,
@@ -34,7 +34,7 @@ impl Kind {
 }
 
 impl Host<'_> {
-    /// The guest that has the disk in a way that does not go with how it is wanted.
+    /// A guest of any toolstack that has the disk in a way that conflicts with the claim.
     pub(super) fn find_backend(&self, wanted: &DiskRecord) -> Result<Option<DomId>, Cause> {
         for kind in [Kind::Vbd, Kind::Qdisk] {
             for (domid, parent) in self.domains_of(kind)? {
@@ -51,7 +51,7 @@ impl Host<'_> {
         Ok(None)
     }
 
-    /// Whether a loop device is behind anybody's PV disk.
+    /// Whether a loop device is the device of any PV disk.
     pub(super) fn has_backend(&self, number: BlockNumber) -> Result<bool, Cause> {
         for (_, parent) in self.domains_of(Kind::Vbd)? {
             for backend in self.children(&parent)? {
@@ -63,10 +63,10 @@ impl Host<'_> {
         Ok(false)
     }
 
-    /// The guest for whom a domain has its disks; nothing when they do not count.
+    /// The guest that a domain has its disks for; `None` when they do not count.
     ///
-    /// Those of the guest that wants the disk do not, nor those of domains that are gone or have ended. A stubdomain's
-    /// are those of the guest that it serves.
+    /// The disks of the claiming guest do not count, nor do those of domains that are gone or have ended. A
+    /// stubdomain's disks are those of the guest that it serves.
     fn owner(&self, domid: DomId) -> Result<Option<DomId>, Cause> {
         let Some(info) = self.domains.get(&domid) else { return Ok(None) };
         let counts = |info: &xen::DomainInfo| !has_ended(info) && !self.own.contains(&info.domid);
@@ -80,7 +80,7 @@ impl Host<'_> {
         Ok(counts(guest).then_some(guest.domid))
     }
 
-    /// The domains that have such disks, and where these are.
+    /// The domains that have such disks, with their directories.
     fn domains_of(&self, kind: Kind) -> Result<Vec<(DomId, XsPath)>, Cause> {
         let children = self.children(&kind.parent())?;
         Ok(children.into_iter().filter_map(|path| Some((last(&path).parse().ok()?, path))).collect())
@@ -97,12 +97,12 @@ impl Host<'_> {
         {
             return Ok(Some(self.ts.host.block_disk(number)?));
         }
-        // Until its script has run, a PV disk has no more than this either.
+        // Until its script has run, a PV disk has only this too.
         let params = self.ts.xenstore.read(&below(backend, "params"))?.unwrap_or_default();
         let Some(path) = std::str::from_utf8(&params).ok().and_then(|text| image_path(kind, text)) else {
             return Ok(None);
         };
-        // What cannot be looked at under the name that another tool has for it is none of ours.
+        // A path that this host cannot look at is not one of our disks.
         Ok(self.ts.host.disk_at(path.as_ref()).unwrap_or_default())
     }
 
@@ -111,7 +111,7 @@ impl Host<'_> {
         Ok(value.and_then(|value| parse_device(&value)))
     }
 
-    /// What does not say that it only reads may write.
+    /// Any mode other than read-only counts as writable.
     fn may_write(&self, backend: &XsPath) -> Result<bool, Cause> {
         let mode = self.ts.xenstore.read(&below(backend, "mode"))?;
         Ok(mode.is_none_or(|mode| mode.contains(&b'w') || !mode.contains(&b'r')))
@@ -122,7 +122,7 @@ fn last(path: &XsPath) -> &str {
     path.as_str().rsplit('/').next().unwrap_or_default()
 }
 
-/// The image's absolute path: behind its format, for QEMU.
+/// The image's absolute path, which follows the format for QEMU.
 fn image_path(kind: Kind, params: &str) -> Option<&str> {
     let path = match kind {
         Kind::Vbd => params,
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_devices_are_read_as_the_backend_reads_them() {
+    fn device_numbers_are_parsed_as_by_the_backend() {
         let read = |text: &str| parse_device(text.as_bytes()).map(|number| (number.major, number.minor));
         assert_eq!(read("fd:7"), Some((253, 7)));
         assert_eq!(read("ffffffff:ffffffff"), Some((u32::MAX, u32::MAX)));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_images_path_is_behind_its_format() {
+    fn an_images_path_follows_its_format() {
         assert_eq!(image_path(Kind::Qdisk, "aio:/srv/a:b.img"), Some("/srv/a:b.img"));
         assert_eq!(image_path(Kind::Qdisk, "/srv/a.img"), Some("/srv/a.img"));
         assert_eq!(image_path(Kind::Vbd, "/dev/vg/a:b"), Some("/dev/vg/a:b"));

@@ -1,15 +1,15 @@
-//! Who may have which disk.
+//! Claims on disks: which guest may use which disk.
 //!
-//! A disk is what it is, not what it is called ([`DiskId`]): it is opened, looked at, and what is open is attached. It
-//! is compared with what our records say, with every PV disk of the host and every disk of a QEMU in dom0, whoever made
-//! them, with all loop devices, and with what dom0 has mounted. The rules are those of Xen's script for block devices
-//! (`check_sharing` in `tools/hotplug/Linux/block`): a writer is alone, readers share.
+//! A disk is identified by [`DiskId`], not by its name. It is opened and checked, and the open file is attached. It is
+//! compared with the disks in our records, with every PV disk of the host and every disk of a QEMU in dom0, from any
+//! toolstack, with all loop devices, and with dom0's mounts. The rules are those of Xen's script for block devices
+//! (`check_sharing` in `tools/hotplug/Linux/block`): a writer excludes all others, readers share.
 //!
 //! A record counts from the moment that it is written, and [`Toolstack::lock_disks`] is held from the check until then:
-//! of two guests that want a disk at the same time one gets it. A block device that is to be written stays claimed
-//! (`O_EXCL`) until the backends have it.
+//! if two guests claim a disk at the same time, one of them gets it. A block device that is opened for writing stays
+//! claimed (`O_EXCL`) until the backends have it.
 //!
-//! What a hotplug script makes is the script's to check. Once it is made, others are compared with it.
+//! A hotplug script checks the disks that it makes. Once they exist, other disks are compared with them.
 
 mod backends;
 mod user;
@@ -31,20 +31,20 @@ pub use user::DiskUser;
 /// Disks that are held open until their backends have them.
 pub(crate) type OpenDisks = BTreeMap<Vdev, OpenDisk>;
 
-/// While this lives, nobody else claims a disk.
+/// The lock that a thread holds while it claims disks.
 pub(crate) struct DisksLock<'a> {
     _guard: MutexGuard<'a, ()>,
 }
 
 impl Toolstack {
-    /// Waits until nobody else is claiming a disk.
+    /// Waits until no other thread is claiming a disk.
     pub(crate) fn lock_disks(&self) -> DisksLock<'_> {
         // It guards no data that a panic could leave half changed.
         DisksLock { _guard: self.disks.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 }
 
-/// Opens a disk for its guest; nothing unless it is a file or a block device.
+/// Opens a disk for its guest; `None` unless it is a file or a block device.
 pub(crate) fn open_disk(ts: &Toolstack, disk: &Disk) -> Result<Option<OpenDisk>, Cause> {
     let DiskSource::Path(path) = &disk.source else { return Ok(None) };
     let access = if disk.is_writable() { DiskAccess::Writable } else { DiskAccess::ReadOnly };
@@ -54,14 +54,15 @@ pub(crate) fn open_disk(ts: &Toolstack, disk: &Disk) -> Result<Option<OpenDisk>,
 /// Opens disks for a guest and adds them to its record, unless one of them is in use. The caller saves the record before
 /// it releases the lock.
 ///
-/// The guest's other disks are compared too. One of the same name is not: it is the disc that a CD drive has had.
+/// The guest's other disks are compared too, except the one with the same virtual device: that is the disc that a CD
+/// drive had before.
 pub(crate) fn claim(
     ts: &Toolstack,
     _lock: &DisksLock<'_>,
     record: &mut GuestRecord,
     disks: &[Disk],
 ) -> Result<OpenDisks, Cause> {
-    // All are opened before anything is looked at: dom0 cannot mount one that is to be written meanwhile.
+    // All are opened before the checks begin, so that dom0 cannot mount one that will be written.
     let mut wanted = Vec::new();
     for disk in disks {
         wanted.extend(Wanted::open(ts, disk).map_err(|cause| cause.about(describe(disk)))?);
@@ -82,13 +83,13 @@ pub(crate) fn claim(
     Ok(opened)
 }
 
-/// The guest's disks but for those that are being claimed.
+/// The guest's disks except those that are being claimed.
 fn own_disks(ts: &Toolstack, record: &GuestRecord, claimed: &[Disk]) -> Result<Vec<DiskRecord>, Cause> {
     let others = |vdev: Vdev| claimed.iter().all(|disk| disk.vdev != vdev);
     let mut own: Vec<_> = record.disks.iter().filter(|disk| others(disk.vdev)).cloned().collect();
     for disk in record.config.disks.iter().filter(|disk| others(disk.vdev)) {
         let DiskSource::Path(path) = &disk.source else { continue };
-        // An earlier release has not recorded what its disks are.
+        // An earlier release did not record the identity of disks.
         if own.iter().all(|known| known.vdev != disk.vdev)
             && let Some(id) = ts.host.disk_at(path.as_ref())?
         {
@@ -98,11 +99,11 @@ fn own_disks(ts: &Toolstack, record: &GuestRecord, claimed: &[Disk]) -> Result<V
     Ok(own)
 }
 
-/// A disk that a guest is to get.
+/// A disk that is being claimed for a guest.
 struct Wanted<'a> {
     disk: &'a Disk,
     record: DiskRecord,
-    /// A block device that is busy is compared nevertheless: whoever uses it may be known.
+    /// A busy block device is compared all the same: the error can then name its user.
     open: Result<OpenDisk, HostError>,
 }
 
@@ -127,19 +128,19 @@ impl<'a> Wanted<'a> {
 }
 
 impl DiskRecord {
-    /// Whether one of the two must not be used together with the other.
+    /// Whether the two disks must not be used at the same time.
     fn conflicts(&self, id: &DiskId, writable: bool) -> bool {
         (self.writable || writable) && self.id.overlaps(id)
     }
 }
 
-/// Everything that may use a disk, as the guest of `uuid` sees it.
+/// Every possible user of a disk, as seen from the guest `uuid`.
 struct Host<'a> {
     ts: &'a Toolstack,
     name: String,
     uuid: Uuid,
     users: DiskUsers,
-    /// The numbers of its domains.
+    /// The domids of its domains.
     own: Vec<DomId>,
     records: Records,
     boot: BootId,
@@ -163,7 +164,7 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Fails when somebody uses the disk in a way that does not go with how it is wanted.
+    /// Fails when the disk has a user that conflicts with the claim.
     fn check(&self, wanted: &DiskRecord, own: &[DiskRecord]) -> Result<(), Cause> {
         let same = own.iter().find(|disk| wanted.conflicts(&disk.id, disk.writable));
         let same = same.map(|disk| DiskUser::SameGuest { name: self.name.clone(), vdev: disk.vdev });
@@ -180,7 +181,7 @@ impl<'a> Host<'a> {
         user.map_or(Ok(()), |by| Err(Cause::DiskInUse { path: wanted.path.clone(), by }))
     }
 
-    /// Another guest of ours, from the moment that it has a record.
+    /// Another guest of ours that uses the disk, from the moment that it has a record.
     fn find_record(&self, wanted: &DiskRecord) -> Option<DiskUser> {
         let uses = |record: &&GuestRecord| {
             let counts = record.phase != Phase::Running || self.living(record.uuid).is_some();
@@ -193,7 +194,7 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// A guest of this boot of the host whose state file is not understood, but for what disks it has.
+    /// A guest of this boot of the host whose state file cannot be read, except for its list of disks.
     fn find_unreadable(&self, wanted: &DiskRecord) -> Option<DiskUser> {
         let uses = |file: &&UnreadableRecord| {
             file.boot.is_none_or(|boot| boot == self.boot)
@@ -209,7 +210,7 @@ impl<'a> Host<'a> {
         Some(DiskUser::Mounted { at: found.at.clone() })
     }
 
-    /// A loop device that is not the disk's own.
+    /// A loop device that uses the disk and is not the disk itself.
     fn find_loop(&self, wanted: &DiskRecord) -> Result<Option<DiskUser>, Cause> {
         let own = [wanted.id.block, wanted.id.whole];
         for entry in self.users.loops.iter().filter(|entry| !own.contains(&Some(entry.number()))) {
@@ -219,7 +220,7 @@ impl<'a> Host<'a> {
             let user = match tagged(entry) {
                 Some(uuid) if uuid == self.uuid => None,
                 Some(uuid) => self.living(uuid).map(|domid| self.guest(domid)).transpose()?,
-                // Somebody's PV disk: then it is that which counts, or does not.
+                // It is a domain's PV disk, which was checked above.
                 None if self.has_backend(entry.number())? => None,
                 None => Some(DiskUser::Loop { device: entry.device.path.clone(), file: entry.file.clone() }),
             };
@@ -242,12 +243,12 @@ impl<'a> Host<'a> {
     }
 }
 
-/// Whether a domain writes no more, although it is still there to be looked at. One that is suspended may go on.
+/// Whether a domain that still exists will not write any more. A suspended one may continue.
 fn has_ended(info: &DomainInfo) -> bool {
     info.state.shutdown.is_some_and(|reason| reason != ShutdownReason::Suspend)
 }
 
-/// Whose loop device it is, if a guest's of ours.
+/// The UUID of the guest of ours that the loop device belongs to, if any.
 fn tagged(entry: &HostLoop) -> Option<Uuid> {
     entry.tag.strip_prefix(LOOP_TAG)?.parse().ok()
 }

@@ -6,40 +6,40 @@ use xen_types::DomId;
 
 use crate::record::Phase;
 
-/// Who uses a disk.
+/// The user of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskUser {
-    /// The guest that it is for has it already.
+    /// The guest that asks for the disk already has it.
     SameGuest {
         /// The guest's name.
         name: String,
-        /// Its other disk.
+        /// The virtual device that it already has the disk as.
         vdev: Vdev,
     },
-    /// A guest, whoever made it.
+    /// A guest of any toolstack.
     Guest {
         /// Its name.
         name: String,
         /// Its domain, if it has one.
         domid: Option<DomId>,
-        /// How far its life is.
+        /// The phase of its life.
         phase: Phase,
     },
-    /// A guest whose state file is not understood.
+    /// A guest whose state file cannot be read.
     Unreadable {
         /// The file.
         file: PathBuf,
     },
     /// dom0 has mounted it.
     Mounted {
-        /// Where.
+        /// The mount point.
         at: String,
     },
-    /// A loop device of dom0's.
+    /// A loop device of dom0.
     Loop {
         /// The device.
         device: PathBuf,
-        /// Its file.
+        /// Its backing file.
         file: String,
     },
 }
@@ -47,7 +47,7 @@ pub enum DiskUser {
 impl fmt::Display for DiskUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SameGuest { name, vdev } => write!(f, "the guest {name} itself, as {vdev}"),
+            Self::SameGuest { name, vdev } => write!(f, "the guest {name} itself (as {vdev})"),
             Self::Guest { name, domid, phase } => {
                 write!(f, "the guest {name}")?;
                 if let Some(domid) = domid {
@@ -60,9 +60,9 @@ impl fmt::Display for DiskUser {
                 }
             }
             Self::Unreadable { file } => {
-                write!(f, "the guest of the state file {}, which cannot be read", file.display())
+                write!(f, "a guest whose state file {} cannot be read", file.display())
             }
-            Self::Mounted { at } => write!(f, "dom0, mounted on {at}"),
+            Self::Mounted { at } => write!(f, "dom0, which has it mounted on {at}"),
             Self::Loop { device, file } => {
                 write!(f, "the loop device {} (backing file {file})", device.display())
             }
@@ -71,16 +71,16 @@ impl fmt::Display for DiskUser {
 }
 
 impl DiskUser {
-    /// What a person can do.
+    /// What the user can do about it.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::SameGuest { .. } => "name it once, or make both read-only",
+            Self::SameGuest { .. } => "list it once, or make both entries read-only",
             Self::Guest { phase: Phase::Destroying, .. } => {
-                "wait, or destroy that guest again if it stays like this"
+                "wait until that is done; if it does not finish, destroy that guest again"
             }
             Self::Guest { .. } => "shut that guest down first, or make the disk read-only for both",
-            Self::Unreadable { .. } => "outrigger list shows what to do about the file",
-            Self::Mounted { .. } => "unmount it first; one that is mounted read-only can be shared read-only",
+            Self::Unreadable { .. } => "outrigger list shows how to resolve this",
+            Self::Mounted { .. } => "unmount it first, or use it read-only in both places",
             Self::Loop { .. } => "detach the loop device first (losetup -d)",
         }
     }

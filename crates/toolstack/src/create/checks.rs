@@ -65,7 +65,7 @@ impl Creation<'_> {
         self.check_records(records)
     }
 
-    /// Among guests that are being made, these are not in Xen yet.
+    /// Checks the records, since guests that are being created may not be in Xen yet.
     pub(super) fn check_records(&self, records: &Records) -> StepResult {
         let wanted = [self.record.name.clone(), self.record.stub_name()];
         if let Some(file) = records.in_the_way(Some(self.record.uuid), &wanted) {

@@ -209,8 +209,8 @@ pub(crate) fn describe(disk: &Disk) -> String {
     }
 }
 
-/// Takes a block device as it is and attaches an image file to a loop device, once for all who use the disk. What was
-/// opened before is attached; without that the disk is opened now.
+/// Uses a block device directly and attaches an image file to a loop device, once for all backends of the disk. If the
+/// disk is open already, that open file is attached; otherwise the disk is opened now.
 pub(crate) fn attach_image(
     ts: &Toolstack,
     record: &mut GuestRecord,

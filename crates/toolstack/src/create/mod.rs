@@ -82,7 +82,7 @@ pub(crate) struct Creation<'a> {
     pub(crate) stub_built: Option<PvBuilt>,
     /// What is behind each disk, by its name.
     pub(crate) backings: BTreeMap<String, DiskBacking>,
-    /// The disks that were claimed, until the backends have them.
+    /// The claimed disks, held open until the backends have them.
     pub(crate) disks: OpenDisks,
     pub(crate) stub_started: Option<Instant>,
     pub(crate) warnings: Vec<String>,
@@ -208,18 +208,18 @@ impl Toolstack {
 }
 
 impl Creation<'_> {
-    /// The number of the guest's domain, as Xen has it now.
+    /// The domid of the guest's domain, checked in Xen.
     pub(crate) fn domid(&self) -> Result<DomId, Cause> {
         let domain = self.record.guest_domain(self.ts)?;
         Ok(domain.ok_or_else(|| self.not_now("has no domain"))?.domid())
     }
 
-    /// The stubdomain, as Xen has it now.
+    /// The stubdomain, checked in Xen.
     pub(crate) fn stub_domain(&self) -> Result<Domain, Cause> {
         self.record.stub_domain(self.ts)?.ok_or_else(|| self.not_now("has no stubdomain"))
     }
 
-    /// Its number.
+    /// Its domid.
     pub(crate) fn stub(&self) -> Result<DomId, Cause> {
         Ok(self.stub_domain()?.domid())
     }
@@ -252,12 +252,12 @@ impl Creation<'_> {
         before_end(self.ts.host.tail(&log, LOG_LOOKED_AT))
     }
 
-    /// Notes a domain that was just made: from now on its number stands for it.
+    /// Records the domid of a domain that was just created.
     fn record_domain(&self) -> StepResult {
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
-    /// From here on its disks and its name are taken. Two guests that want the same do this one after the other.
+    /// Claims the guest's disks and its name. Two guests that want the same do this one after the other.
     fn write_record(&mut self) -> StepResult {
         let lock = self.ts.lock_disks();
         self.check_records(&self.ts.records()?)?;

@@ -46,7 +46,7 @@ impl Vif {
         DeviceId::new(DeviceKind::Vif, self.domid, self.nic.devid)
     }
 
-    /// Its backend, as dom0's kernel knows it.
+    /// Its backend in dom0's kernel.
     pub(crate) const fn backend(&self) -> VifId {
         VifId { domid: self.domid, devid: self.nic.devid }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::BlockDevice;
 use super::sim_disks::Held;
 
-/// A block device's number.
+/// The number of a block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlockNumber {
     /// Its major number.
@@ -35,15 +35,15 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// What a disk is, whatever it is called.
+/// The identity of a disk, independent of its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskId {
-    /// The file: the disk itself, or what is behind its loop device.
+    /// The file: the disk itself, or the backing file of its loop device.
     pub file: Option<FileId>,
     /// The block device, if the disk is one.
     pub block: Option<BlockNumber>,
-    /// The disk that the block device is a partition of, or the device that its loop device is attached to.
+    /// The disk that the block device is a partition of, or the backing device of its loop device.
     pub whole: Option<BlockNumber>,
 }
 
@@ -60,14 +60,14 @@ impl DiskId {
         Self { file: None, block: Some(block), whole }
     }
 
-    /// Whether what is written to one can be read from the other.
+    /// Whether data written to one can be read from the other.
     ///
-    /// Offsets and lengths of loop devices are not looked at: two on one file overlap.
+    /// Offsets and lengths of loop devices are ignored: two on one file overlap.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let same_file = self.file.is_some() && self.file == other.file;
         if self.whole.is_some() && other.whole.is_some() {
-            // Two partitions share their disk and nothing else, unless it is one file behind two loop devices.
+            // Two partitions of a disk do not overlap, unless two loop devices have the same backing file.
             return self.block == other.block || (same_file && self.whole != other.whole);
         }
         let blocks = [self.block, self.whole];
@@ -75,16 +75,16 @@ impl DiskId {
     }
 }
 
-/// What a disk is opened for.
+/// The access that a disk is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskAccess {
-    /// To be read.
+    /// Reading only.
     ReadOnly,
-    /// To be written: a block device that dom0 uses is refused, and kept from it while the disk is open.
+    /// Writing: a block device that dom0 uses is refused, and dom0 cannot claim it while the disk is open.
     Writable,
 }
 
-/// A disk that is open, so that what was looked at is what is attached.
+/// An open disk, so that the disk that was checked is the one that is attached.
 #[derive(Debug)]
 pub struct OpenDisk {
     pub(super) path: PathBuf,
@@ -94,12 +94,12 @@ pub struct OpenDisk {
     pub(super) handle: Handle,
 }
 
-/// What holds a disk open.
+/// The handle that keeps a disk open.
 #[derive(Debug)]
 pub(super) enum Handle {
     /// A descriptor.
     File(File),
-    /// A simulated one: the file's real name, and what keeps dom0 from a block device.
+    /// A simulated one: the file's real name, and the exclusive claim on a block device.
     Simulated(PathBuf, #[expect(dead_code, reason = "it is held until it is dropped")] Option<Held>),
 }
 
@@ -110,7 +110,7 @@ impl OpenDisk {
         &self.path
     }
 
-    /// What it is.
+    /// Its identity.
     #[must_use]
     pub fn id(&self) -> DiskId {
         self.id
@@ -124,18 +124,18 @@ impl OpenDisk {
     }
 }
 
-/// A loop device of dom0, whoever attached it.
+/// A loop device of dom0, from any program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostLoop {
     /// The device.
     pub device: BlockDevice,
-    /// What is behind it.
+    /// The identity of its backing file.
     pub backing: DiskId,
-    /// The name of what is behind it, for people.
+    /// The name of its backing file, for messages.
     pub file: String,
-    /// Whether it can only be read.
+    /// Whether it is read-only.
     pub read_only: bool,
-    /// What the kernel has as its name: of ours, whose it is.
+    /// The name that the kernel has for it; on our own loop devices it names the guest.
     pub tag: String,
 }
 
@@ -147,18 +147,18 @@ impl HostLoop {
     }
 }
 
-/// A block device that dom0 has mounted.
+/// A mount of a block device in dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMount {
     /// The device.
     pub id: DiskId,
-    /// Where.
+    /// The mount point.
     pub at: String,
-    /// Whether the file system can only be read.
+    /// Whether the file system is read-only.
     pub read_only: bool,
 }
 
-/// What dom0 uses disks for.
+/// The uses of disks in dom0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskUsers {
     /// Its loop devices.
@@ -168,7 +168,7 @@ pub struct DiskUsers {
 }
 
 impl DiskUsers {
-    /// The same disk with what is behind its loop device, if it is one or a partition of one.
+    /// The same disk with the backing file of its loop device, if it is one or a partition of one.
     #[must_use]
     pub fn with_backing(&self, id: DiskId) -> DiskId {
         let numbers = [id.block, id.whole];
@@ -191,7 +191,7 @@ mod tests {
         DiskId::of_file(FileId { major: 8, minor: 1, inode })
     }
 
-    /// `sda`, `sda1`, `sda2`, `sdb`; a file, loop devices on it and on another, and partitions of these.
+    /// `sda`, `sda1`, `sda2`, `sdb`; files, two loop devices on one of them, and partitions of these.
     fn disks() -> Vec<(&'static str, DiskId)> {
         let part = |minor, of| DiskId::of_block(block(259, minor), Some(of));
         let over = |id: DiskId| DiskId { file: file(1).file, ..id };
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_overlaps_itself_its_partitions_and_what_is_behind_it() {
+    fn a_disk_overlaps_itself_its_partitions_and_its_backing_file() {
         let apart = [("sda1", "sda2"), ("loop0p1", "loop0p2")];
         let groups: [&[&str]; 5] = [
             &["sda", "sda1", "sda2"],
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_release_is_read() {
+    fn an_identity_from_another_release_is_read() {
         let read = |text: &str| serde_json::from_str::<DiskId>(text).unwrap();
         assert_eq!(read("{}"), DiskId::default());
         let newer = r#"{"block": {"major": 8, "minor": 0, "serial": "x"}, "wwn": 5}"#;

@@ -54,10 +54,10 @@ pub struct LoopAttachment {
     pub tag: String,
 }
 
-/// A boot of the host: dom0's kernel makes a random number at its start.
+/// A boot of the host, identified by the random UUID that dom0's kernel makes when it starts.
 ///
-/// dom0 and its Xen boot together (Xen does not outlive dom0, and a new dom0 comes with a new Xen), so the number stands
-/// for both, and Xen's domids are comparable only within it.
+/// dom0 and its Xen boot together (neither outlives the other), so the UUID identifies the boot of both. Domids are
+/// comparable only within one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BootId(pub uuid::Uuid);
@@ -83,12 +83,12 @@ pub enum FileKind {
     Other,
 }
 
-/// A network backend of dom0: its interface is known by it, whatever name it has.
+/// A network backend of dom0, which identifies its interface independent of the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VifId {
     /// The frontend's domain.
     pub domid: DomId,
-    /// The device's number there.
+    /// The device's number in that domain.
     pub devid: u32,
 }
 
@@ -107,7 +107,7 @@ impl VifId {
         format!("vif-{}-{}", self.domid, self.devid)
     }
 
-    /// The name that the interface has at first.
+    /// The initial name of the interface.
     #[must_use]
     pub fn first_name(self) -> String {
         format!("vif{}.{}", self.domid, self.devid)
@@ -184,25 +184,27 @@ pub trait HostDevices: Send + Sync {
     /// The last `lines` lines of a text file, made harmless for a terminal; none when it cannot be read.
     fn tail(&self, path: &Path, lines: usize) -> Vec<String>;
 
-    /// Opens a disk, so that what is looked at is what is attached. Only a file or a block device is opened.
+    /// Opens a disk, so that the disk that is checked is the one that is attached. Only a file or a block device is
+    /// opened.
     ///
     /// # Errors
-    /// When it cannot be opened so; [`HostError::DiskBusy`] when dom0 uses the block device that is to be written.
+    /// When it cannot be opened for this access; [`HostError::DiskBusy`] when dom0 uses a block device that is opened
+    /// for writing.
     fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError>;
 
-    /// What the disk at a path is; nothing when there is none.
+    /// The identity of the disk at a path; `None` when there is no disk.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When its metadata cannot be read.
     fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError>;
 
-    /// What the block device of this number is, but for what is behind it if it is a loop device.
+    /// The identity of the block device with this number, without the backing file of a loop device.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When its metadata cannot be read.
     fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError>;
 
-    /// What dom0 uses disks for.
+    /// The uses of disks in dom0.
     ///
     /// # Errors
     /// When the kernel's lists cannot be read.
@@ -244,14 +246,14 @@ pub trait HostDevices: Send + Sync {
     /// When the interface or the bridge is missing, or the kernel refuses.
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
 
-    /// Takes the interface of this backend from its bridge and makes it a port of another; it stays up.
+    /// Moves the interface of this backend from its bridge to another; it stays up.
     ///
     /// # Errors
-    /// When the interface or the bridge is missing, the interface is another backend's, or the kernel refuses.
+    /// When the interface or the bridge is missing, the interface belongs to another backend, or the kernel refuses.
     fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError>;
 
-    /// Takes the interface of this backend from its bridge and brings it down; nothing when it is gone, as it is with
-    /// its backend, and the name perhaps another's.
+    /// Removes the interface of this backend from its bridge and brings it down. Does nothing when the interface is
+    /// gone (it disappears with its backend), even if another interface has the name now.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -263,10 +265,10 @@ pub trait HostDevices: Send + Sync {
     /// When it cannot be started, fails, or is still running at the deadline (it is killed then).
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
 
-    /// Which boot of the host this is.
+    /// Identifies the current boot of the host.
     ///
     /// # Errors
-    /// When the kernel's number cannot be read.
+    /// When the kernel's boot ID cannot be read.
     fn boot_id(&self) -> Result<BootId, HostError>;
 
     /// How far dom0's local time is ahead of UTC now, in seconds; 0 when no time zone is set.
@@ -303,13 +305,13 @@ pub enum HostError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// What shall be opened as a disk is neither a file nor a block device.
+    /// The path of a disk is neither a file nor a block device.
     #[error("{path} is neither a file nor a block device")]
     NoDisk {
         /// The path.
         path: PathBuf,
     },
-    /// A block device that is to be written is in use in dom0.
+    /// A block device that was opened for writing is in use in dom0.
     #[error(
         "{path} is in use in dom0: it is mounted, or LVM, MD, swap or another program has claimed it. Release it first \
          (lsblk {path} shows what uses it)"
@@ -317,7 +319,7 @@ pub enum HostError {
     DiskBusy {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// Its identity.
         id: Box<DiskId>,
     },
     /// A loop device.
@@ -367,8 +369,8 @@ pub enum HostError {
         /// What is wrong with it.
         why: String,
     },
-    /// The kernel's number of its boot.
-    #[error("Cannot tell which boot of the host this is: {path} has no UUID")]
+    /// The kernel's boot ID is not a UUID.
+    #[error("Cannot identify the host's current boot: {path} contains no UUID")]
     BootId {
         /// The kernel's file.
         path: PathBuf,

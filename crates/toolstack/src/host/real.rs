@@ -18,7 +18,7 @@ use super::{
 const PORT_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// dom0's time zone.
 const LOCAL_TIME: &str = "/etc/localtime";
-/// The random number of this boot (`random(4)`); dom0 and Xen boot together.
+/// The random UUID of this boot (`random(4)`); dom0 and Xen boot together.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// How much of a log's end is read for its last lines, in bytes.
 const TAIL_BYTES: u64 = 16 * 1024;
@@ -242,7 +242,7 @@ fn network(operation: &'static str, interface: &str) -> impl Fn(io::Error) -> Ho
     move |source| HostError::Network { operation, interface: interface.clone(), source }
 }
 
-/// Whether an interface belongs to this backend: xenbus's device is behind it.
+/// Whether an interface belongs to this backend: its device is the backend's xenbus device.
 fn is_of(interface: &str, backend: VifId) -> Result<bool, HostError> {
     let link = interface_folder(interface)?.join("device");
     let device = fs::read_link(link).ok();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_has_one_number() {
+    fn the_boot_id_is_constant() {
         assert_eq!(RealHost.boot_id().unwrap(), RealHost.boot_id().unwrap());
     }
 
@@ -331,7 +331,7 @@ mod tests {
         assert!(!RealHost.is_bridge("lo").unwrap());
         let vif = VifId::of_backend("backend/vif/999/0").unwrap();
         RealHost.remove_port("vif999.0", vif).unwrap();
-        // An interface of that name which no backend made.
+        // An interface that no backend made.
         RealHost.remove_port("lo", vif).unwrap();
         assert!(RealHost.move_port("lo", vif, "none").is_err());
         assert!(interface_index("lo").unwrap() > 0);

@@ -1,4 +1,4 @@
-//! Disks of this host: opened, identified, and who uses them.
+//! Disks of the real host: opening and identifying them, and finding their users.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -18,10 +18,10 @@ use super::{
 
 /// Linux's `LOOP_MAJOR`.
 const LOOP_MAJOR: u32 = 7;
-/// The longest list of mounts that is read, in bytes.
+/// The size limit of the list of mounts, in bytes.
 const MOUNTS_MAX: u64 = 16 << 20;
 
-/// Opens a disk. What is no disk is looked at and never opened, as opening may wait or do something.
+/// Opens a disk. Anything else is only looked at and never opened, since opening it could block or have an effect.
 pub(super) fn open(path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError> {
     let failed = |source| HostError::File { operation: "open", path: path.to_owned(), source };
     let found = OpenOptions::new().read(true).custom_flags(O_PATH).open(path).map_err(failed)?;
@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path, access: DiskAccess) -> Result<OpenDisk, HostErro
     if is_block && access == DiskAccess::Writable {
         options.custom_flags(O_EXCL);
     }
-    // The same file again, whatever has its name by now.
+    // The same file again, even if its name now leads to another.
     let same = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
     let handle = match options.open(same) {
         Err(error) if is_block && error.raw_os_error() == Some(EBUSY) => {
@@ -53,7 +53,7 @@ pub(super) fn descriptor(disk: &OpenDisk) -> Result<&File, HostError> {
     }
 }
 
-/// What is at a path; nothing unless it is a disk.
+/// The identity of the disk at a path; `None` unless it is a disk.
 pub(super) fn at(path: &Path) -> Result<Option<DiskId>, HostError> {
     match fs::metadata(path) {
         Ok(meta) => identify(&meta),
@@ -93,11 +93,11 @@ pub(super) fn of_block(block: BlockNumber) -> Result<DiskId, HostError> {
     if !folder.join("partition").exists() {
         return Ok(DiskId::of_block(block, None));
     }
-    // The folder is a link; a partition's real one lies in its disk's.
+    // The folder is a link; a partition's real folder is inside its disk's.
     let path = folder.join("../dev");
     match fs::read_to_string(&path) {
         Ok(text) => Ok(DiskId::of_block(block, parse_number(text.trim()))),
-        // Both have gone meanwhile.
+        // Both disappeared meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DiskId::of_block(block, None)),
         Err(source) => Err(HostError::File { operation: "read", path, source }),
     }
@@ -112,12 +112,12 @@ fn parse_number(text: &str) -> Option<BlockNumber> {
 pub(super) fn users() -> Result<DiskUsers, HostError> {
     let mut users = DiskUsers { loops: loops()?, mounts: Vec::new() };
     let table = RealHost.read_file(Path::new("/proc/self/mountinfo"), MOUNTS_MAX)?;
-    // Many mounts are of one device.
+    // A device can have many mounts.
     let mut known = BTreeMap::new();
     for mount in String::from_utf8_lossy(&table).lines().filter_map(parse_mount) {
         let device = fs::metadata(&mount.source).ok().filter(|meta| meta.file_type().is_block_device());
         let mut numbers: Vec<_> = device.map(|meta| number(meta.rdev())).into_iter().collect();
-        // Numbers of major 0 are of no device: file systems without one, and some (btrfs) with several.
+        // Major 0 belongs to no device: file systems without one have it, and some with several (btrfs).
         numbers.extend(Some(mount.device).filter(|device| device.major != 0 && !numbers.contains(device)));
         for number in numbers {
             let id = match known.get(&number) {
@@ -156,7 +156,7 @@ struct Mount {
     read_only: bool,
 }
 
-/// Parses a line; nothing of one that is none.
+/// Parses a line; `None` if it is malformed.
 fn parse_mount(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(2);
@@ -167,12 +167,12 @@ fn parse_mount(line: &str) -> Option<Mount> {
         device,
         at: harmless_line(&unescape(at)),
         source: PathBuf::from(String::from_utf8_lossy(&unescape(source)).into_owned()),
-        // The file system's own: a mount that is read-only may have another beside it that is not.
+        // The file system's own option: a file system may have a read-only mount and a writable one.
         read_only: options.split(',').any(|option| option == "ro"),
     })
 }
 
-/// Undoes the kernel's escapes of blanks and backslashes: three octal digits behind a backslash.
+/// Undoes the kernel's escapes of blanks and backslashes: a backslash and three octal digits.
 fn unescape(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((first, others)) = rest.split_first() {
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_mountinfo_are_read_and_broken_ones_left_out() {
+    fn lines_of_mountinfo_are_read_and_malformed_ones_skipped() {
         let read = |line: &str| {
             parse_mount(line).map(|mount| (mount.device.to_string(), mount.at, mount.source, mount.read_only))
         };
@@ -202,7 +202,7 @@ mod tests {
             read("36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"),
             mounted("98:0", "/mnt 2", "/dev/root", false)
         );
-        // Read-only here alone: another mount of it may write.
+        // Only this mount is read-only: another one may be writable.
         assert_eq!(read("36 35 8:1 / /a ro - ext4 /dev/sda1 rw"), mounted("8:1", "/a", "/dev/sda1", false));
         assert_eq!(read("36 35 8:1 / /a ro - ext4 /dev/sda1 ro,x"), mounted("8:1", "/a", "/dev/sda1", true));
         assert_eq!(
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_disk_is_not_opened() {
+    fn only_disks_are_opened() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());

@@ -32,19 +32,19 @@ pub struct SimState {
     /// The files' inode numbers.
     pub(super) inodes: BTreeMap<PathBuf, u64>,
     pub(super) last_inode: u64,
-    /// What each loop device is attached to, whatever became of the name.
+    /// The identity of each loop device's backing file, independent of its name.
     pub(super) backing: BTreeMap<u32, DiskId>,
     /// Partitions and their disks.
     pub(super) partitions: BTreeMap<(u32, u32), (u32, u32)>,
-    /// Mounted block devices: where, and whether read-only.
+    /// Mounted block devices: the mount point, and whether it is read-only.
     pub(super) mounts: Vec<(PathBuf, String, bool)>,
-    /// Block devices that dom0 has claimed otherwise.
+    /// Block devices that another program of dom0 has claimed.
     pub(super) claims: Vec<PathBuf>,
     /// Bridges.
     pub bridges: BTreeSet<String>,
     /// Bridge ports: interface to bridge.
     pub ports: BTreeMap<String, String>,
-    /// The first names of ports that have another: what their backends are.
+    /// The initial names of renamed ports, which identify their backends.
     pub renamed: BTreeMap<String, String>,
     /// Scripts that ran.
     pub scripts: Vec<(PathBuf, Vec<String>)>,
@@ -56,7 +56,7 @@ pub struct SimState {
     pub calls: u64,
     /// The call that fails, from 1.
     pub fail_at: Option<u64>,
-    /// How often the host was started again.
+    /// How often the host was restarted.
     pub boots: u64,
     random: u64,
 }
@@ -83,14 +83,14 @@ impl SimHost {
         self.lock().bridges.insert(name.to_owned());
     }
 
-    /// Adds a port that another toolstack made for a backend of its own.
+    /// Adds a port that another toolstack made for one of its backends.
     pub fn put_port(&self, interface: &str, first_name: &str, bridge: &str) {
         let mut state = self.lock();
         state.ports.insert(interface.to_owned(), bridge.to_owned());
         state.renamed.insert(interface.to_owned(), first_name.to_owned());
     }
 
-    /// The kernel ends a backend: its interface goes, whatever name it has.
+    /// Ends a backend as the kernel does: its interface disappears, even if it was renamed.
     pub fn end_backend(&self, of: VifId) {
         let mut state = self.lock();
         let gone = |(name, first): (&String, &String)| (*first == of.first_name()).then(|| name.clone());
@@ -111,7 +111,7 @@ impl SimHost {
         state.fail_at = (call > 0).then(|| state.calls + call);
     }
 
-    /// Starts the host again: files stay, what the kernel had is gone.
+    /// Restarts the host: files stay, the kernel's state is gone.
     pub fn reboot(&self) {
         let mut state = self.lock();
         state.boots += 1;

@@ -1,4 +1,4 @@
-//! Disks of a simulated host: names of files, partitions, mounts, and who keeps whom from a block device.
+//! Disks of the simulated host: names of files, partitions, mounts, and exclusive claims on block devices.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,13 +12,13 @@ use super::{
     OpenDisk, SimHost, SimState,
 };
 
-/// How many links a name may lead through.
+/// The longest chain of links that is followed.
 const LINKS_MAX: usize = 40;
 
-/// The block devices that are open for one writer alone.
+/// The block devices that a writer has open exclusively.
 pub(super) type Holds = Arc<Mutex<BTreeMap<u64, DiskId>>>;
 
-/// Keeps others from a block device until it is dropped.
+/// An exclusive claim on a block device, released when it is dropped.
 #[derive(Debug)]
 pub(super) struct Held {
     holds: Holds,
@@ -69,12 +69,12 @@ impl SimHost {
         self.lock().mounts.push((device.into(), at.to_owned(), read_only));
     }
 
-    /// Has a program of dom0 claim a block device, as LVM, MD and swap do.
+    /// Lets a program of dom0 claim a block device, as LVM, MD and swap do.
     pub fn put_claim(&self, device: impl Into<PathBuf>) {
         self.lock().claims.push(device.into());
     }
 
-    /// Attaches a disk to a loop device, as another program does; returns its number.
+    /// Attaches a disk to a loop device, as another program would; returns its number.
     ///
     /// # Panics
     /// When there is no such disk.
@@ -94,7 +94,7 @@ impl SimHost {
             let others = self.holds.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut claimed =
                 by_dom0.filter_map(|device| Some(state.disk(device)?.1)).chain(others.into_values());
-            // Linux lets one program have a device, and none its disk then.
+            // While a program has claimed a device, Linux lets no other claim it or the disk that it is part of.
             let alone = |id: DiskId| DiskId { file: None, ..id };
             if claimed.any(|other| alone(other).overlaps(&alone(id))) {
                 return Err(HostError::DiskBusy { path: path.to_owned(), id: Box::new(id) });
@@ -114,7 +114,7 @@ impl SimHost {
     }
 }
 
-/// There is no such file.
+/// The error for a missing file.
 pub(super) fn missing(path: &Path) -> HostError {
     let source = io::Error::from(io::ErrorKind::NotFound);
     HostError::File { operation: "open", path: path.to_owned(), source }
@@ -144,7 +144,7 @@ impl SimState {
         self.last_inode
     }
 
-    /// The real name of what a path leads to.
+    /// The real name of the file that a path leads to.
     pub(super) fn real(&self, path: &Path) -> PathBuf {
         let mut left: Vec<_> = path.components().rev().map(|c| c.as_os_str().to_owned()).collect();
         let (mut real, mut links) = (PathBuf::new(), 0);
@@ -164,7 +164,7 @@ impl SimState {
         real
     }
 
-    /// The real name of a disk and what it is; nothing when there is none.
+    /// The real name and the identity of a disk; `None` when there is no disk.
     pub(super) fn disk(&self, path: &Path) -> Option<(PathBuf, DiskId)> {
         let real = self.real(path);
         if let Some(inode) = self.inodes.get(&real).filter(|_| self.files.contains_key(&real)) {

@@ -1,4 +1,4 @@
-//! What the real and the simulated host do alike with disks.
+//! Behaviour with disks that the real and the simulated host share.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use linux_loop::LoopError;
 
 use super::{BlockNumber, DiskAccess, DiskId, FileKind, HostDevices, HostError, HostLoop, RealHost, SimHost};
 
-/// A tag that no other test has.
+/// A tag that is unique to a test.
 fn tag(case: &str) -> String {
     format!("outrigger-test/{case}-{}", std::process::id())
 }
@@ -79,16 +79,16 @@ fn a_file_has_one_identity_under_all_its_names() {
     check_names(&host, &names);
 }
 
-/// Attaches a file, reads what the host says of it, and detaches it whatever that was.
+/// Attaches a file, reads how the host lists it, and detaches it in any case.
 fn check_loops(host: &dyn HostDevices, names: &Names, replace: impl FnOnce(&Path)) {
     let (path, tag) = (names.path(Names::FILE), tag("loops"));
     let disk = host.open_disk(&path, DiskAccess::Writable).unwrap();
     let file = disk.id();
-    // What is attached is what was opened, although its name is another file's by then.
+    // The opened file is attached, although its name leads to another file by then.
     replace(&path);
     let attachment = match host.attach_loop(&disk, false, &tag) {
         Ok(attachment) => attachment,
-        // Without root, or without the module, there is nothing to look at.
+        // Without root, or without the module, there is nothing to test.
         Err(error) => {
             return assert!(matches!(error, HostError::Loop(LoopError::NoFree { .. })), "{error}");
         }
@@ -109,7 +109,7 @@ fn check_loops(host: &dyn HostDevices, names: &Names, replace: impl FnOnce(&Path
     assert_eq!(at.unwrap(), Some(over));
     assert_eq!(users.with_backing(host.block_disk(number).unwrap()), over);
     assert_eq!(opened.unwrap(), (over, Some(attachment.device.clone())));
-    // One writer alone; readers do not mind.
+    // One exclusive writer; readers are not affected.
     assert!(matches!(again, Err(HostError::DiskBusy { id, .. }) if *id == over));
     assert_eq!(reader.unwrap().id(), over);
     later.unwrap();
@@ -128,7 +128,7 @@ fn a_loop_device_is_listed_with_the_file_that_was_opened() {
     });
 }
 
-/// A disk with two partitions, of which one is mounted.
+/// A disk with two partitions, one of them mounted.
 struct Parts {
     whole: PathBuf,
     parts: [PathBuf; 2],
@@ -163,7 +163,7 @@ fn check_partitions(host: &dyn HostDevices, disk: &Parts, mount: impl FnOnce(), 
 }
 
 #[test]
-fn a_partition_is_known_with_its_disk_and_a_mount_with_its_device() {
+fn a_partition_is_identified_with_its_disk_and_a_mount_with_its_device() {
     let host = SimHost::new();
     host.put_block("/dev/sda", 8, 0);
     let parts = ["/dev/sda1", "/dev/sda2"].map(PathBuf::from);
@@ -183,11 +183,11 @@ fn a_partition_is_known_with_its_disk_and_a_mount_with_its_device() {
     });
 }
 
-/// Runs a check on a loop device with two partitions, where there are the rights and the programs for it.
+/// Runs a check on a loop device with two partitions, if the rights and programs for it are available.
 fn with_real_partitions(check: impl FnOnce(&Parts) + std::panic::UnwindSafe) {
     let has =
         |program: &str| Command::new(program).arg("-V").output().is_ok_and(|output| output.status.success());
-    // A process belongs to who runs it.
+    // A process is owned by the user that runs it.
     let root = fs::metadata("/proc/self").unwrap().uid() == 0;
     if !root || !["losetup", "addpart", "mkfs.ext4", "umount"].into_iter().all(has) {
         return;
@@ -201,13 +201,13 @@ fn with_real_partitions(check: impl FnOnce(&Parts) + std::panic::UnwindSafe) {
         return;
     }
     let whole = PathBuf::from(String::from_utf8(attach.stdout).unwrap().trim());
-    // Told to the kernel, which need not know any partition table then.
+    // Added directly, so that the kernel needs no support for partition tables.
     for (number, start) in [("1", "2048"), ("2", "10240")] {
         let _ = Command::new("addpart").arg(&whole).args([number, start, "8192"]).status();
     }
     let parts = [1, 2].map(|number| PathBuf::from(format!("{}p{number}", whole.display())));
     let disk = Parts { whole, parts, at: at.display().to_string() };
-    // A kernel without partitions of loop devices has nothing to check.
+    // Without partitions of loop devices in the kernel, there is nothing to check.
     let outcome =
         disk.parts.iter().all(|part| part.exists()).then(|| std::panic::catch_unwind(|| check(&disk)));
     let detached = Command::new("losetup").arg("-d").arg(&disk.whole).status();

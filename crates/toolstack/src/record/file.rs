@@ -1,9 +1,8 @@
-//! State files as they are found.
+//! Reading state files, including those of other releases.
 //!
 //! A file has an outer part that every release reads: `form`, `uuid`, `stub_uuid`, `name`, `boot`, `domid`,
-//! `stub_domid`, `disks` and `loops`. The rest is for the release that wrote it, and for those that understand it. A
-//! file that this release does not understand is not the same as none: its guest may run, and nothing that the outer
-//! part names is free.
+//! `stub_domid`, `disks` and `loops`. The rest is for releases that understand its form. A file that this release
+//! cannot read is not the same as no file: its guest may be running, and nothing that the outer part names is free.
 
 use std::path::{Path, PathBuf};
 
@@ -19,31 +18,31 @@ use crate::error::Cause;
 use crate::host::{BootId, HostDevices, HostError};
 use crate::paths::Paths;
 
-/// A state file that this release does not understand, with what its outer part says.
+/// A state file that this release cannot read, with what could be read of its outer part.
 #[derive(Debug)]
 pub struct UnreadableRecord {
     /// The file.
     pub path: PathBuf,
-    /// The guest's UUID; where the file does not say it, by the file's name.
+    /// The guest's UUID, from the file or else from the file's name.
     pub uuid: Option<Uuid>,
     /// The guest's name.
     pub name: Option<String>,
-    /// The number that its domain had last.
+    /// The last domid of its domain.
     pub domid: Option<DomId>,
-    /// The boot of the host in which it was made.
+    /// The boot of the host in which it was created.
     pub boot: Option<BootId>,
-    /// What its disks are.
+    /// Its disks.
     pub disks: Vec<DiskRecord>,
-    /// Why it is not understood, and what to do.
+    /// Why the file cannot be read, and what to do.
     pub cause: Cause,
 }
 
-/// What a path of a state file leads to.
+/// The result of reading a state file.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// A record.
     Read(Box<GuestRecord>),
-    /// A file that is not understood.
+    /// A file that cannot be read.
     Unreadable(UnreadableRecord),
     /// No file: it was removed a moment ago.
     Nothing,
@@ -56,12 +55,12 @@ pub(crate) struct Records {
     pub(crate) guests: Vec<GuestRecord>,
     /// Guests that ended with an earlier boot: they have no domains, ports, loop devices or scripts.
     pub(crate) past: Vec<GuestRecord>,
-    /// Files that are not understood.
+    /// Files that cannot be read.
     pub(crate) unreadable: Vec<UnreadableRecord>,
 }
 
 impl Records {
-    /// The unreadable file that keeps this UUID, or one of these names, from being used.
+    /// The unreadable file whose guest may have this UUID or one of these names.
     pub(crate) fn in_the_way(&self, uuid: Option<Uuid>, names: &[String]) -> Option<&UnreadableRecord> {
         self.unreadable.iter().find(|file| {
             let named = file.name.as_ref();
@@ -93,13 +92,14 @@ impl GuestRecord {
                 return unreadable(Some(&value), Cause::RecordTooNew { path: path.to_owned(), form });
             }
             form => {
-                return unreadable(Some(&value), damaged(format!("its form is {form:?}")));
+                let form = form.map_or_else(|| "missing".to_owned(), |form| form.to_string());
+                return unreadable(Some(&value), damaged(format!("its form is {form}")));
             }
         }
         match Self::from_value(value.clone()) {
             Ok(record) if uuid_of_name(path) == Some(record.uuid) => Found::Read(Box::new(record)),
             Ok(record) => {
-                let why = format!("it is of the guest {}, whose file has another name", record.uuid);
+                let why = format!("it contains the guest {}, which does not match its name", record.uuid);
                 unreadable(Some(&value), damaged(why))
             }
             Err(error) => unreadable(Some(&value), damaged(error.to_string())),
@@ -111,7 +111,7 @@ fn uuid_of_name(path: &Path) -> Option<Uuid> {
     path.file_stem()?.to_str()?.parse().ok()
 }
 
-/// Each of its values by itself: one that is damaged does not hide the others.
+/// Reads each value on its own, so that a damaged one does not hide the others.
 fn outer_part(path: &Path, value: Option<&Value>, cause: Cause) -> UnreadableRecord {
     fn part<T: for<'a> Deserialize<'a>>(value: Option<&Value>, key: &str) -> Option<T> {
         serde_json::from_value(value?.get(key)?.clone()).ok()
@@ -158,7 +158,7 @@ impl Toolstack {
         Ok(())
     }
 
-    /// Puts a record where it belongs by the boot of the host that it was made in.
+    /// Sorts a record by the boot of the host in which it was made.
     fn sort(
         &self,
         mut record: GuestRecord,
@@ -169,7 +169,7 @@ impl Toolstack {
         match record.boot {
             Some(boot) if boot == now => records.guests.push(record),
             Some(_) => records.past.push(record),
-            // The stubdomain's UUID was random: the domain that has it was made with this record.
+            // A stubdomain's UUID is random, so the domain that has it was made with this record.
             None if record.stub_domain(self)?.is_some() => {
                 record.boot = Some(now);
                 records.guests.push(record);
@@ -199,15 +199,15 @@ impl Toolstack {
         }
     }
 
-    /// Which boot of the host this is.
+    /// Identifies the current boot of the host.
     ///
     /// # Errors
-    /// When the kernel does not say.
+    /// When the kernel's boot ID cannot be read.
     pub fn boot_id(&self) -> Result<BootId, Cause> {
         Ok(self.host.boot_id()?)
     }
 
-    /// The state files that are not understood. Their guests are left alone.
+    /// The state files that cannot be read. Their guests are left alone.
     ///
     /// # Errors
     /// When the folder or Xen cannot be read.

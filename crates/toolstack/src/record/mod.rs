@@ -1,10 +1,11 @@
 //! What the toolstack writes down about a guest, so that a daemon that was killed can take up or clean up.
 //!
 //! The file is written before anything is made, and again whenever something is about to be made that could not be
-//! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags. What
-//! it says holds in the boot of the host that it names: domains, ports, loop devices and what scripts did end with it.
+//! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags. It is
+//! valid only in the boot of the host that it names: domains, ports, loop devices and script effects end with that
+//! boot.
 //!
-//! How files are read, also those of other releases, is in [`file`].
+//! [`file`] reads the files, including those of other releases.
 
 mod file;
 mod tolerance;
@@ -23,12 +24,12 @@ pub(crate) use file::Records;
 pub use file::UnreadableRecord;
 use tolerance::Stored;
 
-/// The form of the files that are written. A later form is for a change that this release could not bear; what is only
-/// added needs none.
+/// The form (format version) of the files that are written. It is raised only for a change that an older release cannot
+/// handle; an added key needs no new form.
 const FORM: u32 = 1;
 /// The largest state file that is read or written, in bytes.
 const LIMIT: u64 = 1 << 20;
-/// How the names of state files end.
+/// The extension of state files.
 const EXTENSION: &str = "json";
 /// What the tags of this toolstack's loop devices begin with.
 pub(crate) const LOOP_TAG: &str = "outrigger/";
@@ -54,14 +55,14 @@ pub struct LoopRecord {
     pub attachment: LoopAttachment,
 }
 
-/// A disk of the guest, by what it is: others are compared with it.
+/// The identity of one of the guest's disks, to compare others with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskRecord {
     /// The disk's name in the configuration.
     pub vdev: Vdev,
-    /// The name of what is behind it.
+    /// The path of its file or block device.
     pub path: String,
-    /// What is behind it.
+    /// The identity of that file or block device.
     pub id: DiskId,
     /// Whether the guest may write.
     pub writable: bool,
@@ -83,7 +84,7 @@ impl PortRecord {
     /// The backend whose interface it is.
     pub(crate) fn vif(&self) -> Option<VifId> {
         if self.backend.is_empty() {
-            // One with a name of the configuration's went unrecorded; it goes with its backend.
+            // An interface with a `vifname` of its own was not recorded; it disappears with its backend.
             let number = self.interface.strip_prefix("vif")?;
             return VifId::of_backend(&format!("backend/vif/{}", number.replace('.', "/")));
         }
@@ -159,7 +160,7 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRecord {
     form: u32,
-    /// The boot of the host in which the guest was made; absent in files of releases that did not record it.
+    /// The boot of the host in which the guest was created; absent in files of releases that did not record it.
     #[serde(default)]
     pub boot: Option<BootId>,
     /// How far its life is.
@@ -170,10 +171,10 @@ pub struct GuestRecord {
     pub stub_uuid: Uuid,
     /// Its name now; a preserved guest's differs from its configuration's.
     pub name: String,
-    /// The number that its domain had last. It is another domain's as soon as Xen says so.
+    /// The last domid of its domain. Xen may have given it to another domain since.
     #[serde(default)]
     pub domid: Option<DomId>,
-    /// The number that its stubdomain had last.
+    /// The last domid of its stubdomain.
     #[serde(default)]
     pub stub_domid: Option<DomId>,
     /// Its configuration, for a restart.
@@ -193,13 +194,13 @@ pub struct GuestRecord {
     /// The numbers of its network interfaces that QEMU emulates.
     #[serde(default)]
     pub emulated_nics: Vec<u32>,
-    /// Its disks, those that are just being attached too.
+    /// Its disks, including those that are being attached.
     #[serde(default)]
     pub disks: Vec<DiskRecord>,
     /// What is being changed just now.
     #[serde(default)]
     pub change: Option<Change>,
-    /// What the file had that this release does not know.
+    /// Keys of the file that this release does not know.
     #[serde(skip)]
     stored: Stored,
 }
@@ -247,7 +248,7 @@ impl GuestRecord {
         let bad = |why: String| Cause::Record { path: path.clone(), why };
         let text = self.to_text().map_err(|error| bad(error.to_string()))?;
         if text.len() as u64 > LIMIT {
-            return Err(bad(format!("it would be longer than the {LIMIT} bytes that are read of one")));
+            return Err(bad(format!("it would exceed the limit of {LIMIT} bytes")));
         }
         Ok(host.write_file(&path, &text)?)
     }

@@ -1,4 +1,4 @@
-//! Files of other releases: what is missing is given its default, what is unknown is kept.
+//! Files of other releases: missing keys get their defaults, unknown keys are preserved.
 
 use std::sync::OnceLock;
 
@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use super::GuestRecord;
 
-/// The least that a configuration says, with a device of each kind whose lists are filled up.
+/// A minimal configuration, with one device for each list whose elements are filled in.
 const LEAST: &str =
     "type = 'hvm'\nname = 'guest'\nmemory = 16\ndisk = ['/dev/null,raw,xvda,w']\nvif = ['bridge=xenbr0']";
 
-/// A file as it was read, and what this release understood of it.
+/// A file as it was read, and the part of it that this release understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     file: Value,
@@ -19,7 +19,7 @@ pub(super) struct Stored {
 }
 
 impl GuestRecord {
-    /// Reads a record; what its release did not know has its default.
+    /// Reads a record; keys that its release did not know get their defaults.
     pub(super) fn from_value(mut file: Value) -> Result<Self, serde_json::Error> {
         if let Some(config) = file.get_mut("config") {
             fill_config(config)?;
@@ -29,7 +29,7 @@ impl GuestRecord {
         Ok(record)
     }
 
-    /// The file's text, with what another release had written into it.
+    /// The file's text, including the keys that only another release knows.
     pub(super) fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut value = serde_json::to_value(self)?;
         keep_unknown(&mut value, &self.stored.file, &self.stored.understood);
@@ -37,7 +37,7 @@ impl GuestRecord {
     }
 }
 
-/// What keys have that a file lacks.
+/// The values of missing keys.
 struct Defaults {
     config: Value,
     disk: Value,
@@ -54,7 +54,7 @@ impl Defaults {
     }
 }
 
-/// Gives a configuration the keys that it lacks.
+/// Adds the missing keys to a configuration.
 fn fill_config(config: &mut Value) -> Result<(), serde_json::Error> {
     static DEFAULTS: OnceLock<Defaults> = OnceLock::new();
     let defaults = match DEFAULTS.get() {
@@ -85,7 +85,7 @@ fn fill(value: &mut Value, defaults: &Value) {
     }
 }
 
-/// The same for an element of a list, whose values are not looked into: some are one of several alternatives.
+/// The same for an element of a list, without descending into its values: some of them are enums.
 fn fill_flat(value: &mut Value, defaults: &Value) {
     let (Value::Object(value), Value::Object(defaults)) = (value, defaults) else { return };
     for (key, default) in defaults {
@@ -93,7 +93,7 @@ fn fill_flat(value: &mut Value, defaults: &Value) {
     }
 }
 
-/// Puts back what the file had and this release did not understand.
+/// Puts back the keys of the file that this release did not understand.
 fn keep_unknown(value: &mut Value, file: &Value, understood: &Value) {
     match (value, file, understood) {
         (Value::Object(value), Value::Object(file), Value::Object(understood)) => {
@@ -103,7 +103,7 @@ fn keep_unknown(value: &mut Value, file: &Value, understood: &Value) {
                     (None, None) => {
                         value.insert(key.clone(), old.clone());
                     }
-                    // It was removed, or has come.
+                    // It was removed or added.
                     _ => {}
                 }
             }
@@ -111,7 +111,7 @@ fn keep_unknown(value: &mut Value, file: &Value, understood: &Value) {
         (Value::Array(values), Value::Array(file), Value::Array(understood)) => {
             let same_length = values.len() == understood.len();
             for (index, value) in values.iter_mut().enumerate() {
-                // An element that has moved is known by what was understood of it, one that has changed by its place.
+                // A moved element is matched by the part that was understood, a changed one by its position.
                 let place = understood.iter().position(|old| *old == *value);
                 let place = place.or_else(|| same_length.then_some(index));
                 let old = place.and_then(|place| Some((file.get(place)?, understood.get(place)?)));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_configuration_is_left_as_it_is() {
+    fn a_complete_configuration_is_unchanged() {
         let every = include_str!("../../../config/tests/corpus/every-used-key.cfg");
         for text in [LEAST, every] {
             let value = serde_json::to_value(record(text)).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_its_default() {
+    fn missing_keys_get_their_defaults() {
         let whole = record(LEAST);
         let mut value = serde_json::to_value(&whole).unwrap();
         let keys: Vec<String> = value["config"].as_object().unwrap().keys().cloned().collect();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_kept_through_changes() {
+    fn unknown_keys_are_preserved_through_changes() {
         let mut value =
             serde_json::to_value(record(&LEAST.replace("xvda,w'", "xvda,w','/b,raw,xvdb,w'"))).unwrap();
         value["later"] = json!({"a": [1, 2]});

@@ -200,7 +200,7 @@ fn a_failure_of_any_host_call_leaves_nothing() {
         world.host.fail_at(n);
         match world.create() {
             Ok(_) => return assert!(n > 15, "only {n} calls"),
-            // The boot's number and the guest's UUIDs are asked for before the first step.
+            // The boot ID and the guest's UUIDs are requested before the first step.
             Err(Error::Cause(Cause::Host(_))) if n <= 3 => {}
             Err(error) => drop(step_of(&error)),
         }
@@ -332,7 +332,7 @@ fn when_xenstored_dies_no_domain_and_no_loop_device_is_left_and_the_next_daemon_
         let world = World::new(Stubs::Work);
         world.link.end_at_nth(at);
         let Err(error) = world.create_small() else {
-            // The last requests end watches, and how often is looked before them varies.
+            // The last requests end watches, and the number of checks before them varies.
             assert!(at + 5 > all, "{case}: there is a guest");
             continue;
         };

@@ -1,4 +1,4 @@
-//! Who may have which disk: whatever it is called, whoever else has it, and whoever comes first.
+//! Which guest may use which disk: under any name, with any other user, and in any order.
 
 use config::{Access, DiskSource};
 use toolstack::host::HostDevices;
@@ -22,7 +22,7 @@ fn create(world: &World, name: &str, disks: &[&str]) -> Result<Guest, Error> {
     world.toolstack.create(&config(name, disks), CreateOptions::default(), &mut |_| ())
 }
 
-/// Who it is that has the disk.
+/// The user of the disk, which the error names.
 fn user(result: Result<Guest, Error>) -> DiskUser {
     let Err(Error::Step(failure)) = result else { panic!("not refused: {result:?}") };
     assert!(failure.undo.is_empty(), "{failure:?}");
@@ -32,7 +32,7 @@ fn user(result: Result<Guest, Error>) -> DiskUser {
     }
     match cause {
         Cause::DiskInUse { by, .. } => by,
-        other => panic!("not because of a user: {}", other.chain()),
+        other => panic!("refused for another reason: {}", other.chain()),
     }
 }
 
@@ -70,7 +70,7 @@ fn a_device_under_another_name_is_the_same_device() {
 }
 
 #[test]
-fn a_disk_is_the_same_under_every_name_of_its() {
+fn a_disk_is_the_same_under_all_its_names() {
     let world = World::new(Stubs::Work);
     let first = world.create().unwrap();
     world.host.put_link("/srv/link.img", "a.img");
@@ -97,7 +97,7 @@ fn a_disk_is_the_same_under_every_name_of_its() {
 }
 
 #[test]
-fn readers_share_and_a_writer_is_alone() {
+fn readers_share_and_a_writer_is_exclusive() {
     let world = World::new(Stubs::Work);
     let reading = ["/srv/a.img,raw,xvda,ro", "/dev/vg/b,raw,xvdb,ro"];
     let first = create(&world, "first", &reading).unwrap();
@@ -115,7 +115,7 @@ fn readers_share_and_a_writer_is_alone() {
 }
 
 #[test]
-fn one_disk_twice_in_one_configuration_is_refused_if_it_is_written() {
+fn one_disk_twice_in_one_configuration_is_refused_if_it_is_writable() {
     let world = World::new(Stubs::Work);
     world.host.put_link("/srv/link.img", "a.img");
     world.host.put_block("/dev/dm-7", 253, 7);
@@ -149,7 +149,7 @@ fn partitions_conflict_with_their_disk_and_not_with_each_other() {
 }
 
 #[test]
-fn what_dom0_has_mounted_is_not_written_and_read_only_if_it_is() {
+fn disk_mounted_in_dom0_is_refused_unless_both_only_read() {
     let world = World::new(Stubs::Work);
     let mounted = DiskUser::Mounted { at: "/mnt".to_owned() };
     let attempt = |read_only, access: &str| {
@@ -161,25 +161,25 @@ fn what_dom0_has_mounted_is_not_written_and_read_only_if_it_is() {
     assert_eq!(user(attempt(false, "ro")), mounted);
     assert_eq!(user(attempt(true, "rw")), mounted);
     attempt(true, "ro").unwrap();
-    // A file that is mounted by way of a loop device.
+    // A file that is mounted through a loop device.
     let minor = world.host.put_loop("/srv/a.img".as_ref(), false, "");
     world.host.put_mount(format!("/dev/loop{minor}"), "/mnt", false);
     assert_eq!(user(create(&world, "x", &["/srv/a.img,raw,xvda,ro"])), mounted);
 }
 
 #[test]
-fn what_another_program_of_dom0_has_claimed_is_not_written() {
+fn disk_claimed_by_another_program_of_dom0_is_refused_to_a_writer() {
     let world = World::new(Stubs::Work);
     world.host.put_claim("/dev/vg/b");
     let error = create(&world, "x", &["/dev/vg/b,raw,xvda,rw"]).unwrap_err();
     assert!(error.report().contains("/dev/vg/b is in use in dom0"), "{}", error.report());
     world.check_clean("a claimed device");
-    // As Xen's own script has it: nobody knows whether the program writes.
+    // As with Xen's own script: it is not known whether the program writes.
     create(&world, "x", &["/dev/vg/b,raw,xvda,ro"]).unwrap();
 }
 
 #[test]
-fn guests_of_other_toolstacks_count_by_what_their_backends_say() {
+fn guests_of_other_toolstacks_count_by_their_backends() {
     let check = |disk: &[(&str, &str)], kind: &str, ours: &str, refused: bool| {
         let world = World::new(Stubs::Work);
         world.host.put_loop("/srv/a.img".as_ref(), false, "");
@@ -256,7 +256,7 @@ fn loop_devices_of_others_count_and_those_of_guests_that_are_gone_do_not() {
 }
 
 #[test]
-fn of_two_creates_at_once_one_gets_the_disk() {
+fn two_creates_at_once_give_the_disk_to_one() {
     for round in 0..40 {
         let world = World::new(Stubs::Work);
         world.host.put_block("/dev/dm-7", 253, 7);
@@ -280,7 +280,7 @@ fn of_two_creates_at_once_one_gets_the_disk() {
         let (mut won, mut lost): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
         assert_eq!((won.len(), lost.len()), (1, 1), "round {round}: {won:?} {lost:?}");
         let (winner, loser) = (won.remove(0).unwrap(), user(lost.remove(0)));
-        // It may have been refused at any time of the other's creation.
+        // It may have been refused at any point of the other's creation.
         assert!(matches!(&loser, DiskUser::Guest { name, .. } if *name == winner.name), "{loser:?}");
         world.toolstack.destroy(winner.id(), &mut |_| ()).unwrap();
         world.check_clean(&format!("round {round}"));
@@ -288,7 +288,7 @@ fn of_two_creates_at_once_one_gets_the_disk() {
 }
 
 #[test]
-fn a_guest_that_is_being_made_has_its_disks_before_it_has_a_domain() {
+fn a_guest_that_is_being_created_has_its_disks_before_it_has_a_domain() {
     let world = World::new(Stubs::Work);
     let mut other = None;
     let first = world.toolstack.create(
@@ -302,7 +302,7 @@ fn a_guest_that_is_being_made_has_its_disks_before_it_has_a_domain() {
     );
     let by = user(other.unwrap());
     assert_eq!(by, DiskUser::Guest { name: "one".to_owned(), domid: None, phase: Phase::Creating });
-    // And the name is taken as early.
+    // The name is taken at the same time.
     first.unwrap();
 }
 
@@ -337,12 +337,12 @@ fn a_preserved_guests_disks_are_free() {
 }
 
 #[test]
-fn a_guest_that_is_restarted_gets_its_disks_again_unless_they_are_taken() {
+fn a_restarted_guest_gets_its_disks_back_unless_they_are_in_use() {
     let world = World::new(Stubs::Work);
     world.host.put_block("/dev/dm-7", 253, 7);
     let guest = world.create().unwrap();
     let guest = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
-    // The guest of another toolstack comes between, where it does not ask.
+    // A guest of another toolstack gets the disk in between, without a check.
     let domid = stranger(&world, "vbd", &[("physical-device", "fd:7"), ("mode", "r")]);
     assert!(is_stranger(&user(world.toolstack.restart(guest.id(), &mut |_| ())), domid));
     world.hypervisor.destroy_domain(domid).unwrap();
@@ -364,7 +364,7 @@ fn a_disk_that_another_guest_uses_is_not_attached() {
     assert_eq!(user(attach("/srv/link.img,raw,xvdc,ro")), own);
     world.picture().check_same(&before, "refused");
     attach("/srv/extra.img,raw,xvdc,ro").unwrap();
-    // From now on it is recorded, and when it is detached it is free.
+    // From now on it is recorded, and once detached it is free.
     world.toolstack.destroy(other.id(), &mut |_| ()).unwrap();
     let hello = world.toolstack.info(guest.id()).unwrap().guest;
     assert!(is_guest(&user(create(&world, "third", &["/srv/extra.img,raw,xvda,rw"])), &hello));
@@ -373,7 +373,7 @@ fn a_disk_that_another_guest_uses_is_not_attached() {
 }
 
 #[test]
-fn the_disks_of_an_earlier_releases_guest_are_compared_too() {
+fn the_disks_of_a_guest_from_an_earlier_release_are_compared_too() {
     let (world, guest) = with_guest();
     let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
     let text = world.host.read_file(path.as_ref(), 1 << 20).unwrap();
@@ -405,7 +405,7 @@ fn insert(toolstack: &Toolstack, id: GuestId, path: &str) -> Result<Guest, Error
 }
 
 #[test]
-fn a_disc_that_somebody_writes_is_not_inserted_and_the_one_that_is_out_is_free() {
+fn a_disc_with_a_writer_is_not_inserted_and_an_ejected_one_is_free() {
     let (world, guest) = with_guest();
     let writer = create(&world, "writer", &["/srv/new.iso,raw,xvda,rw"]).unwrap();
     let before = world.picture();
@@ -419,7 +419,7 @@ fn a_disc_that_somebody_writes_is_not_inserted_and_the_one_that_is_out_is_free()
 }
 
 #[test]
-fn what_was_checked_is_attached_whatever_its_name_stands_for_by_then() {
+fn the_checked_disk_is_attached_even_if_its_name_was_reused() {
     let world = World::new(Stubs::Work);
     world.host.put_link("/srv/link.img", "/srv/extra.img");
     let config = config("x", &["/srv/link.img,raw,hda,rw"]);

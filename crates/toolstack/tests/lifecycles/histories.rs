@@ -1,4 +1,4 @@
-//! Random histories of guests, strangers, daemons and the host: nothing of a stranger's is ever touched.
+//! Random histories of guests, strangers, daemons and the host: nothing that belongs to a stranger is ever touched.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,7 +15,7 @@ use crate::strangers::{
 };
 use crate::world::{Stubs, World};
 
-/// What may happen. Which guest, stranger, number or step is meant is reckoned from what there is.
+/// An event. The guest, stranger, domid or step is chosen from those that exist.
 #[derive(Clone, Debug)]
 enum Happens {
     /// A guest is created, with a UUID of its own or a fixed one.
@@ -23,7 +23,7 @@ enum Happens {
         name: u8,
         fixed_uuid: bool,
     },
-    /// A guest is destroyed, restarted, or asked for everything.
+    /// A guest is destroyed, restarted, or gets every request.
     Destroy(u8),
     Restart(u8),
     Everything(u8),
@@ -31,8 +31,8 @@ enum Happens {
     DestroyedByXl(u8),
     StubDestroyedByXl(u8),
     Lost(u8),
-    /// Another toolstack makes a guest: with the number of one of ours that is gone, or a free one; with the UUID that
-    /// our configurations name, or its own.
+    /// Another toolstack creates a guest: with the domid of one of ours that is gone, or a free one; with the UUID in
+    /// our configurations, or its own.
     StrangerComes {
         number: u8,
         same_uuid: bool,
@@ -50,7 +50,7 @@ enum Happens {
     },
     /// A new daemon starts.
     DaemonStarts,
-    /// The host goes down and comes up: sometimes strangers are made before our daemon starts.
+    /// The host restarts; sometimes strangers are created before our daemon starts.
     HostReboots {
         strangers: u8,
     },
@@ -78,13 +78,13 @@ fn happens() -> impl Strategy<Value = Happens> {
 
 struct History {
     world: World,
-    /// All guests that were ever made, with the numbers that they had.
+    /// All guests ever created, with the domids that they had.
     guests: Vec<Guest>,
     strangers: Vec<Stranger>,
     made: u128,
 }
 
-/// Over all histories: guests made, and numbers that went to strangers. A test of nothing would pass, too.
+/// Over all histories: guests created, and domids reused by strangers. Without these the test would prove nothing.
 static SEEN: [AtomicU32; 2] = [AtomicU32::new(0), AtomicU32::new(0)];
 
 fn configuration(name: u8, fixed_uuid: bool) -> String {
@@ -125,7 +125,7 @@ impl History {
         self.guests.extend(guest.ok());
     }
 
-    /// A number for a stranger: one that a guest of ours had, if it is free, or a free one.
+    /// A domid for a stranger: one that a guest of ours had, if it is free, or a free one.
     fn free_number(&self, which: u8) -> DomId {
         let ours = self.guests.iter().flat_map(|guest| [guest.domid, guest.stub_domid]);
         let low = (1..60).map(|domid| DomId::new(domid).unwrap());
@@ -139,7 +139,7 @@ impl History {
 
     fn stranger_comes(&mut self, number: u8, same_uuid: bool, paused: bool) {
         let domid = if same_uuid {
-            // Within a boot Xen gives a number again after 32,751 others, and then not to a domain of the same UUID.
+            // Within a boot Xen reuses a domid after 32,751 others, and not for a domain with the same UUID.
             DomId::new(200 + u16::try_from(self.made % 100).unwrap()).unwrap()
         } else {
             self.free_number(number)
@@ -151,7 +151,7 @@ impl History {
         self.made += 1;
         let uuid = if same_uuid { fixed(number % 3) } else { Uuid::from_u128(0xaaaa_0000 + self.made) };
         let domains = self.world.hypervisor.list_domains().unwrap();
-        // Two domains of one UUID at a time would be our user's doing, not a number's.
+        // Two domains with one UUID at a time would be the user's mistake, not a reused domid.
         if domains.iter().all(|info| info.uuid != *uuid.as_bytes()) {
             let name = format!("stranger{}", self.made);
             let ours = |guest: &Guest| [guest.domid, guest.stub_domid].contains(&domid);
@@ -175,7 +175,7 @@ impl History {
         }));
     }
 
-    /// Does it; what another toolstack does is not recorded.
+    /// Plays an event; the actions of another toolstack are not recorded.
     fn play(mut self, happens: &Happens) -> Self {
         match *happens {
             Happens::StrangerComes { number, same_uuid, paused } => {
@@ -191,7 +191,7 @@ impl History {
                 self.world = self.world.reboot();
                 self.strangers.clear();
                 for number in 0..strangers {
-                    // The lowest numbers, which our guests had before, and the UUIDs that they have, too.
+                    // The lowest domids, which our guests had before, and the UUIDs of our guests too.
                     let domid = DomId::new(u16::from(number) + 1).unwrap();
                     self.stranger_with(domid, number, number != 1, number == 2);
                 }
@@ -280,7 +280,7 @@ impl History {
 }
 
 #[test]
-fn no_history_touches_what_is_not_ours() {
+fn no_history_touches_what_belongs_to_strangers() {
     let histories = prop::collection::vec(happens(), 1..30);
     let config = ProptestConfig {
         cases: 96,
@@ -293,7 +293,7 @@ fn no_history_touches_what_is_not_ours() {
         for happens in &all {
             history = history.play(happens);
         }
-        // At the end nothing of ours is left, and all of theirs.
+        // At the end nothing of ours is left, and everything of theirs.
         history = history.play(&Happens::DaemonStarts);
         while let Some(guest) = history.pick(0) {
             let recording = Recording::begin(&history.world);
@@ -312,6 +312,6 @@ fn no_history_touches_what_is_not_ours() {
         panic!("{error}");
     }
     let [guests, reused] = SEEN.each_ref().map(|count| count.load(Ordering::Relaxed));
-    println!("{guests} guests were made, {reused} numbers of guests went to strangers");
-    assert!(guests > 40 && reused > 30, "{guests} guests were made, {reused} numbers went to strangers");
+    println!("{guests} guests were created, {reused} of their domids were reused by strangers");
+    assert!(guests > 40 && reused > 30, "{guests} guests were created, {reused} domids were reused");
 }

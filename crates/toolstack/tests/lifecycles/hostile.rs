@@ -19,7 +19,7 @@ fn a_device_under_another_name_is_the_same_device() {
 }
 
 #[test]
-fn a_state_file_of_another_release_does_not_cost_a_running_guest_its_disks() {
+fn a_running_guest_whose_state_file_is_of_another_release_keeps_its_disks() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
     let before = world.host.state().loops.len();
@@ -29,7 +29,7 @@ fn a_state_file_of_another_release_does_not_cost_a_running_guest_its_disks() {
     world.host.put_file(&path, text.as_bytes());
     let recovered = world.successor().recover(&mut |event| println!("{event:?}")).unwrap();
     assert_eq!(recovered.troubles.len(), 1);
-    assert_eq!(world.host.state().loops.len(), before, "the loop devices of a guest that runs were detached");
+    assert_eq!(world.host.state().loops.len(), before, "the loop devices of a running guest were detached");
 }
 
 #[test]
@@ -44,11 +44,11 @@ fn the_disk_of_a_guest_whose_state_file_cannot_be_read_is_not_free() {
     assert_eq!((recovered.guests.len(), recovered.troubles.len()), (0, 1));
     let again =
         world.toolstack.create(&other("/dev/vg/b,raw,xvda,rw"), CreateOptions::default(), &mut |_| ());
-    assert!(again.is_err(), "two guests that run write to /dev/vg/b");
+    assert!(again.is_err(), "two running guests write to /dev/vg/b");
 }
 
 #[test]
-fn a_record_of_yesterdays_numbers_does_not_end_todays_guest_in_recovery() {
+fn recovery_does_not_destroy_a_guest_that_has_the_domids_of_an_old_record() {
     use xen::{DomainKind, DomainSpec};
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
@@ -78,14 +78,14 @@ fn a_record_of_yesterdays_numbers_does_not_end_todays_guest_in_recovery() {
 }
 
 #[test]
-fn of_two_records_with_one_number_the_living_guests_is_meant() {
+fn two_records_with_one_domid_mean_the_guest_that_is_alive() {
     let world = World::new(Stubs::Work);
     let text = "type=\"hvm\"\nname=\"old\"\nuuid=\"00000000-0000-4000-8000-000000000001\"\nmemory=64";
     let old = config::load_str("o", text).config.unwrap();
     let old = world.toolstack.create(&old, CreateOptions::default(), &mut |_| ()).unwrap();
     let path = format!("/var/lib/outrigger/guests/{}.json", old.uuid);
     let text = String::from_utf8(world.host.state().files[std::path::Path::new(&path)].clone()).unwrap();
-    // The host starts anew, and its numbers too: the next guest gets those of the old one.
+    // The host restarts, and so do its domids: the next guest gets those of the old one.
     for domid in [old.stub_domid, old.domid] {
         world.hypervisor.destroy_domain(domid).unwrap();
     }
@@ -98,7 +98,7 @@ fn of_two_records_with_one_number_the_living_guests_is_meant() {
             1,
         );
     world.host.put_file(&path, text.as_bytes());
-    // Clearing up the old one, as the daemon does when it finds it gone, harms neither the guest nor its record.
+    // Removing the old one, as the daemon does when it finds it gone, harms neither the guest nor its record.
     let nodes = || {
         let mut nodes = world.server.dump();
         nodes

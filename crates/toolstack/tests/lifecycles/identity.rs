@@ -1,4 +1,4 @@
-//! A number is no identity: what happens when a guest's numbers are other domains' now.
+//! A domid is not an identity: guests whose domids other domains have now.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ fn read(world: &World, path: &Path) -> String {
     String::from_utf8(world.host.state().files[path].clone()).unwrap()
 }
 
-/// A guest whose numbers strangers have now, and what was done before.
+/// A guest whose domids strangers have now, with a recording that begins after that.
 fn with_strangers(paused: bool) -> (World, Guest, Vec<Stranger>, Recording) {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
@@ -33,13 +33,13 @@ fn with_strangers(paused: bool) -> (World, Guest, Vec<Stranger>, Recording) {
 }
 
 #[test]
-fn nothing_is_done_to_who_has_the_numbers_now() {
+fn nothing_is_done_to_the_domains_that_have_the_domids_now() {
     for paused in [false, true] {
         let (world, guest, strangers, recording) = with_strangers(paused);
         for (what, done) in ask_everything(&world, guest.id()) {
             assert!(!done, "{what} was done to a stranger");
         }
-        recording.check(&world, &strangers, "asked for everything");
+        recording.check(&world, &strangers, "all requests");
         assert!(world.toolstack.set_aside(guest.id(), "aside").is_ok(), "only the record has the name");
         recording.check(&world, &strangers, "set aside");
         world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
@@ -49,7 +49,7 @@ fn nothing_is_done_to_who_has_the_numbers_now() {
 }
 
 #[test]
-fn a_restart_makes_a_new_guest_beside_who_has_the_numbers_now() {
+fn a_restart_creates_a_new_guest_and_spares_the_domains_that_have_the_domids_now() {
     let (world, guest, strangers, recording) = with_strangers(false);
     let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
     assert_eq!(again.uuid, guest.uuid);
@@ -59,7 +59,7 @@ fn a_restart_makes_a_new_guest_beside_who_has_the_numbers_now() {
 }
 
 #[test]
-fn a_destroy_that_fails_anywhere_spares_who_has_the_numbers_now() {
+fn a_destroy_that_fails_anywhere_spares_the_domains_that_have_the_domids_now() {
     for step in Toolstack::destroy_steps() {
         for side in [Side::Before, Side::After] {
             let (world, guest, strangers, recording) = with_strangers(true);
@@ -71,14 +71,14 @@ fn a_destroy_that_fails_anywhere_spares_who_has_the_numbers_now() {
 }
 
 #[test]
-fn a_guest_of_another_boot_has_nothing_but_its_file() {
+fn a_guest_from_another_boot_has_only_its_file() {
     for phase in ["creating", "running", "destroying"] {
         let world = World::new(Stubs::Work);
         let old = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
         let text = read(&world, &file_of(&old)).replacen("\"running\"", &format!("\"{phase}\""), 1);
         world.host.put_file(file_of(&old), text.as_bytes());
         let world = world.reboot();
-        // The same configuration, made by another toolstack, has got the same UUID and the same numbers.
+        // Another toolstack has created a guest from the same configuration: it has the same UUID and domids.
         let strangers = vec![
             Stranger::make(&world, old.domid, old.uuid, &old.name, false),
             Stranger::make(&world, old.stub_domid, Uuid::from_u128(5), "hello-dm", true),
@@ -89,7 +89,7 @@ fn a_guest_of_another_boot_has_nothing_but_its_file() {
         assert_eq!(recovered.ended.len(), 1, "{phase}: {recovered:?}");
         assert!(recovered.guests.is_empty() && recovered.troubles.is_empty(), "{phase}: {recovered:?}");
         assert!(!world.host.state().files.contains_key(&file_of(&old)), "{phase}");
-        // Its name and its disks are free again, as far as the strangers leave them so.
+        // Its name and its disks are free again, unless the strangers have them.
         strangers.into_iter().for_each(|stranger| stranger.destroy(&world));
         let again = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
         world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();
@@ -97,7 +97,7 @@ fn a_guest_of_another_boot_has_nothing_but_its_file() {
 }
 
 #[test]
-fn a_guest_of_the_same_uuid_that_xl_made_is_not_ours() {
+fn a_guest_with_the_same_uuid_that_xl_created_is_not_ours() {
     let world = World::new(Stubs::Work);
     let guest = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
     destroy_ours_as_xl(&world, &guest);
@@ -110,7 +110,7 @@ fn a_guest_of_the_same_uuid_that_xl_made_is_not_ours() {
 }
 
 #[test]
-fn a_create_that_was_cut_off_does_not_end_a_guest_that_xl_makes_of_the_same_file() {
+fn recovery_of_an_interrupted_create_spares_a_guest_that_xl_created_from_the_same_file() {
     let steps = Toolstack::create_steps().into_iter();
     for step in steps.take_while(|step| *step != "record the running guest") {
         let world = World::new(Stubs::Work);
@@ -136,7 +136,7 @@ fn a_create_that_was_cut_off_does_not_end_a_guest_that_xl_makes_of_the_same_file
 }
 
 #[test]
-fn an_unreadable_file_frees_nothing_and_is_in_the_way_of_its_name_and_uuid() {
+fn an_unreadable_file_frees_nothing_and_blocks_its_name_and_uuid() {
     for damage in ["form", "half", "empty", "value"] {
         let world = World::new(Stubs::Work);
         let guest = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
@@ -161,7 +161,7 @@ fn an_unreadable_file_frees_nothing_and_is_in_the_way_of_its_name_and_uuid() {
             assert!(error.contains("taken") || error.contains("is there already") || error.contains(UUID));
         }
         assert!(world.toolstack.destroy(guest.id(), &mut |_| ()).is_err(), "{damage}");
-        // With the file as it was, the guest is managed again.
+        // Once the file is restored, the guest is managed again.
         world.host.put_file(&path, text.as_bytes());
         assert_eq!(
             world.successor().recover(&mut |_| ()).unwrap().guests,
@@ -173,15 +173,15 @@ fn an_unreadable_file_frees_nothing_and_is_in_the_way_of_its_name_and_uuid() {
     }
 }
 
-/// The state files that releases have written, one of each form and each set of keys.
+/// State files that releases have written, one for each form and each set of keys.
 const RELEASED: [(&str, &str); 1] = [("form-1.json", include_str!("../records/form-1.json"))];
 
 #[test]
-fn the_file_of_each_release_is_read() {
+fn the_files_of_all_releases_are_read() {
     for (name, text) in RELEASED {
         let world = World::new(Stubs::Work);
         let guest = world.create().unwrap();
-        // The numbers and UUIDs of the fixture are those of the guest that runs here.
+        // The domids and UUIDs of the fixture are set to those of the guest that runs here.
         let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
         for (key, now) in [("uuid", guest.uuid), ("stub_uuid", guest.stub_uuid)] {
             value[key] = now.to_string().into();
@@ -194,11 +194,11 @@ fn the_file_of_each_release_is_read() {
         assert_eq!(recovered.guests[0].config.name, config["name"].as_str().unwrap(), "{name}");
         world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         world.check_clean(name);
-        // After a reboot it is of another boot, although it does not say so.
+        // After a reboot it is from another boot, although it does not record that.
         world.host.put_file(file_of(&guest), value.to_string().as_bytes());
         let world = world.reboot();
         assert_eq!(world.successor().recover(&mut |_| ()).unwrap().ended.len(), 1, "{name}");
-        // A domain of its UUID may be its, or not.
+        // A domain with its UUID may be its own or not.
         world.host.put_file(file_of(&guest), value.to_string().as_bytes());
         let strangers = vec![Stranger::make(&world, guest.domid, guest.uuid, "hello", false)];
         let recording = Recording::begin(&world);

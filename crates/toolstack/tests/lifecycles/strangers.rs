@@ -1,5 +1,5 @@
-//! Domains of other toolstacks, and what they have in dom0: whatever becomes of our guests, of their numbers and of the
-//! host, nothing of it is touched.
+//! Domains of other toolstacks, with their resources in dom0. None of it is touched, whatever happens to our guests,
+//! their domids and the host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use xenstore::{Store as _, XsPath};
 
 use crate::world::World;
 
-/// Calls to Xen that change nothing of a domain.
+/// Calls to Xen that do not change a domain.
 const LOOKS: [&str; 6] =
     ["domain_info", "list_domains", "host_info", "version_info", "hvm_param", "security_id"];
 
@@ -29,7 +29,7 @@ pub(crate) struct Stranger {
 }
 
 impl Stranger {
-    /// Makes one with this number, which must be free.
+    /// Creates one with this domid, which must be free.
     pub(crate) fn make(world: &World, domid: DomId, uuid: Uuid, name: &str, paused: bool) -> Self {
         let kind = DomainKind::Hvm { hap: true, nested: false };
         let mut spec = DomainSpec::new(kind, *uuid.as_bytes(), 1);
@@ -39,7 +39,7 @@ impl Stranger {
             world.hypervisor.unpause_domain(domid).unwrap();
         }
         let store = world.server.connect(DomId::DOM0);
-        // As libxl: what an earlier domain of the number left goes first.
+        // As in libxl, the leftovers of an earlier domain with the domid are removed first.
         store.rm(&XsPath::domain(domid)).unwrap();
         let vm = format!("/vm/{uuid}");
         let (dir, back) = (format!("/local/domain/{domid}"), "/local/domain/0/backend");
@@ -65,7 +65,7 @@ impl Stranger {
             store.write(&XsPath::new(path).unwrap(), value.as_bytes()).unwrap();
         }
         let vif = VifId { domid, devid: 0 };
-        // A name that a configuration of ours gives to its interface, too.
+        // A configuration of ours names its interface the same.
         let port = if world.host.state().ports.contains_key("named") {
             vif.first_name()
         } else {
@@ -76,7 +76,7 @@ impl Stranger {
         Self { domid, uuid, paused, image, vif, port, nodes }
     }
 
-    /// It is as it was made.
+    /// Fails unless everything is as it was created.
     pub(crate) fn check(&self, world: &World, case: &str) {
         let info = world.hypervisor.domain_info(self.domid).unwrap();
         let info = info.unwrap_or_else(|| panic!("{case}: domain {} is gone", self.domid));
@@ -100,13 +100,13 @@ impl Stranger {
     }
 }
 
-/// Attaches a file as another program does.
+/// Attaches a file as another program would.
 fn attach(world: &World, file: &str) -> LoopAttachment {
     let open = world.host.open_disk(file.as_ref(), DiskAccess::Writable).unwrap();
     world.host.attach_loop(&open, false, file).unwrap()
 }
 
-/// What `xl destroy` leaves of a domain: nothing in xenstore.
+/// Destroys a domain and removes it from xenstore, as `xl destroy` does.
 pub(crate) fn destroy_as_xl(world: &World, domid: DomId, uuid: Uuid) {
     world.hypervisor.destroy_domain(domid).unwrap();
     let store = world.server.connect(DomId::DOM0);
@@ -126,13 +126,13 @@ pub(crate) fn destroy_as_xl(world: &World, domid: DomId, uuid: Uuid) {
     }
 }
 
-/// Both domains of a guest of ours are destroyed by `xl`.
+/// Destroys both domains of a guest of ours as `xl` does.
 pub(crate) fn destroy_ours_as_xl(world: &World, guest: &Guest) {
     destroy_as_xl(world, guest.stub_domid, guest.stub_uuid);
     destroy_as_xl(world, guest.domid, guest.uuid);
 }
 
-/// Notes what was done before, and fails if one of these domains was acted on since.
+/// Records the operations so far; its check fails if one of these domains was acted on since.
 pub(crate) struct Recording {
     calls: usize,
     scripts: usize,
@@ -157,7 +157,7 @@ impl Recording {
     }
 }
 
-/// Makes strangers of a guest's numbers, after the guest was destroyed behind our back.
+/// Creates strangers with a guest's domids, after the guest was destroyed externally.
 pub(crate) fn give_numbers_away(world: &World, guest: &Guest, paused: bool) -> Vec<Stranger> {
     let make = |(n, domid): (u128, DomId)| {
         Stranger::make(world, domid, Uuid::from_u128(0xaaa + n), &format!("stranger{n}"), paused)
@@ -171,7 +171,7 @@ pub(crate) fn create(world: &World, text: &str) -> Result<Guest, toolstack::Erro
     world.toolstack.create(&config, CreateOptions::default(), &mut |_| ())
 }
 
-/// What a daemon does at its start: takes up, and destroys what is gone.
+/// Does what a daemon does at its start: recovers guests, and destroys those that are gone.
 pub(crate) fn start_daemon(world: &World) -> toolstack::Recovered {
     let toolstack = world.successor();
     let recovered = toolstack.recover(&mut |_| ()).unwrap();
@@ -183,7 +183,7 @@ pub(crate) fn start_daemon(world: &World) -> toolstack::Recovered {
     recovered
 }
 
-/// Everything that can be asked of a guest.
+/// Makes every request for a guest, and returns whether it succeeded.
 pub(crate) fn ask_everything(world: &World, id: GuestId) -> Vec<(&'static str, bool)> {
     use toolstack::Detach::Force;
     let ts = &world.toolstack;

@@ -124,7 +124,7 @@ impl World {
         Self::on(host, files, paths, stubs)
     }
 
-    /// What the files of a host become when it starts.
+    /// A world with the files of an existing host.
     fn on(host: Arc<SimHost>, files: TempDir, paths: Paths, stubs: Stubs) -> Self {
         let hypervisor = Arc::new(SimHypervisor::new());
         let server = Arc::new(Server::start());
@@ -143,7 +143,7 @@ impl World {
         Self { hypervisor, server, host, link, qemu, toolstack, drivers, before, actor, stop, files, stubs }
     }
 
-    /// The host goes down and starts again: its files stay, Xen counts from 1 and xenstore is empty.
+    /// Restarts the host: its files stay, Xen counts domids from 1 and xenstore is empty.
     pub(crate) fn reboot(mut self) -> Self {
         self.host.reboot();
         let files = std::mem::replace(&mut self.files, tempfile::tempdir().unwrap());
@@ -399,7 +399,7 @@ impl Actor {
     }
 
     fn play_stub(&self, stub: DomId, target: DomId) {
-        // Not by a call, which a test may count.
+        // Not through a call, since tests count calls.
         if !self.hypervisor.runs(stub) {
             return;
         }

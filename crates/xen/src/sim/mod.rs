@@ -136,7 +136,7 @@ impl SimHypervisor {
         }
     }
 
-    /// Whether a domain runs: it is not paused, and has neither shut down nor is being destroyed.
+    /// Whether a domain runs: it is not paused, has not shut down and is not being destroyed.
     #[must_use]
     pub fn runs(&self, domid: DomId) -> bool {
         let state = self.lock();

@@ -10,8 +10,8 @@ use crate::server::ends::{Role, Stream, Viewer};
 use crate::spool::{Kept, RingRecord, Spool};
 
 impl<M: RingMemory> Console<M> {
-    /// Goes on with what an earlier process has left at `path`, and keeps there what the next one needs. What it has left
-    /// of another domain is discarded. The log is set already; what it has need not all be in memory.
+    /// Continues the journal that an earlier process left at `path`, and keeps there what the next one needs. The
+    /// journal of another domain is discarded. The log is set already; what it has need not all be in memory.
     pub(crate) fn take_up_history(&mut self, path: PathBuf) {
         let kept = Spool::read_kept(&path, OUT_SIZE).filter(|kept| kept.uuid == self.uuid);
         let kept = kept.unwrap_or_else(|| Kept { uuid: self.uuid, ..Kept::default() });

@@ -1,4 +1,4 @@
-//! Who has connected to a console: viewers, streams, and readers of an output's socket.
+//! The clients of a console: viewers, streams, and readers of an output's socket.
 
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -185,13 +185,13 @@ impl Host {
         self.xenstored.shut_down_domain(id);
     }
 
-    /// The domain is destroyed, and another one of this name gets its number before the server looks.
+    /// Destroys the domain and gives its domid to another one with this name before the server checks.
     pub(crate) fn give_away(&self, number: u16, name: &str) -> (DomId, Page) {
         let id = domid(number);
         self.destroy(id);
         self.xenstored.destroy_domain(id);
         for at in [format!("/local/domain/{id}"), format!("/local/domain/0/backend/console/{id}")] {
-            // A toolstack removes what there is.
+            // A toolstack removes the old directories.
             let _ = self.store.rm(&path(&at));
         }
         let made = self.domain(number, "null");
@@ -199,19 +199,19 @@ impl Host {
         made
     }
 
-    /// What the server says about its consoles: a line each.
+    /// The server's list of its consoles, one line for each.
     #[track_caller]
     pub(crate) fn list(&mut self) -> String {
         let stream = self.ask("list\n");
         String::from_utf8(self.read_viewer(&stream, usize::MAX)).unwrap()
     }
 
-    /// The log of a domain of this name.
+    /// The log of a domain with this name.
     pub(crate) fn named_log(&self, name: &str, console: u32) -> Vec<u8> {
         fs::read(self.folder.path().join(format!("log/{name}.{console}.log"))).unwrap_or_default()
     }
 
-    /// What there is in the folder of the sockets.
+    /// The names in the folder of the sockets.
     pub(crate) fn run_names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.folder.path().join("run")).unwrap().flatten();
         let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();

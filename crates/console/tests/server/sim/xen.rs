@@ -16,7 +16,7 @@ pub(crate) type Page = Arc<XenconsInterface>;
 #[derive(Default)]
 struct State {
     domains: BTreeMap<DomId, DomainState>,
-    /// Domains that there ever were: no two have the same UUID.
+    /// The number of domains ever created, so that no two have the same UUID.
     made: u128,
     grants: HashMap<(DomId, GrantRef), Page>,
     /// Ports that guests offer, and to which local port each is bound.
@@ -27,11 +27,11 @@ struct State {
     notified: HashMap<(DomId, EventPort), usize>,
     hypervisor_port: Option<EventPort>,
     hypervisor_said: Vec<u8>,
-    /// Another domain has the number when the server binds one of its ports.
+    /// Another domain gets the domid when the server binds one of its ports.
     given_away_at_bind: Option<DomId>,
-    /// A domain that is listed in the place of an earlier one after so many lists.
+    /// A domain that replaces an earlier one in the list after the domains were listed this many times.
     listed_later: Option<(u32, DomainState)>,
-    /// Questions for a UUID that get no answer.
+    /// How many requests for a UUID get no answer.
     unanswered: u32,
     /// After so many of the server's accesses to Xen and to rings, its process is killed.
     fuse: Option<u32>,
@@ -122,7 +122,7 @@ impl Xen {
         other
     }
 
-    /// Makes a domain of this number, which has nothing of an earlier one's.
+    /// Creates a domain with this domid, which has nothing of an earlier one.
     pub(super) fn create(&self, domid: DomId) {
         self.replace(domid);
         let mut state = self.state();
@@ -130,7 +130,7 @@ impl Xen {
         state.offers.retain(|(owner, _), _| *owner != domid);
     }
 
-    /// The number is another domain's without a word in xenstore, as before xenstored has heard of it.
+    /// Gives the domid to another domain without a change in xenstore, as before xenstored is notified.
     pub(crate) fn replace(&self, domid: DomId) {
         let mut state = self.state();
         state.made += 1;
@@ -138,17 +138,18 @@ impl Xen {
         state.domains.insert(domid, DomainState { domid, uuid, dying: false });
     }
 
-    /// Does that when the server binds one of the domain's ports.
+    /// The same, when the server binds one of the domain's ports.
     pub(crate) fn replace_at_bind(&self, domid: DomId) {
         self.state().given_away_at_bind = Some(domid);
     }
 
-    /// Xen does not answer so many questions for a domain's UUID.
+    /// Leaves this many requests for a domain's UUID unanswered.
     pub(crate) fn leave_unanswered(&self, questions: u32) {
         self.state().unanswered = questions;
     }
 
-    /// The domain gets its number only after so many lists of domains; until then it is one with this UUID.
+    /// The domain gets its domid only after the domains were listed this many times; until then a domain with this UUID
+    /// has it.
     pub(crate) fn list_later(&self, lists: u32, domid: DomId, uuid: Uuid) {
         let mut state = self.state();
         let former = DomainState { domid, uuid, dying: false };
@@ -160,7 +161,7 @@ impl Xen {
         self.state().domains.get_mut(&domid).unwrap().dying = true;
     }
 
-    /// The UUID of the domain that has this number.
+    /// The UUID of the domain that has this domid.
     pub(crate) fn uuid(&self, domid: DomId) -> Uuid {
         self.state().domains[&domid].uuid
     }
