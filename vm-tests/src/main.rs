@@ -113,5 +113,8 @@ fn run(case: &Case) -> anyhow::Result<()> {
     let left = clean::compare(&before);
     // What a failed case leaves must not make the next one fail.
     let swept = clean::sweep();
-    outcome.and(left).and(swept)
+    match (outcome, left.and(swept)) {
+        (Err(error), Err(left)) => Err(error.context(format!("{left:#}; before that"))),
+        (outcome, after) => outcome.and(after),
+    }
 }

@@ -48,8 +48,10 @@ fn stale_file(boot: Option<&str>) -> Result<()> {
         let turn = || -> Result<()> {
             let _file = Replaced::with(&state_file::path(&ghost.uuid), &ghost.text(domids, phase, boot)?)?;
             // Asked for before and after the file was dealt with.
-            cannot_be_destroyed(&domids)?;
-            wait_until_forgotten(&ghost.uuid)?;
+            let early = cannot_be_destroyed(&domids);
+            let forgotten = wait_until_forgotten(&ghost.uuid);
+            strangers.iter().try_for_each(Stranger::must_be_untouched)?;
+            early.and(forgotten)?;
             cannot_be_destroyed(&domids)?;
             strangers.iter().try_for_each(Stranger::must_be_untouched)
         };
@@ -73,7 +75,9 @@ fn uuid_and_name() -> Result<()> {
     }
     let stranger = Stranger::running("reused", &format!("uuid='{UUID}'"))?;
     daemon.start()?;
-    wait_until_forgotten(UUID)?;
+    let forgotten = wait_until_forgotten(UUID);
+    stranger.must_be_untouched()?;
+    forgotten?;
     cannot_be_destroyed(&[stranger.domid])?;
     stranger.must_be_untouched()?;
     ours.leave();
@@ -226,8 +230,8 @@ fn mounted() -> Result<()> {
     let image = scratch("mounted.img", &[0; 1 << 20])?;
     let config = hello("user", &format!("disk+=['{},raw,hdb,rw']", image.display()))?;
     disk::load_modules()?;
-    run("mke2fs", &[&image.to_string_lossy()])?.good()?;
     let device = LoopOf::attach(&image)?;
+    run("mke2fs", &[&device.0])?.good()?;
     let mounted = Mounted::at("/tmp/vm-tests/mounted", &device.0)?;
     must_be_refused("user", &config, &["mounted.img"])?;
     drop((mounted, device));

@@ -112,7 +112,7 @@ impl Ghost {
 
 /// Waits until the daemon neither lists a guest nor has its state file.
 pub(crate) fn wait_until_forgotten(uuid: &str) -> Result<()> {
-    let deadline = Instant::now() + seconds(60);
+    let deadline = Instant::now() + seconds(30);
     loop {
         let is_listed = list()?.iter().any(|guest| guest.uuid == uuid);
         let has_file = path(uuid).exists();
