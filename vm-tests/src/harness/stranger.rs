@@ -137,6 +137,12 @@ impl Stranger {
         for root in self.roots(named)? {
             store.rm(&root)?;
         }
+        for empty in ["vbd", "vif", "console", ""].map(|kind| format!("/local/domain/0/backend/{kind}")) {
+            let empty = XsPath::new(empty.trim_end_matches('/'))?;
+            if store.list(&empty)?.is_some_and(|backends| backends.is_empty()) {
+                store.rm(&empty)?;
+            }
+        }
         for device in loops_of(&self.image)?.into_keys() {
             run("losetup", &["-d", &device])?;
         }
