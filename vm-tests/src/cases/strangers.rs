@@ -143,7 +143,7 @@ fn other_names() -> Result<()> {
     let mut taken = Vec::new();
     for (what, disk) in [
         ("itself", holder.image.clone()),
-        ("a longer path", "/tmp/../tmp//vm-tests/holder.img".into()),
+        ("a longer path", "/tmp/../tmp//vm-tests/xl-holder.img".into()),
         ("a symbolic link", links.symbolic.clone()),
         ("a hard link", links.hard.clone()),
         ("xl's loop device", holder.loop_device()?.into()),

@@ -43,14 +43,15 @@ impl Stranger {
     }
 
     fn create(name: &str, more: &str, options: &[&str]) -> Result<Self> {
-        let image = scratch(&format!("{name}.img"), &[0; 1 << 20])?;
+        // A guest of ours may have its name.
+        let image = scratch(&format!("xl-{name}.img"), &[0; 1 << 20])?;
         let text = format!(
             "name='{name}'\ntype='pv'\nkernel='{KERNEL}'\ncmdline='i'\nmemory=4\n\
              disk=['{},raw,xvda,w']\nvif=['bridge={}']\n{more}\n",
             image.display(),
             bridge()?
         );
-        let config = scratch(&format!("{name}.cfg"), text.as_bytes())?;
+        let config = scratch(&format!("xl-{name}.cfg"), text.as_bytes())?;
         let config = config.to_string_lossy();
         run_within(seconds(120), XL, &[&["create"], options, &[&config]].concat())?.good()?;
         // From here on it is destroyed on every way out.
