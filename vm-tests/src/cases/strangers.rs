@@ -16,8 +16,7 @@ use crate::harness::state_file::{self, Ghost, Replaced, wait_until_forgotten};
 use crate::harness::stranger::{Stranger, loops_of};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("strangers::with_the_numbers_of_another_boots_guest_live_on", numbers_of_another_boot),
-    Case::new("strangers::with_the_numbers_of_this_boots_guest_live_on", numbers_of_this_boot),
+    Case::new("strangers::with_the_numbers_of_a_guest_that_is_gone_live_on", stale_file),
     Case::new("strangers::with_the_uuid_and_name_of_a_guest_live_on", uuid_and_name),
     Case::new("strangers::state_file_of_another_release_costs_a_guest_nothing", another_release),
     Case::new("strangers::damaged_state_file_costs_a_guest_nothing", damaged_file),
@@ -28,23 +27,18 @@ pub(super) const CASES: &[Case] = &[
 /// A boot of dom0 that was never.
 const ANOTHER_BOOT: &str = "6f1c1e0a-4f0d-4d0e-9c51-0d6f5b1f8f3e";
 
-fn numbers_of_another_boot() -> Result<()> {
-    stale_file(Some(ANOTHER_BOOT))
-}
-
-fn numbers_of_this_boot() -> Result<()> {
-    stale_file(None)
-}
-
-/// The state file of a guest that is gone, whatever was last done with it, names domains of xl's: one that runs, one
-/// that is paused.
-fn stale_file(boot: Option<&str>) -> Result<()> {
+/// The state file of a guest that is gone, of this boot and of another, names domains of xl's: one that runs, one that is
+/// paused.
+fn stale_file() -> Result<()> {
     let ghost = Ghost::of_a_real_guest()?;
     let strangers = [Stranger::running("runner", "")?, Stranger::paused("sleeper", "")?];
     let [runner, sleeper] = [&strangers[0], &strangers[1]].map(|stranger| stranger.domid);
-    let turns =
-        [("running", [runner, sleeper]), ("creating", [sleeper, runner]), ("destroying", [runner, sleeper])];
-    for (phase, domids) in turns {
+    for (boot, phase, domids) in [
+        (Some(ANOTHER_BOOT), "running", [runner, sleeper]),
+        (Some(ANOTHER_BOOT), "destroying", [sleeper, runner]),
+        (None, "running", [sleeper, runner]),
+        (None, "creating", [runner, sleeper]),
+    ] {
         let turn = || -> Result<()> {
             let _file = Replaced::with(&state_file::path(&ghost.uuid), &ghost.text(domids, phase, boot)?)?;
             // Asked for before and after the file was dealt with.
@@ -55,7 +49,8 @@ fn stale_file(boot: Option<&str>) -> Result<()> {
             cannot_be_destroyed(&domids)?;
             strangers.iter().try_for_each(Stranger::must_be_untouched)
         };
-        turn().with_context(|| format!("the file says \"{phase}\""))?;
+        let which = if boot.is_some() { "another" } else { "this" };
+        turn().with_context(|| format!("the file is of {which} boot and says \"{phase}\""))?;
     }
     Ok(())
 }
@@ -85,19 +80,20 @@ fn uuid_and_name() -> Result<()> {
 }
 
 fn another_release() -> Result<()> {
-    unreadable(|text| {
+    let spoil = |text: &str| {
         let mut file: serde_json::Value = serde_json::from_str(text)?;
         file["form"] = 99.into();
         Ok(file.to_string())
-    })
+    };
+    unreadable(spoil, "Install the release")
 }
 
 fn damaged_file() -> Result<()> {
-    unreadable(|_| Ok("{".to_owned()))
+    unreadable(|_| Ok("{".to_owned()), "Restore the file")
 }
 
 /// A guest whose state file cannot be read goes on with all that it has, and is managed again once it can.
-fn unreadable(spoil: fn(&str) -> Result<String>) -> Result<()> {
+fn unreadable(spoil: fn(&str) -> Result<String>, advice: &str) -> Result<()> {
     let guest = Made::create(&hello("elder", "")?, &[])?;
     let mut console = Console::serial(&guest, 0)?;
     console.wait_for("echoing COM1", 60)?;
@@ -109,6 +105,7 @@ fn unreadable(spoil: fn(&str) -> Result<String>) -> Result<()> {
     let listed = outrigger(&["list"])?;
     let said = format!("{}{}", listed.stdout, listed.stderr);
     ensure!(said.contains(&*file.to_string_lossy()), "outrigger list does not name the file: {listed}");
+    ensure!(said.contains(advice), "outrigger list does not advise \"{advice}\": {listed}");
     // Nobody else gets its disk.
     let config = hello("heir", "")?;
     let text = fs::read_to_string(&config)?.replace("/tmp/vm-tests/heir.img", &image.to_string_lossy());
@@ -139,7 +136,6 @@ fn other_names() -> Result<()> {
     let holder = Stranger::running("holder", &format!("disk+=['{},raw,xvdb,r']", shared.display()))?;
     let guest = Made::create(&hello("seeker", "")?, &[])?;
     let links = Links::to(&holder.image)?;
-    let own_loop = LoopOf::attach(&holder.image)?;
     let mut taken = Vec::new();
     for (what, disk) in [
         ("itself", holder.image.clone()),
@@ -147,23 +143,26 @@ fn other_names() -> Result<()> {
         ("a symbolic link", links.symbolic.clone()),
         ("a hard link", links.hard.clone()),
         ("xl's loop device", holder.loop_device()?.into()),
-        ("another loop device", own_loop.0.clone().into()),
     ] {
         for access in ["rw", "ro"] {
-            let outcome = must_not_attach(&disk, access);
+            let outcome = must_not_attach(&disk, access, "the guest holder");
             taken.extend(outcome.err().map(|why| format!("{what}, {access}: {why}")));
         }
     }
-    let written = must_not_attach(&shared, "rw");
+    let written = must_not_attach(&shared, "rw", "the guest holder");
     taken.extend(written.err().map(|why| format!("what xl's guest reads, rw: {why}")));
+    let own_loop = LoopOf::attach(&holder.image)?;
+    let another = must_not_attach(Path::new(&own_loop.0), "rw", "in use");
+    taken.extend(another.err().map(|why| format!("a loop device of dom0's, rw: {why}")));
     ensure!(taken.is_empty(), "{} attachments of the disk of another: {}", taken.len(), taken.join("\n"));
     // A new guest is no other than one that runs.
     let config = hello("late", &format!("disk+=['{},raw,hdb,rw']", links.symbolic.display()))?;
-    must_be_refused("late", &config, &["holder"])?;
+    drop(own_loop);
+    must_be_refused("late", &config, &["the guest holder"])?;
     attach(&shared, "ro")?.good()?;
     outrigger(&["block-detach", "seeker", "xvdc"])?.good()?;
     holder.must_be_untouched()?;
-    drop((own_loop, holder));
+    drop(holder);
     attach(&links.symbolic, "rw")?.good()?;
     guest.destroy()
 }
@@ -172,13 +171,13 @@ fn attach(disk: &Path, access: &str) -> Result<Output> {
     outrigger(&["block-attach", "seeker", &format!("{},raw,xvdc,{access}", disk.display())])
 }
 
-/// Fails unless the guest `seeker` cannot have the disk, because xl's guest has it.
-fn must_not_attach(disk: &Path, access: &str) -> Result<()> {
+/// Fails unless the guest `seeker` cannot have the disk, for a reason that has these words.
+fn must_not_attach(disk: &Path, access: &str, words: &str) -> Result<()> {
     let output = attach(disk, access)?;
     if output.status == 0 {
         outrigger(&["block-detach", "seeker", "xvdc"])?.good()?;
     }
-    output.refused(1, &["holder"]).map(drop)
+    output.refused(1, &[words]).map(drop)
 }
 
 /// Two more names of a file, removed when this is dropped.

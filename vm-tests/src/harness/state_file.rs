@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -70,12 +69,8 @@ pub(crate) struct Ghost {
 }
 
 impl Ghost {
-    /// Of a guest that was made and destroyed; the same every time.
-    pub(crate) fn of_a_real_guest() -> Result<&'static Self> {
-        static GHOST: OnceLock<Ghost> = OnceLock::new();
-        if let Some(ghost) = GHOST.get() {
-            return Ok(ghost);
-        }
+    /// Of a guest that is made and destroyed for this.
+    pub(crate) fn of_a_real_guest() -> Result<Self> {
         let bridge = bridge()?;
         let vif = format!("vif=['bridge={bridge}, script=vif-bridge', 'bridge={bridge}']");
         let guest = Made::create(&hello("ghost", &vif)?, &[])?;
@@ -83,7 +78,7 @@ impl Ghost {
         let text = fs::read_to_string(path(&uuid)).context("the guest has no state file")?;
         let domids = [guest.guest.domid.into(), guest.stub()?.into()];
         guest.destroy()?;
-        Ok(GHOST.get_or_init(|| Self { uuid, text, domids }))
+        Ok(Self { uuid, text, domids })
     }
 
     /// The file's text if its guest and stubdomain had had these numbers. Both its interfaces are then interface 0.
