@@ -1,13 +1,15 @@
 //! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
-//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure …` prints figures. Each case finds dom0 empty of guests, and must leave it
-//! so: domains, xenstore, loop devices, bridge ports, state files and free memory are compared.
+//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure …` prints figures. `vm-tests before-reboot` and
+//! `vm-tests after-reboot` are the two halves of the trial of a host that boots again. Each case finds dom0 empty of
+//! guests, and must leave it so: domains, xenstore, loop devices, bridge ports, state files and free memory are compared.
 #![forbid(unsafe_code)]
 
 mod cases;
 mod harness;
 mod measure;
+mod reboot;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,8 +23,8 @@ use harness::evidence::Logs;
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to do: list or run, or measure.
-    #[arg(value_parser = ["list", "run", "measure"])]
+    /// What to do: list or run, measure, or a half of the trial of a reboot.
+    #[arg(value_parser = ["list", "run", "measure", "before-reboot", "after-reboot"])]
     what: String,
     /// How often to measure.
     #[arg(long, default_value_t = 1)]
@@ -36,14 +38,11 @@ const AGAIN: u32 = 2;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.what == "measure" {
-        return match measure::main(&arguments.words, arguments.runs) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+    match arguments.what.as_str() {
+        "measure" => return ended(measure::main(&arguments.words, arguments.runs)),
+        "before-reboot" => return ended(reboot::before()),
+        "after-reboot" => return ended(reboot::after()),
+        _ => {}
     }
     let chosen = cases::all().into_iter().filter(|case| {
         arguments.words.is_empty() || arguments.words.iter().any(|word| case.name.contains(word.as_str()))
@@ -93,6 +92,17 @@ fn main() -> ExitCode {
     if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The status of what is no case.
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Runs one case, and compares dom0 before and after.
 fn run(case: &Case) -> anyhow::Result<()> {
     let before = Host::look()?;
@@ -103,5 +113,8 @@ fn run(case: &Case) -> anyhow::Result<()> {
     let left = clean::compare(&before);
     // What a failed case leaves must not make the next one fail.
     let swept = clean::sweep();
-    outcome.and(left).and(swept)
+    match (outcome, left.and(swept)) {
+        (Err(error), Err(left)) => Err(error.context(format!("{left:#}; before that"))),
+        (outcome, after) => outcome.and(after),
+    }
 }

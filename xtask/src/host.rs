@@ -77,6 +77,10 @@ pub(crate) struct RunOptions {
     /// Words for the command line of dom0's kernel.
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub(crate) dom0_arguments: String,
+    /// A raw file that is the host's disk, /dev/vda; what is written to it is there again in the next run. Boots from
+    /// scratch.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) disk: Option<PathBuf>,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
@@ -147,6 +151,8 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
         memory_mib: options.memory,
         xen_arguments: options.xen_arguments.clone(),
         dom0_arguments: options.dom0_arguments.clone(),
+        // QEMU runs in the host's folder.
+        disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
         ..Machine::default()
     };
     Ok(Request {

@@ -13,6 +13,10 @@ use crate::{guest, workspace};
 
 /// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
 const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(40 * 60);
+/// One boot's part of the trial of a reboot, scaled too.
+const REBOOT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+/// The disk of that trial, in bytes.
+const DISK: u64 = 32 << 20;
 /// Where the suite expects the disks of its guests.
 const LINUX_DISK: &str = "/root/linux-guest.img";
 const POWER_DISK: &str = "/root/power-guest.img";
@@ -28,9 +32,7 @@ const CONTRACTS: [(&str, &str); 2] =
 /// Boots the embedded host with Xen's own tools in it and runs the suites in its dom0.
 pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
     let mut view = View::new(false, false);
-    let programs = programs()?;
-    let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
-    let host = host::built(&build, &programs, &mut view)?;
+    let host = host(&mut view)?;
     let scale = TimeScale::from_env()?;
     let disks = guest_disks(&mut view)?;
     let hostile = Put { source: binaries::hostile_stub()?, target: HOSTILE_STUB.into() };
@@ -58,6 +60,47 @@ pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Boots a host, cuts its power while guests run, and boots it again with the same disk.
+pub(crate) fn reboot() -> Result<()> {
+    let mut view = View::new(false, false);
+    let host = host(&mut view)?;
+    let scale = TimeScale::from_env()?;
+    let folder = tempfile::tempdir()?;
+    let [disk, script] = ["disk", "script"].map(|name| folder.path().join(name));
+    std::fs::File::create(&disk)?.set_len(DISK)?;
+    let machine = Machine { disk: Some(disk), ..Machine::default() }.stretched(scale);
+    let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
+    for half in ["before-reboot", "after-reboot"] {
+        let text = format!("#!/bin/sh\nexport {}={scale}\nexec vm-tests {half}\n", TimeScale::VARIABLE);
+        std::fs::write(&script, text)?;
+        let request = Request {
+            machine: machine.clone(),
+            job: Job::Script(script.clone()),
+            puts: vec![guest::console()?],
+            timeout: Some(REBOOT_LIMIT),
+            fresh: true,
+            logs: logs.join(half),
+            scale,
+        };
+        // A run ends as by a power cut: the emulator is killed, whatever its guests do.
+        let report = testhost::run(&host, &request, &mut view)?;
+        if report.status != 0 {
+            bail!(
+                "vm-tests {half} ended with status {}; the logs are in {}",
+                report.status,
+                report.logs.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The host with Xen's own tools and the programs of the suite.
+fn host(view: &mut View) -> Result<testhost::Host> {
+    let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
+    host::built(&build, &programs()?, view)
 }
 
 /// The script for dom0. Every suite runs, even when one before it failed.

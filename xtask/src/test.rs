@@ -28,7 +28,8 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Only tests and cases whose name holds this; `watch` for the trials of the watch over the embedded host.
+    /// Only tests and cases whose name holds this; `watch` for the trials of the watch over the embedded host alone,
+    /// `reboot` for that of a reboot of the whole host alone.
     filter: Option<String>,
 }
 
@@ -83,10 +84,14 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
             let compiled = crate::stubdom::compile_missing(&store, options.yes || ci, &mut view)?;
             compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
         })?;
-        if options.filter.as_deref().is_none_or(|filter| "watch".contains(filter)) {
+        let is_asked = |name: &str| options.filter.as_deref().is_none_or(|filter| name.contains(filter));
+        if is_asked("watch") {
             stage("watch over the embedded host", &watch)?;
         }
-        if options.filter.as_deref() != Some("watch") {
+        if is_asked("reboot") {
+            stage("reboot of the embedded host", &suite::reboot)?;
+        }
+        if !matches!(options.filter.as_deref(), Some("watch" | "reboot")) {
             stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci))?;
             tell_image()?;
         }

@@ -166,12 +166,16 @@ fn skeleton(archive: &mut Initramfs) -> image::Result<()> {
 
 /// Puts the modules that dom0 loads, their order, and those that a test may load by hand.
 fn modules(kernel: &Kernel<'_>, archive: &mut Initramfs) -> image::Result<()> {
-    let mut order = String::new();
-    for module in kernel.modules(&contents::MODULES)? {
-        order.push_str(&format!("{}.ko\n", module.name));
+    let booted = kernel.modules(&contents::MODULES)?;
+    let mut disk = kernel.modules(&contents::DISK_MODULES)?;
+    disk.retain(|module| booted.iter().all(|other| other.name != module.name));
+    for (path, modules) in [("/modules/order", booted), ("/modules/disk-order", disk)] {
+        let order: String = modules.iter().map(|module| format!("{}.ko\n", module.name)).collect();
+        archive.bytes(path, 0o644, order)?;
     }
-    archive.bytes("/modules/order", 0o644, order)?;
-    let all = [contents::MODULES.as_slice(), contents::MORE_MODULES.as_slice()].concat();
+    let all =
+        [contents::MODULES.as_slice(), contents::MORE_MODULES.as_slice(), contents::DISK_MODULES.as_slice()]
+            .concat();
     for module in kernel.modules(&all)? {
         archive.copy(&format!("/modules/{}.ko", module.name), 0o644, module.host)?;
     }

@@ -96,8 +96,12 @@ pub(crate) const MODULES: [&str; 13] = [
     "bridge",
 ];
 
-/// Modules that lie in `/modules` for who wants to load them.
+/// Modules that are in `/modules` for a script to load.
 pub(crate) const MORE_MODULES: [&str; 2] = ["tun", "xen-pciback"];
+
+/// Modules for the machine's disk and a file system on it. ext4 asks for its checksum by name, so no dependency of the
+/// module names it.
+pub(crate) const DISK_MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
 
 /// Folders that are there from the start.
 pub(crate) const FOLDERS: [&str; 14] = [
@@ -122,6 +126,6 @@ pub(crate) const PROFILE: &str = "PS1='dom0:\\w\\$ '\nstty sane 2>/dev/null\n";
 
 /// All of the above that decides what a host is, for its hash.
 pub(crate) fn all() -> impl std::fmt::Debug {
-    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, FOLDERS);
+    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, DISK_MODULES, FOLDERS);
     (always, TOOLS_PACKAGES, TOOLS_PROGRAMS, TOOLS_FILES)
 }

@@ -1,7 +1,7 @@
 //! The emulated machine: how large it is, and which QEMU command line makes it.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::TimeScale;
 
@@ -35,6 +35,9 @@ pub struct Machine {
     pub xen_arguments: String,
     /// More words for the command line of dom0's kernel.
     pub dom0_arguments: String,
+    /// A raw file that is the machine's disk: `/dev/vda` in dom0, once the modules of `/modules/disk-order` are loaded.
+    /// What is written to it outlives the machine, so such a machine boots from scratch every time.
+    pub disk: Option<PathBuf>,
 }
 
 impl Default for Machine {
@@ -46,6 +49,7 @@ impl Default for Machine {
             dom0_cpus: 1,
             xen_arguments: "loglvl=warning guest_loglvl=warning".to_owned(),
             dom0_arguments: String::new(),
+            disk: None,
         }
     }
 }
@@ -140,6 +144,12 @@ impl Machine {
         add(&["-device", "virtserialport,nr=2,chardev=output,name=output"]);
         add(&["-fsdev", &format!("local,id=share,path={},security_model=none", escape(share))]);
         add(&["-device", &format!("virtio-9p-pci,fsdev=share,mount_tag={SHARE_TAG}")]);
+        if let Some(disk) = &self.disk {
+            // The emulator may be killed at any moment, the machine that it runs on may not: what dom0 has synced is
+            // then in the page cache, and nothing has to wait for a real disk.
+            add(&["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={}", escape(disk))]);
+            add(&["-device", "virtio-blk-pci,drive=disk"]);
+        }
         arguments
     }
 }
@@ -163,6 +173,17 @@ mod tests {
         let all: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
         assert!(all.iter().any(|word| word.contains("path=/run/a,,b/qmp,server")));
         assert!(all.iter().any(|word| word.contains("path=/share,,c,security")));
+    }
+
+    #[test]
+    fn disk_is_there_only_when_asked_for() {
+        let words = |machine: &Machine| {
+            let arguments = machine.qemu_arguments(Path::new("/run"), Path::new("/share"), Memory::Anonymous);
+            arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        assert!(!words(&Machine::default()).contains("virtio-blk"));
+        let machine = Machine { disk: Some("/disks/a,b".into()), ..Machine::default() };
+        assert!(words(&machine).contains("file=/disks/a,,b -device virtio-blk-pci,drive=disk"));
     }
 
     #[test]

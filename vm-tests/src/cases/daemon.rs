@@ -1,18 +1,16 @@
 //! The daemons: killed at any moment, they lose nothing; a dead device model is noticed.
 
-use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use xenstore::{Store, Xenstore, XsPath};
 
 use super::Case;
 use crate::harness::command::{XL, outrigger, run};
 use crate::harness::consoles::Console;
+use crate::harness::daemons::{kill_hard, start, start_outriggerd};
 use crate::harness::events::Events;
 use crate::harness::guest::{Made, hello, must_run};
 use crate::harness::qmp::Qmp;
@@ -26,45 +24,6 @@ pub(super) const CASES: &[Case] = &[
     Case::new("daemon::dead_stubdomain_restarts_guest_when_asked", dead_stub_restart),
     Case::new("daemon::api_is_introspectable", introspection),
 ];
-
-/// Kills a daemon the hard way.
-pub(super) fn kill_hard(daemon: &str) -> Result<()> {
-    let pids = run("pidof", &[daemon])?.good()?.stdout;
-    for pid in pids.split_whitespace() {
-        kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
-        let gone = Instant::now() + seconds(10);
-        while fs::exists(format!("/proc/{pid}/exe"))? && fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
-            ensure!(Instant::now() < gone, "{daemon} survives SIGKILL");
-            std::thread::yield_now();
-        }
-    }
-    Ok(())
-}
-
-/// Starts a daemon again, as init would, and waits until it answers.
-pub(super) fn start(daemon: &str, answers: impl Fn() -> bool) -> Result<()> {
-    let log =
-        fs::OpenOptions::new().append(true).create(true).open(format!("/var/log/outrigger/{daemon}.log"))?;
-    Command::new("setsid")
-        .arg(daemon)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("cannot start {daemon}"))?;
-    let deadline = Instant::now() + seconds(30);
-    while !answers() {
-        if Instant::now() >= deadline {
-            bail!("{daemon} does not answer after its restart");
-        }
-        std::thread::yield_now();
-    }
-    Ok(())
-}
-
-pub(super) fn start_outriggerd() -> Result<()> {
-    start("outriggerd", || outrigger(&["list"]).is_ok_and(|output| output.status == 0))
-}
 
 fn sigkill() -> Result<()> {
     let guest = Made::create(&hello("keeper", "")?, &[])?;

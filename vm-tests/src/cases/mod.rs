@@ -17,6 +17,7 @@ mod media;
 mod qmp;
 mod state;
 mod stock;
+mod strangers;
 mod vchan;
 mod xenstored_gone;
 
@@ -52,6 +53,7 @@ pub(crate) fn all() -> Vec<Case> {
         ends::CASES,
         daemon::CASES,
         stock::CASES,
+        strangers::CASES,
         ease::CASES,
         hotplug::CASES,
         media::CASES,

@@ -14,10 +14,10 @@ use xen_types::DomId;
 use xenstore::{Store as _, Xenstore};
 
 use super::Case;
-use super::daemon::{kill_hard, start, start_outriggerd};
 use crate::harness::command::outrigger;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::pid;
+use crate::harness::daemons::{kill_hard, start, start_outriggerd};
 use crate::harness::guest::{Made, hello, scratch};
 use crate::harness::qmp::Qmp;
 use crate::harness::seconds;

@@ -11,9 +11,9 @@ use xen_types::DomId;
 use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
-use super::daemon::{kill_hard, start_outriggerd};
 use super::vchan::{Asking, answer};
 use crate::harness::command::outrigger;
+use crate::harness::daemons::{kill_hard, start_outriggerd};
 use crate::harness::guest::{Made, hello};
 use crate::harness::seconds;
 

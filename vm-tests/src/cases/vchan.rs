@@ -16,7 +16,7 @@ use xen_types::DomId;
 use xenstore::{Connection, Store as _, Xenstore, XsPath};
 
 use super::Case;
-use super::daemon::{kill_hard, start_outriggerd};
+use crate::harness::daemons::{kill_hard, start_outriggerd};
 use crate::harness::guest::{Made, hello};
 use crate::harness::seconds;
 

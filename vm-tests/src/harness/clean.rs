@@ -132,7 +132,8 @@ fn loops() -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-fn names(folder: &str) -> Result<BTreeSet<String>> {
+/// The names in a folder; none when it is missing.
+pub(crate) fn names(folder: &str) -> Result<BTreeSet<String>> {
     match fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeSet::new()),

@@ -1,14 +1,15 @@
-//! The console daemon, ours or Xen's: one at a time, and ours again when a case is over.
+//! The daemons: killed, stopped, started. The console daemon is ours or Xen's, one at a time, and ours again when a case
+//! is over.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::command::{Output, run};
+use super::command::{Output, outrigger, run};
 use super::seconds;
 
 /// Both names.
@@ -79,6 +80,31 @@ impl Drop for ConsoleDaemon {
     }
 }
 
+/// The toolstack's daemon while it is stopped; it runs again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon(());
+
+impl Daemon {
+    /// Stops it the hard way.
+    pub(crate) fn stop() -> Result<Self> {
+        kill_hard("outriggerd")?;
+        Ok(Self(()))
+    }
+
+    /// Starts it again, and waits until it answers.
+    pub(crate) fn start(self) -> Result<()> {
+        std::mem::forget(self);
+        start_outriggerd()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // What fails here makes the next case fail.
+        let _ = start_outriggerd();
+    }
+}
+
 /// Starts ours; it returns when all consoles are served.
 pub(crate) fn start_ours(options: &[&str]) -> Result<Output> {
     run("outrigger-consoled", options)
@@ -105,4 +131,43 @@ fn stop(signal: Signal) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Kills a daemon the hard way.
+pub(crate) fn kill_hard(daemon: &str) -> Result<()> {
+    let pids = run("pidof", &[daemon])?.good()?.stdout;
+    for pid in pids.split_whitespace() {
+        kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
+        let gone = Instant::now() + seconds(10);
+        while fs::exists(format!("/proc/{pid}/exe"))? && fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+            ensure!(Instant::now() < gone, "{daemon} survives SIGKILL");
+            std::thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+/// Starts a daemon again, as init would, and waits until it answers.
+pub(crate) fn start(daemon: &str, answers: impl Fn() -> bool) -> Result<()> {
+    let log =
+        fs::OpenOptions::new().append(true).create(true).open(format!("/var/log/outrigger/{daemon}.log"))?;
+    Command::new("setsid")
+        .arg(daemon)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot start {daemon}"))?;
+    let deadline = Instant::now() + seconds(30);
+    while !answers() {
+        if Instant::now() >= deadline {
+            bail!("{daemon} does not answer after its restart");
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+pub(crate) fn start_outriggerd() -> Result<()> {
+    start("outriggerd", || outrigger(&["list"]).is_ok_and(|output| output.status == 0))
 }

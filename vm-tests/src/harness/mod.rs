@@ -5,6 +5,7 @@ pub(crate) mod command;
 pub(crate) mod console_guest;
 pub(crate) mod consoles;
 pub(crate) mod daemons;
+pub(crate) mod disk;
 pub(crate) mod emulator;
 pub(crate) mod events;
 pub(crate) mod evidence;
@@ -12,6 +13,8 @@ pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod qmp;
 pub(crate) mod shell;
+pub(crate) mod state_file;
+pub(crate) mod stranger;
 pub(crate) mod terminal;
 
 use std::time::Duration;
