@@ -1,6 +1,7 @@
 //! From the toolstack's words to the interface's.
 
 use std::error::Error as StdError;
+use std::path::Path;
 
 use api::types::{Failure, Guest as ApiGuest, State, Unreadable};
 use toolstack::host::HostError;
@@ -41,6 +42,7 @@ pub(crate) fn failure(job: Job, error: &Error) -> Failure {
 pub(crate) fn refused(error: &Error) -> Failure {
     let hint = match error {
         Error::Step(step) => hint(&step.cause),
+        Error::NotRestarted { cause, .. } => hint(cause),
         Error::NotClean { .. } => Some("outrigger destroy goes on where it stopped"),
         Error::NotDetached { .. } => Some("the same command goes on where it stopped"),
         Error::Cause(cause) => hint(cause),
@@ -133,6 +135,12 @@ pub(crate) fn unreadable(file: &UnreadableRecord) -> Unreadable {
         domid: file.domid,
         problem: file.cause.chain(),
     }
+}
+
+/// The folder of the state files, when it cannot be read.
+pub(crate) fn unreadable_folder(folder: &Path, cause: &Cause) -> Unreadable {
+    let file = folder.display().to_string();
+    Unreadable { file, uuid: None, name: None, domid: None, problem: cause.chain() }
 }
 
 /// A guest as the interface shows it; none while it has no domain.

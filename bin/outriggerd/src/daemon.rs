@@ -108,7 +108,8 @@ fn resume_restarts(shared: &Shared) {
     for (note, config, uuid) in shared.restarts.pending() {
         if let Some(guest) = shared.registry.named(&config.name) {
             // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
-            if let Err(error) = shared.toolstack.start_if_new(guest.id()) {
+            let is_its = uuid.is_none_or(|uuid| uuid == guest.uuid);
+            if is_its && let Err(error) = shared.toolstack.start_if_new(guest.id()) {
                 tracing::error!(
                     guest = config.name,
                     error = error.report(),

@@ -493,6 +493,12 @@ impl Driver {
             toolstack::Error::Step(_) => true,
             // Someone else has cleared it away.
             toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
+            toolstack::Error::NotRestarted { .. } => {
+                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
+                self.guest = Some(guest.clone());
+                let ended = self.seen.clone().unwrap_or(GuestEvent::Gone);
+                return self.keep(&guest, &ended);
+            }
             toolstack::Error::NotClean { .. }
             | toolstack::Error::NotDetached { .. }
             | toolstack::Error::Cause(_) => false,

@@ -161,13 +161,12 @@ impl Methods {
             let entries = shared.registry.all();
             let guests =
                 entries.iter().filter_map(|entry| convert::guest(&shared.toolstack, entry)).collect();
-            match shared.toolstack.unreadable() {
-                Ok(files) => {
-                    let unreadable = files.iter().map(convert::unreadable).collect();
-                    Answer::last(&Guests { guests, unreadable })
-                }
-                Err(error) => Answer::failure(&convert::unanswered(&error)),
-            }
+            let unreadable = match shared.toolstack.unreadable() {
+                Ok(files) => files.iter().map(convert::unreadable).collect(),
+                // The guests are shown all the same.
+                Err(error) => vec![convert::unreadable_folder(&shared.toolstack.paths().guests(), &error)],
+            };
+            Answer::last(&Guests { guests, unreadable })
         });
     }
 

@@ -74,10 +74,15 @@ impl Toolstack {
     /// Destroys a guest and makes it again from its configuration, with the same UUID.
     ///
     /// # Errors
-    /// As for [`Self::destroy`] and [`Self::create`].
+    /// As for [`Self::destroy`] and [`Self::create`]; [`Error::NotRestarted`] when it could not be created again, and it
+    /// is left as it is.
     pub fn restart(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let record = self.record_of(id)?;
         let (config, uuid) = (record.config.clone(), record.uuid);
+        // What can be known to fail afterwards fails while there is still a guest to keep.
+        if let Err(cause) = self.check_restart(&record) {
+            return Err(Error::NotRestarted { name: record.name, cause });
+        }
         self.tear_down(record, events)?;
         let options = crate::CreateOptions { uuid: Some(uuid), ..Default::default() };
         self.create(&config, options, events)

@@ -34,6 +34,14 @@ pub enum ToolstackError {
         /// What failed at the second try.
         left: Vec<UndoFailure>,
     },
+    /// A guest could not be created again, so it was not destroyed either.
+    #[error("Guest {name} was not restarted, and is left as it is: {}", cause.chain())]
+    NotRestarted {
+        /// The guest's name.
+        name: String,
+        /// What would have failed.
+        cause: Cause,
+    },
     /// Something else failed before anything was changed.
     #[error(transparent)]
     Cause(#[from] Cause),
@@ -46,7 +54,7 @@ impl ToolstackError {
         match self {
             Self::Step(failure) => failure.report(),
             Self::Cause(cause) => cause.chain(),
-            Self::NotClean { .. } | Self::NotDetached { .. } => self.to_string(),
+            Self::NotClean { .. } | Self::NotDetached { .. } | Self::NotRestarted { .. } => self.to_string(),
         }
     }
 }

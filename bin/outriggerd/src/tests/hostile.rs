@@ -161,3 +161,18 @@ fn stubdomain_is_not_contacted_under_a_reused_domid() {
         assert!(error.to_string().contains("domain 2 does not have its UUID"), "{error}");
     }
 }
+
+#[test]
+fn guest_that_cannot_be_created_again_is_kept_when_it_reboots() {
+    let world = World::new();
+    let mut service = world.start();
+    let guest = service.create("on_reboot = \"restart\"").unwrap();
+    service.events.expect(&["created"]);
+    world.host.remove_file(&world.toolstack().paths().hvmloader[0]).unwrap();
+    world.end(guest.domid, xen::ShutdownReason::Reboot);
+    let failed = service.events.expect(&["rebooted", "create-failed", "preserved"]);
+    assert_eq!(failed.uuid, guest.uuid);
+    assert_eq!(service.get("hello").unwrap().uuid, guest.uuid);
+    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
+    service.destroy("hello").unwrap();
+}

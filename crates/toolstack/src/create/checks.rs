@@ -9,6 +9,7 @@ use xenstore::{Store, XsPath};
 
 use super::network::bridge;
 use super::{Creation, Files, Labels, StubImage};
+use crate::claims::claim;
 use crate::error::Cause;
 use crate::host::{FileKind, HostDevices, HostError};
 use crate::record::Records;
@@ -29,6 +30,21 @@ impl Creation<'_> {
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
         self.check_identity(&domains, &self.ts.records()?)?;
+        self.check_parts()?;
+        self.check_memory()
+    }
+
+    /// The same for a guest that is to be restarted, as far as it can be known while it still has its name, its UUID and
+    /// its memory: what would fail after it is destroyed would lose it.
+    pub(super) fn check_restart(&mut self) -> StepResult {
+        self.check_parts()?;
+        let lock = self.ts.lock_disks();
+        // Released again: they are claimed when the guest is created.
+        claim(self.ts, &lock, &mut self.record, &self.config.disks).map(drop)
+    }
+
+    /// What the guest is to be made of.
+    fn check_parts(&mut self) -> StepResult {
         self.check_supported()?;
         self.labels = self.find_labels()?;
         self.files = find_files(self.config, self.ts)?;
@@ -44,7 +60,7 @@ impl Creation<'_> {
             check_bridge(nic, &*self.ts.host)
                 .map_err(|cause| cause.about(format!("Network interface {}", nic.devid)))?;
         }
-        self.check_memory()
+        Ok(())
     }
 
     /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.

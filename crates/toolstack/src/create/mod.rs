@@ -165,8 +165,42 @@ impl Toolstack {
         };
         let boot = self.host.boot_id().map_err(Cause::from)?;
         let record = GuestRecord::new(config, boot, uuid, self.random_uuid()?);
-        let mut creation = Creation {
-            ts: self,
+        let mut creation = Creation::new(self, config, options, record);
+        let result = run_all(&steps(), &mut creation, &self.faults, events);
+        for text in std::mem::take(&mut creation.warnings) {
+            events(Event::Warning { text });
+        }
+        if let Err(mut failure) = result {
+            creation.give_up(&mut failure);
+            failure.stubdomain_log = creation.last_words();
+            return Err(failure.into());
+        }
+        Ok(creation.guest()?)
+    }
+
+    /// Checks whether a guest could be created again, while it is still there.
+    pub(crate) fn check_restart(&self, record: &GuestRecord) -> StepResult {
+        // Its disks are claimed anew, and are not compared with what they were.
+        let mut without = record.clone();
+        without.disks.clear();
+        Creation::new(self, &record.config, CreateOptions::default(), without).check_restart()
+    }
+
+    /// A random UUID (version 4).
+    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
+        let mut bytes = [0; 16];
+        self.host.random(&mut bytes)?;
+        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Ok(Uuid::from_bytes(bytes))
+    }
+}
+
+impl<'a> Creation<'a> {
+    fn new(ts: &'a Toolstack, config: &'a GuestConfig, options: CreateOptions, record: GuestRecord) -> Self {
+        Self {
+            ts,
             config,
             options,
             record,
@@ -183,27 +217,7 @@ impl Toolstack {
             disks: OpenDisks::new(),
             stub_started: None,
             warnings: Vec::new(),
-        };
-        let result = run_all(&steps(), &mut creation, &self.faults, events);
-        for text in std::mem::take(&mut creation.warnings) {
-            events(Event::Warning { text });
         }
-        if let Err(mut failure) = result {
-            creation.give_up(&mut failure);
-            failure.stubdomain_log = creation.last_words();
-            return Err(failure.into());
-        }
-        Ok(creation.guest()?)
-    }
-
-    /// A random UUID (version 4).
-    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
-        let mut bytes = [0; 16];
-        self.host.random(&mut bytes)?;
-        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        Ok(Uuid::from_bytes(bytes))
     }
 }
 

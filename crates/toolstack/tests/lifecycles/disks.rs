@@ -24,9 +24,14 @@ fn create(world: &World, name: &str, disks: &[&str]) -> Result<Guest, Error> {
 
 /// The user of the disk, which the error names.
 fn user(result: Result<Guest, Error>) -> DiskUser {
-    let Err(Error::Step(failure)) = result else { panic!("not refused: {result:?}") };
-    assert!(failure.undo.is_empty(), "{failure:?}");
-    let mut cause = failure.cause;
+    let mut cause = match result {
+        Err(Error::Step(failure)) => {
+            assert!(failure.undo.is_empty(), "{failure:?}");
+            failure.cause
+        }
+        Err(Error::NotRestarted { cause, .. }) => cause,
+        other => panic!("not refused: {other:?}"),
+    };
     while let Cause::Device { source, .. } = cause {
         cause = *source;
     }
@@ -346,7 +351,7 @@ fn a_restarted_guest_gets_its_disks_back_unless_they_are_in_use() {
     let domid = stranger(&world, "vbd", &[("physical-device", "fd:7"), ("mode", "r")]);
     assert!(is_stranger(&user(world.toolstack.restart(guest.id(), &mut |_| ())), domid));
     world.hypervisor.destroy_domain(domid).unwrap();
-    world.create().unwrap();
+    world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
 }
 
 #[test]
@@ -433,4 +438,28 @@ fn the_checked_disk_is_attached_even_if_its_name_was_reused() {
     let attached: Vec<_> = world.host.state().loops.values().map(|(file, ..)| file.clone()).collect();
     assert_eq!(attached, [std::path::PathBuf::from("/srv/extra.img")]);
     create(&world, "y", &["/srv/a.img,raw,hda,rw"]).unwrap();
+}
+
+#[test]
+fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
+    let world = World::new(Stubs::Work);
+    let guest = create(&world, "x", &["/srv/a.img,raw,xvda,rw"]).unwrap();
+    world.hypervisor.guest_shuts_down(guest.domid, ShutdownReason::Reboot);
+    let before = world.picture();
+    world.host.put_loop("/srv/a.img".as_ref(), false, "");
+    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
+    assert_eq!(world.picture().guests(), before.guests());
+    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
+    // A missing file is known beforehand, too.
+    world.host.detach_loop(&world.host.find_loops("").unwrap().pop().unwrap()).unwrap();
+    for missing in [world.toolstack.paths().hvmloader[0].clone(), "/srv/a.img".into()] {
+        let content = world.host.state().files[&missing].clone();
+        world.forget_file(&missing);
+        let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+        assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
+        world.host.put_file(&missing, &content);
+    }
+    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    assert_eq!(again.uuid, guest.uuid);
 }

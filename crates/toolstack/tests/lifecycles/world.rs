@@ -81,6 +81,11 @@ pub(crate) struct Picture {
 }
 
 impl Picture {
+    /// The guests, with their configurations.
+    pub(crate) fn guests(&self) -> &[Guest] {
+        &self.guests
+    }
+
     /// Fails, naming what differs, unless both are the same.
     pub(crate) fn check_same(&self, other: &Self, case: &str) {
         let (here, there) = (self.nodes.difference(&other.nodes), other.nodes.difference(&self.nodes));
