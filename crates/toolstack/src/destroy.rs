@@ -83,12 +83,20 @@ impl Toolstack {
         if let Err(cause) = self.check_restart(&record) {
             return Err(Error::NotRestarted { name: record.name, cause });
         }
+        // A file is known to be a copy only while the guest has a file of its own.
+        let copies = self.records()?.copies.into_iter().map(|file| file.path).collect();
         self.tear_down(record, events)?;
         let options = crate::CreateOptions { uuid: Some(uuid), ..Default::default() };
-        self.create(&config, options, events)
+        self.create_beside(&config, options, copies, events)
     }
 
     pub(crate) fn tear_down(&self, record: GuestRecord, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        for script in record.scripts.iter().filter(|script| frontend_of(&script.backend).is_none()) {
+            let (path, backend) = (script.script.display(), &script.backend);
+            let text =
+                format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
+            events(Event::Warning { text });
+        }
         let mut removal = Removal { ts: self, record, killed: false };
         let mut left = run_every(&steps(), &mut removal, &self.faults, events);
         let record = removal.record;
@@ -250,14 +258,14 @@ fn await_none(
 }
 
 /// Undoes every script that has run, last first, by running it again with the arguments for that. Those that would find
-/// another domain's device under the domid are forgotten.
+/// another domain's device under the domid, or whose device is unknown, are forgotten without being run.
 pub(crate) fn undo_scripts(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     let deadline = ts.deadlines.script;
     let mut outcome = Ok(());
     while let Some(script) = record.scripts.last().cloned() {
         let ours = record.own_numbers(ts)?;
         record.scripts.pop();
-        if frontend_of(&script.backend).is_some_and(|domid| !ours.contains(&domid)) {
+        if !frontend_of(&script.backend).is_some_and(|domid| ours.contains(&domid)) {
             continue;
         }
         let call = ScriptCall {
@@ -321,7 +329,9 @@ pub(crate) fn remove_ports(ts: &Toolstack, record: &mut GuestRecord) -> StepResu
 
 /// The frontend's domid in `backend/<kind>/<domid>/<devid>`.
 fn frontend_of(backend: &str) -> Option<DomId> {
-    backend.split('/').nth(2)?.parse().ok()
+    let mut words = backend.strip_prefix("backend/")?.split('/');
+    let (_kind, domid, _devid) = (words.next()?, words.next()?, words.next()?.parse::<u64>().ok()?);
+    if words.next().is_some() { None } else { domid.parse().ok() }
 }
 
 /// Detaches every loop device with the guest's tag, in its record or not.

@@ -291,6 +291,16 @@ pub enum Cause {
         /// What is wrong.
         why: String,
     },
+    /// A file beside the state files is a copy of one.
+    #[error(
+        "{path} is a copy of the state file of the guest {uuid} and is not used: remove it or move it out of the folder"
+    )]
+    RecordCopy {
+        /// The copy.
+        path: PathBuf,
+        /// The guest's UUID.
+        uuid: Uuid,
+    },
     /// A later release wrote the state file.
     #[error(
         "The state file {path} was written by a later release (form {form}), and this release cannot read it; its \

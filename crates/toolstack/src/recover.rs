@@ -43,11 +43,11 @@ impl Toolstack {
     /// # Errors
     /// When Xen does not answer or the folder of the state files cannot be read.
     pub fn recover(&self, events: &mut dyn FnMut(Event)) -> Result<Recovered, Error> {
-        let Records { guests, past, unreadable } = self.records()?;
+        let Records { guests, past, unreadable, copies } = self.records()?;
         let mut recovered = Recovered::default();
         let certain = unreadable.iter().all(|file| file.uuid.is_some());
         let mut known: Vec<Uuid> = unreadable.iter().filter_map(|file| file.uuid).collect();
-        recovered.troubles.extend(unreadable.into_iter().map(|file| Error::from(file.cause)));
+        recovered.troubles.extend(unreadable.into_iter().chain(copies).map(|file| Error::from(file.cause)));
         for record in past {
             self.end_with_host(&record, &mut recovered);
         }
@@ -83,6 +83,12 @@ impl Toolstack {
         recovered: &mut Recovered,
         events: &mut dyn FnMut(Event),
     ) -> Result<(), Error> {
+        // Later its stubdomain, which showed that it is of this boot, may be gone.
+        if !record.has_stored_boot()
+            && let Err(cause) = record.save(&*self.host, &self.paths)
+        {
+            recovered.troubles.push(cause.into());
+        }
         // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
         if record.phase == Phase::Running
             && let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid)

@@ -151,6 +151,8 @@ impl<'a> Host<'a> {
     fn look(ts: &'a Toolstack, record: &GuestRecord) -> Result<Self, Cause> {
         let mut records = ts.records()?;
         records.guests.retain(|other| other.uuid != record.uuid);
+        // Copies of the guest's own file: any other was refused with the UUID.
+        records.unreadable.retain(|file| file.uuid != Some(record.uuid));
         let domains = ts.hypervisor.list_domains()?;
         Ok(Self {
             ts,

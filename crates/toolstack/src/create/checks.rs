@@ -29,7 +29,7 @@ impl Creation<'_> {
     /// Everything that can be known to fail before anything is changed.
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
-        self.check_identity(&domains, &self.ts.records()?)?;
+        self.check_identity(&domains, &self.ts.records()?.without(&self.copies))?;
         self.check_parts()?;
         self.check_memory()
     }

@@ -70,6 +70,8 @@ pub(crate) struct Creation<'a> {
     pub(crate) ts: &'a Toolstack,
     pub(crate) config: &'a GuestConfig,
     pub(crate) options: CreateOptions,
+    /// Copies of state files, which hold nothing.
+    pub(crate) copies: Vec<PathBuf>,
     pub(crate) record: GuestRecord,
     pub(crate) recorded: bool,
     pub(crate) files: Files,
@@ -159,13 +161,24 @@ impl Toolstack {
         options: CreateOptions,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
+        self.create_beside(config, options, Vec::new(), events)
+    }
+
+    /// Creates a guest whose state file may have copies.
+    pub(crate) fn create_beside(
+        &self,
+        config: &GuestConfig,
+        options: CreateOptions,
+        copies: Vec<PathBuf>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
         let uuid = match options.uuid.or(config.uuid) {
             Some(uuid) => uuid,
             None => self.random_uuid()?,
         };
         let boot = self.host.boot_id().map_err(Cause::from)?;
         let record = GuestRecord::new(config, boot, uuid, self.random_uuid()?);
-        let mut creation = Creation::new(self, config, options, record);
+        let mut creation = Creation { copies, ..Creation::new(self, config, options, record) };
         let result = run_all(&steps(), &mut creation, &self.faults, events);
         for text in std::mem::take(&mut creation.warnings) {
             events(Event::Warning { text });
@@ -203,6 +216,7 @@ impl<'a> Creation<'a> {
             ts,
             config,
             options,
+            copies: Vec::new(),
             record,
             recorded: false,
             files: Files::default(),
@@ -274,7 +288,7 @@ impl Creation<'_> {
     /// Claims the guest's disks and its name. Two guests that want the same do this one after the other.
     fn write_record(&mut self) -> StepResult {
         let lock = self.ts.lock_disks();
-        self.check_records(&self.ts.records()?)?;
+        self.check_records(&self.ts.records()?.without(&self.copies))?;
         self.disks = claim(self.ts, &lock, &mut self.record, &self.config.disks)?;
         self.recorded = true;
         self.record.save(&*self.ts.host, &self.ts.paths)

@@ -59,7 +59,7 @@ impl Vif {
     /// What dom0 is asked for to make it a port of its bridge.
     fn port_request(&self) -> PortRequest {
         PortRequest {
-            interface: interface_name(self.domid, self.nic.devid),
+            vif: self.backend(),
             rename: vif_name(&self.nic, self.stub),
             bridge: bridge(&self.nic).to_owned(),
             mtu: self.nic.mtu,
@@ -89,11 +89,10 @@ impl Vif {
     }
 
     fn wait_for_interface(&self, ts: &Toolstack, deadline: Instant) -> StepResult {
-        let interface = interface_name(self.domid, self.nic.devid);
         let backend = self.id().back();
         let mut watcher = Watcher::new();
         watcher.watch(&ts.xenstore, &backend)?;
-        match watcher.until(deadline, || Ok(ts.host.has_interface(&interface)?.then_some(())))? {
+        match watcher.until(deadline, || Ok(ts.host.has_interface(self.backend())?.then_some(())))? {
             Some(()) => Ok(()),
             None => Err(backend_trouble(ts, &backend, ts.deadlines.backends)),
         }

@@ -117,8 +117,8 @@ impl VifId {
 /// How a vif becomes a bridge's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRequest {
-    /// The interface that the backend made, `vif<domid>.<number>`.
-    pub interface: String,
+    /// The backend whose interface it is; the interface still has its first name.
+    pub vif: VifId,
     /// Its new name, when the configuration wants one.
     pub rename: Option<String>,
     /// The bridge that it joins.
@@ -234,16 +234,17 @@ pub trait HostDevices: Send + Sync {
     /// When this cannot be learnt.
     fn is_bridge(&self, name: &str) -> Result<bool, HostError>;
 
-    /// Whether there is a network interface of this name.
+    /// Whether the interface of this backend exists under its first name. Another interface with that name does not
+    /// count.
     ///
     /// # Errors
     /// When this cannot be learnt.
-    fn has_interface(&self, name: &str) -> Result<bool, HostError>;
+    fn has_interface(&self, of: VifId) -> Result<bool, HostError>;
 
-    /// Makes an interface a bridge's port and brings it up.
+    /// Makes the interface of a backend a bridge's port and brings it up.
     ///
     /// # Errors
-    /// When the interface or the bridge is missing, or the kernel refuses.
+    /// When the interface or the bridge is missing, another interface has the first name, or the kernel refuses.
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
 
     /// Moves the interface of this backend from its bridge to another; it stays up.

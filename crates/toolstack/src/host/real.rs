@@ -151,8 +151,8 @@ impl HostDevices for RealHost {
         Ok(interface_folder(name)?.join("bridge").is_dir())
     }
 
-    fn has_interface(&self, name: &str) -> Result<bool, HostError> {
-        Ok(interface_folder(name)?.join("ifindex").exists())
+    fn has_interface(&self, of: VifId) -> Result<bool, HostError> {
+        is_of(&of.first_name(), of)
     }
 
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError> {
@@ -160,8 +160,12 @@ impl HostDevices for RealHost {
             return Err(HostError::NoBridge(request.bridge.clone()));
         }
         let bridge = interface_index(&request.bridge)?;
-        let index = interface_index(&request.interface)?;
-        let failed = |operation| network(operation, &request.interface);
+        let interface = request.vif.first_name();
+        let index = interface_index(&interface)?;
+        let failed = |operation| network(operation, &interface);
+        if !is_of(&interface, request.vif)? {
+            return Err(failed("find")(Errno::ENODEV.into()));
+        }
         if let Some(name) = &request.rename {
             interface_folder(name)?;
             LinkChange::of(index).name(name).send().map_err(failed("rename"))?;
@@ -332,6 +336,7 @@ mod tests {
         let vif = VifId::of_backend("backend/vif/999/0").unwrap();
         RealHost.remove_port("vif999.0", vif).unwrap();
         // An interface that no backend made.
+        assert!(!is_of("lo", vif).unwrap() && !RealHost.has_interface(vif).unwrap());
         RealHost.remove_port("lo", vif).unwrap();
         assert!(RealHost.move_port("lo", vif, "none").is_err());
         assert!(interface_index("lo").unwrap() > 0);

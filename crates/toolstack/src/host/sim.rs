@@ -61,6 +61,13 @@ pub struct SimState {
     random: u64,
 }
 
+impl SimState {
+    /// Whether no other backend's interface has this name.
+    fn is_free_for(&self, name: &str, of: VifId) -> bool {
+        self.renamed.get(name).is_none_or(|first| *first == of.first_name())
+    }
+}
+
 impl SimHost {
     /// Makes a host with nothing on it.
     #[must_use]
@@ -242,10 +249,9 @@ impl HostDevices for SimHost {
         Ok(self.call("is_bridge")?.bridges.contains(name))
     }
 
-    fn has_interface(&self, name: &str) -> Result<bool, HostError> {
-        drop(self.call("has_interface")?);
+    fn has_interface(&self, of: VifId) -> Result<bool, HostError> {
         // A backend of this host makes each vif at once.
-        Ok(name.starts_with("vif"))
+        Ok(self.call("has_interface")?.is_free_for(&of.first_name(), of))
     }
 
     fn add_port(&self, request: &PortRequest) -> Result<(), HostError> {
@@ -253,11 +259,14 @@ impl HostDevices for SimHost {
         if !state.bridges.contains(&request.bridge) {
             return Err(HostError::NoBridge(request.bridge.clone()));
         }
-        let name = request.rename.as_ref().unwrap_or(&request.interface);
-        let (name, first) = (name.clone(), request.interface.clone());
-        if state.ports.contains_key(&name) && name != first {
-            let source = nix::errno::Errno::EEXIST.into();
-            return Err(HostError::Network { operation: "rename", interface: first, source });
+        let first = request.vif.first_name();
+        let name = request.rename.clone().unwrap_or_else(|| first.clone());
+        for (operation, name, errno) in
+            [("find", &first, nix::errno::Errno::ENODEV), ("rename", &name, nix::errno::Errno::EEXIST)]
+        {
+            if !state.is_free_for(name, request.vif) {
+                return Err(HostError::Network { operation, interface: first.clone(), source: errno.into() });
+            }
         }
         state.ports.insert(name.clone(), request.bridge.clone());
         state.renamed.insert(name, first);

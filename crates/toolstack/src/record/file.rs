@@ -57,9 +57,32 @@ pub(crate) struct Records {
     pub(crate) past: Vec<GuestRecord>,
     /// Files that cannot be read.
     pub(crate) unreadable: Vec<UnreadableRecord>,
+    /// Copies of readable files under other names. They are reported, and hold nothing.
+    pub(crate) copies: Vec<UnreadableRecord>,
 }
 
 impl Records {
+    /// Separates the copies from the unreadable files: files whose names are no UUIDs, and whose text is that of a
+    /// guest with a readable file of its own.
+    fn separate_copies(&mut self) {
+        let known: Vec<Uuid> = self.guests.iter().chain(&self.past).map(|record| record.uuid).collect();
+        let is_copy = |file: &mut UnreadableRecord| {
+            uuid_of_name(&file.path).is_none() && file.uuid.is_some_and(|uuid| known.contains(&uuid))
+        };
+        for mut file in self.unreadable.extract_if(.., is_copy) {
+            if let Some(uuid) = file.uuid {
+                file.cause = Cause::RecordCopy { path: file.path.clone(), uuid };
+            }
+            self.copies.push(file);
+        }
+    }
+
+    /// Without the files at these paths, which are known to be copies.
+    pub(crate) fn without(mut self, copies: &[PathBuf]) -> Self {
+        self.unreadable.retain(|file| !copies.contains(&file.path));
+        self
+    }
+
     /// The unreadable file whose guest may have this UUID or one of these names.
     pub(crate) fn in_the_way(&self, uuid: Option<Uuid>, names: &[String]) -> Option<&UnreadableRecord> {
         self.unreadable.iter().find(|file| {
@@ -146,6 +169,7 @@ impl Toolstack {
         for path in state_files(&*self.host, &self.paths)? {
             self.add(&path, now, &mut records)?;
         }
+        records.separate_copies();
         Ok(records)
     }
 
@@ -207,11 +231,13 @@ impl Toolstack {
         Ok(self.host.boot_id()?)
     }
 
-    /// The state files that cannot be read. Their guests are left alone.
+    /// The state files that cannot be read, whose guests are left alone, and copies of state files.
     ///
     /// # Errors
     /// When the folder or Xen cannot be read.
     pub fn unreadable(&self) -> Result<Vec<UnreadableRecord>, Cause> {
-        Ok(self.records()?.unreadable)
+        let Records { mut unreadable, copies, .. } = self.records()?;
+        unreadable.extend(copies);
+        Ok(unreadable)
     }
 }

@@ -1,4 +1,4 @@
-//! Files of other releases: missing keys get their defaults, unknown keys are preserved.
+//! Files of other releases: missing keys get their defaults where there are any, unknown keys are preserved.
 
 use std::sync::OnceLock;
 
@@ -11,6 +11,13 @@ use super::GuestRecord;
 const LEAST: &str =
     "type = 'hvm'\nname = 'guest'\nmemory = 16\ndisk = ['/dev/null,raw,xvda,w']\nvif = ['bridge=xenbr0']";
 
+/// Keys of a configuration that are not filled in: a guest without one of them would be another guest.
+const REQUIRED: [&str; 7] = ["name", "memory", "max_memory", "vcpus", "max_vcpus", "disks", "nics"];
+/// The same for a disk.
+const REQUIRED_OF_DISK: [&str; 5] = ["vdev", "source", "format", "access", "kind"];
+/// The same for a network interface. A missing `mac`, `bridge` or `script` is absent as in a configuration file.
+const REQUIRED_OF_NIC: [&str; 3] = ["devid", "model", "kind"];
+
 /// A file as it was read, and the part of it that this release understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stored {
@@ -19,7 +26,8 @@ pub(super) struct Stored {
 }
 
 impl GuestRecord {
-    /// Reads a record; keys that its release did not know get their defaults.
+    /// Reads a record; keys that its release did not know get their defaults. Fails when a key without a default is
+    /// missing.
     pub(super) fn from_value(mut file: Value) -> Result<Self, serde_json::Error> {
         if let Some(config) = file.get_mut("config") {
             fill_config(config)?;
@@ -27,6 +35,11 @@ impl GuestRecord {
         let mut record: Self = serde_json::from_value(file.clone())?;
         record.stored = Stored { understood: serde_json::to_value(&record)?, file };
         Ok(record)
+    }
+
+    /// Whether the file that it was read from records a boot.
+    pub(crate) fn has_stored_boot(&self) -> bool {
+        self.stored.file.get("boot").is_some_and(|boot| !boot.is_null())
     }
 
     /// The file's text, including the keys that only another release knows.
@@ -49,9 +62,20 @@ impl Defaults {
         let least = config::load_str("defaults", LEAST).config.expect("a test reads it");
         let [disk, nic] = [serde_json::to_value(&least.disks)?, serde_json::to_value(&least.nics)?];
         let least = GuestConfig { disks: Vec::new(), nics: Vec::new(), ..least };
-        let config = serde_json::to_value(&least)?;
-        Ok(Self { config, disk: disk[0].clone(), nic: nic[0].clone() })
+        let config = without(&serde_json::to_value(&least)?, &REQUIRED);
+        // `bridge`: absent is the default.
+        let nic = without(&without(&nic[0], &REQUIRED_OF_NIC), &["bridge"]);
+        Ok(Self { config, disk: without(&disk[0], &REQUIRED_OF_DISK), nic })
     }
+}
+
+/// A copy of an object without these keys.
+fn without(value: &Value, keys: &[&str]) -> Value {
+    let mut value = value.clone();
+    if let Value::Object(value) = &mut value {
+        value.retain(|key, _| !keys.contains(&key.as_str()));
+    }
+    value
 }
 
 /// Adds the missing keys to a configuration.
@@ -153,7 +177,7 @@ mod tests {
         let whole = record(LEAST);
         let mut value = serde_json::to_value(&whole).unwrap();
         let keys: Vec<String> = value["config"].as_object().unwrap().keys().cloned().collect();
-        for key in keys.iter().filter(|key| !["name", "disks", "nics"].contains(&key.as_str())) {
+        for key in keys.iter().filter(|key| !REQUIRED.contains(&key.as_str())) {
             value["config"].as_object_mut().unwrap().remove(key);
             let read = GuestRecord::from_value(value.clone()).unwrap();
             let least = config::load_str("t", "type='hvm'\nname='guest'\nmemory=16").config.unwrap();
@@ -169,6 +193,29 @@ mod tests {
         value["config"]["disks"][0].as_object_mut().unwrap().remove("trusted");
         let read = GuestRecord::from_value(value).unwrap();
         assert_eq!((read.boot, read.domid, read.config.disks), (None, None, whole.config.disks));
+    }
+
+    #[test]
+    fn a_file_without_a_key_that_has_no_default_is_not_read() {
+        let whole = serde_json::to_value(record(LEAST)).unwrap();
+        let lists: [(&str, &[&str]); 3] =
+            [("", &REQUIRED), ("/disks/0", &REQUIRED_OF_DISK), ("/nics/0", &REQUIRED_OF_NIC)];
+        for (place, keys) in lists {
+            for key in keys {
+                let mut value = whole.clone();
+                let part = value.pointer_mut(&format!("/config{place}")).unwrap();
+                assert!(part.as_object_mut().unwrap().remove(*key).is_some(), "{place} {key}");
+                let error = GuestRecord::from_value(value).unwrap_err().to_string();
+                assert!(error.contains(&format!("missing field `{key}`")), "{place} {key}: {error}");
+            }
+        }
+        // As in a configuration file without these keys.
+        let mut value = whole;
+        for key in ["mac", "bridge", "script", "trusted"] {
+            value["config"]["nics"][0].as_object_mut().unwrap().remove(key);
+        }
+        let least = config::load_str("t", &LEAST.replace("bridge=xenbr0", "")).config.unwrap();
+        assert_eq!(GuestRecord::from_value(value).unwrap().config.nics, least.nics);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod destroy;
 mod disks;
 mod emulated;
 mod fault;
+mod files;
 mod histories;
 mod hostile;
 mod identity;
