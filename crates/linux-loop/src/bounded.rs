@@ -1,4 +1,4 @@
-//! A look at a loop device that ends, whatever its file system does.
+//! A look at a file or loop device that ends, whatever its file system does.
 //!
 //! Whoever asks for a loop device's state has the kernel ask the file system of the file behind it (`loop_get_status` in
 //! `drivers/block/loop.c`). One that is remote, or in user space, may never answer, and no signal ends the wait. So
@@ -17,7 +17,10 @@ use crate::{AttachedLoop, LoopError};
 /// How long a file system may take. One on a local disk takes microseconds.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Devices for which a thread waits that was left behind. Others may look at a device at the same time.
+/// The most threads that are left behind.
+const MAX_STUCK: usize = 256;
+
+/// Paths for which a thread waits that was left behind. Others may look at the same path meanwhile.
 static STUCK: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn stuck() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -27,17 +30,26 @@ fn stuck() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 
 /// What is attached to a device; nothing when it is free, gone, or does not answer.
 pub(crate) fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
-    within(LIMIT, path, crate::look_at)
+    let failed = |source| LoopError::Read { device: path.to_owned(), source };
+    look_within(LIMIT, path, crate::look_at).map_err(failed)?.transpose().map(Option::flatten)
 }
 
-fn within<T: Send + 'static>(
+/// What `look` returns; `None` when that takes longer than the limit, since the file system does not answer.
+///
+/// A path is not looked at again while an earlier look at it has not ended, nor any while 256 have not.
+///
+/// # Errors
+/// When no thread can be started, or `look` panics.
+pub fn look_within<T: Send + 'static>(
     limit: Duration,
     path: &Path,
-    look: impl FnOnce(&Path) -> Result<Option<T>, LoopError> + Send + 'static,
-) -> Result<Option<T>, LoopError> {
-    if stuck().contains(path) {
+    look: impl FnOnce(&Path) -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let known = stuck();
+    if known.contains(path) || known.len() >= MAX_STUCK {
         return Ok(None);
     }
+    drop(known);
     let (sender, answer) = sync_channel(1);
     let (device, ended) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
     let end = Arc::clone(&ended);
@@ -49,10 +61,9 @@ fn within<T: Send + 'static>(
         drop(devices);
         let _ = sender.send(found);
     };
-    let failed = |source: io::Error| LoopError::Read { device: path.to_owned(), source };
-    std::thread::Builder::new().name("loop status".to_owned()).spawn(work).map_err(failed)?;
+    std::thread::Builder::new().name("look at a file".to_owned()).spawn(work)?;
     match answer.recv_timeout(limit) {
-        Ok(found) => found,
+        Ok(found) => Ok(Some(found)),
         Err(RecvTimeoutError::Timeout) => {
             let mut devices = stuck();
             // The lock orders this and the end of the thread.
@@ -61,7 +72,7 @@ fn within<T: Send + 'static>(
             }
             Ok(None)
         }
-        Err(RecvTimeoutError::Disconnected) => Err(failed(io::ErrorKind::Interrupted.into())),
+        Err(RecvTimeoutError::Disconnected) => Err(io::ErrorKind::Interrupted.into()),
     }
 }
 
@@ -75,16 +86,16 @@ mod tests {
         let (release, wait) = sync_channel::<()>(0);
         let hang = move |_: &Path| {
             let _ = wait.recv();
-            Ok(Some(1))
+            1
         };
-        assert_eq!(within(Duration::from_millis(20), path, hang).unwrap(), None);
+        assert_eq!(look_within(Duration::from_millis(20), path, hang).unwrap(), None);
         // Not asked again while the first thread waits.
-        let never = |_: &Path| -> Result<Option<i32>, LoopError> { panic!("it is asked again") };
-        assert_eq!(within(Duration::from_secs(60), path, never).unwrap(), None);
+        let never = |_: &Path| -> i32 { panic!("it is asked again") };
+        assert_eq!(look_within(Duration::from_secs(60), path, never).unwrap(), None);
         release.send(()).unwrap();
         while stuck().contains(path) {
             std::thread::yield_now();
         }
-        assert_eq!(within(Duration::from_secs(60), path, |_| Ok(Some(2))).unwrap(), Some(2));
+        assert_eq!(look_within(Duration::from_secs(60), path, |_| 2).unwrap(), Some(2));
     }
 }

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use bounded::look_within;
+
 /// The longest tag in bytes (`LO_NAME_SIZE` less the final NUL).
 pub const MAX_TAG: usize = 63;
 /// How often a number that another program took first is given up for the next one.
@@ -25,6 +27,7 @@ const ATTEMPTS: u32 = 64;
 pub const MAX_DEVICES: usize = 16_384;
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
+const ENOMEM: i32 = 12;
 
 /// An attached loop device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,7 +185,7 @@ pub fn find(prefix: &str) -> Result<Vec<LoopDevice>, LoopError> {
 /// file system fails or does not answer: no file there can be opened, either.
 ///
 /// # Errors
-/// When `/sys/block` cannot be read, a device's status cannot be read, or there are more than [`MAX_DEVICES`].
+/// When `/sys/block` cannot be read, a device cannot be opened, or there are more than [`MAX_DEVICES`].
 pub fn list() -> Result<Vec<AttachedLoop>, LoopError> {
     let mut found = Vec::new();
     for path in attached_paths()? {
@@ -218,11 +221,20 @@ fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
         Err(error) if matches!(error.raw_os_error(), Some(ENXIO | ENODEV)) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let Some(status) = sys::status(&handle).map_err(failed)? else { return Ok(None) };
+    let Some(status) = answered(sys::status(&handle)).map_err(failed)? else { return Ok(None) };
     let rdev = handle.metadata().map_err(failed)?.rdev();
     let device =
         LoopDevice { path: path.to_owned(), major: major(rdev), minor: minor(rdev), tag: status.tag.clone() };
     Ok(Some(AttachedLoop { device, backing: backing(&status), read_only: status.read_only }))
+}
+
+/// The status, without an error of the file system that the backing file is on: it may be any (FUSE), and is that device's
+/// alone.
+fn answered<T>(status: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match status {
+        Err(error) if error.raw_os_error() != Some(ENOMEM) => Ok(None),
+        known => known,
+    }
 }
 
 /// `huge_encode_dev` (`include/linux/kdev_t.h`) packs twelve bits of the major number and twenty of the minor at the
@@ -256,6 +268,16 @@ mod tests {
         assert_eq!((major(0x0801), minor(0x0801)), (8, 1));
         // makedev(259, 300): the high byte of the minor number lies above the major's.
         assert_eq!((major(0x11_032c), minor(0x11_032c)), (0x103, 0x12c));
+    }
+
+    #[test]
+    fn a_device_whose_file_system_fails_is_left_out() {
+        // EIO, EACCES, ENOTCONN, ETIMEDOUT, ESTALE.
+        for code in [5, 13, 107, 110, 116] {
+            assert_eq!(answered::<()>(Err(io::Error::from_raw_os_error(code))).unwrap(), None, "{code}");
+        }
+        assert_eq!(answered(Ok(Some(1))).unwrap(), Some(1));
+        assert!(answered::<()>(Err(io::Error::from_raw_os_error(ENOMEM))).is_err());
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Toolstack {
         let record = self.record_of(id)?;
         let (from, to) = (record.name.clone(), name.to_owned());
         // One that was set aside stays so: its configuration's name is its successor's.
-        let for_good = for_good && record.name == record.config.name;
+        let for_good = for_good && !record.is_set_aside();
         let mut renaming = Renaming { ts: self, record, from, to, for_good };
         run_all(&steps(), &mut renaming, &self.faults, events)?;
         Ok(renaming.record)

@@ -2,10 +2,12 @@
 //!
 //! Any toolstack may have written these entries, so they are used only to identify a disk.
 
+use std::path::{Path, PathBuf};
+
 use xen_types::DomId;
 use xenstore::{Store, XsPath};
 
-use super::{Host, has_ended};
+use super::Host;
 use crate::error::Cause;
 use crate::host::{BlockNumber, DiskId};
 use crate::record::DiskRecord;
@@ -21,6 +23,14 @@ enum Kind {
     Vbd,
     /// A QEMU in dom0.
     Qdisk,
+}
+
+/// The disk of a backend.
+enum Image {
+    /// One that is identified.
+    Disk(DiskId),
+    /// One whose file system fails or does not answer.
+    Unknown(PathBuf),
 }
 
 impl Kind {
@@ -40,8 +50,11 @@ impl Host<'_> {
             for (domid, parent) in self.domains_of(kind)? {
                 let Some(owner) = self.owner(domid)? else { continue };
                 for backend in self.children(&parent)? {
-                    let Some(id) = self.disk_of(kind, &backend)? else { continue };
-                    let overlaps = wanted.id.overlaps(&self.users.with_backing(id));
+                    let overlaps = match self.disk_of(kind, &backend)? {
+                        Some(Image::Disk(id)) => wanted.id.overlaps(&self.users.with_backing(id)),
+                        Some(Image::Unknown(path)) => path == Path::new(&wanted.path),
+                        None => false,
+                    };
                     if overlaps && (wanted.writable || self.may_write(&backend)?) {
                         return Ok(Some(owner));
                     }
@@ -69,7 +82,7 @@ impl Host<'_> {
     /// stubdomain's disks are those of the guest that it serves.
     fn owner(&self, domid: DomId) -> Result<Option<DomId>, Cause> {
         let Some(info) = self.domains.get(&domid) else { return Ok(None) };
-        let counts = |info: &xen::DomainInfo| !has_ended(info) && !self.own.contains(&info.domid);
+        let counts = |info: &xen::DomainInfo| !self.has_ended(info) && !self.own.contains(&info.domid);
         if !counts(info) {
             return Ok(None);
         }
@@ -91,19 +104,23 @@ impl Host<'_> {
         Ok(names.iter().filter_map(|name| parent.join(name).ok()).collect())
     }
 
-    fn disk_of(&self, kind: Kind, backend: &XsPath) -> Result<Option<DiskId>, Cause> {
+    fn disk_of(&self, kind: Kind, backend: &XsPath) -> Result<Option<Image>, Cause> {
         if kind == Kind::Vbd
             && let Some(number) = self.physical_device(backend)?
         {
-            return Ok(Some(self.ts.host.block_disk(number)?));
+            return Ok(Some(Image::Disk(self.ts.host.block_disk(number)?)));
         }
         // Until its script has run, a PV disk has only this too.
         let params = self.ts.xenstore.read(&below(backend, "params"))?.unwrap_or_default();
         let Some(path) = std::str::from_utf8(&params).ok().and_then(|text| image_path(kind, text)) else {
             return Ok(None);
         };
-        // A path that this host cannot look at is not one of our disks.
-        Ok(self.ts.host.disk_at(path.as_ref()).unwrap_or_default())
+        let path = Path::new(path);
+        Ok(match self.ts.host.disk_at(path) {
+            Ok(id) => id.map(Image::Disk),
+            // It may not be ours, so that it does not stop us.
+            Err(_) => Some(Image::Unknown(path.to_owned())),
+        })
     }
 
     fn physical_device(&self, backend: &XsPath) -> Result<Option<BlockNumber>, Cause> {

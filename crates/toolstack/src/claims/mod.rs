@@ -24,7 +24,7 @@ use xen_types::DomId;
 use crate::Toolstack;
 use crate::create::describe;
 use crate::error::Cause;
-use crate::host::{BootId, DiskAccess, DiskId, DiskUsers, HostError, HostLoop, OpenDisk};
+use crate::host::{BlockNumber, BootId, DiskAccess, DiskId, DiskUsers, HostError, HostLoop, OpenDisk};
 use crate::record::{DiskRecord, GuestRecord, LOOP_TAG, Phase, Records, UnreadableRecord};
 pub use user::DiskUser;
 
@@ -74,7 +74,7 @@ pub(crate) fn claim(
     let mut own = own_disks(ts, record, disks)?;
     let mut opened = OpenDisks::new();
     for Wanted { disk, record: mut fresh, open } in wanted {
-        fresh.id = host.users.with_backing(fresh.id);
+        fresh.id = host.users.with_backing(std::mem::take(&mut fresh.id));
         let free = host.check(&fresh, &own).and_then(|()| open.map_err(Cause::from));
         opened.insert(disk.vdev, free.map_err(|cause| cause.about(describe(disk)))?);
         own.push(fresh);
@@ -117,7 +117,7 @@ impl<'a> Wanted<'a> {
             }
             Ok(None) => return Ok(None),
             Err(Cause::Host(HostError::DiskBusy { path, id })) => {
-                let known = *id;
+                let known = DiskId::clone(&id);
                 (Err(HostError::DiskBusy { path, id }), known)
             }
             Err(cause) => return Err(cause),
@@ -214,9 +214,11 @@ impl<'a> Host<'a> {
 
     /// A loop device that uses the disk and is not the disk itself.
     fn find_loop(&self, wanted: &DiskRecord) -> Result<Option<DiskUser>, Cause> {
-        let own = [wanted.id.block, wanted.id.whole];
-        for entry in self.users.loops.iter().filter(|entry| !own.contains(&Some(entry.number()))) {
-            if !wanted.conflicts(&entry.backing, !entry.read_only) {
+        let own = wanted.id.numbers();
+        for entry in self.users.loops.iter().filter(|entry| !own.contains(&entry.number())) {
+            let backing = self.users.with_backing(entry.backing.clone());
+            let writable = !entry.read_only && !self.only_read(entry.number());
+            if !wanted.conflicts(&backing, writable) {
                 continue;
             }
             let user = match tagged(entry) {
@@ -233,21 +235,37 @@ impl<'a> Host<'a> {
         Ok(None)
     }
 
+    /// Whether the only use of a block device is a mount that is read-only: `mount -o loop,ro` makes a writable device.
+    fn only_read(&self, number: BlockNumber) -> bool {
+        let mut mounts =
+            self.users.mounts.iter().filter(|mount| mount.id.numbers().contains(&number)).peekable();
+        mounts.peek().is_some() && mounts.all(|mount| mount.read_only)
+    }
+
     /// The domain of this UUID, unless it has ended.
     fn living(&self, uuid: Uuid) -> Option<DomId> {
         let mut domains = self.domains.values();
-        domains.find(|info| info.uuid == *uuid.as_bytes() && !has_ended(info)).map(|info| info.domid)
+        domains.find(|info| info.uuid == *uuid.as_bytes() && !self.has_ended(info)).map(|info| info.domid)
+    }
+
+    /// Whether a domain that still exists will not write any more.
+    fn has_ended(&self, info: &DomainInfo) -> bool {
+        match info.state.shutdown {
+            // A suspended one may continue.
+            None | Some(ShutdownReason::Suspend) => false,
+            // Its toolstack creates it again, unless we have preserved it beside its successor.
+            Some(ShutdownReason::Reboot | ShutdownReason::SoftReset) => {
+                let mut guests = self.records.guests.iter();
+                guests.any(|record| record.is_set_aside() && info.uuid == *record.uuid.as_bytes())
+            }
+            Some(_) => true,
+        }
     }
 
     fn guest(&self, domid: DomId) -> Result<DiskUser, Cause> {
         let name = self.ts.domain_name(domid)?.unwrap_or_else(|| "(null)".to_owned());
         Ok(DiskUser::Guest { name, domid: Some(domid), phase: Phase::Running })
     }
-}
-
-/// Whether a domain that still exists will not write any more. A suspended one may continue.
-fn has_ended(info: &DomainInfo) -> bool {
-    info.state.shutdown.is_some_and(|reason| reason != ShutdownReason::Suspend)
 }
 
 /// The UUID of the guest of ours that the loop device belongs to, if any.

@@ -22,7 +22,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xen_types::DomId;
 
-pub use disks::{BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostLoop, HostMount, OpenDisk};
+pub use disks::{
+    BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostLoop, HostMount, LowerDevice, OpenDisk,
+};
 pub use real::RealHost;
 pub use sim::{SimHost, SimState};
 

@@ -5,7 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use linux_loop::AttachedLoop;
 use nix::libc::{EBUSY, O_EXCL, O_PATH};
@@ -20,6 +21,10 @@ use super::{
 const LOOP_MAJOR: u32 = 7;
 /// The size limit of the list of mounts, in bytes.
 const MOUNTS_MAX: u64 = 16 << 20;
+/// The time limit for a file system to identify a file.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// The file systems whose mounts have no device number of their own, and a source that the kernel itself knows.
+const OWN_SOURCE: [&str; 2] = ["btrfs", "bcachefs"];
 
 /// Opens a disk. Anything else is only looked at and never opened, since opening it could block or have an effect.
 pub(super) fn open(path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError> {
@@ -55,7 +60,12 @@ pub(super) fn descriptor(disk: &OpenDisk) -> Result<&File, HostError> {
 
 /// The identity of the disk at a path; `None` unless it is a disk.
 pub(super) fn at(path: &Path) -> Result<Option<DiskId>, HostError> {
-    match fs::metadata(path) {
+    // Other tools name files too, and a remote file system may never answer.
+    let looked = match linux_loop::look_within(LOOK_LIMIT, path, |path| fs::metadata(path)) {
+        Ok(answer) => answer.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())),
+        Err(error) => Err(error),
+    };
+    match looked {
         Ok(meta) => identify(&meta),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
@@ -115,20 +125,22 @@ pub(super) fn users() -> Result<DiskUsers, HostError> {
     // A device can have many mounts.
     let mut known = BTreeMap::new();
     for mount in String::from_utf8_lossy(&table).lines().filter_map(parse_mount) {
-        let device = fs::metadata(&mount.source).ok().filter(|meta| meta.file_type().is_block_device());
-        let mut numbers: Vec<_> = device.map(|meta| number(meta.rdev())).into_iter().collect();
-        // Major 0 belongs to no device: file systems without one have it, and some with several (btrfs).
-        numbers.extend(Some(mount.device).filter(|device| device.major != 0 && !numbers.contains(device)));
-        for number in numbers {
+        for number in mount.devices(block_at) {
             let id = match known.get(&number) {
-                Some(id) => *id,
+                Some(id) => DiskId::clone(id),
                 None => users.with_backing(of_block(number)?),
             };
-            known.insert(number, id);
+            known.insert(number, id.clone());
             users.mounts.push(HostMount { id, at: mount.at.clone(), read_only: mount.read_only });
         }
     }
     Ok(users)
+}
+
+/// The number of the block device at a path.
+fn block_at(path: &Path) -> Option<BlockNumber> {
+    let meta = fs::metadata(path).ok()?;
+    meta.file_type().is_block_device().then(|| number(meta.rdev()))
 }
 
 fn loops() -> Result<Vec<HostLoop>, HostError> {
@@ -152,8 +164,29 @@ fn host_loop(attached: AttachedLoop) -> Result<HostLoop, HostError> {
 struct Mount {
     device: BlockNumber,
     at: String,
-    source: PathBuf,
+    kind: String,
+    source: String,
     read_only: bool,
+}
+
+impl Mount {
+    /// Its block devices; `at` finds the one at a path.
+    ///
+    /// Whoever mounts a file system chooses the text of most sources, in FUSE even without root.
+    fn devices(&self, at: impl Fn(&Path) -> Option<BlockNumber>) -> Vec<BlockNumber> {
+        if self.device.major != 0 {
+            return vec![self.device];
+        }
+        // Major 0 belongs to no device.
+        if !OWN_SOURCE.contains(&self.kind.as_str()) {
+            return Vec::new();
+        }
+        // bcachefs lists all its devices.
+        let paths = self.source.split(':').map(Path::new);
+        let in_dev =
+            |path: &&Path| path.starts_with("/dev") && path.components().all(|c| c != Component::ParentDir);
+        paths.filter(in_dev).filter_map(at).collect()
+    }
 }
 
 /// Parses a line; `None` if it is malformed.
@@ -161,12 +194,13 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let (front, back) = line.split_once(" - ")?;
     let mut front = front.split(' ').skip(2);
     let (device, at) = (parse_number(front.next()?)?, front.nth(1)?);
-    let mut back = back.split(' ').skip(1);
-    let (source, options) = (back.next()?, back.next()?);
+    let mut back = back.split(' ');
+    let (kind, source, options) = (back.next()?, back.next()?, back.next()?);
     Some(Mount {
         device,
         at: harmless_line(&unescape(at)),
-        source: PathBuf::from(String::from_utf8_lossy(&unescape(source)).into_owned()),
+        kind: kind.to_owned(),
+        source: String::from_utf8_lossy(&unescape(source)).into_owned(),
         // The file system's own option: a file system may have a read-only mount and a writable one.
         read_only: options.split(',').any(|option| option == "ro"),
     })
@@ -196,7 +230,7 @@ mod tests {
             parse_mount(line).map(|mount| (mount.device.to_string(), mount.at, mount.source, mount.read_only))
         };
         let mounted = |device: &str, at: &str, source: &str, read_only| {
-            Some((device.to_owned(), at.to_owned(), PathBuf::from(source), read_only))
+            Some((device.to_owned(), at.to_owned(), source.to_owned(), read_only))
         };
         assert_eq!(
             read("36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"),
@@ -211,6 +245,28 @@ mod tests {
         );
         for bad in ["", " - ", "1 2 3 4 5 6 - a b c", "1 2 8:x / / rw - a b c", "1 2 8:1 / / rw - a b"] {
             assert_eq!(read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_kernels_own_text_names_a_mounts_device() {
+        let devices = |device: &str, kind: &str, source: &str| {
+            let mount = parse_mount(&format!("1 2 {device} / /a rw - {kind} {source} rw")).unwrap();
+            let find = |path: &Path| match path.to_str() {
+                Some("/dev/sda") => Some(BlockNumber { major: 8, minor: 0 }),
+                Some("/dev/sdb") => Some(BlockNumber { major: 8, minor: 16 }),
+                other => panic!("{other:?} is looked at"),
+            };
+            mount.devices(find).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(devices("8:1", "ext4", "/dev/sda"), ["8:1"]);
+        assert_eq!(devices("0:24", "btrfs", "/dev/sda"), ["8:0"]);
+        assert_eq!(devices("0:24", "bcachefs", "/dev/sda:/dev/sdb"), ["8:0", "8:16"]);
+        for kind in ["fuse", "fuse.sshfs", "overlay", "nfs4", "tmpfs", "zfs", "virtiofs"] {
+            assert!(devices("0:24", kind, "/dev/sda").is_empty(), "{kind}");
+        }
+        for source in ["dev/sda", "sda", "/dev/../srv/x", "/srv/sda", "none", "/device"] {
+            assert!(devices("0:24", "btrfs", source).is_empty(), "{source}");
         }
     }
 

@@ -34,6 +34,8 @@ pub struct SimState {
     pub(super) last_inode: u64,
     /// The identity of each loop device's backing file, independent of its name.
     pub(super) backing: BTreeMap<u32, DiskId>,
+    /// The paths that cannot be looked at.
+    pub(super) failing: BTreeSet<PathBuf>,
     /// Partitions and their disks.
     pub(super) partitions: BTreeMap<(u32, u32), (u32, u32)>,
     /// Mounted block devices: the mount point, and whether it is read-only.
@@ -211,7 +213,7 @@ impl HostDevices for SimHost {
     }
 
     fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError> {
-        Ok(self.call("disk_at")?.disk(path).map(|(_, id)| id))
+        self.at(path)
     }
 
     fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError> {
@@ -225,7 +227,7 @@ impl HostDevices for SimHost {
     fn attach_loop(&self, disk: &OpenDisk, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError> {
         let mut state = self.call("attach_loop")?;
         let Handle::Simulated(real, _) = &disk.handle else { return Err(missing(&disk.path)) };
-        let minor = state.attach(real.clone(), disk.id, read_only, tag);
+        let minor = state.attach(real.clone(), disk.id.clone(), read_only, tag);
         Ok(loop_attachment(minor, tag))
     }
 

@@ -74,6 +74,11 @@ impl SimHost {
         self.lock().claims.push(device.into());
     }
 
+    /// Lets a path's file system fail whoever looks at the path.
+    pub fn put_failure(&self, path: impl Into<PathBuf>) {
+        self.lock().failing.insert(path.into());
+    }
+
     /// Attaches a disk to a loop device, as another program would; returns its number.
     ///
     /// # Panics
@@ -95,13 +100,23 @@ impl SimHost {
             let mut claimed =
                 by_dom0.filter_map(|device| Some(state.disk(device)?.1)).chain(others.into_values());
             // While a program has claimed a device, Linux lets no other claim it or the disk that it is part of.
-            let alone = |id: DiskId| DiskId { file: None, ..id };
-            if claimed.any(|other| alone(other).overlaps(&alone(id))) {
+            let alone = |id: DiskId| DiskId { file: None, under: Vec::new(), ..id };
+            if claimed.any(|other| alone(other).overlaps(&alone(id.clone()))) {
                 return Err(HostError::DiskBusy { path: path.to_owned(), id: Box::new(id) });
             }
-            held = Some(Held::new(&self.holds, id));
+            held = Some(Held::new(&self.holds, id.clone()));
         }
         Ok(OpenDisk { path: path.to_owned(), id, block, handle: Handle::Simulated(real, held) })
+    }
+
+    pub(super) fn at(&self, path: &Path) -> Result<Option<DiskId>, HostError> {
+        let state = self.call("disk_at")?;
+        if state.failing.contains(path) {
+            // EIO.
+            let source = io::Error::from_raw_os_error(5);
+            return Err(HostError::File { operation: "look at", path: path.to_owned(), source });
+        }
+        Ok(state.disk(path).map(|(_, id)| id))
     }
 
     pub(super) fn users(&self) -> Result<DiskUsers, HostError> {
@@ -190,7 +205,7 @@ impl SimState {
     fn loops(&self) -> Vec<HostLoop> {
         let entry = |(minor, (file, read_only, tag)): (&u32, &(PathBuf, bool, String))| HostLoop {
             device: loop_device(*minor),
-            backing: self.backing.get(minor).copied().unwrap_or_default(),
+            backing: self.backing.get(minor).cloned().unwrap_or_default(),
             file: file.display().to_string(),
             read_only: *read_only,
             tag: tag.clone(),

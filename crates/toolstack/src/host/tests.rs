@@ -57,10 +57,10 @@ fn check_names(host: &dyn HostDevices, names: &Names) {
     let file = at(Names::FILE).unwrap();
     assert!(file.file.is_some() && file.block.is_none() && file.whole.is_none());
     for name in Names::SAME {
-        assert_eq!(at(name), Some(file), "{name}");
+        assert_eq!(at(name), Some(file.clone()), "{name}");
         for access in [DiskAccess::ReadOnly, DiskAccess::Writable] {
             let open = host.open_disk(&names.path(name), access).unwrap();
-            assert_eq!((open.id(), open.block_device()), (file, None), "{name}");
+            assert_eq!((open.id(), open.block_device()), (file.clone(), None), "{name}");
         }
         assert_eq!(host.file_kind(&names.path(name)).unwrap(), FileKind::Regular { bytes: 1 << 16 });
     }
@@ -104,11 +104,11 @@ fn check_loops(host: &dyn HostDevices, names: &Names, replace: impl FnOnce(&Path
 
     let users = users.unwrap();
     let entry: &HostLoop = users.loops.iter().find(|entry| entry.tag == tag).expect("it is listed");
-    assert_eq!((entry.number(), entry.backing, entry.read_only), (number, file, false));
-    let over = DiskId { file: file.file, block: Some(number), whole: None };
-    assert_eq!(at.unwrap(), Some(over));
+    assert_eq!((entry.number(), entry.backing.clone(), entry.read_only), (number, file.clone(), false));
+    let over = DiskId { file: file.file, ..DiskId::of_block(number, None) };
+    assert_eq!(at.unwrap(), Some(over.clone()));
     assert_eq!(users.with_backing(host.block_disk(number).unwrap()), over);
-    assert_eq!(opened.unwrap(), (over, Some(attachment.device.clone())));
+    assert_eq!(opened.unwrap(), (over.clone(), Some(attachment.device.clone())));
     // One exclusive writer; readers are not affected.
     assert!(matches!(again, Err(HostError::DiskBusy { id, .. }) if *id == over));
     assert_eq!(reader.unwrap().id(), over);

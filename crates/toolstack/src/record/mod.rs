@@ -206,6 +206,11 @@ pub struct GuestRecord {
 }
 
 impl GuestRecord {
+    /// Whether it has ended and is preserved under another name, beside a new guest of its configuration.
+    pub(crate) fn is_set_aside(&self) -> bool {
+        self.name != self.config.name
+    }
+
     pub(crate) fn new(config: &GuestConfig, boot: BootId, uuid: Uuid, stub_uuid: Uuid) -> Self {
         Self {
             form: FORM,

@@ -329,16 +329,18 @@ fn a_name_is_taken_from_the_moment_that_it_is_recorded() {
 
 #[test]
 fn a_preserved_guests_disks_are_free() {
-    let world = World::new(Stubs::Work);
-    let old = world.create().unwrap();
-    world.hypervisor.guest_shuts_down(old.domid, ShutdownReason::Crash);
-    world.toolstack.set_aside(old.id(), "hello-1").unwrap();
-    let new = world.create().unwrap();
-    assert!(is_guest(&user(create(&world, "x", &["/dev/vg/b,raw,xvda,ro"])), &new));
-    for guest in [old, new] {
-        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+    for reason in [ShutdownReason::Crash, ShutdownReason::Reboot, ShutdownReason::SoftReset] {
+        let world = World::new(Stubs::Work);
+        let old = world.create().unwrap();
+        world.hypervisor.guest_shuts_down(old.domid, reason);
+        world.toolstack.set_aside(old.id(), "hello-1").unwrap();
+        let new = world.create().unwrap();
+        assert!(is_guest(&user(create(&world, "x", &["/dev/vg/b,raw,xvda,ro"])), &new));
+        for guest in [old, new] {
+            world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+        }
+        world.check_clean("a preserved guest and its successor");
     }
-    world.check_clean("a preserved guest and its successor");
 }
 
 #[test]
@@ -441,25 +443,62 @@ fn the_checked_disk_is_attached_even_if_its_name_was_reused() {
 }
 
 #[test]
-fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
-    let world = World::new(Stubs::Work);
-    let guest = create(&world, "x", &["/srv/a.img,raw,xvda,rw"]).unwrap();
-    world.hypervisor.guest_shuts_down(guest.domid, ShutdownReason::Reboot);
-    let before = world.picture();
-    world.host.put_loop("/srv/a.img".as_ref(), false, "");
-    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
-    assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
-    assert_eq!(world.picture().guests(), before.guests());
-    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
-    // A missing file is known beforehand, too.
-    world.host.detach_loop(&world.host.find_loops("").unwrap().pop().unwrap()).unwrap();
-    for missing in [world.toolstack.paths().hvmloader[0].clone(), "/srv/a.img".into()] {
-        let content = world.host.state().files[&missing].clone();
-        world.forget_file(&missing);
-        let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
-        assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
-        world.host.put_file(&missing, &content);
+fn loop_devices_on_one_disk_have_one_writer() {
+    // The disk of a loop device, and another disk, which is on loop 1 if it is a loop device.
+    for (below, other, loop_on) in [
+        ("/dev/vg/b", "/dev/loop1", "/dev/vg/b"),
+        ("/dev/sda", "/dev/sda1", ""),
+        ("/dev/sda1", "/dev/sda", ""),
+        ("/dev/sda1", "/dev/loop1", "/dev/sda"),
+        ("/srv/a.img", "/dev/loop1", "/dev/loop0"),
+    ] {
+        let world = World::new(Stubs::Work);
+        world.host.put_block("/dev/sda", 8, 0);
+        world.host.put_partition("/dev/sda1", (8, 1), (8, 0));
+        world.host.put_loop(below.as_ref(), false, "");
+        let first = create(&world, "one", &["/dev/loop0,raw,xvda,rw"]).unwrap();
+        if !loop_on.is_empty() {
+            world.host.put_loop(loop_on.as_ref(), false, "");
+        }
+        let second = user(create(&world, "two", &[&format!("{other},raw,xvda,rw")]));
+        assert!(is_guest(&second, &first), "{below} {other}: {second:?}");
     }
-    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
-    assert_eq!(again.uuid, guest.uuid);
+}
+
+/// `mount -o loop x.iso /mnt` makes a loop device that could be written, and mounts it read-only.
+#[test]
+fn an_iso_that_dom0_has_mounted_read_only_can_be_read_by_a_guest() {
+    let world = World::new(Stubs::Work);
+    let minor = world.host.put_loop("/srv/old.iso".as_ref(), false, "");
+    world.host.put_mount(format!("/dev/loop{minor}"), "/mnt", true);
+    if let Err(error) = create(&world, "x", &["/srv/old.iso,raw,hdc,cdrom,ro"]) {
+        panic!("{}", error.report());
+    }
+}
+
+/// Between its shutdown for a reboot and its restart nobody else gets its disk.
+#[test]
+fn a_guest_that_reboots_keeps_its_disks_against_others() {
+    use ShutdownReason::{PowerOff, Reboot, SoftReset, Watchdog};
+    for (reason, kept) in [(Reboot, true), (SoftReset, true), (PowerOff, false), (Watchdog, false)] {
+        let world = World::new(Stubs::Work);
+        let first = create(&world, "one", &["/dev/vg/b,raw,xvda,rw"]).unwrap();
+        world.hypervisor.guest_shuts_down(first.domid, reason);
+        // Before its daemon has restarted it.
+        let second = create(&world, "two", &["/dev/vg/b,raw,xvda,rw"]);
+        assert_eq!(second.is_err(), kept, "{reason:?}");
+        if kept {
+            assert!(is_guest(&user(second), &first), "{reason:?}");
+            world.toolstack.restart(first.id(), &mut |_| ()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_looked_at_is_compared_by_its_path() {
+    let world = World::new(Stubs::Work);
+    world.host.put_failure("/srv/a.img");
+    let domid = stranger(&world, "qdisk", &[("params", "aio:/srv/a.img"), ("mode", "w")]);
+    assert!(is_stranger(&user(create(&world, "x", &["/srv/a.img,raw,xvda,ro"])), domid));
+    create(&world, "y", &["/srv/extra.img,raw,xvda,rw"]).unwrap();
 }

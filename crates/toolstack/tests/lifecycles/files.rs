@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use toolstack::host::HostDevices as _;
-use toolstack::{CreateOptions, Deadlines, Event, Guest};
-use xen::Hypervisor as _;
+use toolstack::{CreateOptions, Deadlines, Error, Event, Guest};
+use xen::{Hypervisor as _, ShutdownReason};
 
+use crate::strangers::create;
 use crate::world::{Stubs, World, guest_config};
 
 fn file_of(guest: &Guest) -> PathBuf {
@@ -125,4 +126,28 @@ fn an_interface_that_has_the_name_of_ours_is_left_alone() {
     let request = toolstack::host::PortRequest { vif: ours, rename: None, bridge, mtu: None };
     assert!(!world.host.has_interface(ours).unwrap() && world.host.add_port(&request).is_err());
     assert_eq!(world.host.state().ports, before);
+}
+
+#[test]
+fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
+    let world = World::new(Stubs::Work);
+    let guest = create(&world, "type='hvm'\nname='x'\nmemory=64\ndisk=['/srv/a.img,raw,xvda,rw']").unwrap();
+    world.hypervisor.guest_shuts_down(guest.domid, ShutdownReason::Reboot);
+    let before = world.picture();
+    world.host.put_loop("/srv/a.img".as_ref(), false, "");
+    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
+    assert_eq!(world.picture().guests(), before.guests());
+    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
+    // A missing file is known beforehand, too.
+    world.host.detach_loop(&world.host.find_loops("").unwrap().pop().unwrap()).unwrap();
+    for missing in [world.toolstack.paths().hvmloader[0].clone(), "/srv/a.img".into()] {
+        let content = world.host.state().files[&missing].clone();
+        world.forget_file(&missing);
+        let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+        assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
+        world.host.put_file(&missing, &content);
+    }
+    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    assert_eq!(again.uuid, guest.uuid);
 }
