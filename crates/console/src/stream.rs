@@ -92,8 +92,14 @@ impl Stream {
     /// When there is no such console or daemon, or someone else has the stream.
     pub fn open(folder: &Path, domid: DomId, number: u32, patience: Duration) -> Result<Self, StreamError> {
         // The UUID is checked at the end, since the domid may be reused until then.
-        let uuid = listed(folder, domid, number)?.and_then(|listed| listed.uuid);
-        Self::open_named(folder, domid, uuid, number, patience)
+        let uuid = || Ok::<_, StreamError>(listed(folder, domid, number)?.and_then(|listed| listed.uuid));
+        let known = uuid()?;
+        let mut stream = Self::open_named(folder, domid, known, number, patience)?;
+        if known.is_none() {
+            // The daemon found the console between the two requests.
+            stream.uuid = uuid()?;
+        }
+        Ok(stream)
     }
 
     /// The same for a caller who knows the domain's UUID.

@@ -21,19 +21,33 @@ fn next_client(listener: &UnixListener) -> (UnixStream, String) {
     (stream, line)
 }
 
-/// Sends a stream to console 5.1, which is listed with these words before and afterwards.
+/// Sends a stream to console 5.1, which is listed with these words before and afterwards. A client that found no UUID
+/// before asks again once it has the stream.
 fn send(before: &'static str, after: &'static str) -> (Result<u64, StreamError>, String) {
+    send_found(before, after, after)
+}
+
+/// The same with other words in that second list.
+fn send_found(
+    before: &'static str,
+    meanwhile: &'static str,
+    after: &'static str,
+) -> (Result<u64, StreamError>, String) {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join(CONTROL)).unwrap();
     let daemon = std::thread::spawn(move || {
         let list = |words: &str| {
             let (mut client, line) = next_client(&listener);
             assert_eq!(line, "list\n");
-            write!(client, "ok\n5.0 connected 1 0 - - -\n5.1 {words}\n").unwrap();
+            let own = if words.is_empty() { String::new() } else { format!("5.1 {words}\n") };
+            write!(client, "ok\n5.0 connected 1 0 - - -\n{own}").unwrap();
         };
         list(before);
         let (mut client, request) = next_client(&listener);
         client.write_all(b"ok\n").unwrap();
+        if !request.contains("uuid=") {
+            list(meanwhile);
+        }
         client.read_to_end(&mut Vec::new()).unwrap();
         drop(client);
         list(after);
@@ -58,6 +72,15 @@ fn a_console_of_another_domain_with_the_domid_does_not_complete_it() {
     let (sent, _) = send(OWN, "connected 0 0 - - 00000000-0000-0000-0000-00000000000b");
     assert!(matches!(sent, Err(StreamError::Ended { bytes: 5, .. })), "{sent:?}");
     let (sent, _) = send(OWN, "waiting 9 0 - - 00000000-0000-0000-0000-00000000000a");
+    assert!(matches!(sent, Err(StreamError::Ended { .. })), "{sent:?}");
+}
+
+#[test]
+fn a_console_that_appears_between_two_requests_is_the_streams() {
+    let (sent, request) = send("", OWN);
+    assert_eq!(sent.unwrap(), 5);
+    assert_eq!(request, "stream 5.1\n");
+    let (sent, _) = send_found("", OWN, "connected 0 0 - - 00000000-0000-0000-0000-00000000000b");
     assert!(matches!(sent, Err(StreamError::Ended { .. })), "{sent:?}");
 }
 

@@ -85,7 +85,7 @@ fn another_release() -> Result<()> {
         file["form"] = 99.into();
         Ok(file.to_string())
     };
-    unreadable(spoil, "Install the release")
+    unreadable(spoil, "Install the later release")
 }
 
 fn damaged_file() -> Result<()> {
