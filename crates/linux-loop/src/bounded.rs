@@ -1,6 +1,6 @@
 //! A look at a file or loop device that ends, whatever its file system does.
 //!
-//! Whoever asks for a loop device's state has the kernel ask the file system of the file behind it (`loop_get_status` in
+//! To return a loop device's state, the kernel asks the file system of the file behind it (`loop_get_status` in
 //! `drivers/block/loop.c`). One that is remote, or in user space, may never answer, and no signal ends the wait. So
 //! each look has a thread, which is left behind if it has to be.
 
@@ -36,20 +36,25 @@ pub(crate) fn look_at(path: &Path) -> Result<Option<AttachedLoop>, LoopError> {
 
 /// What `look` returns; `None` when that takes longer than the limit, since the file system does not answer.
 ///
-/// A path is not looked at again while an earlier look at it has not ended, nor any while 256 have not.
+/// A path is not looked at again while an earlier look at it has not ended.
 ///
 /// # Errors
-/// When no thread can be started, or `look` panics.
+/// When no thread can be started, 256 looks have not ended, or `look` panics.
 pub fn look_within<T: Send + 'static>(
     limit: Duration,
     path: &Path,
     look: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> io::Result<Option<T>> {
     let known = stuck();
-    if known.contains(path) || known.len() >= MAX_STUCK {
+    let (is_stuck, count) = (known.contains(path), known.len());
+    drop(known);
+    if is_stuck {
         return Ok(None);
     }
-    drop(known);
+    if count >= MAX_STUCK {
+        // Not the same as no answer: this path was never looked at.
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
     let (sender, answer) = sync_channel(1);
     let (device, ended) = (path.to_owned(), Arc::new(AtomicBool::new(false)));
     let end = Arc::clone(&ended);

@@ -1,4 +1,4 @@
-//! What is not ours is never touched: a domain's number, its name and a path are not who it is.
+//! What is not ours is never touched: neither a domid, a name nor a path is an identity.
 
 use std::fs;
 use std::os::unix::fs::symlink;

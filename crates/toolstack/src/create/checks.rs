@@ -38,6 +38,10 @@ impl Creation<'_> {
     /// its memory: what would fail after it is destroyed would lose it.
     pub(super) fn check_restart(&mut self) -> StepResult {
         self.check_parts()?;
+        let (uuid, names) = (self.record.uuid, [self.record.name.clone(), self.record.stub_name()]);
+        if let Some(file) = self.ts.records()?.in_the_way(Some(uuid), &names) {
+            return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
+        }
         let lock = self.ts.lock_disks();
         // Released again: they are claimed when the guest is created.
         claim(self.ts, &lock, &mut self.record, &self.config.disks).map(drop)

@@ -172,7 +172,7 @@ struct Mount {
 impl Mount {
     /// Its block devices; `at` finds the one at a path.
     ///
-    /// Whoever mounts a file system chooses the text of most sources, in FUSE even without root.
+    /// The text of most sources is chosen at the mount, in FUSE even by users without root.
     fn devices(&self, at: impl Fn(&Path) -> Option<BlockNumber>) -> Vec<BlockNumber> {
         if self.device.major != 0 {
             return vec![self.device];

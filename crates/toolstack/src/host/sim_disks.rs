@@ -74,7 +74,7 @@ impl SimHost {
         self.lock().claims.push(device.into());
     }
 
-    /// Lets a path's file system fail whoever looks at the path.
+    /// Makes each look at this path fail, as on a failing file system.
     pub fn put_failure(&self, path: impl Into<PathBuf>) {
         self.lock().failing.insert(path.into());
     }

@@ -151,3 +151,18 @@ fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
     let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
     assert_eq!(again.uuid, guest.uuid);
 }
+
+#[test]
+fn a_restart_that_an_unreadable_file_would_block_destroys_nothing() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let text = world.host.state().files[&file_of(&guest)].clone();
+    // The file of another guest was overwritten with this guest's.
+    let other = "/var/lib/outrigger/guests/99999999-2222-4333-8444-555555555555.json";
+    world.host.put_file(other, &text);
+    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
+    assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
+    world.forget_file(other.as_ref());
+    world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+}

@@ -113,7 +113,7 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Who at the output's socket may write: the one who has been there longest.
+    /// The viewer at the output's socket that may write: the one connected longest.
     fn output_writer(&self) -> Option<u64> {
         let mut at_output = self.viewers.iter().filter(|(_, viewer)| matches!(viewer.role, Role::Output(_)));
         at_output.next().map(|(number, _)| *number)
@@ -137,7 +137,7 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Tells who has sent the end of a stream that the guest has all of it.
+    /// Closes the streams whose sender has sent the end: the guest has read everything.
     pub(super) fn end_streams(&mut self, poller: &mut Poller) {
         let ended = |viewer: &Viewer| viewer.role == Role::Stream && viewer.input_ended;
         let numbers: Vec<u64> =
