@@ -1,6 +1,7 @@
 //! The stubdomain's PV disks: waits for those that QEMU's arguments name, and notices later ones.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,6 +16,11 @@ use crate::system::{XEN_DEVICES, xen_devices};
 
 /// How long a disk may take to appear, from the moment when the agent begins to wait.
 const APPEAR: Duration = Duration::from_secs(10);
+
+/// How long a device may refuse to be opened after it has appeared. It is a moment, unless the disk is going.
+const GO_LIVE: Duration = Duration::from_secs(1);
+/// How often it is tried meanwhile; nothing that the agent may watch tells of it.
+const TRY_EVERY: Duration = Duration::from_millis(1);
 
 /// The most PV disks that are looked at.
 const DISKS_MAX: usize = 256;
@@ -36,10 +42,29 @@ impl PvDisk {
         format!("/dev/{}", self.name)
     }
 
+    /// Opens its device for reading.
+    pub(crate) fn open(&self) -> io::Result<File> {
+        open_live(|| File::open(self.path()))
+    }
+
     /// Whether the toolstack says that it is a CD drive's.
     pub(crate) fn is_cdrom(&self, store: &Connection) -> bool {
         let kind = store.read_string(&vbd(&format!("/{}/device-type", self.devid)), 16);
         matches!(kind.ok().flatten().as_deref(), Some("cdrom"))
+    }
+}
+
+/// Opens a disk that has just come: Linux makes its node in /dev a moment before it lets anybody open it, and says ENXIO
+/// until then (`device_add_disk` in `block/genhd.c`).
+fn open_live(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    let deadline = Instant::now() + GO_LIVE;
+    loop {
+        match open() {
+            Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) && Instant::now() < deadline => {
+                std::thread::sleep(TRY_EVERY);
+            }
+            done => return done,
+        }
     }
 }
 
@@ -131,6 +156,8 @@ pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce(
         }
         while news.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
+    // QEMU opens them next. What is wrong with one that cannot be opened even so, QEMU tells best.
+    disks.iter().for_each(|disk| drop(open_live(|| File::open(disk))));
     Ok(())
 }
 
@@ -160,6 +187,28 @@ mod tests {
 
     fn disk(devid: u32, sequence: u64) -> PvDisk {
         PvDisk { devid, name: "xvdb".to_owned(), sequence }
+    }
+
+    #[test]
+    fn disk_that_is_not_live_yet_is_opened_when_it_is() {
+        let tries = std::cell::Cell::new(0);
+        let late = || {
+            tries.set(tries.get() + 1);
+            if tries.get() < 3 { Err(Errno::ENXIO.into()) } else { File::open("/dev/null") }
+        };
+        assert!(open_live(late).is_ok());
+        assert_eq!(tries.get(), 3);
+    }
+
+    #[test]
+    fn disk_that_is_gone_is_not_waited_for() {
+        let tries = std::cell::Cell::new(0);
+        let gone = || {
+            tries.set(tries.get() + 1);
+            Err(Errno::ENOENT.into())
+        };
+        assert!(open_live(gone).is_err());
+        assert_eq!(tries.get(), 1);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The loop while QEMU runs: one thread, one epoll, no waiting anywhere else.
 
-use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use xen_types::DomId;
 use xenstore::{Connection, Store};
 
 use crate::bridge::Bridge;
-use crate::disks::{Change, DiskWatch};
+use crate::disks::{Change, DiskWatch, PvDisk};
 use crate::error::AgentError;
 use crate::log::{Log, uptime};
 use crate::media;
@@ -287,7 +286,7 @@ impl Server<'_> {
             if matches!(change, Change::Came(_)) && !disk.is_cdrom(store) {
                 continue;
             }
-            let (requests, line) = media::requests(&change, |disk| File::open(disk.path()));
+            let (requests, line) = media::requests(&change, PvDisk::open);
             let mut lost = false;
             for request in requests {
                 lost |= !qemu.monitor.ask(request);
