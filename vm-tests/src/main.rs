@@ -1,9 +1,11 @@
 //! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
-//! other, prints a line a case and at last `N passed, N failed`. `vm-tests measure …` prints figures. `vm-tests before-reboot` and
-//! `vm-tests after-reboot` are the two halves of the trial of a host that boots again. Each case finds dom0 empty of
-//! guests, and must leave it so: domains, xenstore, loop devices, bridge ports, state files and free memory are compared.
+//! other, prints a line a case and at last `N passed, N failed`. The runner outside wants `list --json` and
+//! `run --events NAME…`. `vm-tests prepare-linux` makes the idle Linux guest that some cases start from. `vm-tests
+//! measure …` prints figures. `vm-tests before-reboot` and `vm-tests after-reboot` are the two halves of the trial of a
+//! host that boots again. Each case finds dom0 as [`harness::clean`] knows it, and must leave it so: domains, xenstore,
+//! loop devices, bridge ports, state files and free memory are compared.
 #![forbid(unsafe_code)]
 
 mod cases;
@@ -14,61 +16,112 @@ mod reboot;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::Result;
 use cases::Case;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use harness::clean::{self, Host};
-use harness::emulator::Mark;
 use harness::evidence::Logs;
+use harness::idle;
+use vm_report::{CaseInfo, Event, HostState};
 
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to do: list or run, measure, or a half of the trial of a reboot.
-    #[arg(value_parser = ["list", "run", "measure", "before-reboot", "after-reboot"])]
-    what: String,
-    /// How often to measure.
-    #[arg(long, default_value_t = 1)]
-    runs: u32,
-    /// Only cases whose name has one of these words.
-    words: Vec<String>,
+    #[command(subcommand)]
+    command: Command,
 }
 
-/// How often a case is run again whose guest was broken by the emulator.
-const AGAIN: u32 = 2;
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Names the cases.
+    List {
+        /// For the runner.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Runs cases.
+    Run {
+        /// For the runner: exactly the cases of these names, a line of JSON for each begin and end, and no case after
+        /// one that failed.
+        #[arg(long)]
+        events: bool,
+        /// Only cases whose name has one of these words.
+        words: Vec<String>,
+    },
+    /// Makes the Linux guest that some cases start from.
+    PrepareLinux,
+    /// Prints figures.
+    Measure {
+        /// How often to measure.
+        #[arg(long, default_value_t = 1)]
+        runs: u32,
+        /// What to measure.
+        words: Vec<String>,
+    },
+    /// The first half of the trial of a reboot.
+    BeforeReboot,
+    /// The second half.
+    AfterReboot,
+}
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.what.as_str() {
-        "measure" => return ended(measure::main(&arguments.words, arguments.runs)),
-        "before-reboot" => return ended(reboot::before()),
-        "after-reboot" => return ended(reboot::after()),
-        _ => {}
+    match Arguments::parse().command {
+        Command::List { json: true } => {
+            let all: Vec<CaseInfo> = cases::all().iter().map(Case::info).collect();
+            ended(serde_json::to_string(&all).map(|text| println!("{text}")).map_err(Into::into))
+        }
+        Command::List { json: false } => {
+            cases::all().iter().for_each(|case| println!("{}", case.name));
+            ExitCode::SUCCESS
+        }
+        Command::Run { events: true, words } => for_the_runner(&words),
+        Command::Run { events: false, words } => for_people(&words),
+        Command::PrepareLinux => ended(idle::prepare()),
+        Command::Measure { runs, words } => ended(measure::main(&words, runs)),
+        Command::BeforeReboot => ended(reboot::before()),
+        Command::AfterReboot => ended(reboot::after()),
     }
-    let chosen = cases::all().into_iter().filter(|case| {
-        arguments.words.is_empty() || arguments.words.iter().any(|word| case.name.contains(word.as_str()))
-    });
-    if arguments.what == "list" {
-        chosen.for_each(|case| println!("{}", case.name));
-        return ExitCode::SUCCESS;
+}
+
+/// Runs cases by name, and tells of each as it begins and ends. Its host is not to be trusted after a failure.
+fn for_the_runner(names: &[String]) -> ExitCode {
+    let all = cases::all();
+    for name in names {
+        let Some(case) = all.iter().find(|case| case.name == name) else {
+            eprintln!("there is no case {name}");
+            return ExitCode::FAILURE;
+        };
+        println!("{}", Event::Begin { case: name.clone() }.line());
+        let start = Instant::now();
+        let logs = Logs::look();
+        let failure = run(case).err().map(|error| format!("{error:#}\n{}", logs.since()));
+        let failed = failure.is_some();
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{}", Event::End { case: name.clone(), seconds, failure }.line());
+        if failed {
+            return ExitCode::FAILURE;
+        }
     }
+    ExitCode::SUCCESS
+}
+
+/// Runs cases by words of their names. Those that need the idle Linux guest make it first.
+fn for_people(words: &[String]) -> ExitCode {
     let mut passed = 0_u32;
     let mut failures = Vec::new();
-    let mut again = 0_u32;
-    for case in chosen {
+    let is_chosen =
+        |case: &Case| words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str()));
+    let (last, first): (Vec<Case>, Vec<Case>) =
+        cases::all().into_iter().filter(is_chosen).partition(|case| case.is_the_end);
+    for case in first.into_iter().chain(last) {
         println!("run  {}", case.name);
         let start = Instant::now();
         let logs = Logs::look();
-        let mut mark = Mark::now();
-        let mut result = run(&case);
-        for _ in 0..AGAIN {
-            if result.is_ok() || case.is_the_end {
-                break;
-            }
-            let Some(word) = mark.broken_guest() else { break };
-            println!("again {}, because the emulator broke its guest: {word}", case.name);
-            again += 1;
-            mark = Mark::now();
-            result = run(&case);
+        let prepared = if case.host == HostState::LinuxGuest { idle::prepare() } else { Ok(()) };
+        let result = prepared.and_then(|()| run(&case));
+        if !case.is_the_end && result.is_err() {
+            // What a failed case leaves must not make the next one fail.
+            let _ = clean::sweep();
         }
         let took = start.elapsed().as_secs_f64();
         match result {
@@ -85,15 +138,12 @@ fn main() -> ExitCode {
     }
     // Again at the end, where whoever looks at a long run looks first.
     failures.iter().for_each(|failure| print!("{failure}"));
-    if again > 0 {
-        println!("{again} run again, because the emulator had broken a guest");
-    }
     println!("{passed} passed, {} failed", failures.len());
     if failures.is_empty() && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The status of what is no case.
-fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+fn ended(outcome: Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -103,17 +153,18 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
     }
 }
 
-/// Runs one case, and compares dom0 before and after.
-fn run(case: &Case) -> anyhow::Result<()> {
-    let before = Host::look()?;
+/// Runs one case, and compares dom0 before and after. The idle Linux guest is destroyed after it.
+fn run(case: &Case) -> Result<()> {
+    let before = match case.host {
+        HostState::Tools => Host::look()?,
+        HostState::LinuxGuest => idle::host_before()?,
+    };
     let outcome = (case.run)();
     if case.is_the_end {
         return outcome;
     }
-    let left = clean::compare(&before);
-    // What a failed case leaves must not make the next one fail.
-    let swept = clean::sweep();
-    match (outcome, left.and(swept)) {
+    let gone = if case.host == HostState::LinuxGuest { idle::destroy() } else { Ok(()) };
+    match (outcome, gone.and_then(|()| clean::compare(&before))) {
         (Err(error), Err(left)) => Err(error.context(format!("{left:#}; before that"))),
         (outcome, after) => outcome.and(after),
     }

@@ -88,6 +88,7 @@ fn request(options: &Options, job: Job) -> Result<Request> {
     let scale = TimeScale::from_env()?;
     Ok(Request {
         machine: Machine::default().stretched(scale),
+        preparations: Vec::new(),
         job,
         puts: Vec::new(),
         timeout,

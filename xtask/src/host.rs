@@ -157,6 +157,7 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
     };
     Ok(Request {
         machine: machine.stretched(scale),
+        preparations: Vec::new(),
         job,
         puts: options.put.clone(),
         timeout,

@@ -11,6 +11,7 @@ mod demo;
 mod guest;
 mod host;
 mod native;
+mod stages;
 mod stubdom;
 mod suite;
 mod test;

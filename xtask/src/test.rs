@@ -1,17 +1,17 @@
 //! `cargo xtask test`: format, lints, every test, and the end-to-end suite on the embedded host.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use image::packages::Store;
 
-use crate::host::{self, BuildOptions};
+use crate::stages::{Budget, Stages};
 use crate::view::View;
-use crate::{debian, suite, watch, workspace};
+use crate::{debian, suite, workspace};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -22,15 +22,24 @@ pub(crate) struct Options {
     /// Runs nothing but the end-to-end suite.
     #[arg(long, conflicts_with = "no_e2e")]
     only_e2e: bool,
-    /// Boots the embedded host from scratch (always so where CI=true).
-    #[arg(long)]
-    fresh: bool,
+    /// So many embedded hosts at once; as many as the machine has processors and memory for when not said.
+    #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
+    jobs: Option<usize>,
+    /// Writes what became of the end-to-end cases to this file, as JUnit's XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Only tests and cases whose name holds this; `watch` for the trials of the watch over the embedded host alone,
-    /// `reboot` for that of a reboot of the whole host alone.
+    /// Only tests and cases whose name holds this.
     filter: Option<String>,
+}
+
+fn parse_jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(jobs @ 1..=64) => Ok(jobs),
+        _ => Err("a number from 1 to 64 is expected".to_owned()),
+    }
 }
 
 /// Says what the stubdomain's image is, so that two machines' can be compared: from the same packages, the same bytes.
@@ -60,44 +69,32 @@ fn same_as_elsewhere(program: Program, compiled: &Compiled) -> Result<()> {
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
-    let started = Instant::now();
-    let stage = |name: &str, what: &dyn Fn() -> Result<()>| -> Result<()> {
-        eprintln!("== {name}");
-        let begun = Instant::now();
-        what().with_context(|| format!("The stage \"{name}\" failed"))?;
-        eprintln!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
-        Ok(())
-    };
+    let mut stages = Stages::begin()?;
     if !options.only_e2e {
         if options.filter.is_none() {
-            stage("format", &|| cargo(&["fmt", "--all", "--check"]))?;
+            stages.run("format", Budget::minutes(1), || cargo(&["fmt", "--all", "--check"]))?;
             let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-            stage("lints", &|| cargo(&clippy))?;
+            stages.run("lints", Budget::minutes(2), || cargo(&clippy))?;
         }
-        stage("tests", &|| tests(options.filter.as_deref()))?;
+        stages.run("tests", Budget::minutes(4), || tests(options.filter.as_deref()))?;
     }
     if !options.no_e2e {
         // What users are to run is what is tested.
-        stage("the stubdomain's kernel and QEMU", &|| {
+        stages.run("the stubdomain's kernel and QEMU", Budget::Compiling, || {
             let store = Store::from_environment()?;
             let mut view = View::new(false, false);
             let compiled = crate::stubdom::compile_missing(&store, options.yes || ci, &mut view)?;
             compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
         })?;
-        let is_asked = |name: &str| options.filter.as_deref().is_none_or(|filter| name.contains(filter));
-        if is_asked("watch") {
-            stage("watch over the embedded host", &watch)?;
-        }
-        if is_asked("reboot") {
-            stage("reboot of the embedded host", &suite::reboot)?;
-        }
-        if !matches!(options.filter.as_deref(), Some("watch" | "reboot")) {
-            stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci))?;
-            tell_image()?;
-        }
+        let suite = suite::Options {
+            filter: options.filter.as_deref(),
+            jobs: options.jobs,
+            junit: options.junit.clone(),
+        };
+        stages.run("end-to-end suite", Budget::minutes(15), || suite::run(&suite))?;
+        tell_image()?;
     }
-    eprintln!("== all good after {:.0} s", started.elapsed().as_secs_f64());
-    Ok(ExitCode::SUCCESS)
+    stages.end()
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
@@ -119,12 +116,4 @@ fn tests(filter: Option<&str>) -> Result<()> {
     };
     arguments.extend(filter);
     cargo(&arguments)
-}
-
-/// Does harm to a host without programs of ours and sees whether each run tells of it at once.
-fn watch() -> Result<()> {
-    let mut view = View::new(false, false);
-    let build = BuildOptions { bare: true, ..BuildOptions::default() };
-    let host = host::built(&build, &[], &mut view)?;
-    watch::trials(&host, &mut view)
 }

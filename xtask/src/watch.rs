@@ -1,14 +1,12 @@
 //! Trials of the watch over the embedded host: a crash, a silence or a dead QEMU has to end a run at once, with what
 //! the console said last, and never by waiting for the whole timeout.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use testhost::{Host, HostError, Job, Machine, Observer, Request, TimeScale};
-
-use crate::workspace;
 
 /// What each script writes when it runs, so that the harm comes in the middle of it.
 const MARK: &str = "the script runs";
@@ -170,27 +168,26 @@ impl Observer for Culprit {
     }
 }
 
-/// Runs all trials on this host; the first that is not told as it should be ends them.
-pub(crate) fn trials(host: &Host, view: &mut dyn Observer) -> Result<()> {
-    let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
+/// Runs all trials on this host, with deadlines stretched by `scale`; the first that is not told as it should be ends them.
+pub(crate) fn trials(host: &Host, scale: TimeScale, logs: &Path, view: &mut dyn Observer) -> Result<()> {
     for (number, harm) in HARMS.into_iter().enumerate() {
         let logs = logs.join(format!("watch-{number}"));
-        let (took, error) =
-            trial(host, harm, logs).with_context(|| format!("The trial \"{}\" failed", harm.name()))?;
+        let (took, error) = trial(host, harm, scale, logs)
+            .with_context(|| format!("The trial \"{}\" failed", harm.name()))?;
         let first = error.to_string().lines().next().unwrap_or_default().to_owned();
         view.progress(&format!("{}: told after {:.1} s: {first}", harm.name(), took.as_secs_f64()));
     }
     Ok(())
 }
 
-fn trial(host: &Host, harm: Harm, logs: PathBuf) -> Result<(Duration, HostError)> {
+fn trial(host: &Host, harm: Harm, scale: TimeScale, logs: PathBuf) -> Result<(Duration, HostError)> {
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("script");
     std::fs::write(&script, harm.script())?;
     let (machine, at_boot) = harm.machine();
-    let scale = TimeScale::from_env()?;
     let request = Request {
         machine,
+        preparations: Vec::new(),
         job: Job::Script(script),
         puts: Vec::new(),
         timeout: Some(if harm == Harm::ScriptHangs { SHORT } else { TIMEOUT }),

@@ -96,6 +96,16 @@ pub enum HostError {
         /// The folder of logs.
         logs: PathBuf,
     },
+    /// What was to be done before the job failed.
+    #[error("The preparation \"{name}\" ended with status {status}; the logs are in {}", logs.display())]
+    Preparation {
+        /// Its name.
+        name: &'static str,
+        /// Its exit status.
+        status: i32,
+        /// The folder of logs.
+        logs: PathBuf,
+    },
     /// QEMU's monitor answered with an error or not at all.
     #[error("QEMU's monitor did not do {command}: {reason}")]
     Monitor {

@@ -2,18 +2,22 @@
 //!
 //! The host is real Xen, a real Linux dom0 and real HVM guests, under QEMU's software emulation of AMD SVM. It needs
 //! no special hardware and no root. [`run`] boots it, or restores a snapshot of it that was taken when its daemons
-//! were up, and gives a script's output and exit status back; a crash or silence ends a run at once with the last
+//! were up or when a [`Preparation`] was done, and gives a script's output and exit status back; a crash or silence ends a run at once with the last
 //! console lines.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod build;
 mod console;
 mod contents;
 mod error;
 mod events;
 mod guests;
+mod job;
 mod machine;
+mod preparation;
 mod qmp;
+mod request;
 mod run;
 mod scale;
 mod share;
@@ -26,6 +30,7 @@ pub use build::{Recipe, build};
 pub use error::HostError;
 pub use guests::hello;
 pub use machine::Machine;
-pub use run::{Host, Job, Observer, Origin, Put, Report, Request, fresh_log_folder, run};
+pub use request::{Host, Job, Observer, Origin, Preparation, Put, Report, Request};
+pub use run::{fresh_log_folder, run};
 pub use scale::TimeScale;
 pub use stubdom::stubdom;

@@ -59,8 +59,10 @@ impl Default for Machine {
 pub(crate) enum Memory<'a> {
     /// In QEMU, gone with it.
     Anonymous,
-    /// In a file that QEMU writes through to: the boot that is to become a snapshot.
+    /// In a new file that QEMU writes through to: the boot that is to become a snapshot.
     File(&'a Path),
+    /// In the copy of a snapshot's file, to which QEMU writes through: what is to become the next snapshot.
+    Continued(&'a Path),
     /// A private copy on write of a snapshot's file.
     CopyOf(&'a Path),
 }
@@ -122,6 +124,10 @@ impl Machine {
             Memory::Anonymous => add(&["-machine", "q35"]),
             Memory::File(path) => {
                 add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "on")]);
+            }
+            Memory::Continued(path) => {
+                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "on")]);
+                add(&["-incoming", "defer"]);
             }
             Memory::CopyOf(path) => {
                 add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "off")]);

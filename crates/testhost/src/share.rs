@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::AtPath as _;
-use crate::{HostError, Job, Put};
+use crate::{HostError, Put};
 
 /// The folder for one run, inside the folder of its logs.
 #[derive(Debug)]
@@ -15,23 +15,37 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Makes it and copies the script and the files in.
-    pub(crate) fn prepare(logs: &Path, job: &Job, puts: &[Put]) -> Result<Self, HostError> {
+    /// Makes it, empty.
+    pub(crate) fn new(logs: &Path) -> Result<Self, HostError> {
         let folder = logs.join("share");
         fs::create_dir_all(&folder).at("make the folder", &folder)?;
-        if let Job::Script(script) = job {
-            let target = folder.join("script");
-            fs::copy(script, &target).at("copy the script", script)?;
-            fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).at("make executable", &target)?;
+        Ok(Self { folder, logs: logs.to_owned() })
+    }
+
+    /// Copies the files in, in the place of those that were there.
+    pub(crate) fn put(&self, puts: &[Put]) -> Result<(), HostError> {
+        let all = self.folder.join("put");
+        match fs::remove_dir_all(&all) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).at("remove", &all);
+            }
+            _ => {}
         }
         for put in puts {
-            let target = folder.join("put").join(inside(&put.target)?);
+            let target = all.join(inside(&put.target)?);
             if let Some(parent) = target.parent() {
                 fs::create_dir_all(parent).at("make the folder", parent)?;
             }
             copy(&put.source, &target)?;
         }
-        Ok(Self { folder, logs: logs.to_owned() })
+        Ok(())
+    }
+
+    /// Copies the script in, in the place of the one that was there.
+    pub(crate) fn script(&self, script: &Path) -> Result<(), HostError> {
+        let target = self.folder.join("script");
+        fs::copy(script, &target).at("copy the script", script)?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).at("make executable", &target)
     }
 
     /// Its path.
@@ -88,7 +102,11 @@ mod tests {
         fs::write(&source, "x").unwrap();
         fs::set_permissions(&source, fs::Permissions::from_mode(0o755)).unwrap();
         let put = Put { source: source.clone(), target: "/usr/bin/tool".into() };
-        let share = Share::prepare(logs.path(), &Job::Script(source), &[put]).unwrap();
+        let share = Share::new(logs.path()).unwrap();
+        share.script(&source).unwrap();
+        share.put(&[Put { source: source.clone(), target: "/usr/bin/gone".into() }]).unwrap();
+        share.put(&[put]).unwrap();
+        assert!(!share.folder().join("put/usr/bin/gone").exists());
         let mode = fs::metadata(share.folder().join("put/usr/bin/tool")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         fs::create_dir(share.folder().join("logs")).unwrap();

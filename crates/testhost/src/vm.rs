@@ -15,6 +15,7 @@ use crate::error::AtPath as _;
 use crate::events::{Event, Events};
 use crate::machine::{CHANNELS, Machine, Memory};
 use crate::qmp::{self, Reply};
+use crate::share::Share;
 use crate::{HostError, Observer, TimeScale};
 
 /// The program that is the machine.
@@ -29,14 +30,14 @@ const DRAIN: Duration = Duration::from_secs(10);
 const STDERR_LINES: usize = 10;
 
 /// Where a run keeps its things.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Places<'a> {
     /// The folder of `xen`, `vmlinuz` and `initramfs.img`.
     pub(crate) image: &'a Path,
     /// The folder of this run's logs.
     pub(crate) logs: &'a Path,
     /// The folder that dom0 mounts.
-    pub(crate) share: &'a Path,
+    pub(crate) share: &'a Share,
 }
 
 /// A started QEMU. Dropping it kills QEMU.
@@ -79,7 +80,7 @@ impl<'a> Vm<'a> {
         let stderr = create(&places.logs.join("qemu.log"))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", QEMU])
-            .args(machine.qemu_arguments(sockets.path(), places.share, memory))
+            .args(machine.qemu_arguments(sockets.path(), places.share.folder(), memory))
             .current_dir(places.image)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

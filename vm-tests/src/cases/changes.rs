@@ -9,22 +9,16 @@ use serde_json::json;
 use super::Case;
 use crate::harness::clean::{self, Host};
 use crate::harness::command::{outrigger, run};
-use crate::harness::guest::{BRIDGE, Made, bridge, linux, scratch};
+use crate::harness::guest::BRIDGE;
+use crate::harness::idle;
 use crate::harness::qmp::{Qmp, socket};
-use crate::harness::shell::{SCRIPT, Shell};
+use crate::harness::shell::Shell;
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("changes::linux_uses_what_comes_and_hears_what_is_said_while_it_runs", all)];
-
-/// How long the guest may take to its shell, under emulation.
-const BOOT: u64 = 300;
-
-/// A file of so many MiB whose content depends on its name.
-fn file(name: &str, mib: usize) -> Result<String> {
-    let line = format!("this is {name}\n").into_bytes();
-    let content: Vec<u8> = line.iter().copied().cycle().take(mib << 20).collect();
-    Ok(scratch(name, &content)?.display().to_string())
-}
+pub(super) const CASES: &[Case] = &[
+    Case::with_linux_guest("changes::linux_reads_the_discs_that_it_is_given", discs),
+    Case::with_linux_guest("changes::linux_uses_a_disk_and_a_nic_that_come_and_go", disk_and_nic),
+    Case::with_linux_guest("changes::linux_hears_what_is_said_while_it_runs", rest),
+];
 
 fn md5_here(path: &str) -> Result<String> {
     let said = run("md5sum", &[path])?.good()?.stdout;
@@ -43,31 +37,29 @@ fn md5_there(shell: &mut Shell, path: &str) -> Result<String> {
     sum.map(|sum| sum.trim().to_owned()).with_context(|| format!("no sum: {said}"))
 }
 
-/// In one boot, which costs most of the time.
-fn all() -> Result<()> {
-    bridge()?;
-    run("ip", &["addr", "replace", "10.77.0.1/24", "dev", BRIDGE])?.good()?;
-    let first = file("first-disc.iso", 1)?;
-    let cd = format!("disk += ['devtype=cdrom, vdev=hdc, access=ro, format=raw, target={first}']");
-    let guest = Made::create(&linux("changed", SCRIPT, &format!("maxvcpus=2\n{cd}"))?, &[])?;
-    let mut shell = Shell::wait(&guest, BOOT)?;
-    discs(&mut shell, &first)?;
+fn disk_and_nic() -> Result<()> {
+    let mut shell = idle::shell()?;
     let before = Host::look()?;
     disk(&mut shell)?;
     nic(&mut shell)?;
-    clean::compare(&before)?;
-    memory_and_processors(&mut shell)?;
-    signals(&mut shell)?;
-    name(&mut shell)?;
-    guest.destroy()
+    clean::compare(&before)
 }
 
-fn discs(shell: &mut Shell, first: &str) -> Result<()> {
-    let insert = |path: &str| outrigger(&["cd-insert", "changed", "hdc", path]);
+fn rest() -> Result<()> {
+    let mut shell = idle::shell()?;
+    memory_and_processors(&mut shell)?;
+    signals(&mut shell)?;
+    name(&mut shell)
+}
+
+fn discs() -> Result<()> {
+    let shell = &mut idle::shell()?;
+    let first = &idle::first_disc()?;
+    let insert = |path: &str| outrigger(&["cd-insert", idle::NAME, "hdc", path]);
     shell.good("for module in $(cat /modules/more); do insmod $module; done", 60)?;
     shell.until("[ -b /dev/sr0 ]", 30)?;
     ensure!(md5_there(shell, "/dev/sr0")? == md5_here(first)?, "the first disc is not what it was made of");
-    let second = file("second-disc.iso", 2)?;
+    let second = idle::file("second-disc.iso", 2)?;
     insert(&second)?.good()?;
     notice(shell)?;
     ensure!(md5_there(shell, "/dev/sr0")? == md5_here(&second)?, "the guest does not read the second disc");
@@ -83,7 +75,7 @@ fn discs(shell: &mut Shell, first: &str) -> Result<()> {
         "the guest does not read the first disc again"
     );
     shell.good("exec 5</dev/sr0", 30)?;
-    outrigger(&["cd-eject", "--force", "changed", "hdc"])?.good()?;
+    outrigger(&["cd-eject", "--force", idle::NAME, "hdc"])?.good()?;
     shell.good("exec 5<&-", 30)?;
     let (status, said) = shell.run("head -c 1 /dev/sr0", 60)?;
     ensure!(status != 0, "there is a disc in the empty drive: {said}");
@@ -91,8 +83,8 @@ fn discs(shell: &mut Shell, first: &str) -> Result<()> {
 }
 
 fn disk(shell: &mut Shell) -> Result<()> {
-    let image = file("more.img", 4)?;
-    outrigger(&["block-attach", "changed", &format!("{image},raw,xvdd,rw")])?.good()?;
+    let image = idle::file("more.img", 4)?;
+    outrigger(&["block-attach", idle::NAME, &format!("{image},raw,xvdd,rw")])?.good()?;
     shell.until("[ -b /dev/xvdd ]", 30)?;
     ensure!(md5_there(shell, "/dev/xvdd")? == md5_here(&image)?, "the guest reads something else");
     shell.good(
@@ -100,7 +92,7 @@ fn disk(shell: &mut Shell) -> Result<()> {
         60,
     )?;
     let sum = md5_there(shell, "/dev/xvdd")?;
-    outrigger(&["block-detach", "changed", "xvdd"])?.good()?;
+    outrigger(&["block-detach", idle::NAME, "xvdd"])?.good()?;
     shell.until("[ ! -e /dev/xvdd ]", 30)?;
     ensure!(md5_here(&image)? == sum, "what the guest wrote is not in the file");
     // The magic number of an ext2 file system.
@@ -110,13 +102,13 @@ fn disk(shell: &mut Shell) -> Result<()> {
 
 fn nic(shell: &mut Shell) -> Result<()> {
     let mac = "00:16:3e:77:00:09";
-    outrigger(&["network-attach", "changed", &format!("bridge={BRIDGE},mac={mac}")])?.good()?;
+    outrigger(&["network-attach", idle::NAME, &format!("bridge={BRIDGE},mac={mac}")])?.good()?;
     shell.until("[ -e /sys/class/net/eth0 ]", 30)?;
     let said = shell.good("cat /sys/class/net/eth0/address", 30)?;
     ensure!(said == mac, "its address is {said}");
     shell
         .good("ip addr add 10.77.0.9/24 dev eth0 && ip link set eth0 up && ping -c 3 -W 20 10.77.0.1", 90)?;
-    outrigger(&["network-detach", "changed", mac])?.good()?;
+    outrigger(&["network-detach", idle::NAME, mac])?.good()?;
     shell.until("[ ! -e /sys/class/net/eth0 ]", 30)?;
     let ports = fs::read_dir(Path::new("/sys/class/net").join(BRIDGE).join("brif"))?.count();
     ensure!(ports == 0, "{ports} ports are left on the bridge");
@@ -126,12 +118,12 @@ fn nic(shell: &mut Shell) -> Result<()> {
 fn memory_and_processors(shell: &mut Shell) -> Result<()> {
     let total = "$(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)";
     let all: u64 = shell.good(&format!("echo {total}"), 30)?.parse().context("no MemTotal")?;
-    outrigger(&["mem-set", "changed", "200m"])?.good()?;
+    outrigger(&["mem-set", idle::NAME, "200m"])?.good()?;
     let less = all - (256 - 200) * 1024;
     shell.until(&format!("[ {total} -le {less} ]"), 60)?;
-    outrigger(&["mem-set", "changed", "256m"])?.good()?;
+    outrigger(&["mem-set", idle::NAME, "256m"])?.good()?;
     shell.until(&format!("[ {total} -ge {all} ]"), 60)?;
-    outrigger(&["vcpu-set", "changed", "2"])?.good()?;
+    outrigger(&["vcpu-set", idle::NAME, "2"])?.good()?;
     let online = "/sys/devices/system/cpu/cpu1/online";
     shell.until(&format!("[ -e {online} ]"), 60)?;
     shell.good(&format!("[ $(cat {online}) = 1 ] || echo 1 >{online}"), 60)?;
@@ -147,18 +139,18 @@ fn signals(shell: &mut Shell) -> Result<()> {
     shell.good(find, 30)?;
     // It is open before the shell answers.
     shell.good("exec 7</dev/input/$button; { head -c 24 <&7 >/dev/null && echo PRESSED & }", 30)?;
-    outrigger(&["trigger", "changed", "power"])?.good()?;
+    outrigger(&["trigger", idle::NAME, "power"])?.good()?;
     shell.hear("PRESSED", 30)?;
-    outrigger(&["sysrq", "changed", "h"])?.good()?;
+    outrigger(&["sysrq", idle::NAME, "h"])?.good()?;
     shell.hear("sysrq: HELP", 30)?;
-    outrigger(&["trigger", "changed", "nmi"])?.good()?;
+    outrigger(&["trigger", idle::NAME, "nmi"])?.good()?;
     shell.hear("NMI received", 30)
 }
 
 fn name(shell: &mut Shell) -> Result<()> {
-    let mut before = Qmp::connect("changed")?;
-    outrigger(&["rename", "changed", "renamed"])?.good()?;
-    ensure!(!Path::new(&socket("changed")).exists(), "the old name's socket is still there");
+    let mut before = Qmp::connect(idle::NAME)?;
+    outrigger(&["rename", idle::NAME, "renamed"])?.good()?;
+    ensure!(!Path::new(&socket(idle::NAME)).exists(), "the old name's socket is still there");
     let answer = Qmp::connect("renamed")?.ask(&json!({"execute": "query-name"}))?;
     ensure!(answer["return"]["name"].is_string(), "{answer}");
     let answer = before.ask(&json!({"execute": "query-status"}))?;

@@ -4,6 +4,7 @@ mod agent;
 mod bad_input;
 mod changes;
 mod console;
+mod contracts;
 mod daemon;
 mod devices;
 mod ease;
@@ -22,29 +23,45 @@ mod vchan;
 mod xenstored_gone;
 
 use anyhow::Result;
+use vm_report::{CaseInfo, HostState};
 
 /// One case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: fn() -> Result<()>,
-    /// It takes away what every other case needs: it comes last, and says by itself what it leaves.
+    /// What it starts from.
+    pub(crate) host: HostState,
+    /// It takes away what every other case needs, and says by itself what it leaves.
     pub(crate) is_the_end: bool,
 }
 
 impl Case {
+    /// A case on a host without guests.
     pub(crate) const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, is_the_end: false }
+        Self { name, run, host: HostState::Tools, is_the_end: false }
     }
 
+    /// A case on a host with the idle Linux guest ([`crate::harness::idle`]).
+    pub(crate) const fn with_linux_guest(name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self { name, run, host: HostState::LinuxGuest, is_the_end: false }
+    }
+
+    /// A case after which nothing can run on its host.
     pub(crate) const fn the_end(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, is_the_end: true }
+        Self { name, run, host: HostState::Tools, is_the_end: true }
+    }
+
+    /// What the runner has to know.
+    pub(crate) fn info(&self) -> CaseInfo {
+        CaseInfo { name: self.name.to_owned(), host: self.host, is_the_end: self.is_the_end }
     }
 }
 
-/// All cases, quick ones first.
+/// All cases.
 pub(crate) fn all() -> Vec<Case> {
     [
+        contracts::CASES,
         bad_input::CASES,
         console::CASES,
         hello::CASES,
@@ -64,7 +81,6 @@ pub(crate) fn all() -> Vec<Case> {
         linux::CASES,
         changes::CASES,
         emulated::CASES,
-        // The last.
         xenstored_gone::CASES,
     ]
     .concat()

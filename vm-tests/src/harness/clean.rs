@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use xenstore::{Store, Xenstore, XsPath};
 
 use super::command::{XL, outrigger, run};
@@ -18,7 +19,7 @@ const MEMORY_SLACK_KIB: u64 = 1024;
 const SHOWN: usize = 12;
 
 /// What a case could leave behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Host {
     nodes: BTreeSet<String>,
     loops: BTreeSet<String>,

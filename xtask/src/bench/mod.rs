@@ -90,6 +90,7 @@ fn measure(
     let scale = TimeScale::from_env()?;
     let request = Request {
         machine: Machine::default().stretched(scale),
+        preparations: Vec::new(),
         job: Job::Script(path),
         puts: files,
         timeout: Some(RUN_LIMIT * options.runs.max(1)),

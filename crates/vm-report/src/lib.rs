@@ -1,0 +1,76 @@
+//! What the end-to-end cases in dom0 and the runner outside say to each other: the list of cases, and a line of JSON
+//! on the script's output whenever a case begins or ends.
+#![forbid(unsafe_code)]
+
+use serde::{Deserialize, Serialize};
+
+/// The host that a case starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// Our daemons and Xen's own tools, and no guest.
+    Tools,
+    /// The same with a Linux guest of ours that has booted, uses its PV drivers, and waits for commands on its first
+    /// serial port.
+    LinuxGuest,
+}
+
+/// A case, as `vm-tests list --json` names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseInfo {
+    /// Its name, `module::what_it_shows`.
+    pub name: String,
+    /// What it starts from.
+    pub host: HostState,
+    /// Nothing can run on the same host after it.
+    pub is_the_end: bool,
+}
+
+/// A word of `vm-tests run --events` to the runner.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// A case begins.
+    Begin {
+        /// Its name.
+        case: String,
+    },
+    /// A case has ended.
+    End {
+        /// Its name.
+        case: String,
+        /// How long it took.
+        seconds: f64,
+        /// Why it failed, with what the logs said meanwhile; nothing when it passed.
+        failure: Option<String>,
+    },
+}
+
+impl Event {
+    /// The event as a line, without its end.
+    #[must_use]
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always make JSON")
+    }
+
+    /// The event that a line is; nothing when it is something that a case has printed.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line.trim()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_is_what_its_line_says() {
+        let failure = Some("it said \"no\"\nand more".to_owned());
+        let end = Event::End { case: "a::b".to_owned(), seconds: 1.5, failure };
+        assert!(!end.line().contains('\n'));
+        assert_eq!(Event::parse(&format!("{}\r\n", end.line())), Some(end));
+        assert_eq!(Event::parse("{\"event\":\"begin\",\"case\":\"x\",\"more\":1}"), None);
+        assert_eq!(Event::parse("ok   a::b"), None);
+    }
+}

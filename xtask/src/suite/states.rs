@@ -1,0 +1,129 @@
+//! The hosts that cases start from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use image::packages::Store;
+use testhost::{Host, Job, Machine, Observer as _, Preparation, Put, Request, TimeScale};
+use vm_report::HostState;
+
+use crate::binaries::{self, Profile};
+use crate::host::{self, BuildOptions};
+use crate::view::View;
+use crate::{guest, workspace};
+
+/// What a preparation may take, before scaling: the boot of a Linux guest.
+const PREPARATION_LIMIT: Duration = Duration::from_secs(300);
+/// Where the suite expects the disks of its guests.
+const LINUX_DISK: &str = "/root/linux-guest.img";
+const POWER_DISK: &str = "/root/power-guest.img";
+const DISC_DISK: &str = "/root/disc-guest.img";
+/// Where it expects the image of Debian's kernel and QEMU.
+const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
+/// Where it expects the program of the stubdomain that an attacker has taken over.
+const HOSTILE_STUB: &str = "/root/hostile-stub";
+/// Where the contract suites of the ground crates go in dom0.
+const CONTRACTS: [(&str, &str); 2] =
+    [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
+
+/// The built host with Xen's own tools, and what is done to it before cases run.
+pub(super) struct Hosts {
+    /// The host.
+    pub(super) tools: Host,
+    /// The program of the cases, which also lists them here.
+    pub(super) cases: PathBuf,
+    files: Preparation,
+    linux: Preparation,
+    scale: TimeScale,
+}
+
+impl Hosts {
+    /// Builds all that goes into them. Deadlines are stretched by `scale`.
+    pub(super) fn build(scale: TimeScale, view: &mut View) -> Result<Self> {
+        let programs = programs()?;
+        let cases = programs.first().map(|put| put.source.clone()).unwrap_or_default();
+        let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
+        let tools = host::built(&build, &programs, view)?;
+        let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
+        let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(scale));
+        let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
+        Ok(Self { tools, cases, files, linux, scale })
+    }
+
+    /// The factor of all deadlines.
+    pub(super) fn scale(&self) -> TimeScale {
+        self.scale
+    }
+
+    /// What a script for dom0 says before it starts `vm-tests`.
+    pub(super) fn exports(&self) -> String {
+        exports(self.scale)
+    }
+
+    /// A run of a script on a copy of such a host.
+    pub(super) fn request(&self, state: HostState, script: &Path, limit: Duration, logs: PathBuf) -> Request {
+        let preparations = match state {
+            HostState::Tools => vec![self.files.clone()],
+            HostState::LinuxGuest => vec![self.files.clone(), self.linux.clone()],
+        };
+        Request {
+            machine: Machine::default().stretched(self.scale),
+            preparations,
+            job: Job::Script(script.to_owned()),
+            puts: Vec::new(),
+            timeout: Some(limit),
+            fresh: false,
+            logs,
+            scale: self.scale,
+        }
+    }
+}
+
+fn exports(scale: TimeScale) -> String {
+    format!("export {}={scale}\n", TimeScale::VARIABLE)
+}
+
+/// Builds what runs in dom0 besides the product, the program of the cases first.
+fn programs() -> Result<Vec<Put>> {
+    // As the unit tests were built: nothing is compiled again, and arithmetic that overflows is found.
+    let profile = Profile::Dev;
+    let mut puts =
+        vec![Put { source: binaries::program("vm-tests", profile)?, target: "/usr/bin/vm-tests".into() }];
+    for (package, target) in CONTRACTS {
+        puts.push(Put { source: binaries::contract(package, profile)?, target: target.into() });
+    }
+    Ok(puts)
+}
+
+/// What cases find in dom0's `/root`.
+fn files(view: &mut View) -> Result<Vec<Put>> {
+    let linux = linux_disk(view)?;
+    let [power, disc] = ["power.img", "disc.img"].map(|name| workspace::kept("guests").join(name));
+    testguest::power_disk(&power)?;
+    testguest::disc_disk(&disc)?;
+    let debian = guest::debian_stubdom(&Store::from_environment()?, view)?;
+    Ok(vec![
+        Put { source: linux, target: LINUX_DISK.into() },
+        Put { source: power, target: POWER_DISK.into() },
+        Put { source: disc, target: DISC_DISK.into() },
+        guest::console()?,
+        Put { source: binaries::hostile_stub()?, target: HOSTILE_STUB.into() },
+        Put { source: debian, target: DEBIAN_STUBDOM.into() },
+    ])
+}
+
+/// The Linux guest's disk, made once.
+fn linux_disk(view: &mut View) -> Result<PathBuf> {
+    let folder = workspace::kept("guests");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("linux.img");
+    let own = std::env::current_exe()?;
+    // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if changed(&path) < changed(&own) {
+        view.progress("Making the Linux guest's disk");
+        testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
+    }
+    Ok(path)
+}
