@@ -9,6 +9,7 @@
 mod build;
 mod console;
 mod contents;
+mod emulator;
 mod error;
 mod events;
 mod guests;
@@ -23,6 +24,7 @@ mod stubdom;
 mod vm;
 
 pub use build::{Recipe, build};
+pub use emulator::Emulator;
 pub use error::HostError;
 pub use guests::hello;
 pub use machine::Machine;

@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -121,11 +120,9 @@ fn remove(folder: &Path) -> Result<(), HostError> {
 
 /// The snapshot's name: everything but the host's own files, which lie beside it, that it depends on.
 fn name(machine: &Machine) -> Result<String, HostError> {
-    let version = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|source| {
-        HostError::Program { program: "qemu-system-x86_64", package: "qemu-system-x86", source }
-    })?;
+    let emulator = machine.emulator.identity()?;
     let mut hash = Sha256::new();
-    for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), &version.stdout] {
+    for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), emulator.as_bytes()] {
         hash.update(part);
         hash.update([0]);
     }
