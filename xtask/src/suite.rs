@@ -9,7 +9,7 @@ use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{guest, workspace};
+use crate::{emulator, guest, workspace};
 
 /// The whole suite in dom0, scaled by OUTRIGGER_TIME_SCALE.
 const SUITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(40 * 60);
@@ -42,7 +42,7 @@ pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
     let script = folder.path().join("suite");
     std::fs::write(&script, script_for(filter, scale))?;
     let request = Request {
-        machine: Machine::default().stretched(scale),
+        machine: emulator::machine(&mut view)?.stretched(scale),
         job: Job::Script(script),
         puts: [disks, vec![guest::console()?, hostile, debian]].concat(),
         timeout: Some(SUITE_LIMIT),
@@ -70,7 +70,7 @@ pub(crate) fn reboot() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let [disk, script] = ["disk", "script"].map(|name| folder.path().join(name));
     std::fs::File::create(&disk)?.set_len(DISK)?;
-    let machine = Machine { disk: Some(disk), ..Machine::default() }.stretched(scale);
+    let machine = Machine { disk: Some(disk), ..emulator::machine(&mut view)? }.stretched(scale);
     let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
     for half in ["before-reboot", "after-reboot"] {
         let text = format!("#!/bin/sh\nexport {}={scale}\nexec vm-tests {half}\n", TimeScale::VARIABLE);
