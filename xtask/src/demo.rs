@@ -8,11 +8,12 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use testhost::{Host, Job, Machine, Report, Request, TimeScale};
+use testhost::{Host, Job, Report, Request, TimeScale};
 
+use crate::emulator::Absent;
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, native, workspace};
+use crate::{debian, emulator, native, workspace};
 
 /// The part that runs in dom0.
 pub(crate) const SCRIPT: &str = include_str!("demo.sh");
@@ -42,6 +43,8 @@ pub(crate) struct Options {
     /// Boots the embedded host from scratch.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
+    #[command(flatten)]
+    emulator: emulator::Options,
 }
 
 /// Demonstrates.
@@ -69,7 +72,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("demo");
     fs::write(&path, script("/examples", options.json))?;
-    let report = testhost::run(&host, &request(options, Job::Script(path))?, &mut view)?;
+    let report = testhost::run(&host, &request(options, Job::Script(path), &mut view)?, &mut view)?;
     let results = report.logs.join("dom0/tmp/demo");
     let result = summary(&results, &report, started);
     if options.json {
@@ -83,11 +86,11 @@ pub(crate) fn script(examples: &str, json: bool) -> String {
     format!("#!/bin/sh\nEXAMPLES='{examples}'\nJSON={}\n{SCRIPT}", u8::from(json))
 }
 
-fn request(options: &Options, job: Job) -> Result<Request> {
+fn request(options: &Options, job: Job, view: &mut View) -> Result<Request> {
     let timeout = matches!(job, Job::Script(_)).then_some(LIMIT);
     let scale = TimeScale::from_env()?;
     Ok(Request {
-        machine: Machine::default().stretched(scale),
+        machine: options.emulator.machine(Absent::Compile { yes: options.yes }, view)?.stretched(scale),
         preparations: Vec::new(),
         job,
         puts: Vec::new(),
@@ -101,7 +104,7 @@ fn request(options: &Options, job: Job) -> Result<Request> {
 fn shell(options: &Options, host: &Host, view: &mut View) -> Result<ExitCode> {
     eprintln!("A shell in dom0 follows. Try: outrigger create -c /examples/hello.cfg");
     eprintln!("`exit` ends the machine.");
-    let report = testhost::run(host, &request(options, Job::Shell)?, view)?;
+    let report = testhost::run(host, &request(options, Job::Shell, view)?, view)?;
     eprintln!("The logs are in {}", report.logs.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -10,8 +10,9 @@ use image::packages::Store;
 use testhost::{Host, Job, Machine, Put, Recipe, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
+use crate::emulator::Absent;
 use crate::view::View;
-use crate::{debian, guest, workspace};
+use crate::{debian, emulator, guest, workspace};
 
 /// What to do with the embedded host.
 #[derive(Debug, Subcommand)]
@@ -84,6 +85,8 @@ pub(crate) struct RunOptions {
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) emulator: emulator::Options,
     /// Shows Xen's and dom0's console too.
     #[arg(long)]
     pub(crate) console: bool,
@@ -140,7 +143,7 @@ pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Re
 }
 
 /// The request for a run with these options.
-pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
+pub(crate) fn request(options: &RunOptions, job: Job, view: &mut View) -> Result<Request> {
     let timeout = match job {
         Job::Script(_) => Some(Duration::from_secs(options.timeout)),
         Job::Shell => None,
@@ -153,7 +156,7 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
         dom0_arguments: options.dom0_arguments.clone(),
         // QEMU runs in the host's folder.
         disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
-        ..Machine::default()
+        ..options.emulator.machine(Absent::UseDebian, view)?
     };
     Ok(Request {
         machine: machine.stretched(scale),
@@ -170,7 +173,7 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
 fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
     let mut view = View::new(run.quiet, run.console);
     let host = built(build, &[], &mut view)?;
-    let report = testhost::run(&host, &request(run, job)?, &mut view)?;
+    let report = testhost::run(&host, &request(run, job, &mut view)?, &mut view)?;
     if !run.quiet {
         eprintln!(
             "Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",

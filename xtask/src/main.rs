@@ -8,6 +8,7 @@ mod binaries;
 mod bindings;
 mod debian;
 mod demo;
+mod emulator;
 mod guest;
 mod host;
 mod native;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use image::compiled::{CompileStep, Compiled, Program, compile};
+use image::compiled::{CompileStep, Compiled, Program};
 use image::packages::{Progress, Store};
 use testhost::Observer as _;
 
@@ -37,14 +37,29 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
 /// Compiles the stubdomain's kernel and QEMU, as far as the cache does not have them; the image and the embedded host
 /// take them from there.
 pub(crate) fn compile_missing(store: &Store, yes: bool, view: &mut View) -> Result<Vec<(Program, Compiled)>> {
-    let programs = [Program::Kernel, Program::Qemu];
-    debian::ensure(&programs.map(Program::needs).concat(), yes)?;
+    compile(store, &[Program::Kernel, Program::Qemu], yes, view)
+}
+
+/// As [`compile_missing`], and the emulator of the embedded host.
+pub(crate) fn compile_all(store: &Store, yes: bool, view: &mut View) -> Result<Vec<(Program, Compiled)>> {
+    compile(store, &[Program::Kernel, Program::Qemu, Program::Emulator], yes, view)
+}
+
+/// Compiles programs, as far as the cache does not have them.
+pub(crate) fn compile(
+    store: &Store,
+    programs: &[Program],
+    yes: bool,
+    view: &mut View,
+) -> Result<Vec<(Program, Compiled)>> {
+    let needs: Vec<&str> = programs.iter().flat_map(|program| program.needs()).copied().collect();
+    debian::ensure(&needs, yes)?;
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = Vec::with_capacity(programs.len());
-    for program in programs {
+    for &program in programs {
         let begun = Instant::now();
         let mut is_new = false;
-        let compiled = compile(store, program, jobs, &mut |step| {
+        let compiled = image::compiled::compile(store, program, jobs, &mut |step| {
             is_new |= matches!(step, CompileStep::Compiling(_));
             if let Some(text) = describe(&step) {
                 view.progress(&text);

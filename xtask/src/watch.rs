@@ -60,8 +60,7 @@ impl Harm {
     }
 
     /// The machine, and whether the harm is done by how it boots.
-    fn machine(self) -> (Machine, bool) {
-        let machine = Machine::default();
+    fn machine(self, machine: Machine) -> (Machine, bool) {
         match self {
             // Later words win: no memory for the kernel and its RAM disk.
             Self::XenPanics => {
@@ -169,10 +168,16 @@ impl Observer for Culprit {
 }
 
 /// Runs all trials on this host, with deadlines stretched by `scale`; the first that is not told as it should be ends them.
-pub(crate) fn trials(host: &Host, scale: TimeScale, logs: &Path, view: &mut dyn Observer) -> Result<()> {
+pub(crate) fn trials(
+    host: &Host,
+    machine: &Machine,
+    scale: TimeScale,
+    logs: &Path,
+    view: &mut dyn Observer,
+) -> Result<()> {
     for (number, harm) in HARMS.into_iter().enumerate() {
         let logs = logs.join(format!("watch-{number}"));
-        let (took, error) = trial(host, harm, scale, logs)
+        let (took, error) = trial(host, harm, machine, scale, logs)
             .with_context(|| format!("The trial \"{}\" failed", harm.name()))?;
         let first = error.to_string().lines().next().unwrap_or_default().to_owned();
         view.progress(&format!("{}: told after {:.1} s: {first}", harm.name(), took.as_secs_f64()));
@@ -180,11 +185,17 @@ pub(crate) fn trials(host: &Host, scale: TimeScale, logs: &Path, view: &mut dyn 
     Ok(())
 }
 
-fn trial(host: &Host, harm: Harm, scale: TimeScale, logs: PathBuf) -> Result<(Duration, HostError)> {
+fn trial(
+    host: &Host,
+    harm: Harm,
+    machine: &Machine,
+    scale: TimeScale,
+    logs: PathBuf,
+) -> Result<(Duration, HostError)> {
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("script");
     std::fs::write(&script, harm.script())?;
-    let (machine, at_boot) = harm.machine();
+    let (machine, at_boot) = harm.machine(machine.clone());
     let request = Request {
         machine,
         preparations: Vec::new(),

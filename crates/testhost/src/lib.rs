@@ -10,6 +10,7 @@ mod boot;
 mod build;
 mod console;
 mod contents;
+mod emulator;
 mod error;
 mod events;
 mod guests;
@@ -27,6 +28,7 @@ mod stubdom;
 mod vm;
 
 pub use build::{Recipe, build};
+pub use emulator::Emulator;
 pub use error::HostError;
 pub use guests::hello;
 pub use machine::Machine;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::TimeScale;
+use crate::{Emulator, TimeScale};
 
 /// The processor model, with what this emulation gets wrong taken away.
 ///
@@ -38,6 +38,8 @@ pub struct Machine {
     /// A raw file that is the machine's disk: `/dev/vda` in dom0, once the modules of `/modules/disk-order` are loaded.
     /// What is written to it outlives the machine, so such a machine boots from scratch every time.
     pub disk: Option<PathBuf>,
+    /// What emulates it.
+    pub emulator: Emulator,
 }
 
 impl Default for Machine {
@@ -50,6 +52,7 @@ impl Default for Machine {
             xen_arguments: "loglvl=warning guest_loglvl=warning".to_owned(),
             dom0_arguments: String::new(),
             disk: None,
+            emulator: Emulator::default(),
         }
     }
 }
@@ -81,9 +84,10 @@ impl Machine {
         self
     }
 
-    /// What of the machine decides whether a snapshot fits it.
+    /// What of the machine, besides its emulator, decides whether a snapshot fits it.
     pub(crate) fn identity(&self) -> String {
-        format!("{CPU} {self:?} {}", self.xen_command_line())
+        let machine = Self { emulator: Emulator::default(), ..self.clone() };
+        format!("{CPU} {machine:?} {}", self.xen_command_line())
     }
 
     fn xen_command_line(&self) -> String {

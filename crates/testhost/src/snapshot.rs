@@ -239,11 +239,9 @@ fn remove(folder: &Path) -> Result<(), HostError> {
 
 /// A hash of everything but the host's own files, which lie beside it, that a boot depends on.
 fn booted(machine: &Machine) -> Result<String, HostError> {
-    let version = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|source| {
-        HostError::Program { program: "qemu-system-x86_64", package: "qemu-system-x86", source }
-    })?;
+    let emulator = machine.emulator.identity()?;
     let mut hash = Sha256::new();
-    for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), &version.stdout] {
+    for part in [FORMAT.as_bytes(), machine.identity().as_bytes(), emulator.as_bytes()] {
         hash.update(part);
         hash.update([0]);
     }

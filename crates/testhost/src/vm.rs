@@ -18,8 +18,6 @@ use crate::qmp::{self, Reply};
 use crate::share::Share;
 use crate::{HostError, Observer, TimeScale};
 
-/// The program that is the machine.
-const QEMU: &str = "qemu-system-x86_64";
 /// QEMU connects its channels before it does anything else.
 const CONNECT: Duration = Duration::from_secs(30);
 /// The monitor answers at once, except while the machine is being saved.
@@ -50,6 +48,8 @@ pub(crate) struct Vm<'a> {
     streams: Vec<(&'static str, UnixStream)>,
     logs: PathBuf,
     scale: TimeScale,
+    // What to do when there is no emulator.
+    remedy: String,
     phase: &'static str,
     next_command: u64,
     last_heard: Instant,
@@ -79,7 +79,8 @@ impl<'a> Vm<'a> {
         let console_log = create(&places.logs.join("console.log"))?;
         let stderr = create(&places.logs.join("qemu.log"))?;
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", QEMU])
+            .args(["--pdeathsig", "KILL"])
+            .arg(machine.emulator.program())
             .args(machine.qemu_arguments(sockets.path(), places.share.folder(), memory))
             .current_dir(places.image)
             .stdin(Stdio::null())
@@ -97,6 +98,7 @@ impl<'a> Vm<'a> {
             streams: Vec::new(),
             logs: places.logs.to_owned(),
             scale,
+            remedy: machine.emulator.remedy(),
             phase: "start of QEMU",
             next_command: 0,
             last_heard: Instant::now(),
@@ -301,7 +303,7 @@ impl<'a> Vm<'a> {
         }
         let status = match self.child.try_wait() {
             Ok(Some(status)) => match (status.code(), status.signal()) {
-                (Some(127), _) => format!("{QEMU} is missing: install the Debian package qemu-system-x86"),
+                (Some(127), _) => self.remedy.clone(),
                 (Some(code), _) => format!("exit status {code}"),
                 (_, Some(signal)) => format!("signal {signal}"),
                 _ => "unknown status".to_owned(),

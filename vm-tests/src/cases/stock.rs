@@ -11,7 +11,7 @@ use xenstore::{Store as _, Xenstore, XsPath};
 use super::Case;
 use crate::harness::command::{XL, outrigger, run, run_within};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, hello, linux, power, scratch};
+use crate::harness::guest::{Made, cpus, hello, linux, power, scratch};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
@@ -34,7 +34,8 @@ const IMAGE: &str = "device_model_version='qemu-xen'\n\
      vnc=0";
 
 fn xl_list() -> Result<()> {
-    let guest = Made::create(&hello("shown", "")?, &[])?;
+    let pinned = if cpus().is_empty() { "cpus='1'" } else { "" };
+    let guest = Made::create(&hello("shown", pinned)?, &[])?;
     let text = run(XL, &["list"])?.good()?.stdout;
     // Where the configuration's `cpus` keeps it, by Xen's word; the stubdomain may run anywhere.
     for (name, cpus) in [("shown", "1"), ("shown-dm", "all")] {

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use testhost::{Job, Machine, Put, Request, TimeScale};
+use testhost::{Job, Put, Request, TimeScale};
 
 use self::results::{Goal, Results};
+use crate::emulator::Absent;
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, workspace};
+use crate::{debian, emulator, workspace};
 
 /// One run of a script, before scaling.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
@@ -54,6 +55,8 @@ pub(crate) struct Options {
     /// Boots the embedded host from scratch.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
+    #[command(flatten)]
+    emulator: emulator::Options,
 }
 
 /// Measures.
@@ -89,7 +92,7 @@ fn measure(
     fs::write(&path, format!("#!/bin/bash\nRUNS={}\n{script}", options.runs))?;
     let scale = TimeScale::from_env()?;
     let request = Request {
-        machine: Machine::default().stretched(scale),
+        machine: options.emulator.machine(Absent::UseDebian, &mut view)?.stretched(scale),
         preparations: Vec::new(),
         job: Job::Script(path),
         puts: files,

@@ -11,7 +11,7 @@ use vm_report::HostState;
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{guest, workspace};
+use crate::{emulator, guest, workspace};
 
 /// What a preparation may take, before scaling: the boot of a Linux guest.
 const PREPARATION_LIMIT: Duration = Duration::from_secs(300);
@@ -33,6 +33,8 @@ pub(super) struct Hosts {
     pub(super) tools: Host,
     /// The program of the cases, which also lists them here.
     pub(super) cases: PathBuf,
+    /// The usual machine.
+    machine: Machine,
     files: Preparation,
     linux: Preparation,
     scale: TimeScale,
@@ -45,10 +47,11 @@ impl Hosts {
         let cases = programs.first().map(|put| put.source.clone()).unwrap_or_default();
         let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
         let tools = host::built(&build, &programs, view)?;
+        let machine = emulator::machine(view)?.stretched(scale);
         let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
-        let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(scale));
+        let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
-        Ok(Self { tools, cases, files, linux, scale })
+        Ok(Self { tools, cases, machine, files, linux, scale })
     }
 
     /// The factor of all deadlines.
@@ -56,9 +59,14 @@ impl Hosts {
         self.scale
     }
 
+    /// The usual machine, with its emulator, and with the daemons' deadlines stretched.
+    pub(super) fn machine(&self) -> Machine {
+        self.machine.clone()
+    }
+
     /// What a script for dom0 says before it starts `vm-tests`.
     pub(super) fn exports(&self) -> String {
-        exports(self.scale)
+        exports(&self.machine, self.scale)
     }
 
     /// A run of a script on a copy of such a host.
@@ -68,7 +76,7 @@ impl Hosts {
             HostState::LinuxGuest => vec![self.files.clone(), self.linux.clone()],
         };
         Request {
-            machine: Machine::default().stretched(self.scale),
+            machine: self.machine(),
             preparations,
             job: Job::Script(script.to_owned()),
             puts: Vec::new(),
@@ -80,8 +88,10 @@ impl Hosts {
     }
 }
 
-fn exports(scale: TimeScale) -> String {
-    format!("export {}={scale}\n", TimeScale::VARIABLE)
+fn exports(machine: &Machine, scale: TimeScale) -> String {
+    // Debian's emulator breaks a guest on its first processor now and then.
+    let pinned = if machine.emulator.is_patched() { "" } else { "export OUTRIGGER_GUEST_CPUS=1\n" };
+    format!("export {}={scale}\n{pinned}", TimeScale::VARIABLE)
 }
 
 /// Builds what runs in dom0 besides the product, the program of the cases first.

@@ -81,7 +81,7 @@ impl Observer for Listener {
 fn watch(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
     let build = BuildOptions { bare: true, ..BuildOptions::default() };
     let host = host::built(&build, &[], &mut View::new(true, false))?;
-    watch::trials(&host, hosts.scale(), logs, listener)
+    watch::trials(&host, &hosts.machine(), hosts.scale(), logs, listener)
 }
 
 fn reboot(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
@@ -89,7 +89,7 @@ fn reboot(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let [disk, script] = ["disk", "script"].map(|name| folder.path().join(name));
     std::fs::File::create(&disk)?.set_len(DISK)?;
-    let machine = Machine { disk: Some(disk), ..Machine::default() }.stretched(scale);
+    let machine = Machine { disk: Some(disk), ..hosts.machine() };
     let console: Put = guest::console()?;
     for half in ["before-reboot", "after-reboot"] {
         std::fs::write(&script, format!("#!/bin/sh\n{}exec vm-tests {half}\n", hosts.exports()))?;

@@ -1,4 +1,4 @@
-//! The kernel and the QEMU that are compiled from Debian's sources for a stubdomain alone.
+//! What is compiled from Debian's sources: the kernel and the QEMU of a stubdomain, the QEMU of the embedded host.
 //!
 //! What was compiled is kept in the cache's folder `compiled`, under a name made of everything that it depends on: our
 //! own choices (the recipe), the hash of the source package, the versions of the tools and libraries. It looks there
@@ -7,6 +7,8 @@
 //! Nothing of the build machine gets in: sources lie at relative paths, times, users and host names are fixed, the
 //! environment is empty. So the same sources and the same compiler give the same bytes.
 
+mod debian_qemu;
+mod emulator;
 mod kernel;
 mod qemu;
 mod steps;
@@ -38,6 +40,8 @@ pub enum Program {
     Kernel,
     /// QEMU, of Debian's source package.
     Qemu,
+    /// The QEMU that emulates the embedded host, of the same source package, with its faults removed.
+    Emulator,
 }
 
 /// Something compiled, as it lies in the cache.
@@ -77,6 +81,8 @@ struct Facts {
     tools: Vec<String>,
 }
 
+/// Where [`Program::Emulator`] lies among its files.
+pub const EMULATOR: &str = "/usr/bin/qemu-system-x86_64";
 /// The facts' file name.
 const FACTS: &str = "build.json";
 /// The folder of files that go into images, beside the facts.
@@ -90,6 +96,7 @@ impl Program {
         match self {
             Self::Kernel => "the minimal kernel",
             Self::Qemu => "the minimal QEMU",
+            Self::Emulator => "the host's emulator",
         }
     }
 
@@ -98,6 +105,7 @@ impl Program {
         match self {
             Self::Kernel => &kernel::NEEDS,
             Self::Qemu => &qemu::NEEDS,
+            Self::Emulator => &emulator::NEEDS,
         }
     }
 
@@ -106,6 +114,7 @@ impl Program {
         match self {
             Self::Kernel => kernel::recipe(),
             Self::Qemu => qemu::recipe(),
+            Self::Emulator => emulator::recipe(),
         }
     }
 
@@ -113,6 +122,7 @@ impl Program {
         match self {
             Self::Kernel => "kernel",
             Self::Qemu => "qemu",
+            Self::Emulator => "emulator",
         }
     }
 
@@ -158,6 +168,9 @@ pub fn compile(
         Steps::begin(program, temp.path(), folder.join(format!("{}.log", program.folder())), jobs)?;
     let package = match &source {
         Source::Kernel(tree, package) => kernel::compile(tree, package, &mut steps, progress)?,
+        Source::Qemu(source) if program == Program::Emulator => {
+            emulator::compile(store, source, &mut steps, progress)?
+        }
         Source::Qemu(source) => qemu::compile(store, source, &mut steps, progress)?,
     };
     let facts = Facts { key, package, tools };
@@ -189,7 +202,7 @@ impl Source {
                     kernel::source(store, &mut |step| progress(CompileStep::Packages(step)))?;
                 Ok(Self::Kernel(folder, package))
             }
-            Program::Qemu => Ok(Self::Qemu(store.resolve_source(qemu::SOURCE)?)),
+            Program::Qemu | Program::Emulator => Ok(Self::Qemu(store.resolve_source(debian_qemu::SOURCE)?)),
         }
     }
 

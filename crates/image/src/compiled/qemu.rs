@@ -1,20 +1,19 @@
 //! The stubdomain's QEMU.
 
-use std::{fs, path::Path};
-
 use crate::{
-    ImageError, Result,
+    Result,
     closure::inspect,
-    files::{create_dir_all, sha256_bytes},
+    files::sha256_bytes,
     packages::{Package, Store},
     sources::SourcePackage,
     stubdom::QEMU,
 };
 
-use super::{CompileStep, Steps};
+use super::{
+    CompileStep, Steps,
+    debian_qemu::{self, SOURCE, read, write},
+};
 
-/// Debian's source package.
-pub(super) const SOURCE: &str = "qemu";
 /// The devices, on top of none.
 const DEVICES: &str = include_str!("../../qemu/stubdom.mak");
 /// What reads of QEMU's sockets, in the place of a function of QEMU's that reads once.
@@ -82,15 +81,9 @@ pub(super) fn compile(
     steps: &mut Steps,
     progress: &mut dyn FnMut(CompileStep<'_>),
 ) -> Result<Package> {
-    let program = steps.program();
-    progress(CompileStep::Fetching { program, bytes: source.size() });
-    let files = store.fetch_source(source)?;
-    progress(CompileStep::Unpacking(program));
-    let sources = steps.sources();
-    store.unpack_source(source, &files, &sources)?;
+    let sources = debian_qemu::unpack(store, source, steps, progress)?;
     let devices = sources.join("configs/devices/i386-softmmu/stubdom.mak");
     write(&devices, DEVICES.as_bytes())?;
-    stand_in_for_blobs(&sources)?;
     let sockets = sources.join("chardev/char-socket.c");
     let text = read(&sockets)?;
     let text = reads_on(&String::from_utf8_lossy(&text))
@@ -103,38 +96,13 @@ pub(super) fn compile(
     })?;
     write(&dictionaries, text.as_bytes())?;
 
-    progress(CompileStep::Configuring(program));
-    let build = sources.join("build");
-    create_dir_all(&build)?;
-    // Sources at a relative path: messages name them, and the path of the cache is nobody's business. Headers are
-    // looked for at whole paths all the same.
-    let mut configure = steps.command("../configure", &build);
-    configure
-        .args(CONFIGURE)
-        .arg(format!("--extra-cflags=-ffile-prefix-map={}=..", sources.display()))
-        .arg(format!("--with-pkgversion=Debian {}", source.version));
-    steps.run("configuring", &mut configure)?;
-    progress(CompileStep::Compiling(program));
-    let mut ninja = steps.command("ninja", &build);
-    steps.run("compiling", ninja.arg(steps.jobs()).arg("qemu-system-i386"))?;
-    let mut strip = steps.command("strip", &build);
-    steps.run("stripping", strip.args(["--strip-all", "-o", "qemu", "qemu-system-i386"]))?;
-
-    let qemu = build.join("qemu");
+    let qemu = debian_qemu::build(source, steps, &CONFIGURE, "qemu-system-i386", progress)?;
     // Also refuses what is for another processor.
     if !inspect(&qemu)?.needed.iter().any(|library| library.starts_with("libseccomp.so.")) {
         return Err(steps.failed("checking", "it is not linked with libseccomp".to_owned()));
     }
     steps.put(QEMU, &read(&qemu)?)?;
-    steps.put(&format!("/usr/share/doc/{SOURCE}/copyright"), &read(&sources.join("debian/copyright"))?)?;
-    Ok(Package {
-        name: SOURCE.to_owned(),
-        version: source.version.clone(),
-        architecture: "source".to_owned(),
-        section: "otherosfs".to_owned(),
-        size: source.size(),
-        sha256: source.sha256().to_owned(),
-    })
+    debian_qemu::keep_facts(source, steps)
 }
 
 /// Gives QEMU's dictionaries, one for each JSON object, tables of 128 bytes rather than of 4 KiB: the answer to
@@ -158,41 +126,9 @@ fn reads_on(source: &str) -> Option<String> {
     Some(format!("{before}{once}{body}\n}}\n{READ_ON}{after}"))
 }
 
-/// Debian's source package lacks firmware images that the build files unpack all the same; nothing reads them.
-fn stand_in_for_blobs(sources: &Path) -> Result<()> {
-    let folder = sources.join("pc-bios");
-    let text = read(&folder.join("meson.build"))?;
-    for name in blobs(&String::from_utf8_lossy(&text)) {
-        let path = folder.join(format!("{name}.bz2"));
-        if !path.exists() {
-            write(&path, b"")?;
-        }
-    }
-    Ok(())
-}
-
-/// Names in quotes such as `edk2-i386-code.fd`.
-fn blobs(text: &str) -> Vec<&str> {
-    text.split('\'').filter(|word| word.starts_with("edk2-") && word.ends_with(".fd")).collect()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(ImageError::io("read", path))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(ImageError::io("write", path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn test_blobs_are_found_by_their_names() {
-        let text = "blobs = [\n  'edk2-i386-code.fd',\n  'other.bin', 'edk2-licenses.txt',\n]";
-        assert_eq!(blobs(text), ["edk2-i386-code.fd"]);
-    }
 
     #[test]
     fn test_function_that_reads_once_is_kept_under_another_name() {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -72,6 +73,11 @@ impl Steps {
         command
     }
 
+    /// Writes a line to the log.
+    pub(super) fn note(&mut self, line: &str) {
+        let _ = writeln!(self.file, "== {line}");
+    }
+
     /// Runs a command to its end; its words go to the log.
     pub(super) fn run(&mut self, step: &'static str, command: &mut Command) -> Result<()> {
         let _ = writeln!(self.file, "== {step}: {command:?}");
@@ -97,11 +103,23 @@ impl Steps {
         ImageError::Compile { program: self.program.name(), step, log: self.log.clone(), last_words }
     }
 
+    /// Puts a program that this machine is to run among the files that are kept.
+    pub(super) fn put_program(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.put(path, bytes)?;
+        let place = self.place(path);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))
+            .map_err(ImageError::io("set the mode of", &place))
+    }
+
     /// Puts a file among those that go into images.
     pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<()> {
-        let place = self.tree().join(path.trim_start_matches('/'));
+        let place = self.place(path);
         create_dir_all(place.parent().unwrap_or(&place))?;
         fs::write(&place, bytes).map_err(ImageError::io("write", &place))
+    }
+
+    fn place(&self, path: &str) -> PathBuf {
+        self.tree().join(path.trim_start_matches('/'))
     }
 
     /// The last lines of the log after a position.

@@ -70,7 +70,7 @@ mod tests {
         for line in KNOWN.lines().filter(|line| !line.starts_with('#')) {
             let words: Vec<&str> = line.split(' ').collect();
             assert!(
-                matches!(words[..], ["kernel" | "qemu", key, sum] if key.len() == 64 && sum.len() == 64),
+                matches!(words[..], ["kernel" | "qemu" | "emulator", key, sum] if key.len() == 64 && sum.len() == 64),
                 "{line}"
             );
         }
