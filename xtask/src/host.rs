@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use image::packages::Store;
-use testhost::{Host, Job, Machine, Put, Recipe, Request, TimeScale};
+use testhost::accel::{self, Choice};
+use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
 use crate::view::View;
@@ -81,6 +82,8 @@ pub(crate) struct RunOptions {
     /// scratch.
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) accel: AccelOption,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
@@ -90,6 +93,25 @@ pub(crate) struct RunOptions {
     /// Says nothing but what the script says.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What executes the host's instructions.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct AccelOption {
+    /// What executes the host's instructions: `kvm`, `tcg` (software emulation), or `auto` for KVM where it can nest.
+    #[arg(long, value_name = "WHAT", env = Choice::VARIABLE, default_value = "auto")]
+    accel: Choice,
+}
+
+impl AccelOption {
+    /// Decides, and shows why when KVM would have been used.
+    pub(crate) fn decide(self, view: &mut View) -> Result<Accel> {
+        let decision = accel::choose(self.accel)?;
+        if let Some(reason) = decision.reason {
+            view.progress(&format!("Software emulation is used, not KVM: {reason}"));
+        }
+        Ok(decision.accel)
+    }
 }
 
 fn parse_put(text: &str) -> Result<Put, String> {
@@ -121,8 +143,6 @@ pub(crate) fn main(command: Command) -> Result<ExitCode> {
 
 /// Builds the host with everything that the options ask for, and `more` programs.
 pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Result<Host> {
-    use testhost::Observer as _;
-
     let mut recipe = Recipe { with_xen_tools: options.with_xen_tools, ..Recipe::default() };
     let store = Store::from_environment()?;
     if !options.bare {
@@ -140,7 +160,7 @@ pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Re
 }
 
 /// The request for a run with these options.
-pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
+pub(crate) fn request(options: &RunOptions, accel: Accel, job: Job) -> Result<Request> {
     let timeout = match job {
         Job::Script(_) => Some(Duration::from_secs(options.timeout)),
         Job::Shell => None,
@@ -153,6 +173,7 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
         dom0_arguments: options.dom0_arguments.clone(),
         // QEMU runs in the host's folder.
         disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
+        accel,
         ..Machine::default()
     };
     Ok(Request {
@@ -168,8 +189,9 @@ pub(crate) fn request(options: &RunOptions, job: Job) -> Result<Request> {
 
 fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
     let mut view = View::new(run.quiet, run.console);
+    let accel = run.accel.decide(&mut view)?;
     let host = built(build, &[], &mut view)?;
-    let report = testhost::run(&host, &request(run, job)?, &mut view)?;
+    let report = testhost::run(&host, &request(run, accel, job)?, &mut view)?;
     if !run.quiet {
         eprintln!(
             "Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",

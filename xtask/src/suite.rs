@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use image::packages::Store;
-use testhost::{Job, Machine, Observer as _, Put, Request, TimeScale};
+use testhost::{Accel, Job, Machine, Observer as _, Put, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
@@ -30,7 +30,7 @@ const CONTRACTS: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
 
 /// Boots the embedded host with Xen's own tools in it and runs the suites in its dom0.
-pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
+pub(crate) fn run(filter: Option<&str>, fresh: bool, accel: Accel) -> Result<()> {
     let mut view = View::new(false, false);
     let host = host(&mut view)?;
     let scale = TimeScale::from_env()?;
@@ -42,7 +42,7 @@ pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
     let script = folder.path().join("suite");
     std::fs::write(&script, script_for(filter, scale))?;
     let request = Request {
-        machine: Machine::default().stretched(scale),
+        machine: Machine { accel, ..Machine::default() }.stretched(scale),
         job: Job::Script(script),
         puts: [disks, vec![guest::console()?, hostile, debian]].concat(),
         timeout: Some(SUITE_LIMIT),
@@ -63,14 +63,14 @@ pub(crate) fn run(filter: Option<&str>, fresh: bool) -> Result<()> {
 }
 
 /// Boots a host, cuts its power while guests run, and boots it again with the same disk.
-pub(crate) fn reboot() -> Result<()> {
+pub(crate) fn reboot(accel: Accel) -> Result<()> {
     let mut view = View::new(false, false);
     let host = host(&mut view)?;
     let scale = TimeScale::from_env()?;
     let folder = tempfile::tempdir()?;
     let [disk, script] = ["disk", "script"].map(|name| folder.path().join(name));
     std::fs::File::create(&disk)?.set_len(DISK)?;
-    let machine = Machine { disk: Some(disk), ..Machine::default() }.stretched(scale);
+    let machine = Machine { disk: Some(disk), accel, ..Machine::default() }.stretched(scale);
     let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
     for half in ["before-reboot", "after-reboot"] {
         let text = format!("#!/bin/sh\nexport {}={scale}\nexec vm-tests {half}\n", TimeScale::VARIABLE);

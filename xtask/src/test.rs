@@ -8,8 +8,9 @@ use clap::Args;
 use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use image::packages::Store;
+use testhost::Accel;
 
-use crate::host::{self, BuildOptions};
+use crate::host::{self, AccelOption, BuildOptions};
 use crate::view::View;
 use crate::{debian, suite, watch, workspace};
 
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     /// Boots the embedded host from scratch (always so where CI=true).
     #[arg(long)]
     fresh: bool,
+    #[command(flatten)]
+    accel: AccelOption,
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
@@ -77,6 +80,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         stage("tests", &|| tests(options.filter.as_deref()))?;
     }
     if !options.no_e2e {
+        let accel = options.accel.decide(&mut View::new(false, false))?;
         // What users are to run is what is tested.
         stage("the stubdomain's kernel and QEMU", &|| {
             let store = Store::from_environment()?;
@@ -86,13 +90,13 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         })?;
         let is_asked = |name: &str| options.filter.as_deref().is_none_or(|filter| name.contains(filter));
         if is_asked("watch") {
-            stage("watch over the embedded host", &watch)?;
+            stage("watch over the embedded host", &|| watch(accel))?;
         }
         if is_asked("reboot") {
-            stage("reboot of the embedded host", &suite::reboot)?;
+            stage("reboot of the embedded host", &|| suite::reboot(accel))?;
         }
         if !matches!(options.filter.as_deref(), Some("watch" | "reboot")) {
-            stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci))?;
+            stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci, accel))?;
             tell_image()?;
         }
     }
@@ -122,9 +126,9 @@ fn tests(filter: Option<&str>) -> Result<()> {
 }
 
 /// Does harm to a host without programs of ours and sees whether each run tells of it at once.
-fn watch() -> Result<()> {
+fn watch(accel: Accel) -> Result<()> {
     let mut view = View::new(false, false);
     let build = BuildOptions { bare: true, ..BuildOptions::default() };
     let host = host::built(&build, &[], &mut view)?;
-    watch::trials(&host, &mut view)
+    watch::trials(&host, accel, &mut view)
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use testhost::{Host, HostError, Job, Machine, Observer, Request, TimeScale};
+use testhost::{Accel, Host, HostError, Job, Machine, Observer, Request, TimeScale};
 
 use crate::workspace;
 
@@ -62,8 +62,8 @@ impl Harm {
     }
 
     /// The machine, and whether the harm is done by how it boots.
-    fn machine(self) -> (Machine, bool) {
-        let machine = Machine::default();
+    fn machine(self, accel: Accel) -> (Machine, bool) {
+        let machine = Machine { accel, ..Machine::default() };
         match self {
             // Later words win: no memory for the kernel and its RAM disk.
             Self::XenPanics => {
@@ -171,23 +171,23 @@ impl Observer for Culprit {
 }
 
 /// Runs all trials on this host; the first that is not told as it should be ends them.
-pub(crate) fn trials(host: &Host, view: &mut dyn Observer) -> Result<()> {
+pub(crate) fn trials(host: &Host, accel: Accel, view: &mut dyn Observer) -> Result<()> {
     let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
     for (number, harm) in HARMS.into_iter().enumerate() {
         let logs = logs.join(format!("watch-{number}"));
-        let (took, error) =
-            trial(host, harm, logs).with_context(|| format!("The trial \"{}\" failed", harm.name()))?;
+        let (took, error) = trial(host, accel, harm, logs)
+            .with_context(|| format!("The trial \"{}\" failed", harm.name()))?;
         let first = error.to_string().lines().next().unwrap_or_default().to_owned();
         view.progress(&format!("{}: told after {:.1} s: {first}", harm.name(), took.as_secs_f64()));
     }
     Ok(())
 }
 
-fn trial(host: &Host, harm: Harm, logs: PathBuf) -> Result<(Duration, HostError)> {
+fn trial(host: &Host, accel: Accel, harm: Harm, logs: PathBuf) -> Result<(Duration, HostError)> {
     let folder = tempfile::tempdir()?;
     let script = folder.path().join("script");
     std::fs::write(&script, harm.script())?;
-    let (machine, at_boot) = harm.machine();
+    let (machine, at_boot) = harm.machine(accel);
     let scale = TimeScale::from_env()?;
     let request = Request {
         machine,

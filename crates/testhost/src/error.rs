@@ -114,6 +114,14 @@ pub enum HostError {
         /// What would be accepted.
         reason: &'static str,
     },
+    /// What was asked for to execute the machine's instructions cannot do it here.
+    #[error("{option} kvm is not possible here: {reason}")]
+    Accel {
+        /// The option that asked.
+        option: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The packages could not be fetched or unpacked, or a file was missing in them.
     #[error("Cannot gather {what} for the embedded host")]
     Packages {

@@ -115,8 +115,7 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
     let share = Share::prepare(&logs, &request.job, &request.puts)?;
     let places = Places { image: &host.folder, logs: &logs, share: share.folder() };
     let started = Instant::now();
-    // A snapshot knows nothing of what was written to the disk since.
-    if !request.fresh && request.machine.disk.is_none() {
+    if !request.fresh && request.machine.can_be_restored() {
         match from_snapshot(request, &places, started, observer) {
             Ok(report) => return Ok(report),
             Err(Attempt::Final(error)) => return Err(error),
