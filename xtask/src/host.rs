@@ -8,9 +8,11 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use image::packages::Store;
 use testhost::accel::{self, Choice};
-use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Request, TimeScale};
+use testhost::pair::{PairRequest, Role};
+use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
+use crate::pair::{self, PairOptions};
 use crate::view::View;
 use crate::{debian, guest, workspace};
 
@@ -25,6 +27,8 @@ pub(crate) enum Command {
         build: BuildOptions,
         #[command(flatten)]
         run: RunOptions,
+        #[command(flatten)]
+        pair: PairOptions,
         /// The script; its `#!` line says what reads it. `/bin/sh` is busybox's.
         script: PathBuf,
     },
@@ -132,12 +136,12 @@ pub(crate) fn main(command: Command) -> Result<ExitCode> {
             println!("{}", host.folder.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { build, run, script } => {
+        Command::Run { build, run, pair, script } => {
             std::fs::metadata(&script)
                 .with_context(|| format!("Cannot find the script {}", script.display()))?;
-            job(&build, &run, Job::Script(script))
+            job(&build, &run, &pair, Job::Script(script))
         }
-        Command::Shell { build, run } => job(&build, &run, Job::Shell),
+        Command::Shell { build, run } => job(&build, &run, &PairOptions::default(), Job::Shell),
     }
 }
 
@@ -187,14 +191,33 @@ pub(crate) fn request(options: &RunOptions, accel: Accel, job: Job) -> Result<Re
     })
 }
 
-fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
+fn job(build: &BuildOptions, run: &RunOptions, pair: &PairOptions, job: Job) -> Result<ExitCode> {
     let mut view = View::new(run.quiet, run.console);
     let accel = run.accel.decide(&mut view)?;
     let host = built(build, &[], &mut view)?;
-    let report = testhost::run(&host, &request(run, accel, job)?, &mut view)?;
+    let each = request(run, accel, job)?;
+    if pair.pair {
+        let request = PairRequest { each, shared_disks: pair.shared_disk.clone() };
+        let reports = pair::run(&host, &request, &mut view)?;
+        Role::BOTH.iter().zip(&reports).for_each(|(role, report)| {
+            show(run, &format!("{}: ", role.letter()), report);
+        });
+        return Ok(exit_code(pair::status(&reports)));
+    }
+    let report = testhost::run(&host, &each, &mut view)?;
+    show(run, "", &report);
+    Ok(exit_code(report.status))
+}
+
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+/// Shows how a run ended.
+fn show(run: &RunOptions, prefix: &str, report: &Report) {
     if !run.quiet {
         eprintln!(
-            "Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",
+            "{prefix}Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",
             report.status,
             report.job.as_secs_f64(),
             report.origin,
@@ -202,5 +225,4 @@ fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
             report.logs.display()
         );
     }
-    Ok(ExitCode::from(u8::try_from(report.status).unwrap_or(1)))
 }

@@ -11,6 +11,7 @@ mod demo;
 mod guest;
 mod host;
 mod native;
+mod pair;
 mod stubdom;
 mod suite;
 mod test;

@@ -92,10 +92,13 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         if is_asked("watch") {
             stage("watch over the embedded host", &|| watch(accel))?;
         }
+        if is_asked("pair") {
+            stage("a pair of hosts", &|| crate::pair::trial(accel))?;
+        }
         if is_asked("reboot") {
             stage("reboot of the embedded host", &|| suite::reboot(accel))?;
         }
-        if !matches!(options.filter.as_deref(), Some("watch" | "reboot")) {
+        if !matches!(options.filter.as_deref(), Some("watch" | "reboot" | "pair")) {
             stage("end-to-end suite", &|| suite::run(options.filter.as_deref(), options.fresh || ci, accel))?;
             tell_image()?;
         }

@@ -114,6 +114,18 @@ pub enum HostError {
         /// What would be accepted.
         reason: &'static str,
     },
+    /// Another thread ended the run.
+    #[error("The run was ended from outside")]
+    Stopped,
+    /// One of a pair of hosts failed.
+    #[error("{host} of the pair failed")]
+    Pair {
+        /// Its name.
+        host: &'static str,
+        /// What happened to it.
+        #[source]
+        source: Box<HostError>,
+    },
     /// What was asked for to execute the machine's instructions cannot do it here.
     #[error("{option} kvm is not possible here: {reason}")]
     Accel {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::pair::{self, Member};
 use crate::{Accel, Extension, TimeScale};
 
 /// The processor model, with what this emulation gets wrong taken away.
@@ -49,6 +50,10 @@ pub struct Machine {
     pub disk: Option<PathBuf>,
     /// What executes its instructions.
     pub accel: Accel,
+    /// Its place in a pair of hosts, which [`pair::run`] sets; none of a host alone.
+    pub member: Option<Member>,
+    /// Raw files that another machine has as disks too: in dom0 the disks after `disk`.
+    pub shared_disks: Vec<PathBuf>,
 }
 
 impl Default for Machine {
@@ -62,6 +67,8 @@ impl Default for Machine {
             dom0_arguments: String::new(),
             disk: None,
             accel: Accel::default(),
+            member: None,
+            shared_disks: Vec::new(),
         }
     }
 }
@@ -99,7 +106,13 @@ impl Machine {
 
     /// What of the machine decides whether a snapshot fits it.
     pub(crate) fn identity(&self) -> String {
-        format!("{CPU} {self:?} {}", self.xen_command_line())
+        // dom0 loads the driver of shared disks only after the snapshot, so that it knows nothing of them.
+        let anywhere = Self {
+            member: self.member.as_ref().map(Member::anywhere),
+            shared_disks: vec![PathBuf::new(); self.shared_disks.len()],
+            ..self.clone()
+        };
+        format!("{CPU} {anywhere:?} {}", self.xen_command_line())
     }
 
     fn xen_command_line(&self) -> String {
@@ -135,7 +148,8 @@ impl Machine {
     /// The modules for QEMU's `-initrd`, where a comma ends a module and two are one of its command line.
     fn modules(&self) -> String {
         let more = self.dom0_arguments.replace(',', ",,");
-        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {more}");
+        let member = self.member.as_ref().map(|member| member.kernel_word() + " ").unwrap_or_default();
+        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {member}{more}");
         format!("{},initramfs.img", kernel.trim_end())
     }
 
@@ -188,12 +202,13 @@ impl Machine {
             add(&["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={}", escape(disk))]);
             add(&["-device", "virtio-blk-pci,drive=disk"]);
         }
+        arguments.extend(pair::qemu_arguments(self).into_iter().map(OsString::from));
         arguments
     }
 }
 
 /// Doubles the commas of a path, as QEMU's option syntax wants.
-fn escape(path: &Path) -> String {
+pub(crate) fn escape(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 

@@ -12,7 +12,7 @@ use crate::share::Share;
 use crate::shell::{self, Terminal};
 use crate::snapshot::Snapshot;
 use crate::vm::{Places, Vm};
-use crate::{HostError, TimeScale};
+use crate::{HostError, Stopper, TimeScale};
 
 /// Nothing on any channel for so long during the boot: it hangs. The longest silence of a good boot is 8 s.
 const BOOT_SILENCE: Duration = Duration::from_secs(90);
@@ -99,10 +99,16 @@ pub trait Observer {
     fn progress(&mut self, _what: &str) {}
     /// The emulated machine is this process.
     fn machine(&mut self, _pid: u32) {}
+    /// What ends the run from another thread, as long as this machine runs.
+    fn stopper(&mut self, _stopper: Stopper) {}
+    /// dom0 is up and gets its job when this returns.
+    fn up(&mut self) {}
     /// The script wrote these bytes.
     fn output(&mut self, _bytes: &[u8]) {}
     /// Xen or dom0's kernel wrote these bytes.
     fn console(&mut self, _bytes: &[u8]) {}
+    /// The job ended with this status; the machine ends when this returns.
+    fn ended(&mut self, _status: i32) {}
 }
 
 /// Brings the host up, does the job, takes the host down.
@@ -155,6 +161,8 @@ fn from_snapshot(
     });
     match begun {
         Ok(vm) => work.complete(vm).map_err(Attempt::Final),
+        // Nothing is wrong with the snapshot.
+        Err(HostError::Stopped) => Err(Attempt::Final(HostError::Stopped)),
         Err(error) => {
             snapshot.remove();
             Err(Attempt::Snapshot(error))
@@ -207,6 +215,7 @@ impl Work<'_> {
     /// Gives dom0 the word and waits until it has the script and the files.
     fn begin(&self, vm: &mut Vm<'_>) -> Result<(), HostError> {
         vm.set_phase("start of the job");
+        vm.observer().up();
         // dom0's clock stood still with the snapshot.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let message = match (&self.request.job, self.limit()) {
@@ -242,6 +251,7 @@ impl Work<'_> {
         let begun = Instant::now();
         let status = self.follow(&mut vm, &mut output)?;
         let job = begun.elapsed();
+        vm.observer().ended(status);
         // The status came on a channel of its own, so the last of the output may still be on its way.
         vm.stop();
         vm.drain(|vm, bytes| output.take(vm, bytes))?;
