@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long)]
     yes: bool,
     /// Only tests and cases whose name holds this; `watch` for the trials of the watch over the embedded host alone,
-    /// `reboot` for that of a reboot of the whole host alone.
+    /// `reboot` for that of a reboot of the whole host alone, `pair` for that of a pair of hosts alone.
     filter: Option<String>,
 }
 
