@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use testhost::{Host, Job, Report, Request, TimeScale};
+use testhost::{Accel, Host, Job, Machine, Report, Request, TimeScale};
 
 use crate::emulator::Absent;
-use crate::host::{self, BuildOptions};
+use crate::host::{self, AccelOption, BuildOptions};
 use crate::view::View;
 use crate::{debian, emulator, native, workspace};
 
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     /// Builds and installs nothing: the programs on the path, the installed image and the example's disks are used.
     #[arg(long, requires = "native")]
     no_build: bool,
+    #[command(flatten)]
+    accel: AccelOption,
     /// Boots the embedded host from scratch.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
@@ -64,15 +66,16 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     if options.json {
         view.hide_output();
     }
+    let accel = options.accel.decide(&mut view)?;
     let build = BuildOptions { release: true, ..BuildOptions::default() };
     let host = host::built(&build, &[], &mut view)?;
     if options.shell {
-        return shell(options, &host, &mut view);
+        return shell(options, &host, accel, &mut view);
     }
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("demo");
     fs::write(&path, script("/examples", options.json))?;
-    let report = testhost::run(&host, &request(options, Job::Script(path), &mut view)?, &mut view)?;
+    let report = testhost::run(&host, &request(options, accel, Job::Script(path), &mut view)?, &mut view)?;
     let results = report.logs.join("dom0/tmp/demo");
     let result = summary(&results, &report, started);
     if options.json {
@@ -86,11 +89,12 @@ pub(crate) fn script(examples: &str, json: bool) -> String {
     format!("#!/bin/sh\nEXAMPLES='{examples}'\nJSON={}\n{SCRIPT}", u8::from(json))
 }
 
-fn request(options: &Options, job: Job, view: &mut View) -> Result<Request> {
+fn request(options: &Options, accel: Accel, job: Job, view: &mut View) -> Result<Request> {
     let timeout = matches!(job, Job::Script(_)).then_some(LIMIT);
     let scale = TimeScale::from_env()?;
+    let usual = options.emulator.machine(Absent::Compile { yes: options.yes }, view)?;
     Ok(Request {
-        machine: options.emulator.machine(Absent::Compile { yes: options.yes }, view)?.stretched(scale),
+        machine: Machine { accel, ..usual }.stretched(scale),
         preparations: Vec::new(),
         job,
         puts: Vec::new(),
@@ -101,10 +105,10 @@ fn request(options: &Options, job: Job, view: &mut View) -> Result<Request> {
     })
 }
 
-fn shell(options: &Options, host: &Host, view: &mut View) -> Result<ExitCode> {
+fn shell(options: &Options, host: &Host, accel: Accel, view: &mut View) -> Result<ExitCode> {
     eprintln!("A shell in dom0 follows. Try: outrigger create -c /examples/hello.cfg");
     eprintln!("`exit` ends the machine.");
-    let report = testhost::run(host, &request(options, Job::Shell, view)?, view)?;
+    let report = testhost::run(host, &request(options, accel, Job::Shell, view)?, view)?;
     eprintln!("The logs are in {}", report.logs.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -7,10 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use image::packages::Store;
-use testhost::{Host, Job, Machine, Put, Recipe, Request, TimeScale};
+use testhost::accel::{self, Choice};
+use testhost::pair::{PairRequest, Role};
+use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
 use crate::emulator::Absent;
+use crate::pair::{self, PairOptions};
 use crate::view::View;
 use crate::{debian, emulator, guest, workspace};
 
@@ -25,6 +28,8 @@ pub(crate) enum Command {
         build: BuildOptions,
         #[command(flatten)]
         run: RunOptions,
+        #[command(flatten)]
+        pair: PairOptions,
         /// The script; its `#!` line says what reads it. `/bin/sh` is busybox's.
         script: PathBuf,
     },
@@ -82,6 +87,8 @@ pub(crate) struct RunOptions {
     /// scratch.
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) accel: AccelOption,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
@@ -93,6 +100,25 @@ pub(crate) struct RunOptions {
     /// Says nothing but what the script says.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What executes the host's instructions.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct AccelOption {
+    /// What executes the host's instructions: `kvm`, `tcg` (software emulation), or `auto` for KVM where it can nest.
+    #[arg(long, value_name = "WHAT", env = Choice::VARIABLE, default_value = "auto")]
+    accel: Choice,
+}
+
+impl AccelOption {
+    /// Decides, and shows why when KVM would have been used.
+    pub(crate) fn decide(self, view: &mut View) -> Result<Accel> {
+        let decision = accel::choose(self.accel)?;
+        if let Some(reason) = decision.reason {
+            view.progress(&format!("Software emulation is used, not KVM: {reason}"));
+        }
+        Ok(decision.accel)
+    }
 }
 
 fn parse_put(text: &str) -> Result<Put, String> {
@@ -113,19 +139,17 @@ pub(crate) fn main(command: Command) -> Result<ExitCode> {
             println!("{}", host.folder.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { build, run, script } => {
+        Command::Run { build, run, pair, script } => {
             std::fs::metadata(&script)
                 .with_context(|| format!("Cannot find the script {}", script.display()))?;
-            job(&build, &run, Job::Script(script))
+            job(&build, &run, &pair, Job::Script(script))
         }
-        Command::Shell { build, run } => job(&build, &run, Job::Shell),
+        Command::Shell { build, run } => job(&build, &run, &PairOptions::default(), Job::Shell),
     }
 }
 
 /// Builds the host with everything that the options ask for, and `more` programs.
 pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Result<Host> {
-    use testhost::Observer as _;
-
     let mut recipe = Recipe { with_xen_tools: options.with_xen_tools, ..Recipe::default() };
     let store = Store::from_environment()?;
     if !options.bare {
@@ -143,7 +167,7 @@ pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Re
 }
 
 /// The request for a run with these options.
-pub(crate) fn request(options: &RunOptions, job: Job, view: &mut View) -> Result<Request> {
+pub(crate) fn request(options: &RunOptions, accel: Accel, job: Job, view: &mut View) -> Result<Request> {
     let timeout = match job {
         Job::Script(_) => Some(Duration::from_secs(options.timeout)),
         Job::Shell => None,
@@ -156,6 +180,7 @@ pub(crate) fn request(options: &RunOptions, job: Job, view: &mut View) -> Result
         dom0_arguments: options.dom0_arguments.clone(),
         // QEMU runs in the host's folder.
         disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
+        accel,
         ..options.emulator.machine(Absent::UseDebian, view)?
     };
     Ok(Request {
@@ -170,13 +195,33 @@ pub(crate) fn request(options: &RunOptions, job: Job, view: &mut View) -> Result
     })
 }
 
-fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
+fn job(build: &BuildOptions, run: &RunOptions, pair: &PairOptions, job: Job) -> Result<ExitCode> {
     let mut view = View::new(run.quiet, run.console);
+    let accel = run.accel.decide(&mut view)?;
     let host = built(build, &[], &mut view)?;
-    let report = testhost::run(&host, &request(run, job, &mut view)?, &mut view)?;
+    let each = request(run, accel, job, &mut view)?;
+    if pair.pair {
+        let request = PairRequest { each, shared_disks: pair.shared_disk.clone() };
+        let reports = pair::run(&host, &request, &mut view)?;
+        Role::BOTH.iter().zip(&reports).for_each(|(role, report)| {
+            show(run, &format!("{}: ", role.letter()), report);
+        });
+        return Ok(exit_code(pair::status(&reports)));
+    }
+    let report = testhost::run(&host, &each, &mut view)?;
+    show(run, "", &report);
+    Ok(exit_code(report.status))
+}
+
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+/// Shows how a run ended.
+fn show(run: &RunOptions, prefix: &str, report: &Report) {
     if !run.quiet {
         eprintln!(
-            "Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",
+            "{prefix}Exit status {} after {:.1} s ({:?} in {:.1} s); the logs are in {}",
             report.status,
             report.job.as_secs_f64(),
             report.origin,
@@ -184,5 +229,4 @@ fn job(build: &BuildOptions, run: &RunOptions, job: Job) -> Result<ExitCode> {
             report.logs.display()
         );
     }
-    Ok(ExitCode::from(u8::try_from(report.status).unwrap_or(1)))
 }

@@ -12,6 +12,7 @@ mod emulator;
 mod guest;
 mod host;
 mod native;
+mod pair;
 mod stages;
 mod stubdom;
 mod suite;

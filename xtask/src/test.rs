@@ -9,6 +9,7 @@ use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use image::packages::Store;
 
+use crate::host::AccelOption;
 use crate::stages::{Budget, Stages};
 use crate::view::View;
 use crate::{debian, suite, workspace};
@@ -28,6 +29,8 @@ pub(crate) struct Options {
     /// Writes what became of the end-to-end cases to this file, as JUnit's XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    accel: AccelOption,
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
@@ -79,6 +82,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         stages.run("tests", Budget::minutes(4), || tests(options.filter.as_deref()))?;
     }
     if !options.no_e2e {
+        let accel = options.accel.decide(&mut View::new(false, false))?;
         // What users are to run is what is tested.
         stages.run("the stubdomain's kernel and QEMU, the host's emulator", Budget::Compiling, || {
             let store = Store::from_environment()?;
@@ -90,6 +94,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
             filter: options.filter.as_deref(),
             jobs: options.jobs,
             junit: options.junit.clone(),
+            accel,
         };
         stages.run("end-to-end suite", Budget::minutes(15), || suite::run(&suite))?;
         tell_image()?;

@@ -167,15 +167,20 @@ fn skeleton(archive: &mut Initramfs) -> image::Result<()> {
 /// Puts the modules that dom0 loads, their order, and those that a test may load by hand.
 fn modules(kernel: &Kernel<'_>, archive: &mut Initramfs) -> image::Result<()> {
     let booted = kernel.modules(&contents::MODULES)?;
-    let mut disk = kernel.modules(&contents::DISK_MODULES)?;
-    disk.retain(|module| booted.iter().all(|other| other.name != module.name));
-    for (path, modules) in [("/modules/order", booted), ("/modules/disk-order", disk)] {
+    let [mut disk, mut pair] =
+        [kernel.modules(&contents::DISK_MODULES)?, kernel.modules(&contents::PAIR_MODULES)?];
+    for later in [&mut disk, &mut pair] {
+        later.retain(|module| booted.iter().all(|other| other.name != module.name));
+    }
+    for (path, modules) in
+        [("/modules/order", booted), ("/modules/disk-order", disk), ("/modules/pair-order", pair)]
+    {
         let order: String = modules.iter().map(|module| format!("{}.ko\n", module.name)).collect();
         archive.bytes(path, 0o644, order)?;
     }
-    let all =
-        [contents::MODULES.as_slice(), contents::MORE_MODULES.as_slice(), contents::DISK_MODULES.as_slice()]
-            .concat();
+    let all: [&[&str]; 4] =
+        [&contents::MODULES, &contents::MORE_MODULES, &contents::DISK_MODULES, &contents::PAIR_MODULES];
+    let all = all.concat();
     for module in kernel.modules(&all)? {
         archive.copy(&format!("/modules/{}.ko", module.name), 0o644, module.host)?;
     }

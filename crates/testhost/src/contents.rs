@@ -103,6 +103,9 @@ pub(crate) const MORE_MODULES: [&str; 2] = ["tun", "xen-pciback"];
 /// module names it.
 pub(crate) const DISK_MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
 
+/// Modules for the network between a pair of hosts.
+pub(crate) const PAIR_MODULES: [&str; 1] = ["virtio_net"];
+
 /// Folders that are there from the start.
 pub(crate) const FOLDERS: [&str; 14] = [
     "/dev",
@@ -126,6 +129,6 @@ pub(crate) const PROFILE: &str = "PS1='dom0:\\w\\$ '\nstty sane 2>/dev/null\n";
 
 /// All of the above that decides what a host is, for its hash.
 pub(crate) fn all() -> impl std::fmt::Debug {
-    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, DISK_MODULES, FOLDERS);
+    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, DISK_MODULES, PAIR_MODULES, FOLDERS);
     (always, TOOLS_PACKAGES, TOOLS_PROGRAMS, TOOLS_FILES)
 }

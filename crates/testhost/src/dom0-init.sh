@@ -31,6 +31,22 @@ within() {
         sleep 0.1
     done
 }
+# load ORDER: loads the modules that a file names.
+load() {
+    while read -r module; do
+        insmod "/modules/$module" || echo "testhost: module $module not loaded" >/dev/console
+    done <"/modules/$1"
+}
+# Names this host of a pair and joins it to the other: the kernel's command line told it OUTRIGGER_HOST, a or b.
+join_pair() {
+    case $OUTRIGGER_HOST in a) address=10.77.0.1 ;; *) address=10.77.0.2 ;; esac
+    hostname "host-$OUTRIGGER_HOST"
+    printf '127.0.0.1 localhost\n10.77.0.1 host-a\n10.77.0.2 host-b\n' >/etc/hosts
+    load pair-order
+    # Large frames: what costs time under emulation is each one, whatever its size.
+    within 100 test -e /sys/class/net/eth0 && ip link set eth0 name pair0 &&
+        ip addr add $address/24 dev pair0 && ip link set pair0 mtu 9000 && ip link set pair0 up
+}
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -46,9 +62,8 @@ for stream in stdin:0 stdout:1 stderr:2; do ln -sf "/proc/self/fd/${stream#*:}" 
 [ -e /var/lock ] || ln -s /run/lock /var/lock
 hostname dom0
 ip link set lo up
-while read -r module; do
-    insmod "/modules/$module" || echo "testhost: module $module not loaded" >/dev/console
-done </modules/order
+load order
+[ -z "$OUTRIGGER_HOST" ] || join_pair || fail "the network between the pair of hosts cannot be set up"
 mount -t xenfs xenfs /proc/xen || fail "xenfs cannot be mounted"
 
 # Port 1 is the control port, port 2 carries the script's output.
@@ -83,6 +98,8 @@ mount_share() {
     date -s "@$1" >/dev/null
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 outrigger /share || fail "the share cannot be mounted"
     [ ! -d /share/put ] || cp -R /share/put/. /
+    # Only now: a snapshot's shared disks were other files.
+    [ -z "$OUTRIGGER_HOST" ] || insmod /modules/virtio_blk.ko
 }
 beats() {
     while sleep 5; do echo beat >&3; done

@@ -124,6 +124,26 @@ pub enum HostError {
         /// What would be accepted.
         reason: &'static str,
     },
+    /// Another thread ended the run.
+    #[error("The run was ended from outside")]
+    Stopped,
+    /// One of a pair of hosts failed.
+    #[error("{host} of the pair failed")]
+    Pair {
+        /// Its name.
+        host: &'static str,
+        /// What happened to it.
+        #[source]
+        source: Box<HostError>,
+    },
+    /// What was asked for to execute the machine's instructions cannot do it here.
+    #[error("{option} kvm is not possible here: {reason}")]
+    Accel {
+        /// The option that asked.
+        option: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The packages could not be fetched or unpacked, or a file was missing in them.
     #[error("Cannot gather {what} for the embedded host")]
     Packages {

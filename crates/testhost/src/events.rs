@@ -28,8 +28,22 @@ pub(crate) enum Event {
     Control(String),
     /// A line from QEMU's monitor.
     Monitor(String),
+    /// Another thread wants the run to end.
+    Stopped,
     /// The channel of this name was closed and everything in it was read: QEMU is gone.
     Closed(&'static str),
+}
+
+/// Ends a run from another thread.
+#[derive(Debug, Clone)]
+pub struct Stopper(Sender<Event>);
+
+impl Stopper {
+    /// Ends the run at once, as a failure. A run that has ended already does not change.
+    pub fn stop(&self) {
+        // Nobody receives: the run is over.
+        let _ = self.0.send(Event::Stopped);
+    }
 }
 
 /// The receiving end, with the sender that new readers clone.
@@ -43,6 +57,11 @@ impl Events {
     pub(crate) fn new() -> Self {
         let (sender, receiver) = channel();
         Self { sender, receiver }
+    }
+
+    /// Something that ends the run from another thread.
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(self.sender.clone())
     }
 
     /// The next event, or nothing when the deadline comes first.

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::{Emulator, TimeScale};
+use crate::pair::{self, Member};
+use crate::{Accel, Emulator, Extension, TimeScale};
 
 /// The processor model, with what this emulation gets wrong taken away.
 ///
@@ -19,6 +20,15 @@ const CPU: &str = "EPYC-Rome,-smap,-monitor,-rdtscp,-xsave";
 const SHARE_TAG: &str = "outrigger";
 /// The slot of a PCI device without a driver, which is there to be passed through: QEMU's `edu`.
 const PCI_SLOT: u8 = 0x10;
+
+/// The words of Xen's command line that the software emulation needs.
+///
+/// The older scheduler: under emulation credit2, the usual one, now and then leaves dom0 in its queue while all
+/// processors idle, for ever ("r" at Xen's console shows it), when many guests wake dom0 at once.
+const XEN_UNDER_TCG: &str = "sched=credit";
+/// The word for a processor of AMD's: the IOMMU is Intel's, since QEMU cannot save the state of AMD's, and their page
+/// tables are of two kinds.
+const XEN_ON_AMD: &str = "iommu=no-sharept";
 
 /// The size of the emulated host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +50,12 @@ pub struct Machine {
     pub disk: Option<PathBuf>,
     /// What emulates it.
     pub emulator: Emulator,
+    /// What executes its instructions.
+    pub accel: Accel,
+    /// Its place in a pair of hosts, which [`pair::run`] sets; none of a host alone.
+    pub member: Option<Member>,
+    /// Raw files that another machine has as disks too: in dom0 the disks after `disk`.
+    pub shared_disks: Vec<PathBuf>,
 }
 
 impl Default for Machine {
@@ -53,6 +69,9 @@ impl Default for Machine {
             dom0_arguments: String::new(),
             disk: None,
             emulator: Emulator::default(),
+            accel: Accel::default(),
+            member: None,
+            shared_disks: Vec::new(),
         }
     }
 }
@@ -84,28 +103,59 @@ impl Machine {
         self
     }
 
+    /// Whether a snapshot of it may be made and used. One knows nothing of what was written to a disk since. With KVM
+    /// none was tried, and a boot is quick.
+    pub(crate) fn can_be_restored(&self) -> bool {
+        self.disk.is_none() && self.accel == Accel::Tcg
+    }
+
     /// What of the machine, besides its emulator, decides whether a snapshot fits it.
     pub(crate) fn identity(&self) -> String {
-        let machine = Self { emulator: Emulator::default(), ..self.clone() };
-        format!("{CPU} {machine:?} {}", self.xen_command_line())
+        // dom0 loads the driver of shared disks only after the snapshot, so that it knows nothing of them.
+        let anywhere = Self {
+            emulator: Emulator::default(),
+            member: self.member.as_ref().map(Member::anywhere),
+            shared_disks: vec![PathBuf::new(); self.shared_disks.len()],
+            ..self.clone()
+        };
+        format!("{CPU} {anywhere:?} {}", self.xen_command_line())
     }
 
     fn xen_command_line(&self) -> String {
-        // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file. The older
-        // scheduler: under emulation credit2, the usual one, now and then leaves dom0 in its queue while all
-        // processors idle, for ever ("r" at Xen's console shows it), when many guests wake dom0 at once. The processor is
-        // AMD's and the IOMMU Intel's, since QEMU cannot save the state of AMD's: their page tables are of two kinds.
-        format!(
+        // No scrub of free memory at boot: it would touch, and so allocate, every page of a snapshot's file.
+        let common = format!(
             "dom0_mem={0}M,max:{0}M dom0_max_vcpus={1} console=com1 com1=115200,8n1 noreboot \
-             console_timestamps=boot bootscrub=0 sched=credit iommu=no-sharept {2}",
-            self.dom0_memory_mib, self.dom0_cpus, self.xen_arguments
-        )
+             console_timestamps=boot bootscrub=0",
+            self.dom0_memory_mib, self.dom0_cpus
+        );
+        let special = match self.accel {
+            Accel::Tcg => format!("{XEN_UNDER_TCG} {XEN_ON_AMD}"),
+            Accel::Kvm(Extension::Svm) => XEN_ON_AMD.to_owned(),
+            Accel::Kvm(Extension::Vmx) => String::new(),
+        };
+        format!("{common} {special} {}", self.xen_arguments)
+    }
+
+    /// What executes the instructions, the processor, and how QEMU's `-machine` begins.
+    ///
+    /// With KVM nothing is taken away from this machine's processor and Xen has its usual scheduler: those are cures for
+    /// what the emulation gets wrong. An IOMMU that remaps interrupts wants KVM to leave the I/O APIC to QEMU
+    /// (`kernel-irqchip=split`).
+    ///
+    /// Not tried, for want of a machine on which KVM nests: all of it. That is a boot of Xen with a PV dom0 under KVM, an
+    /// HVM guest on it, a device passed through this IOMMU, and the saving and restoring of a snapshot.
+    fn processor(&self) -> [&'static str; 3] {
+        match self.accel {
+            Accel::Tcg => ["tcg,thread=multi", CPU, "q35"],
+            Accel::Kvm(_) => ["kvm", "host", "q35,kernel-irqchip=split"],
+        }
     }
 
     /// The modules for QEMU's `-initrd`, where a comma ends a module and two are one of its command line.
     fn modules(&self) -> String {
         let more = self.dom0_arguments.replace(',', ",,");
-        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {more}");
+        let member = self.member.as_ref().map(|member| member.kernel_word() + " ").unwrap_or_default();
+        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {member}{more}");
         format!("{},initramfs.img", kernel.trim_end())
     }
 
@@ -115,8 +165,10 @@ impl Machine {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
         add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        add(&["-accel", "tcg,thread=multi", "-cpu", CPU]);
+        let [accel, processor, machine] = self.processor();
+        add(&["-accel", accel, "-cpu", processor]);
         add(&["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()]);
+        let in_file = format!("{machine},memory-backend=ram0");
         let backend = |path: &Path, share: &str| {
             format!(
                 "memory-backend-file,id=ram0,size={}M,mem-path={},share={share}",
@@ -125,16 +177,16 @@ impl Machine {
             )
         };
         match memory {
-            Memory::Anonymous => add(&["-machine", "q35"]),
+            Memory::Anonymous => add(&["-machine", machine]),
             Memory::File(path) => {
-                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "on")]);
+                add(&["-machine", &in_file, "-object", &backend(path, "on")]);
             }
             Memory::Continued(path) => {
-                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "on")]);
+                add(&["-machine", &in_file, "-object", &backend(path, "on")]);
                 add(&["-incoming", "defer"]);
             }
             Memory::CopyOf(path) => {
-                add(&["-machine", "q35,memory-backend=ram0", "-object", &backend(path, "off")]);
+                add(&["-machine", &in_file, "-object", &backend(path, "off")]);
                 add(&["-incoming", "defer"]);
             }
         }
@@ -160,12 +212,13 @@ impl Machine {
             add(&["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={}", escape(disk))]);
             add(&["-device", "virtio-blk-pci,drive=disk"]);
         }
+        arguments.extend(pair::qemu_arguments(self).into_iter().map(OsString::from));
         arguments
     }
 }
 
 /// Doubles the commas of a path, as QEMU's option syntax wants.
-fn escape(path: &Path) -> String {
+pub(crate) fn escape(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
@@ -194,6 +247,26 @@ mod tests {
         assert!(!words(&Machine::default()).contains("virtio-blk"));
         let machine = Machine { disk: Some("/disks/a,b".into()), ..Machine::default() };
         assert!(words(&machine).contains("file=/disks/a,,b -device virtio-blk-pci,drive=disk"));
+    }
+
+    #[test]
+    fn cures_for_the_emulation_are_for_the_emulation() {
+        let words = |accel| {
+            let machine = Machine { accel, ..Machine::default() };
+            let path = Path::new("/x");
+            let arguments = machine.qemu_arguments(path, path, Memory::Anonymous);
+            let all: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+            (all.join(" "), machine.can_be_restored())
+        };
+        let (tcg, restored) = words(Accel::Tcg);
+        assert!(tcg.contains("-accel tcg,thread=multi -cpu EPYC-Rome,-smap") && restored);
+        assert!(tcg.contains("-machine q35 ") && tcg.contains(" sched=credit iommu=no-sharept "));
+        for (extension, split) in [(Extension::Svm, true), (Extension::Vmx, false)] {
+            let (kvm, restored) = words(Accel::Kvm(extension));
+            assert!(kvm.contains("-accel kvm -cpu host ") && !restored);
+            assert!(kvm.contains("-machine q35,kernel-irqchip=split ") && !kvm.contains("sched=credit"));
+            assert_eq!(kvm.contains("iommu=no-sharept"), split);
+        }
     }
 
     #[test]

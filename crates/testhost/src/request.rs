@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::build::hex;
 use crate::error::AtPath as _;
 use crate::machine::Machine;
-use crate::{HostError, TimeScale};
+use crate::{HostError, Stopper, TimeScale};
 
 /// A built host: a folder with `xen`, `vmlinuz` and `initramfs.img`.
 #[derive(Debug, Clone)]
@@ -171,10 +171,16 @@ pub trait Observer {
     fn progress(&mut self, _what: &str) {}
     /// The emulated machine is this process.
     fn machine(&mut self, _pid: u32) {}
+    /// What ends the run from another thread, as long as this machine runs.
+    fn stopper(&mut self, _stopper: Stopper) {}
+    /// dom0 is up and prepared, and gets its job when this returns.
+    fn up(&mut self) {}
     /// The script wrote these bytes.
     fn output(&mut self, _bytes: &[u8]) {}
     /// Xen or dom0's kernel wrote these bytes.
     fn console(&mut self, _bytes: &[u8]) {}
+    /// The job ended with this status; the machine ends when this returns.
+    fn ended(&mut self, _status: i32) {}
 }
 
 #[cfg(test)]

@@ -25,8 +25,7 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
     let share = Share::new(&logs)?;
     let places = Places { image: &host.folder, logs: &logs, share: &share };
     let run = Run { request, places: &places, started: Instant::now() };
-    // A snapshot knows nothing of what was written to the disk since.
-    if !request.fresh && request.machine.disk.is_none() {
+    if !request.fresh && request.machine.can_be_restored() {
         match run.restore_and_run(observer) {
             Ok(report) => return Ok(report),
             Err(Attempt::Final(error)) => return Err(error),
@@ -56,6 +55,7 @@ impl<'a> Run<'a> {
         }
         self.bring_in()?;
         let work = self.work();
+        vm.observer().up();
         work.begin(&mut vm)?;
         self.finish(&work, vm, Origin::Booted)
     }
@@ -70,11 +70,14 @@ impl<'a> Run<'a> {
         let begun =
             Vm::start(machine, Memory::CopyOf(&memory), self.places, *scale, observer).and_then(|mut vm| {
                 snapshot.restore(&mut vm)?;
+                vm.observer().up();
                 work.begin(&mut vm)?;
                 Ok(vm)
             });
         match begun {
             Ok(vm) => self.finish(&work, vm, Origin::Restored).map_err(Attempt::Final),
+            // Nothing is wrong with the snapshot.
+            Err(HostError::Stopped) => Err(Attempt::Final(HostError::Stopped)),
             Err(error) => {
                 snapshot.remove();
                 Err(Attempt::Snapshot(error))
@@ -97,7 +100,9 @@ impl<'a> Run<'a> {
     fn finish(&self, work: &Work<'_>, mut vm: Vm<'_>, origin: Origin) -> Result<Report, HostError> {
         let startup = self.started.elapsed();
         vm.observer().progress(&format!("Ready after {:.1} s", startup.as_secs_f64()));
-        let (status, job) = work.complete(&mut vm)?.stop(&mut vm)?;
+        let ended = work.complete(&mut vm)?;
+        vm.observer().ended(ended.status);
+        let (status, job) = ended.stop(&mut vm)?;
         Ok(Report { status, origin, startup, job, logs: self.places.logs.to_owned() })
     }
 }

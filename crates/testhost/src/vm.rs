@@ -89,6 +89,7 @@ impl<'a> Vm<'a> {
             .spawn()
             .map_err(|source| HostError::Program { program: "setpriv", package: "util-linux", source })?;
         observer.machine(child.id());
+        observer.stopper(events.stopper());
         let mut vm = Self {
             child,
             events,
@@ -162,6 +163,7 @@ impl<'a> Vm<'a> {
                 }
             }
             Event::Closed("console") => return Err(self.died()),
+            Event::Stopped => return Err(HostError::Stopped),
             other => return Ok(Some(other)),
         }
         Ok(None)

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use testhost::TimeScale;
+use testhost::{Accel, TimeScale};
 use vm_report::CaseInfo;
 
 use self::group::{Group, groups};
@@ -27,7 +27,7 @@ const HOST_KIB: u64 = 3 << 20;
 const HOST_CPUS: usize = 2;
 
 /// How to run the suite.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Options<'a> {
     /// Only cases and trials whose name holds this.
     pub(crate) filter: Option<&'a str>,
@@ -35,13 +35,15 @@ pub(crate) struct Options<'a> {
     pub(crate) jobs: Option<usize>,
     /// Where to write JUnit's XML.
     pub(crate) junit: Option<PathBuf>,
+    /// What executes the hosts' instructions.
+    pub(crate) accel: Accel,
 }
 
 /// Runs the cases.
 pub(crate) fn run(options: &Options<'_>) -> Result<()> {
     let jobs = options.jobs.unwrap_or_else(jobs);
     let mut view = View::new(false, false);
-    let hosts = Hosts::build(scale(jobs)?, &mut view)?;
+    let hosts = Hosts::build(scale(jobs)?, options.accel, &mut view)?;
     let is_asked = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
     let cases: Vec<CaseInfo> = list(&hosts)?.into_iter().filter(|case| is_asked(&case.name)).collect();
     let trials: Vec<Trial> = Trial::ALL.into_iter().filter(|trial| is_asked(trial.name())).collect();

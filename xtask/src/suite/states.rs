@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use image::packages::Store;
-use testhost::{Host, Job, Machine, Observer as _, Preparation, Put, Request, TimeScale};
+use testhost::{Accel, Host, Job, Machine, Observer as _, Preparation, Put, Request, TimeScale};
 use vm_report::HostState;
 
 use crate::binaries::{self, Profile};
@@ -42,12 +42,12 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// Builds all that goes into them. Deadlines are stretched by `scale`.
-    pub(super) fn build(scale: TimeScale, view: &mut View) -> Result<Self> {
+    pub(super) fn build(scale: TimeScale, accel: Accel, view: &mut View) -> Result<Self> {
         let programs = programs()?;
         let cases = programs.first().map(|put| put.source.clone()).unwrap_or_default();
         let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
         let tools = host::built(&build, &programs, view)?;
-        let machine = emulator::machine(view)?.stretched(scale);
+        let machine = Machine { accel, ..emulator::machine(view)? }.stretched(scale);
         let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
         let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;

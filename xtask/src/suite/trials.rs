@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use testhost::{Job, Machine, Observer, Put, Request};
+use testhost::{Host, Job, Machine, Observer, Put, Request};
 
 use super::report::Outcome;
 use super::states::Hosts;
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{guest, watch};
+use crate::{guest, pair, watch};
 
 /// One boot's part of the trial of a reboot, before scaling.
 const REBOOT_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -24,15 +24,18 @@ pub(super) enum Trial {
     Watch,
     /// Boots a host, cuts its power while guests run, and boots it again with the same disk.
     Reboot,
+    /// Two hosts with a network and a disk between them, and a crash of one.
+    Pair,
 }
 
 impl Trial {
-    pub(super) const ALL: [Self; 2] = [Self::Watch, Self::Reboot];
+    pub(super) const ALL: [Self; 3] = [Self::Watch, Self::Reboot, Self::Pair];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Watch => "trials::watch_over_the_embedded_host",
             Self::Reboot => "trials::reboot_of_the_embedded_host",
+            Self::Pair => "trials::pair_of_hosts",
         }
     }
 
@@ -41,6 +44,7 @@ impl Trial {
         match self {
             Self::Watch => 90.0,
             Self::Reboot => 130.0,
+            Self::Pair => 100.0,
         }
     }
 
@@ -51,6 +55,7 @@ impl Trial {
         let result = match self {
             Self::Watch => watch(hosts, logs, &mut listener),
             Self::Reboot => reboot(hosts, logs, &mut listener),
+            Self::Pair => pair(hosts, logs, &mut listener),
         };
         let failure = result
             .err()
@@ -78,10 +83,18 @@ impl Observer for Listener {
     }
 }
 
-fn watch(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
+/// A host without programs of ours.
+fn bare() -> Result<Host> {
     let build = BuildOptions { bare: true, ..BuildOptions::default() };
-    let host = host::built(&build, &[], &mut View::new(true, false))?;
-    watch::trials(&host, &hosts.machine(), hosts.scale(), logs, listener)
+    host::built(&build, &[], &mut View::new(true, false))
+}
+
+fn watch(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
+    watch::trials(&bare()?, &hosts.machine(), hosts.scale(), logs, listener)
+}
+
+fn pair(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
+    pair::trials(&bare()?, &hosts.machine(), hosts.scale(), logs, listener)
 }
 
 fn reboot(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
