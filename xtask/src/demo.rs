@@ -8,9 +8,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use testhost::{Accel, Host, Job, Machine, Report, Request, TimeScale};
+use testhost::{Accel, Host, Job, Report, Request, TimeScale};
 
-use crate::emulator::Absent;
 use crate::host::{self, AccelOption, BuildOptions};
 use crate::view::View;
 use crate::{debian, emulator, native, workspace};
@@ -92,9 +91,8 @@ pub(crate) fn script(examples: &str, json: bool) -> String {
 fn request(options: &Options, accel: Accel, job: Job, view: &mut View) -> Result<Request> {
     let timeout = matches!(job, Job::Script(_)).then_some(LIMIT);
     let scale = TimeScale::from_env()?;
-    let usual = options.emulator.machine(Absent::Compile { yes: options.yes }, view)?;
     Ok(Request {
-        machine: Machine { accel, ..usual }.stretched(scale),
+        machine: options.emulator.machine(accel, view)?.stretched(scale),
         preparations: Vec::new(),
         job,
         puts: Vec::new(),

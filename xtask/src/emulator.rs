@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use image::compiled::Program;
 use image::packages::Store;
-use testhost::{Emulator, Machine, Observer as _};
+use testhost::{Accel, Emulator, Machine, Observer as _};
 
 use crate::stubdom::compile;
 use crate::view::View;
@@ -19,18 +19,6 @@ enum Choice {
     Patched,
     /// Debian's own program.
     Debian,
-}
-
-/// What to do when none is compiled yet and nobody asked for one by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Absent {
-    /// Compile it, which takes minutes.
-    Compile {
-        /// Installs missing Debian packages without asking.
-        yes: bool,
-    },
-    /// Say so and take Debian's.
-    UseDebian,
 }
 
 /// Which QEMU emulates the host.
@@ -54,8 +42,9 @@ impl Options {
         Ok(Self { emulator })
     }
 
-    /// Finds the emulator, or compiles it.
-    pub(crate) fn find(self, absent: Absent, view: &mut View) -> Result<Emulator> {
+    /// Finds the emulator. The patched one is compiled when it was asked for by name; otherwise Debian's is used where it
+    /// is not there, and that is said.
+    fn find(self, view: &mut View) -> Result<Emulator> {
         if self.emulator == Some(Choice::Debian) {
             return Ok(Emulator::debian());
         }
@@ -63,31 +52,32 @@ impl Options {
         if let Some(emulator) = Emulator::newest(&store) {
             return Ok(emulator);
         }
-        let yes = match absent {
-            Absent::Compile { yes } => yes,
-            Absent::UseDebian if self.emulator.is_some() => true,
-            Absent::UseDebian => {
-                view.progress(
-                    "Debian's QEMU emulates the host: keep guests off its first CPU, where that QEMU breaks one now \
-                     and then (--emulator patched compiles one that does not)",
-                );
-                return Ok(Emulator::debian());
-            }
-        };
-        let compiled = compile(&store, &[Program::Emulator], yes, view)?;
+        if self.emulator.is_none() {
+            view.progress(
+                "Debian's QEMU emulates the host: keep guests off its first CPU, where that QEMU breaks one now and \
+                 then (--emulator patched compiles one that does not)",
+            );
+            return Ok(Emulator::debian());
+        }
+        let compiled = compile(&store, &[Program::Emulator], true, view)?;
         let (_, emulator) = compiled.first().ok_or_else(|| anyhow!("Nothing was compiled"))?;
         Ok(Emulator::patched(emulator))
     }
 
-    /// The usual machine with this emulator.
-    pub(crate) fn machine(self, absent: Absent, view: &mut View) -> Result<Machine> {
-        Ok(Machine { emulator: self.find(absent, view)?, ..Machine::default() })
+    /// The usual machine with this emulator, executed by `accel`.
+    pub(crate) fn machine(self, accel: Accel, view: &mut View) -> Result<Machine> {
+        let emulator = match accel {
+            Accel::Tcg => self.find(view)?,
+            // The patched one is compiled for software emulation alone.
+            Accel::Kvm(_) => Emulator::debian(),
+        };
+        Ok(Machine { emulator, accel, ..Machine::default() })
     }
 }
 
 /// The usual machine with the emulator that the environment asks for, for a command without the option.
-pub(crate) fn machine(view: &mut View) -> Result<Machine> {
-    Options::from_env()?.machine(Absent::UseDebian, view)
+pub(crate) fn machine(accel: Accel, view: &mut View) -> Result<Machine> {
+    Options::from_env()?.machine(accel, view)
 }
 
 #[cfg(test)]
@@ -97,7 +87,7 @@ mod tests {
     #[test]
     fn debians_needs_neither_a_cache_nor_a_compiler() {
         let options = Options { emulator: Some(Choice::Debian) };
-        let machine = options.machine(Absent::Compile { yes: true }, &mut View::new(true, false)).unwrap();
+        let machine = options.machine(Accel::Tcg, &mut View::new(true, false)).unwrap();
         assert_eq!(machine, Machine::default());
     }
 }

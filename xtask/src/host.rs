@@ -12,7 +12,6 @@ use testhost::pair::{PairRequest, Role};
 use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale};
 
 use crate::binaries::{self, Profile};
-use crate::emulator::Absent;
 use crate::pair::{self, PairOptions};
 use crate::view::View;
 use crate::{debian, emulator, guest, workspace};
@@ -180,8 +179,7 @@ pub(crate) fn request(options: &RunOptions, accel: Accel, job: Job, view: &mut V
         dom0_arguments: options.dom0_arguments.clone(),
         // QEMU runs in the host's folder.
         disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
-        accel,
-        ..options.emulator.machine(Absent::UseDebian, view)?
+        ..options.emulator.machine(accel, view)?
     };
     Ok(Request {
         machine: machine.stretched(scale),

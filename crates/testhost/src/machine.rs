@@ -103,6 +103,12 @@ impl Machine {
         self
     }
 
+    /// Whether HVM guests may run on every processor: Debian's emulator breaks one on the first now and then.
+    #[must_use]
+    pub fn guests_may_run_anywhere(&self) -> bool {
+        self.accel != Accel::Tcg || self.emulator.is_patched()
+    }
+
     /// Whether a snapshot of it may be made and used. One knows nothing of what was written to a disk since. With KVM
     /// none was tried, and a boot is quick.
     pub(crate) fn can_be_restored(&self) -> bool {

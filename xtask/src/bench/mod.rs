@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use testhost::{Job, Put, Request, TimeScale};
+use testhost::{Accel, Job, Put, Request, TimeScale};
 
 use self::results::{Goal, Results};
-use crate::emulator::Absent;
 use crate::host::{self, BuildOptions};
 use crate::view::View;
 use crate::{debian, emulator, workspace};
@@ -92,7 +91,7 @@ fn measure(
     fs::write(&path, format!("#!/bin/bash\nRUNS={}\n{script}", options.runs))?;
     let scale = TimeScale::from_env()?;
     let request = Request {
-        machine: options.emulator.machine(Absent::UseDebian, &mut view)?.stretched(scale),
+        machine: options.emulator.machine(Accel::Tcg, &mut view)?.stretched(scale),
         preparations: Vec::new(),
         job: Job::Script(path),
         puts: files,

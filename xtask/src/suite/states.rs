@@ -47,7 +47,7 @@ impl Hosts {
         let cases = programs.first().map(|put| put.source.clone()).unwrap_or_default();
         let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
         let tools = host::built(&build, &programs, view)?;
-        let machine = Machine { accel, ..emulator::machine(view)? }.stretched(scale);
+        let machine = emulator::machine(accel, view)?.stretched(scale);
         let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
         let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
@@ -89,8 +89,7 @@ impl Hosts {
 }
 
 fn exports(machine: &Machine, scale: TimeScale) -> String {
-    // Debian's emulator breaks a guest on its first processor now and then.
-    let pinned = if machine.emulator.is_patched() { "" } else { "export OUTRIGGER_GUEST_CPUS=1\n" };
+    let pinned = if machine.guests_may_run_anywhere() { "" } else { "export OUTRIGGER_GUEST_CPUS=1\n" };
     format!("export {}={scale}\n{pinned}", TimeScale::VARIABLE)
 }
 
