@@ -11,6 +11,7 @@ mod demo;
 mod emulator;
 mod guest;
 mod host;
+mod long;
 mod native;
 mod pair;
 mod stages;

@@ -12,7 +12,7 @@ use image::packages::Store;
 use crate::host::AccelOption;
 use crate::stages::{Budget, Stages};
 use crate::view::View;
-use crate::{debian, suite, workspace};
+use crate::{debian, long, suite, workspace};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Runs nothing but the end-to-end suite.
     #[arg(long, conflicts_with = "no_e2e")]
     only_e2e: bool,
+    /// Runs what takes hours instead, and writes the results to docs/status.md.
+    #[arg(long, conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
+    long: bool,
     /// So many embedded hosts at once; as many as the machine has processors and memory for when not said.
     #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<usize>,
@@ -73,7 +76,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
     let mut stages = Stages::begin()?;
-    if !options.only_e2e {
+    if !options.only_e2e && !options.long {
         if options.filter.is_none() {
             stages.run("format", Budget::minutes(1), || cargo(&["fmt", "--all", "--check"]))?;
             let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
@@ -81,24 +84,28 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         }
         stages.run("tests", Budget::minutes(4), || tests(options.filter.as_deref()))?;
     }
-    if !options.no_e2e {
-        let accel = options.accel.decide(&mut View::new(false, false))?;
-        // What users are to run is what is tested.
-        stages.run("the stubdomain's kernel and QEMU, the host's emulator", Budget::Compiling, || {
-            let store = Store::from_environment()?;
-            let mut view = View::new(false, false);
-            let compiled = crate::stubdom::compile_all(&store, options.yes || ci, &mut view)?;
-            compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
-        })?;
-        let suite = suite::Options {
-            filter: options.filter.as_deref(),
-            jobs: options.jobs,
-            junit: options.junit.clone(),
-            accel,
-        };
-        stages.run("end-to-end suite", Budget::minutes(15), || suite::run(&suite))?;
-        tell_image()?;
+    if options.no_e2e {
+        return stages.end();
     }
+    let accel = options.accel.decide(&mut View::new(false, false))?;
+    // What users are to run is what is tested.
+    stages.run("the stubdomain's kernel and QEMU, the host's emulator", Budget::Compiling, || {
+        let store = Store::from_environment()?;
+        let mut view = View::new(false, false);
+        let compiled = crate::stubdom::compile_all(&store, options.yes || ci, &mut view)?;
+        compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
+    })?;
+    let suite = suite::Options {
+        filter: options.filter.as_deref(),
+        jobs: options.jobs,
+        junit: options.junit.clone(),
+        accel,
+    };
+    if options.long {
+        return long::main(&suite);
+    }
+    stages.run("end-to-end suite", Budget::minutes(15), || suite::run(&suite))?;
+    tell_image()?;
     stages.end()
 }
 

@@ -8,6 +8,7 @@ mod trials;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use testhost::{Accel, TimeScale};
@@ -39,8 +40,28 @@ pub(crate) struct Options<'a> {
     pub(crate) accel: Accel,
 }
 
-/// Runs the cases.
+/// What became of a suite.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Summary {
+    /// How long the cases took, side by side.
+    pub(crate) took: Duration,
+    /// How many there were.
+    pub(crate) cases: usize,
+    /// How many failed.
+    pub(crate) failed: usize,
+}
+
+/// Runs the cases, and fails when one does.
 pub(crate) fn run(options: &Options<'_>) -> Result<()> {
+    let Summary { cases, failed, .. } = all(options)?;
+    if failed > 0 {
+        bail!("{failed} of {cases} cases failed");
+    }
+    Ok(())
+}
+
+/// Runs the cases. An error is what kept them from being run.
+pub(crate) fn all(options: &Options<'_>) -> Result<Summary> {
     let jobs = options.jobs.unwrap_or_else(jobs);
     let mut view = View::new(false, false);
     let hosts = Hosts::build(scale(jobs)?, options.accel, &mut view)?;
@@ -72,10 +93,7 @@ pub(crate) fn run(options: &Options<'_>) -> Result<()> {
     }
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
     times.keep(&outcomes)?;
-    if failed > 0 {
-        bail!("{failed} of {} cases failed", outcomes.len());
-    }
-    Ok(())
+    Ok(Summary { took, cases: outcomes.len(), failed })
 }
 
 /// What every piece of the suite needs.
