@@ -148,7 +148,7 @@ impl Machine {
     /// what the emulation gets wrong. An IOMMU that remaps interrupts wants KVM to leave the I/O APIC to QEMU
     /// (`kernel-irqchip=split`).
     ///
-    /// Not tried, for want of a machine on which KVM nests: all of it. That is a boot of Xen with a PV dom0 under KVM, an
+    /// QEMU 7.2 takes these arguments. Not tried, for want of a machine on which KVM nests: a boot of Xen with a PV dom0, an
     /// HVM guest on it, a device passed through this IOMMU, and the saving and restoring of a snapshot.
     fn processor(&self) -> [&'static str; 3] {
         match self.accel {
