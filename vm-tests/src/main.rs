@@ -1,7 +1,7 @@
 //! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
-//! other, prints a line a case and at last `N passed, N failed`. The runner outside wants `list --json` and
+//! other, prints one line per case and finally `N passed, N failed`. The runner outside wants `list --json` and
 //! `run --events NAME…`. `vm-tests prepare-linux` makes the idle Linux guest that some cases start from. `vm-tests
 //! measure …` prints figures. `vm-tests before-reboot` and `vm-tests after-reboot` are the two halves of the trial of a
 //! host that boots again. Each case finds dom0 as [`harness::clean`] knows it, and must leave it so: domains, xenstore,
@@ -86,23 +86,32 @@ fn main() -> ExitCode {
 /// Runs cases by name, and tells of each as it begins and ends. Its host is not to be trusted after a failure.
 fn for_the_runner(names: &[String]) -> ExitCode {
     let all = cases::all();
+    if names.is_empty() {
+        eprintln!("no case is named");
+        return ExitCode::FAILURE;
+    }
     for name in names {
         let Some(case) = all.iter().find(|case| case.name == name) else {
             eprintln!("there is no case {name}");
             return ExitCode::FAILURE;
         };
-        println!("{}", Event::Begin { case: name.clone() }.line());
+        tell(&Event::Begin { case: name.clone() });
         let start = Instant::now();
         let logs = Logs::look();
         let failure = run(case).err().map(|error| format!("{error:#}\n{}", logs.since()));
         let failed = failure.is_some();
         let seconds = start.elapsed().as_secs_f64();
-        println!("{}", Event::End { case: name.clone(), seconds, failure }.line());
+        tell(&Event::End { case: name.clone(), seconds, failure });
         if failed {
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
+}
+
+/// Says something to the runner, on a line of its own whatever a case has printed before.
+fn tell(event: &Event) {
+    println!("\n{}", event.line());
 }
 
 /// Runs cases by words of their names. Those that need the idle Linux guest make it first.

@@ -48,7 +48,7 @@ pub(crate) fn main(suite: &suite::Options<'_>) -> Result<ExitCode> {
 fn properties() -> Result<Part> {
     let begun = Instant::now();
     let status = Command::new(env!("CARGO"))
-        .args(["test", "--workspace", "--locked", "--quiet"])
+        .args(["test", "--workspace", "--locked", "--quiet", "--no-fail-fast"])
         .env("PROPTEST_CASES", PROPERTY_CASES)
         .current_dir(workspace::root())
         .status()
@@ -80,7 +80,7 @@ fn status(date: &str, commit: &str, cores: usize, parts: &[Part]) -> String {
         .map(|part| format!("| {} | {:.0} | {} |\n", part.what, part.took.as_secs_f64(), part.result))
         .collect();
     format!(
-        "# The long tests\n\nWhat `cargo xtask test --long` gave last, written by itself: on {date}, commit {commit}, on \
+        "# The long tests\n\nThe latest results of `cargo xtask test --long`, which writes this page: on {date}, commit {commit}, on \
          {cores} processors.\n\n| what | seconds | result |\n|---|---|---|\n{rows}"
     )
 }

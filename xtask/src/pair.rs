@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use testhost::pair::{self, PairRequest, Role};
 use testhost::{Host, HostError, Job, Machine, Observer, Report, Request, TimeScale};
@@ -180,7 +180,7 @@ fn crash(host: &Host, request: &PairRequest, scale: TimeScale) -> Result<String>
         bail!("Emulators outlived the run: processes {left:?}");
     }
     // The job's start is at most this long before the crash.
-    let took = a.up.map(|up| up.elapsed()).unwrap_or_default();
+    let took = a.up.context("host-a was never up")?.elapsed();
     if took > scale.of(CRASH_LIMIT) {
         bail!("The run of both ended only {took:.1?} after host-a began the script that crashes it");
     }

@@ -97,6 +97,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     })?;
     let suite = suite::Options {
         filter: options.filter.as_deref(),
+        must_match: options.only_e2e,
         jobs: options.jobs,
         junit: options.junit.clone(),
         accel,

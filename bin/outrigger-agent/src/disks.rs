@@ -44,7 +44,7 @@ impl PvDisk {
 
     /// Opens its device for reading.
     pub(crate) fn open(&self) -> io::Result<File> {
-        open_live(|| File::open(self.path()))
+        open_live(Instant::now() + GO_LIVE, || File::open(self.path()))
     }
 
     /// Whether the toolstack says that it is a CD drive's.
@@ -56,8 +56,7 @@ impl PvDisk {
 
 /// Opens a disk that has just come: Linux makes its node in /dev a moment before it lets anybody open it, and says ENXIO
 /// until then (`device_add_disk` in `block/genhd.c`).
-fn open_live(open: impl Fn() -> io::Result<File>) -> io::Result<File> {
-    let deadline = Instant::now() + GO_LIVE;
+fn open_live(deadline: Instant, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     loop {
         match open() {
             Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) && Instant::now() < deadline => {
@@ -136,10 +135,18 @@ fn watch_dev(events: AddWatchFlags) -> Result<Inotify, AgentError> {
 
 /// Waits until every device is there; calls `waits` when it has to.
 pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce()) -> Result<(), AgentError> {
-    if first_missing(disks).is_none() {
-        return Ok(());
+    if first_missing(disks).is_some() {
+        waits();
+        wait_for_nodes(disks, store)?;
     }
-    waits();
+    // QEMU opens them next. What is wrong with one that cannot be opened even so, QEMU tells best.
+    let deadline = Instant::now() + GO_LIVE;
+    disks.iter().for_each(|disk| drop(open_live(deadline, || File::open(disk))));
+    Ok(())
+}
+
+/// Waits until every device has its node.
+fn wait_for_nodes(disks: &[String], store: &Connection) -> Result<(), AgentError> {
     let news = watch_dev(AddWatchFlags::IN_CREATE)?;
     let deadline = Instant::now() + APPEAR;
     // Looked at again after the watch is set: what came before it tells nothing.
@@ -156,8 +163,6 @@ pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce(
         }
         while news.read_events().is_ok_and(|events| !events.is_empty()) {}
     }
-    // QEMU opens them next. What is wrong with one that cannot be opened even so, QEMU tells best.
-    disks.iter().for_each(|disk| drop(open_live(|| File::open(disk))));
     Ok(())
 }
 
@@ -196,7 +201,7 @@ mod tests {
             tries.set(tries.get() + 1);
             if tries.get() < 3 { Err(Errno::ENXIO.into()) } else { File::open("/dev/null") }
         };
-        assert!(open_live(late).is_ok());
+        assert!(open_live(Instant::now() + GO_LIVE, late).is_ok());
         assert_eq!(tries.get(), 3);
     }
 
@@ -207,7 +212,7 @@ mod tests {
             tries.set(tries.get() + 1);
             Err(Errno::ENOENT.into())
         };
-        assert!(open_live(gone).is_err());
+        assert!(open_live(Instant::now() + GO_LIVE, gone).is_err());
         assert_eq!(tries.get(), 1);
     }
 

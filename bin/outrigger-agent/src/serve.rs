@@ -1,4 +1,4 @@
-//! The loop while QEMU runs: one thread, one epoll, no waiting anywhere else.
+//! The loop while QEMU runs: one thread, one epoll, no waiting anywhere else but for a disk that has just come (a moment).
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};

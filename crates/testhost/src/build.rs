@@ -16,6 +16,7 @@ use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::AtPath as _;
+use crate::hash::hex;
 use crate::{Host, HostError, Observer, Put, contents};
 
 /// dom0's `/init`.
@@ -232,11 +233,6 @@ fn key(recipe: &Recipe, root: &Root) -> Result<String, HostError> {
 
 fn hash_file(path: &Path) -> Result<String, HostError> {
     Ok(hex(&Sha256::digest(fs::read(path).at("read", path)?)))
-}
-
-/// The first half of a hash: 64 bits of it are name enough.
-pub(crate) fn hex(hash: &[u8]) -> String {
-    hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Removes all but the hosts used last. What cannot be removed stays until the next time.

@@ -155,6 +155,18 @@ pub enum HostError {
     },
 }
 
+/// An error with all its causes, in one text.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Adds the path and the verb to an I/O result.
 pub(crate) trait AtPath<T> {
     /// Turns the error into [`HostError::File`].

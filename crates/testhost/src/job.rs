@@ -16,14 +16,21 @@ use crate::vm::Vm;
 const BEAT_SILENCE: Duration = Duration::from_secs(120);
 /// From the word to run until dom0 has mounted the share; more than that, and a restored host is not alive.
 const MOUNT_LIMIT: Duration = Duration::from_secs(30);
+/// What a failed job has said before it ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Collecting logs after the script.
 const COLLECT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A limit as dom0 takes it, which ends the script itself.
+pub(crate) fn whole_seconds(limit: Duration) -> Duration {
+    Duration::from_secs(limit.as_secs().max(1))
+}
 
 /// A job for a machine whose dom0 is ready for one.
 pub(crate) struct Work<'a> {
     /// What to do.
     pub(crate) job: &'a Job,
-    /// How long it may take, scaled; none for as long as it lives.
+    /// How long it may take, scaled, in whole seconds; none for as long as it lives.
     pub(crate) limit: Option<Duration>,
     /// Where its output is kept.
     pub(crate) logs: &'a Path,
@@ -46,12 +53,13 @@ impl Work<'_> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let message = match (self.job, self.limit) {
             // dom0 ends the script itself, so that its logs still come out.
-            (Job::Script(_), Some(limit)) => format!("run {now} {}\n", limit.as_secs().max(1)),
+            (Job::Script(_), Some(limit)) => format!("run {now} {}\n", limit.as_secs()),
             (Job::Script(_), None) => format!("run {now} {}\n", u32::MAX),
             (Job::Shell, _) => format!("shell {now} {}\n", shell::terminal()),
         };
         vm.send("control", message.as_bytes())?;
-        let limit = vm.scaled(MOUNT_LIMIT);
+        // Who wants shorter deadlines than usual means those of the job.
+        let limit = vm.scaled(MOUNT_LIMIT).max(MOUNT_LIMIT);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             let Some(Event::Control(line)) = vm.next(deadline)? else { continue };
@@ -116,6 +124,18 @@ impl Work<'_> {
 }
 
 impl Ended {
+    /// Takes what a job has said that has failed in a machine that goes on: its status came on a channel of its own, so
+    /// the last of the output may still be on its way.
+    pub(crate) fn last_words(mut self, vm: &mut Vm<'_>) -> Result<i32, HostError> {
+        let deadline = Instant::now() + LAST_WORDS;
+        while self.status != 0 && Instant::now() < deadline {
+            if let Some(Event::Output(bytes)) = vm.next(deadline)? {
+                self.output.take(vm, &bytes)?;
+            }
+        }
+        Ok(self.status)
+    }
+
     /// Ends the machine. The status came on a channel of its own, so the last of the output may still be on its way.
     pub(crate) fn stop(mut self, vm: &mut Vm<'_>) -> Result<(i32, Duration), HostError> {
         vm.stop();

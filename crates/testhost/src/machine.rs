@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::pair::{self, Member};
+use crate::escape::escape;
+use crate::member::Member;
 use crate::{Accel, Emulator, Extension, TimeScale};
 
 /// The processor model, with what this emulation gets wrong taken away.
@@ -52,7 +53,7 @@ pub struct Machine {
     pub emulator: Emulator,
     /// What executes its instructions.
     pub accel: Accel,
-    /// Its place in a pair of hosts, which [`pair::run`] sets; none of a host alone.
+    /// Its place in a pair of hosts, which [`crate::pair::run`] sets; none of a host alone.
     pub member: Option<Member>,
     /// Raw files that another machine has as disks too: in dom0 the disks after `disk`.
     pub shared_disks: Vec<PathBuf>,
@@ -124,7 +125,8 @@ impl Machine {
             shared_disks: vec![PathBuf::new(); self.shared_disks.len()],
             ..self.clone()
         };
-        format!("{CPU} {anywhere:?} {}", self.xen_command_line())
+        let nowhere = Path::new("");
+        format!("{:?}", anywhere.qemu_arguments(nowhere, nowhere, Memory::Anonymous))
     }
 
     fn xen_command_line(&self) -> String {
@@ -163,6 +165,22 @@ impl Machine {
         let member = self.member.as_ref().map(|member| member.kernel_word() + " ").unwrap_or_default();
         let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {member}{more}");
         format!("{},initramfs.img", kernel.trim_end())
+    }
+
+    /// QEMU's arguments for the disks that another machine has too.
+    ///
+    /// Each is without QEMU's lock on the file (`locking=off`), which would let only one machine in. QEMU keeps no sectors
+    /// of a raw file: both machines read and write this machine's page cache, so one reads what the other has written. A
+    /// flush has nothing to do for that (`cache=unsafe`): only a crash of this machine would lose anything.
+    fn shared_disk_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+        for (number, path) in self.shared_disks.iter().enumerate() {
+            let file = format!("file.filename={},file.locking=off", escape(path));
+            add("-drive", format!("if=none,id=shared{number},format=raw,cache=unsafe,{file}"));
+            add("-device", format!("virtio-blk-pci,drive=shared{number},serial=shared{number}"));
+        }
+        arguments
     }
 
     /// QEMU's arguments. The program is to run in the image's folder, so that no path of it stands in `-initrd`,
@@ -218,14 +236,10 @@ impl Machine {
             add(&["-drive", &format!("if=none,id=disk,format=raw,cache=unsafe,file={}", escape(disk))]);
             add(&["-device", "virtio-blk-pci,drive=disk"]);
         }
-        arguments.extend(pair::qemu_arguments(self).into_iter().map(OsString::from));
+        arguments.extend(self.member.iter().flat_map(Member::qemu_arguments).map(OsString::from));
+        arguments.extend(self.shared_disk_arguments().into_iter().map(OsString::from));
         arguments
     }
-}
-
-/// Doubles the commas of a path, as QEMU's option syntax wants.
-pub(crate) fn escape(path: &Path) -> String {
-    path.to_string_lossy().replace(',', ",,")
 }
 
 #[cfg(test)]
@@ -242,6 +256,15 @@ mod tests {
         let all: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
         assert!(all.iter().any(|word| word.contains("path=/run/a,,b/qmp,server")));
         assert!(all.iter().any(|word| word.contains("path=/share,,c,security")));
+    }
+
+    #[test]
+    fn shared_disks_are_raw_unlocked_and_in_order() {
+        let machine = Machine { shared_disks: vec!["/x".into(), "/y,z".into()], ..Machine::default() };
+        let words = machine.shared_disk_arguments().join(" ");
+        assert!(words.contains("id=shared0,format=raw,cache=unsafe,file.filename=/x,file.locking=off"));
+        assert!(words.contains("id=shared1,format=raw,cache=unsafe,file.filename=/y,,z,file.locking=off"));
+        assert!(Machine::default().shared_disk_arguments().is_empty());
     }
 
     #[test]

@@ -14,113 +14,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use crate::error::AtPath as _;
-use crate::machine::{Machine, escape};
+use crate::machine::Machine;
+use crate::member::Member;
 use crate::{Host, HostError, Observer, Report, Request, Stopper};
 
-/// Which of the two hosts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// `host-a`.
-    A,
-    /// `host-b`.
-    B,
-}
-
-impl Role {
-    /// Both, in the order of everything that comes in twos here.
-    pub const BOTH: [Self; 2] = [Self::A, Self::B];
-    /// The environment variable that holds the letter, of the script and of all else in dom0.
-    pub const VARIABLE: &'static str = "OUTRIGGER_HOST";
-
-    /// The letter.
-    #[must_use]
-    pub const fn letter(self) -> &'static str {
-        match self {
-            Self::A => "a",
-            Self::B => "b",
-        }
-    }
-
-    /// The host's name, in `/etc/hosts` of both.
-    #[must_use]
-    pub const fn host_name(self) -> &'static str {
-        match self {
-            Self::A => "host-a",
-            Self::B => "host-b",
-        }
-    }
-
-    const fn index(self) -> usize {
-        match self {
-            Self::A => 0,
-            Self::B => 1,
-        }
-    }
-
-    const fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
-    }
-
-    /// The MAC address of `pair0`: one of QEMU's, which guests of Xen do not get.
-    const fn mac(self) -> &'static str {
-        match self {
-            Self::A => "52:54:00:10:77:01",
-            Self::B => "52:54:00:10:77:02",
-        }
-    }
-}
-
-/// A machine's place in a pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    role: Role,
-    /// The folder of the network's two sockets.
-    network: PathBuf,
-}
-
-impl Member {
-    /// The same place, wherever the network's sockets are: what a snapshot depends on.
-    pub(crate) fn anywhere(&self) -> Self {
-        Self { network: PathBuf::new(), ..*self }
-    }
-
-    /// The word of dom0's kernel that tells who it is. The kernel hands it to its first program's environment.
-    pub(crate) fn kernel_word(&self) -> String {
-        format!("{}={}", Role::VARIABLE, self.role.letter())
-    }
-}
-
-/// QEMU's arguments for what a machine has in common with another.
-///
-/// The network carries one frame a datagram, so neither machine waits for the other to connect, and what is sent to one
-/// that is not up is lost, as on a cable that is not plugged in.
-///
-/// Each disk is without QEMU's lock on the file (`locking=off`), which would let only one machine in. QEMU keeps no
-/// sectors of a raw file: both machines read and write this machine's page cache, so one reads what the other has
-/// written. A flush has nothing to do for that (`cache=unsafe`): only a crash of this machine would lose anything.
-pub(crate) fn qemu_arguments(machine: &Machine) -> Vec<String> {
-    let mut arguments = Vec::new();
-    let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
-    if let Some(Member { role, network }) = &machine.member {
-        let socket = |role: Role| escape(&network.join(role.letter()));
-        let (own, other) = (socket(*role), socket(role.other()));
-        add(
-            "-netdev",
-            format!("dgram,id=pair,local.type=unix,local.path={own},remote.type=unix,remote.path={other}"),
-        );
-        // No option ROM: nothing boots from this network.
-        add("-device", format!("virtio-net-pci,netdev=pair,mac={},romfile=", role.mac()));
-    }
-    for (number, path) in machine.shared_disks.iter().enumerate() {
-        let file = format!("file.filename={},file.locking=off", escape(path));
-        add("-drive", format!("if=none,id=shared{number},format=raw,cache=unsafe,{file}"));
-        add("-device", format!("virtio-blk-pci,drive=shared{number},serial=shared{number}"));
-    }
-    arguments
-}
+pub use crate::member::Role;
 
 /// Two runs to be made at once.
 #[derive(Debug, Clone)]
@@ -148,6 +46,14 @@ pub fn run(
         let reason = "a pair of hosts has only shared disks";
         return Err(HostError::Setting { name: "--disk", value, reason });
     }
+    if !request.shared_disks.is_empty() && !request.each.preparations.is_empty() {
+        let reason = "dom0 would know another run's disks from its preparation";
+        return Err(HostError::Setting {
+            name: "shared disks",
+            value: request.shared_disks.len().to_string(),
+            reason,
+        });
+    }
     let shared_disks = request.shared_disks.iter();
     let shared_disks = shared_disks.map(|path| path.canonicalize().at("find the shared disk", path));
     let shared_disks = shared_disks.collect::<Result<Vec<_>, _>>()?;
@@ -171,7 +77,7 @@ pub fn run(
 /// The run of one host.
 fn member_request(each: &Request, role: Role, network: &Path, shared_disks: &[PathBuf]) -> Request {
     let machine = Machine {
-        member: Some(Member { role, network: network.to_owned() }),
+        member: Some(Member::new(role, network)),
         shared_disks: shared_disks.to_vec(),
         ..each.machine.clone()
     };
@@ -280,6 +186,8 @@ impl Observer for Attendant<'_> {
                 stopper.stop();
             }
             state.stoppers[self.role.index()] = Some(stopper.clone());
+            // It boots again when its snapshot did not do.
+            state.up[self.role.index()] = false;
         });
         self.observer.stopper(stopper);
     }
@@ -335,7 +243,7 @@ mod tests {
         let words = Role::BOTH.map(|role| {
             let request = member_request(&each(), role, Path::new("/n,et"), &[]);
             assert_eq!(request.logs, Path::new("/logs").join(role.letter()));
-            qemu_arguments(&request.machine).join(" ")
+            request.machine.member.unwrap().qemu_arguments().join(" ")
         });
         assert!(
             words[0].contains("local.path=/n,,et/a,remote.type=unix,remote.path=/n,,et/b"),
@@ -348,15 +256,6 @@ mod tests {
             words[1]
         );
         assert!(words[0].contains(Role::A.mac()) && words[1].contains(Role::B.mac()));
-    }
-
-    #[test]
-    fn shared_disks_are_raw_unlocked_and_in_order() {
-        let machine = Machine { shared_disks: vec!["/x".into(), "/y,z".into()], ..Machine::default() };
-        let words = qemu_arguments(&machine).join(" ");
-        assert!(words.contains("id=shared0,format=raw,cache=unsafe,file.filename=/x,file.locking=off"));
-        assert!(words.contains("id=shared1,format=raw,cache=unsafe,file.filename=/y,,z,file.locking=off"));
-        assert!(qemu_arguments(&Machine::default()).is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::HostError;
 use crate::error::AtPath as _;
-use crate::job::Work;
+use crate::job::{Work, whole_seconds};
 use crate::request::{Job, Preparation};
 use crate::share::Share;
 use crate::vm::Vm;
@@ -26,8 +26,10 @@ pub(crate) fn prepare(
     share.put(preparation.puts())?;
     vm.observer().progress(&format!("Preparing the host: {}", preparation.name()));
     let job = Job::Script(script);
-    let work = Work { job: &job, limit: Some(vm.scaled(preparation.timeout())), logs: &logs };
+    let limit = whole_seconds(vm.scaled(preparation.timeout()));
+    let work = Work { job: &job, limit: Some(limit), logs: &logs };
     work.begin(vm)?;
-    let status = work.complete(vm)?.status;
+    let status = work.complete(vm)?.last_words(vm)?;
+    share.keep_logs(&logs);
     if status == 0 { Ok(()) } else { Err(HostError::Preparation { name: preparation.name(), status, logs }) }
 }

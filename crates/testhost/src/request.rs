@@ -1,13 +1,11 @@
 //! What a run is asked for, and what it gives back.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::build::hex;
-use crate::error::AtPath as _;
+use crate::hash::{add_content, hex};
 use crate::machine::Machine;
 use crate::{HostError, Stopper, TimeScale};
 
@@ -101,25 +99,6 @@ impl Preparation {
     }
 }
 
-/// Hashes a file, or a folder's names with everything below it.
-fn add_content(hash: &mut Sha256, path: &Path) -> Result<(), HostError> {
-    if !path.is_dir() {
-        let content = fs::read(path).at("read", path)?;
-        hash.update(content.len().to_le_bytes());
-        hash.update(content);
-        return Ok(());
-    }
-    let entries = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    let mut entries: Vec<PathBuf> = entries.at("read the folder", path)?;
-    entries.sort();
-    for entry in entries {
-        hash.update(entry.file_name().unwrap_or_default().as_encoded_bytes());
-        hash.update([0]);
-        add_content(hash, &entry)?;
-    }
-    Ok(())
-}
-
 /// A run to be made.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -169,6 +148,10 @@ pub struct Report {
 pub trait Observer {
     /// The run has come to this point.
     fn progress(&mut self, _what: &str) {}
+    /// The same, of what does not come up in every run.
+    fn news(&mut self, what: &str) {
+        self.progress(what);
+    }
     /// The emulated machine is this process.
     fn machine(&mut self, _pid: u32) {}
     /// What ends the run from another thread, as long as this machine runs.
@@ -185,6 +168,9 @@ pub trait Observer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn key(name: &'static str, script: &str, source: &Path) -> String {

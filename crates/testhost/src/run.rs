@@ -6,13 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::HostError;
 use crate::boot::boot;
-use crate::error::AtPath as _;
-use crate::job::Work;
+use crate::error::{AtPath as _, chain};
+use crate::job::{Work, whole_seconds};
 use crate::machine::Memory;
 use crate::preparation::prepare;
 use crate::request::{Host, Job, Observer, Origin, Report, Request};
 use crate::share::Share;
-use crate::snapshot::{Attempt, Snapshot};
+use crate::snapshot::{Attempt, find_or_make};
 use crate::vm::{Places, Vm};
 
 /// Brings the host up, prepares it, does the job, takes the host down.
@@ -30,7 +30,7 @@ pub fn run(host: &Host, request: &Request, observer: &mut dyn Observer) -> Resul
             Ok(report) => return Ok(report),
             Err(Attempt::Final(error)) => return Err(error),
             Err(Attempt::Snapshot(error)) => {
-                observer.progress(&format!("No snapshot is used: {error}"));
+                observer.news(&format!("No snapshot is used: {}", chain(&error)));
             }
         }
     }
@@ -62,27 +62,25 @@ impl<'a> Run<'a> {
 
     fn restore_and_run(&self, observer: &mut dyn Observer) -> Result<Report, Attempt> {
         let Request { machine, scale, preparations, .. } = self.request;
-        let snapshot = Snapshot::find_or_make(machine, preparations, self.places, *scale, observer)?;
+        let snapshot = find_or_make(machine, preparations, self.places, *scale, observer)?;
         self.bring_in().map_err(Attempt::Final)?;
         observer.progress("Restoring the host from its snapshot");
         let memory = snapshot.memory();
+        let started = Vm::start(machine, Memory::CopyOf(&memory), self.places, *scale, observer);
+        let mut vm = started.map_err(Attempt::Final)?;
         let work = self.work();
-        let begun =
-            Vm::start(machine, Memory::CopyOf(&memory), self.places, *scale, observer).and_then(|mut vm| {
-                snapshot.restore(&mut vm)?;
-                vm.observer().up();
-                work.begin(&mut vm)?;
-                Ok(vm)
-            });
-        match begun {
-            Ok(vm) => self.finish(&work, vm, Origin::Restored).map_err(Attempt::Final),
-            // Nothing is wrong with the snapshot.
-            Err(HostError::Stopped) => Err(Attempt::Final(HostError::Stopped)),
-            Err(error) => {
-                snapshot.remove();
-                Err(Attempt::Snapshot(error))
+        let begun = snapshot.restore(&mut vm).and_then(|()| {
+            vm.observer().up();
+            work.begin(&mut vm)
+        });
+        if let Err(error) = begun {
+            if !matches!(error, HostError::Stopped) {
+                snapshot.discard();
             }
+            return Err(Attempt::of_snapshot(error));
         }
+        drop(snapshot);
+        self.finish(&work, vm, Origin::Restored).map_err(Attempt::Final)
     }
 
     fn bring_in(&self) -> Result<(), HostError> {
@@ -93,7 +91,7 @@ impl<'a> Run<'a> {
     }
 
     fn work(&self) -> Work<'a> {
-        let limit = self.request.timeout.map(|limit| self.request.scale.of(limit));
+        let limit = self.request.timeout.map(|limit| whole_seconds(self.request.scale.of(limit)));
         Work { job: &self.request.job, limit, logs: self.places.logs }
     }
 

@@ -54,11 +54,18 @@ impl Share {
     }
 }
 
+impl Share {
+    /// Moves dom0's logs so far to the folder `dom0` in `logs`.
+    pub(crate) fn keep_logs(&self, logs: &Path) {
+        // Logs are wanted but not owed: a run that failed before dom0 wrote any has none.
+        let _ = fs::rename(self.folder.join("logs"), logs.join("dom0"));
+    }
+}
+
 impl Drop for Share {
     /// Keeps dom0's logs as `dom0/` and drops the rest, which may be large.
     fn drop(&mut self) {
-        // Logs are wanted but not owed: a run that failed before dom0 wrote any has none.
-        let _ = fs::rename(self.folder.join("logs"), self.logs.join("dom0"));
+        self.keep_logs(&self.logs);
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -7,8 +7,9 @@ use image::packages::Store;
 use image::stubdom::{Manifest, Step, StubdomSpec};
 use sha2::{Digest as _, Sha256};
 
-use crate::build::{gather, hex, show};
+use crate::build::{gather, show};
 use crate::error::AtPath as _;
+use crate::hash::hex;
 use crate::{HostError, Observer, Put};
 
 /// Where the image lies in dom0.

@@ -4,6 +4,23 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Files that the runner brings into dom0 for the cases.
+pub mod places {
+    /// The disk of the Linux guest.
+    pub const LINUX_DISK: &str = "/root/linux-guest.img";
+    /// The disk of the guest that powers off and reboots.
+    pub const POWER_DISK: &str = "/root/power-guest.img";
+    /// The disk of the guest that draws and reads discs.
+    pub const DISC_DISK: &str = "/root/disc-guest.img";
+    /// The folder of the image of Debian's kernel and QEMU.
+    pub const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
+    /// The program of the stubdomain that an attacker has taken over.
+    pub const HOSTILE_STUB: &str = "/root/hostile-stub";
+}
+
+/// The variable with the CPUs that guests are kept on, where the emulator breaks one on others.
+pub const GUEST_CPUS: &str = "OUTRIGGER_GUEST_CPUS";
+
 /// The host that a case starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

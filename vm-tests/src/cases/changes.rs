@@ -106,8 +106,13 @@ fn nic(shell: &mut Shell) -> Result<()> {
     shell.until("[ -e /sys/class/net/eth0 ]", 30)?;
     let said = shell.good("cat /sys/class/net/eth0/address", 30)?;
     ensure!(said == mac, "its address is {said}");
-    shell
-        .good("ip addr add 10.77.0.9/24 dev eth0 && ip link set eth0 up && ping -c 3 -W 20 10.77.0.1", 90)?;
+    shell.good(
+        &format!(
+            "ip addr add 10.79.0.9/24 dev eth0 && ip link set eth0 up && ping -c 3 -W 20 {}",
+            idle::DOM0
+        ),
+        90,
+    )?;
     outrigger(&["network-detach", idle::NAME, mac])?.good()?;
     shell.until("[ ! -e /sys/class/net/eth0 ]", 30)?;
     let ports = fs::read_dir(Path::new("/sys/class/net").join(BRIDGE).join("brif"))?.count();

@@ -20,7 +20,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Where the test command puts the program.
-const PROGRAM: &str = "/root/hostile-stub";
+const PROGRAM: &str = vm_report::places::HOSTILE_STUB;
 /// How much more memory the daemon may have afterwards: what `docs/qmp.md` says that a device model can cost.
 const MORE_KIB: u64 = 17 << 10;
 /// The share of one processor that a flood may cost the daemon: a quarter to read it, and what its clients and the

@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The image of Debian's kernel and QEMU, which the test command brings in.
-const DEBIAN: &str = "/root/debian-stubdom";
+const DEBIAN: &str = vm_report::places::DEBIAN_STUBDOM;
 
 /// Rows and columns of a character in text mode.
 const CHARACTER: (u32, u32) = (16, 9);

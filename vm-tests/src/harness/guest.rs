@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use api::types::Guest;
+use vm_report::GUEST_CPUS;
+use vm_report::places::{DISC_DISK, LINUX_DISK, POWER_DISK};
 use xen_types::DomId;
 
 use super::command::{outrigger, run, run_within};
@@ -12,14 +14,6 @@ use super::seconds;
 
 /// The boot sector's disk, which the embedded host brings along.
 pub(crate) const HELLO_DISK: &str = "/examples/hello-disk.img";
-/// The Linux guest's disk, which the test command brings in.
-pub(crate) const LINUX_DISK: &str = "/root/linux-guest.img";
-/// The disk of the guest that powers off and reboots, which the test command brings in.
-const POWER_DISK: &str = "/root/power-guest.img";
-/// The disk of the guest that draws and reads discs, which the test command brings in.
-const DISC_DISK: &str = "/root/disc-guest.img";
-/// The CPUs that guests are kept on, where the emulator breaks one on others (docs/embedded-host.md).
-const CPUS_VARIABLE: &str = "OUTRIGGER_GUEST_CPUS";
 /// Where cases make files.
 const SCRATCH: &str = "/tmp/vm-tests";
 /// The bridge that guests' NICs join.
@@ -35,7 +29,7 @@ pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
 
 /// The line of a configuration that keeps the guest where the emulator does not break it; none where it breaks none.
 pub(crate) fn cpus() -> String {
-    std::env::var(CPUS_VARIABLE).map_or(String::new(), |cpus| format!("cpus='{cpus}'"))
+    std::env::var(GUEST_CPUS).map_or(String::new(), |cpus| format!("cpus='{cpus}'"))
 }
 
 /// A configuration of the boot sector guest, under a name and on a disk of its own, and with more lines.

@@ -12,8 +12,8 @@ use super::shell::{SCRIPT, Shell};
 
 /// Its name.
 pub(crate) const NAME: &str = "idle";
-/// The address of the bridge of its NIC in dom0.
-pub(crate) const DOM0: &str = "10.77.0.1";
+/// The address of dom0 on the bridge.
+pub(crate) const DOM0: &str = "10.79.0.1";
 /// How dom0 was before the guest was made.
 const BEFORE: &str = "/run/idle-guest-before.json";
 /// How long it may take to its shell, under emulation, in seconds.

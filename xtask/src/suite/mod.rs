@@ -6,15 +6,17 @@ mod schedule;
 mod states;
 mod trials;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use testhost::{Accel, TimeScale};
-use vm_report::CaseInfo;
+use vm_report::{CaseInfo, HostState};
 
-use self::group::{Group, groups};
+use self::group::{Group, Rest, groups};
 use self::report::{Board, Outcome, Times};
 use self::schedule::{Piece, side_by_side};
 use self::states::Hosts;
@@ -24,6 +26,8 @@ use crate::workspace;
 
 /// What an emulated host may need of this machine's memory, in KiB: most of its 4 GiB are never touched.
 const HOST_KIB: u64 = 3 << 20;
+/// How often a host of one kind may fail to come up before its cases fail.
+const ATTEMPTS: usize = 2;
 /// The processors of an emulated host.
 const HOST_CPUS: usize = 2;
 
@@ -32,6 +36,8 @@ const HOST_CPUS: usize = 2;
 pub(crate) struct Options<'a> {
     /// Only cases and trials whose name holds this.
     pub(crate) filter: Option<&'a str>,
+    /// Fails when there is none.
+    pub(crate) must_match: bool,
     /// So many hosts at once; as many as the machine bears when not said.
     pub(crate) jobs: Option<usize>,
     /// Where to write JUnit's XML.
@@ -68,7 +74,10 @@ pub(crate) fn all(options: &Options<'_>) -> Result<Summary> {
     let is_asked = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
     let cases: Vec<CaseInfo> = list(&hosts)?.into_iter().filter(|case| is_asked(&case.name)).collect();
     let trials: Vec<Trial> = Trial::ALL.into_iter().filter(|trial| is_asked(trial.name())).collect();
-    ensure!(!(cases.is_empty() && trials.is_empty()), "No case has {:?} in its name", options.filter);
+    if cases.is_empty() && trials.is_empty() {
+        ensure!(!options.must_match, "No case has {:?} in its name", options.filter.unwrap_or_default());
+        return Ok(Summary { took: Duration::ZERO, cases: 0, failed: 0 });
+    }
     let times_path = workspace::kept("times.json");
     let times = Times::read(&times_path);
     let logs = testhost::fresh_log_folder(&workspace::kept("logs"));
@@ -80,7 +89,9 @@ pub(crate) fn all(options: &Options<'_>) -> Result<Summary> {
         trials.len()
     );
     let board = Board::new();
-    let context = Context { hosts: &hosts, board: &board, logs };
+    let broken = Mutex::default();
+    let context = Context { hosts: &hosts, board: &board, logs, broken: &broken };
+    let asked = names(&cases, &trials);
     let mut pieces: Vec<Piece<'_>> = groups.into_iter().map(|group| context.piece(group)).collect();
     pieces.extend(
         trials.into_iter().map(|trial| context.trial(trial, times.of(trial.name(), trial.expected()))),
@@ -88,47 +99,85 @@ pub(crate) fn all(options: &Options<'_>) -> Result<Summary> {
     side_by_side(jobs, pieces);
     let (took, outcomes) = board.outcomes();
     eprintln!("{}", report::summary(took, &outcomes));
+    times.keep(&outcomes)?;
     if let Some(path) = &options.junit {
         report::junit(path, took, &outcomes)?;
     }
+    let told: BTreeSet<&str> = outcomes.iter().map(|outcome| outcome.name.as_str()).collect();
+    let untold: Vec<&String> = asked.iter().filter(|name| !told.contains(name.as_str())).collect();
+    ensure!(untold.is_empty(), "Of these nothing was heard: {untold:?}");
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
-    times.keep(&outcomes)?;
     Ok(Summary { took, cases: outcomes.len(), failed })
 }
 
 /// What every piece of the suite needs.
+#[derive(Clone)]
 struct Context<'a> {
     hosts: &'a Hosts,
     board: &'a Board,
     logs: PathBuf,
+    /// Kinds of hosts that did not come up.
+    broken: &'a Mutex<Vec<HostState>>,
 }
 
 impl<'a> Context<'a> {
     fn piece(&self, group: Group) -> Piece<'a> {
-        let (hosts, board, logs) = (self.hosts, self.board, self.logs.clone());
-        let expected = group.expected;
-        let work = move || {
-            let first = group.cases.first().cloned().unwrap_or_default();
-            let folder = logs.join(first.replace("::", "-"));
-            match group.run(hosts, board, &folder) {
-                Ok(rest) => rest.map(|rest| Self { hosts, board, logs }.piece(rest)).into_iter().collect(),
-                Err(error) => {
-                    board.tell(Outcome { name: first, seconds: 0.0, failure: Some(format!("{error:#}")) });
-                    Vec::new()
+        let context = self.clone();
+        Piece { expected: group.expected, hosts: 1, work: Box::new(move || context.run(group)) }
+    }
+
+    /// Runs a group. A host that twice does not come up is not tried again.
+    fn run(&self, group: Group) -> Vec<Piece<'a>> {
+        let (state, cases) = (group.host, group.cases.clone());
+        if self.attempts(state) >= ATTEMPTS {
+            self.fail(&cases, "the host that it starts from did not come up for others");
+            return Vec::new();
+        }
+        let folder = self.logs.join(cases.first().map(|case| case.replace("::", "-")).unwrap_or_default());
+        match group.run(self.hosts, self.board, &folder) {
+            Ok(Rest::Nothing) => Vec::new(),
+            Ok(Rest::Cases(rest)) => vec![self.piece(rest)],
+            Ok(Rest::NoHost(group, why)) => {
+                self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+                if self.attempts(state) < ATTEMPTS {
+                    self.board.say(&format!("The host did not come up and is tried once more: {why}"));
+                    return vec![self.piece(group)];
                 }
+                self.fail(&cases, &why);
+                Vec::new()
             }
-        };
-        Piece { expected, work: Box::new(work) }
+            Err(error) => {
+                self.fail(&cases, &format!("{error:#}"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn attempts(&self, state: HostState) -> usize {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.iter().filter(|broken| **broken == state).count()
+    }
+
+    fn fail(&self, cases: &[String], why: &str) {
+        for name in cases {
+            self.board.tell(Outcome { name: name.clone(), seconds: 0.0, failure: Some(why.to_owned()) });
+        }
     }
 
     fn trial(&self, trial: Trial, expected: f64) -> Piece<'a> {
-        let (hosts, board, logs) = (self.hosts, self.board, self.logs.join(trial.name()));
+        let (hosts, board, logs) = (self.hosts, self.board, self.logs.join(trial.name().replace("::", "-")));
         let work = move || {
             board.tell(trial.run(hosts, &logs));
             Vec::new()
         };
-        Piece { expected, work: Box::new(work) }
+        Piece { expected, hosts: trial.hosts(), work: Box::new(work) }
     }
+}
+
+/// All that was asked for.
+fn names(cases: &[CaseInfo], trials: &[Trial]) -> Vec<String> {
+    let trials = trials.iter().map(|trial| trial.name().to_owned());
+    cases.iter().map(|case| case.name.clone()).chain(trials).collect()
 }
 
 /// As many hosts as this machine has processors and memory for.

@@ -6,27 +6,30 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub(crate) struct Piece<'a> {
     /// How long it takes, in seconds, as far as anybody knows.
     pub(crate) expected: f64,
+    /// How many hosts it runs at once.
+    pub(crate) hosts: usize,
     /// Does it, and gives what is still to do of it.
     pub(crate) work: Box<dyn FnOnce() -> Vec<Piece<'a>> + Send + 'a>,
 }
 
-/// What is not begun yet, and how many pieces are being done.
+/// What is not begun yet, and how many hosts run.
 struct Queue<'a> {
     waiting: Vec<Piece<'a>>,
     running: usize,
 }
 
-/// Does all pieces, `jobs` of them at once, each on a thread of its own.
+/// Does all pieces, with `jobs` hosts at once; a piece that needs more of them runs alone.
 pub(crate) fn side_by_side(jobs: usize, pieces: Vec<Piece<'_>>) {
+    let jobs = jobs.max(1);
     let queue = Mutex::new(Queue { waiting: pieces, running: 0 });
     let news = Condvar::new();
     std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
+        for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(piece) = next(&queue, &news) {
+                while let Some(piece) = next(&queue, &news, jobs) {
                     // What a piece gives back is counted before it counts as done. A piece that panics is one less all the
                     // same, and its panic comes out of the scope.
-                    let done = Done { queue: &queue, news: &news };
+                    let done = Done { queue: &queue, news: &news, hosts: piece.hosts };
                     let more = (piece.work)();
                     queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.extend(more);
                     drop(done);
@@ -40,24 +43,28 @@ pub(crate) fn side_by_side(jobs: usize, pieces: Vec<Piece<'_>>) {
 struct Done<'q, 'a> {
     queue: &'q Mutex<Queue<'a>>,
     news: &'q Condvar,
+    hosts: usize,
 }
 
 impl Drop for Done<'_, '_> {
     fn drop(&mut self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).running -= 1;
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).running -= self.hosts;
         self.news.notify_all();
     }
 }
 
-/// The longest piece that waits; nothing when none waits and none that is being done can give more.
-fn next<'a>(queue: &Mutex<Queue<'a>>, news: &Condvar) -> Option<Piece<'a>> {
+/// The longest piece that waits and fits; nothing when none waits and none that is being done can give more.
+fn next<'a>(queue: &Mutex<Queue<'a>>, news: &Condvar, jobs: usize) -> Option<Piece<'a>> {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        let longest =
-            queue.waiting.iter().enumerate().max_by(|(_, a), (_, b)| a.expected.total_cmp(&b.expected));
+        let free = jobs.saturating_sub(queue.running);
+        let is_alone = queue.running == 0;
+        let fitting = queue.waiting.iter().enumerate().filter(|(_, piece)| is_alone || piece.hosts <= free);
+        let longest = fitting.max_by(|(_, a), (_, b)| a.expected.total_cmp(&b.expected));
         if let Some((at, _)) = longest {
-            queue.running += 1;
-            return Some(queue.waiting.swap_remove(at));
+            let piece = queue.waiting.swap_remove(at);
+            queue.running += piece.hosts;
+            return Some(piece);
         }
         if queue.running == 0 {
             return None;
@@ -68,6 +75,9 @@ fn next<'a>(queue: &Mutex<Queue<'a>>, news: &Condvar) -> Option<Piece<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -76,17 +86,18 @@ mod tests {
         let note = |name: &'static str| done.lock().unwrap().push(name);
         let piece = |name, expected, more: &'static [&'static str]| Piece {
             expected,
+            hosts: 1,
             work: Box::new(move || {
                 note(name);
-                more.iter()
-                    .map(|name| Piece {
-                        expected: 0.5,
-                        work: Box::new(move || {
-                            note(name);
-                            Vec::new()
-                        }),
-                    })
-                    .collect()
+                let rest = more.iter().map(|name| Piece {
+                    expected: 0.5,
+                    hosts: 1,
+                    work: Box::new(move || {
+                        note(name);
+                        Vec::new()
+                    }),
+                });
+                rest.collect()
             }),
         };
         side_by_side(
@@ -96,16 +107,36 @@ mod tests {
         assert_eq!(*done.lock().unwrap(), ["long", "middle", "short", "rest"]);
     }
 
-    #[test]
-    fn pieces_are_done_at_the_same_time() {
-        let both = std::sync::Barrier::new(2);
-        let piece = || Piece {
-            expected: 1.0,
-            work: Box::new(|| {
-                both.wait();
+    /// Whether two pieces of so many hosts each run at the same time where `jobs` hosts may.
+    fn meet(jobs: usize, hosts: usize) -> bool {
+        let (to_first, from_second) = mpsc::channel();
+        let met = Mutex::new(false);
+        let note = &met;
+        let first = Piece {
+            expected: 2.0,
+            hosts,
+            work: Box::new(move || {
+                *note.lock().unwrap() = from_second.recv_timeout(Duration::from_millis(500)).is_ok();
                 Vec::new()
             }),
         };
-        side_by_side(2, vec![piece(), piece()]);
+        let second = Piece {
+            expected: 1.0,
+            hosts,
+            work: Box::new(move || {
+                // The first may be over.
+                let _ = to_first.send(());
+                Vec::new()
+            }),
+        };
+        side_by_side(jobs, vec![first, second]);
+        met.into_inner().unwrap()
+    }
+
+    #[test]
+    fn no_more_hosts_run_at_once_than_are_allowed() {
+        assert!(meet(2, 1));
+        assert!(!meet(2, 2));
+        assert!(!meet(1, 2), "a piece that needs more runs alone");
     }
 }

@@ -6,23 +6,18 @@ use std::time::Duration;
 use anyhow::Result;
 use image::packages::Store;
 use testhost::{Accel, Host, Job, Machine, Observer as _, Preparation, Put, Request, TimeScale};
-use vm_report::HostState;
+use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POWER_DISK};
+use vm_report::{GUEST_CPUS, HostState};
 
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
 use crate::{emulator, guest, workspace};
 
-/// What a preparation may take, before scaling: the boot of a Linux guest.
-const PREPARATION_LIMIT: Duration = Duration::from_secs(300);
-/// Where the suite expects the disks of its guests.
-const LINUX_DISK: &str = "/root/linux-guest.img";
-const POWER_DISK: &str = "/root/power-guest.img";
-const DISC_DISK: &str = "/root/disc-guest.img";
-/// Where it expects the image of Debian's kernel and QEMU.
-const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
-/// Where it expects the program of the stubdomain that an attacker has taken over.
-const HOSTILE_STUB: &str = "/root/hostile-stub";
+/// As the unit tests were built: nothing is compiled again, and arithmetic that overflows is found.
+const PROFILE: Profile = Profile::Dev;
+/// What a preparation may take, before scaling: more than a Linux guest's creation and boot may.
+const PREPARATION_LIMIT: Duration = Duration::from_secs(600);
 /// Where the contract suites of the ground crates go in dom0.
 const CONTRACTS: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
@@ -43,8 +38,8 @@ pub(super) struct Hosts {
 impl Hosts {
     /// Builds all that goes into them. Deadlines are stretched by `scale`.
     pub(super) fn build(scale: TimeScale, accel: Accel, view: &mut View) -> Result<Self> {
-        let programs = programs()?;
-        let cases = programs.first().map(|put| put.source.clone()).unwrap_or_default();
+        let cases = binaries::program("vm-tests", PROFILE)?;
+        let programs = programs(&cases)?;
         let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
         let tools = host::built(&build, &programs, view)?;
         let machine = emulator::machine(accel, view)?.stretched(scale);
@@ -89,18 +84,16 @@ impl Hosts {
 }
 
 fn exports(machine: &Machine, scale: TimeScale) -> String {
-    let pinned = if machine.guests_may_run_anywhere() { "" } else { "export OUTRIGGER_GUEST_CPUS=1\n" };
+    let pinned =
+        if machine.guests_may_run_anywhere() { String::new() } else { format!("export {GUEST_CPUS}=1\n") };
     format!("export {}={scale}\n{pinned}", TimeScale::VARIABLE)
 }
 
-/// Builds what runs in dom0 besides the product, the program of the cases first.
-fn programs() -> Result<Vec<Put>> {
-    // As the unit tests were built: nothing is compiled again, and arithmetic that overflows is found.
-    let profile = Profile::Dev;
-    let mut puts =
-        vec![Put { source: binaries::program("vm-tests", profile)?, target: "/usr/bin/vm-tests".into() }];
+/// What runs in dom0 besides the product: the program of the cases, and the contract suites.
+fn programs(cases: &Path) -> Result<Vec<Put>> {
+    let mut puts = vec![Put { source: cases.to_owned(), target: "/usr/bin/vm-tests".into() }];
     for (package, target) in CONTRACTS {
-        puts.push(Put { source: binaries::contract(package, profile)?, target: target.into() });
+        puts.push(Put { source: binaries::contract(package, PROFILE)?, target: target.into() });
     }
     Ok(puts)
 }

@@ -39,6 +39,14 @@ impl Trial {
         }
     }
 
+    /// How many hosts it runs at once.
+    pub(super) fn hosts(self) -> usize {
+        match self {
+            Self::Watch | Self::Reboot => 1,
+            Self::Pair => 2,
+        }
+    }
+
     /// How long it takes where nobody knows better, in seconds.
     pub(super) fn expected(self) -> f64 {
         match self {
