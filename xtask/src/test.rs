@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// Runs what takes hours instead, and writes the results to docs/status.md.
     #[arg(long, conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
     long: bool,
-    /// So many embedded hosts at once; as many as the machine has processors and memory for when not said.
+    /// How many embedded hosts run at once; by default as many as the machine has processors and memory for.
     #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<usize>,
     /// Writes what became of the end-to-end cases to this file, as JUnit's XML.

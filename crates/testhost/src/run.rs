@@ -15,6 +15,9 @@ use crate::share::Share;
 use crate::snapshot::{Attempt, find_or_make};
 use crate::vm::{Places, Vm};
 
+/// How many runs' logs are kept.
+const KEPT_LOGS: usize = 30;
+
 /// Brings the host up, prepares it, does the job, takes the host down.
 ///
 /// # Errors
@@ -105,9 +108,18 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A folder name for the logs of one run below `parent`: the time and the process, so that none is used twice.
+/// A folder name for the logs of one run below `parent`: the time and the process, so that none is used twice. Removes
+/// the oldest folders there when there are many.
 #[must_use]
 pub fn fresh_log_folder(parent: &Path) -> PathBuf {
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    // Their names begin with the time, of as many digits for the next 250 years.
+    folders.sort();
+    for folder in folders.iter().rev().skip(KEPT_LOGS) {
+        // If it stays, it costs room.
+        let _ = fs::remove_dir_all(folder);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     parent.join(format!("{now}-{}", std::process::id()))
 }

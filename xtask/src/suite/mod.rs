@@ -38,7 +38,7 @@ pub(crate) struct Options<'a> {
     pub(crate) filter: Option<&'a str>,
     /// Fails when there is none.
     pub(crate) must_match: bool,
-    /// So many hosts at once; as many as the machine bears when not said.
+    /// How many hosts run at once; by default as many as the machine bears.
     pub(crate) jobs: Option<usize>,
     /// Where to write JUnit's XML.
     pub(crate) junit: Option<PathBuf>,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-/// So many of those that took longest are named in the summary.
+/// How many of the slowest cases the summary names.
 const SHOWN: usize = 10;
 
 /// A case that was run.
