@@ -18,7 +18,7 @@ const REBOOT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5 * 60)
 /// The disk of that trial, in bytes.
 const DISK: u64 = 32 << 20;
 /// Where the suite expects the disks of its guests.
-const LINUX_DISK: &str = "/root/linux-guest.img";
+pub(crate) const LINUX_DISK: &str = "/root/linux-guest.img";
 const POWER_DISK: &str = "/root/power-guest.img";
 const DISC_DISK: &str = "/root/disc-guest.img";
 /// Where it expects the image of Debian's kernel and QEMU.
@@ -150,7 +150,7 @@ fn guest_disks(view: &mut View) -> Result<Vec<Put>> {
 }
 
 /// The Linux guest's disk, made once.
-fn linux_disk(view: &mut View) -> Result<PathBuf> {
+pub(crate) fn linux_disk(view: &mut View) -> Result<PathBuf> {
     let folder = workspace::kept("guests");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("linux.img");
