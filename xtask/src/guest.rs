@@ -1,6 +1,6 @@
 //! What guests need in dom0: the stubdomain's image and the example guests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use image::packages::Store;
@@ -40,4 +40,19 @@ pub(crate) fn console() -> Result<Put> {
     let source = folder.join("console-guest");
     testguest::console_guest(&source)?;
     Ok(Put { source, target: "/root/console-guest".into() })
+}
+
+/// The Linux guest's disk, made once.
+pub(crate) fn linux_disk(view: &mut View) -> Result<PathBuf> {
+    let folder = workspace::kept("guests");
+    std::fs::create_dir_all(&folder)?;
+    let path = folder.join("linux.img");
+    let own = std::env::current_exe()?;
+    // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
+    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
+    if changed(&path) < changed(&own) {
+        view.progress("Making the Linux guest's disk");
+        testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
+    }
+    Ok(path)
 }

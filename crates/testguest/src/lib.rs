@@ -148,6 +148,14 @@ pub fn disc_disk(output: &Path) -> Result<()> {
     boot_sector_disk(include_str!("disc.S"), output)
 }
 
+/// Makes the disk of a guest that leaves to the hypervisor as often as it can (`exits.S` says how), 1 MiB.
+///
+/// # Errors
+/// That binutils are missing, or the file cannot be written; nothing is left at `output`.
+pub fn exits_disk(output: &Path) -> Result<()> {
+    boot_sector_disk(include_str!("exits.S"), output)
+}
+
 fn boot_sector_disk(source: &str, output: &Path) -> Result<()> {
     let sector = assemble(source, Machine::BootSector)?;
     write_atomically(output, |file| {

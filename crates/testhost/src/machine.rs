@@ -7,14 +7,16 @@ use crate::escape::escape;
 use crate::member::Member;
 use crate::{Accel, Emulator, Extension, TimeScale};
 
-/// The processor model, with what this emulation gets wrong taken away.
+/// The processor model, with what Debian's QEMU gets wrong taken away. All but `-monitor` is right in the patched one
+/// (`crates/image/emulator`), which has the same model all the same.
 ///
 /// - `-smap`: QEMU 7.2's IRET from ring 3 reads the stack with supervisor rights; a PV dom0 kernel dies at its first
 ///   `sync_core`.
 /// - `-monitor`: its MWAIT faults in Xen's idle loop.
-/// - `-rdtscp`: without NRIP save Xen cannot step over an intercepted RDTSCP, and a Linux HVM guest triple-faults.
-/// - `-xsave`: while an HVM guest runs, its state and dom0's SSE registers get mixed up, and about one in a hundred
-///   short processes in dom0 dies of a wild pointer that `memcpy` wrote. With FXSAVE alone, Xen keeps them apart.
+/// - `-rdtscp`: it reports an intercepted RDTSCP as RDTSC, which is a byte shorter; Xen cannot step over it, and a Linux
+///   HVM guest dies.
+/// - `-xsave`: its XSAVE and XRSTOR ignore CR0.TS, by which Xen switches the registers of PV guests lazily: a process in
+///   dom0 goes on with older SSE registers, and `memcpy` writes to wild places. FXSAVE is right.
 const CPU: &str = "EPYC-Rome,-smap,-monitor,-rdtscp,-xsave";
 
 /// The 9p mount tag of the shared folder, known to dom0's init.

@@ -2,6 +2,7 @@
 
 mod console;
 mod create;
+mod emulator;
 mod image;
 mod qmp;
 mod results;
@@ -18,7 +19,7 @@ use testhost::{Accel, Job, Put, Request, TimeScale};
 use self::results::{Goal, Results};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
-use crate::{debian, emulator, workspace};
+use crate::{debian, workspace};
 
 /// One run of a script, before scaling.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
@@ -34,6 +35,8 @@ pub(crate) enum Command {
     Qmp(Options),
     /// Consoles: throughput, key latency, idle cost and memory: stock xenconsoled, QEMU's backend, ours.
     Console(Options),
+    /// The emulator itself: guests that it breaks, exits to Xen a second, the boot of Linux.
+    Emulator(Options),
 }
 
 /// How to measure.
@@ -55,7 +58,7 @@ pub(crate) struct Options {
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
     #[command(flatten)]
-    emulator: emulator::Options,
+    emulator: crate::emulator::Options,
 }
 
 /// Measures.
@@ -65,6 +68,7 @@ pub(crate) fn main(command: &Command) -> Result<ExitCode> {
         Command::Image(options) => image::main(options),
         Command::Qmp(options) => qmp::main(options),
         Command::Console(options) => console::main(options),
+        Command::Emulator(options) => emulator::main(options),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use image::packages::Store;
-use testhost::{Accel, Host, Job, Machine, Observer as _, Preparation, Put, Request, TimeScale};
+use testhost::{Accel, Host, Job, Machine, Preparation, Put, Request, TimeScale};
 use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POWER_DISK};
 use vm_report::{GUEST_CPUS, HostState};
 
@@ -100,7 +100,7 @@ fn programs(cases: &Path) -> Result<Vec<Put>> {
 
 /// What cases find in dom0's `/root`.
 fn files(view: &mut View) -> Result<Vec<Put>> {
-    let linux = linux_disk(view)?;
+    let linux = guest::linux_disk(view)?;
     let [power, disc] = ["power.img", "disc.img"].map(|name| workspace::kept("guests").join(name));
     testguest::power_disk(&power)?;
     testguest::disc_disk(&disc)?;
@@ -113,19 +113,4 @@ fn files(view: &mut View) -> Result<Vec<Put>> {
         Put { source: binaries::hostile_stub()?, target: HOSTILE_STUB.into() },
         Put { source: debian, target: DEBIAN_STUBDOM.into() },
     ])
-}
-
-/// The Linux guest's disk, made once.
-fn linux_disk(view: &mut View) -> Result<PathBuf> {
-    let folder = workspace::kept("guests");
-    std::fs::create_dir_all(&folder)?;
-    let path = folder.join("linux.img");
-    let own = std::env::current_exe()?;
-    // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
-    let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-    if changed(&path) < changed(&own) {
-        view.progress("Making the Linux guest's disk");
-        testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
-    }
-    Ok(path)
 }

@@ -24,16 +24,32 @@ macro_rules! patches {
 }
 
 /// The patches of each release of QEMU that is known, by the beginning of its version.
-const RELEASES: [(&str, &[Patch]); 1] = [(
-    "7.2",
-    &patches![
-        "7.2/0001-ignne.patch",
-        "7.2/0002-cr8-lock.patch",
-        "7.2/0003-vmrun-lock.patch",
-        "7.2/0004-vmrun-once.patch",
-        "7.2/0005-rdtscp.patch",
-    ],
-)];
+const RELEASES: [(&str, &[Patch]); 2] = [
+    (
+        "7.2",
+        &patches![
+            "7.2/0001-ignne.patch",
+            "7.2/0002-cr8-lock.patch",
+            "7.2/0003-vmrun-lock.patch",
+            "7.2/0004-vmrun-once.patch",
+            "7.2/0005-rdtscp.patch",
+            "7.2/0006-return-rights.patch",
+            "7.2/0007-xsave-ts.patch",
+        ],
+    ),
+    (
+        "10.0",
+        &patches![
+            "10.0/0001-ignne.patch",
+            "10.0/0002-cr8-lock.patch",
+            "10.0/0003-vmrun-lock.patch",
+            "10.0/0004-vmrun-once.patch",
+            "10.0/0005-rdtscp.patch",
+            "10.0/0006-cr-reads.patch",
+            "10.0/0007-xsave-ts.patch",
+        ],
+    ),
+];
 /// To be raised when the code of this file makes other programs of the same choices.
 const RECIPE: u32 = 1;
 
@@ -124,6 +140,7 @@ mod tests {
     fn test_patches_are_those_of_the_release() {
         assert!(patches("7.2+dfsg-7+deb12u18").is_some());
         assert!(patches("7.2.22+dfsg-7").is_some());
+        assert_eq!(patches("10.0.13+ds-0+deb13u1").unwrap()[0].0, "10.0/0001-ignne.patch");
         assert!(patches("7.20+dfsg-7").is_none() && patches("17.2+dfsg-1").is_none());
     }
 
