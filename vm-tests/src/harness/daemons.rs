@@ -124,7 +124,7 @@ fn stop(signal: Signal) -> Result<()> {
             // It may end by itself meanwhile.
             let _ = kill(Pid::from_raw(pid.parse()?), signal);
             let deadline = Instant::now() + seconds(10);
-            while fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+            while runs(pid) {
                 ensure!(Instant::now() < deadline, "{name} does not end");
                 std::thread::yield_now();
             }
@@ -133,13 +133,21 @@ fn stop(signal: Signal) -> Result<()> {
     Ok(())
 }
 
+/// Whether a process has anything open yet. Its program is gone a moment before its sockets are closed, and who connects
+/// to one in that moment talks to nobody.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
 /// Kills a daemon the hard way.
 pub(crate) fn kill_hard(daemon: &str) -> Result<()> {
     let pids = run("pidof", &[daemon])?.good()?.stdout;
     for pid in pids.split_whitespace() {
         kill(Pid::from_raw(pid.parse()?), Signal::SIGKILL)?;
         let gone = Instant::now() + seconds(10);
-        while fs::exists(format!("/proc/{pid}/exe"))? && fs::read_link(format!("/proc/{pid}/exe")).is_ok() {
+        while runs(pid) {
             ensure!(Instant::now() < gone, "{daemon} survives SIGKILL");
             std::thread::yield_now();
         }
