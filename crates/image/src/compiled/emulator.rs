@@ -23,7 +23,8 @@ macro_rules! patches {
     };
 }
 
-/// The patches of each release of QEMU that is known, by the beginning of its version.
+/// The patches of each release of QEMU that is known, by the beginning of its version. Those for 10.0 were compiled and
+/// not run.
 const RELEASES: [(&str, &[Patch]); 2] = [
     (
         "7.2",
