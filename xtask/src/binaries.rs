@@ -15,6 +15,9 @@ const DOM0: [(&str, &str); 3] = [
     ("outrigger-consoled", "/usr/sbin/outrigger-consoled"),
 ];
 
+/// Features without which some examples are not built. The unit tests get them too, so that both are built of the same.
+pub(crate) const DEV_FEATURES: &str = "xen/testing,xenstore/server";
+
 /// How programs are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
@@ -48,7 +51,7 @@ impl Profile {
 pub(crate) fn dom0(profile: Profile, build: bool) -> Result<Vec<Put>> {
     if build {
         let packages: Vec<&str> = DOM0.iter().map(|(name, _)| *name).collect();
-        cargo_build(&packages, profile, &[])?;
+        self::build(&packages, profile, &[])?;
     }
     let folder = workspace::target().join(profile.folder());
     DOM0.iter()
@@ -60,27 +63,26 @@ pub(crate) fn dom0(profile: Profile, build: bool) -> Result<Vec<Put>> {
 
 /// Builds one more program, such as a test runner for dom0.
 pub(crate) fn program(package: &str, profile: Profile) -> Result<PathBuf> {
-    cargo_build(&[package], profile, &[])?;
+    build(&[package], profile, &[])?;
     stripped(&workspace::target().join(profile.folder()).join(package), profile)
-}
-
-/// Builds a ground crate's contract suite, which runs against the real thing in dom0.
-pub(crate) fn contract(package: &str, profile: Profile) -> Result<PathBuf> {
-    // Both crates call it `contract`, so each is taken away before the next one is built.
-    cargo_build(&[package], profile, &["--example", "contract", "--all-features"])?;
-    let built = workspace::target().join(profile.folder()).join("examples/contract");
-    let kept = workspace::kept(&format!("{package}-contract"));
-    if let Some(folder) = kept.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("Cannot make {}", folder.display()))?;
-    }
-    std::fs::copy(&built, &kept).with_context(|| format!("Cannot copy {}", built.display()))?;
-    stripped(&kept, profile)
 }
 
 /// Builds a crate's example, such as a measuring tool for dom0.
 pub(crate) fn example(package: &str, example: &str, profile: Profile) -> Result<PathBuf> {
-    cargo_build(&[package], profile, &["--example", example])?;
+    build(&[package], profile, &["--example", example])?;
     stripped(&workspace::target().join(profile.folder()).join("examples").join(example), profile)
+}
+
+/// Builds programs that go into dom0.
+fn build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
+    match profile {
+        // All of them at once, with the features that the unit tests are built with. For a part of the packages cargo
+        // would choose other features of what they have in common, and compile all of that again.
+        Profile::Dev => {
+            cargo_build(&[], profile, &["--workspace", "--bins", "--examples", "--features", DEV_FEATURES])
+        }
+        Profile::Release | Profile::Agent => cargo_build(packages, profile, more),
+    }
 }
 
 /// Builds the stubdomain's agent and names the file.

@@ -47,10 +47,11 @@ pub(crate) fn linux_disk(view: &mut View) -> Result<PathBuf> {
     let folder = workspace::kept("guests");
     std::fs::create_dir_all(&folder)?;
     let path = folder.join("linux.img");
-    let own = std::env::current_exe()?;
+    // Not its path: a program that was built again while it runs has none.
+    let own = Path::new("/proc/self/exe");
     // The maker is part of this program: when that is newer than the disk, the disk may be out of date.
     let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-    if changed(&path) < changed(&own) {
+    if changed(&path) < changed(own) {
         view.progress("Making the Linux guest's disk");
         testguest::linux_disk(&Store::from_environment()?, &path, &mut |_| {})?;
     }

@@ -12,7 +12,7 @@ use image::packages::Store;
 use crate::host::AccelOption;
 use crate::stages::{Budget, Stages};
 use crate::view::View;
-use crate::{debian, long, suite, workspace};
+use crate::{binaries, debian, long, suite, workspace};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -127,6 +127,7 @@ fn tests(filter: Option<&str>) -> Result<()> {
         eprintln!("cargo-nextest is not installed (cargo install --locked cargo-nextest): using cargo test");
         vec!["test", "--workspace", "--locked", "--quiet"]
     };
+    arguments.extend(["--features", binaries::DEV_FEATURES]);
     arguments.extend(filter);
     cargo(&arguments)
 }

@@ -93,7 +93,8 @@ fn exports(machine: &Machine, scale: TimeScale) -> String {
 fn programs(cases: &Path) -> Result<Vec<Put>> {
     let mut puts = vec![Put { source: cases.to_owned(), target: "/usr/bin/vm-tests".into() }];
     for (package, target) in CONTRACTS {
-        puts.push(Put { source: binaries::contract(package, PROFILE)?, target: target.into() });
+        let source = binaries::example(package, &format!("{package}-contract"), PROFILE)?;
+        puts.push(Put { source, target: target.into() });
     }
     Ok(puts)
 }

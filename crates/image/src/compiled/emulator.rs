@@ -119,7 +119,10 @@ pub(super) fn compile(
         let mut patch = steps.command("patch", &sources);
         // The log names the patch before the words of the program.
         steps.note(name);
-        steps.run("changing", patch.args(["-p1", "--batch", "--forward", "--fuzz=0", "--input"]).arg(&changes))?;
+        steps.run(
+            "changing",
+            patch.args(["-p1", "--batch", "--forward", "--fuzz=0", "--input"]).arg(&changes),
+        )?;
     }
     let qemu = debian_qemu::build(source, steps, &CONFIGURE, "qemu-system-x86_64", progress)?;
     steps.put_program(EMULATOR, &read(&qemu)?)?;
