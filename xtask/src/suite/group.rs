@@ -14,6 +14,8 @@ use super::states::Hosts;
 const ENOUGH: f64 = 90.0;
 /// How long a case is assumed to take that has never run, in seconds.
 const UNKNOWN: f64 = 20.0;
+/// What making the idle Linux guest costs the first that needs it, in seconds: such cases are better begun early.
+const LINUX_GUEST: f64 = 40.0;
 /// A group is taken to hang when it takes longer than so many seconds (before scaling) and so many times its usual time.
 const LIMIT: (f64, f64) = (240.0, 4.0);
 
@@ -32,7 +34,10 @@ pub(super) fn groups(cases: &[CaseInfo], times: &Times) -> Vec<Group> {
     let mut done: Vec<Group> = Vec::new();
     let mut open: Option<Group> = None;
     for case in cases {
-        let expected = times.of(&case.name, UNKNOWN);
+        let mut expected = times.of(&case.name, UNKNOWN);
+        if case.host == HostState::LinuxGuest {
+            expected += LINUX_GUEST;
+        }
         let alone = case.host == HostState::LinuxGuest || expected >= ENOUGH;
         let name = case.name.clone();
         match &mut open {
