@@ -45,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
     #[command(flatten)]
-    emulator: emulator::Options,
+    emulator: emulator::EmulatorOption,
 }
 
 /// Demonstrates.

@@ -23,13 +23,13 @@ enum Choice {
 
 /// Which QEMU emulates the host.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct Options {
+pub(crate) struct EmulatorOption {
     /// The QEMU that emulates the host; otherwise the patched one where it is compiled, else Debian's.
     #[arg(long, env = VARIABLE, value_enum, value_name = "WHICH")]
     emulator: Option<Choice>,
 }
 
-impl Options {
+impl EmulatorOption {
     /// Those of the environment, for a command without the option.
     pub(crate) fn from_env() -> Result<Self> {
         let emulator = match std::env::var(VARIABLE) {
@@ -77,7 +77,7 @@ impl Options {
 
 /// The usual machine with the emulator that the environment asks for, for a command without the option.
 pub(crate) fn machine(accel: Accel, view: &mut View) -> Result<Machine> {
-    Options::from_env()?.machine(accel, view)
+    EmulatorOption::from_env()?.machine(accel, view)
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn debians_needs_neither_a_cache_nor_a_compiler() {
-        let options = Options { emulator: Some(Choice::Debian) };
+        let options = EmulatorOption { emulator: Some(Choice::Debian) };
         let machine = options.machine(Accel::Tcg, &mut View::new(true, false)).unwrap();
         assert_eq!(machine, Machine::default());
     }

@@ -92,7 +92,7 @@ pub(crate) struct RunOptions {
     #[arg(long, env = "OUTRIGGER_FRESH")]
     pub(crate) fresh: bool,
     #[command(flatten)]
-    pub(crate) emulator: emulator::Options,
+    pub(crate) emulator: emulator::EmulatorOption,
     /// Shows Xen's and dom0's console too.
     #[arg(long)]
     pub(crate) console: bool,

@@ -58,7 +58,7 @@ pub(crate) struct Options {
     #[arg(long, env = "OUTRIGGER_FRESH")]
     fresh: bool,
     #[command(flatten)]
-    emulator: crate::emulator::Options,
+    emulator: crate::emulator::EmulatorOption,
 }
 
 /// Measures.
