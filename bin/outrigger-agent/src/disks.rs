@@ -19,7 +19,7 @@ const APPEAR: Duration = Duration::from_secs(10);
 
 /// How long a device may refuse to be opened after it has appeared. It is a moment, unless the disk is going.
 const GO_LIVE: Duration = Duration::from_secs(1);
-/// How often it is tried meanwhile; nothing that the agent may watch tells of it.
+/// The interval between attempts; no event that the agent may watch reports this.
 const TRY_EVERY: Duration = Duration::from_millis(1);
 
 /// The most PV disks that are looked at.

@@ -156,7 +156,7 @@ fn extension(cpuinfo: &str) -> Option<Extension> {
 /// [`HostError::Accel`] when KVM was asked for and cannot run the host.
 pub fn choose(choice: Choice) -> Result<Decision, HostError> {
     match choice {
-        // No look at what is not asked for.
+        // Do not probe for KVM when it was not requested.
         Choice::Tcg => Ok(Decision { accel: Accel::Tcg, reason: None }),
         Choice::Auto | Choice::Kvm => decide(choice, &Found::probe()),
     }

@@ -95,7 +95,7 @@ impl Member {
         ]
     }
 
-    /// The word of dom0's kernel that tells who it is. The kernel hands it to its first program's environment.
+    /// The kernel argument that identifies this host. dom0's kernel passes it to init as an environment variable.
     pub(crate) fn kernel_word(&self) -> String {
         format!("{}={}", Role::VARIABLE, self.role.letter())
     }

@@ -1,4 +1,4 @@
-//! What a run is asked for, and what it gives back.
+//! The request for a run, and its report.
 
 use std::path::PathBuf;
 use std::time::Duration;

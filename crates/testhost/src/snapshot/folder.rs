@@ -2,7 +2,7 @@
 //!
 //! Beside each folder `NAME` lies a file `NAME.lock`. Who restores the snapshot holds that file's shared lock, who makes
 //! or removes it the exclusive one. A folder gets its name when it is whole, and loses it before anything in it is
-//! removed, so that a folder with a name is a whole snapshot, whoever was killed when.
+//! removed, so that a named folder is always a complete snapshot, even after a process is killed.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -77,7 +77,7 @@ impl Folder {
         File::options().create(true).append(true).open(&path).at("open", &path)
     }
 
-    /// Takes the snapshot into use, if it is there. Waits for one that is being made.
+    /// Acquires the shared lock and returns it if the snapshot exists. Waits while another run makes it.
     pub(super) fn take(&self, observer: &mut dyn Observer) -> Result<Option<InUse>, HostError> {
         let file = self.lock_file()?;
         if let Err(TryLockError::WouldBlock) = file.try_lock_shared() {
