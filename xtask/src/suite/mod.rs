@@ -1,6 +1,7 @@
 //! The end-to-end suite: cases in the dom0 of embedded hosts, each on a copy of a prepared one, side by side.
 
 mod group;
+mod pair;
 mod report;
 mod schedule;
 mod states;
@@ -123,7 +124,11 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn piece(&self, group: Group) -> Piece<'a> {
         let context = self.clone();
-        Piece { expected: group.expected, hosts: 1, work: Box::new(move || context.run(group)) }
+        Piece {
+            expected: group.expected,
+            hosts: group.host.hosts(),
+            work: Box::new(move || context.run(group)),
+        }
     }
 
     /// Runs a group. A host that twice does not come up is not tried again.
