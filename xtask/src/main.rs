@@ -12,6 +12,7 @@ mod emulator;
 mod guest;
 mod host;
 mod long;
+mod meter;
 mod native;
 mod pair;
 mod stages;
