@@ -60,7 +60,7 @@ fn refused(failure: &Failure) -> (String, u8) {
             );
             FAILED
         }
-        Failure::StepFailed { lifecycle, step, message, causes, hint, undo_failures, log } => {
+        Failure::StepFailed { lifecycle, step, message, causes, hint, undo_failures, log, .. } => {
             let _ = writeln!(out, "error: {lifecycle} failed at step \"{step}\": {message}");
             explain(&mut out, causes, hint.as_deref());
             if undo_failures.is_empty() {
@@ -110,6 +110,7 @@ mod tests {
     fn failed_step_tells_cause_hint_and_log() {
         let failure = Failure::StepFailed {
             lifecycle: "create".into(),
+            id: "await-qemu".into(),
             step: "wait for QEMU".into(),
             message: "QEMU did not get ready in 60 s".into(),
             causes: vec!["the stubdomain ended".into()],

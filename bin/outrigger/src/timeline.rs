@@ -80,6 +80,7 @@ mod tests {
             lifecycle: "create".into(),
             index: 0,
             count: 2,
+            id: name.replace(' ', "-"),
             name: name.into(),
             outcome: Outcome::Done,
             millis,

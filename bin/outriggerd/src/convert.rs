@@ -29,7 +29,8 @@ pub(crate) fn failure(job: Job, error: &Error) -> Failure {
     }
     Failure::StepFailed {
         lifecycle: job.name().to_owned(),
-        step: step.step.to_owned(),
+        id: step.id.to_owned(),
+        step: step.label.to_owned(),
         message: step.cause.to_string(),
         causes: causes(&step.cause),
         hint: hint(&step.cause).map(str::to_owned),

@@ -80,11 +80,11 @@ fn not_now(name: &str, why: String) -> Error {
 
 fn log(event: &toolstack::Event) {
     match event {
-        toolstack::Event::StepFinished { step, took, .. } => tracing::debug!(step, ?took, "step done"),
-        toolstack::Event::StepFailed { step, took, error, .. } => {
-            tracing::error!(step, ?took, error, "step failed");
+        toolstack::Event::StepFinished { id, took, .. } => tracing::debug!(step = id, ?took, "step done"),
+        toolstack::Event::StepFailed { label, took, error, .. } => {
+            tracing::error!(step = label, ?took, error, "step failed");
         }
-        toolstack::Event::Undoing { step } => tracing::info!(step, "undoing"),
+        toolstack::Event::Undoing { label, .. } => tracing::info!(step = label, "undoing"),
         toolstack::Event::Warning { text } => tracing::warn!("{text}"),
         toolstack::Event::StepStarted { .. } => {}
     }
@@ -93,26 +93,26 @@ fn log(event: &toolstack::Event) {
 /// A step as the interface tells it; `count` remembers the number of steps between calls.
 fn progress(job: Job, count: &mut u32, event: toolstack::Event) -> Progress {
     let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
-    let (name, index, outcome, took) = match event {
-        toolstack::Event::StepStarted { step, index, of } => {
+    let (id, name, index, outcome, took) = match event {
+        toolstack::Event::StepStarted { id, label, index, of } => {
             *count = number(of);
-            (step, number(index), Outcome::Started, None)
+            (id, label, number(index), Outcome::Started, None)
         }
-        toolstack::Event::StepFinished { step, index, took } => {
-            (step, number(index), Outcome::Done, Some(took))
+        toolstack::Event::StepFinished { id, label, index, took } => {
+            (id, label, number(index), Outcome::Done, Some(took))
         }
-        toolstack::Event::StepFailed { step, index, took, .. } => {
-            (step, number(index), Outcome::Failed, Some(took))
+        toolstack::Event::StepFailed { id, label, index, took, .. } => {
+            (id, label, number(index), Outcome::Failed, Some(took))
         }
-        toolstack::Event::Undoing { step } => (step, 0, Outcome::Undone, None),
+        toolstack::Event::Undoing { id, label } => (id, label, 0, Outcome::Undone, None),
         toolstack::Event::Warning { text } => {
             return Progress { warning: Some(text), ..Progress::default() };
         }
     };
     let millis = took.map(|took: Duration| took.as_secs_f64() * 1000.0);
-    let lifecycle = job.name().to_owned();
+    let (lifecycle, id, name) = (job.name().to_owned(), id.to_owned(), name.to_owned());
     Progress {
-        step: Some(Step { lifecycle, index, count: *count, name: name.to_owned(), outcome, millis }),
+        step: Some(Step { lifecycle, index, count: *count, id, name, outcome, millis }),
         ..Progress::default()
     }
 }

@@ -134,7 +134,9 @@ pub struct Step {
     pub index: u32,
     /// Number of steps in this lifecycle.
     pub count: u32,
-    /// The step's name.
+    /// What names the step to programs, within its lifecycle; it stays the same.
+    pub id: String,
+    /// What the step does, for people.
     pub name: String,
     /// How it stands.
     pub outcome: Outcome,
@@ -526,7 +528,9 @@ pub enum Failure {
     StepFailed {
         /// The lifecycle's name.
         lifecycle: String,
-        /// The step's name.
+        /// What names the step to programs, within its lifecycle.
+        id: String,
+        /// What the step does, for people.
         step: String,
         /// What was tried, on what.
         message: String,

@@ -25,12 +25,12 @@ fn main() -> Result<()> {
     let toolstack = Toolstack::new(hypervisor, Xenstore::open()?, Arc::new(RealHost)).with_paths(paths);
     let begin = Instant::now();
     let mut show = |event: Event| match event {
-        Event::StepFinished { step, took, .. } => println!("{:9.3} s  {step}", took.as_secs_f64()),
-        Event::StepFailed { step, took, error, .. } => {
-            println!("{:9.3} s  {step}: FAILED: {error}", took.as_secs_f64());
+        Event::StepFinished { label, took, .. } => println!("{:9.3} s  {label}", took.as_secs_f64()),
+        Event::StepFailed { label, took, error, .. } => {
+            println!("{:9.3} s  {label}: FAILED: {error}", took.as_secs_f64());
         }
-        Event::Undoing { step } => {
-            println!("{:9.3} s  (since the start) undoing: {step}", begin.elapsed().as_secs_f64());
+        Event::Undoing { label, .. } => {
+            println!("{:9.3} s  (since the start) undoing: {label}", begin.elapsed().as_secs_f64());
         }
         Event::Warning { text } => println!("             warning: {text}"),
         Event::StepStarted { .. } => {}

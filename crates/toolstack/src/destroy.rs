@@ -18,8 +18,8 @@ use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::ScriptCall;
+use crate::operation::{Step, StepResult, ids, run};
 use crate::record::{GuestRecord, Phase};
-use crate::steps::{Step, StepResult, run_every};
 use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir, vm_dir};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack};
@@ -40,25 +40,33 @@ struct Removal<'a> {
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
-        Step::new("note that it goes", Removal::note),
-        Step::new("pause the domains", Removal::pause),
-        Step::new("close the devices", |r: &mut Removal<'_>| {
+        Step::new("write-record", "note that it goes", Removal::note).point_of_no_return(),
+        Step::new("pause", "pause the domains", Removal::pause),
+        Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
             close_devices(r.ts, &r.record.own_numbers(r.ts)?)
         }),
-        Step::new("run scripts back", |r: &mut Removal<'_>| undo_scripts(r.ts, &mut r.record)),
-        Step::new("leave the bridges", |r: &mut Removal<'_>| remove_ports(r.ts, &mut r.record)),
-        Step::new("kill the domains", Removal::kill),
-        Step::new("remove xenstore nodes", |r: &mut Removal<'_>| remove_nodes(r.ts, &r.record)),
-        Step::new("detach disk images", |r: &mut Removal<'_>| detach_loops(r.ts, &mut r.record)),
-        Step::new("wait for the domains' end", Removal::wait),
+        Step::new("undo-scripts", "run scripts back", |r: &mut Removal<'_>| {
+            undo_scripts(r.ts, &mut r.record)
+        }),
+        Step::new("leave-bridges", "leave the bridges", |r: &mut Removal<'_>| {
+            remove_ports(r.ts, &mut r.record)
+        }),
+        Step::new("kill", "kill the domains", Removal::kill),
+        Step::new("remove-nodes", "remove xenstore nodes", |r: &mut Removal<'_>| {
+            remove_nodes(r.ts, &r.record)
+        }),
+        Step::new("detach-images", "detach disk images", |r: &mut Removal<'_>| {
+            detach_loops(r.ts, &mut r.record)
+        }),
+        Step::new("await-end", "wait for the domains' end", Removal::wait),
     ]
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::destroy`], in order.
+    /// The ids of the steps of [`Self::destroy`], in order.
     #[must_use]
     pub fn destroy_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).collect()
+        ids(&steps())
     }
 
     /// Destroys a guest at once, its stubdomain, and everything that was made for them.
@@ -98,13 +106,13 @@ impl Toolstack {
             events(Event::Warning { text });
         }
         let mut removal = Removal { ts: self, record, killed: false };
-        let mut left = run_every(&steps(), &mut removal, &self.faults, events);
+        let mut left = run(&steps(), &mut removal, &self.faults, events)?;
         let record = removal.record;
         if left.is_empty() {
             // Last: as long as anything may be left, the file says so. Tried twice, as every step is.
             let remove = || record.remove(&*self.host, &self.paths);
             if let Err(cause) = remove().or_else(|_| remove()) {
-                left.push(crate::UndoFailure { step: "remove the state file", cause });
+                left.push(crate::UndoFailure { id: "remove-record", label: "remove the state file", cause });
             }
         }
         if left.is_empty() { Ok(()) } else { Err(Error::NotClean { name: record.name, left }) }

@@ -11,6 +11,7 @@ use xenstore::{PathError, StoreError};
 
 use crate::claims::DiskUser;
 use crate::host::HostError;
+use crate::operation::Step;
 
 /// Why an operation of the toolstack did not happen.
 #[derive(Debug, Error)]
@@ -67,10 +68,12 @@ impl From<Failure> for ToolstackError {
 
 /// A failed step, and how undoing went.
 #[derive(Debug, Error)]
-#[error("The step \"{step}\" failed")]
+#[error("The step \"{label}\" failed")]
 pub struct Failure {
-    /// The step's name.
-    pub step: &'static str,
+    /// What names the step to programs.
+    pub id: &'static str,
+    /// What the step does.
+    pub label: &'static str,
     /// Why it failed.
     #[source]
     pub cause: Cause,
@@ -99,17 +102,25 @@ impl Failure {
 
 /// A step whose work could not be put back.
 #[derive(Debug, Error)]
-#[error("the step \"{step}\" could not be undone")]
+#[error("the step \"{label}\" could not be undone")]
 pub struct UndoFailure {
-    /// The step's name.
-    pub step: &'static str,
+    /// What names the step to programs.
+    pub id: &'static str,
+    /// What the step does.
+    pub label: &'static str,
     /// Why.
     #[source]
     pub cause: Cause,
 }
 
+impl UndoFailure {
+    pub(crate) fn of<C: ?Sized>(step: &Step<C>, cause: Cause) -> Self {
+        Self { id: step.id(), label: step.label(), cause }
+    }
+}
+
 fn list(failures: &[UndoFailure]) -> String {
-    let all: Vec<_> = failures.iter().map(|f| format!("{} ({})", f.step, f.cause.chain())).collect();
+    let all: Vec<_> = failures.iter().map(|f| format!("{} ({})", f.label, f.cause.chain())).collect();
     all.join("; ")
 }
 
@@ -377,14 +388,15 @@ mod tests {
     fn a_report_names_step_device_cause_and_log() {
         let cause = Cause::NotADisk { path: "/a".into() }.about("Disk hda");
         let error = ToolstackError::from(Failure {
-            step: "check",
+            id: "check",
+            label: "check the configuration",
             cause,
             undo: Vec::new(),
             stubdomain_log: vec!["panic".to_owned()],
         });
         assert_eq!(
             error.report(),
-            "The step \"check\" failed: Disk hda: /a is neither a block device nor a file of at least 512 bytes, \
+            "The step \"check the configuration\" failed: Disk hda: /a is neither a block device nor a file of at least 512 bytes, \
              so no disk can be made of it\nThe stubdomain's log ends with:\n  | panic"
         );
     }

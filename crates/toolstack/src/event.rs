@@ -8,8 +8,10 @@ use serde::Serialize;
 pub enum Event {
     /// A step begins.
     StepStarted {
-        /// Its name.
-        step: &'static str,
+        /// What names it to programs.
+        id: &'static str,
+        /// What it does, for people.
+        label: &'static str,
         /// Its place in the list, from 0.
         index: usize,
         /// How many steps the list has.
@@ -17,8 +19,10 @@ pub enum Event {
     },
     /// A step has done its work.
     StepFinished {
-        /// Its name.
-        step: &'static str,
+        /// What names it to programs.
+        id: &'static str,
+        /// What it does, for people.
+        label: &'static str,
         /// Its place in the list, from 0.
         index: usize,
         /// How long it took.
@@ -27,8 +31,10 @@ pub enum Event {
     },
     /// A step has failed.
     StepFailed {
-        /// Its name.
-        step: &'static str,
+        /// What names it to programs.
+        id: &'static str,
+        /// What it does, for people.
+        label: &'static str,
         /// Its place in the list, from 0.
         index: usize,
         /// How long it took.
@@ -39,8 +45,10 @@ pub enum Event {
     },
     /// A step's work is being put back.
     Undoing {
-        /// Its name.
-        step: &'static str,
+        /// What names it to programs.
+        id: &'static str,
+        /// What it does, for people.
+        label: &'static str,
     },
     /// Something a person should know that stops nothing.
     Warning {

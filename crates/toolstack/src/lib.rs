@@ -1,7 +1,7 @@
 //! Lifecycles of guests and their stubdomains as named steps, each with its undo.
 //!
 //! [`Toolstack`] makes and destroys HVM guests whose QEMU runs in a Linux stubdomain. Each lifecycle is a list of
-//! [`steps`]; what fails at step N undoes N to 1. Everything it changes outside its own memory goes through three
+//! steps that one engine runs ([`operation`]); what fails at step N undoes N to 1. Everything it changes outside its own memory goes through three
 //! edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore ([`xenstore::Xenstore`]) and
 //! dom0 ([`host::HostDevices`]).
 //!
@@ -27,12 +27,12 @@ mod event;
 pub mod host;
 mod lifecycle;
 mod monitors;
+pub mod operation;
 mod operations;
 mod paths;
 mod picture;
 mod record;
 mod recover;
-pub mod steps;
 mod tree;
 mod wait;
 
@@ -54,6 +54,7 @@ pub use event::Event;
 use host::HostDevices;
 pub use lifecycle::{Decision, GuestEvent, decide};
 pub use monitors::Monitors;
+use operation::Faults;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
 pub use record::{
@@ -61,7 +62,6 @@ pub use record::{
     UnreadableRecord,
 };
 pub use recover::{EndedWithHost, Recovered};
-use steps::Faults;
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
 #[derive(Clone)]

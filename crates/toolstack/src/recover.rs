@@ -116,11 +116,11 @@ impl Toolstack {
         if needs_qemu(record) {
             return;
         }
-        let Ok(mut live) = Live::find(self, record.id()) else { return };
-        if let Err(cause) = settle(&mut live) {
-            troubles.push(cause.into());
+        let Ok(live) = Live::find(self, record.id()) else { return };
+        match settle(live) {
+            Ok(live) => *record = live.record,
+            Err(cause) => troubles.push(cause.into()),
         }
-        *record = live.record;
     }
 
     /// Detaches loop devices with our tag whose guest has neither a state file nor a domain.

@@ -108,9 +108,9 @@ for run in $(seq "$RUNS"); do
         second
         timed destroy outrigger destroy hello
     fi
-    sed -n 's/.*"name":"\([^"]*\)","outcome":"done","millis":\([0-9.]*\).*/\1\t\2/p' /tmp/bench/steps.jsonl |
-        while IFS="$(printf '\t')" read -r name millis; do
-            echo "@ step.${name// /_} $(echo "scale=3; $millis / 1000" | bc) s"
+    sed -n 's/.*"id":"\([^"]*\)","name":"[^"]*","outcome":"done","millis":\([0-9.]*\).*/\1\t\2/p' /tmp/bench/steps.jsonl |
+        while IFS="$(printf '\t')" read -r id millis; do
+            echo "@ step.${id//-/_} $(echo "scale=3; $millis / 1000" | bc) s"
         done
 done
 exit $status

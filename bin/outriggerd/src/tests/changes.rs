@@ -16,7 +16,7 @@ use super::world::{Service, World, failure, named};
 fn change(service: &Service, method: &str, parameters: &impl Serialize) -> Result<Vec<String>, ClientError> {
     let mut steps = Vec::new();
     service.client().call_more(method, parameters, |progress: Progress| {
-        steps.extend(progress.step.map(|step| format!("{} {}", step.lifecycle, step.name)));
+        steps.extend(progress.step.map(|step| format!("{} {}", step.lifecycle, step.id)));
         true
     })?;
     Ok(steps)
@@ -34,15 +34,15 @@ fn changes_tell_their_steps_and_what_is_in_force_afterwards() {
     service.events.expect(&["created"]);
     let memory = MemSet { guest: guest(), memory_kib: KiB::from_mib(48) };
     let steps = change(&service, "MemSet", &memory).unwrap();
-    assert_eq!(steps.first().unwrap(), "mem-set check the memory");
+    assert_eq!(steps.first().unwrap(), "mem-set check");
     assert_eq!(service.events.expect(&["changed"]).detail, "mem-set");
     // Processors are added by QEMU, with which there is no session here.
-    let Failure::StepFailed { step, .. } =
+    let Failure::StepFailed { id, .. } =
         failure(change(&service, "VcpuSet", &VcpuSet { guest: guest(), vcpus: 2 }))
     else {
         panic!("no step failed");
     };
-    assert_eq!(step, "add processors to QEMU");
+    assert_eq!(id, "add-to-qemu");
     let inspected: Value = service.client().call("Inspect", &named("hello")).unwrap();
     assert_eq!(inspected["config"]["vcpus"], 1);
     assert_eq!(inspected["config"]["memory"], 48 * 1024);

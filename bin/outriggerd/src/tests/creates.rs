@@ -5,7 +5,7 @@ use std::thread;
 use api::types::{Failure, HostInfo, Info, Inspection, Outcome, Progress, State, Via};
 use serde_json::json;
 use toolstack::Toolstack;
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use xen::{Errno, ShutdownReason};
 
 use super::world::{Mode, World, config, create, failure, named, parameters, stub_log};
@@ -51,7 +51,7 @@ fn steps_are_told_in_their_order() {
     let mut steps = Vec::new();
     client
         .call_more("Destroy", &named("hello"), |progress: Progress| {
-            steps.extend(progress.step.map(|step| (step.name, step.outcome)));
+            steps.extend(progress.step.map(|step| (step.id, step.outcome)));
             true
         })
         .unwrap();
@@ -115,7 +115,7 @@ fn wrong_configuration_is_answered_with_file_and_line() {
 #[test]
 fn failed_step_is_named_and_everything_is_undone() {
     let world = World::new();
-    let faults = Faults::none().at("build the guest", Side::After);
+    let faults = Faults::none().at("build-guest", Side::After);
     let service = world.start_with(world.toolstack().with_faults(faults));
     let mut steps = Vec::new();
     let Failure::StepFailed { lifecycle, step, message, undo_failures, .. } =
@@ -126,8 +126,8 @@ fn failed_step_is_named_and_everything_is_undone() {
     assert_eq!((lifecycle.as_str(), step.as_str()), ("create", "build the guest"));
     assert!(message.contains("Injected failure") && undo_failures.is_empty(), "{message} {undo_failures:?}");
     let undone: Vec<_> = steps.iter().filter(|(_, outcome)| *outcome == Outcome::Undone).collect();
-    // The state file goes after the last undo, when nothing is left.
-    assert_eq!(undone.last().unwrap().0, "make the guest's domain");
+    // The state file goes last, when nothing else is left.
+    assert_eq!(undone.last().unwrap().0, "write-record");
     assert!(steps.contains(&("build the guest".to_owned(), Outcome::Failed)));
     assert_eq!(service.list(), []);
     world.check_clean();

@@ -236,7 +236,7 @@ pub(crate) fn create(
 ) -> Result<Guest, ClientError> {
     let mut guest = None;
     client.call_more("Create", &parameters(config), |progress: Progress| {
-        steps.extend(progress.step.map(|step| (step.name, step.outcome)));
+        steps.extend(progress.step.map(|step| (step.id, step.outcome)));
         guest = progress.guest;
         true
     })?;

@@ -6,7 +6,7 @@ use crate::create::EXTRA_MEMORY;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::steps::{Step, StepResult, run_all};
+use crate::operation::{Step, StepResult, ids, run};
 use crate::tree::{below, memory_target};
 use crate::{Guest, Toolstack};
 use xenstore::Store;
@@ -23,23 +23,23 @@ struct Resize<'a> {
 
 fn steps<'b>() -> Vec<Step<Resize<'b>>> {
     vec![
-        Step::new("check the memory", Resize::check),
-        Step::new("set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
+        Step::new("check", "check the memory", Resize::check),
+        Step::new("set-limit", "set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
             .undo(|r: &mut Resize<'_>| r.limit(r.from)),
-        Step::new("set what Xen gives on demand", |r: &mut Resize<'_>| r.on_demand(r.to))
+        Step::new("set-on-demand", "set what Xen gives on demand", |r: &mut Resize<'_>| r.on_demand(r.to))
             .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
-        Step::new("tell the guest", |r: &mut Resize<'_>| r.tell(r.to))
+        Step::new("tell-guest", "tell the guest", |r: &mut Resize<'_>| r.tell(r.to))
             .undo(|r: &mut Resize<'_>| r.tell(r.from)),
-        Step::new("record the memory", |r: &mut Resize<'_>| r.record(r.to))
+        Step::new("record", "record the memory", |r: &mut Resize<'_>| r.record(r.to))
             .undo(|r: &mut Resize<'_>| r.record(r.from)),
     ]
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::set_memory`], in order.
+    /// The ids of the steps of [`Self::set_memory`], in order.
     #[must_use]
     pub fn set_memory_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).collect()
+        ids(&steps())
     }
 
     /// Gives a running guest another amount of memory, video memory included; at most what it was created with
@@ -55,7 +55,7 @@ impl Toolstack {
     ) -> Result<Guest, Error> {
         let live = Live::find(self, id)?;
         let mut resize = Resize { from: live.record.config.memory, to: memory, live };
-        run_all(&steps(), &mut resize, &self.faults, events)?;
+        run(&steps(), &mut resize, &self.faults, events)?;
         Ok(resize.live.guest()?)
     }
 }

@@ -5,8 +5,8 @@ use crate::batch::Batch;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
+use crate::operation::{Step, StepResult, ids, run};
 use crate::record::GuestRecord;
-use crate::steps::{Step, StepResult, run_all};
 use crate::tree::{below, vm_dir};
 use crate::{Guest, Toolstack};
 
@@ -22,19 +22,19 @@ struct Renaming<'a> {
 
 fn steps<'b>() -> Vec<Step<Renaming<'b>>> {
     vec![
-        Step::new("check the name", Renaming::check),
-        Step::new("write the state file", |r: &mut Renaming<'_>| r.record(&r.to.clone()))
+        Step::new("check", "check the name", Renaming::check),
+        Step::new("write-record", "write the state file", |r: &mut Renaming<'_>| r.record(&r.to.clone()))
             .undo(|r: &mut Renaming<'_>| r.record(&r.from.clone())),
-        Step::new("write the names", |r: &mut Renaming<'_>| r.write(&r.to.clone()))
+        Step::new("write-names", "write the names", |r: &mut Renaming<'_>| r.write(&r.to.clone()))
             .undo(|r: &mut Renaming<'_>| r.write(&r.from.clone())),
     ]
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::rename`], in order.
+    /// The ids of the steps of [`Self::rename`], in order.
     #[must_use]
     pub fn rename_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).collect()
+        ids(&steps())
     }
 
     /// Gives a guest and its stubdomain another name, which it keeps when it restarts. The name of a guest that was set
@@ -71,7 +71,7 @@ impl Toolstack {
         // One that was set aside stays so: its configuration's name is its successor's.
         let for_good = for_good && !record.is_set_aside();
         let mut renaming = Renaming { ts: self, record, from, to, for_good };
-        run_all(&steps(), &mut renaming, &self.faults, events)?;
+        run(&steps(), &mut renaming, &self.faults, events)?;
         Ok(renaming.record)
     }
 }

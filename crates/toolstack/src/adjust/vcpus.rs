@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::steps::{Step, StepResult, run_all};
+use crate::operation::{Step, StepResult, ids, run};
 use crate::tree::{below, cpu_availability};
 use crate::{Guest, Toolstack};
 
@@ -22,12 +22,12 @@ struct Change<'a> {
 
 fn steps<'b>() -> Vec<Step<Change<'b>>> {
     vec![
-        Step::new("check the number", Change::check),
-        Step::new("tell the guest", |c: &mut Change<'_>| c.tell(c.to))
+        Step::new("check", "check the number", Change::check),
+        Step::new("tell-guest", "tell the guest", |c: &mut Change<'_>| c.tell(c.to))
             .undo(|c: &mut Change<'_>| c.tell(c.from)),
         // What was added cannot be taken back; whoever asks for it again finds it.
-        Step::new("add processors to QEMU", Change::add),
-        Step::new("record the number", |c: &mut Change<'_>| c.record(c.to))
+        Step::new("add-to-qemu", "add processors to QEMU", Change::add),
+        Step::new("record", "record the number", |c: &mut Change<'_>| c.record(c.to))
             .undo(|c: &mut Change<'_>| c.record(c.from)),
     ]
 }
@@ -39,10 +39,10 @@ fn place(props: &Map<String, Value>) -> [u64; 4] {
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::set_vcpus`], in order.
+    /// The ids of the steps of [`Self::set_vcpus`], in order.
     #[must_use]
     pub fn set_vcpus_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).collect()
+        ids(&steps())
     }
 
     /// Tells a running guest how many of its virtual processors it shall use; at most what it was created with
@@ -53,7 +53,7 @@ impl Toolstack {
     pub fn set_vcpus(&self, id: GuestId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let live = Live::find(self, id)?;
         let mut change = Change { from: live.record.config.vcpus, to: vcpus, live };
-        run_all(&steps(), &mut change, &self.faults, events)?;
+        run(&steps(), &mut change, &self.faults, events)?;
         Ok(change.live.guest()?)
     }
 }

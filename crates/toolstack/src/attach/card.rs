@@ -12,7 +12,7 @@ use serde_json::json;
 use super::Live;
 use crate::Toolstack;
 use crate::error::Cause;
-use crate::steps::StepResult;
+use crate::operation::StepResult;
 use crate::wait::Watcher;
 
 /// Where QEMU has the devices that have an id.

@@ -8,7 +8,7 @@ use crate::Toolstack;
 use crate::create::state;
 use crate::destroy::{close, remove_device_nodes};
 use crate::error::Cause;
-use crate::steps::StepResult;
+use crate::operation::StepResult;
 use crate::tree::{DeviceId, below};
 use crate::wait::Watcher;
 

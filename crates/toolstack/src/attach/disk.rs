@@ -12,16 +12,16 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::{BlockDevice, BlockNumber};
+use crate::operation::{Faults, Step, StepResult, ids, run, run_forward, undo_all};
 use crate::record::{Change, EmulatedDisk, GuestRecord};
-use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 
 /// How many disks a guest may have, as in its configuration.
 const MAX_DISKS: usize = 256;
 
-/// The step that QEMU may fail, and the disk goes all the same.
-const UNPLUG: &str = "unplug its emulated disk";
+/// The id of the step that QEMU may fail, and the disk goes all the same.
+const UNPLUG: &str = "unplug-emulated";
 
 /// A disk that comes.
 struct Attachment<'a> {
@@ -36,20 +36,20 @@ struct Attachment<'a> {
 
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
-        Step::new("check the disk", Attachment::check),
-        Step::new("note the disk", Attachment::note).undo(Attachment::forget),
-        Step::new("attach its image", Attachment::attach_image)
+        Step::new("check", "check the disk", Attachment::check),
+        Step::new("write-record", "note the disk", Attachment::note).record(Attachment::forget),
+        Step::new("attach-image", "attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
-        Step::new("write its xenstore nodes", Attachment::write_nodes)
+        Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
             .undo(|a: &mut Attachment<'_>| device::remove(a.live.ts, &a.users()?)),
-        Step::new("run its script", Attachment::run_script).undo(Attachment::undo_script),
-        Step::new("wait for its backend", |a: &mut Attachment<'_>| {
+        Step::new("run-script", "run its script", Attachment::run_script).undo(Attachment::undo_script),
+        Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
             wait_for(a.live.ts, a.users()?.into_iter().map(DeviceId::back).collect())?;
             a.open.clear();
             Ok(())
         }),
-        Step::new("plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
-        Step::new("record the disk", Attachment::record).undo(Attachment::unrecord),
+        Step::new("plug-emulated", "plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("record-device", "record the disk", Attachment::record).undo(Attachment::unrecord),
     ]
 }
 
@@ -62,23 +62,22 @@ struct Detachment<'a> {
     emulated: Option<ScsiDisk>,
 }
 
-/// Up to the guest's agreement; then there is only forward.
-fn ask_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+/// When the guest has agreed, there is only forward.
+fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
-        Step::new("check the disk", Detachment::check),
-        Step::new("note that the disk goes", |d: &mut Detachment<'_>| d.note(false))
-            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask the guest to let the disk go", Detachment::ask).undo(Detachment::take_back),
-    ]
-}
-
-fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
-    vec![
-        Step::new("note that the guest has let it go", |d: &mut Detachment<'_>| d.note(true)),
-        Step::new(UNPLUG, |d: &mut Detachment<'_>| {
+        Step::new("check", "check the disk", Detachment::check),
+        Step::new("write-record", "note that the disk goes", |d: &mut Detachment<'_>| d.note(false))
+            .record(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new("ask-guest", "ask the guest to let the disk go", Detachment::ask)
+            .undo(Detachment::take_back),
+        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+            d.note(true)
+        })
+        .point_of_no_return(),
+        Step::new(UNPLUG, "unplug its emulated disk", |d: &mut Detachment<'_>| {
             d.emulated.as_ref().map_or(Ok(()), |disk| disk.unplug(d.live.ts))
         }),
-        Step::new("remove the disk", |d: &mut Detachment<'_>| {
+        Step::new("remove-device", "remove the disk", |d: &mut Detachment<'_>| {
             remove_disk(&mut d.live, d.vdev)?;
             forget_disk(&mut d.live, d.vdev);
             d.live.save()
@@ -87,16 +86,16 @@ fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::attach_disk`], in order.
+    /// The ids of the steps of [`Self::attach_disk`], in order.
     #[must_use]
     pub fn attach_disk_steps() -> Vec<&'static str> {
-        attach_steps().iter().map(Step::name).collect()
+        ids(&attach_steps())
     }
 
-    /// The names of the steps of [`Self::detach_disk`], in order.
+    /// The ids of the steps of [`Self::detach_disk`], in order.
     #[must_use]
     pub fn detach_disk_steps() -> Vec<&'static str> {
-        ask_steps().iter().map(Step::name).chain(remove_steps().iter().map(Step::name)).collect()
+        ids(&detach_steps())
     }
 
     /// Attaches a disk to a running guest, which its PV driver sees at once, and as an emulated one where QEMU can plug
@@ -121,7 +120,7 @@ impl Toolstack {
         };
         let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
         let mut attachment = Attachment { live, disk: disk.clone(), emulated, open, backing };
-        run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
+        run(&attach_steps(), &mut attachment, &self.faults, events)?;
         if let Some(text) = remark {
             events(Event::Warning { text });
         }
@@ -144,16 +143,38 @@ impl Toolstack {
         let live = Live::settled(self, id)?;
         let emulated = ScsiDisk::of(&live, vdev);
         let mut detachment = Detachment { live, vdev, how, emulated };
-        run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
-        let mut left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        let mut left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
         // The disk is taken from QEMU whether it agrees or not.
-        for failure in left.extract_if(.., |failure| failure.step == UNPLUG) {
+        for failure in left.extract_if(.., |failure| failure.id == UNPLUG) {
             let text =
                 format!("QEMU has not let {vdev} go, and finds nothing behind it: {}", failure.cause.chain());
             events(Event::Warning { text });
         }
         detachment.live.concluded(left)
     }
+}
+
+/// Takes an attachment back that an earlier process began.
+pub(super) fn undo_attach(live: Live<'_>, disk: Disk) -> (Live<'_>, Vec<UndoFailure>) {
+    let emulated = live.record.emulated_disks.iter().find(|emulated| emulated.vdev == disk.vdev).copied();
+    let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
+    let mut attachment = Attachment { live, disk, emulated, open, backing };
+    let left = undo_all(&attach_steps(), &mut attachment, &mut |_| ());
+    (attachment.live, left)
+}
+
+/// Ends a detachment that an earlier process began: takes it back, or removes the disk if the guest has let it go.
+pub(super) fn conclude_detach(live: Live<'_>, vdev: Vdev, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
+    let emulated = ScsiDisk::of(&live, vdev);
+    let mut detachment = Detachment { live, vdev, how: Detach::Force, emulated };
+    let left = if has_let_go {
+        let mut left = run_forward(&detach_steps(), &mut detachment, &Faults::none(), &mut |_| ());
+        left.retain(|failure| failure.id != UNPLUG);
+        left
+    } else {
+        undo_all(&detach_steps(), &mut detachment, &mut |_| ())
+    };
+    (detachment.live, left)
 }
 
 impl Attachment<'_> {
@@ -324,12 +345,12 @@ fn users(live: &Live<'_>, vdev: Vdev) -> Result<Vec<DeviceId>, Cause> {
 }
 
 /// Takes QEMU's disk out, if it is one that can be.
-pub(super) fn unplug_disk(live: &Live<'_>, vdev: Vdev) -> StepResult {
+fn unplug_disk(live: &Live<'_>, vdev: Vdev) -> StepResult {
     ScsiDisk::of(live, vdev).map_or(Ok(()), |disk| disk.unplug(live.ts))
 }
 
 /// Removes a disk of the guest wherever it is.
-pub(super) fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
+fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     let users = users(live, vdev)?;
     device::remove(live.ts, &users)?;
     undo_scripts_of(live.ts, &mut live.record, &users)?;
@@ -337,7 +358,7 @@ pub(super) fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
 }
 
 /// The record without a disk, and without the change that removed it.
-pub(super) fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
+fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
     let record = &mut live.record;
     record.config.disks.retain(|disk| disk.vdev != vdev);
     record.emulated_disks.retain(|disk| disk.vdev != vdev);

@@ -23,11 +23,11 @@ use crate::create::{attach_image, check_disk, describe, wait_for};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
+use crate::operation::{Step, StepResult, ids, run, undo_all};
 use crate::record::{Change, GuestRecord, LoopRecord};
-use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 
 /// A disc that is changed.
 struct Changing<'a> {
@@ -61,32 +61,30 @@ struct EmulatedDrive {
 
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
-        Step::new("check the disc", Changing::check),
-        Step::new("note the change", Changing::note).undo(Changing::forget),
-        Step::new("attach the new image", Changing::attach_image).undo(Changing::detach_image),
-        Step::new("open the tray", Changing::open_tray).undo(Changing::close_tray),
-        Step::new("take the old disc out", Changing::take_out).undo(Changing::put_back),
-        Step::new("take it from the stubdomain", Changing::unplug),
-        Step::new("give the new disc to the guest", Changing::plug_guest),
-        Step::new("give it to the stubdomain", Changing::plug_stub),
-        Step::new("put the disc into the drive", Changing::put_in),
-        Step::new("record the disc", Changing::record).undo(Changing::unrecord),
+        Step::new("check", "check the disc", Changing::check),
+        Step::new("write-record", "note the change", Changing::note).record(Changing::forget),
+        Step::new("attach-image", "attach the new image", Changing::attach_image)
+            .undo(Changing::detach_image),
+        Step::new("open-tray", "open the tray", Changing::open_tray).undo(Changing::close_tray),
+        Step::new("remove-disc", "take the old disc out", Changing::take_out).undo(Changing::put_back),
+        Step::new("detach-stubdomain", "take it from the stubdomain", Changing::unplug),
+        Step::new("attach-guest", "give the new disc to the guest", Changing::plug_guest),
+        Step::new("attach-stubdomain", "give it to the stubdomain", Changing::plug_stub),
+        Step::new("insert-disc", "put the disc into the drive", Changing::put_in),
+        Step::new("record-disc", "record the disc", Changing::record).undo(Changing::unrecord),
+        Step::new("detach-image", "detach the old image", |c: &mut Changing<'_>| {
+            detach_strays(&c.live)?;
+            c.live.forget_change()
+        })
+        .point_of_no_return(),
     ]
 }
 
-/// What is left to do once the new disc is in.
-fn last_steps<'b>() -> Vec<Step<Changing<'b>>> {
-    vec![Step::new("detach the old image", |c: &mut Changing<'_>| {
-        detach_strays(&c.live)?;
-        c.live.forget_change()
-    })]
-}
-
 impl Toolstack {
-    /// The names of the steps of [`Self::change_medium`], in order.
+    /// The ids of the steps of [`Self::change_medium`], in order.
     #[must_use]
     pub fn change_medium_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).chain(last_steps().iter().map(Step::name)).collect()
+        ids(&steps())
     }
 
     /// Puts another disc into a CD drive of a running guest, or takes it out ([`DiskSource::Empty`]).
@@ -108,21 +106,8 @@ impl Toolstack {
             events(Event::Warning { text: format!("{} is in the drive already", describe(&old)) });
             return Ok(live.guest()?);
         }
-        let mut changing = Changing {
-            live,
-            vdev,
-            source: source.clone(),
-            how,
-            drive: None,
-            open: OpenDisks::new(),
-            backing: DiskBacking::Empty,
-            fresh: None,
-            before: None,
-            opened: false,
-            out: false,
-        };
-        run_all(&steps(), &mut changing, &self.faults, events)?;
-        let left = run_every(&last_steps(), &mut changing, &self.faults, events);
+        let mut changing = Changing::new(live, vdev, source.clone(), how);
+        let left = run(&steps(), &mut changing, &self.faults, events)?;
         changing.live.concluded(left)
     }
 }
@@ -137,6 +122,24 @@ fn drive_of(live: &Live<'_>, vdev: Vdev) -> Result<Disk, Cause> {
         Ok(disk.clone())
     } else {
         Err(not_now(format!("has a disk {vdev}, not a CD drive")))
+    }
+}
+
+impl<'a> Changing<'a> {
+    fn new(live: Live<'a>, vdev: Vdev, source: DiskSource, how: Detach) -> Self {
+        Self {
+            live,
+            vdev,
+            source,
+            how,
+            drive: None,
+            open: OpenDisks::new(),
+            backing: DiskBacking::Empty,
+            fresh: None,
+            before: None,
+            opened: false,
+            out: false,
+        }
     }
 }
 
@@ -416,10 +419,12 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
     plug_guest(live, &disk, &backing)
 }
 
-/// The same after a daemon that was killed; the disc that was to come is detached.
-pub(super) fn settle(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    let drive = EmulatedDrive::find(live, vdev)?;
-    restore(live, vdev, drive.as_ref())?;
-    forget_other_discs(&mut live.record, vdev);
-    detach_strays(live)
+/// Takes a change back that an earlier process began.
+pub(super) fn undo_change(live: Live<'_>, vdev: Vdev) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
+    let drive = EmulatedDrive::find(&live, vdev)?;
+    // Nobody knows how far it had come.
+    let mut changing =
+        Changing { drive, out: true, ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force) };
+    let left = undo_all(&steps(), &mut changing, &mut |_| ());
+    Ok((changing.live, left))
 }

@@ -23,8 +23,8 @@ use xen_types::DomId;
 use crate::create::lives;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
+use crate::operation::StepResult;
 use crate::record::{Change, GuestRecord, Phase};
-use crate::steps::StepResult;
 use crate::{Guest, Toolstack, UndoFailure};
 
 pub use list::{DiskEntry, Link, NicEntry};
@@ -100,9 +100,7 @@ impl<'a> Live<'a> {
 
     /// The same, with what an earlier daemon began brought to an end.
     fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
-        let mut live = Self::find(ts, id)?;
-        settle(&mut live)?;
-        Ok(live)
+        Ok(settle(Self::find(ts, id)?)?)
     }
 
     pub(crate) fn save(&self) -> StepResult {

@@ -13,10 +13,10 @@ use crate::destroy::undo_scripts_of;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
+use crate::operation::{Faults, Step, StepResult, ids, run, run_forward, undo_all};
 use crate::record::Change;
-use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, below};
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 
 /// How many interfaces a guest may have, as in its configuration.
 const MAX_NICS: usize = 64;
@@ -31,16 +31,19 @@ struct Attachment<'a> {
 
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
-        Step::new("check the network interface", Attachment::check),
-        Step::new("note the network interface", Attachment::note).undo(Attachment::forget),
-        Step::new("write its xenstore nodes", Attachment::write_nodes).undo(Attachment::remove_nodes),
-        Step::new("connect it with its bridge", Attachment::connect).undo(Attachment::disconnect),
-        Step::new("wait for its backend", |a: &mut Attachment<'_>| {
+        Step::new("check", "check the network interface", Attachment::check),
+        Step::new("write-record", "note the network interface", Attachment::note).record(Attachment::forget),
+        Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
+            .undo(Attachment::remove_nodes),
+        Step::new("connect-bridge", "connect it with its bridge", Attachment::connect)
+            .undo(Attachment::disconnect),
+        Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
             let backends = a.users()?.iter().map(|vif| vif.id().back()).collect();
             wait_for(a.live.ts, backends)
         }),
-        Step::new("plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
-        Step::new("record the network interface", Attachment::record).undo(Attachment::unrecord),
+        Step::new("plug-emulated", "plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("record-device", "record the network interface", Attachment::record)
+            .undo(Attachment::unrecord),
     ]
 }
 
@@ -51,21 +54,19 @@ struct Detachment<'a> {
     how: Detach,
 }
 
-/// Up to the guest's agreement; then there is only forward.
-fn ask_steps<'b>() -> Vec<Step<Detachment<'b>>> {
+/// When the guest has agreed, there is only forward.
+fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
-        Step::new("check the network interface", Detachment::check),
-        Step::new("note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
-            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask the guest to let the interface go", Detachment::ask)
+        Step::new("check", "check the network interface", Detachment::check),
+        Step::new("write-record", "note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
+            .record(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new("ask-guest", "ask the guest to let the interface go", Detachment::ask)
             .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
-    ]
-}
-
-fn remove_steps<'b>() -> Vec<Step<Detachment<'b>>> {
-    vec![
-        Step::new("note that the guest has let it go", |d: &mut Detachment<'_>| d.note(true)),
-        Step::new("remove the interface", |d: &mut Detachment<'_>| {
+        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+            d.note(true)
+        })
+        .point_of_no_return(),
+        Step::new("remove-device", "remove the interface", |d: &mut Detachment<'_>| {
             remove_nic(&mut d.live, d.devid)?;
             forget_nic(&mut d.live, d.devid);
             d.live.save()
@@ -83,37 +84,37 @@ struct Move<'a> {
 
 fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
     vec![
-        Step::new("check the network interface and the bridge", Move::check),
-        Step::new("note that the interface moves", |m: &mut Move<'_>| {
+        Step::new("check", "check the network interface and the bridge", Move::check),
+        Step::new("write-record", "note that the interface moves", |m: &mut Move<'_>| {
             let devid = m.devid;
             m.live.note(Change::MoveNic { devid })
         })
-        .undo(|m: &mut Move<'_>| m.live.forget_change()),
-        Step::new("move the guest's interface", |m: &mut Move<'_>| m.go(false))
+        .record(|m: &mut Move<'_>| m.live.forget_change()),
+        Step::new("move-guest", "move the guest's interface", |m: &mut Move<'_>| m.go(false))
             .undo(|m: &mut Move<'_>| m.back(false)),
-        Step::new("move the device model's interface", |m: &mut Move<'_>| m.go(true))
+        Step::new("move-device-model", "move the device model's interface", |m: &mut Move<'_>| m.go(true))
             .undo(|m: &mut Move<'_>| m.back(true)),
-        Step::new("record the bridge", Move::record).undo(Move::unrecord),
+        Step::new("record-bridge", "record the bridge", Move::record).undo(Move::unrecord),
     ]
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::attach_nic`], in order.
+    /// The ids of the steps of [`Self::attach_nic`], in order.
     #[must_use]
     pub fn attach_nic_steps() -> Vec<&'static str> {
-        attach_steps().iter().map(Step::name).collect()
+        ids(&attach_steps())
     }
 
-    /// The names of the steps of [`Self::detach_nic`], in order.
+    /// The ids of the steps of [`Self::detach_nic`], in order.
     #[must_use]
     pub fn detach_nic_steps() -> Vec<&'static str> {
-        ask_steps().iter().map(Step::name).chain(remove_steps().iter().map(Step::name)).collect()
+        ids(&detach_steps())
     }
 
-    /// The names of the steps of [`Self::set_bridge`], in order.
+    /// The ids of the steps of [`Self::set_bridge`], in order.
     #[must_use]
     pub fn set_bridge_steps() -> Vec<&'static str> {
-        move_steps().iter().map(Step::name).collect()
+        ids(&move_steps())
     }
 
     /// The number of an interface that shall get the lowest one above all that the guest has.
@@ -133,7 +134,7 @@ impl Toolstack {
         }
         let card = Card::wanted(&live, nic)?;
         let mut attachment = Attachment { live, nic: nic.clone(), card };
-        run_all(&attach_steps(), &mut attachment, &self.faults, events)?;
+        run(&attach_steps(), &mut attachment, &self.faults, events)?;
         Ok(attachment.live.guest()?)
     }
 
@@ -150,8 +151,7 @@ impl Toolstack {
     ) -> Result<Guest, Error> {
         let live = Live::settled(self, id)?;
         let mut detachment = Detachment { live, devid, how };
-        run_all(&ask_steps(), &mut detachment, &self.faults, events)?;
-        let left = run_every(&remove_steps(), &mut detachment, &self.faults, events);
+        let left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
         detachment.live.concluded(left)
     }
 
@@ -170,9 +170,37 @@ impl Toolstack {
         let live = Live::settled(self, id)?;
         let from = find_nic(&live, devid)?.bridge;
         let mut moving = Move { live, devid, from, to: to.to_owned() };
-        run_all(&move_steps(), &mut moving, &self.faults, events)?;
+        run(&move_steps(), &mut moving, &self.faults, events)?;
         Ok(moving.live.guest()?)
     }
+}
+
+/// Takes an attachment back that an earlier process began.
+pub(super) fn undo_attach(live: Live<'_>, nic: Nic) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
+    let is_emulated = live.record.emulated_nics.contains(&nic.devid);
+    let card = if is_emulated { Some(Card::of(&live, &nic)?) } else { None };
+    let mut attachment = Attachment { live, nic, card };
+    let left = undo_all(&attach_steps(), &mut attachment, &mut |_| ());
+    Ok((attachment.live, left))
+}
+
+/// Ends a detachment that an earlier process began: takes it back, or removes the interface if the guest has let it go.
+pub(super) fn conclude_detach(live: Live<'_>, devid: u32, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
+    let mut detachment = Detachment { live, devid, how: Detach::Force };
+    let left = if has_let_go {
+        run_forward(&detach_steps(), &mut detachment, &Faults::none(), &mut |_| ())
+    } else {
+        undo_all(&detach_steps(), &mut detachment, &mut |_| ())
+    };
+    (detachment.live, left)
+}
+
+/// Takes a move back that an earlier process began.
+pub(super) fn undo_move(live: Live<'_>, devid: u32) -> (Live<'_>, Vec<UndoFailure>) {
+    let from = find_nic(&live, devid).ok().and_then(|nic| nic.bridge);
+    let mut moving = Move { live, devid, to: String::new(), from };
+    let left = undo_all(&move_steps(), &mut moving, &mut |_| ());
+    (moving.live, left)
 }
 
 impl Attachment<'_> {
@@ -259,9 +287,10 @@ impl Attachment<'_> {
     }
 
     fn unplug(&mut self) -> StepResult {
-        match &self.card {
-            Some(card) => card.unplug(self.live.ts, &self.live.record.name),
-            None => Ok(()),
+        match self.card.as_ref().map(|card| card.unplug(self.live.ts, &self.live.record.name)) {
+            // The guest may keep it; then it has no traffic.
+            None | Some(Err(Cause::NotNow { .. })) => Ok(()),
+            Some(unplugged) => unplugged,
         }
     }
 
@@ -411,19 +440,8 @@ fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     Ok(())
 }
 
-/// Takes back the card of an interface that was about to be attached. The guest may keep it; then it has no traffic.
-pub(super) fn unplug_card(live: &Live<'_>, nic: &Nic) -> StepResult {
-    if !live.record.emulated_nics.contains(&nic.devid) {
-        return Ok(());
-    }
-    match Card::of(live, nic)?.unplug(live.ts, &live.record.name) {
-        Err(Cause::NotNow { .. }) => Ok(()),
-        unplugged => unplugged,
-    }
-}
-
 /// Removes an interface wherever it is.
-pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
+fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let known = live.record.config.nics.iter().find(|nic| nic.devid == devid);
     let coming = match &live.record.change {
         Some(Change::AttachNic(nic)) if nic.devid == devid => Some(nic),
@@ -439,7 +457,7 @@ pub(super) fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
 }
 
 /// The record without an interface, and without the change that removed it.
-pub(super) fn forget_nic(live: &mut Live<'_>, devid: u32) {
+fn forget_nic(live: &mut Live<'_>, devid: u32) {
     let record = &mut live.record;
     record.config.nics.retain(|nic| nic.devid != devid);
     record.emulated_nics.retain(|emulated| *emulated != devid);
@@ -447,7 +465,7 @@ pub(super) fn forget_nic(live: &mut Live<'_>, devid: u32) {
 }
 
 /// Gives an interface back to a guest that was asked to let it go.
-pub(super) fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
+fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
     let vif = Vif { domid: live.domid()?, nic, stub: false };
     if device::take_back(live.ts, vif.id())? {
@@ -461,10 +479,4 @@ pub(super) fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     batch.commit(&live.ts.xenstore)?;
     vif.connect(live.ts, &mut live.record, Instant::now() + live.ts.deadlines.backends)?;
     wait_for(live.ts, vec![vif.id().back()])
-}
-
-/// Puts an interface on the bridge that the configuration names.
-pub(super) fn replace_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
-    let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
-    users(live, &nic)?.iter().try_for_each(|vif| place(live, vif))
 }

@@ -1,13 +1,11 @@
-//! What is done about a change that a killed daemon had begun.
+//! What is done about a change that a killed daemon had begun: the engine undoes it, or brings it to its end when the
+//! guest has agreed to it.
 
 use config::Disk;
 
-use super::disk::{forget_disk, remove_disk, unplug_disk};
-use super::nic::{forget_nic, remove_nic, replace_nic, unplug_card};
-use super::{Live, device, medium, screen, scsi};
+use super::{Live, device, disk, medium, nic, screen, scsi};
 use crate::error::Cause;
 use crate::record::{Change, GuestRecord};
-use crate::steps::StepResult;
 use crate::tree::{DeviceId, DeviceKind};
 
 /// Whether it is QEMU that puts the change back, with whom nobody has a session when a daemon begins.
@@ -22,40 +20,32 @@ pub(crate) fn needs_qemu(record: &GuestRecord) -> bool {
     }
 }
 
-/// Puts the change back, or brings it to its end when the guest has agreed to it.
-pub(crate) fn settle(live: &mut Live<'_>) -> StepResult {
-    let Some(change) = live.record.change.clone() else { return Ok(()) };
-    match change.clone() {
-        Change::AttachDisk(disk) => {
-            unplug_disk(live, disk.vdev)?;
-            remove_disk(live, disk.vdev)?;
-            forget_disk(live, disk.vdev);
-        }
+/// Undoes the change, or brings it to its end when the guest has agreed to it. When something of it stays, so does the
+/// note of it, for the next attempt.
+pub(crate) fn settle(mut live: Live<'_>) -> Result<Live<'_>, Cause> {
+    let Some(change) = live.record.change.clone() else { return Ok(live) };
+    let (live, left) = match change {
+        Change::AttachDisk(disk) => disk::undo_attach(live, disk),
         Change::DetachDisk { vdev, let_go } => {
-            if let_go || !still_there(live, DeviceKind::Vbd, vdev.devid())? {
-                // It goes whatever QEMU says.
-                let _ = unplug_disk(live, vdev);
-                remove_disk(live, vdev)?;
-                forget_disk(live, vdev);
-            }
+            let has_let_go = let_go || !still_there(&live, DeviceKind::Vbd, vdev.devid())?;
+            disk::conclude_detach(live, vdev, has_let_go)
         }
-        Change::ChangeMedium { vdev } => medium::settle(live, vdev)?,
-        Change::Screenshot { vdev } => screen::settle(live, vdev)?,
-        Change::AttachNic(nic) => {
-            unplug_card(live, &nic)?;
-            remove_nic(live, nic.devid)?;
-            forget_nic(live, nic.devid);
+        Change::ChangeMedium { vdev } => medium::undo_change(live, vdev)?,
+        Change::Screenshot { vdev } => {
+            screen::settle(&mut live, vdev)?;
+            (live, Vec::new())
         }
+        Change::AttachNic(nic) => nic::undo_attach(live, nic)?,
         Change::DetachNic { devid, let_go } => {
-            if let_go || !still_there(live, DeviceKind::Vif, devid)? {
-                remove_nic(live, devid)?;
-                forget_nic(live, devid);
-            }
+            let has_let_go = let_go || !still_there(&live, DeviceKind::Vif, devid)?;
+            nic::conclude_detach(live, devid, has_let_go)
         }
-        Change::MoveNic { devid } => replace_nic(live, devid)?,
+        Change::MoveNic { devid } => nic::undo_move(live, devid),
+    };
+    match left.into_iter().next() {
+        None => Ok(live),
+        Some(failure) => Err(failure.cause),
     }
-    live.record.change = None;
-    live.save().inspect_err(|_| live.record.change = Some(change))
 }
 
 /// Whether a device that the guest was asked for works on, which it does again then.

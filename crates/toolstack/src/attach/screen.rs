@@ -21,9 +21,9 @@ use crate::create::{attach_image, wait_for};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
+use crate::operation::{Step, StepResult, ids, run};
 use crate::picture;
 use crate::record::{Change, GuestRecord};
-use crate::steps::{Step, StepResult, run_all, run_every};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
 
@@ -45,29 +45,26 @@ struct Shot<'a> {
 
 fn steps<'b>() -> Vec<Step<Shot<'b>>> {
     vec![
-        Step::new("note the picture", |s: &mut Shot<'_>| {
+        Step::new("write-record", "note the picture", |s: &mut Shot<'_>| {
             let vdev = s.vdev;
             s.live.note(Change::Screenshot { vdev })
-        }),
-        Step::new("make room for it", Shot::make_room),
-        Step::new("give the stubdomain a disk for it", Shot::plug),
-        Step::new("have QEMU draw it", Shot::draw),
+        })
+        .record(Shot::clear),
+        Step::new("make-file", "make room for it", Shot::make_room),
+        Step::new("attach-stubdomain", "give the stubdomain a disk for it", Shot::plug),
+        Step::new("draw", "have QEMU draw it", Shot::draw),
         // What QEMU wrote is in the file when its disk is gone.
-        Step::new("take the disk away", Shot::unplug),
-        Step::new("read the picture", Shot::read),
+        Step::new("detach-stubdomain", "take the disk away", Shot::unplug),
+        Step::new("read", "read the picture", Shot::read),
+        Step::new("clear", "clear away", Shot::clear).point_of_no_return(),
     ]
 }
 
-/// Whatever became of the picture.
-fn last_steps<'b>() -> Vec<Step<Shot<'b>>> {
-    vec![Step::new("clear away", |s: &mut Shot<'_>| settle(&mut s.live, s.vdev))]
-}
-
 impl Toolstack {
-    /// The names of the steps of [`Self::screenshot`], in order.
+    /// The ids of the steps of [`Self::screenshot`], in order.
     #[must_use]
     pub fn screenshot_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).chain(last_steps().iter().map(Step::name)).collect()
+        ids(&steps())
     }
 
     /// Takes a picture of a running guest's screen; gives it as a PNG, RGB of 8 bits.
@@ -79,9 +76,7 @@ impl Toolstack {
         let monitor = self.monitors.monitor(id).map_err(Cause::from)?;
         let vdev = free_disk(&live.record)?;
         let mut shot = Shot { live, monitor, vdev, backing: DiskBacking::Empty, png: Vec::new() };
-        let taken = run_all(&steps(), &mut shot, &self.faults, events);
-        let left = run_every(&last_steps(), &mut shot, &self.faults, events);
-        taken?;
+        let left = run(&steps(), &mut shot, &self.faults, events)?;
         if left.is_empty() {
             Ok(shot.png)
         } else {
@@ -180,6 +175,10 @@ impl Shot<'_> {
     fn unplug(&mut self) -> StepResult {
         device::remove(self.live.ts, &[id(&self.live, self.vdev)?])?;
         detach_strays(&self.live)
+    }
+
+    fn clear(&mut self) -> StepResult {
+        settle(&mut self.live, self.vdev)
     }
 
     fn read(&mut self) -> StepResult {

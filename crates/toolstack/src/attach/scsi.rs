@@ -14,8 +14,8 @@ use super::Live;
 use crate::Toolstack;
 use crate::domain::GuestId;
 use crate::error::Cause;
+use crate::operation::StepResult;
 use crate::record::{EmulatedDisk, GuestRecord};
-use crate::steps::StepResult;
 use crate::wait::Watcher;
 
 /// Where QEMU has its devices: those with an id, and those without one.

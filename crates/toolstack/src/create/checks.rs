@@ -12,8 +12,8 @@ use super::{Creation, Files, Labels, StubImage};
 use crate::claims::claim;
 use crate::error::Cause;
 use crate::host::{FileKind, HostDevices, HostError};
+use crate::operation::StepResult;
 use crate::record::Records;
-use crate::steps::StepResult;
 use crate::tree::below;
 
 /// The longest name of a domain that is looked at, in bytes.

@@ -16,8 +16,8 @@ use crate::claims::open_disk;
 use crate::destroy;
 use crate::error::Cause;
 use crate::host::{HostError, OpenDisk, ScriptCall};
+use crate::operation::StepResult;
 use crate::record::{GuestRecord, LoopRecord, ScriptRecord};
-use crate::steps::StepResult;
 use crate::tree::{
     DeviceId, DeviceKind, DiskBacking, StoreRing, VcpuCounts, add_device, backend_parent, below,
     channel_node, console_node, disk_node, guest_details, make_domain, monitor_node, pv_details,

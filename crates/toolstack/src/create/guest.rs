@@ -12,7 +12,7 @@ use super::{Channels, Creation};
 use crate::Toolstack;
 use crate::destroy::{kill, wait_gone};
 use crate::error::Cause;
-use crate::steps::StepResult;
+use crate::operation::StepResult;
 
 /// What each domain may hold beyond its memory (`LIBXL_MAXMEM_CONSTANT`): QEMU's option ROMs are in it.
 pub(crate) const EXTRA_MEMORY: KiB = KiB(1024);

@@ -22,10 +22,10 @@ use crate::claims::{OpenDisks, claim};
 use crate::domain::Domain;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
+use crate::operation::{Step, StepResult, ids, run};
 use crate::record::{EmulatedDisk, GuestRecord, Phase};
-use crate::steps::{Step, StepResult, run_all};
 use crate::tree::{DiskBacking, DomainTree};
-use crate::{Failure, Guest, Toolstack, UndoFailure};
+use crate::{Guest, Toolstack};
 pub(crate) use checks::{check_backend, check_bridge, check_disk};
 pub(crate) use devices::{attach_image, describe, run_disk_script};
 pub(crate) use guest::EXTRA_MEMORY;
@@ -117,37 +117,41 @@ where
     'b: 'a,
 {
     vec![
-        Step::new("check the configuration", Creation::check),
-        // Taken back last, and only when all else was: see `Creation::give_up`.
-        Step::new("write the state file", Creation::write_record),
-        Step::new("make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
-        Step::new("make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
-        Step::new("attach disk images", Creation::attach_images).undo(Creation::detach_images),
-        Step::new("write the xenstore trees", Creation::write_trees).undo(Creation::remove_trees),
-        Step::new("run disk scripts", Creation::run_disk_scripts).undo(Creation::undo_scripts),
-        Step::new("build the guest", Creation::build_guest),
-        Step::new("build the stubdomain", Creation::build_stub),
-        Step::new("write consoles and arguments", Creation::write_details),
+        Step::new("check", "check the configuration", Creation::check),
+        Step::new("write-record", "write the state file", Creation::write_record)
+            .record(Creation::remove_record),
+        Step::new("make-guest", "make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
+        Step::new("make-stubdomain", "make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
+        Step::new("attach-images", "attach disk images", Creation::attach_images)
+            .undo(Creation::detach_images),
+        Step::new("write-nodes", "write the xenstore trees", Creation::write_trees)
+            .undo(Creation::remove_trees),
+        Step::new("run-disk-scripts", "run disk scripts", Creation::run_disk_scripts)
+            .undo(Creation::undo_scripts),
+        Step::new("build-guest", "build the guest", Creation::build_guest),
+        Step::new("build-stubdomain", "build the stubdomain", Creation::build_stub),
+        Step::new("write-arguments", "write consoles and arguments", Creation::write_details),
         // No undo: the domains' end is xenstored's news of it. Releasing one that lives would let consoles miss it.
-        Step::new("introduce the domains", Creation::introduce),
-        Step::new("start the stubdomain", Creation::start_stub).undo(Creation::stop_stub),
-        Step::new("connect network interfaces", Creation::connect_nics).undo(Creation::disconnect_nics),
-        Step::new("wait for the backends", |c: &mut Creation<'_>| {
+        Step::new("introduce", "introduce the domains", Creation::introduce),
+        Step::new("start-stubdomain", "start the stubdomain", Creation::start_stub).undo(Creation::stop_stub),
+        Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
+            .undo(Creation::disconnect_nics),
+        Step::new("await-backends", "wait for the backends", |c: &mut Creation<'_>| {
             c.wait_for_backends()?;
             c.disks.clear();
             Ok(())
         }),
-        Step::new("wait for the device model", Creation::wait_for_device_model),
-        Step::new("record the running guest", Creation::record_running),
-        Step::new("start the guest", Creation::start_guest),
+        Step::new("await-device-model", "wait for the device model", Creation::wait_for_device_model),
+        Step::new("record-running", "record the running guest", Creation::record_running),
+        Step::new("start-guest", "start the guest", Creation::start_guest),
     ]
 }
 
 impl Toolstack {
-    /// The names of the steps of [`Self::create`], in order.
+    /// The ids of the steps of [`Self::create`], in order.
     #[must_use]
     pub fn create_steps() -> Vec<&'static str> {
-        steps().iter().map(Step::name).collect()
+        ids(&steps())
     }
 
     /// Makes a guest and its stubdomain, and starts both.
@@ -179,12 +183,15 @@ impl Toolstack {
         let boot = self.host.boot_id().map_err(Cause::from)?;
         let record = GuestRecord::new(config, boot, uuid, self.random_uuid()?);
         let mut creation = Creation { copies, ..Creation::new(self, config, options, record) };
-        let result = run_all(&steps(), &mut creation, &self.faults, events);
+        let result = run(&steps(), &mut creation, &self.faults, events);
         for text in std::mem::take(&mut creation.warnings) {
             events(Event::Warning { text });
         }
         if let Err(mut failure) = result {
-            creation.give_up(&mut failure);
+            if !failure.undo.is_empty() {
+                // As exactly as possible. The older file has the UUIDs, by which domains and loop devices are found.
+                let _ = creation.record_domain();
+            }
             failure.stubdomain_log = creation.last_words();
             return Err(failure.into());
         }
@@ -294,20 +301,9 @@ impl Creation<'_> {
         self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
-    /// Removes the state file when nothing is left; otherwise it stays, for the next daemon to clear the rest.
-    fn give_up(&mut self, failure: &mut Failure) {
-        if !self.recorded {
-            return;
-        }
-        if !failure.undo.is_empty() {
-            // The older file still has the UUIDs, by which domains and loop devices are found.
-            let _ = self.record.save(&*self.ts.host, &self.ts.paths);
-            return;
-        }
-        let remove = || self.record.remove(&*self.ts.host, &self.ts.paths);
-        if let Err(cause) = remove().or_else(|_| remove()) {
-            failure.undo.push(UndoFailure { step: "write the state file", cause });
-        }
+    /// Removes the state file, unless it is that of another guest of this UUID.
+    fn remove_record(&mut self) -> StepResult {
+        if self.recorded { self.record.remove(&*self.ts.host, &self.ts.paths) } else { Ok(()) }
     }
 
     fn record_running(&mut self) -> StepResult {

@@ -14,8 +14,8 @@ use crate::batch::Batch;
 use crate::destroy;
 use crate::error::Cause;
 use crate::host::{PortRequest, VifId};
+use crate::operation::StepResult;
 use crate::record::{GuestRecord, PortRecord};
-use crate::steps::StepResult;
 use crate::tree::{DeviceId, DeviceKind, add_device, below, interface_name, nic_node, vif_name};
 use crate::wait::Watcher;
 

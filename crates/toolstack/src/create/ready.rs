@@ -12,7 +12,7 @@ use crate::Toolstack;
 use crate::destroy::devices_of;
 use crate::domain::Domain;
 use crate::error::Cause;
-use crate::steps::StepResult;
+use crate::operation::StepResult;
 use crate::tree::{DeviceId, below};
 use crate::wait::Watcher;
 

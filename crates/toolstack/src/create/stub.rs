@@ -12,7 +12,7 @@ use super::guest::{EXTRA_MEMORY, channels};
 use crate::batch::Batch;
 use crate::destroy::{kill, pause, wait_gone};
 use crate::error::Cause;
-use crate::steps::StepResult;
+use crate::operation::StepResult;
 use crate::tree::{DomainTree, vm_dir};
 
 impl Creation<'_> {

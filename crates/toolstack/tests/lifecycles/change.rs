@@ -2,7 +2,7 @@
 //! destroyed nothing is left.
 
 use config::{Disk, DiskSource, Nic, Vdev};
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{Cause, Detach, Error, Event, Guest, GuestId, Toolstack};
 use xen_types::{DomId, KiB};
 
@@ -41,14 +41,14 @@ const CHANGES: [Change; 16] = [
         name: "detach an image",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("hda"), Detach::Ask, events),
-        forward_from: Some("note that the guest has let it go"),
+        forward_from: Some("record-release"),
         guest: with_guest,
     },
     Change {
         name: "detach what a script made",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("xvde"), Detach::Ask, events),
-        forward_from: Some("note that the guest has let it go"),
+        forward_from: Some("record-release"),
         guest: with_guest,
     },
     Change {
@@ -62,7 +62,7 @@ const CHANGES: [Change; 16] = [
         name: "detach a network interface",
         steps: Toolstack::detach_nic_steps,
         run: |ts, id, events| ts.detach_nic(id, 0, Detach::Ask, events),
-        forward_from: Some("note that the guest has let it go"),
+        forward_from: Some("record-release"),
         guest: with_guest,
     },
     Change {
@@ -76,21 +76,21 @@ const CHANGES: [Change; 16] = [
         name: "change the disc",
         steps: Toolstack::change_medium_steps,
         run: |ts, id, events| ts.change_medium(id, vdev("hdc"), &file("/srv/new.iso"), Detach::Ask, events),
-        forward_from: Some("detach the old image"),
+        forward_from: Some("detach-image"),
         guest: with_guest,
     },
     Change {
         name: "take the disc out",
         steps: Toolstack::change_medium_steps,
         run: |ts, id, events| ts.change_medium(id, vdev("hdc"), &DiskSource::Empty, Detach::Ask, events),
-        forward_from: Some("detach the old image"),
+        forward_from: Some("detach-image"),
         guest: with_guest,
     },
     Change {
         name: "give an empty drive a disc",
         steps: Toolstack::change_medium_steps,
         run: |ts, id, events| ts.change_medium(id, vdev("hdd"), &file("/srv/new.iso"), Detach::Ask, events),
-        forward_from: Some("detach the old image"),
+        forward_from: Some("detach-image"),
         guest: with_guest,
     },
     Change {
@@ -125,7 +125,7 @@ const CHANGES: [Change; 16] = [
         name: "detach an emulated disk",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("sdb"), Detach::Force, events),
-        forward_from: Some("note that the guest has let it go"),
+        forward_from: Some("record-release"),
         guest: without_drivers,
     },
     Change {
@@ -535,7 +535,7 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
         for side in [Side::Before, Side::After] {
             let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
             let taken = faulty.screenshot(guest.id(), &mut |_| ());
-            assert_eq!(taken.is_ok(), step == "clear away", "{step}: {taken:?}");
+            assert_eq!(taken.is_ok(), step == "clear", "{step}: {taken:?}");
             world.picture().check_same(&before, step);
             // And a daemon that is killed there.
             let dying = faulty.clone();

@@ -1,4 +1,4 @@
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
 use xen_types::{DomId, KiB};
 use xenstore::{Store as _, XsPath};
@@ -9,7 +9,7 @@ fn step_of(error: &Error) -> &'static str {
     match error {
         Error::Step(failure) => {
             assert!(failure.undo.is_empty(), "{}", error.report());
-            failure.step
+            failure.id
         }
         other => panic!("not a step's failure: {}", other.report()),
     }
@@ -22,7 +22,7 @@ fn a_guest_is_made_and_started_last() {
     let guest = world
         .toolstack
         .create(&guest_config(), CreateOptions::default(), &mut |event| {
-            if let Event::StepFinished { step, .. } = event {
+            if let Event::StepFinished { id: step, .. } = event {
                 finished.push(step);
             }
         })
@@ -94,7 +94,7 @@ fn a_taken_name_is_refused_and_the_first_guest_keeps_running() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
     let error = world.create().unwrap_err();
-    assert_eq!(step_of(&error), "check the configuration");
+    assert_eq!(step_of(&error), "check");
     assert!(error.report().contains("hello is taken by domain 1"), "{}", error.report());
     world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("a second guest of the same name");
@@ -148,7 +148,7 @@ fn a_stubdomain_that_dies_ends_the_wait_at_once_with_its_last_words() {
     let log = world.toolstack.paths().console_log("hello-dm", 0);
     world.host.put_file(&log, b"starting\nKernel panic\n");
     let error = world.create().unwrap_err();
-    assert_eq!(step_of(&error), "wait for the device model");
+    assert_eq!(step_of(&error), "await-device-model");
     assert!(error.report().ends_with("  | starting\n  | Kernel panic"), "{}", error.report());
     world.forget_file(&log);
     world.check_clean("a stubdomain that dies");
@@ -301,7 +301,7 @@ fn vcpus_are_kept_on_the_cpus_that_are_named_and_the_stubdomain_is_not() {
     }
     let (world, created) = create("\"7\"");
     let error = created.unwrap_err();
-    assert_eq!(step_of(&error), "make the guest's domain");
+    assert_eq!(step_of(&error), "make-guest");
     assert!(error.report().contains("cpus = \"7\""), "{}", error.report());
     world.check_clean("a CPU that is not there");
 }
@@ -314,7 +314,7 @@ fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
         let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{line}");
         let config = config::load_str("x", &text).config.unwrap();
         let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
-        assert_eq!(step_of(&error), "check the configuration");
+        assert_eq!(step_of(&error), "check");
         assert!(error.report().contains(word), "{}", error.report());
         world.check_clean(line);
     }

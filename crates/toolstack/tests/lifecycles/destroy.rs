@@ -1,5 +1,5 @@
 use toolstack::Toolstack;
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 
 use crate::world::{Stubs, World};
 

@@ -300,7 +300,7 @@ fn a_guest_that_is_being_created_has_its_disks_before_it_has_a_domain() {
         &config("one", &["/dev/vg/b,raw,xvda,rw"]),
         CreateOptions::default(),
         &mut |event| {
-            if let toolstack::Event::StepFinished { step: "write the state file", .. } = event {
+            if let toolstack::Event::StepFinished { id: "write-record", .. } = event {
                 other = Some(create(&world, "two", &["/dev/vg/b,raw,xvda,ro"]));
             }
         },
@@ -316,7 +316,7 @@ fn a_name_is_taken_from_the_moment_that_it_is_recorded() {
     let world = World::new(Stubs::Work);
     let mut other = None;
     let first = world.toolstack.create(&config("one", &[]), CreateOptions::default(), &mut |event| {
-        if let toolstack::Event::StepStarted { step: "write the state file", .. } = event
+        if let toolstack::Event::StepStarted { id: "write-record", .. } = event
             && other.is_none()
         {
             other = Some(create(&world, "one", &[]).map(drop));
@@ -432,7 +432,7 @@ fn the_checked_disk_is_attached_even_if_its_name_was_reused() {
     let config = config("x", &["/srv/link.img,raw,hda,rw"]);
     assert_eq!(config.disks[0].access, Access::ReadWrite);
     let created = world.toolstack.create(&config, CreateOptions::default(), &mut |event| {
-        if let toolstack::Event::StepFinished { step: "write the state file", .. } = event {
+        if let toolstack::Event::StepFinished { id: "write-record", .. } = event {
             world.host.put_link("/srv/link.img", "/srv/a.img");
         }
     });

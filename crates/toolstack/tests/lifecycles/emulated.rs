@@ -1,6 +1,6 @@
 //! The emulated side of what is attached to a guest that does not use PV devices.
 
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{Detach, Event, Guest, Toolstack};
 
 use crate::change::{destroy, disk, guest_with, nic, vdev, with_guest, without_drivers};
@@ -49,7 +49,7 @@ fn a_card_that_the_guest_still_holds_is_no_hindrance() {
     assert_eq!(world.qemu.cards(), ["nic2"]);
     // An attachment that fails before its card is plugged in asks nobody for the one that is held.
     let before = world.picture();
-    let step = "plug its emulated card in";
+    let step = "plug-emulated";
     let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, Side::Before));
     attach(&faulty).unwrap_err();
     world.picture().check_same(&before, step);

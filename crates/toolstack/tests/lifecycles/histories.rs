@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use config::Uuid;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{CreateOptions, Guest, Toolstack};
 use xen::Hypervisor as _;
 use xen_types::DomId;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use config::Uuid;
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{CreateOptions, Guest, Toolstack};
 use xen_types::DomId;
 
@@ -112,7 +112,7 @@ fn a_guest_with_the_same_uuid_that_xl_created_is_not_ours() {
 #[test]
 fn recovery_of_an_interrupted_create_spares_a_guest_that_xl_created_from_the_same_file() {
     let steps = Toolstack::create_steps().into_iter();
-    for step in steps.take_while(|step| *step != "record the running guest") {
+    for step in steps.take_while(|step| *step != "record-running") {
         let world = World::new(Stubs::Work);
         let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, Side::After));
         let mut config = guest_config();

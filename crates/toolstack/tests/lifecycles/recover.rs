@@ -1,4 +1,4 @@
-use toolstack::steps::{Faults, Side};
+use toolstack::operation::{Faults, Side};
 use toolstack::{CreateOptions, Toolstack};
 
 use crate::world::{Stubs, World, guest_config};
@@ -32,7 +32,7 @@ fn a_running_guest_is_taken_up() {
 fn a_create_that_was_cut_off_anywhere_is_cleared() {
     let mut steps = Toolstack::create_steps();
     // After it the guest is complete, and after the next it runs.
-    steps.retain(|step| *step != "record the running guest" && *step != "start the guest");
+    steps.retain(|step| *step != "record-running" && *step != "start-guest");
     for step in steps {
         for side in [Side::Before, Side::After] {
             let world = World::new(Stubs::Work);
@@ -47,7 +47,7 @@ fn a_create_that_was_cut_off_anywhere_is_cleared() {
 #[test]
 fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
     let world = World::new(Stubs::Work);
-    die_at(&world, "start the guest", Side::Before);
+    die_at(&world, "start-guest", Side::Before);
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
     assert_eq!(recovered.guests.len(), 1);
     world.successor().destroy(recovered.guests[0].id(), &mut |_| ()).unwrap();
