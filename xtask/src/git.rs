@@ -30,3 +30,10 @@ pub(crate) fn base(folder: &Path) -> Option<String> {
         Some(git(folder, &["merge-base", "HEAD", branch]).ok()?.trim().to_owned())
     })
 }
+
+/// The files that differ from a commit, with those that git does not track yet, relative to the root.
+pub(crate) fn changed_files(folder: &Path, base: &str) -> Result<Vec<String>> {
+    let mut files = git(folder, &["diff", "--name-only", base])?;
+    files += &git(folder, &["ls-files", "--others", "--exclude-standard"])?;
+    Ok(files.lines().map(str::to_owned).collect())
+}

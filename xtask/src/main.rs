@@ -1,4 +1,4 @@
-//! Project chores: demo, test, tidy, host, image, bench, bindings.
+//! Project chores: demo, test, tidy, prepush, host, image, bench, bindings.
 //!
 //! Started as `cargo xtask`. It needs neither Xen nor its headers to build.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ mod host;
 mod long;
 mod native;
 mod pair;
+mod prepush;
 mod stages;
 mod stubdom;
 mod suite;
@@ -45,6 +46,8 @@ enum Command {
     Test(test::Options),
     /// Sizes of files and functions, circles between files, titles of commits, pages about interfaces.
     Tidy(tidy::Options),
+    /// Before a push: format, tidy, lints, and the unit tests of what changed.
+    Prepush,
     /// The embedded Xen host: real Xen, dom0 and guests under QEMU's software emulation.
     #[command(subcommand)]
     Host(host::Command),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::main(&options),
         Command::Test(options) => test::main(&options),
         Command::Tidy(options) => tidy::main(&options),
+        Command::Prepush => prepush::main(),
         Command::Host(command) => host::main(command),
         Command::Image(options) => stubdom::main(&options),
         Command::Bench(command) => bench::main(&command),
