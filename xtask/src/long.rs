@@ -1,68 +1,105 @@
-//! `cargo xtask test --long`: what takes hours. Its last results stand in `docs/status.md`.
+//! `cargo xtask test --long`: what takes hours. The latest results of each part stand in `docs/status.md`.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 
-use crate::{suite, workspace};
+use crate::meter::{Load, Meter};
+use crate::workspace;
 
-/// Whole rounds of the end-to-end suite, one after the other.
+/// Whole runs of the test command, one after the other.
 const ROUNDS: usize = 5;
 /// Random inputs of each property test; usually it is 256.
 const PROPERTY_CASES: &str = "4096";
 /// Where the results are kept.
 const STATUS: &str = "docs/status.md";
+/// What every table begins with.
+const HEAD: &str =
+    "| what | date | commit | seconds | processors busy | memory | result |\n|---|---|---|---|---|---|---|\n";
+
+/// What of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Five whole runs in a row.
+    Rounds,
+    /// Every test with many random inputs.
+    Properties,
+}
 
 /// What one part gave.
-struct Part {
+struct Outcome {
     what: String,
     took: Duration,
+    load: Load,
     result: String,
     good: bool,
 }
 
-/// Runs all of it, whatever fails, and writes the results down.
-pub(crate) fn main(suite: &suite::Options<'_>) -> Result<ExitCode> {
-    let mut parts = vec![properties()?];
-    for round in 1..=ROUNDS {
-        eprintln!("== round {round} of {ROUNDS}");
-        let suite::Summary { took, cases, failed } = suite::all(suite)?;
-        let result = format!("{} of {cases} passed", cases - failed);
-        parts.push(Part {
-            what: format!("end-to-end suite, round {round}"),
-            took,
-            result,
-            good: failed == 0,
-        });
+/// Does these parts, whatever fails, and writes the results down. `whole` is the usual run of all tests, and says in a
+/// few words what it gave.
+pub(crate) fn main(parts: &[Part], whole: impl Fn() -> Result<String>) -> Result<ExitCode> {
+    // What is tested is what is there at the beginning.
+    let (date, commit) = (said("date", &["--utc", "+%Y-%m-%d"])?, commit()?);
+    let mut outcomes = Vec::new();
+    for part in parts {
+        match part {
+            Part::Properties => {
+                let what = format!("unit and property tests, {PROPERTY_CASES} random inputs each");
+                outcomes.push(outcome(what, properties));
+            }
+            Part::Rounds => {
+                for round in 1..=ROUNDS {
+                    eprintln!("== round {round} of {ROUNDS}");
+                    outcomes.push(outcome(format!("whole run {round} of {ROUNDS}"), &whole));
+                }
+            }
+        }
     }
     let path = workspace::root().join(STATUS);
+    let before = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        read => read.with_context(|| format!("Cannot read {}", path.display()))?,
+    };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let text = status(&said("date", &["--utc", "+%Y-%m-%d"])?, &commit()?, cores, &parts);
-    std::fs::write(&path, &text).with_context(|| format!("Cannot write {}", path.display()))?;
+    let text = page(&before, cores, &date, &commit, &outcomes);
+    write(&path, &text)?;
     eprint!("{text}");
-    Ok(if parts.iter().all(|part| part.good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if outcomes.iter().all(|outcome| outcome.good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does one part and looks at the machine meanwhile.
+fn outcome(what: String, part: impl FnOnce() -> Result<String>) -> Outcome {
+    let (begun, meter) = (Instant::now(), Meter::start());
+    let result = part();
+    let (took, load) = (begun.elapsed(), meter.stop());
+    let good = result.is_ok();
+    let result = result.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        format!("failed: {}", error.to_string().lines().next().unwrap_or_default())
+    });
+    Outcome { what, took, load, result, good }
 }
 
 /// Every test with many random inputs.
-fn properties() -> Result<Part> {
-    let begun = Instant::now();
+fn properties() -> Result<String> {
     let status = Command::new(env!("CARGO"))
         .args(["test", "--workspace", "--locked", "--quiet", "--no-fail-fast"])
         .env("PROPTEST_CASES", PROPERTY_CASES)
         .current_dir(workspace::root())
         .status()
         .context("Cannot start cargo")?;
-    let result = if status.success() { "all passed" } else { "some failed" }.to_owned();
-    let what = format!("unit and property tests, {PROPERTY_CASES} random inputs each");
-    Ok(Part { what, took: begun.elapsed(), result, good: status.success() })
+    ensure!(status.success(), "cargo test ended with {status}");
+    Ok("all passed".to_owned())
 }
 
 /// The commit, and whether something is changed since.
 fn commit() -> Result<String> {
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"])?;
     let changed = !said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    Ok(if changed { format!("{commit}, with changes since") } else { commit })
+    Ok(if changed { format!("{commit} with changes") } else { commit })
 }
 
 /// What a program says, without spaces around it.
@@ -73,32 +110,75 @@ fn said(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The page.
-fn status(date: &str, commit: &str, cores: usize, parts: &[Part]) -> String {
-    let rows: String = parts
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("Cannot write {}", path.display()))
+}
+
+/// The page: rows of what was done now, and from the page before those of what was not.
+fn page(before: &str, cores: usize, date: &str, commit: &str, outcomes: &[Outcome]) -> String {
+    let rows: String = outcomes
         .iter()
-        .map(|part| format!("| {} | {:.0} | {} |\n", part.what, part.took.as_secs_f64(), part.result))
+        .map(|outcome| {
+            let Outcome { what, took, load, result, .. } = outcome;
+            let seconds = took.as_secs_f64();
+            format!(
+                "| {what} | {date} | {commit} | {seconds:.0} | {} | {} | {result} |\n",
+                load.busy(),
+                load.memory()
+            )
+        })
+        .collect();
+    let is_new = |row: &str| outcomes.iter().any(|outcome| first_cell(row) == Some(&outcome.what));
+    let kept: String = before
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .filter(|row| row.starts_with("| ") && !is_new(row))
+        .map(|row| format!("{row}\n"))
         .collect();
     format!(
-        "# The long tests\n\nThe latest results of `cargo xtask test --long`, which writes this page: on {date}, commit {commit}, on \
-         {cores} processors.\n\n| what | seconds | result |\n|---|---|---|\n{rows}"
+        "# The long tests\n\nThe latest result of each part of `cargo xtask test --long`, which writes this page, on \
+         {cores} processors. Busy: the share of all processors' time. Memory: the most of the machine's memory that was \
+         in use at once, with what else ran.\n\n{HEAD}{rows}{kept}"
     )
+}
+
+fn first_cell(row: &str) -> Option<&str> {
+    row.strip_prefix("| ")?.split(" |").next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn page_tells_when_of_what_and_what_came_out() {
-        let part = |what: &str, good| Part {
+    fn outcome(what: &str, result: &str) -> Outcome {
+        let load = Load { busy: Some(0.934), memory_kib: Some(3 << 20) };
+        Outcome {
             what: what.to_owned(),
             took: Duration::from_millis(1500),
-            result: if good { "all passed" } else { "some failed" }.to_owned(),
-            good,
-        };
-        let text = status("2026-01-02", "abc", 2, &[part("one", true), part("two", false)]);
-        assert!(text.contains("on 2026-01-02, commit abc, on 2 processors"), "{text}");
-        assert!(text.ends_with("| one | 2 | all passed |\n| two | 2 | some failed |\n"), "{text}");
+            load,
+            result: result.to_owned(),
+            good: true,
+        }
+    }
+
+    #[test]
+    fn page_tells_when_of_what_and_what_came_out() {
+        let text =
+            page("", 2, "2026-01-02", "abc", &[outcome("one", "all passed"), outcome("two", "some failed")]);
+        assert!(text.contains("on 2 processors"), "{text}");
+        let rows = "| one | 2026-01-02 | abc | 2 | 93 % | 3.0 GiB | all passed |\n\
+                    | two | 2026-01-02 | abc | 2 | 93 % | 3.0 GiB | some failed |\n";
+        assert!(text.ends_with(rows), "{text}");
+    }
+
+    #[test]
+    fn part_that_was_not_done_keeps_its_row() {
+        let first = page("", 2, "2026-01-02", "abc", &[outcome("one", "good"), outcome("two", "good")]);
+        let second = page(&first, 2, "2026-01-03", "def", &[outcome("two", "bad")]);
+        assert!(
+            second.contains("| one | 2026-01-02 | abc |") && second.contains("| two | 2026-01-03 | def |")
+        );
+        assert_eq!(second.matches("| two |").count(), 1, "{second}");
+        assert_eq!(second.matches("| what |").count(), 1, "{second}");
     }
 }

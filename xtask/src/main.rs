@@ -14,6 +14,7 @@ mod git;
 mod guest;
 mod host;
 mod long;
+mod meter;
 mod native;
 mod pair;
 mod prepush;

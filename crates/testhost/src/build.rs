@@ -24,7 +24,7 @@ const INIT: &str = include_str!("dom0-init.sh");
 /// Raised when the same inputs have to make another host.
 const FORMAT: &str = "2";
 /// Hosts that are kept, those used last.
-const KEPT: usize = 4;
+const KEPT: usize = 6;
 
 /// What goes into a host besides Xen, the kernel and a minimal dom0.
 #[derive(Debug, Clone, Default)]

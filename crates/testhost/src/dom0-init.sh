@@ -1,10 +1,10 @@
 #!/bin/sh
 # PID 1 of the embedded host's dom0. It mounts what a dom0 needs, starts xenstored and the daemons, says `ready`
-# on the control port and then obeys the test host: `run EPOCH SECONDS`,
+# on the control port and then obeys the test host: `prepare EPOCH SECONDS`, `run EPOCH SECONDS`,
 # `shell EPOCH ROWS COLUMNS TERM` or `off`.
 #
 # Control port, one line a message.  To the host: `step NAME`, `ready UPTIME`, `beat`, `exit STATUS`, `failed WHY`,
-# `bye`.  From the host: the three words above.
+# `bye`.  From the host: the four words above.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin HOME=/root TERM=linux LC_ALL=C
 umask 022
 /bin/busybox --install -s
@@ -98,9 +98,9 @@ mount_share() {
     date -s "@$1" >/dev/null
     mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 outrigger /share || fail "the share cannot be mounted"
     [ ! -d /share/put ] || cp -R /share/put/. /
-    # Only now: a snapshot's shared disks were other files.
-    [ -z "$OUTRIGGER_HOST" ] || insmod /modules/virtio_blk.ko
 }
+# Only for the job itself: the shared disks of a preparation's run were other files.
+find_shared_disks() { [ -z "$OUTRIGGER_HOST" ] || insmod /modules/virtio_blk.ko; }
 beats() {
     while sleep 5; do echo beat >&3; done
 }
@@ -121,8 +121,9 @@ collect() {
 
 while read -r word now limit columns term <&3; do
     case $word in
-    run)
+    prepare | run)
         mount_share "$now"
+        [ $word = prepare ] || find_shared_disks
         echo "step mounted" >&3
         beats &
         beats=$!
@@ -134,6 +135,7 @@ while read -r word now limit columns term <&3; do
         ;;
     shell)
         mount_share "$now"
+        find_shared_disks
         echo "step mounted" >&3
         beats &
         beats=$!

@@ -30,6 +30,8 @@ pub(crate) fn whole_seconds(limit: Duration) -> Duration {
 pub(crate) struct Work<'a> {
     /// What to do.
     pub(crate) job: &'a Job,
+    /// Whether a script prepares the host for a snapshot: dom0 then stays without the disks of this run.
+    pub(crate) prepares: bool,
     /// How long it may take, scaled, in whole seconds; none for as long as it lives.
     pub(crate) limit: Option<Duration>,
     /// Where its output is kept.
@@ -51,11 +53,13 @@ impl Work<'_> {
         vm.set_phase("start of the job");
         // dom0's clock stood still with the snapshot.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let message = match (self.job, self.limit) {
-            // dom0 ends the script itself, so that its logs still come out.
-            (Job::Script(_), Some(limit)) => format!("run {now} {}\n", limit.as_secs()),
-            (Job::Script(_), None) => format!("run {now} {}\n", u32::MAX),
-            (Job::Shell, _) => format!("shell {now} {}\n", shell::terminal()),
+        let message = match self.job {
+            Job::Script(_) => {
+                let word = if self.prepares { "prepare" } else { "run" };
+                // dom0 ends the script itself, so that its logs still come out.
+                format!("{word} {now} {}\n", self.limit.map_or(u32::MAX.into(), |limit| limit.as_secs()))
+            }
+            Job::Shell => format!("shell {now} {}\n", shell::terminal()),
         };
         vm.send("control", message.as_bytes())?;
         // Who wants shorter deadlines than usual means those of the job.

@@ -46,14 +46,6 @@ pub fn run(
         let reason = "a pair of hosts has only shared disks";
         return Err(HostError::Setting { name: "--disk", value, reason });
     }
-    if !request.shared_disks.is_empty() && !request.each.preparations.is_empty() {
-        let reason = "dom0 would know another run's disks from its preparation";
-        return Err(HostError::Setting {
-            name: "shared disks",
-            value: request.shared_disks.len().to_string(),
-            reason,
-        });
-    }
     let shared_disks = request.shared_disks.iter();
     let shared_disks = shared_disks.map(|path| path.canonicalize().at("find the shared disk", path));
     let shared_disks = shared_disks.collect::<Result<Vec<_>, _>>()?;

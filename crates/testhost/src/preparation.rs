@@ -27,7 +27,7 @@ pub(crate) fn prepare(
     vm.observer().progress(&format!("Preparing the host: {}", preparation.name()));
     let job = Job::Script(script);
     let limit = whole_seconds(vm.scaled(preparation.timeout()));
-    let work = Work { job: &job, limit: Some(limit), logs: &logs };
+    let work = Work { job: &job, prepares: true, limit: Some(limit), logs: &logs };
     work.begin(vm)?;
     let status = work.complete(vm)?.last_words(vm)?;
     share.keep_logs(&logs);

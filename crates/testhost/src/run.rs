@@ -95,7 +95,7 @@ impl<'a> Run<'a> {
 
     fn work(&self) -> Work<'a> {
         let limit = self.request.timeout.map(|limit| whole_seconds(self.request.scale.of(limit)));
-        Work { job: &self.request.job, limit, logs: self.places.logs }
+        Work { job: &self.request.job, prepares: false, limit, logs: self.places.logs }
     }
 
     fn finish(&self, work: &Work<'_>, mut vm: Vm<'_>, origin: Origin) -> Result<Report, HostError> {

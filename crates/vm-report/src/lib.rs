@@ -25,11 +25,29 @@ pub const GUEST_CPUS: &str = "OUTRIGGER_GUEST_CPUS";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostState {
+    /// Xen, dom0's Linux and xenstored, and no daemon or tool, neither ours nor Xen's.
+    Bare,
+    /// Our daemons, none of Xen's own tools, and no guest.
+    Daemons,
     /// Our daemons and Xen's own tools, and no guest.
     Tools,
     /// The same with a Linux guest of ours that has booted, uses its PV drivers, and waits for commands on its first
     /// serial port.
     LinuxGuest,
+    /// Two hosts as [`Tools`](Self::Tools) with a network and a disk between them. The case runs on both at once, and
+    /// passes when it does on both.
+    Pair,
+}
+
+impl HostState {
+    /// How many hosts it is.
+    #[must_use]
+    pub const fn hosts(self) -> usize {
+        match self {
+            Self::Bare | Self::Daemons | Self::Tools | Self::LinuxGuest => 1,
+            Self::Pair => 2,
+        }
+    }
 }
 
 /// A case, as `vm-tests list --json` names it.

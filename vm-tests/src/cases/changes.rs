@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use vm_report::HostState;
 
 use super::Case;
 use crate::harness::clean::{self, Host};
@@ -15,9 +16,9 @@ use crate::harness::qmp::{Qmp, socket};
 use crate::harness::shell::Shell;
 
 pub(super) const CASES: &[Case] = &[
-    Case::with_linux_guest("changes::linux_reads_the_discs_that_it_is_given", discs),
-    Case::with_linux_guest("changes::linux_uses_a_disk_and_a_nic_that_come_and_go", disk_and_nic),
-    Case::with_linux_guest("changes::linux_hears_what_is_said_while_it_runs", rest),
+    Case::on(HostState::LinuxGuest, "changes::linux_reads_the_discs_that_it_is_given", discs),
+    Case::on(HostState::LinuxGuest, "changes::linux_uses_a_disk_and_a_nic_that_come_and_go", disk_and_nic),
+    Case::on(HostState::LinuxGuest, "changes::linux_hears_what_is_said_while_it_runs", rest),
 ];
 
 fn md5_here(path: &str) -> Result<String> {

@@ -1,14 +1,15 @@
 //! The contract suites of the ground crates, kept by the real xenstored and the real Xen. Fakes keep them in unit tests.
 
 use anyhow::Result;
+use vm_report::HostState;
 
 use super::Case;
 use crate::harness::command::run_within;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("contracts::xenstored_keeps_the_contract_of_xenstore", xenstore),
-    Case::new("contracts::xen_keeps_the_contract_of_the_hypervisor", xen),
+    Case::on(HostState::Bare, "contracts::xenstored_keeps_the_contract_of_xenstore", xenstore),
+    Case::on(HostState::Daemons, "contracts::xen_keeps_the_contract_of_the_hypervisor", xen),
 ];
 
 /// Files of which guests are made.

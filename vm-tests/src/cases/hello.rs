@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use api::types::State;
+use vm_report::HostState;
 
 use super::Case;
 use crate::harness::clean::Host;
@@ -13,12 +14,12 @@ use crate::harness::guest::{Made, hello, list, must_run};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("hello::example_talks_reads_disks_and_echoes", example),
-    Case::new("hello::no_qemu_in_dom0", no_qemu),
-    Case::new("hello::two_guests_and_destroy_of_one", two_guests),
-    Case::new("hello::pause_and_unpause", pause),
-    Case::new("hello::stubdomain_log", stub_log),
-    Case::new("hello::rounds_leave_nothing", rounds),
+    Case::on(HostState::Daemons, "hello::example_talks_reads_disks_and_echoes", example),
+    Case::on(HostState::Daemons, "hello::no_qemu_in_dom0", no_qemu),
+    Case::on(HostState::Daemons, "hello::two_guests_and_destroy_of_one", two_guests),
+    Case::on(HostState::Daemons, "hello::pause_and_unpause", pause),
+    Case::on(HostState::Daemons, "hello::stubdomain_log", stub_log),
+    Case::on(HostState::Daemons, "hello::rounds_leave_nothing", rounds),
 ];
 
 fn example() -> Result<()> {

@@ -15,6 +15,7 @@ mod hostile;
 mod hotplug;
 mod linux;
 mod media;
+mod pair;
 mod qmp;
 mod state;
 mod stock;
@@ -37,14 +38,15 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// A case on a host without guests.
+    /// A case on a host without guests, which has Xen's own tools.
     pub(crate) const fn new(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host: HostState::Tools, is_the_end: false }
+        Self::on(HostState::Tools, name, run)
     }
 
-    /// A case on a host with the idle Linux guest ([`crate::harness::idle`]).
-    pub(crate) const fn with_linux_guest(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host: HostState::LinuxGuest, is_the_end: false }
+    /// A case on another host: the idle Linux guest is that of [`crate::harness::idle`], and one of a pair talks to the
+    /// other by [`crate::harness::peer`].
+    pub(crate) const fn on(host: HostState, name: &'static str, run: fn() -> Result<()>) -> Self {
+        Self { name, run, host, is_the_end: false }
     }
 
     /// A case after which nothing can run on its host.
@@ -81,6 +83,7 @@ pub(crate) fn all() -> Vec<Case> {
         linux::CASES,
         changes::CASES,
         emulated::CASES,
+        pair::CASES,
         xenstored_gone::CASES,
     ]
     .concat()

@@ -11,6 +11,7 @@ pub(crate) mod evidence;
 pub(crate) mod guest;
 pub(crate) mod idle;
 pub(crate) mod initramfs;
+pub(crate) mod peer;
 pub(crate) mod qmp;
 pub(crate) mod shell;
 pub(crate) mod state_file;

@@ -29,7 +29,7 @@ pub(super) struct Group {
 }
 
 /// Puts cases that start from the same host together. A case that ends its host is the last of its group, and a Linux
-/// guest is used by one case alone.
+/// guest and a pair of hosts are used by one case alone.
 pub(super) fn groups(cases: &[CaseInfo], times: &Times) -> Vec<Group> {
     let mut done: Vec<Group> = Vec::new();
     let mut open: Option<Group> = None;
@@ -38,7 +38,7 @@ pub(super) fn groups(cases: &[CaseInfo], times: &Times) -> Vec<Group> {
         if case.host == HostState::LinuxGuest {
             expected += LINUX_GUEST;
         }
-        let alone = case.host == HostState::LinuxGuest || expected >= ENOUGH;
+        let alone = matches!(case.host, HostState::LinuxGuest | HostState::Pair) || expected >= ENOUGH;
         let name = case.name.clone();
         match &mut open {
             Some(group) if !alone && group.host == case.host => {
@@ -81,8 +81,11 @@ impl Group {
         let limit =
             hosts.scale().of(Duration::from_secs_f64(LIMIT.0)).as_secs_f64() + LIMIT.1 * self.expected;
         let request = hosts.request(self.host, &script, Duration::from_secs_f64(limit), logs.to_owned());
+        if self.host == HostState::Pair {
+            return super::pair::run(self, hosts, request, board, logs);
+        }
         let mut follower = Follower::new(board, &self.cases, logs);
-        let result = testhost::run(&hosts.tools, &request, &mut follower);
+        let result = testhost::run(hosts.host(self.host), &request, &mut follower);
         let why = match &result {
             Ok(report) if report.status == 0 => None,
             Ok(report) => Some(format!("vm-tests ended with status {}", report.status)),
@@ -106,7 +109,7 @@ impl Group {
 
 /// How far a group has come.
 #[derive(Debug, PartialEq)]
-enum Progress {
+pub(super) enum Progress {
     /// The host was not there for the first case, for this reason.
     NotBegun(String),
     /// All cases passed.
@@ -116,7 +119,7 @@ enum Progress {
 }
 
 /// Follows what `vm-tests` says.
-struct Follower<'a> {
+pub(super) struct Follower<'a> {
     board: &'a Board,
     cases: &'a [String],
     logs: &'a Path,
@@ -135,7 +138,7 @@ struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    fn new(board: &'a Board, cases: &'a [String], logs: &'a Path) -> Self {
+    pub(super) fn new(board: &'a Board, cases: &'a [String], logs: &'a Path) -> Self {
         Self {
             board,
             cases,
@@ -177,7 +180,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Tells of the case that failed, when one did or when the run ended otherwise than it should.
-    fn finish(mut self, why: Option<String>) -> Progress {
+    pub(super) fn finish(mut self, why: Option<String>) -> Progress {
         let rest = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
         self.take(rest.trim_end());
         let has_begun = self.passed > 0 || self.current.is_some() || self.failure.is_some();

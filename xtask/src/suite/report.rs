@@ -24,17 +24,25 @@ pub(super) struct Outcome {
 /// Hears of outcomes from every thread.
 pub(super) struct Board {
     started: Instant,
+    shows: bool,
     all: Mutex<Vec<Outcome>>,
 }
 
 impl Board {
     pub(super) fn new() -> Self {
-        Self { started: Instant::now(), all: Mutex::default() }
+        Self { started: Instant::now(), shows: true, all: Mutex::default() }
+    }
+
+    /// One that shows nothing.
+    pub(super) fn silent() -> Self {
+        Self { shows: false, ..Self::new() }
     }
 
     /// Says something between the lines of cases.
     pub(super) fn say(&self, what: &str) {
-        eprintln!("[{:6.1}] {what}", self.started.elapsed().as_secs_f64());
+        if self.shows {
+            eprintln!("[{:6.1}] {what}", self.started.elapsed().as_secs_f64());
+        }
     }
 
     /// Tells of a case that has ended.

@@ -22,9 +22,12 @@ const PREPARATION_LIMIT: Duration = Duration::from_secs(600);
 const CONTRACTS: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
 
-/// The built host with Xen's own tools, and what is done to it before cases run.
+/// The built hosts, and what is done to them before cases run.
 pub(super) struct Hosts {
-    /// The host.
+    /// One without any daemon.
+    pub(super) bare: Host,
+    daemons: Host,
+    /// One with Xen's own tools.
     pub(super) tools: Host,
     /// The program of the cases, which also lists them here.
     pub(super) cases: PathBuf,
@@ -40,13 +43,17 @@ impl Hosts {
     pub(super) fn build(scale: TimeScale, accel: Accel, view: &mut View) -> Result<Self> {
         let cases = binaries::program("vm-tests", PROFILE)?;
         let programs = programs(&cases)?;
-        let build = BuildOptions { with_xen_tools: true, ..BuildOptions::default() };
-        let tools = host::built(&build, &programs, view)?;
+        let build = |bare, with_xen_tools, view: &mut View| {
+            let options = BuildOptions { bare, with_xen_tools, ..BuildOptions::default() };
+            host::built(&options, &programs, view)
+        };
+        let (bare, daemons) = (build(true, false, view)?, build(false, false, view)?);
+        let tools = build(false, true, view)?;
         let machine = emulator::machine(accel, view)?.stretched(scale);
         let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
         let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
-        Ok(Self { tools, cases, machine, files, linux, scale })
+        Ok(Self { bare, daemons, tools, cases, machine, files, linux, scale })
     }
 
     /// The factor of all deadlines.
@@ -64,10 +71,20 @@ impl Hosts {
         exports(&self.machine, self.scale)
     }
 
-    /// A run of a script on a copy of such a host.
+    /// What such a host is built of.
+    pub(super) fn host(&self, state: HostState) -> &Host {
+        match state {
+            HostState::Bare => &self.bare,
+            HostState::Daemons => &self.daemons,
+            HostState::Tools | HostState::LinuxGuest | HostState::Pair => &self.tools,
+        }
+    }
+
+    /// A run of a script on a copy of such a host, or on each of a pair.
     pub(super) fn request(&self, state: HostState, script: &Path, limit: Duration, logs: PathBuf) -> Request {
         let preparations = match state {
-            HostState::Tools => vec![self.files.clone()],
+            HostState::Bare | HostState::Daemons => Vec::new(),
+            HostState::Tools | HostState::Pair => vec![self.files.clone()],
             HostState::LinuxGuest => vec![self.files.clone(), self.linux.clone()],
         };
         Request {

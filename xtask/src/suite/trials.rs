@@ -4,12 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use testhost::{Host, Job, Machine, Observer, Put, Request};
+use testhost::{Job, Machine, Observer, Put, Request};
 
 use super::report::Outcome;
 use super::states::Hosts;
-use crate::host::{self, BuildOptions};
-use crate::view::View;
 use crate::{guest, pair, watch};
 
 /// One boot's part of the trial of a reboot, before scaling.
@@ -91,18 +89,12 @@ impl Observer for Listener {
     }
 }
 
-/// A host without programs of ours.
-fn bare() -> Result<Host> {
-    let build = BuildOptions { bare: true, ..BuildOptions::default() };
-    host::built(&build, &[], &mut View::new(true, false))
-}
-
 fn watch(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
-    watch::trials(&bare()?, &hosts.machine(), hosts.scale(), logs, listener)
+    watch::trials(&hosts.bare, &hosts.machine(), hosts.scale(), logs, listener)
 }
 
 fn pair(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
-    pair::trials(&bare()?, &hosts.machine(), hosts.scale(), logs, listener)
+    pair::trials(&hosts.tools, &hosts.machine(), hosts.scale(), logs, listener)
 }
 
 fn reboot(hosts: &Hosts, logs: &Path, listener: &mut Listener) -> Result<()> {
