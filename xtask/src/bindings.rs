@@ -23,6 +23,11 @@ pub(crate) struct Options {
     yes: bool,
 }
 
+/// Fails when the committed bindings are not what bindgen writes.
+pub(crate) fn check(yes: bool) -> Result<()> {
+    main(&Options { check: true, yes }).map(drop)
+}
+
 /// Runs bindgen in the folder of `xen-sys` with the arguments in `bindgen.args`.
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     debian::ensure(&["libxen-dev", "libclang-dev"], options.yes)?;

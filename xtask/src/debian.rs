@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 pub(crate) const RUN_HOST: [&str; 3] = ["qemu-system-x86", "binutils", "util-linux"];
 /// What building the workspace needs: Xen's headers and libraries, and a linker.
 pub(crate) const BUILD: [&str; 5] = ["libxen-dev", "pkg-config", "binutils", "gcc", "libc6-dev"];
+/// What compiling the fuzz targets needs: libFuzzer is C++.
+pub(crate) const FUZZ: [&str; 1] = ["g++"];
 
 /// Makes sure that packages are installed: names those that are missing and installs them.
 ///

@@ -1,4 +1,4 @@
-//! Project chores: demo, test, host, image, bench, bindings.
+//! Project chores: demo, test, tidy, prepush, host, image, bench, bindings.
 //!
 //! Started as `cargo xtask`. It needs neither Xen nor its headers to build.
 #![forbid(unsafe_code)]
@@ -6,19 +6,23 @@
 mod bench;
 mod binaries;
 mod bindings;
+mod checks;
 mod debian;
 mod demo;
 mod emulator;
+mod git;
 mod guest;
 mod host;
 mod long;
 mod meter;
 mod native;
 mod pair;
+mod prepush;
 mod stages;
 mod stubdom;
 mod suite;
 mod test;
+mod tidy;
 mod view;
 mod watch;
 mod workspace;
@@ -41,6 +45,10 @@ enum Command {
     Demo(demo::Options),
     /// Format, lints, every test, and the end-to-end suite on the embedded host.
     Test(test::Options),
+    /// Sizes of files and functions, circles between files, titles of commits, pages about interfaces.
+    Tidy(tidy::Options),
+    /// Before a push: format, tidy, lints, and the unit tests of what changed.
+    Prepush,
     /// The embedded Xen host: real Xen, dom0 and guests under QEMU's software emulation.
     #[command(subcommand)]
     Host(host::Command),
@@ -57,6 +65,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo(options) => demo::main(&options),
         Command::Test(options) => test::main(&options),
+        Command::Tidy(options) => tidy::main(&options),
+        Command::Prepush => prepush::main(),
         Command::Host(command) => host::main(command),
         Command::Image(options) => stubdom::main(&options),
         Command::Bench(command) => bench::main(&command),

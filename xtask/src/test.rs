@@ -1,7 +1,7 @@
 //! `cargo xtask test`: format, lints, every test, and the end-to-end suite on the embedded host.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -12,7 +12,7 @@ use image::packages::Store;
 use crate::host::AccelOption;
 use crate::stages::{Budget, Stages};
 use crate::view::View;
-use crate::{binaries, debian, long, suite, workspace};
+use crate::{binaries, bindings, checks, debian, long, suite, tidy, workspace};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -91,9 +91,7 @@ fn whole(options: &Options, ci: bool) -> Result<String> {
     let mut stages = Stages::begin()?;
     if !options.only_e2e {
         if options.filter.is_none() {
-            stages.run("format", Budget::minutes(1), || cargo(&["fmt", "--all", "--check"]))?;
-            let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-            stages.run("lints", Budget::minutes(2), || cargo(&clippy))?;
+            lints(&mut stages, options.yes || ci)?;
         }
         stages.run("tests", Budget::minutes(4), || tests(options.filter.as_deref()))?;
     }
@@ -124,18 +122,25 @@ fn whole(options: &Options, ci: bool) -> Result<String> {
     Ok(format!("{}; {cases} cases passed", stages.end()?))
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
-    let status = Command::new(env!("CARGO")).args(arguments).current_dir(workspace::root()).status()?;
-    if !status.success() {
-        bail!("cargo {} failed ({status})", arguments.join(" "));
-    }
-    Ok(())
+/// Everything that needs no test to run.
+fn lints(stages: &mut Stages, yes: bool) -> Result<()> {
+    stages.run("format, tidy", Budget::minutes(1), || checks::format().and_then(|()| tidy::check()))?;
+    stages.run("lints", Budget::minutes(2), checks::lints)?;
+    stages.run("documentation", Budget::minutes(2), checks::documentation)?;
+    // The first time, bindgen and libFuzzer are compiled.
+    stages.run("bindings, fuzz targets, dependencies", Budget::Compiling, || {
+        debian::ensure(&debian::FUZZ, yes)?;
+        bindings::check(yes)?;
+        checks::fuzz_targets()?;
+        checks::dependencies()
+    })
 }
 
-/// Runs unit, property and integration tests with nextest where it is installed, else with cargo's own runner.
+/// Runs unit, property and integration tests and the examples in the documentation, the former with nextest where it is
+/// installed, else all with cargo's own runner.
 fn tests(filter: Option<&str>) -> Result<()> {
-    let nextest = Command::new(env!("CARGO")).args(["nextest", "--version"]).output();
-    let mut arguments = if nextest.is_ok_and(|output| output.status.success()) {
+    let nextest = checks::has("nextest");
+    let mut arguments = if nextest {
         vec!["nextest", "run", "--workspace", "--locked", "--no-tests=pass", "--no-fail-fast"]
     } else {
         eprintln!("cargo-nextest is not installed (cargo install --locked cargo-nextest): using cargo test");
@@ -143,5 +148,6 @@ fn tests(filter: Option<&str>) -> Result<()> {
     };
     arguments.extend(["--features", binaries::DEV_FEATURES]);
     arguments.extend(filter);
-    cargo(&arguments)
+    checks::cargo(&arguments)?;
+    if nextest && filter.is_none() { checks::examples() } else { Ok(()) }
 }

@@ -1,7 +1,7 @@
 //! The embedded Xen host: builds it, boots it under QEMU, runs a script in its dom0.
 //!
 //! The host is real Xen, a real Linux dom0 and real HVM guests, under QEMU's software emulation of AMD SVM, or under
-//! KVM where that can nest ([`accel`]). It needs no special hardware and no root. [`run`] boots it, or restores a
+//! KVM where that can nest ([`accel`]). It needs no special hardware and no root. [`run()`] boots it, or restores a
 //! snapshot of it that was taken when its daemons were up or when a [`Preparation`] was done, and gives a script's output
 //! and exit status back; a crash or silence ends a run at once with the last console lines.
 #![forbid(unsafe_code)]

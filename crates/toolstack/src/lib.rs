@@ -7,7 +7,7 @@
 //!
 //! The calls block, create for many seconds: a daemon gives each guest a thread of its own. No state is kept in
 //! memory between calls; what cannot be read back from Xen and xenstore is in a small file for each guest
-//! ([`record`]), so that a killed daemon's successor loses no guest and leaves nothing behind
+//! (`record`), so that a killed daemon's successor loses no guest and leaves nothing behind
 //! ([`Toolstack::recover`]).
 //!
 //! The xenstore tree is the one that libxl of Xen 4.17 writes (`tools/libs/light`), so that stock tools can list,

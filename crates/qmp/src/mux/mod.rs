@@ -20,7 +20,7 @@
 //! - A session that is lost fails the requests that were with QEMU. Clients stay, are told by
 //!   `OUTRIGGER_SESSION_LOST` and `OUTRIGGER_SESSION_RESTORED`, and what they ask meanwhile waits for a while.
 //! - When the device model has ended ([`Mux::end`]), the same happens, and what is asked from then on is refused.
-//! - What QEMU sends is paid for out of a [`Budget`](budget::Budget): bytes that are read, the time that it took to
+//! - What QEMU sends is paid for out of a `Budget`: bytes that are read, the time that it took to
 //!   handle them, events that are passed on.
 
 mod budget;

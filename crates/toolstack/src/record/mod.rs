@@ -5,7 +5,7 @@
 //! valid only in the boot of the host that it names: domains, ports, loop devices and script effects end with that
 //! boot.
 //!
-//! [`file`] reads the files, including those of other releases.
+//! [`mod@file`] reads the files, including those of other releases.
 
 mod file;
 mod tolerance;
