@@ -85,6 +85,8 @@ pub(crate) struct Console<M> {
     pub(crate) look_is_due: bool,
     /// The path of its pseudo-terminal.
     pub(crate) tty: Option<String>,
+    /// Whether that path was written to xenstore.
+    pub(crate) tty_is_told: bool,
     /// The name of its channel, and the link with that name to its socket.
     pub(crate) name: Option<(String, Option<OwnPath>)>,
     /// Bytes that came out of the ring and were not handed on yet.
@@ -125,6 +127,7 @@ impl<M: RingMemory> Console<M> {
             looks: Bucket::new(16, 50, now),
             look_is_due: false,
             tty: None,
+            tty_is_told: false,
             name: None,
             waiting: 0,
             complaints: 0,

@@ -19,6 +19,7 @@ mod hypervisor;
 mod id;
 mod leftovers;
 mod open;
+mod outage;
 mod poller;
 mod reader;
 mod settings;
@@ -37,6 +38,7 @@ use xen_types::{DomId, EventPort};
 use xenstore::Connection;
 
 pub use id::ConsoleId;
+pub use outage::Connect;
 pub use settings::{LogNames, ServerError, Settings};
 
 use crate::platform::Platform;
@@ -46,7 +48,8 @@ use control::Control;
 use discovery::Dirty;
 use hypervisor::HypervisorLog;
 use leftovers::{make_folder, remove_stale_names};
-use poller::{Part, Poller, Slot, Source};
+use outage::{Reconnect, watch_host};
+use poller::{Part, Poller, Source};
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
@@ -68,6 +71,8 @@ enum Due {
     Close(u64),
     /// Take leave of a client that has not said what it wants.
     Dismiss(u64),
+    /// Look after an outage of xenstored.
+    Outage,
 }
 
 /// What ended a turn.
@@ -86,7 +91,7 @@ pub struct Server<P: Platform> {
     store: Connection,
     settings: Settings,
     poller: Poller,
-    store_slot: Slot,
+    reconnect: Reconnect,
     control: Control,
     hypervisor: Option<HypervisorLog>,
     /// The domains that are served, with their UUIDs, since domids are reused.
@@ -109,19 +114,22 @@ pub struct Server<P: Platform> {
 }
 
 impl<P: Platform> Server<P> {
-    /// Makes the folders, sets the watches and takes up every console that there is.
+    /// Makes the folders, sets the watches and takes up every console that there is. Later too, `connect` makes the
+    /// connections to xenstored, when the first one is lost.
     ///
     /// # Errors
     /// When a folder cannot be made, or xenstore or Xen does not answer.
-    pub fn start(platform: P, store: Connection, settings: Settings) -> Result<Self, ServerError> {
+    pub fn start(platform: P, connect: Connect, settings: Settings) -> Result<Self, ServerError> {
         for folder in [&settings.log_dir, &settings.socket_dir] {
             make_folder(folder)?;
         }
         remove_stale_names(&settings.socket_dir);
+        let store = connect()?;
         let mut poller = Poller::new().map_err(ServerError::Poll)?;
         let input = EpollFlags::EPOLLIN;
         poller.add(platform.event_fd(), Source::Events, input).map_err(ServerError::Poll)?;
         let store_slot = poller.add(store.as_fd(), Source::Store, input).map_err(ServerError::Poll)?;
+        let reconnect = Reconnect::new(connect, settings.store_timeout, store_slot);
         let control = Control::open(&settings.socket_dir, &mut poller)
             .map_err(|source| ServerError::Folder { path: settings.socket_dir.clone(), source })?;
         let mut server = Self {
@@ -129,7 +137,7 @@ impl<P: Platform> Server<P> {
             store,
             settings,
             poller,
-            store_slot,
+            reconnect,
             control,
             hypervisor: None,
             domains: BTreeMap::new(),
@@ -145,12 +153,14 @@ impl<P: Platform> Server<P> {
             unread: true,
         };
         server.open_hypervisor_log();
-        server.watch_host()?;
+        watch_host(&server.store)?;
         // Before another domain of the same name has the same log.
         let alive = server.alive()?;
         server.finish_journals(|id, uuid| alive.get(&id.domid) != Some(&uuid));
         server.look()?;
         server.finish_journals(|id, uuid| !server.serves(id, uuid));
+        // Until here nothing was served that could wait.
+        server.store = server.store.with_timeout(server.settings.store_timeout);
         Ok(server)
     }
 
@@ -173,27 +183,32 @@ impl<P: Platform> Server<P> {
     /// Waits until there is something to do, at most `patience` if given, and does one round of it.
     ///
     /// # Errors
-    /// When xenstore, event channels or the poll itself are lost; a guest cannot cause one.
+    /// When Xen, event channels or the poll itself are lost; a guest cannot cause one.
     pub fn turn(&mut self, patience: Option<Duration>) -> Result<Turn, ServerError> {
         let mut result = Turn::Done;
         for (source, flags) in self.poller.wait(self.timeout(patience)).map_err(ServerError::Poll)? {
             match source {
                 Source::Events => self.take_events()?,
-                Source::Store => self.read_watches()?,
+                Source::Store => self.read_watches(),
+                Source::StoreAgain => self.find_store(),
                 Source::Caller => result = Turn::Caller,
                 Source::Control => self.accept_guest(),
-                Source::Guest(number) => self.hear_guest(number)?,
+                Source::Guest(number) => {
+                    let heard = self.hear_guest(number);
+                    self.survive(heard)?;
+                }
                 Source::Console(key, part) => self.handle(key, part, flags),
             }
         }
         self.do_what_is_due();
         if self.unread {
-            self.read_watches()?;
+            self.read_watches();
         }
         if !self.dirty.is_clean() {
-            self.look()?;
+            let looked = self.look();
+            self.survive(looked)?;
             // Answers may have been preceded by events, which the poll does not know of any more.
-            self.read_watches()?;
+            self.read_watches();
         }
         self.serve_some();
         Ok(result)
@@ -220,7 +235,7 @@ impl<P: Platform> Server<P> {
             }
         }
         self.control.remove();
-        self.poller.remove(&self.store_slot, self.store.as_fd());
+        self.reconnect.remove(&mut self.poller, &self.store);
     }
 
     /// The consoles that are known, for a report.
@@ -277,6 +292,7 @@ impl<P: Platform> Server<P> {
                 }
                 Due::Close(key) => self.close(key),
                 Due::Dismiss(number) => self.dismiss_guest(number),
+                Due::Outage => self.mind_outage(),
             }
         }
     }

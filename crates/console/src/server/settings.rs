@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use xenstore::StoreError;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub hypervisor_log: Option<LogStyle>,
     /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
     pub overflow: Overflow,
+    /// How long the server's loop, and so every console, may wait for one answer of xenstored.
+    pub store_timeout: Duration,
 }
 
 impl Settings {
@@ -40,6 +43,7 @@ impl Settings {
             log_style: LogStyle::default(),
             hypervisor_log: None,
             overflow: Overflow::Drop,
+            store_timeout: Duration::from_secs(3),
         }
     }
 }
@@ -55,11 +59,11 @@ pub enum LogNames {
     Xenconsoled,
 }
 
-/// Why the server cannot start or go on.
+/// Why the server cannot start or continue.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// xenstored does not answer any more, or never did.
-    #[error("Lost xenstore, where consoles are found")]
+    /// xenstored does not answer at the start. Later, its loss is no error.
+    #[error("Cannot use xenstore, where consoles are found")]
     Store(#[from] StoreError),
     /// Xen does not list its domains.
     #[error("Cannot list the domains")]

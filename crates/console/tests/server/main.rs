@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 mod kills;
+mod outage;
 mod outputs;
 mod reuse;
 mod sim;
