@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 use xen_types::EventPort;
 
@@ -19,6 +20,7 @@ use super::ends::{Role, Stream, StreamEnd, Viewer};
 use super::id::ConsoleId;
 use super::poller::{Part, Poller, Slot, Source};
 use super::reader::{PIECE, Pumped, Reader};
+use super::share::Share;
 use super::sinks::Sinks;
 use crate::history::History;
 use crate::logfile::LogFile;
@@ -32,8 +34,6 @@ use crate::xenbus;
 const INPUT_MAX: usize = 4096;
 /// Bytes of one turn that are more than a person reads.
 const FLOOD: usize = 512;
-/// Warnings about one console, so that its guest cannot fill the journal.
-const COMPLAINTS_MAX: u32 = 16;
 /// Rings that are emptied without asking whether the output can follow, when a ring is let go of.
 const FINAL_ROUNDS: usize = 2;
 
@@ -79,7 +79,8 @@ pub(crate) struct Console<M> {
     pub(crate) floods: bool,
     /// Whether its port has fired and waits to be unmasked.
     pub(crate) fired: bool,
-    pub(crate) turns: Bucket,
+    /// What it shares with the domain's other consoles.
+    pub(crate) share: Rc<Share>,
     pub(crate) looks: Bucket,
     /// Whether a look at its nodes was put off.
     pub(crate) look_is_due: bool,
@@ -91,7 +92,6 @@ pub(crate) struct Console<M> {
     pub(crate) name: Option<(String, Option<OwnPath>)>,
     /// Bytes that came out of the ring and were not handed on yet.
     waiting: usize,
-    complaints: u32,
     history: History,
     pub(crate) sinks: Sinks,
     /// The main output, when it is a pseudo-terminal or a pipe.
@@ -112,7 +112,7 @@ pub(crate) struct Console<M> {
 }
 
 impl<M: RingMemory> Console<M> {
-    pub(crate) fn new(id: ConsoleId, uuid: Uuid, key: u64, now: Instant) -> Self {
+    pub(crate) fn new(id: ConsoleId, uuid: Uuid, key: u64, share: Rc<Share>, now: Instant) -> Self {
         Self {
             id,
             uuid,
@@ -122,15 +122,13 @@ impl<M: RingMemory> Console<M> {
             queued: false,
             floods: false,
             fired: false,
-            // About a fifth of a processor when each turn moves but one byte, 80 MB/s when each moves a full ring.
-            turns: Bucket::new(4096, 40_960, now),
+            share,
             looks: Bucket::new(16, 50, now),
             look_is_due: false,
             tty: None,
             tty_is_told: false,
             name: None,
             waiting: 0,
-            complaints: 0,
             history: History::default(),
             sinks: Sinks::default(),
             stream: None,
@@ -206,14 +204,17 @@ impl<M: RingMemory> Console<M> {
         Ok(Door { listener, slot, name })
     }
 
-    /// Warns about this console, a bounded number of times.
-    pub(crate) fn complain(&mut self, what: &dyn core::fmt::Display) {
-        if self.complaints < COMPLAINTS_MAX {
-            self.complaints += 1;
+    /// Warns about this console, as often as its domain has lines left.
+    pub(crate) fn complain(&self, what: &dyn core::fmt::Display) {
+        if self.share.may_log(Instant::now()) {
             warn!(console = %self.id, "{what}");
-            if self.complaints == COMPLAINTS_MAX {
-                warn!(console = %self.id, "further warnings about this console are not logged");
-            }
+        }
+    }
+
+    /// Logs a change of this console, as often as its domain has lines left.
+    pub(crate) fn report(&self, what: &str) {
+        if self.share.may_log(Instant::now()) {
+            info!(console = %self.id, "{what}");
         }
     }
 

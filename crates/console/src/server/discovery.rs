@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tracing::debug;
 use uuid::Uuid;
 use xen_types::{DomId, Gfn, GrantRef};
 use xenstore::{EventPath, StoreError, WatchEvent};
@@ -197,6 +197,7 @@ impl<P: Platform> Server<P> {
     fn forget_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "domain is gone");
         self.domains.remove(&domid);
+        self.shares.remove(&domid);
         let first = ConsoleId { domid, number: 0 };
         let last = ConsoleId { domid, number: u32::MAX };
         let ids: Vec<ConsoleId> = self.names.range(first..=last).map(|(id, _)| *id).collect();
@@ -213,7 +214,9 @@ impl<P: Platform> Server<P> {
 
     fn forget(&mut self, id: ConsoleId) {
         self.disconnect(id, false);
-        info!(console = %id, "console is gone");
+        if let Some(console) = self.console_mut(id) {
+            console.report("console is gone");
+        }
         self.retire(id);
     }
 
@@ -354,7 +357,7 @@ impl<P: Platform> Server<P> {
             Ok((page, port)) => {
                 console.take_up(Wire { ring: BackendRing::new(page), port });
                 console.link = Link::Connected { offer, confirmed: false };
-                info!(console = %id, "console is connected");
+                console.report("console is connected");
                 if let Some(key) = key {
                     self.ports.insert(port, key);
                     // What was written before the port was bound made no event, here or there: a daemon that was

@@ -4,7 +4,7 @@
 //! little, then a few of those that flood, round robin, one ring's worth at a time. A flood's bytes are handed on in
 //! larger pieces: they are safe in the console's spool before. A console whose port has fired keeps the port masked
 //! until its ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second
-//! one console gets is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
+//! the consoles of one domain get is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
 //! Nobody here waits for a reader: what a reader does not take stays in the console's history until newer bytes need the
 //! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring.
 //!
@@ -23,12 +23,14 @@ mod outage;
 mod poller;
 mod reader;
 mod settings;
+mod share;
 mod sinks;
 mod tree;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
@@ -50,6 +52,7 @@ use hypervisor::HypervisorLog;
 use leftovers::{make_folder, remove_stale_names};
 use outage::{Reconnect, watch_host};
 use poller::{Part, Poller, Source};
+use share::Share;
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
@@ -96,6 +99,8 @@ pub struct Server<P: Platform> {
     hypervisor: Option<HypervisorLog>,
     /// The domains that are served, with their UUIDs, since domids are reused.
     domains: BTreeMap<DomId, Uuid>,
+    /// What all consoles of a domain have together.
+    shares: BTreeMap<DomId, Rc<Share>>,
     /// Consoles by a number that is never used twice; those that leave have no name any more.
     consoles: BTreeMap<u64, Console<P::Page>>,
     names: BTreeMap<ConsoleId, u64>,
@@ -141,6 +146,7 @@ impl<P: Platform> Server<P> {
             control,
             hypervisor: None,
             domains: BTreeMap::new(),
+            shares: BTreeMap::new(),
             consoles: BTreeMap::new(),
             names: BTreeMap::new(),
             next_key: 0,
@@ -362,7 +368,7 @@ impl<P: Platform> Server<P> {
     /// Gives one console its turn.
     fn serve(&mut self, key: u64, now: Instant) {
         let Some(console) = self.consoles.get_mut(&key) else { return };
-        if let Err(at) = console.turns.take(now) {
+        if let Err(at) = console.share.take_turn(now) {
             // It stays queued, so that its events do not bring it back before.
             self.schedule(at, Due::Serve(key));
             return;
