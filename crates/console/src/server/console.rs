@@ -81,6 +81,10 @@ pub(crate) struct Console<M> {
     pub(crate) fired: bool,
     /// What it shares with the domain's other consoles.
     pub(crate) share: Rc<Share>,
+    /// When the files may have more of what has come.
+    files_are_due: Option<Instant>,
+    /// Whether that time is in the server's list.
+    files_are_scheduled: bool,
     pub(crate) looks: Bucket,
     /// Whether a look at its nodes was put off.
     pub(crate) look_is_due: bool,
@@ -123,6 +127,8 @@ impl<M: RingMemory> Console<M> {
             floods: false,
             fired: false,
             share,
+            files_are_due: None,
+            files_are_scheduled: false,
             looks: Bucket::new(16, 50, now),
             look_is_due: false,
             tty: None,
@@ -219,10 +225,14 @@ impl<M: RingMemory> Console<M> {
     }
 
     /// Whether bytes must stay in the ring until someone has taken those before them.
-    fn is_held_up(&self) -> bool {
+    fn is_held_up(&mut self, now: Instant) -> bool {
+        // Where bytes must be on the disk before they leave the ring, none can be left out.
+        let rests = self.share.log_rests_until(now).filter(|_| self.sinks.come_first());
+        self.files_are_due = rests.or(self.files_are_due);
         let unattended = matches!(self.output_door, Some((_, Overflow::Block)))
             && !self.viewers.values().any(|viewer| matches!(viewer.role, Role::Output(_)));
-        unattended
+        rests.is_some()
+            || unattended
             || self.stream.as_ref().is_some_and(|stream| stream.holds_up(&self.history))
             || self.viewers.values().any(|viewer| viewer.holds_up(&self.history))
     }
@@ -236,7 +246,7 @@ impl<M: RingMemory> Console<M> {
         now: Instant,
         notify: impl FnOnce(EventPort),
     ) -> Result<Moved, RingLie> {
-        let held_up = self.is_held_up();
+        let held_up = self.is_held_up(now);
         let Some(wire) = &mut self.wire else { return Ok(Moved::default()) };
         let mut buffer = [0; OUT_SIZE];
         let batch = wire.ring.copy(&mut buffer[..if held_up { 0 } else { OUT_SIZE }])?;
@@ -268,9 +278,29 @@ impl<M: RingMemory> Console<M> {
     }
 
     fn flush(&mut self) {
-        if let Err(error) = self.sinks.flush(&self.history) {
+        // At the end, whatever is still in memory is written: a guest's last words explain it.
+        let now = Instant::now();
+        let is_end = self.leaving;
+        let take = |count| if is_end { Ok(()) } else { self.share.take_log(now, count) };
+        let (done, due) = self.sinks.flush(&self.history, take);
+        self.files_are_due = due;
+        if let Err(error) = done {
             self.complain(&with_cause(&error));
         }
+    }
+
+    /// When the files are to be given more, if nobody was told yet.
+    pub(crate) fn unscheduled_files(&mut self) -> Option<Instant> {
+        let due = self.files_are_due.filter(|_| !self.files_are_scheduled);
+        self.files_are_scheduled |= due.is_some();
+        due
+    }
+
+    /// Gives the files what waited for its time.
+    pub(crate) fn flush_late(&mut self) {
+        self.files_are_scheduled = false;
+        self.files_are_due = None;
+        self.flush();
     }
 
     /// Gives what has come to the files and to all readers.

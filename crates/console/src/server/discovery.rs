@@ -391,5 +391,8 @@ impl<P: Platform> Server<P> {
             self.ports.remove(&wire.port);
             self.platform.unbind(wire.port);
         }
+        if let Some(at) = console.unscheduled_files() {
+            self.schedule(at, Due::Files(key));
+        }
     }
 }

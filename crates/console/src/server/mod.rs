@@ -41,7 +41,7 @@ use xenstore::Connection;
 
 pub use id::ConsoleId;
 pub use outage::Connect;
-pub use settings::{LogNames, ServerError, Settings};
+pub use settings::{LogNames, LogPace, ServerError, Settings};
 
 use crate::platform::Platform;
 use crate::xenbus::Link;
@@ -74,6 +74,8 @@ enum Due {
     Close(u64),
     /// Take leave of a client that has not said what it wants.
     Dismiss(u64),
+    /// Give a console's files what they could not have before.
+    Files(u64),
     /// Look after an outage of xenstored.
     Outage,
 }
@@ -298,6 +300,7 @@ impl<P: Platform> Server<P> {
                 }
                 Due::Close(key) => self.close(key),
                 Due::Dismiss(number) => self.dismiss_guest(number),
+                Due::Files(key) => self.flush_late(key),
                 Due::Outage => self.mind_outage(),
             }
         }
@@ -384,17 +387,32 @@ impl<P: Platform> Server<P> {
                 return;
             }
         };
+        let files_are_due = console.unscheduled_files();
         if (1..=TYPED).contains(&moved.input) && !console.floods {
             self.hush = Some((key, now + HUSH));
         } else if moved.output > 0 && self.hush.is_some_and(|(typed, _)| typed == key) {
             self.hush = None;
         }
-        let Some(wire) = &console.wire else { return };
-        if moved.output > 0 || moved.handed_on {
-            self.queue(key);
-        } else if !moved.held_up && core::mem::take(&mut console.fired) {
-            self.platform.unmask(wire.port);
+        if let Some(wire) = &console.wire {
+            if moved.output > 0 || moved.handed_on {
+                self.queue(key);
+            } else if !moved.held_up && core::mem::take(&mut console.fired) {
+                self.platform.unmask(wire.port);
+            }
         }
+        if let Some(at) = files_are_due {
+            self.schedule(at, Due::Files(key));
+        }
+    }
+
+    /// Gives a console's files what they could not have before, and serves a ring that waited for them.
+    fn flush_late(&mut self, key: u64) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        console.flush_late();
+        if let Some(at) = console.unscheduled_files() {
+            self.schedule(at, Due::Files(key));
+        }
+        self.queue(key);
     }
 
     /// Lets go of a ring that lied, and of its offer.

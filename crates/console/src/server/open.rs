@@ -40,8 +40,8 @@ impl<P: Platform> Server<P> {
         }
         let key = self.next_key;
         self.next_key += 1;
-        let now = Instant::now();
-        let share = self.shares.entry(id.domid).or_insert_with(|| Rc::new(Share::new(id.domid, now)));
+        let (now, pace) = (Instant::now(), self.settings.log_pace);
+        let share = self.shares.entry(id.domid).or_insert_with(|| Rc::new(Share::new(id.domid, pace, now)));
         let mut console = Console::new(id, uuid, key, Rc::clone(share), now);
         for error in wrong {
             console.complain(&error);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 use xen_types::DomId;
 
-use super::bucket::Bucket;
+use super::LogPace;
+use super::bucket::{Bucket, Pace};
 
 /// Lines about a domain's consoles in the daemon's own log within [`LINES_PERIOD`]. A stubdomain with ten consoles that
 /// starts and ends makes twenty.
@@ -19,6 +20,7 @@ pub(crate) struct Share {
     domid: DomId,
     /// Turns of service: about a fifth of a processor when each moves one byte, 80 MB/s when each moves a full ring.
     turns: RefCell<Bucket>,
+    log: RefCell<Pace>,
     lines: RefCell<Lines>,
 }
 
@@ -31,10 +33,11 @@ struct Lines {
 }
 
 impl Share {
-    pub(crate) fn new(domid: DomId, now: Instant) -> Self {
+    pub(crate) fn new(domid: DomId, pace: LogPace, now: Instant) -> Self {
         Self {
             domid,
             turns: RefCell::new(Bucket::new(4096, 40_960, now)),
+            log: RefCell::new(Pace::new(pace.burst, pace.per_second, now)),
             lines: RefCell::new(Lines { since: now, logged: 0, left_out: 0 }),
         }
     }
@@ -42,6 +45,16 @@ impl Share {
     /// Takes one turn of service, or returns when the next is available.
     pub(crate) fn take_turn(&self, now: Instant) -> Result<(), Instant> {
         self.turns.borrow_mut().take(now)
+    }
+
+    /// Takes so many bytes of what logs may have, or returns when more are available.
+    pub(crate) fn take_log(&self, now: Instant, count: u64) -> Result<(), Instant> {
+        self.log.borrow_mut().take(now, count)
+    }
+
+    /// When logs may have bytes again, if they may have none now.
+    pub(crate) fn log_rests_until(&self, now: Instant) -> Option<Instant> {
+        self.log.borrow().rests_until(now)
     }
 
     /// Whether a line about the domain may be logged. Reports once that lines are left out, and later how many.
@@ -72,7 +85,7 @@ mod tests {
     #[test]
     fn so_many_lines_are_logged_in_an_hour() {
         let start = Instant::now();
-        let share = Share::new(DomId::DOM0, start);
+        let share = Share::new(DomId::DOM0, LogPace::default(), start);
         let logged = |now| (0..1000).filter(|_| share.may_log(now)).count();
         assert_eq!(logged(start), 64);
         assert_eq!(logged(start + Duration::from_secs(3599)), 0);

@@ -1,8 +1,12 @@
 //! What a domain can cause in dom0, and how much of it.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use console::ring::OUT_SIZE;
+use console::server::LogPace;
 
 use crate::sim::Host;
 
@@ -57,4 +61,71 @@ fn a_frontend_that_comes_and_goes_does_not_fill_the_daemons_log() {
     let lines = lines.load(Ordering::Relaxed);
     // One of them says that others are left out.
     assert_eq!(lines, 65, "lines of one domain with nine consoles");
+}
+
+#[test]
+fn a_flood_is_left_out_of_the_log_and_viewers_and_last_words_are_not() {
+    let mut host = Host::new();
+    host.kill();
+    host.adapt = |settings| settings.log_pace = LogPace { burst: 100_000, per_second: 50_000 };
+    host.start();
+    let (id, page) = host.domain(18, "null");
+    let viewer = host.view(id, 0);
+    let (mut said, mut seen, mut buffer) = (0, 0, vec![0; 100_000]);
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until || said < 2_000_000 {
+        said += page.guest_write(&[b'x'; OUT_SIZE]);
+        host.xen.kick(id, 2);
+        host.turn();
+        while let Ok(count) = (&viewer).read(&mut buffer) {
+            seen += count;
+        }
+    }
+    host.until("the viewer's bytes", |_| {
+        while let Ok(count) = (&viewer).read(&mut buffer) {
+            seen += count;
+        }
+        (seen >= said).then_some(())
+    });
+    // Silence: what was said last is logged soon.
+    said += page.guest_write(b"the end");
+    host.xen.kick(id, 2);
+    host.until("the last words", |host| host.log(18, 0).ends_with(b"the end").then_some(()));
+    let log = String::from_utf8(host.log(18, 0)).unwrap();
+    let gaps = log.lines().filter(|line| line.ends_with("bytes left out here]")).count();
+    assert!((1..=6).contains(&gaps), "{gaps} gaps in three seconds");
+    assert!(log.len() < 500_000, "{} of {said} bytes were logged", log.len());
+    let number =
+        |line: &str| line.strip_prefix("[outrigger-consoled: ")?.split(' ').next()?.parse::<usize>().ok();
+    let left_out: usize = log.lines().filter_map(number).sum();
+    let logged = log.bytes().filter(|byte| *byte == b'x').count() + b"the end".len();
+    assert_eq!(logged + left_out, said, "bytes are neither logged nor counted");
+    // At the end nothing waits for its time.
+    page.guest_write(&[b'y'; OUT_SIZE]);
+    host.destroy(id);
+    host.until("the end of the log", |host| host.log(18, 0).ends_with(b"yyy").then_some(()));
+}
+
+#[test]
+fn a_guest_whose_bytes_must_be_on_the_disk_waits_and_nothing_is_left_out() {
+    let mut host = Host::new();
+    host.kill();
+    host.adapt = |settings| settings.log_pace = LogPace { burst: 10_000, per_second: 20_000 };
+    host.start();
+    let (id, _) = host.domain(19, "null");
+    host.write("/local/domain/0/backend/console/19/1/output-sync", "always");
+    let file = host.folder.path().join("file");
+    host.secondary(id, 1, "xenconsoled", &format!("file:{}", file.display()));
+    let page = host.frontend(id, 1, 8, 5);
+    host.until_state(id, 1, "4");
+    let wanted: Vec<u8> = (0..50_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let (mut at, mut waits) = (0, 0);
+    host.until("all bytes", |host| {
+        let count = page.guest_write(&wanted[at..]);
+        at += count;
+        waits += u32::from(count == 0 && at < wanted.len());
+        host.xen.kick(id, 5);
+        (std::fs::read(&file).unwrap_or_default() == wanted).then_some(())
+    });
+    assert!(waits > 0, "the guest never waited");
 }
