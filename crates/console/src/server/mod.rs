@@ -301,7 +301,7 @@ impl<P: Platform> Server<P> {
                 Due::Close(key) => self.close(key),
                 Due::Dismiss(number) => self.dismiss_guest(number),
                 Due::Files(key) => self.flush_late(key),
-                Due::Outage => self.mind_outage(),
+                Due::Outage => self.outage_is_due(),
             }
         }
     }

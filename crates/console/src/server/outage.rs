@@ -45,6 +45,8 @@ pub(crate) struct Reconnect {
     /// The connection's place in the poller, unless it is lost.
     slot: Option<Slot>,
     outage: Option<Outage>,
+    /// Whether the next look at an outage is in the server's list.
+    is_scheduled: bool,
     /// The last wait before xenstored answered, and when that was.
     last: Option<(Duration, Instant)>,
 }
@@ -91,7 +93,7 @@ impl core::fmt::Debug for Reconnect {
 
 impl Reconnect {
     pub(crate) fn new(connect: Connect, timeout: Duration, slot: Slot) -> Self {
-        Self { connect, timeout, slot: Some(slot), outage: None, last: None }
+        Self { connect, timeout, slot: Some(slot), outage: None, is_scheduled: false, last: None }
     }
 
     pub(crate) const fn is_lost(&self) -> bool {
@@ -177,7 +179,12 @@ impl<P: Platform> Server<P> {
     }
 
     /// Does what is due each second while xenstore is lost.
-    pub(crate) fn mind_outage(&mut self) {
+    pub(crate) fn outage_is_due(&mut self) {
+        self.reconnect.is_scheduled = false;
+        self.mind_outage();
+    }
+
+    fn mind_outage(&mut self) {
         let Some(outage) = &self.reconnect.outage else { return };
         // Some domains may be gone, and their last bytes are still in the rings.
         self.dirty.add_domains();
@@ -193,7 +200,9 @@ impl<P: Platform> Server<P> {
                 Err(error) => tracing::debug!(%error, "no thread can be started that asks xenstored again"),
             }
         }
-        self.schedule(Instant::now() + DOMAINS_INTERVAL, Due::Outage);
+        if !core::mem::replace(&mut self.reconnect.is_scheduled, true) {
+            self.schedule(Instant::now() + DOMAINS_INTERVAL, Due::Outage);
+        }
     }
 
     fn ask_again(&mut self, first_delay: Duration) -> io::Result<Asker> {
