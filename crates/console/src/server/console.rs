@@ -103,6 +103,7 @@ pub(crate) struct Console<M> {
     /// The main output, when it is a socket.
     output_door: Option<(Door, Overflow)>,
     door: Option<Door>,
+    doors_rest: bool,
     viewers: BTreeMap<u64, Viewer>,
     next_viewer: u64,
     /// Up to where an output that is not there has got everything.
@@ -140,6 +141,7 @@ impl<M: RingMemory> Console<M> {
             stream: None,
             output_door: None,
             door: None,
+            doors_rest: false,
             viewers: BTreeMap::new(),
             next_viewer: 0,
             resume: None,

@@ -58,6 +58,8 @@ use share::Share;
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Rings of floods that are served before descriptors are looked at again: looking costs as much as a ring.
 const SERVICES: usize = 8;
+/// How long no client is accepted after this process had no descriptor or memory for one.
+const ACCEPT_REST: Duration = Duration::from_secs(1);
 /// How long floods rest for someone who has typed and has no answer yet.
 const HUSH: Duration = Duration::from_millis(3);
 /// Bytes that someone types at once.
@@ -74,6 +76,10 @@ enum Due {
     Close(u64),
     /// Take leave of a client that has not said what it wants.
     Dismiss(u64),
+    /// Accept viewers of a console again.
+    Accept(u64),
+    /// Accept clients of the control socket again.
+    AcceptClients,
     /// Give a console's files what they could not have before.
     Files(u64),
     /// Look after an outage of xenstored.
@@ -300,6 +306,12 @@ impl<P: Platform> Server<P> {
                 }
                 Due::Close(key) => self.close(key),
                 Due::Dismiss(number) => self.dismiss_guest(number),
+                Due::Accept(key) => {
+                    if let Some(console) = self.consoles.get_mut(&key) {
+                        console.rest_doors(&self.poller, false);
+                    }
+                }
+                Due::AcceptClients => self.control.rest(&self.poller, false),
                 Due::Files(key) => self.flush_late(key),
                 Due::Outage => self.outage_is_due(),
             }
@@ -330,6 +342,11 @@ impl<P: Platform> Server<P> {
         }
         let Some(console) = self.consoles.get_mut(&key) else { return };
         console.handle(&mut self.poller, part, flags);
+        let rests = console.doors_rest();
+        if rests && matches!(part, Part::Listener | Part::OutputListener) {
+            self.schedule(Instant::now() + ACCEPT_REST, Due::Accept(key));
+        }
+        let Some(console) = self.consoles.get(&key) else { return };
         if console.has_left() {
             self.close(key);
         } else {
