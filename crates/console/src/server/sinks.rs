@@ -67,7 +67,9 @@ impl Sinks {
         let mut buffer =
             vec![0; usize::try_from(self.at.saturating_sub(record.from)).unwrap_or(0).min(PIECE)];
         let bytes = history.copy(record.from, &mut buffer);
-        let whole = record.from.checked_add(bytes.len() as u64) == Some(record.to);
+        // Files that waited for their time may be far behind what is kept.
+        let whole = record.from >= history.memory_start()
+            && record.from.checked_add(bytes.len() as u64) == Some(record.to);
         for (sink, noted) in [(&mut self.log, record.log), (&mut self.file, record.file)] {
             if let (Some(sink), Some(noted), true) = (sink, noted, whole) {
                 // A failure will be seen again with the next bytes.

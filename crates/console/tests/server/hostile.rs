@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use console::ring::OUT_SIZE;
+use console::ring::{Index, OUT_SIZE};
 use console::server::LogPace;
 
 use crate::sim::Host;
@@ -95,15 +95,69 @@ fn a_flood_is_left_out_of_the_log_and_viewers_and_last_words_are_not() {
     let gaps = log.lines().filter(|line| line.ends_with("bytes left out here]")).count();
     assert!((1..=6).contains(&gaps), "{gaps} gaps in three seconds");
     assert!(log.len() < 500_000, "{} of {said} bytes were logged", log.len());
-    let number =
-        |line: &str| line.strip_prefix("[outrigger-consoled: ")?.split(' ').next()?.parse::<usize>().ok();
-    let left_out: usize = log.lines().filter_map(number).sum();
-    let logged = log.bytes().filter(|byte| *byte == b'x').count() + b"the end".len();
-    assert_eq!(logged + left_out, said, "bytes are neither logged nor counted");
+    let (logged, left_out) = count(log.as_bytes());
+    assert_eq!(logged + b"the end".len() + left_out, said, "bytes are neither logged nor counted");
     // At the end nothing waits for its time.
     page.guest_write(&[b'y'; OUT_SIZE]);
     host.destroy(id);
     host.until("the end of the log", |host| host.log(18, 0).ends_with(b"yyy").then_some(()));
+}
+
+/// How many bytes a log has of those that the guest wrote, and how many it reports as left out.
+fn count(log: &[u8]) -> (usize, usize) {
+    let text = String::from_utf8(log.to_vec()).unwrap();
+    let number =
+        |line: &str| line.strip_prefix("[outrigger-consoled: ")?.split(' ').next()?.parse::<usize>().ok();
+    (log.iter().filter(|byte| **byte == b'x').count(), text.lines().filter_map(number).sum())
+}
+
+#[test]
+fn a_server_that_is_killed_in_a_flood_leaves_the_end_to_the_next_one() {
+    let mut host = Host::new();
+    host.kill();
+    host.adapt = |settings| settings.log_pace = LogPace { burst: 50_000, per_second: 1000 };
+    host.start();
+    let (id, page) = host.domain(20, "null");
+    let mut said = 0;
+    while said < 500_000 {
+        said += page.guest_write(&[b'x'; OUT_SIZE]);
+        host.xen.kick(id, 2);
+        host.turn();
+    }
+    host.kill();
+    host.start();
+    said += page.guest_write(b"x");
+    host.xen.kick(id, 2);
+    host.until("all bytes, logged or counted", |host| {
+        let (logged, left_out) = count(&host.log(20, 0));
+        (left_out > 0 && logged + left_out == said).then_some(())
+    });
+}
+
+#[test]
+fn all_consoles_of_a_domain_share_its_turns() {
+    let mut host = Host::new();
+    host.rest = Duration::ZERO;
+    let (id, _) = host.domain(21, "null");
+    let mut pages = Vec::new();
+    for number in 1..=9 {
+        host.secondary(id, number, "xenconsoled", "null");
+        pages.push(host.frontend(id, number, 8 + number, 5 + number));
+        host.until_state(id, number, "4");
+    }
+    let (mut said, begin) = (0, Instant::now());
+    while begin.elapsed() < Duration::from_secs(1) {
+        for (page, port) in pages.iter().zip(6..) {
+            // A byte is enough to cost a turn.
+            if page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons) {
+                said += page.guest_write(b".");
+                host.xen.kick(id, port);
+            }
+        }
+        host.turn();
+    }
+    // What is there at once, what comes in a second or somewhat more, and a byte in each ring.
+    assert!(said < 60_000, "{said} turns in a second");
 }
 
 #[test]
