@@ -11,7 +11,7 @@ use console::server::LogPace;
 use crate::sim::Host;
 
 /// Counts the lines of the daemon's own log.
-struct Count(Arc<AtomicU64>);
+pub(crate) struct Count(pub(crate) Arc<AtomicU64>);
 
 impl tracing::Subscriber for Count {
     fn enabled(&self, about: &tracing::Metadata<'_>) -> bool {

@@ -1,8 +1,11 @@
 //! xenstored does not answer for a while, or drops the connection.
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::hostile::Count;
 use crate::sim::Host;
 
 /// A host whose server waits for one answer this long at most.
@@ -89,4 +92,23 @@ fn a_connection_that_is_dropped_at_any_request_is_made_again() {
         host.until_log(1, 0, b"one");
         host.until_log(1, 1, b"two");
     }
+}
+
+#[test]
+fn an_outage_has_a_line_at_its_beginning_and_one_at_its_end() {
+    let lines = Arc::new(AtomicU64::new(0));
+    tracing::subscriber::with_default(Count(Arc::clone(&lines)), || {
+        let mut host = host();
+        let (id, _) = host.domain(4, "null");
+        host.xenstored.stall(true);
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            host.turn();
+        }
+        assert_eq!(lines.load(Ordering::Relaxed), 1, "lines in an outage");
+        host.xenstored.stall(false);
+        host.until("the console", |host| host.xen.is_bound(id, 2).then_some(()));
+    });
+    // The console is connected.
+    assert_eq!(lines.load(Ordering::Relaxed), 3, "lines after an outage");
 }
