@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -45,8 +46,7 @@ fn run(options: &Options) -> Result<()> {
     let lock = Lock::take(&options.run_dir.join("consoled.lock"))?;
     raise_descriptor_limit();
     let platform = XenPlatform::open().context("Cannot use Xen; this daemon runs as root in dom0")?;
-    let store = Connection::open().context("Cannot use xenstore; xenstored must run first")?;
-    let mut server = Server::start(platform, store, options.settings())?;
+    let mut server = start(platform, options)?;
     server.add_caller_fd(signals.as_fd())?;
     info!(consoles = server.consoles().count(), "serving consoles");
     tell_ready(options)?;
@@ -60,6 +60,12 @@ fn run(options: &Options) -> Result<()> {
     }
     drop(lock);
     ended
+}
+
+fn start(platform: XenPlatform, options: &Options) -> Result<Server<XenPlatform>> {
+    // Told apart from xenstore's other faults, because it is what a person can put right.
+    drop(Connection::open().context("Cannot use xenstore; xenstored must run first")?);
+    Ok(Server::start(platform, Arc::new(Connection::open), options.settings())?)
 }
 
 fn serve(server: &mut Server<XenPlatform>, signals: &SignalFd) -> Result<()> {

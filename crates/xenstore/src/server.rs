@@ -159,6 +159,12 @@ impl Server {
         core.faults.push(Fault { domid, at, code });
     }
 
+    /// Stops answering, or answers again: requests wait meanwhile, as when xenstored hangs.
+    pub fn stall(&self, stalled: bool) {
+        self.shared.lock().stalled = stalled;
+        self.shared.wake();
+    }
+
     /// Drops every connection and takes no more, as when xenstored dies.
     pub fn stop(&self) {
         self.shared.lock().stopped = true;

@@ -38,6 +38,51 @@ impl Bucket {
     }
 }
 
+/// A number of bytes that may come at once, and a rate for those after them. When all are used up, none may come for a
+/// second, so that bytes are left out in few long pieces and not in many short ones.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    level: u64,
+    burst: u64,
+    per_second: u64,
+    filled_at: Instant,
+    rests_until: Option<Instant>,
+}
+
+impl Pace {
+    pub(crate) const fn new(burst: u64, per_second: u64, now: Instant) -> Self {
+        Self { level: burst, burst, per_second, filled_at: now, rests_until: None }
+    }
+
+    /// Takes so many bytes, or all that are left if these are fewer. When there are none, returns when to try again.
+    pub(crate) fn take(&mut self, now: Instant, count: u64) -> Result<(), Instant> {
+        if let Some(until) = self.rests_until(now) {
+            return Err(until);
+        }
+        self.rests_until = None;
+        self.fill(now);
+        self.level = self.level.saturating_sub(count);
+        if self.level == 0 {
+            self.rests_until = Some(now + Duration::from_secs(1));
+        }
+        Ok(())
+    }
+
+    /// When bytes may come again, if none may now.
+    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
+        self.rests_until.filter(|until| now < *until)
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let micros = now.saturating_duration_since(self.filled_at).as_micros();
+        let earned = u64::try_from(micros * u128::from(self.per_second) / 1_000_000).unwrap_or(u64::MAX);
+        if earned > 0 {
+            self.level = self.level.saturating_add(earned).min(self.burst);
+            self.filled_at = now;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +99,24 @@ mod tests {
         assert_eq!((0..9).filter(|_| bucket.take(next).is_ok()).count(), 2);
         let later = start + Duration::from_secs(3600);
         assert_eq!((0..9).filter(|_| bucket.take(later).is_ok()).count(), 4);
+    }
+
+    #[test]
+    fn after_the_burst_bytes_come_at_the_rate_in_few_pieces() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1000, 100, start);
+        let (mut taken, mut pieces, mut was_taken) = (0, 0, false);
+        // Ten seconds of a flood.
+        for milli in 0..10_000 {
+            let is_taken = pace.take(start + Duration::from_millis(milli), 5).is_ok();
+            taken += if is_taken { 5 } else { 0 };
+            pieces += u32::from(is_taken && !was_taken);
+            was_taken = is_taken;
+        }
+        assert!((1900..=2100).contains(&taken), "{taken} bytes");
+        assert!(pieces <= 11, "{pieces} pieces");
+        // One that rested long has the burst again and no more.
+        let later = start + Duration::from_secs(1000);
+        assert_eq!((0..1000).filter(|_| pace.take(later, 5).is_ok()).count(), 200);
     }
 }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::sys::epoll::EpollFlags;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 use xen_types::EventPort;
 
@@ -19,6 +20,7 @@ use super::ends::{Role, Stream, StreamEnd, Viewer};
 use super::id::ConsoleId;
 use super::poller::{Part, Poller, Slot, Source};
 use super::reader::{PIECE, Pumped, Reader};
+use super::share::Share;
 use super::sinks::Sinks;
 use crate::history::History;
 use crate::logfile::LogFile;
@@ -32,8 +34,6 @@ use crate::xenbus;
 const INPUT_MAX: usize = 4096;
 /// Bytes of one turn that are more than a person reads.
 const FLOOD: usize = 512;
-/// Warnings about one console, so that its guest cannot fill the journal.
-const COMPLAINTS_MAX: u32 = 16;
 /// Rings that are emptied without asking whether the output can follow, when a ring is let go of.
 const FINAL_ROUNDS: usize = 2;
 
@@ -79,17 +79,23 @@ pub(crate) struct Console<M> {
     pub(crate) floods: bool,
     /// Whether its port has fired and waits to be unmasked.
     pub(crate) fired: bool,
-    pub(crate) turns: Bucket,
+    /// What it shares with the domain's other consoles.
+    pub(crate) share: Rc<Share>,
+    /// When the files may have more of what has come.
+    files_are_due: Option<Instant>,
+    /// Whether that time is in the server's list.
+    files_are_scheduled: bool,
     pub(crate) looks: Bucket,
     /// Whether a look at its nodes was put off.
     pub(crate) look_is_due: bool,
     /// The path of its pseudo-terminal.
     pub(crate) tty: Option<String>,
+    /// Whether that path was written to xenstore.
+    pub(crate) tty_is_told: bool,
     /// The name of its channel, and the link with that name to its socket.
     pub(crate) name: Option<(String, Option<OwnPath>)>,
     /// Bytes that came out of the ring and were not handed on yet.
     waiting: usize,
-    complaints: u32,
     history: History,
     pub(crate) sinks: Sinks,
     /// The main output, when it is a pseudo-terminal or a pipe.
@@ -97,6 +103,7 @@ pub(crate) struct Console<M> {
     /// The main output, when it is a socket.
     output_door: Option<(Door, Overflow)>,
     door: Option<Door>,
+    doors_rest: bool,
     viewers: BTreeMap<u64, Viewer>,
     next_viewer: u64,
     /// Up to where an output that is not there has got everything.
@@ -110,7 +117,7 @@ pub(crate) struct Console<M> {
 }
 
 impl<M: RingMemory> Console<M> {
-    pub(crate) fn new(id: ConsoleId, uuid: Uuid, key: u64, now: Instant) -> Self {
+    pub(crate) fn new(id: ConsoleId, uuid: Uuid, key: u64, share: Rc<Share>, now: Instant) -> Self {
         Self {
             id,
             uuid,
@@ -120,19 +127,21 @@ impl<M: RingMemory> Console<M> {
             queued: false,
             floods: false,
             fired: false,
-            // About a fifth of a processor when each turn moves but one byte, 80 MB/s when each moves a full ring.
-            turns: Bucket::new(4096, 40_960, now),
+            share,
+            files_are_due: None,
+            files_are_scheduled: false,
             looks: Bucket::new(16, 50, now),
             look_is_due: false,
             tty: None,
+            tty_is_told: false,
             name: None,
             waiting: 0,
-            complaints: 0,
             history: History::default(),
             sinks: Sinks::default(),
             stream: None,
             output_door: None,
             door: None,
+            doors_rest: false,
             viewers: BTreeMap::new(),
             next_viewer: 0,
             resume: None,
@@ -203,22 +212,29 @@ impl<M: RingMemory> Console<M> {
         Ok(Door { listener, slot, name })
     }
 
-    /// Warns about this console, a bounded number of times.
-    pub(crate) fn complain(&mut self, what: &dyn core::fmt::Display) {
-        if self.complaints < COMPLAINTS_MAX {
-            self.complaints += 1;
+    /// Warns about this console, as often as its domain has lines left.
+    pub(crate) fn complain(&self, what: &dyn core::fmt::Display) {
+        if self.share.may_log(Instant::now()) {
             warn!(console = %self.id, "{what}");
-            if self.complaints == COMPLAINTS_MAX {
-                warn!(console = %self.id, "further warnings about this console are not logged");
-            }
+        }
+    }
+
+    /// Logs a change of this console, as often as its domain has lines left.
+    pub(crate) fn report(&self, what: &str) {
+        if self.share.may_log(Instant::now()) {
+            info!(console = %self.id, "{what}");
         }
     }
 
     /// Whether bytes must stay in the ring until someone has taken those before them.
-    fn is_held_up(&self) -> bool {
+    fn is_held_up(&mut self, now: Instant) -> bool {
+        // Where bytes must be on the disk before they leave the ring, none can be left out.
+        let rests = self.share.log_rests_until(now).filter(|_| self.sinks.come_first());
+        self.files_are_due = rests.or(self.files_are_due);
         let unattended = matches!(self.output_door, Some((_, Overflow::Block)))
             && !self.viewers.values().any(|viewer| matches!(viewer.role, Role::Output(_)));
-        unattended
+        rests.is_some()
+            || unattended
             || self.stream.as_ref().is_some_and(|stream| stream.holds_up(&self.history))
             || self.viewers.values().any(|viewer| viewer.holds_up(&self.history))
     }
@@ -232,7 +248,7 @@ impl<M: RingMemory> Console<M> {
         now: Instant,
         notify: impl FnOnce(EventPort),
     ) -> Result<Moved, RingLie> {
-        let held_up = self.is_held_up();
+        let held_up = self.is_held_up(now);
         let Some(wire) = &mut self.wire else { return Ok(Moved::default()) };
         let mut buffer = [0; OUT_SIZE];
         let batch = wire.ring.copy(&mut buffer[..if held_up { 0 } else { OUT_SIZE }])?;
@@ -264,9 +280,29 @@ impl<M: RingMemory> Console<M> {
     }
 
     fn flush(&mut self) {
-        if let Err(error) = self.sinks.flush(&self.history) {
+        // At the end, whatever is still in memory is written: a guest's last words explain it.
+        let now = Instant::now();
+        let is_end = self.leaving;
+        let take = |count| if is_end { Ok(()) } else { self.share.take_log(now, count) };
+        let (done, due) = self.sinks.flush(&self.history, take);
+        self.files_are_due = due;
+        if let Err(error) = done {
             self.complain(&with_cause(&error));
         }
+    }
+
+    /// When the files are to be given more, if nobody was told yet.
+    pub(crate) fn unscheduled_files(&mut self) -> Option<Instant> {
+        let due = self.files_are_due.filter(|_| !self.files_are_scheduled);
+        self.files_are_scheduled |= due.is_some();
+        due
+    }
+
+    /// Gives the files what waited for its time.
+    pub(crate) fn flush_late(&mut self) {
+        self.files_are_scheduled = false;
+        self.files_are_due = None;
+        self.flush();
     }
 
     /// Gives what has come to the files and to all readers.

@@ -16,7 +16,7 @@ use xen_types::DomId;
 use super::ends::Role;
 use super::id::ConsoleId;
 use super::poller::{Poller, Slot, Source};
-use super::{Due, Server, ServerError};
+use super::{ACCEPT_REST, Due, Server, ServerError};
 use crate::platform::Platform;
 use crate::request::{CONTROL, LINE_MAX, Request, Wanted, Which};
 
@@ -29,6 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
+    slot: Slot,
     path: PathBuf,
     guests: BTreeMap<u64, Guest>,
     next: u64,
@@ -49,8 +50,14 @@ impl Control {
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        poller.add(&listener, Source::Control, EpollFlags::EPOLLIN)?;
-        Ok(Self { listener, path, guests: BTreeMap::new(), next: 0 })
+        let slot = poller.add(&listener, Source::Control, EpollFlags::EPOLLIN)?;
+        Ok(Self { listener, slot, path, guests: BTreeMap::new(), next: 0 })
+    }
+
+    /// Ignores the listener for a while, or no longer.
+    pub(crate) fn rest(&mut self, poller: &Poller, rest: bool) {
+        let interest = if rest { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        poller.set(&mut self.slot, &self.listener, interest);
     }
 
     pub(crate) fn remove(self) {
@@ -59,9 +66,25 @@ impl Control {
     }
 }
 
+/// Whether a client could not be accepted because of the client itself. With any other error, such as EMFILE, it still
+/// waits, and the listener would be readable without end.
+pub(crate) fn is_of_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
+}
+
 impl<P: Platform> Server<P> {
     pub(crate) fn accept_guest(&mut self) {
-        let Ok((stream, _)) = self.control.listener.accept() else { return };
+        let stream = match self.control.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if is_of_client(&error) => return,
+            Err(error) => {
+                debug!(%error, "no client can be accepted for now");
+                self.control.rest(&self.poller, true);
+                self.schedule(Instant::now() + ACCEPT_REST, Due::AcceptClients);
+                return;
+            }
+        };
         if self.control.guests.len() >= GUESTS_MAX {
             debug!("a client too many was turned away");
             return;

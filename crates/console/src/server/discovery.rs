@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tracing::debug;
 use uuid::Uuid;
 use xen_types::{DomId, Gfn, GrantRef};
-use xenstore::{EventPath, SpecialWatch, StoreError, WatchEvent};
+use xenstore::{EventPath, StoreError, WatchEvent};
 
 use super::console::{Wire, with_cause};
 use super::id::ConsoleId;
-use super::tree::{Tree, backend_of, backends, frontend_dir, primary_dir, soft};
+use super::tree::{Tree, backend_of, frontend_dir, primary_dir, soft};
 use super::{Due, Server, ServerError};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
 use crate::ring::BackendRing;
@@ -46,6 +46,10 @@ impl Dirty {
         self.consoles.insert(id, true);
     }
 
+    pub(crate) const fn add_domains(&mut self) {
+        self.domains = true;
+    }
+
     fn add(&mut self, id: ConsoleId) {
         self.consoles.entry(id).or_insert(false);
     }
@@ -72,15 +76,17 @@ fn has_number<P: Platform>(platform: &mut P, domid: DomId, uuid: Uuid) -> bool {
 }
 
 impl<P: Platform> Server<P> {
-    /// Sets the watches that find everything else.
-    pub(crate) fn watch_host(&self) -> Result<(), StoreError> {
-        self.store.watch(&SpecialWatch::IntroduceDomain, "introduce")?;
-        self.store.watch(&SpecialWatch::ReleaseDomain, "release")?;
-        self.store.watch(&backends(), "backends")
+    /// Takes the events that have come.
+    pub(crate) fn read_watches(&mut self) {
+        self.unread &= !self.reconnect.is_lost();
+        if !self.reconnect.is_lost()
+            && let Err(error) = self.take_watch_events()
+        {
+            self.lose_store(&error);
+        }
     }
 
-    /// Takes the events that have come.
-    pub(crate) fn read_watches(&mut self) -> Result<(), StoreError> {
+    fn take_watch_events(&mut self) -> Result<(), StoreError> {
         for _ in 0..WATCH_EVENTS_MAX {
             let Some(event) = self.store.next_event(Instant::now())? else {
                 self.unread = false;
@@ -98,7 +104,9 @@ impl<P: Platform> Server<P> {
         if dirty.domains {
             self.look_at_domains()?;
         }
-        for (id, due) in dirty.consoles {
+        // Without xenstore there is nothing to look at; when it answers again, everything is looked at.
+        let consoles = if self.reconnect.is_lost() { BTreeMap::new() } else { dirty.consoles };
+        for (id, due) in consoles {
             if self.domains.contains_key(&id.domid) && (due || self.may_look(id)) {
                 self.look_at(id)?;
             }
@@ -123,7 +131,12 @@ impl<P: Platform> Server<P> {
 
     fn look_at(&mut self, id: ConsoleId) -> Result<(), ServerError> {
         let done = if id.number == 0 { self.look_at_primary(id) } else { self.look_at_secondary(id) };
-        Ok(done?)
+        done?;
+        // xenstored may not have answered when it was to be told first.
+        if self.console_mut(id).is_some_and(|console| console.tty.is_some() && !console.tty_is_told) {
+            self.tell_tty(id)?;
+        }
+        Ok(())
     }
 
     /// Whether a domid still belongs to the same domain. If not, the domains are checked in the next turn.
@@ -159,6 +172,9 @@ impl<P: Platform> Server<P> {
         for domid in gone {
             self.forget_domain(domid)?;
         }
+        if self.reconnect.is_lost() {
+            return Ok(());
+        }
         for (domid, uuid) in alive {
             if self.domains.insert(domid, uuid).is_none() {
                 self.meet_domain(domid)?;
@@ -181,25 +197,36 @@ impl<P: Platform> Server<P> {
     fn forget_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "domain is gone");
         self.domains.remove(&domid);
-        let id = ConsoleId { domid, number: 0 };
-        soft(self.store.unwatch(&primary_dir(domid), &id.to_string()).map(Some))?;
+        self.shares.remove(&domid);
         let first = ConsoleId { domid, number: 0 };
         let last = ConsoleId { domid, number: u32::MAX };
         let ids: Vec<ConsoleId> = self.names.range(first..=last).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.forget(id)?;
+        // Their last bytes come first: xenstored may not answer.
+        for id in &ids {
+            self.forget(*id);
+        }
+        self.unwatch(first)?;
+        for id in ids.into_iter().filter(|id| *id != first) {
+            self.unwatch(id)?;
         }
         Ok(())
     }
 
-    fn forget(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        if id.number != 0 {
-            soft(self.store.unwatch(&frontend_dir(id), &id.to_string()).map(Some))?;
-        }
+    fn forget(&mut self, id: ConsoleId) {
         self.disconnect(id, false);
-        info!(console = %id, "console is gone");
+        if let Some(console) = self.console_mut(id) {
+            console.report("console is gone");
+        }
         self.retire(id);
-        Ok(())
+    }
+
+    fn unwatch(&self, id: ConsoleId) -> Result<(), StoreError> {
+        // A lost connection has no watches.
+        if self.reconnect.is_lost() {
+            return Ok(());
+        }
+        let dir = if id.number == 0 { primary_dir(id.domid) } else { frontend_dir(id) };
+        soft(self.store.unwatch(&dir, &id.to_string()).map(Some)).map(drop)
     }
 
     fn look_at_primary(&mut self, id: ConsoleId) -> Result<(), StoreError> {
@@ -260,7 +287,10 @@ impl<P: Platform> Server<P> {
                         self.write_state(id, state)?;
                     }
                 }
-                Step::Forget => return self.forget(id),
+                Step::Forget => {
+                    self.forget(id);
+                    return self.unwatch(id);
+                }
             }
         }
         Ok(())
@@ -282,7 +312,11 @@ impl<P: Platform> Server<P> {
     /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
     pub(crate) fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
         let Some(tty) = self.console_mut(id).and_then(|console| console.tty.clone()) else { return Ok(()) };
-        self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))
+        self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))?;
+        if let Some(console) = self.console_mut(id) {
+            console.tty_is_told = true;
+        }
+        Ok(())
     }
 
     /// Runs `work` on xenstore with a function that asks Xen whether the domid still belongs to the console's domain.
@@ -323,7 +357,7 @@ impl<P: Platform> Server<P> {
             Ok((page, port)) => {
                 console.take_up(Wire { ring: BackendRing::new(page), port });
                 console.link = Link::Connected { offer, confirmed: false };
-                info!(console = %id, "console is connected");
+                console.report("console is connected");
                 if let Some(key) = key {
                     self.ports.insert(port, key);
                     // What was written before the port was bound made no event, here or there: a daemon that was
@@ -356,6 +390,9 @@ impl<P: Platform> Server<P> {
         if let Some(wire) = console.take_wire(&mut self.poller, lies) {
             self.ports.remove(&wire.port);
             self.platform.unbind(wire.port);
+        }
+        if let Some(at) = console.unscheduled_files() {
+            self.schedule(at, Due::Files(key));
         }
     }
 }

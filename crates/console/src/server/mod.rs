@@ -4,7 +4,7 @@
 //! little, then a few of those that flood, round robin, one ring's worth at a time. A flood's bytes are handed on in
 //! larger pieces: they are safe in the console's spool before. A console whose port has fired keeps the port masked
 //! until its ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second
-//! one console gets is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
+//! the consoles of one domain get is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
 //! Nobody here waits for a reader: what a reader does not take stays in the console's history until newer bytes need the
 //! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring.
 //!
@@ -19,15 +19,18 @@ mod hypervisor;
 mod id;
 mod leftovers;
 mod open;
+mod outage;
 mod poller;
 mod reader;
 mod settings;
+mod share;
 mod sinks;
 mod tree;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
@@ -37,7 +40,8 @@ use xen_types::{DomId, EventPort};
 use xenstore::Connection;
 
 pub use id::ConsoleId;
-pub use settings::{LogNames, ServerError, Settings};
+pub use outage::Connect;
+pub use settings::{LogNames, LogPace, ServerError, Settings};
 
 use crate::platform::Platform;
 use crate::xenbus::Link;
@@ -46,12 +50,16 @@ use control::Control;
 use discovery::Dirty;
 use hypervisor::HypervisorLog;
 use leftovers::{make_folder, remove_stale_names};
-use poller::{Part, Poller, Slot, Source};
+use outage::{Reconnect, watch_host};
+use poller::{Part, Poller, Source};
+use share::Share;
 
 /// How long readers of a console whose domain is gone may take for the rest.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 /// Rings of floods that are served before descriptors are looked at again: looking costs as much as a ring.
 const SERVICES: usize = 8;
+/// How long no client is accepted after this process had no descriptor or memory for one.
+const ACCEPT_REST: Duration = Duration::from_secs(1);
 /// How long floods rest for someone who has typed and has no answer yet.
 const HUSH: Duration = Duration::from_millis(3);
 /// Bytes that someone types at once.
@@ -68,6 +76,14 @@ enum Due {
     Close(u64),
     /// Take leave of a client that has not said what it wants.
     Dismiss(u64),
+    /// Accept viewers of a console again.
+    Accept(u64),
+    /// Accept clients of the control socket again.
+    AcceptClients,
+    /// Give a console's files what they could not have before.
+    Files(u64),
+    /// Look after an outage of xenstored.
+    Outage,
 }
 
 /// What ended a turn.
@@ -86,11 +102,13 @@ pub struct Server<P: Platform> {
     store: Connection,
     settings: Settings,
     poller: Poller,
-    store_slot: Slot,
+    reconnect: Reconnect,
     control: Control,
     hypervisor: Option<HypervisorLog>,
     /// The domains that are served, with their UUIDs, since domids are reused.
     domains: BTreeMap<DomId, Uuid>,
+    /// What all consoles of a domain have together.
+    shares: BTreeMap<DomId, Rc<Share>>,
     /// Consoles by a number that is never used twice; those that leave have no name any more.
     consoles: BTreeMap<u64, Console<P::Page>>,
     names: BTreeMap<ConsoleId, u64>,
@@ -109,19 +127,22 @@ pub struct Server<P: Platform> {
 }
 
 impl<P: Platform> Server<P> {
-    /// Makes the folders, sets the watches and takes up every console that there is.
+    /// Makes the folders, sets the watches and takes up every console that there is. Later too, `connect` makes the
+    /// connections to xenstored, when the first one is lost.
     ///
     /// # Errors
     /// When a folder cannot be made, or xenstore or Xen does not answer.
-    pub fn start(platform: P, store: Connection, settings: Settings) -> Result<Self, ServerError> {
+    pub fn start(platform: P, connect: Connect, settings: Settings) -> Result<Self, ServerError> {
         for folder in [&settings.log_dir, &settings.socket_dir] {
             make_folder(folder)?;
         }
         remove_stale_names(&settings.socket_dir);
+        let store = connect()?;
         let mut poller = Poller::new().map_err(ServerError::Poll)?;
         let input = EpollFlags::EPOLLIN;
         poller.add(platform.event_fd(), Source::Events, input).map_err(ServerError::Poll)?;
         let store_slot = poller.add(store.as_fd(), Source::Store, input).map_err(ServerError::Poll)?;
+        let reconnect = Reconnect::new(connect, settings.store_timeout, store_slot);
         let control = Control::open(&settings.socket_dir, &mut poller)
             .map_err(|source| ServerError::Folder { path: settings.socket_dir.clone(), source })?;
         let mut server = Self {
@@ -129,10 +150,11 @@ impl<P: Platform> Server<P> {
             store,
             settings,
             poller,
-            store_slot,
+            reconnect,
             control,
             hypervisor: None,
             domains: BTreeMap::new(),
+            shares: BTreeMap::new(),
             consoles: BTreeMap::new(),
             names: BTreeMap::new(),
             next_key: 0,
@@ -145,12 +167,14 @@ impl<P: Platform> Server<P> {
             unread: true,
         };
         server.open_hypervisor_log();
-        server.watch_host()?;
+        watch_host(&server.store)?;
         // Before another domain of the same name has the same log.
         let alive = server.alive()?;
         server.finish_journals(|id, uuid| alive.get(&id.domid) != Some(&uuid));
         server.look()?;
         server.finish_journals(|id, uuid| !server.serves(id, uuid));
+        // Until here nothing was served that could wait.
+        server.store = server.store.with_timeout(server.settings.store_timeout);
         Ok(server)
     }
 
@@ -173,27 +197,32 @@ impl<P: Platform> Server<P> {
     /// Waits until there is something to do, at most `patience` if given, and does one round of it.
     ///
     /// # Errors
-    /// When xenstore, event channels or the poll itself are lost; a guest cannot cause one.
+    /// When Xen, event channels or the poll itself are lost; a guest cannot cause one.
     pub fn turn(&mut self, patience: Option<Duration>) -> Result<Turn, ServerError> {
         let mut result = Turn::Done;
         for (source, flags) in self.poller.wait(self.timeout(patience)).map_err(ServerError::Poll)? {
             match source {
                 Source::Events => self.take_events()?,
-                Source::Store => self.read_watches()?,
+                Source::Store => self.read_watches(),
+                Source::StoreAgain => self.find_store(),
                 Source::Caller => result = Turn::Caller,
                 Source::Control => self.accept_guest(),
-                Source::Guest(number) => self.hear_guest(number)?,
+                Source::Guest(number) => {
+                    let heard = self.hear_guest(number);
+                    self.survive(heard)?;
+                }
                 Source::Console(key, part) => self.handle(key, part, flags),
             }
         }
         self.do_what_is_due();
         if self.unread {
-            self.read_watches()?;
+            self.read_watches();
         }
         if !self.dirty.is_clean() {
-            self.look()?;
+            let looked = self.look();
+            self.survive(looked)?;
             // Answers may have been preceded by events, which the poll does not know of any more.
-            self.read_watches()?;
+            self.read_watches();
         }
         self.serve_some();
         Ok(result)
@@ -220,7 +249,7 @@ impl<P: Platform> Server<P> {
             }
         }
         self.control.remove();
-        self.poller.remove(&self.store_slot, self.store.as_fd());
+        self.reconnect.remove(&mut self.poller, &self.store);
     }
 
     /// The consoles that are known, for a report.
@@ -277,6 +306,14 @@ impl<P: Platform> Server<P> {
                 }
                 Due::Close(key) => self.close(key),
                 Due::Dismiss(number) => self.dismiss_guest(number),
+                Due::Accept(key) => {
+                    if let Some(console) = self.consoles.get_mut(&key) {
+                        console.rest_doors(&self.poller, false);
+                    }
+                }
+                Due::AcceptClients => self.control.rest(&self.poller, false),
+                Due::Files(key) => self.flush_late(key),
+                Due::Outage => self.outage_is_due(),
             }
         }
     }
@@ -305,6 +342,11 @@ impl<P: Platform> Server<P> {
         }
         let Some(console) = self.consoles.get_mut(&key) else { return };
         console.handle(&mut self.poller, part, flags);
+        let rests = console.doors_rest();
+        if rests && matches!(part, Part::Listener | Part::OutputListener) {
+            self.schedule(Instant::now() + ACCEPT_REST, Due::Accept(key));
+        }
+        let Some(console) = self.consoles.get(&key) else { return };
         if console.has_left() {
             self.close(key);
         } else {
@@ -346,7 +388,7 @@ impl<P: Platform> Server<P> {
     /// Gives one console its turn.
     fn serve(&mut self, key: u64, now: Instant) {
         let Some(console) = self.consoles.get_mut(&key) else { return };
-        if let Err(at) = console.turns.take(now) {
+        if let Err(at) = console.share.take_turn(now) {
             // It stays queued, so that its events do not bring it back before.
             self.schedule(at, Due::Serve(key));
             return;
@@ -362,17 +404,32 @@ impl<P: Platform> Server<P> {
                 return;
             }
         };
+        let files_are_due = console.unscheduled_files();
         if (1..=TYPED).contains(&moved.input) && !console.floods {
             self.hush = Some((key, now + HUSH));
         } else if moved.output > 0 && self.hush.is_some_and(|(typed, _)| typed == key) {
             self.hush = None;
         }
-        let Some(wire) = &console.wire else { return };
-        if moved.output > 0 || moved.handed_on {
-            self.queue(key);
-        } else if !moved.held_up && core::mem::take(&mut console.fired) {
-            self.platform.unmask(wire.port);
+        if let Some(wire) = &console.wire {
+            if moved.output > 0 || moved.handed_on {
+                self.queue(key);
+            } else if !moved.held_up && core::mem::take(&mut console.fired) {
+                self.platform.unmask(wire.port);
+            }
         }
+        if let Some(at) = files_are_due {
+            self.schedule(at, Due::Files(key));
+        }
+    }
+
+    /// Gives a console's files what they could not have before, and serves a ring that waited for them.
+    fn flush_late(&mut self, key: u64) {
+        let Some(console) = self.consoles.get_mut(&key) else { return };
+        console.flush_late();
+        if let Some(at) = console.unscheduled_files() {
+            self.schedule(at, Due::Files(key));
+        }
+        self.queue(key);
     }
 
     /// Lets go of a ring that lied, and of its offer.

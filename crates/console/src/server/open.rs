@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use xenstore::StoreError;
@@ -12,6 +13,7 @@ use xenstore::StoreError;
 use super::console::{Console, with_cause};
 use super::ends::{StreamEnd, StreamFd, pipe_path};
 use super::id::ConsoleId;
+use super::share::Share;
 use super::tree::Tree;
 use super::{LogNames, Server};
 use crate::history::HISTORY;
@@ -38,7 +40,9 @@ impl<P: Platform> Server<P> {
         }
         let key = self.next_key;
         self.next_key += 1;
-        let mut console = Console::new(id, uuid, key, Instant::now());
+        let (now, pace) = (Instant::now(), self.settings.log_pace);
+        let share = self.shares.entry(id.domid).or_insert_with(|| Rc::new(Share::new(id.domid, pace, now)));
+        let mut console = Console::new(id, uuid, key, Rc::clone(share), now);
         for error in wrong {
             console.complain(&error);
         }

@@ -12,6 +12,8 @@ pub(crate) enum Source {
     Events,
     /// xenstore.
     Store,
+    /// The thread that asks xenstored again.
+    StoreAgain,
     /// The caller's own descriptor.
     Caller,
     /// The control socket.

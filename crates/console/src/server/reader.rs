@@ -14,6 +14,8 @@ pub(crate) struct Reader {
     limit: u64,
     /// What goes out before more of what is in memory: a message to the reader itself, or bytes from the archive.
     first: Vec<u8>,
+    /// Whether that is a message, and no bytes of the console.
+    first_is_message: bool,
     /// Its descriptor was full; nothing is tried before it says that it has room.
     blocked: bool,
 }
@@ -31,7 +33,7 @@ pub(crate) enum Pumped {
 
 impl Reader {
     pub(crate) const fn new(cursor: Cursor) -> Self {
-        Self { cursor, limit: u64::MAX, first: Vec::new(), blocked: false }
+        Self { cursor, limit: u64::MAX, first: Vec::new(), first_is_message: false, blocked: false }
     }
 
     /// The same with a bound on what waits for it, smaller than what is kept.
@@ -42,7 +44,7 @@ impl Reader {
 
     /// Up to where it was given everything.
     pub(crate) const fn reached(&self) -> u64 {
-        self.cursor.at() - self.first.len() as u64
+        if self.first_is_message { self.cursor.at() } else { self.cursor.at() - self.first.len() as u64 }
     }
 
     /// Whether more bytes should not come before it has taken some: it takes none for now, or a piece is waiting.
@@ -116,6 +118,7 @@ impl Reader {
             if let Some(bytes) = archive.earlier(position, count) {
                 self.cursor.advance(bytes.len());
                 self.first = bytes;
+                self.first_is_message = false;
                 return;
             }
             history.fall_to_memory(&mut self.cursor);
@@ -123,6 +126,7 @@ impl Reader {
         }
         if lost > 0 {
             self.first = format!("\r\n[outrigger-consoled: {lost} bytes dropped here]\r\n").into_bytes();
+            self.first_is_message = true;
         }
     }
 }
@@ -193,5 +197,18 @@ mod tests {
         let mark = b"\r\n[outrigger-consoled: 3 bytes dropped here]\r\n";
         assert_eq!(&got[..mark.len()], mark);
         assert_eq!(got.len(), mark.len() + HISTORY);
+    }
+
+    #[test]
+    fn a_message_does_not_count_as_bytes_of_the_console() {
+        let mut history = History::default();
+        let mut reader = Reader::new(history.oldest()).limited(1);
+        history.push(b"0123456789").unwrap();
+        // The message is longer than all that the console has said.
+        assert_eq!(reader.pump(&history, &Nothing, |_| Err(ErrorKind::WouldBlock.into())), Pumped::Blocked);
+        assert_eq!(reader.reached(), 9);
+        reader.unblock();
+        assert!(read_all(&mut reader, &history, &Nothing).ends_with(b"here]\r\n9"));
+        assert_eq!(reader.reached(), 10);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 use xenstore::StoreError;
@@ -26,6 +27,10 @@ pub struct Settings {
     pub hypervisor_log: Option<LogStyle>,
     /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
     pub overflow: Overflow,
+    /// How many bytes of one domain go to logs and files.
+    pub log_pace: LogPace,
+    /// How long the server's loop, and so every console, may wait for one answer of xenstored.
+    pub store_timeout: Duration,
 }
 
 impl Settings {
@@ -40,7 +45,33 @@ impl Settings {
             log_style: LogStyle::default(),
             hypervisor_log: None,
             overflow: Overflow::Drop,
+            log_pace: LogPace::default(),
+            store_timeout: Duration::from_secs(3),
         }
+    }
+}
+
+/// How many bytes of one domain go to the logs of its consoles, and to files that are their outputs.
+///
+/// A log's size is limited, but not what is written to the disk: a full log is renamed over the one before, at which a
+/// file system such as ext4 writes all of it. A guest that floods its console at the speed of the ring would write
+/// 80 MB/s, and would wear out the disk that all guests share. A rate alone would cut what people read logs for, the
+/// long output of a boot or a test, so that much may come at once.
+///
+/// What is beyond that is left out, and the domain does not wait, because how fast a guest runs must not depend on a log
+/// that somebody may read later. The last 32 KiB are always logged, within a second of silence or at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPace {
+    /// Bytes that may come at once. By default 256 MiB, which is over after three seconds at the speed of a ring.
+    pub burst: u64,
+    /// Bytes a second afterwards. By default 256 KiB, about as many as xenconsoled takes of a domain: 22 GB a day. The
+    /// burst is available again after 17 minutes.
+    pub per_second: u64,
+}
+
+impl Default for LogPace {
+    fn default() -> Self {
+        Self { burst: 256 * 1024 * 1024, per_second: 256 * 1024 }
     }
 }
 
@@ -55,11 +86,11 @@ pub enum LogNames {
     Xenconsoled,
 }
 
-/// Why the server cannot start or go on.
+/// Why the server cannot start or continue.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// xenstored does not answer any more, or never did.
-    #[error("Lost xenstore, where consoles are found")]
+    /// xenstored does not answer at the start. Later, its loss is no error.
+    #[error("Cannot use xenstore, where consoles are found")]
     Store(#[from] StoreError),
     /// Xen does not list its domains.
     #[error("Cannot list the domains")]

@@ -1,5 +1,7 @@
 //! The files that one console's bytes go to, each byte once even when this process is killed.
 
+use std::time::Instant;
+
 use super::reader::PIECE;
 use crate::history::{HISTORY, History};
 use crate::logfile::{LogError, LogFile, LogStyle, Sync};
@@ -14,8 +16,8 @@ pub(crate) struct Sinks {
     at: u64,
     /// Whether the last writing failed: a run of failures is told once.
     broken: bool,
-    /// Whether the log lacks something.
-    torn: bool,
+    /// From where on the log has every byte of the stream. Before it, some may be missing.
+    whole_from: u64,
 }
 
 /// Where older bytes of a console are found.
@@ -26,7 +28,7 @@ pub(crate) trait Archive {
 
 impl Archive for Sinks {
     fn earlier(&self, position: u64, count: u64) -> Option<Vec<u8>> {
-        let log = self.log.as_ref().filter(|_| self.has_history())?;
+        let log = self.log.as_ref().filter(|log| can_replay(log) && position >= self.whole_from)?;
         let back = self.at.checked_sub(position)?;
         log.earlier(back, usize::try_from(count).unwrap_or(usize::MAX).min(PIECE))
     }
@@ -43,8 +45,12 @@ impl Sinks {
 
     /// Whether the log has all that is kept of the console for its readers.
     pub(crate) fn has_history(&self) -> bool {
-        let has = |log: &LogFile| is_plain(log) && log.style().limit >= HISTORY as u64;
-        !self.torn && self.log.as_ref().is_some_and(has)
+        !self.is_torn() && self.log.as_ref().is_some_and(can_replay)
+    }
+
+    /// Whether the log lacks some of the bytes that are kept for readers.
+    const fn is_torn(&self) -> bool {
+        self.whole_from > 0 && self.at.saturating_sub(self.whole_from) < HISTORY as u64
     }
 
     /// Whether bytes must be on the disk before they leave the ring.
@@ -57,11 +63,13 @@ impl Sinks {
     /// console's stream begins, if it has one.
     pub(crate) fn take_up(&mut self, record: &FilesRecord, history: &History) -> Option<u64> {
         self.at = record.to.min(history.end());
-        self.torn = record.torn;
+        self.whole_from = if record.torn { self.at } else { 0 };
         let mut buffer =
             vec![0; usize::try_from(self.at.saturating_sub(record.from)).unwrap_or(0).min(PIECE)];
         let bytes = history.copy(record.from, &mut buffer);
-        let whole = record.from.checked_add(bytes.len() as u64) == Some(record.to);
+        // Files that waited for their time may be far behind what is kept.
+        let whole = record.from >= history.memory_start()
+            && record.from.checked_add(bytes.len() as u64) == Some(record.to);
         for (sink, noted) in [(&mut self.log, record.log), (&mut self.file, record.file)] {
             if let (Some(sink), Some(noted), true) = (sink, noted, whole) {
                 // A failure will be seen again with the next bytes.
@@ -69,7 +77,7 @@ impl Sinks {
             }
         }
         let log = self.log.as_ref().filter(|_| self.has_history())?;
-        Some(self.at.saturating_sub(log.position().size))
+        Some(self.at.saturating_sub(log.position().size).max(self.whole_from))
     }
 
     /// Writes what a process that was killed had still to write of a console that is gone.
@@ -85,7 +93,8 @@ impl Sinks {
         sinks.log = kept.log.as_ref().map(open).transpose()?.flatten();
         sinks.file = kept.file.as_ref().map(open).transpose()?.flatten();
         sinks.take_up(&kept.files, &history);
-        sinks.flush(&history)
+        // No more than a spool has.
+        sinks.flush(&history, |_| Ok(())).0
     }
 
     /// Notes where the files are.
@@ -95,9 +104,16 @@ impl Sinks {
         spool.note_paths(log, file);
     }
 
-    /// Writes what has come since the last time.
-    pub(crate) fn flush(&mut self, history: &History) -> Result<(), LogError> {
+    /// Writes what has come since the last time, as far as `take` allows: it is given the number of bytes, and returns
+    /// when to try again if there may be none now. Until then the files wait. What is not in memory any more when they
+    /// continue is left out, and a line says how many bytes these were.
+    pub(crate) fn flush(
+        &mut self,
+        history: &History,
+        mut take: impl FnMut(u64) -> Result<(), Instant>,
+    ) -> (Result<(), LogError>, Option<Instant>) {
         let mut done = Ok(());
+        let mut again = None;
         if self.log.is_none() && self.file.is_none() {
             self.at = history.end();
         }
@@ -106,11 +122,29 @@ impl Sinks {
             let from = self.at.max(history.memory_start());
             let most = self.piece();
             let bytes = history.copy(from, &mut buffer[..most]);
+            if let Err(at) = take(bytes.len() as u64) {
+                again = Some(at);
+                break;
+            }
+            if from > self.at {
+                done = done.and(self.mark_gap(from - self.at));
+                self.whole_from = from;
+            }
             let to = from + bytes.len() as u64;
             done = done.and(self.write(from, to, bytes, history.spool()));
             self.at = to;
         }
-        self.told_once(done)
+        (self.told_once(done), again)
+    }
+
+    /// Says in the files that bytes are missing there.
+    fn mark_gap(&mut self, count: u64) -> Result<(), LogError> {
+        let mut done = Ok(());
+        for sink in [&mut self.log, &mut self.file].into_iter().flatten() {
+            let line = format!("\n[outrigger-consoled: {count} bytes left out here]\n");
+            done = done.and(sink.append(line.as_bytes()));
+        }
+        done
     }
 
     /// Bytes that are written at once: not more than fit a file, which would be spread over two.
@@ -130,7 +164,7 @@ impl Sinks {
             spool.note_files(&FilesRecord {
                 from,
                 to,
-                torn: self.torn,
+                torn: self.is_torn(),
                 log: log.and_then(|(log, bytes)| noted(log, bytes.len(), starts[0])),
                 file: file.and_then(|(file, bytes)| noted(file, bytes.len(), starts[1])),
             });
@@ -141,7 +175,9 @@ impl Sinks {
                 done = done.and(sink.append_prepared(&bytes));
             }
         }
-        self.torn |= done.is_err();
+        if done.is_err() {
+            self.whole_from = to;
+        }
         done
     }
 
@@ -177,6 +213,11 @@ fn complete(sink: &mut LogFile, noted: Noted, bytes: &[u8]) -> Result<(), LogErr
     sink.append_prepared(&styled[styled.len() - missing..])
 }
 
+/// Whether readers can be given what it has.
+const fn can_replay(log: &LogFile) -> bool {
+    is_plain(log) && log.style().limit >= HISTORY as u64
+}
+
 /// Whether it has what the console said, unchanged.
 const fn is_plain(log: &LogFile) -> bool {
     !log.style().timestamps && !log.style().replace_escape
@@ -210,7 +251,7 @@ mod tests {
     fn say(sinks: &mut Sinks, history: &mut History, bytes: &[u8]) {
         history.push(bytes).unwrap();
         history.spool().unwrap().note_ring(&RingRecord { end: history.end(), from: 0, to: 0 });
-        sinks.flush(history).unwrap();
+        sinks.flush(history, |_| Ok(())).0.unwrap();
     }
 
     /// A process was killed after it had written `in_log` of thirteen bytes to the log, and `in_file` to the file.
@@ -240,7 +281,7 @@ mod tests {
         drop((sinks, history));
         for _ in 0..2 {
             let (mut sinks, history) = open(folder, style, in_file.is_some());
-            sinks.flush(&history).unwrap();
+            sinks.flush(&history, |_| Ok(())).0.unwrap();
             let got = ["log", "file"].map(|name| fs::read(folder.join(name)).map(styled).ok());
             assert_eq!(got, wanted, "{in_log} {in_file:?}");
         }
@@ -270,7 +311,38 @@ mod tests {
         history.push(b"two ").unwrap();
         history.spool().unwrap().note_ring(&RingRecord { end: history.end(), from: 0, to: 0 });
         let (mut sinks, history) = open(folder.path(), style, false);
-        sinks.flush(&history).unwrap();
+        sinks.flush(&history, |_| Ok(())).0.unwrap();
         assert_eq!(fs::read(folder.path().join("log")).unwrap(), b"one two ");
+    }
+
+    #[test]
+    fn what_may_not_be_logged_is_left_out_with_a_line_and_the_end_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let style = LogStyle { limit: 1 << 20, ..LogStyle::default() };
+        let (mut sinks, mut history) = open(folder.path(), style, true);
+        say(&mut sinks, &mut history, b"begin");
+        let later = Instant::now();
+        for _ in 0..100 {
+            history.push(&[b'x'; 1000]).unwrap();
+            assert_eq!(sinks.flush(&history, |_| Err(later)).1, Some(later));
+        }
+        history.push(b"end").unwrap();
+        // The spool of this test has 4096 bytes.
+        assert_eq!(sinks.flush(&history, |_| Ok(())).1, None);
+        let left_out = 100_003 - 4096;
+        let line = format!("begin\n[outrigger-consoled: {left_out} bytes left out here]\n");
+        let wanted = [line.as_bytes(), &[b'x'; 4093], b"end"].concat();
+        for name in ["log", "file"] {
+            assert!(fs::read(folder.path().join(name)).unwrap() == wanted, "{name}");
+        }
+        // Readers get what is whole, and nothing from before it.
+        let at = history.end();
+        assert!(sinks.earlier(at - 4097, 10).is_none());
+        assert_eq!(sinks.earlier(at - 3, 10).unwrap(), b"end");
+        assert!(!sinks.has_history());
+        for _ in 0..HISTORY / 1000 {
+            say(&mut sinks, &mut history, &[b'y'; 1000]);
+        }
+        assert!(sinks.has_history(), "the log has all that is kept");
     }
 }

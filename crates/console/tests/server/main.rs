@@ -1,7 +1,9 @@
 //! The console server on a simulated host: discovery, handshakes, hostile guests, restarts, slow readers.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod hostile;
 mod kills;
+mod outage;
 mod outputs;
 mod reuse;
 mod sim;

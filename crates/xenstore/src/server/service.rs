@@ -53,6 +53,8 @@ pub(super) struct Core {
     pub(super) requests: BTreeMap<DomId, u64>,
     pub(super) faults: Vec<Fault>,
     pub(super) stopped: bool,
+    /// Requests wait.
+    pub(super) stalled: bool,
     next_client: u64,
 }
 
@@ -81,6 +83,7 @@ impl Core {
             requests: BTreeMap::new(),
             faults: Vec::new(),
             stopped: false,
+            stalled: false,
             next_client: 0,
         }
     }

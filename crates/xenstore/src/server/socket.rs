@@ -91,6 +91,10 @@ impl Shared {
                 // Sockets and listeners close here.
                 return;
             }
+            if self.lock().stalled {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                continue;
+            }
             let Ok(ready) = self.wait(&peers, &listeners) else { return };
             self.accept(&listeners);
             for id in ready {

@@ -7,9 +7,10 @@ use std::time::Instant;
 use nix::sys::epoll::EpollFlags;
 use tracing::debug;
 
-use super::{Console, INPUT_MAX, is_passing};
+use super::{Console, Door, INPUT_MAX, is_passing};
 use crate::output::Overflow;
 use crate::ring::RingMemory;
+use crate::server::control::is_of_client;
 use crate::server::ends::{Role, Viewer};
 use crate::server::poller::{Part, Poller, Source};
 use crate::server::reader::{Pumped, Reader};
@@ -23,10 +24,32 @@ impl<M: RingMemory> Console<M> {
             Role::Output(_) => self.output_door.as_ref().map(|(door, _)| door),
             Role::Viewer | Role::Stream => self.door.as_ref(),
         };
-        let Some(Ok((stream, _))) = door.map(|door| door.listener.accept()) else { return };
+        let Some(accepted) = door.map(|door| door.listener.accept()) else { return };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                self.rest_doors(poller, !is_of_client(&error));
+                return;
+            }
+        };
         if let Err(error) = self.admit(poller, stream, role, None) {
             debug!(console = %self.id, %error, "a viewer was turned away");
         }
+    }
+
+    /// Ignores its listeners for a while, or no longer.
+    pub(crate) fn rest_doors(&mut self, poller: &Poller, rest: bool) {
+        self.doors_rest = rest;
+        let interest = if rest { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        let output_door = self.output_door.as_mut().map(|(door, _)| door);
+        for Door { listener, slot, .. } in [self.door.as_mut(), output_door].into_iter().flatten() {
+            poller.set(slot, &*listener, interest);
+        }
+    }
+
+    /// Whether its listeners are ignored.
+    pub(crate) const fn doors_rest(&self) -> bool {
+        self.doors_rest
     }
 
     /// Says why someone cannot be taken in.

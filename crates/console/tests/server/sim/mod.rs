@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use console::logfile::LogStyle;
@@ -22,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The host: simulated Xen, xenstored in this process, folders, and a console server.
 pub(crate) struct Host {
     pub(crate) xen: Xen,
-    pub(crate) xenstored: Xenstored,
+    pub(crate) xenstored: Arc<Xenstored>,
     pub(crate) store: Connection,
     pub(crate) folder: TempDir,
     pub(crate) server: Option<Server<SimPlatform>>,
@@ -43,7 +44,7 @@ pub(crate) fn path(text: &str) -> XsPath {
 
 impl Host {
     pub(crate) fn new() -> Self {
-        let xenstored = Xenstored::start();
+        let xenstored = Arc::new(Xenstored::start());
         let store = xenstored.connection(DomId::DOM0);
         // In memory, as the daemon's own folder: on a disk, a file that takes another one's name waits for that disk.
         let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -67,8 +68,9 @@ impl Host {
         let mut settings = Settings::new(folder.join("log"), folder.join("run"));
         settings.log_style.limit = self.log_limit;
         (self.adapt)(&mut settings);
-        let store = self.xenstored.connection(DomId::DOM0);
-        self.server = Some(Server::start(platform, store, settings).unwrap());
+        let xenstored = Arc::clone(&self.xenstored);
+        let connect = Arc::new(move || Ok(xenstored.connection(DomId::DOM0)));
+        self.server = Some(Server::start(platform, connect, settings).unwrap());
     }
 
     /// As SIGKILL does: no goodbye, the sockets' names stay.

@@ -157,7 +157,7 @@ impl Xen {
         state.listed_later = Some((lists, later));
     }
 
-    pub(super) fn kill(&self, domid: DomId) {
+    pub(crate) fn kill(&self, domid: DomId) {
         self.state().domains.get_mut(&domid).unwrap().dying = true;
     }
 

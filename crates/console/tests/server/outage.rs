@@ -1,0 +1,114 @@
+//! xenstored does not answer for a while, or drops the connection.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::hostile::Count;
+use crate::sim::Host;
+
+/// A host whose server waits for one answer this long at most.
+fn host() -> Host {
+    let mut host = Host::new();
+    host.kill();
+    host.adapt = |settings| settings.store_timeout = Duration::from_millis(200);
+    host.start();
+    host
+}
+
+#[test]
+fn known_consoles_are_served_while_xenstored_does_not_answer() {
+    let mut host = host();
+    let (id, page) = host.domain(1, "pty");
+    host.secondary(id, 1, "xenconsoled", "null");
+    host.until_state(id, 1, "2");
+    page.guest_write(b"before ");
+    host.until_log(1, 0, b"before ");
+    let (dying, last) = host.domain(2, "null");
+    host.until("the second console", |host| host.xen.is_bound(dying, 2).then_some(()));
+    // A request is on its way when xenstored stops answering, and another domain dies.
+    host.front_state(id, 1, "6");
+    host.xenstored.stall(true);
+    last.guest_write(b"last words");
+    host.xen.kill(dying);
+    let mut viewer = host.view(id, 0);
+    let mut longest = Duration::ZERO;
+    let mut wanted = b"before ".to_vec();
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        wanted.extend_from_slice(&b"word "[..page.guest_write(b"word ")]);
+        host.xen.kick(id, 2);
+        let begin = Instant::now();
+        host.turn();
+        longest = longest.max(begin.elapsed());
+    }
+    assert!(longest < Duration::from_secs(1), "consoles waited {longest:?} for xenstored");
+    host.until_log(1, 0, &wanted);
+    host.until_log(2, 0, b"last words");
+    viewer.write_all(b"typed").unwrap();
+    host.until("the guest's input", |_| (page.guest_read() == b"typed").then_some(()));
+
+    host.xenstored.stall(false);
+    host.until_state(id, 1, "6");
+    // What came meanwhile, or comes now, is found.
+    host.front_state(id, 1, "1");
+    host.frontend(id, 1, 8, 5);
+    host.until_state(id, 1, "4");
+    let (new, page) = host.domain(3, "null");
+    page.guest_write(b"new");
+    host.until_log(3, 0, b"new");
+    assert!(host.xen.is_bound(new, 2));
+}
+
+#[test]
+fn a_connection_that_is_dropped_at_any_request_is_made_again() {
+    for request in (1..25).step_by(3) {
+        let mut host = host();
+        host.turn();
+        // Those of the test are made before, so that the server's own are counted.
+        let (id, page) = host.domain(1, "pty");
+        host.secondary(id, 1, "xenconsoled", "pty");
+        let second = host.frontend(id, 1, 8, 5);
+        host.xenstored.drop_at_nth_request(request);
+        // Until then the test asks for nothing.
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            host.turn();
+        }
+        host.xenstored.clear_faults();
+        host.until("both consoles", |host| {
+            (host.xen.is_bound(id, 2) && host.xen.is_bound(id, 5)).then_some(())
+        });
+        host.until("the state and both paths", |host| {
+            let tty = |console: &str| host.read(&format!("/local/domain/1/{console}/tty"));
+            let told = tty("console").is_some() && tty("device/console/1").is_some();
+            (told && host.back_state(id, 1).as_deref() == Some("4")).then_some(())
+        });
+        page.guest_write(b"one");
+        second.guest_write(b"two");
+        host.xen.kick(id, 2);
+        host.xen.kick(id, 5);
+        host.until_log(1, 0, b"one");
+        host.until_log(1, 1, b"two");
+    }
+}
+
+#[test]
+fn an_outage_has_a_line_at_its_beginning_and_one_at_its_end() {
+    let lines = Arc::new(AtomicU64::new(0));
+    tracing::subscriber::with_default(Count(Arc::clone(&lines)), || {
+        let mut host = host();
+        let (id, _) = host.domain(4, "null");
+        host.xenstored.stall(true);
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            host.turn();
+        }
+        assert_eq!(lines.load(Ordering::Relaxed), 1, "lines in an outage");
+        host.xenstored.stall(false);
+        host.until("the console", |host| host.xen.is_bound(id, 2).then_some(()));
+    });
+    // The console is connected.
+    assert_eq!(lines.load(Ordering::Relaxed), 3, "lines after an outage");
+}
