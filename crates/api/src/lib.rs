@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod failure;
 pub mod frame;
 pub mod types;
 

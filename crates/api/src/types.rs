@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
+pub use crate::failure::{ERRORS, Failure};
+
 /// Every method of the interface.
 pub const METHODS: [&str; 27] = [
     "Create",
@@ -33,9 +35,6 @@ pub const METHODS: [&str; 27] = [
     "Monitor",
     "Qmp",
 ];
-
-/// Every error of the interface.
-pub const ERRORS: [&str; 6] = ["NoSuchGuest", "BadConfig", "NameTaken", "StepFailed", "Busy", "Failed"];
 
 /// What a guest does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -501,62 +500,4 @@ pub struct Info {
 pub struct Happened {
     /// What happened.
     pub happening: Happening,
-}
-
-/// An error of the interface, with its parameters.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "error", content = "parameters")]
-pub enum Failure {
-    /// No guest has that name, uuid or domid.
-    NoSuchGuest {
-        /// As it was asked for.
-        guest: String,
-    },
-    /// The configuration is wrong.
-    BadConfig {
-        /// Rendered for a person.
-        diagnostics: String,
-    },
-    /// Another domain has the name.
-    NameTaken {
-        /// The name.
-        name: String,
-        /// Who has it.
-        domid: DomId,
-    },
-    /// A step failed; what had been done was undone.
-    StepFailed {
-        /// The lifecycle's name.
-        lifecycle: String,
-        /// What names the step to programs, within its lifecycle.
-        id: String,
-        /// What the step does, for people.
-        step: String,
-        /// What was tried, on what.
-        message: String,
-        /// Why, outermost first.
-        causes: Vec<String>,
-        /// What the person can do.
-        hint: Option<String>,
-        /// What could not be undone.
-        undo_failures: Vec<String>,
-        /// The last lines of the stubdomain's log.
-        log: Vec<String>,
-    },
-    /// Another lifecycle of this guest is under way.
-    Busy {
-        /// The guest's name.
-        guest: String,
-        /// What is under way.
-        lifecycle: String,
-    },
-    /// Xen or xenstore refused, or could not be reached.
-    Failed {
-        /// What was tried, on what.
-        message: String,
-        /// Why, outermost first.
-        causes: Vec<String>,
-        /// What the person can do.
-        hint: Option<String>,
-    },
 }

@@ -11,7 +11,6 @@ use xenstore::{PathError, StoreError};
 
 use crate::claims::DiskUser;
 use crate::host::HostError;
-use crate::operation::Step;
 
 /// Why an operation of the toolstack did not happen.
 #[derive(Debug, Error)]
@@ -111,12 +110,6 @@ pub struct UndoFailure {
     /// Why.
     #[source]
     pub cause: Cause,
-}
-
-impl UndoFailure {
-    pub(crate) fn of<C: ?Sized>(step: &Step<C>, cause: Cause) -> Self {
-        Self { id: step.id(), label: step.label(), cause }
-    }
 }
 
 fn list(failures: &[UndoFailure]) -> String {

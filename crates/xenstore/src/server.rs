@@ -23,11 +23,12 @@ use crate::path::SpecialWatch;
 use crate::wire::ErrorCode;
 use crate::{Connection, Permissions, Xenstore};
 
+mod fault;
 mod service;
 mod socket;
 mod tree;
 
-use service::Fault;
+use fault::Fault;
 use socket::Shared;
 
 /// A xenstored in this process; ends when it is dropped.

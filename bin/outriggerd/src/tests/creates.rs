@@ -128,7 +128,7 @@ fn failed_step_is_named_and_everything_is_undone() {
     let undone: Vec<_> = steps.iter().filter(|(_, outcome)| *outcome == Outcome::Undone).collect();
     // The state file goes last, when nothing else is left.
     assert_eq!(undone.last().unwrap().0, "write-record");
-    assert!(steps.contains(&("build the guest".to_owned(), Outcome::Failed)));
+    assert!(steps.contains(&("build-guest".to_owned(), Outcome::Failed)));
     assert_eq!(service.list(), []);
     world.check_clean();
     // The name is free again.

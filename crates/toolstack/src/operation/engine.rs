@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::faults::{Faults, Side};
 use super::step::{Step, StepResult};
-use crate::error::{Failure, UndoFailure};
+use crate::error::{Cause, Failure, UndoFailure};
 use crate::event::Event;
 
 /// The ids of the steps, in order.
@@ -43,6 +43,10 @@ pub(crate) fn run_forward<C: ?Sized>(
 ) -> Vec<UndoFailure> {
     // Beyond that point a failure is no error.
     run_from(turn(steps), steps, context, faults, events).unwrap_or_default()
+}
+
+fn left_by<C: ?Sized>(step: &Step<C>, cause: Cause) -> UndoFailure {
+    UndoFailure { id: step.id(), label: step.label(), cause }
 }
 
 /// Where only forward begins.
@@ -85,7 +89,7 @@ fn run_from<C: ?Sized>(
         }
         again.push(*step);
     }
-    let once_more = |step: Step<C>| Some(UndoFailure::of(&step, (step.run)(context).err()?));
+    let once_more = |step: Step<C>| Some(left_by(&step, (step.run)(context).err()?));
     Ok(again.into_iter().filter_map(once_more).collect())
 }
 
@@ -108,7 +112,7 @@ fn undo_in_order<C: ?Sized>(
     events: &mut dyn FnMut(Event),
 ) -> Vec<UndoFailure> {
     steps.retain(|step| undo_one(step, context, events).is_err());
-    let once_more = |step: Step<C>| Some(UndoFailure::of(&step, undo_one(&step, context, events).err()?));
+    let once_more = |step: Step<C>| Some(left_by(&step, undo_one(&step, context, events).err()?));
     steps.into_iter().filter_map(once_more).collect()
 }
 
@@ -123,7 +127,6 @@ fn undo_one<C: ?Sized>(step: &Step<C>, context: &mut C, events: &mut dyn FnMut(E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Cause;
 
     #[derive(Default)]
     struct Log {

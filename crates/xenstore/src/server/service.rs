@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use xen_types::DomId;
 
+use super::fault::Fault;
 use super::tree::{Caller, Change, OWNER, READ, TRANSACTIONS_MAX, Transaction, Tree, View, WRITE};
 use crate::path::{REL_PATH_MAX, SpecialWatch, XsPath};
 use crate::permissions::Permissions;
@@ -30,16 +31,6 @@ struct ClientWatch {
     /// How much of an event's path the client does not want to see.
     hidden: usize,
     token: String,
-}
-
-/// A fault that was asked for.
-#[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) domid: DomId,
-    /// The number of the request among all of this domain's.
-    pub(super) at: u64,
-    /// What it is answered with; nothing: the connection is dropped.
-    pub(super) code: Option<ErrorCode>,
 }
 
 #[derive(Debug)]
