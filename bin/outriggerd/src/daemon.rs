@@ -12,7 +12,7 @@ use crate::driver::{self, Shared, Wanted};
 use crate::methods::Methods;
 use crate::qmp::Qmp;
 use crate::registry::Registry;
-use crate::restarts::Restarts;
+use crate::restarts::{CutOff, Note, Restarts};
 use crate::server;
 
 /// A daemon that listens on its socket.
@@ -47,7 +47,7 @@ impl Daemon {
                 };
             });
         let boot = toolstack.boot_id().context("Cannot read the host's boot ID")?;
-        let restarts = Restarts::new(&toolstack.paths().state, boot);
+        let restarts = Restarts::new(Arc::clone(toolstack.host()), &toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
@@ -105,7 +105,7 @@ fn recover(shared: &Shared) -> Result<()> {
 
 /// Makes the guests again that an earlier daemon had destroyed in order to make them again.
 fn resume_restarts(shared: &Shared) {
-    for (note, config, uuid) in shared.restarts.pending() {
+    for CutOff { note, config, uuid } in shared.restarts.pending() {
         if let Some(guest) = shared.registry.named(&config.name) {
             // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
             let is_its = uuid.is_none_or(|uuid| uuid == guest.uuid);
@@ -119,10 +119,21 @@ fn resume_restarts(shared: &Shared) {
             note.done();
             continue;
         }
+        complete_rename(shared, &note);
         tracing::warn!(guest = config.name, "its restart was cut off, and goes on now");
         let options = CreateOptions { uuid, ..CreateOptions::default() };
         if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
             tracing::error!(?failure, "cannot make a guest again");
         }
+    }
+}
+
+/// Completes the renaming of a preserved guest, which may have been cut off: the guest that follows gets its name.
+fn complete_rename(shared: &Shared, note: &Note) {
+    let Some(uuid) = note.which() else { return };
+    let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);
+    let Some(guest) = preserved.filter(|guest| guest.name != guest.config.name) else { return };
+    if let Err(error) = shared.toolstack.set_aside(guest.id(), &guest.name) {
+        tracing::error!(guest = guest.name, error = error.report(), "cannot rename a preserved guest");
     }
 }

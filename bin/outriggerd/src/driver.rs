@@ -15,17 +15,19 @@
 //! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
 //! note (see [`crate::restarts`]), so that a new daemon's driver goes on where a killed one was.
 
+mod ended;
+mod requests;
+mod restart;
+
 use std::time::Instant;
 
-use api::types::{Failure, Progress, State as ApiState, Via};
+use api::types::{Failure, State as ApiState};
 use config::{GuestConfig, Uuid};
 use tokio::sync::mpsc;
-use toolstack::{
-    CreateOptions, Decision, Guest, GuestEvent, Monitors as _, ShutdownWay, Signal, Toolstack, decide,
-};
+use toolstack::{CreateOptions, Decision, Guest, GuestEvent, Monitors as _, Toolstack, decide};
 
 use crate::answer::Answer;
-use crate::change::{self, Change};
+use crate::change::Change;
 use crate::convert;
 use crate::job::{self, Ended, Job};
 use crate::observe;
@@ -33,6 +35,8 @@ use crate::pulse::{self, Beat, Pulse};
 use crate::qmp::Qmp;
 use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
+
+pub(crate) use requests::Request;
 
 /// Where a handler's answers go.
 pub(crate) type Replies = mpsc::Sender<Answer>;
@@ -54,23 +58,6 @@ pub(crate) enum Event {
     Beat(Uuid, Beat),
     /// The stubdomain with this UUID was destroyed externally, and the time for the guest to follow it is over.
     Left(Uuid),
-}
-
-/// Requests that need no lifecycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// Stop its processors.
-    Pause,
-    /// Let them run.
-    Unpause,
-    /// Ask it to power off.
-    Shutdown,
-    /// Ask it to reboot.
-    Reboot,
-    /// Signal to its virtual hardware, at this processor.
-    Trigger(Signal, u32),
-    /// Press a magic key.
-    Sysrq(char),
 }
 
 /// What a driver is doing.
@@ -117,6 +104,8 @@ struct Driver {
     state: State,
     /// It was kept before the change that is under way.
     kept: bool,
+    /// Why it is being renamed.
+    ended_by: Option<GuestEvent>,
     /// What was found at the last look and told: nothing is told twice.
     seen: Option<GuestEvent>,
     /// The heart of its device model's agent.
@@ -165,8 +154,8 @@ impl Driver {
         let entry = Entry { name: name.clone(), guest: guest.clone(), state: shown, events };
         let key = shared.registry.enter(entry)?;
         let pulse = Pulse::new(shared.toolstack.deadlines().heartbeat);
-        let (shared, kept, seen) = (shared.clone(), false, None);
-        Ok(Self { shared, key, name, guest, state, kept, seen, pulse, queue, handle })
+        let (shared, kept, ended_by, seen) = (shared.clone(), false, None, None);
+        Ok(Self { shared, key, name, guest, state, kept, ended_by, seen, pulse, queue, handle })
     }
 
     async fn run(mut self) {
@@ -319,229 +308,6 @@ impl Driver {
         self.shared.registry.update(self.key, |entry| entry.state = state);
         self.state = State::Busy(job, replies);
     }
-
-    fn destroy_for(&mut self, replies: Replies) {
-        match (&self.state, self.guest.clone()) {
-            (State::Running | State::Kept, Some(guest)) => self.destroy(&guest, Some(replies)),
-            (State::Busy(job, _), _) => self.busy_answer(*job, &replies),
-            (_, None) => self.no_guest_answer(&replies),
-        }
-    }
-
-    fn change_for(&mut self, change: Change, replies: Replies) {
-        let guest = match (&self.state, self.guest.clone()) {
-            (State::Busy(job, _), _) => return self.busy_answer(*job, &replies),
-            (_, None) => return self.no_guest_answer(&replies),
-            (state, Some(guest)) => {
-                self.kept = matches!(state, State::Kept);
-                guest
-            }
-        };
-        // From now on nobody else can take the name.
-        if let Some(name) = &change.new_name
-            && let Err(failure) = self.shared.registry.rename(self.key, name)
-        {
-            let _ = replies.try_send(Answer::failure(&failure));
-            return;
-        }
-        let toolstack = self.shared.toolstack.clone();
-        let (job, id) = (Job::Change(change.name), guest.id());
-        job::spawn(job, &guest.name, &self.handle, Some(replies.clone()), move |events| {
-            (change.work)(&toolstack, id, events).map(Some)
-        });
-        self.state = State::Busy(job, Some(replies));
-    }
-
-    /// A change has ended: the guest is as before or as it was asked for.
-    fn changed(&mut self, name: &'static str, before: Option<Guest>, ended: Ended) -> Answer {
-        let job = Job::Change(name);
-        self.state = if self.kept { State::Kept } else { State::Running };
-        let answer = match ended {
-            Ok(guest) => {
-                self.guest = guest.or(before);
-                if let Some(guest) = self.guest.as_ref().filter(|_| name != change::SCREENSHOT) {
-                    self.shared.registry.tell(guest, "changed", name);
-                }
-                Answer::last(&Progress::default())
-            }
-            Err(error) => {
-                tracing::error!(lifecycle = name, error = error.report(), "lifecycle failed");
-                self.guest = before;
-                Answer::failure(&convert::failure(job, &error))
-            }
-        };
-        if let Some(guest) = self.guest.clone() {
-            self.name.clone_from(&guest.name);
-            self.shared.registry.update(self.key, |entry| {
-                entry.name.clone_from(&guest.name);
-                entry.guest = Some(guest);
-            });
-        }
-        // What happened while nobody looked.
-        let _ = self.handle.send(Event::Look);
-        answer
-    }
-
-    fn no_guest_answer(&self, replies: &Replies) {
-        let _ = replies.try_send(Answer::failure(&Failure::NoSuchGuest { guest: self.name.clone() }));
-    }
-
-    fn busy_answer(&self, job: Job, replies: &Replies) {
-        let failure = Failure::Busy { guest: self.name.clone(), lifecycle: job.name().to_owned() };
-        let _ = replies.try_send(Answer::failure(&failure));
-    }
-
-    fn destroy(&mut self, guest: &Guest, replies: Option<Replies>) {
-        let toolstack = self.shared.toolstack.clone();
-        let id = guest.id();
-        job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
-            toolstack.destroy(id, events).map(|()| None)
-        });
-        self.busy(Job::Destroy, replies);
-    }
-
-    fn restart(&mut self, guest: &Guest) {
-        let toolstack = self.shared.toolstack.clone();
-        let id = guest.id();
-        let note = self.shared.restarts.note(guest.uuid, &guest.config, Some(guest.uuid));
-        job::spawn(Job::Restart, &guest.name, &self.handle, None, move |events| {
-            let restarted = toolstack.restart(id, events);
-            if let Some(note) = note {
-                note.done();
-            }
-            restarted.map(Some)
-        });
-        self.busy(Job::Restart, None);
-    }
-
-    /// Keeps the ended guest under another name and makes a new one of its configuration.
-    fn rename_restart(&mut self, guest: Guest, event: &GuestEvent) {
-        let mut config = guest.config.clone();
-        // Two guests cannot have one UUID.
-        config.uuid = None;
-        let note = self.shared.restarts.note(guest.uuid, &config, None);
-        // As xl names what it preserves, but with the domid, which no other guest has.
-        let name = format!("{}-{}", guest.name, guest.domid);
-        if let Err(error) = self.shared.toolstack.set_aside(guest.id(), &name) {
-            tracing::error!(guest = guest.name, error = error.report(), "cannot rename; it is kept as it is");
-            if let Some(note) = note {
-                note.done();
-            }
-            return self.keep(&guest, event);
-        }
-        let old = Guest { name: name.clone(), ..guest };
-        self.name.clone_from(&name);
-        self.guest = Some(old.clone());
-        self.shared.registry.update(self.key, |entry| {
-            entry.name = name;
-            entry.guest = Some(old.clone());
-        });
-        self.keep(&old, event);
-        let wanted = Wanted { config, options: CreateOptions::default(), note };
-        if let Err(failure) = create(&self.shared, wanted, None) {
-            self.shared.registry.tell(&old, "create-failed", format!("{failure:?}"));
-        }
-    }
-
-    fn ended(&mut self, ended: Ended) {
-        let State::Busy(job, replies) = std::mem::replace(&mut self.state, State::Running) else {
-            return;
-        };
-        let before = self.guest.take();
-        if let Job::Change(name) = job {
-            let answer = self.changed(name, before, ended);
-            return answer_later(replies, answer);
-        }
-        let answer = match ended {
-            Ok(Some(guest)) => self.has_guest(guest),
-            Ok(None) => {
-                // Whoever hears of its end or gets the answer finds its name free.
-                self.shared.registry.forget(self.key);
-                if let Some(guest) = &before {
-                    self.shared.registry.tell(guest, "destroyed", "");
-                }
-                Answer::last(&Progress::default())
-            }
-            Err(error) => {
-                tracing::error!(lifecycle = job.name(), error = error.report(), "lifecycle failed");
-                self.failed(job, before, &error);
-                Answer::failure(&convert::failure(job, &error))
-            }
-        };
-        answer_later(replies, answer);
-    }
-
-    fn has_guest(&mut self, guest: Guest) -> Answer {
-        self.shared.registry.update(self.key, |entry| {
-            entry.guest = Some(guest.clone());
-            entry.state = ApiState::Running;
-        });
-        self.shared.registry.tell(&guest, "created", "");
-        // What happened while nobody looked.
-        self.seen = None;
-        let _ = self.handle.send(Event::Look);
-        self.guest = Some(guest);
-        let entry = self.shared.registry.entry(self.key);
-        let shown = entry.and_then(|entry| convert::guest(&self.shared.toolstack, &entry));
-        Answer::last(&Progress { guest: shown, ..Progress::default() })
-    }
-
-    fn failed(&mut self, job: Job, before: Option<Guest>, error: &toolstack::Error) {
-        let Some(guest) = before else { return self.shared.registry.forget(self.key) };
-        let gone = match error {
-            // A restart's create: its destroy was complete.
-            toolstack::Error::Step(_) => true,
-            // Someone else has cleared it away.
-            toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
-            toolstack::Error::NotRestarted { .. } => {
-                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
-                self.guest = Some(guest.clone());
-                let ended = self.seen.clone().unwrap_or(GuestEvent::Gone);
-                return self.keep(&guest, &ended);
-            }
-            toolstack::Error::NotClean { .. }
-            | toolstack::Error::NotDetached { .. }
-            | toolstack::Error::Cause(_) => false,
-        };
-        if gone {
-            self.shared.registry.forget(self.key);
-            if job == Job::Restart {
-                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
-            }
-            self.shared.registry.tell(&guest, "destroyed", "");
-            return;
-        }
-        // What is left of it is destroyed again when a client asks or the daemon starts anew.
-        self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
-        self.shared.registry.tell(&guest, "destroy-failed", convert::chain(error));
-        self.seen = Some(GuestEvent::Gone);
-        self.state = State::Kept;
-        self.guest = Some(guest);
-    }
-
-    fn request(&mut self, request: Request, replies: Replies) {
-        let guest = match (&self.state, &self.guest) {
-            (State::Busy(job, _), _) => return self.busy_answer(*job, &replies),
-            (_, Some(guest)) => guest.clone(),
-            (_, None) => return self.no_guest_answer(&replies),
-        };
-        let toolstack = self.shared.toolstack.clone();
-        tokio::task::spawn_blocking(move || {
-            let answer = match perform(&toolstack, &guest, request) {
-                Ok(Some(via)) => Answer::last(&Via { via }),
-                Ok(None) => Answer::last(&serde_json::json!({})),
-                Err(error) => Answer::failure(&convert::refused(&error)),
-            };
-            let _ = replies.blocking_send(answer);
-        });
-    }
-}
-
-/// Gives an answer to whoever waits for it. The client may be slow; nothing here waits for it.
-fn answer_later(replies: Option<Replies>, answer: Answer) {
-    if let Some(replies) = replies {
-        tokio::spawn(async move { replies.send(answer).await });
-    }
 }
 
 /// What a guest that is kept is shown as.
@@ -551,28 +317,6 @@ const fn kept_as(event: &GuestEvent) -> ApiState {
         GuestEvent::Shutdown(xen::ShutdownReason::Crash) => ApiState::Crashed,
         GuestEvent::Shutdown(_) | GuestEvent::Gone | GuestEvent::EndedWithHost => ApiState::ShutDown,
     }
-}
-
-/// Does a quick request; the answer says how a guest was asked.
-fn perform(
-    toolstack: &Toolstack,
-    guest: &Guest,
-    request: Request,
-) -> Result<Option<String>, toolstack::Error> {
-    let way = match request {
-        Request::Pause => return toolstack.pause(guest.id()).map(|()| None),
-        Request::Unpause => return toolstack.unpause(guest.id()).map(|()| None),
-        Request::Trigger(signal, vcpu) => {
-            return toolstack.trigger(guest.id(), signal, vcpu).map(|()| None);
-        }
-        Request::Sysrq(key) => return toolstack.sysrq(guest.id(), key).map(|()| None),
-        Request::Shutdown => toolstack.shutdown(guest.id())?,
-        Request::Reboot => toolstack.reboot(guest.id())?,
-    };
-    Ok(Some(match way {
-        ShutdownWay::PvDrivers => "pv".to_owned(),
-        ShutdownWay::PowerButton => "acpi".to_owned(),
-    }))
 }
 
 #[cfg(test)]

@@ -164,6 +164,12 @@ impl Toolstack {
         &self.hypervisor
     }
 
+    /// dom0, as far as it is neither Xen nor xenstore.
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn HostDevices> {
+        &self.host
+    }
+
     /// The connection to xenstore that is used.
     #[must_use]
     pub fn xenstore(&self) -> &Xenstore {

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use api::types::{Failure, Guests, State};
 use config::Uuid;
 use serde_json::json;
-use toolstack::host::{BootId, HostDevices as _};
+use toolstack::host::HostDevices as _;
 use xen::{DomainKind, DomainSpec, Hypervisor as _};
 use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
 
 use super::world::{World, failure};
 use crate::qmp::{Dial as _, HostDial, Place};
-use crate::restarts::Restarts;
 
 #[test]
 fn domains_that_reuse_the_domids_of_a_gone_guest_are_not_destroyed() {
@@ -133,17 +132,6 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
     assert_eq!(service.get("hello").unwrap().state, State::Running);
     service.destroy("hello").unwrap();
     world.check_clean();
-}
-
-#[test]
-fn restart_from_another_boot_is_not_completed() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config::load_str("c", &super::world::config("")).config.unwrap();
-    let [before, now] = [1, 2].map(|boot| Restarts::new(folder.path(), BootId(Uuid::from_u128(boot))));
-    let _note = before.note(Uuid::from_u128(3), &config, None).unwrap();
-    assert_eq!(before.pending().len(), 1);
-    assert!(now.pending().is_empty());
-    assert!(before.pending().is_empty(), "the note is removed");
 }
 
 #[test]

@@ -101,10 +101,14 @@ impl World {
             .with_deadlines(Deadlines::default())
     }
 
+    pub(crate) fn restarts(&self, toolstack: &Toolstack) -> Restarts {
+        Restarts::new(self.host.clone(), &toolstack.paths().state, toolstack.boot_id().unwrap())
+    }
+
     /// What drivers share, without a daemon.
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
-        let restarts = Restarts::new(&toolstack.paths().state, toolstack.boot_id().unwrap());
+        let restarts = self.restarts(&toolstack);
         let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
         Shared { toolstack, registry: Registry::new(), restarts, qmp }
     }
@@ -156,11 +160,10 @@ impl World {
     pub(crate) fn check_clean(&self) {
         assert_eq!(self.hypervisor.leftovers(), Vec::<String>::new());
         let state = self.host.state();
-        let files: Vec<_> = state.files.keys().filter(|path| path.ends_with(".json")).collect();
+        let is_json = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
+        // State files and notes of restarts.
+        let files: Vec<_> = state.files.keys().filter(is_json).collect();
         assert!(files.is_empty() && state.loops.is_empty(), "{files:?} {:?}", state.loops);
-        let notes = self.files.path().join("state/restarts");
-        let notes: Vec<_> = fs::read_dir(notes).into_iter().flatten().map(|e| e.unwrap().path()).collect();
-        assert!(notes.is_empty(), "{notes:?}");
     }
 }
 
