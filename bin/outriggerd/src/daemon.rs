@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use toolstack::{CreateOptions, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
+use crate::backoff::Backoff;
 use crate::driver::{self, Shared, Wanted};
 use crate::methods::Methods;
 use crate::qmp::Qmp;
@@ -51,8 +52,9 @@ impl Daemon {
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
-        recover(&shared)?;
-        resume_restarts(&shared);
+        let cut_off = shared.restarts.pending();
+        recover(&shared, &cut_off)?;
+        resume_restarts(&shared, cut_off);
         let listener =
             server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
         tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
@@ -79,7 +81,7 @@ impl Daemon {
 }
 
 /// Takes up what an earlier daemon left.
-fn recover(shared: &Shared) -> Result<()> {
+fn recover(shared: &Shared, cut_off: &[CutOff]) -> Result<()> {
     let recovered = shared
         .toolstack
         .recover(&mut |event| tracing::info!(?event, "clearing up after an earlier daemon"))
@@ -96,7 +98,8 @@ fn recover(shared: &Shared) -> Result<()> {
     }
     for guest in recovered.guests {
         tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
-        if let Err(failure) = driver::adopt(shared, guest) {
+        let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
+        if let Err(failure) = driver::adopt(shared, guest, turn) {
             tracing::error!(?failure, "cannot take up a guest");
         }
     }
@@ -104,25 +107,27 @@ fn recover(shared: &Shared) -> Result<()> {
 }
 
 /// Makes the guests again that an earlier daemon had destroyed in order to make them again.
-fn resume_restarts(shared: &Shared) {
-    for CutOff { note, config, uuid } in shared.restarts.pending() {
-        if let Some(guest) = shared.registry.named(&config.name) {
+fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
+    for restart in cut_off {
+        if let Some(guest) = shared.registry.named(&restart.config.name) {
             // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
-            let is_its = uuid.is_none_or(|uuid| uuid == guest.uuid);
-            if is_its && let Err(error) = shared.toolstack.start_if_new(guest.id()) {
-                tracing::error!(
-                    guest = config.name,
-                    error = error.report(),
-                    "cannot start a restarted guest"
-                );
+            if restart.is_of(&guest)
+                && let Err(error) = shared.toolstack.start_if_new(guest.id())
+            {
+                tracing::error!(guest = guest.name, error = error.report(), "cannot start a restarted guest");
             }
-            note.done();
+            restart.note.done();
             continue;
         }
+        let CutOff { note, config, uuid, turn } = restart;
         complete_rename(shared, &note);
         tracing::warn!(guest = config.name, "its restart was cut off, and goes on now");
         let options = CreateOptions { uuid, ..CreateOptions::default() };
-        if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
+        if let Err(failure) = driver::create(
+            shared,
+            Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) },
+            None,
+        ) {
             tracing::error!(?failure, "cannot make a guest again");
         }
     }

@@ -9,6 +9,7 @@
 //!      └──────done──── Busy(destroy) ◀────────────a client destroys it────────────────┘
 //! ```
 //!
+//! A restart of a guest that has ended soon after its start waits first, see [`crate::backoff`]: the driver is Waiting.
 //! A change of a guest is Busy too, and comes back to where it was. A guest whose destroy fails is Kept too. One that is Kept is looked at only for whether another toolstack has
 //! destroyed it.
 //!
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use toolstack::{CreateOptions, Decision, Guest, GuestEvent, Monitors as _, Toolstack, decide};
 
 use crate::answer::Answer;
+use crate::backoff::{Backoff, Turn};
 use crate::change::Change;
 use crate::convert;
 use crate::job::{self, Ended, Job};
@@ -37,6 +39,7 @@ use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
 
 pub(crate) use requests::Request;
+use restart::{Waiting, Way};
 
 /// Where a handler's answers go.
 pub(crate) type Replies = mpsc::Sender<Answer>;
@@ -56,6 +59,8 @@ pub(crate) enum Event {
     Ended(Box<Ended>),
     /// The heartbeat of the device model in the stubdomain with this UUID was checked.
     Beat(Uuid, Beat),
+    /// The wait for this restart is over.
+    Due(Turn),
     /// The stubdomain with this UUID was destroyed externally, and the time for the guest to follow it is over.
     Left(Uuid),
 }
@@ -67,6 +72,8 @@ enum State {
     Running,
     /// Nothing: the guest has ended and is kept until someone destroys it.
     Kept,
+    /// Nothing: the guest has ended, and its restart waits for its time.
+    Waiting(Waiting),
     /// A lifecycle is under way; who asked for it waits for its end.
     Busy(Job, Option<Replies>),
 }
@@ -92,6 +99,8 @@ pub(crate) struct Wanted {
     pub(crate) options: CreateOptions,
     /// What is done with the end of its create.
     pub(crate) note: Option<Note>,
+    /// The restarts of the guest before it.
+    pub(crate) backoff: Backoff,
 }
 
 /// A guest's driver.
@@ -104,6 +113,8 @@ struct Driver {
     state: State,
     /// It was kept before the change that is under way.
     kept: bool,
+    /// Its restarts.
+    backoff: Backoff,
     /// Why it is being renamed.
     ended_by: Option<GuestEvent>,
     /// What was found at the last look and told: nothing is told twice.
@@ -114,20 +125,22 @@ struct Driver {
     handle: mpsc::UnboundedSender<Event>,
 }
 
-/// Takes up a guest that is there.
-pub(crate) fn adopt(shared: &Shared, guest: Guest) -> Result<(), Failure> {
+/// Takes up a guest that is there, and whose restart an earlier daemon may have delayed.
+pub(crate) fn adopt(shared: &Shared, guest: Guest, turn: Option<Turn>) -> Result<(), Failure> {
     // One with another name than its configuration's was kept beside its successor: its end is an old story.
     let state = if guest.name == guest.config.name { State::Running } else { State::Kept };
-    let driver = Driver::enter(shared, guest.name.clone(), Some(guest), ApiState::Running, state)?;
+    let mut driver = Driver::enter(shared, guest.name.clone(), Some(guest), ApiState::Running, state)?;
+    driver.backoff = turn.map(Backoff::resumed).unwrap_or_default();
     tokio::spawn(driver.run());
     Ok(())
 }
 
 /// Makes a new guest, for a client when there are `replies`.
 pub(crate) fn create(shared: &Shared, wanted: Wanted, replies: Option<Replies>) -> Result<(), Failure> {
-    let Wanted { config, options, note } = wanted;
+    let Wanted { config, options, note, backoff } = wanted;
     let state = State::Busy(Job::Create, replies.clone());
-    let driver = Driver::enter(shared, config.name.clone(), None, ApiState::Creating, state)?;
+    let mut driver = Driver::enter(shared, config.name.clone(), None, ApiState::Creating, state)?;
+    driver.backoff = backoff;
     let toolstack = shared.toolstack.clone();
     job::spawn(Job::Create, &driver.name, &driver.handle, replies, move |events| {
         let created = toolstack.create(&config, options, events);
@@ -155,7 +168,8 @@ impl Driver {
         let key = shared.registry.enter(entry)?;
         let pulse = Pulse::new(shared.toolstack.deadlines().heartbeat);
         let (shared, kept, ended_by, seen) = (shared.clone(), false, None, None);
-        Ok(Self { shared, key, name, guest, state, kept, ended_by, seen, pulse, queue, handle })
+        let backoff = Backoff::default();
+        Ok(Self { shared, key, name, guest, state, kept, backoff, ended_by, seen, pulse, queue, handle })
     }
 
     async fn run(mut self) {
@@ -178,6 +192,7 @@ impl Driver {
                 Event::Request(request, replies) => self.request(request, replies),
                 Event::Ended(ended) => self.ended(*ended),
                 Event::Beat(stub, beat) => self.beat(stub, beat),
+                Event::Due(turn) => self.due(turn),
                 Event::Left(stub) => self.left(stub),
             }
             if self.guest.is_none() && !matches!(self.state, State::Busy(..)) {
@@ -200,7 +215,11 @@ impl Driver {
 
     /// Looks whether the guest or its stubdomain has ended, and does what the configuration says.
     fn look(&mut self) {
-        let (State::Running | State::Kept, Some(guest)) = (&self.state, self.guest.clone()) else { return };
+        let (State::Running | State::Kept | State::Waiting(_), Some(guest)) =
+            (&self.state, self.guest.clone())
+        else {
+            return;
+        };
         let found = match observe::guest(&self.shared.toolstack, &guest) {
             Ok(found) => found,
             Err(error) => {
@@ -213,7 +232,7 @@ impl Driver {
         }
         self.seen.clone_from(&found);
         let Some(event) = found else { return };
-        self.act(guest, &event);
+        self.act(&guest, &event);
     }
 
     /// Looks, on a thread that may wait, whether the device model's heart beats.
@@ -244,12 +263,12 @@ impl Driver {
                 "the device model's heart stands still"
             );
             self.pulse = Pulse::new(self.shared.toolstack.deadlines().heartbeat);
-            self.act(guest, &GuestEvent::DeviceModelDied);
+            self.act(&guest, &GuestEvent::DeviceModelDied);
         }
     }
 
     /// Does what the configuration says when this has happened.
-    fn act(&mut self, guest: Guest, event: &GuestEvent) {
+    fn act(&mut self, guest: &Guest, event: &GuestEvent) {
         if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken | GuestEvent::Gone) {
             // Whoever destroys its domain would wait for our pages of it.
             self.shared.qmp.release(guest.id());
@@ -259,13 +278,14 @@ impl Driver {
             self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
             return;
         }
-        self.shared.registry.tell(&guest, convert::kind(event), convert::detail(event));
+        self.shared.registry.tell(guest, convert::kind(event), convert::detail(event));
         if *event == GuestEvent::DeviceModelTaken {
             // Whoever took the stubdomain takes the guest next, and would find it destroyed, or restarted.
             let (handle, wait) = (self.handle.clone(), self.shared.toolstack.deadlines().taken);
+            let stub = guest.stub_uuid;
             tokio::spawn(async move {
                 tokio::time::sleep(wait).await;
-                let _ = handle.send(Event::Left(guest.stub_uuid));
+                let _ = handle.send(Event::Left(stub));
             });
         } else {
             self.follow(guest, event);
@@ -276,35 +296,36 @@ impl Driver {
     fn left(&mut self, stub: Uuid) {
         let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
         if guest.stub_uuid == stub && self.seen == Some(GuestEvent::DeviceModelTaken) {
-            self.follow(guest, &GuestEvent::DeviceModelTaken);
+            self.follow(&guest, &GuestEvent::DeviceModelTaken);
         }
     }
 
     /// Follows the configuration's decision.
-    fn follow(&mut self, guest: Guest, event: &GuestEvent) {
+    fn follow(&mut self, guest: &Guest, event: &GuestEvent) {
         match decide(&guest.config, event) {
             Decision::Nothing => {}
-            Decision::Destroy => self.destroy(&guest, None),
-            Decision::Restart => self.restart(&guest),
-            Decision::RenameRestart => self.rename_restart(guest, event),
-            Decision::Preserve => self.keep(&guest, event),
+            Decision::Destroy => self.destroy(guest, None),
+            Decision::Restart => self.again(guest, Way::Restart),
+            Decision::RenameRestart => self.again(guest, Way::RenameRestart(event.clone())),
+            Decision::Preserve => self.keep(guest, event),
             Decision::PauseAndPreserve => {
                 if let Err(error) = self.shared.toolstack.pause_once(guest.id()) {
                     tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause");
                 }
-                self.keep(&guest, event);
+                self.keep(guest, event);
             }
         }
     }
 
     fn keep(&mut self, guest: &Guest, event: &GuestEvent) {
+        self.forget_turn();
         self.state = State::Kept;
         self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
         self.shared.registry.tell(guest, "preserved", "outrigger destroy ends it");
     }
 
     fn busy(&mut self, job: Job, replies: Option<Replies>) {
-        let state = if job == Job::Destroy { ApiState::Destroying } else { ApiState::ShutDown };
+        let state = if job == Job::Destroy { ApiState::Destroying } else { ApiState::Restarting };
         self.shared.registry.update(self.key, |entry| entry.state = state);
         self.state = State::Busy(job, replies);
     }

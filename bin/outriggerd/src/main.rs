@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod backoff;
 mod change;
 mod convert;
 mod daemon;

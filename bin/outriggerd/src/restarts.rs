@@ -10,7 +10,10 @@ use std::sync::{Arc, mpsc};
 use config::{GuestConfig, Uuid};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use toolstack::Guest;
 use toolstack::host::{BootId, HostDevices, HostError};
+
+use crate::backoff::Turn;
 
 /// The form (format version) of the notes that are written. Notes of releases that did not record it have this one.
 const FORM: u32 = 1;
@@ -32,6 +35,9 @@ struct Content {
     config: GuestConfig,
     /// The UUID that the guest gets; a new one when absent.
     uuid: Option<Uuid>,
+    /// When it begins; absent in notes of releases that did not delay restarts.
+    #[serde(default)]
+    turn: Turn,
 }
 
 /// The part that every release reads.
@@ -98,6 +104,15 @@ pub(crate) struct CutOff {
     pub(crate) config: GuestConfig,
     /// The UUID that it gets; a new one when absent.
     pub(crate) uuid: Option<Uuid>,
+    /// When it begins.
+    pub(crate) turn: Turn,
+}
+
+impl CutOff {
+    /// Whether it is the restart of this guest, or has made it.
+    pub(crate) fn is_of(&self, guest: &Guest) -> bool {
+        self.config.name == guest.name && self.uuid.is_none_or(|uuid| uuid == guest.uuid)
+    }
 }
 
 impl Restarts {
@@ -108,9 +123,15 @@ impl Restarts {
 
     /// Notes that the guest whose UUID is `which` is made again of `config`. Without a note, because the disk is
     /// full for example, the restart is still better done than not. Waits for the disk.
-    pub(crate) fn note(&self, which: Uuid, config: &GuestConfig, uuid: Option<Uuid>) -> Option<Note> {
+    pub(crate) fn note(
+        &self,
+        which: Uuid,
+        config: &GuestConfig,
+        uuid: Option<Uuid>,
+        turn: Turn,
+    ) -> Option<Note> {
         let note = self.note_of(which);
-        let content = Content { form: FORM, boot: Some(self.boot), config: config.clone(), uuid };
+        let content = Content { form: FORM, boot: Some(self.boot), config: config.clone(), uuid, turn };
         match self.write(&note.path, &content) {
             Ok(()) => Some(note),
             Err(error) => {
@@ -125,12 +146,18 @@ impl Restarts {
     }
 
     /// The same on a thread that may wait for the disk. To be called in the event loop.
-    pub(crate) fn note_later(&self, which: Uuid, config: &GuestConfig, uuid: Option<Uuid>) -> PendingNote {
+    pub(crate) fn note_later(
+        &self,
+        which: Uuid,
+        config: &GuestConfig,
+        uuid: Option<Uuid>,
+        turn: Turn,
+    ) -> PendingNote {
         let (done, written) = mpsc::channel();
         let (restarts, config) = (self.clone(), config.clone());
         tokio::task::spawn_blocking(move || {
             // Whoever should have waited for it may have given up; the note stays then.
-            let _ = done.send(restarts.note(which, &config, uuid));
+            let _ = done.send(restarts.note(which, &config, uuid, turn));
         });
         PendingNote { written }
     }
@@ -178,7 +205,7 @@ impl Restarts {
                 note.done();
                 None
             }
-            Ok(Content { config, uuid, .. }) => Some(CutOff { note, config, uuid }),
+            Ok(Content { config, uuid, turn, .. }) => Some(CutOff { note, config, uuid, turn }),
             Err(error) => {
                 self.set_aside(note, &error);
                 None
@@ -255,7 +282,7 @@ mod tests {
     fn note_is_for_root_alone() {
         let folder = tempfile::tempdir().unwrap();
         let restarts = restarts(Arc::new(RealHost), folder.path(), 1);
-        let note = restarts.note(Uuid::from_u128(3), &config(), None).unwrap();
+        let note = restarts.note(Uuid::from_u128(3), &config(), None, Turn::default()).unwrap();
         let mode = std::fs::metadata(&note.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         note.done();
@@ -266,7 +293,7 @@ mod tests {
     fn restart_from_another_boot_is_not_completed() {
         let host = Arc::new(SimHost::new());
         let [before, now] = [1, 2].map(|boot| restarts(host.clone(), Path::new("/state"), boot));
-        let _note = before.note(Uuid::from_u128(3), &config(), None).unwrap();
+        let _note = before.note(Uuid::from_u128(3), &config(), None, Turn::default()).unwrap();
         assert_eq!(before.pending().len(), 1);
         assert!(now.pending().is_empty());
         assert!(before.pending().is_empty(), "the note is removed");
@@ -276,7 +303,7 @@ mod tests {
     fn note_that_cannot_be_read_is_moved_aside_and_hides_no_other() {
         let host = Arc::new(SimHost::new());
         let restarts = restarts(host.clone(), Path::new("/state"), 1);
-        let note = restarts.note(Uuid::from_u128(3), &config(), None).unwrap();
+        let note = restarts.note(Uuid::from_u128(3), &config(), None, Turn::default()).unwrap();
         let text = String::from_utf8(host.state().files[&note.path].clone()).unwrap();
         let later = text.replacen("\"form\":1", "\"form\":9", 1);
         host.put_file("/state/restarts/a.json", later.as_bytes());
@@ -294,7 +321,7 @@ mod tests {
     fn note_of_a_release_without_forms_is_read() {
         let host = Arc::new(SimHost::new());
         let restarts = restarts(host.clone(), Path::new("/state"), 1);
-        let note = restarts.note(Uuid::from_u128(3), &config(), None).unwrap();
+        let note = restarts.note(Uuid::from_u128(3), &config(), None, Turn::default()).unwrap();
         let text = String::from_utf8(host.state().files[&note.path].clone()).unwrap();
         host.put_file(&note.path, text.replacen("\"form\":1,", "", 1).as_bytes());
         assert_eq!(restarts.pending().len(), 1);

@@ -5,6 +5,7 @@ use toolstack::{Guest, GuestEvent};
 
 use super::{Driver, Event, Replies, State};
 use crate::answer::Answer;
+use crate::backoff;
 use crate::change;
 use crate::convert;
 use crate::job::{Ended, Job};
@@ -76,6 +77,7 @@ impl Driver {
             entry.guest = Some(guest.clone());
             entry.state = ApiState::Running;
         });
+        self.backoff.started(backoff::now());
         self.shared.registry.tell(&guest, "created", "");
         // What happened while nobody looked.
         self.seen = None;

@@ -3,6 +3,7 @@
 use api::types::{Failure, Via};
 use toolstack::{Guest, ShutdownWay, Signal, Toolstack};
 
+use super::restart::remove;
 use super::{Driver, Replies, State};
 use crate::answer::Answer;
 use crate::change::Change;
@@ -29,7 +30,9 @@ pub(crate) enum Request {
 impl Driver {
     pub(super) fn destroy_for(&mut self, replies: Replies) {
         match (&self.state, self.guest.clone()) {
-            (State::Running | State::Kept, Some(guest)) => self.destroy(&guest, Some(replies)),
+            (State::Running | State::Kept | State::Waiting(_), Some(guest)) => {
+                self.destroy(&guest, Some(replies));
+            }
             (State::Busy(job, _), _) => self.busy_answer(*job, &replies),
             (_, None) => self.no_guest_answer(&replies),
         }
@@ -38,6 +41,7 @@ impl Driver {
     pub(super) fn change_for(&mut self, change: Change, replies: Replies) {
         let guest = match (&self.state, self.guest.clone()) {
             (State::Busy(job, _), _) => return self.busy_answer(*job, &replies),
+            (State::Waiting(_), _) => return self.busy_answer(Job::Restart, &replies),
             (_, None) => return self.no_guest_answer(&replies),
             (state, Some(guest)) => {
                 self.kept = matches!(state, State::Kept);
@@ -71,7 +75,10 @@ impl Driver {
     pub(super) fn destroy(&mut self, guest: &Guest, replies: Option<Replies>) {
         let toolstack = self.shared.toolstack.clone();
         let id = guest.id();
+        let note = self.take_turn();
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
+            // First: nobody shall restart what a client has destroyed.
+            remove(note);
             toolstack.destroy(id, events).map(|()| None)
         });
         self.busy(Job::Destroy, replies);

@@ -5,6 +5,7 @@ use toolstack::CreateOptions;
 use xen::ShutdownReason;
 
 use super::world::{Mode, Service, World, config, eventually, failure, named, parameters};
+use crate::backoff::Turn;
 
 #[test]
 fn running_guest_is_taken_up() {
@@ -102,7 +103,7 @@ fn restart_that_was_cut_off_before_its_last_step_is_ended() {
     let guest_config = config::load_str("hello.cfg", &config("")).config.unwrap();
     let options = CreateOptions { paused: true, ..CreateOptions::default() };
     let guest = shared.toolstack.create(&guest_config, options, &mut |_| ()).unwrap();
-    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid)).unwrap();
+    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid), Turn::default()).unwrap();
     let service = world.start();
     assert_eq!(service.get("hello").unwrap().state, State::Running);
     service.destroy("hello").unwrap();
