@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Toolstack};
+use toolstack::{Cause, CreateOptions, Error, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
 use crate::backoff::Backoff;
@@ -32,7 +33,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When Xen or xenstore does not answer, or the socket cannot be made.
-    pub(crate) fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
+    pub(crate) async fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
         // Watched before the first look, so that no end is missed between the two.
         let (wake, news) = mpsc::channel(1);
         let (lose, lost) = mpsc::channel(1);
@@ -52,12 +53,11 @@ impl Daemon {
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
-        let cut_off = shared.restarts.pending();
-        recover(&shared, &cut_off)?;
-        resume_restarts(&shared, cut_off);
+        recover(&shared).await?;
         let listener =
             server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
         tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+        detach_unused_loops(&shared);
         Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
     }
 
@@ -80,30 +80,75 @@ impl Daemon {
     }
 }
 
-/// Takes up what an earlier daemon left.
-fn recover(shared: &Shared, cut_off: &[CutOff]) -> Result<()> {
-    let recovered = shared
-        .toolstack
-        .recover(&mut |event| tracing::info!(?event, "clearing up after an earlier daemon"))
-        .context("Cannot take up the guests of an earlier daemon")?;
-    for trouble in &recovered.troubles {
+/// Takes up what an earlier daemon left. What has to wait for others waits in the guests' drivers.
+async fn recover(shared: &Shared) -> Result<()> {
+    let mut cut_off = shared.restarts.pending();
+    let Recovered { guests, changing, unfinished, ended, troubles, cleaned: _ } = take_up(shared).await?;
+    for trouble in &troubles {
         tracing::error!("{}", trouble.report());
     }
-    for ended in &recovered.ended {
+    for ended in &ended {
         let (guest, uuid) = (&ended.name, ended.id);
         tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
     }
-    for name in &recovered.cleaned {
-        tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");
-    }
-    for guest in recovered.guests {
+    for guest in guests {
         tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
         let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
-        if let Err(failure) = driver::adopt(shared, guest, turn) {
+        let changing = changing.contains(&guest.id());
+        if let Err(failure) = driver::adopt(shared, guest, turn, changing) {
             tracing::error!(?failure, "cannot take up a guest");
         }
     }
+    for unfinished in unfinished {
+        // A restart goes on when what it left is gone.
+        let next = cut_off.extract_if(.., |restart| restart.config.name == unfinished.name).next();
+        if let Err(failure) = driver::finish(shared, unfinished, next.map(wanted)) {
+            tracing::error!(?failure, "cannot destroy a guest that is incomplete");
+        }
+    }
+    resume_restarts(shared, cut_off);
     Ok(())
+}
+
+/// Takes up the guests; while Xen does not answer, asks again, less and less often.
+async fn take_up(shared: &Shared) -> Result<Recovered> {
+    let mut wait = Duration::from_millis(500);
+    loop {
+        match shared.toolstack.take_up() {
+            Ok(recovered) => return Ok(recovered),
+            Err(error @ Error::Cause(Cause::Hypervisor(_))) => {
+                tracing::error!(
+                    error = error.report(),
+                    ?wait,
+                    "cannot take up the guests of an earlier daemon; trying again"
+                );
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(30));
+            }
+            Err(error) => return Err(error).context("Cannot take up the guests of an earlier daemon"),
+        }
+    }
+}
+
+/// Detaches what is left of guests that are gone, on a thread that may wait.
+fn detach_unused_loops(shared: &Shared) {
+    let toolstack = shared.toolstack.clone();
+    tokio::task::spawn_blocking(move || {
+        let outcome = toolstack.detach_unused_loops(&mut |event| {
+            if let toolstack::Event::Warning { text } = event {
+                tracing::warn!("{text}");
+            }
+        });
+        if let Err(error) = outcome {
+            tracing::error!(error = error.report(), "cannot detach loop devices without a guest");
+        }
+    });
+}
+
+fn wanted(restart: CutOff) -> Wanted {
+    let CutOff { note, config, uuid, turn } = restart;
+    let options = CreateOptions { uuid, ..CreateOptions::default() };
+    Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) }
 }
 
 /// Makes the guests again that an earlier daemon had destroyed in order to make them again.
@@ -119,15 +164,9 @@ fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
             restart.note.done();
             continue;
         }
-        let CutOff { note, config, uuid, turn } = restart;
-        complete_rename(shared, &note);
-        tracing::warn!(guest = config.name, "its restart was cut off, and goes on now");
-        let options = CreateOptions { uuid, ..CreateOptions::default() };
-        if let Err(failure) = driver::create(
-            shared,
-            Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) },
-            None,
-        ) {
+        complete_rename(shared, &restart.note);
+        tracing::warn!(guest = restart.config.name, "its restart was cut off, and goes on now");
+        if let Err(failure) = driver::create(shared, wanted(restart), None) {
             tracing::error!(?failure, "cannot make a guest again");
         }
     }

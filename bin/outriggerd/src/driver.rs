@@ -16,11 +16,12 @@
 //! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
 //! note (see [`crate::restarts`]), so that a new daemon's driver goes on where a killed one was.
 
+mod adopt;
 mod ended;
 mod requests;
 mod restart;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use api::types::{Failure, State as ApiState};
 use config::{GuestConfig, Uuid};
@@ -38,8 +39,13 @@ use crate::qmp::Qmp;
 use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
 
+pub(crate) use adopt::{adopt, finish};
 pub(crate) use requests::Request;
 use restart::{Waiting, Way};
+
+/// When a guest is looked at again if Xen does not answer, and at most so late.
+const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Where a handler's answers go.
 pub(crate) type Replies = mpsc::Sender<Answer>;
@@ -115,6 +121,15 @@ struct Driver {
     kept: bool,
     /// Its restarts.
     backoff: Backoff,
+    /// What an earlier daemon began is being settled; what is asked meanwhile waits.
+    settling: bool,
+    /// It is destroyed because an earlier daemon left it incomplete.
+    leftover: bool,
+    deferred: Vec<Event>,
+    /// The guest that is made when this one is destroyed.
+    next: Option<Wanted>,
+    /// How long to wait until Xen is asked again.
+    patience: Duration,
     /// Why it is being renamed.
     ended_by: Option<GuestEvent>,
     /// What was found at the last look and told: nothing is told twice.
@@ -123,16 +138,6 @@ struct Driver {
     pulse: Pulse,
     queue: mpsc::UnboundedReceiver<Event>,
     handle: mpsc::UnboundedSender<Event>,
-}
-
-/// Takes up a guest that is there, and whose restart an earlier daemon may have delayed.
-pub(crate) fn adopt(shared: &Shared, guest: Guest, turn: Option<Turn>) -> Result<(), Failure> {
-    // One with another name than its configuration's was kept beside its successor: its end is an old story.
-    let state = if guest.name == guest.config.name { State::Running } else { State::Kept };
-    let mut driver = Driver::enter(shared, guest.name.clone(), Some(guest), ApiState::Running, state)?;
-    driver.backoff = turn.map(Backoff::resumed).unwrap_or_default();
-    tokio::spawn(driver.run());
-    Ok(())
 }
 
 /// Makes a new guest, for a client when there are `replies`.
@@ -168,8 +173,28 @@ impl Driver {
         let key = shared.registry.enter(entry)?;
         let pulse = Pulse::new(shared.toolstack.deadlines().heartbeat);
         let (shared, kept, ended_by, seen) = (shared.clone(), false, None, None);
-        let backoff = Backoff::default();
-        Ok(Self { shared, key, name, guest, state, kept, backoff, ended_by, seen, pulse, queue, handle })
+        let (backoff, settling, leftover, deferred, next) =
+            (Backoff::default(), false, false, Vec::new(), None);
+        let patience = FIRST_LOOK_AGAIN;
+        Ok(Self {
+            shared,
+            key,
+            name,
+            guest,
+            state,
+            kept,
+            backoff,
+            settling,
+            leftover,
+            deferred,
+            next,
+            patience,
+            ended_by,
+            seen,
+            pulse,
+            queue,
+            handle,
+        })
     }
 
     async fn run(mut self) {
@@ -185,6 +210,10 @@ impl Driver {
                 }
             };
             let Some(event) = event else { break };
+            if self.settling && !matches!(event, Event::Ended(_)) {
+                self.deferred.push(event);
+                continue;
+            }
             match event {
                 Event::Look => self.look(),
                 Event::Destroy(replies) => self.destroy_for(replies),
@@ -224,15 +253,26 @@ impl Driver {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(guest = guest.name, error = %convert::chain(&error), "cannot look at a guest");
-                return;
+                return self.look_later();
             }
         };
+        self.patience = FIRST_LOOK_AGAIN;
         if found == self.seen {
             return;
         }
         self.seen.clone_from(&found);
         let Some(event) = found else { return };
         self.act(&guest, &event);
+    }
+
+    /// Xen does not answer: asks again, less and less often.
+    fn look_later(&mut self) {
+        let (handle, wait) = (self.handle.clone(), self.patience);
+        self.patience = (wait * 2).min(LONGEST_LOOK_AGAIN);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let _ = handle.send(Event::Look);
+        });
     }
 
     /// Looks, on a thread that may wait, whether the device model's heart beats.

@@ -116,7 +116,7 @@ fn time_scale() -> f64 {
 }
 
 async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<()> {
-    let daemon = Daemon::start(&arguments.socket, toolstack, qmp)?;
+    let daemon = Daemon::start(&arguments.socket, toolstack, qmp).await?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.

@@ -60,7 +60,7 @@ pub use record::{
     Change, DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord,
     UnreadableRecord,
 };
-pub use recover::{EndedWithHost, Recovered};
+pub use recover::{EndedWithHost, Recovered, Unfinished};
 use steps::Faults;
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.

@@ -3,7 +3,7 @@
 use api::types::{Progress, State as ApiState};
 use toolstack::{Guest, GuestEvent};
 
-use super::{Driver, Event, Replies, State};
+use super::{Driver, Event, Replies, State, create};
 use crate::answer::Answer;
 use crate::backoff;
 use crate::change;
@@ -18,7 +18,9 @@ impl Driver {
         let answer = match ended {
             Ok(guest) => {
                 self.guest = guest.or(before);
-                if let Some(guest) = self.guest.as_ref().filter(|_| name != change::SCREENSHOT) {
+                if let Some(guest) =
+                    self.guest.as_ref().filter(|_| ![change::SCREENSHOT, change::SETTLE].contains(&name))
+                {
                     self.shared.registry.tell(guest, "changed", name);
                 }
                 Answer::last(&Progress::default())
@@ -45,6 +47,11 @@ impl Driver {
         let State::Busy(job, replies) = std::mem::replace(&mut self.state, State::Running) else {
             return;
         };
+        self.settling = false;
+        let leftover = std::mem::take(&mut self.leftover);
+        for event in self.deferred.drain(..) {
+            let _ = self.handle.send(event);
+        }
         let before = self.guest.take();
         if let Job::Change(name) = job {
             let answer = self.changed(name, before, ended);
@@ -58,9 +65,15 @@ impl Driver {
             Ok(None) => {
                 // Whoever hears of its end or gets the answer finds its name free.
                 self.shared.registry.forget(self.key);
-                if let Some(guest) = &before {
+                if leftover {
+                    tracing::warn!(
+                        guest = self.name,
+                        "removed a guest that a previous daemon left incomplete"
+                    );
+                } else if let Some(guest) = &before {
                     self.shared.registry.tell(guest, "destroyed", "");
                 }
+                self.create_next();
                 Answer::last(&Progress::default())
             }
             Err(error) => {
@@ -70,6 +83,14 @@ impl Driver {
             }
         };
         answer_later(replies, answer);
+    }
+
+    /// Makes the guest whose name is free now.
+    fn create_next(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        if let Err(failure) = create(&self.shared, next, None) {
+            tracing::error!(guest = self.name, ?failure, "cannot make a guest again");
+        }
     }
 
     pub(super) fn has_guest(&mut self, guest: Guest) -> Answer {

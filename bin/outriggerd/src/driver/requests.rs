@@ -76,9 +76,13 @@ impl Driver {
         let toolstack = self.shared.toolstack.clone();
         let id = guest.id();
         let note = self.take_turn();
+        let cut_off = self.next.take().and_then(|next| next.note);
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
             // First: nobody shall restart what a client has destroyed.
             remove(note);
+            if let Some(note) = cut_off {
+                note.done();
+            }
             toolstack.destroy(id, events).map(|()| None)
         });
         self.busy(Job::Destroy, replies);

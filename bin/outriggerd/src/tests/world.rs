@@ -13,7 +13,7 @@ use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
-    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress,
+    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, State,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -125,7 +125,7 @@ impl World {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(async {
-                let daemon = Daemon::start(&path, toolstack, no_qmp(&path))?;
+                let daemon = Daemon::start(&path, toolstack, no_qmp(&path)).await?;
                 // Drivers have not begun yet, so nothing is missed.
                 let events = Listener::new(&daemon.shared);
                 let _ = ready.send((daemon.shared.clone(), events));
@@ -168,6 +168,14 @@ impl World {
 }
 
 impl Service {
+    /// Waits until everything that an earlier daemon left is settled.
+    pub(crate) fn settle(&self) {
+        let under_way = [State::Creating, State::Destroying];
+        eventually("what was left is settled", || {
+            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.state))
+        });
+    }
+
     pub(crate) fn client(&self) -> Client {
         let client = Client::connect(&self.socket).unwrap();
         client.set_deadline(Some(PATIENCE)).unwrap();
