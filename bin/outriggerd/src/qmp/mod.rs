@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod dial;
 mod monitor;
+mod pace;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::types::{Failure, Guests, State};
 use config::Uuid;
+use contract::DmKey;
 use serde_json::json;
 use toolstack::host::HostDevices as _;
 use xen::{DomainKind, DomainSpec, Hypervisor as _};
@@ -148,6 +151,38 @@ fn stubdomain_is_not_contacted_under_a_reused_domid() {
         let error = runtime.block_on(dial.dial(place)).err().unwrap();
         assert!(error.to_string().contains("domain 2 does not have its UUID"), "{error}");
     }
+}
+
+#[test]
+fn stubdomain_that_writes_without_end_is_asked_now_and_then() {
+    const SECONDS: u64 = 3;
+    let world = World::new();
+    let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
+    stranger(&world, stub, [9; 16]);
+    let dom0 = world.server.connect(DomId::DOM0);
+    let dir = contract::paths::device_model_dir(stub, target);
+    dom0.mkdir(&dir).unwrap();
+    dom0.set_perms(&dir, &contract::paths::device_model_permissions(stub, target)).unwrap();
+    let hostile = world.server.connect(stub);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let flood = std::thread::spawn(move || {
+        let key = DmKey::QmpVchan.path(stub, target).join("x").unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            hostile.write(&key, b"1").unwrap();
+        }
+    });
+    let before = world.server.requests_of(DomId::DOM0);
+    let dial = HostDial::new(Arc::clone(&world.hypervisor) as _, dom0, Path::new("/nonexistent"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let place = Place { stub, stub_uuid: Uuid::from_bytes([9; 16]), target, console: None };
+    let dialed = runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(SECONDS), dial.dial(place)).await });
+    assert!(dialed.is_err(), "nobody serves it");
+    let asked = world.server.requests_of(DomId::DOM0) - before;
+    stop.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    assert!(asked < 50 * SECONDS, "{asked} requests of dom0 in {SECONDS} s");
 }
 
 #[test]
