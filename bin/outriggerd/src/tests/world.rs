@@ -27,7 +27,7 @@ use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
 use crate::driver::Shared;
-use crate::qmp::{Dial, Dialing, Place, Qmp};
+use crate::qmp::{Access, Dial, Dialing, Place, Qmp};
 use crate::registry::Registry;
 use crate::restarts::Restarts;
 
@@ -39,7 +39,7 @@ fn no_qmp(socket: &Path) -> Qmp {
             Box::pin(std::future::pending())
         }
     }
-    Qmp::new(socket, Policy::default(), MuxConfig::default(), Arc::new(Never))
+    Qmp::new(socket, Access::new(Policy::default()).unwrap(), MuxConfig::default(), Arc::new(Never))
 }
 
 /// How long anything that has to come may take.
