@@ -17,6 +17,8 @@ use crate::methods::parameters;
 
 /// How much of a picture goes into one reply, in bytes.
 const PART: usize = 1 << 20;
+/// What settles a change that an earlier daemon began.
+pub(crate) const SETTLE: &str = "settle";
 /// The change that changes nothing.
 pub(crate) const SCREENSHOT: &str = "screenshot";
 

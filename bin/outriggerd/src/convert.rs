@@ -69,6 +69,9 @@ fn hint(cause: &Cause) -> Option<&'static str> {
             Some(Errno::EPERM | Errno::ESRCH) => None,
             _ => Some("xl dmesg shows what Xen itself said"),
         },
+        Cause::Host(HostError::ScriptStuck { .. }) => {
+            Some("make the device or the server answer again, then destroy the guest")
+        }
         Cause::Host(HostError::ScriptFailed { .. }) => {
             Some("Xen's scripts keep a log of their own, /var/log/xen/xen-hotplug.log")
         }

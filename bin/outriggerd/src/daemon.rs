@@ -2,17 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use toolstack::{CreateOptions, Toolstack};
+use toolstack::{Cause, CreateOptions, Error, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
+use crate::backoff::Backoff;
 use crate::driver::{self, Shared, Wanted};
 use crate::methods::Methods;
 use crate::qmp::Qmp;
 use crate::registry::Registry;
-use crate::restarts::Restarts;
+use crate::restarts::{CutOff, Note, Restarts};
 use crate::server;
 
 /// A daemon that listens on its socket.
@@ -31,7 +33,7 @@ impl Daemon {
     ///
     /// # Errors
     /// When Xen or xenstore does not answer, or the socket cannot be made.
-    pub(crate) fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
+    pub(crate) async fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
         // Watched before the first look, so that no end is missed between the two.
         let (wake, news) = mpsc::channel(1);
         let (lose, lost) = mpsc::channel(1);
@@ -47,15 +49,15 @@ impl Daemon {
                 };
             });
         let boot = toolstack.boot_id().context("Cannot read the host's boot ID")?;
-        let restarts = Restarts::new(&toolstack.paths().state, boot);
+        let restarts = Restarts::new(Arc::clone(toolstack.host()), &toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
-        recover(&shared)?;
-        resume_restarts(&shared);
+        recover(&shared).await?;
         let listener =
             server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
         tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+        detach_unused_loops(&shared);
         Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
     }
 
@@ -78,51 +80,104 @@ impl Daemon {
     }
 }
 
-/// Takes up what an earlier daemon left.
-fn recover(shared: &Shared) -> Result<()> {
-    let recovered = shared
-        .toolstack
-        .recover(&mut |event| tracing::info!(?event, "clearing up after an earlier daemon"))
-        .context("Cannot take up the guests of an earlier daemon")?;
-    for trouble in &recovered.troubles {
+/// Takes up what an earlier daemon left. What has to wait for others waits in the guests' drivers.
+async fn recover(shared: &Shared) -> Result<()> {
+    let mut cut_off = shared.restarts.pending();
+    let Recovered { guests, changing, unfinished, ended, troubles, cleaned: _ } = take_up(shared).await?;
+    for trouble in &troubles {
         tracing::error!("{}", trouble.report());
     }
-    for ended in &recovered.ended {
+    for ended in &ended {
         let (guest, uuid) = (&ended.name, ended.id);
         tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
     }
-    for name in &recovered.cleaned {
-        tracing::warn!(guest = name, "was half made or half destroyed by an earlier daemon, and is gone now");
-    }
-    for guest in recovered.guests {
+    for guest in guests {
         tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
-        if let Err(failure) = driver::adopt(shared, guest) {
+        let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
+        let changing = changing.contains(&guest.id());
+        if let Err(failure) = driver::adopt(shared, guest, turn, changing) {
             tracing::error!(?failure, "cannot take up a guest");
         }
     }
+    for unfinished in unfinished {
+        // A restart goes on when what it left is gone.
+        let next = cut_off.extract_if(.., |restart| restart.config.name == unfinished.name).next();
+        if let Err(failure) = driver::finish(shared, unfinished, next.map(wanted)) {
+            tracing::error!(?failure, "cannot destroy a guest that is incomplete");
+        }
+    }
+    resume_restarts(shared, cut_off);
     Ok(())
 }
 
-/// Makes the guests again that an earlier daemon had destroyed in order to make them again.
-fn resume_restarts(shared: &Shared) {
-    for (note, config, uuid) in shared.restarts.pending() {
-        if let Some(guest) = shared.registry.named(&config.name) {
-            // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
-            let is_its = uuid.is_none_or(|uuid| uuid == guest.uuid);
-            if is_its && let Err(error) = shared.toolstack.start_if_new(guest.id()) {
+/// Takes up the guests; while Xen does not answer, asks again, less and less often.
+async fn take_up(shared: &Shared) -> Result<Recovered> {
+    let mut wait = Duration::from_millis(500);
+    loop {
+        match shared.toolstack.take_up() {
+            Ok(recovered) => return Ok(recovered),
+            Err(error @ Error::Cause(Cause::Hypervisor(_))) => {
                 tracing::error!(
-                    guest = config.name,
                     error = error.report(),
-                    "cannot start a restarted guest"
+                    ?wait,
+                    "cannot take up the guests of an earlier daemon; trying again"
                 );
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(30));
             }
-            note.done();
+            Err(error) => return Err(error).context("Cannot take up the guests of an earlier daemon"),
+        }
+    }
+}
+
+/// Detaches what is left of guests that are gone, on a thread that may wait.
+fn detach_unused_loops(shared: &Shared) {
+    let toolstack = shared.toolstack.clone();
+    tokio::task::spawn_blocking(move || {
+        let outcome = toolstack.detach_unused_loops(&mut |event| {
+            if let toolstack::Event::Warning { text } = event {
+                tracing::warn!("{text}");
+            }
+        });
+        if let Err(error) = outcome {
+            tracing::error!(error = error.report(), "cannot detach loop devices without a guest");
+        }
+    });
+}
+
+fn wanted(restart: CutOff) -> Wanted {
+    let CutOff { note, config, uuid, turn } = restart;
+    let options = CreateOptions { uuid, ..CreateOptions::default() };
+    Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) }
+}
+
+/// Makes the guests again that an earlier daemon had destroyed in order to make them again.
+fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
+    for restart in cut_off {
+        if let Some(guest) = shared.registry.named(&restart.config.name) {
+            // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
+            if restart.is_of(&guest)
+                && let Err(error) = shared.toolstack.start_if_new(guest.id())
+            {
+                tracing::error!(guest = guest.name, error = error.report(), "cannot start a restarted guest");
+            }
+            restart.note.done();
             continue;
         }
-        tracing::warn!(guest = config.name, "its restart was cut off, and goes on now");
-        let options = CreateOptions { uuid, ..CreateOptions::default() };
-        if let Err(failure) = driver::create(shared, Wanted { config, options, note: Some(note) }, None) {
+        complete_rename(shared, &restart.note);
+        tracing::warn!(guest = restart.config.name, "its restart was cut off, and goes on now");
+        if let Err(failure) = driver::create(shared, wanted(restart), None) {
             tracing::error!(?failure, "cannot make a guest again");
         }
+    }
+}
+
+/// Completes the renaming of a preserved guest, which may have been cut off: the guest that follows gets its name.
+fn complete_rename(shared: &Shared, note: &Note) {
+    let Some(uuid) = note.which() else { return };
+    let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);
+    let Some(guest) = preserved.filter(|guest| guest.name != guest.config.name) else { return };
+    if let Err(error) = shared.toolstack.set_aside(guest.id(), &guest.name) {
+        tracing::error!(guest = guest.name, error = error.report(), "cannot rename a preserved guest");
     }
 }

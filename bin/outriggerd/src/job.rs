@@ -19,6 +19,8 @@ pub(crate) enum Job {
     Destroy,
     /// Ends it and makes it again.
     Restart,
+    /// Renames it, so that a new guest of its configuration gets its name.
+    SetAside,
     /// Changes it while it runs; with the change's name.
     Change(&'static str),
 }
@@ -29,7 +31,7 @@ impl Job {
         match self {
             Self::Create => "create",
             Self::Destroy => "destroy",
-            Self::Restart => "restart",
+            Self::Restart | Self::SetAside => "restart",
             Self::Change(name) => name,
         }
     }

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod backoff;
 mod change;
 mod convert;
 mod daemon;
+mod descriptors;
 mod driver;
 mod inspect;
 mod job;
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::qmp::{HostDial, Qmp};
+use crate::qmp::{Access, HostDial, Qmp};
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
@@ -72,6 +74,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let filter = EnvFilter::try_new(&arguments.log)
         .with_context(|| format!("\"{}\" is not a log filter", arguments.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    descriptors::raise_limit();
     // Held until the end: two daemons would undo each other's work.
     let _lock = lock::take(&arguments.socket)?;
     let outcome = start(arguments);
@@ -88,7 +91,7 @@ fn start(arguments: &Arguments) -> Result<()> {
     let consoles = Path::new(console::attach::SOCKET_DIR);
     let dial = Arc::new(HostDial::new(Arc::clone(&hypervisor), xenstore.clone(), consoles));
     let config = MuxConfig::default().scaled(time_scale());
-    let qmp = Qmp::new(&arguments.socket, read_policy(&arguments.qmp_policy)?, config, dial);
+    let qmp = Qmp::new(&arguments.socket, read_access(&arguments.qmp_policy)?, config, dial);
     let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,6 +100,11 @@ fn start(arguments: &Arguments) -> Result<()> {
         .build()
         .context("Cannot start the event loop")?
         .block_on(serve(arguments, toolstack, qmp))
+}
+
+/// Who may use QMP, by the policy file.
+fn read_access(path: &Path) -> Result<Access> {
+    Access::new(read_policy(path)?).with_context(|| format!("{} cannot be used", path.display()))
 }
 
 /// Reads the policy file; what is built in goes without.
@@ -115,7 +123,7 @@ fn time_scale() -> f64 {
 }
 
 async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<()> {
-    let daemon = Daemon::start(&arguments.socket, toolstack, qmp)?;
+    let daemon = Daemon::start(&arguments.socket, toolstack, qmp).await?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.

@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use toolstack::{CreateOptions, GuestId, Toolstack};
 
 use crate::answer::Answer;
+use crate::backoff::Backoff;
 use crate::change::{self, Change};
 use crate::convert;
 use crate::driver::{self, Event, Replies, Request, Shared, Wanted};
@@ -223,7 +224,7 @@ impl Methods {
             return;
         };
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
-        let wanted = Wanted { config, options, note: None };
+        let wanted = Wanted { config, options, note: None, backoff: Backoff::default() };
         if let Err(failure) = driver::create(&self.shared, wanted, Some(replies.clone())) {
             let _ = replies.try_send(Answer::failure(&failure));
         }

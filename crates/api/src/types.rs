@@ -46,8 +46,10 @@ pub enum State {
     Running,
     /// Paused by the toolstack.
     Paused,
-    /// Powered off or rebooting; its lifecycle's next action is under way, or it is preserved.
+    /// Ended and preserved.
     ShutDown,
+    /// Ended; it is created again now, or after a delay if it ended soon after its last start.
+    Restarting,
     /// Crashed and preserved.
     Crashed,
     /// Its device model died and the guest was kept.
@@ -65,6 +67,7 @@ impl State {
             Self::Running => "running",
             Self::Paused => "paused",
             Self::ShutDown => "shut-down",
+            Self::Restarting => "restarting",
             Self::Crashed => "crashed",
             Self::DmDead => "dm-dead",
             Self::Destroying => "destroying",

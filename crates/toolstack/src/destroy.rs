@@ -6,7 +6,8 @@
 //! what is there and finds nothing to do at its second call.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use xen_types::DomId;
 use xenstore::wire::ErrorCode;
@@ -17,7 +18,7 @@ use crate::create::state;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::host::ScriptCall;
+use crate::host::{HostError, ScriptCall};
 use crate::operation::{Step, StepResult, ids, run};
 use crate::record::{GuestRecord, Phase};
 use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir, vm_dir};
@@ -36,6 +37,8 @@ struct Removal<'a> {
     ts: &'a Toolstack,
     record: GuestRecord,
     killed: bool,
+    /// A script that may still be running, with its deadline: another copy of it is not started beside it.
+    stuck: Option<(PathBuf, Duration)>,
 }
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
@@ -45,9 +48,7 @@ fn steps<'b>() -> Vec<Step<Removal<'b>>> {
         Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
             close_devices(r.ts, &r.record.own_numbers(r.ts)?)
         }),
-        Step::new("undo-scripts", "run scripts back", |r: &mut Removal<'_>| {
-            undo_scripts(r.ts, &mut r.record)
-        }),
+        Step::new("undo-scripts", "run scripts back", Removal::undo_scripts),
         Step::new("leave-bridges", "leave the bridges", |r: &mut Removal<'_>| {
             remove_ports(r.ts, &mut r.record)
         }),
@@ -105,7 +106,7 @@ impl Toolstack {
                 format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
             events(Event::Warning { text });
         }
-        let mut removal = Removal { ts: self, record, killed: false };
+        let mut removal = Removal { ts: self, record, killed: false, stuck: None };
         let mut left = run(&steps(), &mut removal, &self.faults, events)?;
         let record = removal.record;
         if left.is_empty() {
@@ -128,6 +129,17 @@ impl Removal<'_> {
     fn pause(&mut self) -> StepResult {
         self.ts.find_domains(&mut self.record)?;
         self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))
+    }
+
+    fn undo_scripts(&mut self) -> StepResult {
+        if let Some((script, after)) = self.stuck.clone() {
+            return Err(HostError::ScriptStuck { script, after }.into());
+        }
+        undo_scripts(self.ts, &mut self.record).inspect_err(|cause| {
+            if let Cause::Host(HostError::ScriptStuck { script, after }) = cause {
+                self.stuck = Some((script.clone(), *after));
+            }
+        })
     }
 
     fn kill(&mut self) -> StepResult {

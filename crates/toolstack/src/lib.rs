@@ -61,7 +61,7 @@ pub use record::{
     Change, DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord,
     UnreadableRecord,
 };
-pub use recover::{EndedWithHost, Recovered};
+pub use recover::{EndedWithHost, Recovered, Unfinished};
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
 #[derive(Clone)]
@@ -162,6 +162,12 @@ impl Toolstack {
     #[must_use]
     pub fn hypervisor(&self) -> &Arc<dyn Hypervisor> {
         &self.hypervisor
+    }
+
+    /// dom0, as far as it is neither Xen nor xenstore.
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn HostDevices> {
+        &self.host
     }
 
     /// The connection to xenstore that is used.

@@ -15,12 +15,27 @@ use crate::{Guest, Toolstack};
 pub struct Recovered {
     /// Guests that run, or have ended while nobody watched: to be watched from now on.
     pub guests: Vec<Guest>,
-    /// Names of guests that were half made or half destroyed, and are gone now.
+    /// Those of them with a change that was cut off, see [`Toolstack::settle_change`].
+    pub changing: Vec<GuestId>,
+    /// Guests that were half made or half destroyed: to be destroyed.
+    pub unfinished: Vec<Unfinished>,
+    /// Names of those of them that [`Toolstack::recover`] has destroyed.
     pub cleaned: Vec<String>,
     /// Guests that ended with an earlier boot of the host. Their state files are removed.
     pub ended: Vec<EndedWithHost>,
     /// What could not be read or cleaned.
     pub troubles: Vec<Error>,
+}
+
+/// A guest whose create or destroy was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Its identity.
+    pub id: GuestId,
+    /// Its name.
+    pub name: String,
+    /// The guest, if both its domains were made.
+    pub guest: Option<Guest>,
 }
 
 /// A guest that ended with an earlier boot of the host.
@@ -33,7 +48,8 @@ pub struct EndedWithHost {
 }
 
 impl Toolstack {
-    /// Reads the state files and Xen's list: clears what was half made or half destroyed, and gives the others back.
+    /// Reads the state files: gives the guests back, and those that were half made or half destroyed. Waits for
+    /// nothing but the disk.
     ///
     /// A guest from an earlier boot of the host has only its state file left; the file is removed. A file that cannot
     /// be read is reported, and its guest is left alone.
@@ -42,25 +58,44 @@ impl Toolstack {
     ///
     /// # Errors
     /// When Xen does not answer or the folder of the state files cannot be read.
-    pub fn recover(&self, events: &mut dyn FnMut(Event)) -> Result<Recovered, Error> {
+    pub fn take_up(&self) -> Result<Recovered, Error> {
         let Records { guests, past, unreadable, copies } = self.records()?;
         let mut recovered = Recovered::default();
-        let certain = unreadable.iter().all(|file| file.uuid.is_some());
-        let mut known: Vec<Uuid> = unreadable.iter().filter_map(|file| file.uuid).collect();
         recovered.troubles.extend(unreadable.into_iter().chain(copies).map(|file| Error::from(file.cause)));
         for record in past {
             self.end_with_host(&record, &mut recovered);
         }
         for record in guests {
-            known.push(record.uuid);
-            self.take_up(record, &mut recovered, events)?;
+            self.sort_out(record, &mut recovered);
         }
-        if certain {
-            self.detach_orphans(&known, events)?;
-        } else {
-            let text = "Unused loop devices are not detached: a state file without a UUID may be that of their guest";
-            events(Event::Warning { text: text.to_owned() });
+        Ok(recovered)
+    }
+
+    /// The same, and waits until everything that was cut off is settled: changes are put back or ended, half guests are
+    /// destroyed, loop devices without a guest are detached.
+    ///
+    /// # Errors
+    /// When Xen does not answer or the folder of the state files cannot be read.
+    pub fn recover(&self, events: &mut dyn FnMut(Event)) -> Result<Recovered, Error> {
+        let mut recovered = self.take_up()?;
+        for id in std::mem::take(&mut recovered.changing) {
+            match self.settle_change(id) {
+                Ok(settled) => {
+                    let place = recovered.guests.iter_mut().find(|guest| guest.id() == id);
+                    if let (Some(place), Some(settled)) = (place, settled) {
+                        *place = settled;
+                    }
+                }
+                Err(error) => recovered.troubles.push(error),
+            }
         }
+        for Unfinished { id, name, .. } in std::mem::take(&mut recovered.unfinished) {
+            match self.destroy(id, events) {
+                Ok(()) => recovered.cleaned.push(name),
+                Err(error) => recovered.troubles.push(error),
+            }
+        }
+        self.detach_unused_loops(events)?;
         Ok(recovered)
     }
 
@@ -77,59 +112,67 @@ impl Toolstack {
         }
     }
 
-    fn take_up(
-        &self,
-        mut record: GuestRecord,
-        recovered: &mut Recovered,
-        events: &mut dyn FnMut(Event),
-    ) -> Result<(), Error> {
+    fn sort_out(&self, record: GuestRecord, recovered: &mut Recovered) {
         // Later its stubdomain, which showed that it is of this boot, may be gone.
         if !record.has_stored_boot()
             && let Err(cause) = record.save(&*self.host, &self.paths)
         {
             recovered.troubles.push(cause.into());
         }
-        // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
-        if record.phase == Phase::Running
-            && let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid)
-        {
-            if record.change.is_some() {
-                self.settle_change(&mut record, &mut recovered.troubles);
+        let (id, phase) = (record.id(), record.phase);
+        let changing = record.change.is_some() && !needs_qemu(&record);
+        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = record;
+        let guest = match (domid, stub_domid) {
+            (Some(domid), Some(stub_domid)) => {
+                Some(Guest { uuid, stub_uuid, name: name.clone(), domid, stub_domid, config })
             }
-            let GuestRecord { uuid, stub_uuid, name, config, .. } = record;
-            recovered.guests.push(Guest { uuid, stub_uuid, name, domid, stub_domid, config });
-            return Ok(());
-        }
-        self.find_domains(&mut record)?;
-        let name = record.name.clone();
-        match self.tear_down(record, events) {
-            Ok(()) => recovered.cleaned.push(name),
-            Err(error) => recovered.troubles.push(error),
-        }
-        Ok(())
-    }
-
-    /// Puts back or ends a change that was cut off. What fails is tried again before the guest's next change; a guest
-    /// that has ended meanwhile is destroyed with all that it has.
-    fn settle_change(&self, record: &mut GuestRecord, troubles: &mut Vec<Error>) {
-        // What QEMU has to put back waits until there is a session with it.
-        if needs_qemu(record) {
-            return;
-        }
-        let Ok(live) = Live::find(self, record.id()) else { return };
-        match settle(live) {
-            Ok(live) => *record = live.record,
-            Err(cause) => troubles.push(cause.into()),
+            _ => None,
+        };
+        match guest {
+            // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
+            Some(guest) if phase == Phase::Running => {
+                recovered.guests.push(guest);
+                if changing {
+                    recovered.changing.push(id);
+                }
+            }
+            guest => recovered.unfinished.push(Unfinished { id, name, guest }),
         }
     }
 
-    /// Detaches loop devices with our tag whose guest has neither a state file nor a domain.
-    fn detach_orphans(&self, known: &[Uuid], events: &mut dyn FnMut(Event)) -> Result<(), Cause> {
-        let mut loops = self.host.find_loops(LOOP_TAG)?;
+    /// Puts back or ends a change that was cut off; returns the guest after it, or nothing when the guest does not run.
+    ///
+    /// What fails is tried again before the guest's next change; a guest that has ended meanwhile is destroyed with all
+    /// that it has. What QEMU has to put back waits until there is a session with it.
+    ///
+    /// # Errors
+    /// When something is left of the change.
+    pub fn settle_change(&self, id: GuestId) -> Result<Option<Guest>, Error> {
+        let Ok(live) = Live::find(self, id) else { return Ok(None) };
+        let live = if needs_qemu(&live.record) { live } else { settle(live)? };
+        Ok(Some(live.guest()?))
+    }
+
+    /// Detaches loop devices with our tag whose guest has neither a state file nor a domain. Other calls may be under
+    /// way.
+    ///
+    /// # Errors
+    /// When Xen does not answer, the state files cannot be read or a loop device cannot be detached.
+    pub fn detach_unused_loops(&self, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        // First of all: the state file of each of them was written before it was attached.
+        let mut loops = self.host.find_loops(LOOP_TAG).map_err(Cause::from)?;
         if loops.is_empty() {
             return Ok(());
         }
-        let domains = self.hypervisor.list_domains()?;
+        let Records { guests, unreadable, .. } = self.records()?;
+        if unreadable.iter().any(|file| file.uuid.is_none()) {
+            let text = "Unused loop devices are not detached: a state file without a UUID may be that of their guest";
+            events(Event::Warning { text: text.to_owned() });
+            return Ok(());
+        }
+        let files = unreadable.iter().filter_map(|file| file.uuid);
+        let known: Vec<Uuid> = guests.iter().map(|record| record.uuid).chain(files).collect();
+        let domains = self.hypervisor.list_domains().map_err(Cause::from)?;
         let has_guest =
             |uuid: &Uuid| known.contains(uuid) || domains.iter().any(|info| info.uuid == *uuid.as_bytes());
         loops.retain(|attachment| {
@@ -139,7 +182,7 @@ impl Toolstack {
         for attachment in loops {
             let device = attachment.device.path.display();
             events(Event::Warning { text: format!("Detaching {device}, which no guest uses any more") });
-            self.host.detach_loop(&attachment)?;
+            self.host.detach_loop(&attachment).map_err(Cause::from)?;
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The daemons: killed at any moment, they lose nothing; a dead device model is noticed.
 
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -66,7 +66,12 @@ fn sigkill_during_create() -> Result<()> {
     let status = child.wait_with_output()?.status;
     ensure!(!status.success(), "create says it has succeeded");
     start_outriggerd()?;
-    ensure!(outrigger(&["domid", "half"])?.status == 4, "the half-made guest is still there");
+    // It listens first, and clears up then.
+    let deadline = Instant::now() + seconds(60);
+    while outrigger(&["domid", "half"])?.status != 4 {
+        ensure!(Instant::now() < deadline, "the half-made guest is still there");
+        std::thread::sleep(Duration::from_millis(200));
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use testhost::Observer;
+use testhost::{Observer, Request};
 use vm_report::{CaseInfo, Event, HostState};
 
 use super::report::{Board, Outcome, Times};
@@ -68,10 +68,9 @@ pub(super) enum Rest {
 }
 
 impl Group {
-    /// Runs the cases on a fresh copy.
-    pub(super) fn run(self, hosts: &Hosts, board: &Board, logs: &Path) -> Result<Rest> {
-        let folder = tempfile::tempdir()?;
-        let script = folder.path().join("cases");
+    /// What runs the cases on a fresh host, by a script that is written into `folder`.
+    pub(super) fn request(&self, hosts: &Hosts, folder: &Path, logs: &Path) -> Result<Request> {
+        let script = folder.join("cases");
         let words = self.cases.join(" ");
         std::fs::write(
             &script,
@@ -80,10 +79,13 @@ impl Group {
         // How long it takes was measured on a machine as busy as this one.
         let limit =
             hosts.scale().of(Duration::from_secs_f64(LIMIT.0)).as_secs_f64() + LIMIT.1 * self.expected;
-        let request = hosts.request(self.host, &script, Duration::from_secs_f64(limit), logs.to_owned());
-        if self.host == HostState::Pair {
-            return super::pair::run(self, hosts, request, board, logs);
-        }
+        Ok(hosts.request(self.host, &script, Duration::from_secs_f64(limit), logs.to_owned()))
+    }
+
+    /// Runs the cases on a fresh copy of one host.
+    pub(super) fn run(self, hosts: &Hosts, board: &Board, logs: &Path) -> Result<Rest> {
+        let folder = tempfile::tempdir()?;
+        let request = self.request(hosts, folder.path(), logs)?;
         let mut follower = Follower::new(board, &self.cases, logs);
         let result = testhost::run(hosts.host(self.host), &request, &mut follower);
         let why = match &result {

@@ -127,7 +127,11 @@ impl<'a> Context<'a> {
             return Vec::new();
         }
         let folder = self.logs.join(cases.first().map(|case| case.replace("::", "-")).unwrap_or_default());
-        match group.run(self.hosts, self.board, &folder) {
+        let ran = match state {
+            HostState::Pair => pair::run(group, self.hosts, self.board, &folder),
+            _ => group.run(self.hosts, self.board, &folder),
+        };
+        match ran {
             Ok(Rest::Nothing) => Vec::new(),
             Ok(Rest::Cases(rest)) => vec![self.piece(rest)],
             Ok(Rest::NoHost(group, why)) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use testhost::pair::{self, PairRequest, Role};
-use testhost::{HostError, Report, Request};
+use testhost::{HostError, Report};
 
 use super::group::{Follower, Group, Progress, Rest};
 use super::report::{Board, Outcome};
@@ -13,11 +13,13 @@ use super::states::Hosts;
 /// The size of the disk between the hosts, in bytes.
 const DISK: u64 = 64 << 20;
 
-/// Runs the one case of a group on a fresh pair, as `request` says for each host.
-pub(super) fn run(group: Group, hosts: &Hosts, request: Request, board: &Board, logs: &Path) -> Result<Rest> {
+/// Runs the one case of a group on a fresh pair.
+pub(super) fn run(group: Group, hosts: &Hosts, board: &Board, logs: &Path) -> Result<Rest> {
+    let folder = tempfile::tempdir()?;
+    let each = group.request(hosts, folder.path(), logs)?;
     let disk = tempfile::NamedTempFile::new()?;
     disk.as_file().set_len(DISK)?;
-    let request = PairRequest { each: request, shared_disks: vec![disk.path().to_owned()] };
+    let request = PairRequest { each, shared_disks: vec![disk.path().to_owned()] };
     let boards = [Board::silent(), Board::silent()];
     let folders = Role::BOTH.map(|role| logs.join(role.letter()));
     let mut followers = [0, 1].map(|at| Follower::new(&boards[at], &group.cases, &folders[at]));

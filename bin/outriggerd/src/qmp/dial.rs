@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use config::Uuid;
 use console::attach::ask;
@@ -20,6 +20,8 @@ use vchan::{AsyncClient, Attempt, Client};
 use xen::Hypervisor;
 use xen_types::DomId;
 use xenstore::Xenstore;
+
+use super::pace::Pace;
 
 /// A connection to a device model's monitor.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -136,7 +138,8 @@ fn verify(hypervisor: &dyn Hypervisor, place: Place) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 
-/// Tries again whenever the server's keys change. Takes no thread while it waits: most of a guest's life, where its
+/// Tries again when the server's keys change, but not as often as the stubdomain changes them: each try takes several
+/// requests of xenstored, which all of dom0 shares. Takes no thread while it waits: most of a guest's life, where its
 /// image serves no QMP.
 async fn connect(hypervisor: Arc<dyn Hypervisor>, store: Xenstore, place: Place) -> io::Result<Client> {
     let dir = DmKey::QmpVchan.path(place.stub, place.target);
@@ -145,7 +148,9 @@ async fn connect(hypervisor: Arc<dyn Hypervisor>, store: Xenstore, place: Place)
     let (asked, path) = (store.clone(), dir.clone());
     let watch = blocking(move || asked.watch(&path).map_err(io::Error::other)).await?;
     let _watch = watch.into_callback(move |_| wake.notify_one());
+    let mut pace = Pace::new(Instant::now());
     loop {
+        tokio::time::sleep(pace.next(Instant::now())).await;
         let (hypervisor, store, dir) = (Arc::clone(&hypervisor), store.clone(), dir.clone());
         let attempt = blocking(move || {
             verify(&*hypervisor, place)?;

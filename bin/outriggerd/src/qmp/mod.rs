@@ -4,10 +4,12 @@
 //! and moves its bytes in and out of a [`qmp::mux::Mux`], and one small task for each client of the guest's socket,
 //! `/run/outrigger/qmp/<name>.sock`.
 
+mod access;
 mod client;
 mod clock;
 mod dial;
 mod monitor;
+mod pace;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -17,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::qmp::mux::MuxConfig;
-use ::qmp::policy::Policy;
 use ::qmp::{Monitor, QmpError};
 use toolstack::{Guest, GuestId, Monitors};
 
+pub(crate) use access::Access;
 pub(crate) use dial::{Dial, HostDial};
 #[cfg(test)]
 pub(crate) use dial::{Dialing, Place};
@@ -40,7 +42,7 @@ pub(crate) struct Qmp {
 
 struct Inner {
     folder: PathBuf,
-    policy: Arc<Policy>,
+    access: Arc<Access>,
     config: MuxConfig,
     dial: Arc<dyn Dial>,
     sessions: Mutex<BTreeMap<GuestId, Session>>,
@@ -48,10 +50,10 @@ struct Inner {
 
 impl Qmp {
     /// No sessions yet; sockets will be in a folder beside the daemon's own socket.
-    pub(crate) fn new(socket: &Path, policy: Policy, config: MuxConfig, dial: Arc<dyn Dial>) -> Self {
+    pub(crate) fn new(socket: &Path, access: Access, config: MuxConfig, dial: Arc<dyn Dial>) -> Self {
         let folder = socket.parent().unwrap_or(Path::new("/")).join(FOLDER);
         let sessions = Mutex::default();
-        Self { inner: Arc::new(Inner { folder, policy: Arc::new(policy), config, dial, sessions }) }
+        Self { inner: Arc::new(Inner { folder, access: Arc::new(access), config, dial, sessions }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestId, Session>> {
@@ -84,7 +86,7 @@ impl Keeper for Qmp {
         // The one before it has to let go of the socket first.
         sessions.remove(&guest.id());
         let session =
-            Session::start(guest, socket, Arc::clone(&inner.policy), inner.config.clone(), &inner.dial);
+            Session::start(guest, socket, Arc::clone(&inner.access), inner.config.clone(), &inner.dial);
         sessions.insert(guest.id(), session);
     }
 

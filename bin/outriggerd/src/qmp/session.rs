@@ -10,16 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::qmp::mux::{Action, ClientId, Mux, MuxConfig, Token};
-use ::qmp::policy::{Peer, Policy};
+use ::qmp::policy::Peer;
 use ::qmp::{Event, QmpError, Request};
 use config::Uuid;
+use nix::unistd::Gid;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use toolstack::Guest;
+use toolstack::{Guest, GuestId};
 
+use super::access::Access;
 use super::client;
 use super::clock::Clock;
 use super::dial::{Dial, Dialing, Place, Reached, Stream};
@@ -112,14 +114,14 @@ impl Session {
     pub(super) fn start(
         guest: &Guest,
         socket: PathBuf,
-        policy: Arc<Policy>,
+        access: Arc<Access>,
         config: MuxConfig,
         dial: &Arc<dyn Dial>,
     ) -> Self {
-        let others = policy.has_others();
+        let group = access.group;
         let shared = Arc::new(Shared {
             name: guest.name.clone(),
-            mux: Mutex::new(Mux::new(config, policy, Instant::now())),
+            mux: Mutex::new(Mux::new(config, Arc::clone(&access.policy), Instant::now())),
             outside: Mutex::default(),
             work: Notify::new(),
             clock: Clock::start(),
@@ -127,8 +129,10 @@ impl Session {
         let place = Place::of(guest);
         let link = Link { shared: Arc::clone(&shared), dial: Arc::clone(dial), place, state: State::Idle };
         let mut tasks = vec![tokio::spawn(link.run())];
-        match bind(&socket, others) {
-            Ok(listener) => tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared)))),
+        match bind(&socket, group) {
+            Ok(listener) => {
+                tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared), access, guest.id())));
+            }
             Err(error) => {
                 tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no socket for QMP");
             }
@@ -180,33 +184,43 @@ impl Drop for Session {
     }
 }
 
-fn bind(socket: &Path, others: bool) -> io::Result<UnixListener> {
+pub(super) fn bind(socket: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt as _;
 
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let listener = crate::server::bind(socket)?;
-    if others {
+    if let Some(group) = group {
         // Who may do what is decided by the peer's credentials.
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o666))?;
+        std::os::unix::fs::chown(socket, None, Some(group.as_raw()))?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
     }
     Ok(listener)
 }
 
-async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+async fn accept(listener: UnixListener, shared: Arc<Shared>, access: Arc<Access>, guest: GuestId) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Ok(peer) = stream.peer_cred() else { continue };
                 let peer = Peer { uid: own_as_root(peer.uid()), gid: peer.gid() };
-                match shared.open_client(peer) {
-                    Some((id, notify)) => {
-                        tokio::spawn(client::serve(Arc::clone(&shared), stream, id, notify));
-                    }
-                    None => {
-                        tracing::warn!(guest = shared.name, uid = peer.uid, "a client of QMP is turned away");
-                    }
+                let permit = access.permit(peer.uid, guest);
+                let client = permit.and_then(|permit| Some((permit, shared.open_client(peer)?)));
+                if let Some((permit, (id, notify))) = client {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        client::serve(shared, stream, id, notify).await;
+                        drop(permit);
+                    });
+                } else if let Some(refused) = access.refused(Instant::now()) {
+                    // Anyone in the sockets' group can cause it as often as they like.
+                    tracing::warn!(
+                        guest = shared.name,
+                        uid = peer.uid,
+                        refused,
+                        "connections to QMP were refused; the last one was this"
+                    );
                 }
             }
             Err(error) => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use ::qmp::policy::Policy;
 use ::qmp::testing::{Play, Stage, contract, contract_of_loss};
 use config::{GuestConfig, Uuid};
 use serde_json::{Value, json};
@@ -172,7 +173,12 @@ impl World {
     fn of(played: Played, config: MuxConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dial = Arc::new(played.clone());
-        let qmp = Qmp::new(&folder.path().join("outriggerd.sock"), Policy::default(), config, dial);
+        let qmp = Qmp::new(
+            &folder.path().join("outriggerd.sock"),
+            Access::new(Policy::default()).unwrap(),
+            config,
+            dial,
+        );
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = mpsc::channel();
         let kept = qmp.clone();
@@ -366,4 +372,18 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
     assert!(!world.folder.path().join("qmp/a_b.sock").exists());
     assert!(world.qmp.monitor(guest().id()).is_err());
+}
+
+#[tokio::test]
+async fn socket_is_for_its_group_alone() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("hello.sock");
+    let own = nix::unistd::getgid();
+    for (group, mode) in [(None, 0o600), (Some(own), 0o660)] {
+        let _listener = super::session::bind(&socket, group).unwrap();
+        let meta = std::fs::metadata(&socket).unwrap();
+        assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, own.as_raw()));
+    }
 }

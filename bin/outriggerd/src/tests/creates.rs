@@ -190,6 +190,7 @@ fn bug_in_a_lifecycle_is_an_answer_and_stops_nothing_else() {
     service.kill().unwrap();
     world.stubs.set(Mode::Work);
     let service = world.start();
+    service.settle();
     world.check_clean();
     service.create("").unwrap();
 }

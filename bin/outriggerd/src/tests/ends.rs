@@ -1,15 +1,17 @@
 //! How guests end, and what is done then.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use api::types::{Failure, Guest, State};
 use contract::{DmKey, Feature};
+use serde_json::{Value, json};
 use toolstack::Deadlines;
 use xen::{Hypervisor, ShutdownReason};
 use xen_types::DomId;
 use xenstore::Store;
 
-use super::world::{Service, World, failure, named};
+use super::world::{Service, World, eventually, failure, named};
 
 /// A guest with this configuration, on its host.
 fn running(more: &str) -> (World, Service, Guest) {
@@ -44,11 +46,88 @@ fn rebooted_guest_is_made_again_with_its_uuid() {
     assert_eq!((again.domid, again.state, &again.uuid), (last.domid, State::Running, &guest.uuid));
     assert_ne!(again.domid, guest.domid);
     assert_eq!(service.list().len(), 1);
-    // And once more.
+    // And once more, after a second.
     world.end(again.domid, ShutdownReason::Reboot);
-    service.events.expect(&["rebooted", "created"]);
+    service.events.expect(&["rebooted", "restart-delayed", "created"]);
     service.destroy("hello").unwrap();
     service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+/// A guest that has rebooted `times` times as soon as it ran. Its next restart waits.
+fn rebooted(times: u32) -> (World, Service, Guest) {
+    let (world, mut service, mut guest) = running("on_reboot = \"restart\"");
+    for time in 1..=times {
+        world.end(guest.domid, ShutdownReason::Reboot);
+        let kinds = ["rebooted", "restart-delayed", "created"];
+        match time {
+            1 => service.events.expect(&["rebooted", "created"]),
+            _ if time < times => service.events.expect(&kinds),
+            _ => service.events.expect(&kinds[..2]),
+        };
+        guest = service.get("hello").unwrap();
+    }
+    (world, service, guest)
+}
+
+#[test]
+fn guest_that_reboots_at_once_waits_for_its_restarts() {
+    let begin = Instant::now();
+    let (world, mut service, guest) = rebooted(3);
+    // Without a wait, after one second, and after two.
+    assert_eq!(guest.state, State::Restarting);
+    assert_eq!(service.list()[0].state, State::Restarting);
+    let last = service.events.expect(&["created"]);
+    assert!(begin.elapsed() >= Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert_eq!(service.get("hello").unwrap().domid, last.domid);
+    service.destroy("hello").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn guest_that_waits_for_its_restart_is_destroyed_at_once() {
+    let (world, mut service, guest) = rebooted(3);
+    let begin = Instant::now();
+    let change = json!({ "guest": "hello", "vcpus": 1 });
+    let refused = failure(service.client().call::<_, Value>("VcpuSet", &change));
+    assert!(matches!(&refused, Failure::Busy { lifecycle, .. } if lifecycle == "restart"), "{refused:?}");
+    service.destroy("hello").unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(service.events.expect(&["destroyed"]).domid, guest.domid);
+    world.check_clean();
+    // Its time comes, and nothing happens.
+    std::thread::sleep(Duration::from_secs(3));
+    service.events.expect_nothing();
+    world.check_clean();
+}
+
+#[test]
+fn guest_that_is_gone_while_it_waits_is_not_restarted() {
+    let (world, mut service, guest) = rebooted(3);
+    world.destroy_behind(&guest);
+    service.events.expect(&["gone", "destroyed"]);
+    world.check_clean();
+}
+
+#[test]
+fn next_daemon_restarts_a_guest_that_waits_when_its_time_comes() {
+    let (world, service, guest) = rebooted(3);
+    let begin = Instant::now();
+    let has_note = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("restarts"));
+    eventually("there is a note", || world.host.state().files.keys().any(has_note));
+    service.kill().unwrap();
+    let mut service = world.start();
+    service.events.expect(&["rebooted", "restart-delayed"]);
+    assert_eq!(service.get("hello").unwrap().state, State::Restarting);
+    let last = service.events.expect(&["created"]);
+    // Two seconds since the guest ended, less what passed before `begin`; not two seconds once more after that.
+    assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+    let again = service.get("hello").unwrap();
+    assert_eq!((again.domid, &again.uuid), (last.domid, &guest.uuid));
+    world.end(again.domid, ShutdownReason::Reboot);
+    let next = service.events.expect(&["rebooted", "restart-delayed"]);
+    assert!(next.detail.starts_with("in 4 s"), "{}", next.detail);
+    service.destroy("hello").unwrap();
     world.check_clean();
 }
 

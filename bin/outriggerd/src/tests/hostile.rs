@@ -2,18 +2,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::types::{Failure, Guests, State};
 use config::Uuid;
+use contract::DmKey;
 use serde_json::json;
-use toolstack::host::{BootId, HostDevices as _};
+use toolstack::host::HostDevices as _;
 use xen::{DomainKind, DomainSpec, Hypervisor as _};
 use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
 
 use super::world::{World, failure};
 use crate::qmp::{Dial as _, HostDial, Place};
-use crate::restarts::Restarts;
 
 #[test]
 fn domains_that_reuse_the_domids_of_a_gone_guest_are_not_destroyed() {
@@ -136,17 +138,6 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
 }
 
 #[test]
-fn restart_from_another_boot_is_not_completed() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config::load_str("c", &super::world::config("")).config.unwrap();
-    let [before, now] = [1, 2].map(|boot| Restarts::new(folder.path(), BootId(Uuid::from_u128(boot))));
-    let _note = before.note(Uuid::from_u128(3), &config, None).unwrap();
-    assert_eq!(before.pending().len(), 1);
-    assert!(now.pending().is_empty());
-    assert!(before.pending().is_empty(), "the note is removed");
-}
-
-#[test]
 fn stubdomain_is_not_contacted_under_a_reused_domid() {
     let world = World::new();
     let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
@@ -160,6 +151,38 @@ fn stubdomain_is_not_contacted_under_a_reused_domid() {
         let error = runtime.block_on(dial.dial(place)).err().unwrap();
         assert!(error.to_string().contains("domain 2 does not have its UUID"), "{error}");
     }
+}
+
+#[test]
+fn stubdomain_that_writes_without_end_is_asked_now_and_then() {
+    const SECONDS: u64 = 3;
+    let world = World::new();
+    let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
+    stranger(&world, stub, [9; 16]);
+    let dom0 = world.server.connect(DomId::DOM0);
+    let dir = contract::paths::device_model_dir(stub, target);
+    dom0.mkdir(&dir).unwrap();
+    dom0.set_perms(&dir, &contract::paths::device_model_permissions(stub, target)).unwrap();
+    let hostile = world.server.connect(stub);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let flood = std::thread::spawn(move || {
+        let key = DmKey::QmpVchan.path(stub, target).join("x").unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            hostile.write(&key, b"1").unwrap();
+        }
+    });
+    let before = world.server.requests_of(DomId::DOM0);
+    let dial = HostDial::new(Arc::clone(&world.hypervisor) as _, dom0, Path::new("/nonexistent"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let place = Place { stub, stub_uuid: Uuid::from_bytes([9; 16]), target, console: None };
+    let dialed = runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(SECONDS), dial.dial(place)).await });
+    assert!(dialed.is_err(), "nobody serves it");
+    let asked = world.server.requests_of(DomId::DOM0) - before;
+    stop.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    assert!(asked < 50 * SECONDS, "{asked} requests of dom0 in {SECONDS} s");
 }
 
 #[test]

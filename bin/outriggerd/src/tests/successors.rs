@@ -1,10 +1,13 @@
 //! Daemons that are killed, and those that follow.
 
 use api::types::{Failure, Guest, State};
+use serde_json::{Value, json};
 use toolstack::CreateOptions;
+use toolstack::host::Scripts;
 use xen::ShutdownReason;
 
 use super::world::{Mode, Service, World, config, eventually, failure, named, parameters};
+use crate::backoff::Turn;
 
 #[test]
 fn running_guest_is_taken_up() {
@@ -42,6 +45,7 @@ fn half_made_guest_is_cleared() {
     service.kill().unwrap();
     world.stubs.abandon();
     let service = world.start();
+    service.settle();
     world.check_clean();
     assert_eq!(service.list(), []);
     service.create("").unwrap();
@@ -102,7 +106,7 @@ fn restart_that_was_cut_off_before_its_last_step_is_ended() {
     let guest_config = config::load_str("hello.cfg", &config("")).config.unwrap();
     let options = CreateOptions { paused: true, ..CreateOptions::default() };
     let guest = shared.toolstack.create(&guest_config, options, &mut |_| ()).unwrap();
-    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid)).unwrap();
+    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid), Turn::default()).unwrap();
     let service = world.start();
     assert_eq!(service.get("hello").unwrap().state, State::Running);
     service.destroy("hello").unwrap();
@@ -129,6 +133,7 @@ fn destroy_that_was_cut_off_is_ended() {
     service.kill().unwrap();
     world.hypervisor.heal();
     let service = world.start();
+    service.settle();
     assert_eq!(service.list(), []);
     world.check_clean();
 }
@@ -179,6 +184,7 @@ fn killed_after_each_call<T>(
         }
         service.kill().unwrap();
         let mut service = world.start();
+        service.settle();
         check(&mut service, &prepared);
         for guest in service.list() {
             service.destroy(&guest.name).unwrap();
@@ -228,4 +234,50 @@ fn rename_restart_that_is_cut_off_anywhere_loses_no_guest() {
         });
         assert_eq!(service.get(&format!("hello-{}", guest.domid)).unwrap().uuid, guest.uuid);
     });
+}
+
+#[test]
+fn script_that_hangs_in_recovery_does_not_delay_the_daemon() {
+    let world = World::new();
+    let service = world.start();
+    let guest = service.create("").unwrap();
+    let other = config::load_str("o", "type=\"hvm\"\nname=\"other\"\nmemory=64").config.unwrap();
+    let toolstack = service.shared.toolstack.clone();
+    toolstack.create(&other, CreateOptions::default(), &mut |_| ()).unwrap();
+    service.kill().unwrap();
+    // The earlier daemon was killed while it destroyed a guest with a script.
+    let path = toolstack.paths().guests().join(format!("{}.json", guest.uuid));
+    let mut record: Value = serde_json::from_slice(&world.host.state().files[&path]).unwrap();
+    record["phase"] = json!("destroying");
+    let backend = format!("backend/vif/{}/0", guest.domid);
+    record["scripts"] = json!([{ "script": "/s", "backend": backend, "args": ["offline"], "env": {} }]);
+    world.host.put_file(&path, record.to_string().as_bytes());
+    world.host.scripts(Scripts::Hang);
+    let service = world.start();
+    eventually("the script hangs", || !world.host.state().scripts.is_empty());
+    let shown = |name: &str| service.get(name).map(|guest| (guest.domid, guest.state)).unwrap();
+    assert_eq!(shown("hello"), (guest.domid, State::Destroying));
+    assert_eq!(shown("other").1, State::Running);
+    assert_eq!(service.list().len(), 2);
+    assert!(matches!(failure(service.destroy("hello")), Failure::Busy { .. }));
+    world.host.scripts(Scripts::Run);
+    service.settle();
+    service.destroy("other").unwrap();
+    world.check_clean();
+}
+
+#[test]
+fn daemon_takes_guests_up_when_xen_answers_again() {
+    let world = World::new();
+    let service = world.start();
+    let guest = service.create("").unwrap();
+    service.kill().unwrap();
+    world.end(guest.domid, ShutdownReason::PowerOff);
+    world.hypervisor.fail_operation("domain_info", xen::Errno::EAGAIN);
+    let mut service = world.start();
+    assert_eq!(service.list().len(), 1);
+    service.events.expect_nothing();
+    world.hypervisor.heal();
+    service.events.expect(&["powered-off", "destroyed"]);
+    world.check_clean();
 }

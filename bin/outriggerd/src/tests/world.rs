@@ -13,7 +13,7 @@ use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
-    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress,
+    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, State,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,7 +27,7 @@ use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
 use crate::driver::Shared;
-use crate::qmp::{Dial, Dialing, Place, Qmp};
+use crate::qmp::{Access, Dial, Dialing, Place, Qmp};
 use crate::registry::Registry;
 use crate::restarts::Restarts;
 
@@ -39,7 +39,7 @@ fn no_qmp(socket: &Path) -> Qmp {
             Box::pin(std::future::pending())
         }
     }
-    Qmp::new(socket, Policy::default(), MuxConfig::default(), Arc::new(Never))
+    Qmp::new(socket, Access::new(Policy::default()).unwrap(), MuxConfig::default(), Arc::new(Never))
 }
 
 /// How long anything that has to come may take.
@@ -101,10 +101,14 @@ impl World {
             .with_deadlines(Deadlines::default())
     }
 
+    pub(crate) fn restarts(&self, toolstack: &Toolstack) -> Restarts {
+        Restarts::new(self.host.clone(), &toolstack.paths().state, toolstack.boot_id().unwrap())
+    }
+
     /// What drivers share, without a daemon.
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
-        let restarts = Restarts::new(&toolstack.paths().state, toolstack.boot_id().unwrap());
+        let restarts = self.restarts(&toolstack);
         let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
         Shared { toolstack, registry: Registry::new(), restarts, qmp }
     }
@@ -121,7 +125,7 @@ impl World {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(async {
-                let daemon = Daemon::start(&path, toolstack, no_qmp(&path))?;
+                let daemon = Daemon::start(&path, toolstack, no_qmp(&path)).await?;
                 // Drivers have not begun yet, so nothing is missed.
                 let events = Listener::new(&daemon.shared);
                 let _ = ready.send((daemon.shared.clone(), events));
@@ -156,15 +160,22 @@ impl World {
     pub(crate) fn check_clean(&self) {
         assert_eq!(self.hypervisor.leftovers(), Vec::<String>::new());
         let state = self.host.state();
-        let files: Vec<_> = state.files.keys().filter(|path| path.ends_with(".json")).collect();
+        let is_json = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
+        // State files and notes of restarts.
+        let files: Vec<_> = state.files.keys().filter(is_json).collect();
         assert!(files.is_empty() && state.loops.is_empty(), "{files:?} {:?}", state.loops);
-        let notes = self.files.path().join("state/restarts");
-        let notes: Vec<_> = fs::read_dir(notes).into_iter().flatten().map(|e| e.unwrap().path()).collect();
-        assert!(notes.is_empty(), "{notes:?}");
     }
 }
 
 impl Service {
+    /// Waits until everything that an earlier daemon left is settled.
+    pub(crate) fn settle(&self) {
+        let under_way = [State::Creating, State::Destroying];
+        eventually("what was left is settled", || {
+            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.state))
+        });
+    }
+
     pub(crate) fn client(&self) -> Client {
         let client = Client::connect(&self.socket).unwrap();
         client.set_deadline(Some(PATIENCE)).unwrap();

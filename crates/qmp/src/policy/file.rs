@@ -42,6 +42,7 @@ pub enum PolicyError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    group: Option<String>,
     #[serde(default)]
     role: BTreeMap<String, RoleTable>,
     #[serde(default)]
@@ -67,7 +68,7 @@ impl Policy {
     /// Any [`PolicyError`].
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
         let file: File = toml::from_str(text).map_err(|error| PolicyError::Form(Box::new(error)))?;
-        let mut policy = Self::default();
+        let mut policy = Self { socket_group: file.group, ..Self::default() };
         let mut left: Vec<_> = file.role.into_iter().collect();
         for (name, _) in &left {
             if policy.roles.contains_key(name) {

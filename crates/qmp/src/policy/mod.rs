@@ -266,6 +266,7 @@ pub struct Policy {
     roles: BTreeMap<String, Arc<Role>>,
     users: BTreeMap<u32, Vec<String>>,
     groups: BTreeMap<u32, Vec<String>>,
+    socket_group: Option<String>,
 }
 
 impl Default for Policy {
@@ -275,6 +276,7 @@ impl Default for Policy {
             roles: roles.into_iter().map(|role| (role.name.clone(), Arc::new(role))).collect(),
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
+            socket_group: None,
         }
     }
 }
@@ -292,6 +294,12 @@ impl Policy {
     /// The names of all roles.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.roles.keys().map(String::as_str)
+    }
+
+    /// The name of the group that the sockets belong to.
+    #[must_use]
+    pub fn socket_group(&self) -> Option<&str> {
+        self.socket_group.as_deref()
     }
 
     /// Whether anyone but root may connect.

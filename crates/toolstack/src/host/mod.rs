@@ -26,7 +26,7 @@ pub use disks::{
     BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostLoop, HostMount, LowerDevice, OpenDisk,
 };
 pub use real::RealHost;
-pub use sim::{SimHost, SimState};
+pub use sim::{Scripts, SimHost, SimState};
 
 /// A block device of dom0, by the numbers that `physical-device` takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,7 +265,8 @@ pub trait HostDevices: Send + Sync {
     /// Runs a hotplug script to its end or its deadline.
     ///
     /// # Errors
-    /// When it cannot be started, fails, or is still running at the deadline (it is killed then).
+    /// When it cannot be started, fails, or is still running at the deadline (it is killed then);
+    /// [`HostError::ScriptStuck`] when even that does not end it.
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
 
     /// Identifies the current boot of the host.
@@ -363,6 +364,18 @@ pub enum HostError {
         what: String,
         /// The end of what it printed.
         output: String,
+    },
+    /// A script has not ended although it was killed.
+    #[error(
+        "The hotplug script {script} did not end within {} s and cannot be killed, so it may still be running: the \
+         kernel waits for a device or a server that it uses",
+        after.as_secs()
+    )]
+    ScriptStuck {
+        /// The script.
+        script: PathBuf,
+        /// Its deadline.
+        after: Duration,
     },
     /// dom0's time zone.
     #[error(

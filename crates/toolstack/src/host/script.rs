@@ -2,9 +2,10 @@
 
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -13,6 +14,18 @@ use super::{HostError, ScriptCall, harmless_line};
 
 /// How much of a script's output is kept for the error, in bytes.
 const OUTPUT_LIMIT: u64 = 16 * 1024;
+/// How long a script that was killed may take to end. One that waits in the kernel for a device or a server ends only
+/// when that answers.
+const KILLED: Duration = Duration::from_secs(1);
+
+/// What became of a script.
+#[derive(Debug)]
+enum Waited {
+    Ended(std::io::Result<ExitStatus>),
+    Killed,
+    /// It was killed and has not ended.
+    Stuck,
+}
 
 pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
     let failed = |source| HostError::Script { script: call.script.clone(), source };
@@ -31,21 +44,20 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
     let group = i32::try_from(child.id()).map(Pid::from_raw).ok();
     let output = collect_output(&mut child);
     let (done, ended) = mpsc::channel();
-    let waiter = thread::spawn(move || {
-        let status = child.wait();
-        // The receiver may have given up.
-        let _ = done.send(status);
-    });
-    let Ok(status) = ended.recv_timeout(call.deadline) else {
+    // It reaps the script however late that ends; the receiver may have given up by then.
+    thread::spawn(move || done.send(child.wait()));
+    let script = call.script.clone();
+    let kill = || {
         // The waiter has not reaped the script yet, so its group's number is still its own.
         let _ = group.map(|group| killpg(group, Signal::SIGKILL));
-        let _ = waiter.join();
-        let what = format!("ran for more than {} s and was killed", call.deadline.as_secs());
-        return Err(HostError::ScriptFailed {
-            script: call.script.clone(),
-            what,
-            output: last_line(&output),
-        });
+    };
+    let status = match wait(&ended, call.deadline, kill) {
+        Waited::Ended(status) => status,
+        Waited::Killed => {
+            let what = format!("ran for more than {} s and was killed", call.deadline.as_secs());
+            return Err(HostError::ScriptFailed { script, what, output: last_line(&output) });
+        }
+        Waited::Stuck => return Err(HostError::ScriptStuck { script, after: call.deadline }),
     };
     let status = status.map_err(failed)?;
     if status.success() {
@@ -57,6 +69,22 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
         (None, None) => "failed".to_owned(),
     };
     Err(HostError::ScriptFailed { script: call.script.clone(), what, output: last_line(&output) })
+}
+
+/// Waits for a script; kills it at the deadline, and gives up when even that does not end it.
+fn wait(
+    ended: &mpsc::Receiver<std::io::Result<ExitStatus>>,
+    deadline: Duration,
+    kill: impl FnOnce(),
+) -> Waited {
+    if let Ok(status) = ended.recv_timeout(deadline) {
+        return Waited::Ended(status);
+    }
+    kill();
+    match ended.recv_timeout(KILLED) {
+        Ok(_) => Waited::Killed,
+        Err(_) => Waited::Stuck,
+    }
 }
 
 /// Reads the script's errors in the background: a script that daemonises something would keep the pipe open.
@@ -83,7 +111,6 @@ fn last_line(output: &mpsc::Receiver<Vec<u8>>) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use super::*;
 
@@ -111,5 +138,16 @@ mod tests {
     fn a_script_that_hangs_is_killed_with_its_children() {
         let error = call("sleep 1000 & wait", Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("was killed"), "{error}");
+    }
+
+    #[test]
+    fn a_script_that_does_not_end_when_it_is_killed_is_not_waited_for() {
+        let (still_running, ended) = mpsc::channel();
+        let begin = std::time::Instant::now();
+        let mut killed = false;
+        let waited = wait(&ended, Duration::from_millis(100), || killed = true);
+        assert!(killed && matches!(waited, Waited::Stuck), "{waited:?}");
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        drop(still_running);
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::disks::Handle;
 use super::sim_disks::{Holds, loop_device, missing};
@@ -16,6 +17,18 @@ use super::{
 pub struct SimHost {
     state: Mutex<SimState>,
     pub(super) holds: Holds,
+}
+
+/// What scripts do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scripts {
+    /// They end well.
+    #[default]
+    Run,
+    /// They run until they do something else.
+    Hang,
+    /// They cannot be killed at their deadline, which has come at once.
+    Stick,
 }
 
 /// What a [`SimHost`] remembers.
@@ -52,6 +65,8 @@ pub struct SimState {
     pub scripts: Vec<(PathBuf, Vec<String>)>,
     /// The devices that they ran for (`XENBUS_PATH`).
     pub scripts_for: Vec<String>,
+    /// What they do.
+    pub does: Scripts,
     /// How far local time is ahead of UTC, in seconds.
     pub utc_offset: i32,
     /// How many calls were made.
@@ -107,6 +122,11 @@ impl SimHost {
             state.ports.remove(&name);
             state.renamed.remove(&name);
         }
+    }
+
+    /// Lets scripts do this from now on, also those that hang now.
+    pub fn scripts(&self, does: Scripts) {
+        self.lock().does = does;
     }
 
     /// Moves the host to another time zone.
@@ -302,7 +322,17 @@ impl HostDevices for SimHost {
         let mut state = self.call("run_script")?;
         state.scripts.push((call.script.clone(), call.args.clone()));
         state.scripts_for.push(call.env.get("XENBUS_PATH").cloned().unwrap_or_default());
-        Ok(())
+        while state.does == Scripts::Hang {
+            drop(state);
+            std::thread::sleep(Duration::from_millis(5));
+            state = self.lock();
+        }
+        match state.does {
+            Scripts::Run | Scripts::Hang => Ok(()),
+            Scripts::Stick => {
+                Err(HostError::ScriptStuck { script: call.script.clone(), after: call.deadline })
+            }
+        }
     }
 
     fn boot_id(&self) -> Result<BootId, HostError> {

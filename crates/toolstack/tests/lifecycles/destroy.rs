@@ -1,5 +1,6 @@
-use toolstack::Toolstack;
+use toolstack::host::{HostError, Scripts};
 use toolstack::operation::{Faults, Side};
+use toolstack::{Cause, Error, Toolstack};
 
 use crate::world::{Stubs, World};
 
@@ -125,4 +126,25 @@ fn a_guest_that_someone_else_destroyed_is_cleared() {
     hypervisor.destroy_domain(guest.domid).unwrap();
     world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("destroyed by someone else");
+}
+
+#[test]
+fn a_script_that_cannot_be_killed_does_not_hold_up_the_rest() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let before = world.host.state().scripts.len();
+    world.host.scripts(Scripts::Stick);
+    let Err(Error::NotClean { left, .. }) = world.toolstack.destroy(guest.id(), &mut |_| ()) else {
+        panic!("a script is left")
+    };
+    let [left] = &left[..] else { panic!("{left:?}") };
+    let Cause::Host(HostError::ScriptStuck { .. }) = &left.cause else { panic!("{left:?}") };
+    assert!(left.cause.to_string().contains("may still be running"), "{left:?}");
+    // Not a second copy beside the first one.
+    assert_eq!(world.host.state().scripts.len(), before + 1);
+    let domains = world.toolstack.list().unwrap();
+    assert!(domains.iter().all(|domain| domain.domid != guest.domid && domain.domid != guest.stub_domid));
+    world.host.scripts(Scripts::Run);
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+    world.check_clean("destroyed again");
 }

@@ -1,0 +1,151 @@
+//! What a driver does when its lifecycle has ended.
+
+use api::types::{Progress, State as ApiState};
+use toolstack::{Guest, GuestEvent};
+
+use super::{Driver, Event, Replies, State, create};
+use crate::answer::Answer;
+use crate::backoff;
+use crate::change;
+use crate::convert;
+use crate::job::{Ended, Job};
+
+impl Driver {
+    /// A change has ended: the guest is as before or as it was asked for.
+    pub(super) fn changed(&mut self, name: &'static str, before: Option<Guest>, ended: Ended) -> Answer {
+        let job = Job::Change(name);
+        self.state = if self.kept { State::Kept } else { State::Running };
+        let answer = match ended {
+            Ok(guest) => {
+                self.guest = guest.or(before);
+                if let Some(guest) =
+                    self.guest.as_ref().filter(|_| ![change::SCREENSHOT, change::SETTLE].contains(&name))
+                {
+                    self.shared.registry.tell(guest, "changed", name);
+                }
+                Answer::last(&Progress::default())
+            }
+            Err(error) => {
+                tracing::error!(lifecycle = name, error = error.report(), "lifecycle failed");
+                self.guest = before;
+                Answer::failure(&convert::failure(job, &error))
+            }
+        };
+        if let Some(guest) = self.guest.clone() {
+            self.name.clone_from(&guest.name);
+            self.shared.registry.update(self.key, |entry| {
+                entry.name.clone_from(&guest.name);
+                entry.guest = Some(guest);
+            });
+        }
+        // What happened while nobody looked.
+        let _ = self.handle.send(Event::Look);
+        answer
+    }
+
+    pub(super) fn ended(&mut self, ended: Ended) {
+        let State::Busy(job, replies) = std::mem::replace(&mut self.state, State::Running) else {
+            return;
+        };
+        self.settling = false;
+        let leftover = std::mem::take(&mut self.leftover);
+        for event in self.deferred.drain(..) {
+            let _ = self.handle.send(event);
+        }
+        let before = self.guest.take();
+        if let Job::Change(name) = job {
+            let answer = self.changed(name, before, ended);
+            return answer_later(replies, answer);
+        }
+        if job == Job::SetAside {
+            return self.set_aside(before.as_ref(), ended);
+        }
+        let answer = match ended {
+            Ok(Some(guest)) => self.has_guest(guest),
+            Ok(None) => {
+                // Whoever hears of its end or gets the answer finds its name free.
+                self.shared.registry.forget(self.key);
+                if leftover {
+                    tracing::warn!(
+                        guest = self.name,
+                        "removed a guest that a previous daemon left incomplete"
+                    );
+                } else if let Some(guest) = &before {
+                    self.shared.registry.tell(guest, "destroyed", "");
+                }
+                self.create_next();
+                Answer::last(&Progress::default())
+            }
+            Err(error) => {
+                tracing::error!(lifecycle = job.name(), error = error.report(), "lifecycle failed");
+                self.failed(job, before, &error);
+                Answer::failure(&convert::failure(job, &error))
+            }
+        };
+        answer_later(replies, answer);
+    }
+
+    /// Makes the guest whose name is free now.
+    fn create_next(&mut self) {
+        let Some(next) = self.next.take() else { return };
+        if let Err(failure) = create(&self.shared, next, None) {
+            tracing::error!(guest = self.name, ?failure, "cannot make a guest again");
+        }
+    }
+
+    pub(super) fn has_guest(&mut self, guest: Guest) -> Answer {
+        self.shared.registry.update(self.key, |entry| {
+            entry.guest = Some(guest.clone());
+            entry.state = ApiState::Running;
+        });
+        self.backoff.started(backoff::now());
+        self.shared.registry.tell(&guest, "created", "");
+        // What happened while nobody looked.
+        self.seen = None;
+        let _ = self.handle.send(Event::Look);
+        self.guest = Some(guest);
+        let entry = self.shared.registry.entry(self.key);
+        let shown = entry.and_then(|entry| convert::guest(&self.shared.toolstack, &entry));
+        Answer::last(&Progress { guest: shown, ..Progress::default() })
+    }
+
+    pub(super) fn failed(&mut self, job: Job, before: Option<Guest>, error: &toolstack::Error) {
+        let Some(guest) = before else { return self.shared.registry.forget(self.key) };
+        let gone = match error {
+            // A restart's create: its destroy was complete.
+            toolstack::Error::Step(_) => true,
+            // Someone else has cleared it away.
+            toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
+            toolstack::Error::NotRestarted { .. } => {
+                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
+                self.guest = Some(guest.clone());
+                let ended = self.seen.clone().unwrap_or(GuestEvent::Gone);
+                return self.keep(&guest, &ended);
+            }
+            toolstack::Error::NotClean { .. }
+            | toolstack::Error::NotDetached { .. }
+            | toolstack::Error::Cause(_) => false,
+        };
+        if gone {
+            self.shared.registry.forget(self.key);
+            if job == Job::Restart {
+                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
+            }
+            self.shared.registry.tell(&guest, "destroyed", "");
+            return;
+        }
+        // What is left of it is destroyed again when a client asks or the daemon starts anew.
+        self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
+        self.shared.registry.tell(&guest, "destroy-failed", convert::chain(error));
+        self.seen = Some(GuestEvent::Gone);
+        self.state = State::Kept;
+        self.guest = Some(guest);
+    }
+}
+
+/// Gives an answer to whoever waits for it. The client may be slow; nothing here waits for it.
+fn answer_later(replies: Option<Replies>, answer: Answer) {
+    if let Some(replies) = replies {
+        tokio::spawn(async move { replies.send(answer).await });
+    }
+}
