@@ -167,8 +167,10 @@ fn ended(outcome: Result<()>) -> ExitCode {
 /// Runs one case, and compares dom0 before and after. The idle Linux guest is destroyed after it.
 fn run(case: &Case) -> Result<()> {
     let before = match case.host {
-        // Without our daemons nobody makes what could be left.
-        HostState::Bare => return (case.run)(),
+        HostState::Bare => {
+            let before = clean::nodes()?;
+            return (case.run)().and_then(|()| clean::compare_nodes(&before));
+        }
         HostState::Daemons | HostState::Tools | HostState::Pair => Host::look()?,
         HostState::LinuxGuest => idle::host_before()?,
     };

@@ -32,6 +32,8 @@ pub(crate) enum Part {
 /// What one part gave.
 struct Outcome {
     what: String,
+    /// What was tested.
+    commit: String,
     took: Duration,
     load: Load,
     result: String,
@@ -41,19 +43,18 @@ struct Outcome {
 /// Does these parts, whatever fails, and writes the results down. `whole` is the usual run of all tests, and says in a
 /// few words what it gave.
 pub(crate) fn main(parts: &[Part], whole: impl Fn() -> Result<String>) -> Result<ExitCode> {
-    // What is tested is what is there at the beginning.
-    let (date, commit) = (said("date", &["--utc", "+%Y-%m-%d"])?, commit()?);
+    let date = said("date", &["--utc", "+%Y-%m-%d"])?;
     let mut outcomes = Vec::new();
     for part in parts {
         match part {
             Part::Properties => {
                 let what = format!("unit and property tests, {PROPERTY_CASES} random inputs each");
-                outcomes.push(outcome(what, properties));
+                outcomes.push(outcome(what, properties)?);
             }
             Part::Rounds => {
                 for round in 1..=ROUNDS {
                     eprintln!("== round {round} of {ROUNDS}");
-                    outcomes.push(outcome(format!("whole run {round} of {ROUNDS}"), &whole));
+                    outcomes.push(outcome(format!("whole run {round} of {ROUNDS}"), &whole)?);
                 }
             }
         }
@@ -64,15 +65,15 @@ pub(crate) fn main(parts: &[Part], whole: impl Fn() -> Result<String>) -> Result
         read => read.with_context(|| format!("Cannot read {}", path.display()))?,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let text = page(&before, cores, &date, &commit, &outcomes);
+    let text = page(&before, cores, &date, &outcomes);
     write(&path, &text)?;
     eprint!("{text}");
     Ok(if outcomes.iter().all(|outcome| outcome.good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Does one part and looks at the machine meanwhile.
-fn outcome(what: String, part: impl FnOnce() -> Result<String>) -> Outcome {
-    let (begun, meter) = (Instant::now(), Meter::start());
+fn outcome(what: String, part: impl FnOnce() -> Result<String>) -> Result<Outcome> {
+    let (begun, meter, before) = (Instant::now(), Meter::start(), commit()?);
     let result = part();
     let (took, load) = (begun.elapsed(), meter.stop());
     let good = result.is_ok();
@@ -80,7 +81,10 @@ fn outcome(what: String, part: impl FnOnce() -> Result<String>) -> Outcome {
         eprintln!("{error:#}");
         format!("failed: {}", error.to_string().lines().next().unwrap_or_default())
     });
-    Outcome { what, took, load, result, good }
+    // It is compiled from what is there when it is compiled.
+    let after = commit()?;
+    let commit = if before == after { before } else { format!("{before} to {after}") };
+    Ok(Outcome { what, commit, took, load, result, good })
 }
 
 /// Every test with many random inputs.
@@ -115,11 +119,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The page: rows of what was done now, and from the page before those of what was not.
-fn page(before: &str, cores: usize, date: &str, commit: &str, outcomes: &[Outcome]) -> String {
+fn page(before: &str, cores: usize, date: &str, outcomes: &[Outcome]) -> String {
     let rows: String = outcomes
         .iter()
         .map(|outcome| {
-            let Outcome { what, took, load, result, .. } = outcome;
+            let Outcome { what, commit, took, load, result, .. } = outcome;
             let seconds = took.as_secs_f64();
             format!(
                 "| {what} | {date} | {commit} | {seconds:.0} | {} | {} | {result} |\n",
@@ -150,10 +154,11 @@ fn first_cell(row: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
-    fn outcome(what: &str, result: &str) -> Outcome {
+    fn outcome(what: &str, commit: &str, result: &str) -> Outcome {
         let load = Load { busy: Some(0.934), memory_kib: Some(3 << 20) };
         Outcome {
             what: what.to_owned(),
+            commit: commit.to_owned(),
             took: Duration::from_millis(1500),
             load,
             result: result.to_owned(),
@@ -163,8 +168,12 @@ mod tests {
 
     #[test]
     fn page_tells_when_of_what_and_what_came_out() {
-        let text =
-            page("", 2, "2026-01-02", "abc", &[outcome("one", "all passed"), outcome("two", "some failed")]);
+        let text = page(
+            "",
+            2,
+            "2026-01-02",
+            &[outcome("one", "abc", "all passed"), outcome("two", "abc", "some failed")],
+        );
         assert!(text.contains("on 2 processors"), "{text}");
         let rows = "| one | 2026-01-02 | abc | 2 | 93 % | 3.0 GiB | all passed |\n\
                     | two | 2026-01-02 | abc | 2 | 93 % | 3.0 GiB | some failed |\n";
@@ -173,8 +182,9 @@ mod tests {
 
     #[test]
     fn part_that_was_not_done_keeps_its_row() {
-        let first = page("", 2, "2026-01-02", "abc", &[outcome("one", "good"), outcome("two", "good")]);
-        let second = page(&first, 2, "2026-01-03", "def", &[outcome("two", "bad")]);
+        let first =
+            page("", 2, "2026-01-02", &[outcome("one", "abc", "good"), outcome("two", "abc", "good")]);
+        let second = page(&first, 2, "2026-01-03", &[outcome("two", "def", "bad")]);
         assert!(
             second.contains("| one | 2026-01-02 | abc |") && second.contains("| two | 2026-01-03 | def |")
         );

@@ -5,7 +5,8 @@
 //! and for root alone, because a configuration may contain secrets.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvError};
 
 use config::{GuestConfig, Uuid};
 use serde::{Deserialize, Serialize};
@@ -84,9 +85,10 @@ pub(crate) struct PendingNote {
 }
 
 impl PendingNote {
-    /// Waits until it is written; nothing when it could not be.
-    pub(crate) fn wait(self) -> Option<Note> {
-        self.written.recv().ok().flatten()
+    /// Waits until it is written; nothing when it could not be. An error when nobody tries to any more, because the daemon
+    /// ends: then nothing may begin that needs it.
+    pub(crate) fn wait(self) -> Result<Option<Note>, RecvError> {
+        self.written.recv()
     }
 }
 

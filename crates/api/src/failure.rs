@@ -31,7 +31,8 @@ pub enum Failure {
     StepFailed {
         /// The lifecycle's name.
         lifecycle: String,
-        /// What names the step to programs, within its lifecycle.
+        /// What names the step to programs, within its lifecycle. Empty from older daemons.
+        #[serde(default)]
         id: String,
         /// What the step does, for people.
         step: String,

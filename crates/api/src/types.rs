@@ -136,7 +136,8 @@ pub struct Step {
     pub index: u32,
     /// Number of steps in this lifecycle.
     pub count: u32,
-    /// What names the step to programs, within its lifecycle; it stays the same.
+    /// What names the step to programs, within its lifecycle; it stays the same. Empty from older daemons.
+    #[serde(default)]
     pub id: String,
     /// What the step does, for people.
     pub name: String,

@@ -336,6 +336,12 @@ pub enum Cause {
         /// Why it cannot be read, and what to do.
         why: String,
     },
+    /// What an earlier daemon had begun is still half done.
+    #[error(
+        "A change of its devices that was cut off earlier could not be ended, and no other begins before that; destroying \
+         the guest ends it too"
+    )]
+    EarlierChange(#[source] Box<Cause>),
     /// A test's fault.
     #[error("Injected failure of the step {step}")]
     Injected {

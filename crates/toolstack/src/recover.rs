@@ -7,7 +7,7 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::lifecycle::{Decision, GuestEvent, decide};
-use crate::record::{GuestRecord, LOOP_TAG, Phase, Records};
+use crate::record::{Found, GuestRecord, LOOP_TAG, Phase, Records};
 use crate::{Guest, Toolstack};
 
 /// What was found at the start of a daemon.
@@ -180,6 +180,12 @@ impl Toolstack {
             !uuid.as_ref().is_some_and(has_guest)
         });
         for attachment in loops {
+            // A guest may have been created again meanwhile, with the same UUID: its file comes first.
+            let uuid = attachment.tag.strip_prefix(LOOP_TAG).and_then(|uuid| uuid.parse::<Uuid>().ok());
+            let file = uuid.map(|uuid| GuestRecord::load(&*self.host, &GuestRecord::path(&self.paths, uuid)));
+            if file.is_some_and(|found| !matches!(found, Found::Nothing)) {
+                continue;
+            }
             let device = attachment.device.path.display();
             events(Event::Warning { text: format!("Detaching {device}, which no guest uses any more") });
             self.host.detach_loop(&attachment).map_err(Cause::from)?;

@@ -150,8 +150,10 @@ impl Server {
     }
 
     /// Forgets all faults that have not happened.
-    pub fn clear_faults(&self) {
-        self.shared.lock().faults.clear();
+    ///
+    /// Returns how many had not struck.
+    pub fn clear_faults(&self) -> usize {
+        std::mem::take(&mut self.shared.lock().faults).len()
     }
 
     fn add_fault(&self, domid: DomId, n: u64, code: Option<ErrorCode>) {

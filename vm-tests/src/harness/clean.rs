@@ -106,8 +106,15 @@ pub(crate) fn sweep() -> Result<()> {
     }
 }
 
+/// Fails when nodes of domains are there that were not before.
+pub(crate) fn compare_nodes(before: &BTreeSet<String>) -> Result<()> {
+    let now = nodes()?;
+    let left: Vec<&String> = now.difference(before).take(SHOWN).collect();
+    if left.is_empty() { Ok(()) } else { bail!("nodes are left: {left:?}") }
+}
+
 /// Nodes of domains; values change all the time, and dom0's own nodes are not a toolstack's.
-fn nodes() -> Result<BTreeSet<String>> {
+pub(crate) fn nodes() -> Result<BTreeSet<String>> {
     let store = Xenstore::open()?;
     let mut found = BTreeSet::new();
     let mut waiting = vec![XsPath::new("/local/domain")?, XsPath::new("/vm")?, XsPath::new("/libxl")?];

@@ -77,10 +77,12 @@ impl Driver {
         let id = guest.id();
         let note = self.take_turn();
         let cut_off = self.next.take().and_then(|next| next.note);
+        // One that failed to go with its restart. That of a guest under another name is its successor's.
+        let forgotten = (guest.name == guest.config.name).then(|| self.shared.restarts.note_of(guest.uuid));
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
             // First: nobody shall restart what a client has destroyed.
             remove(note);
-            if let Some(note) = cut_off {
+            for note in cut_off.into_iter().chain(forgotten) {
                 note.done();
             }
             toolstack.destroy(id, events).map(|()| None)

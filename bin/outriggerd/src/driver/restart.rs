@@ -2,7 +2,7 @@
 
 use api::types::State as ApiState;
 use tokio::task::JoinHandle;
-use toolstack::{CreateOptions, Guest, GuestEvent};
+use toolstack::{Cause, CreateOptions, Guest, GuestEvent};
 
 use super::{Driver, Event, State, Wanted, create};
 use crate::backoff::{self, Turn};
@@ -30,7 +30,7 @@ pub(super) struct Waiting {
 
 /// Removes the note of a restart that will not be. Waits for the disk.
 pub(super) fn remove(note: Option<PendingNote>) {
-    if let Some(note) = note.and_then(PendingNote::wait) {
+    if let Some(Ok(Some(note))) = note.map(PendingNote::wait) {
         note.done();
     }
 }
@@ -107,8 +107,11 @@ impl Driver {
         let restarts = &self.shared.restarts;
         let note =
             note.unwrap_or_else(|| restarts.note_later(guest.uuid, &guest.config, Some(guest.uuid), turn));
+        let name = guest.name.clone();
         job::spawn(Job::Restart, &guest.name, &self.handle, None, move |events| {
-            let note = note.wait();
+            let ends =
+                |_| Cause::NotNow { name, why: "is not restarted, because outriggerd ends".to_owned() };
+            let note = note.wait().map_err(ends)?;
             let restarted = toolstack.restart(id, events);
             if let Some(note) = note {
                 note.done();
@@ -126,7 +129,7 @@ impl Driver {
         let old = guest.clone();
         job::spawn(Job::SetAside, &guest.name, &self.handle, None, move |_| {
             // The new note replaces it.
-            let _ = before.and_then(PendingNote::wait);
+            let _ = before.map(PendingNote::wait);
             let note = restarts.note(old.uuid, &successor(&old), None, turn);
             match toolstack.set_aside(old.id(), &name) {
                 Ok(()) => Ok(Some(Guest { name, ..old })),

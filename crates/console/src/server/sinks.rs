@@ -29,7 +29,8 @@ pub(crate) trait Archive {
 impl Archive for Sinks {
     fn earlier(&self, position: u64, count: u64) -> Option<Vec<u8>> {
         let log = self.log.as_ref().filter(|log| can_replay(log) && position >= self.whole_from)?;
-        let back = self.at.checked_sub(position)?;
+        // With nothing between, what follows is not in the log.
+        let back = self.at.checked_sub(position).filter(|back| *back > 0)?;
         log.earlier(back, usize::try_from(count).unwrap_or(usize::MAX).min(PIECE))
     }
 }

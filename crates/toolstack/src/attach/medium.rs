@@ -62,7 +62,7 @@ struct EmulatedDrive {
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
         Step::new("check", "check the disc", Changing::check),
-        Step::new("write-record", "note the change", Changing::note).record(Changing::forget),
+        Step::new("write-record", "note the change", Changing::note).undo(Changing::forget),
         Step::new("attach-image", "attach the new image", Changing::attach_image)
             .undo(Changing::detach_image),
         Step::new("open-tray", "open the tray", Changing::open_tray).undo(Changing::close_tray),

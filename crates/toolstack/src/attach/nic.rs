@@ -32,7 +32,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Attachment::check),
-        Step::new("write-record", "note the network interface", Attachment::note).record(Attachment::forget),
+        Step::new("write-record", "note the network interface", Attachment::note).undo(Attachment::forget),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
             .undo(Attachment::remove_nodes),
         Step::new("connect-bridge", "connect it with its bridge", Attachment::connect)
@@ -59,7 +59,7 @@ fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Detachment::check),
         Step::new("write-record", "note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
-            .record(|d: &mut Detachment<'_>| d.live.forget_change()),
+            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
         Step::new("ask-guest", "ask the guest to let the interface go", Detachment::ask)
             .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
         Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
@@ -89,7 +89,7 @@ fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
             let devid = m.devid;
             m.live.note(Change::MoveNic { devid })
         })
-        .record(|m: &mut Move<'_>| m.live.forget_change()),
+        .undo(|m: &mut Move<'_>| m.live.forget_change()),
         Step::new("move-guest", "move the guest's interface", |m: &mut Move<'_>| m.go(false))
             .undo(|m: &mut Move<'_>| m.back(false)),
         Step::new("move-device-model", "move the device model's interface", |m: &mut Move<'_>| m.go(true))

@@ -22,9 +22,14 @@ pub(crate) fn needs_qemu(record: &GuestRecord) -> bool {
 
 /// Undoes the change, or brings it to its end when the guest has agreed to it. When something of it stays, so does the
 /// note of it, for the next attempt.
-pub(crate) fn settle(mut live: Live<'_>) -> Result<Live<'_>, Cause> {
+pub(crate) fn settle(live: Live<'_>) -> Result<Live<'_>, Cause> {
     let Some(change) = live.record.change.clone() else { return Ok(live) };
-    let (live, left) = match change {
+    end(live, change).map_err(|cause| Cause::EarlierChange(Box::new(cause)))
+}
+
+fn end(mut live: Live<'_>, change: Change) -> Result<Live<'_>, Cause> {
+    let before = live.record.clone();
+    let (mut live, left) = match change {
         Change::AttachDisk(disk) => disk::undo_attach(live, disk),
         Change::DetachDisk { vdev, let_go } => {
             let has_let_go = let_go || !still_there(&live, DeviceKind::Vbd, vdev.devid())?;
@@ -42,10 +47,14 @@ pub(crate) fn settle(mut live: Live<'_>) -> Result<Live<'_>, Cause> {
         }
         Change::MoveNic { devid } => nic::undo_move(live, devid),
     };
-    match left.into_iter().next() {
-        None => Ok(live),
-        Some(failure) => Err(failure.cause),
-    }
+    let Some(failure) = left.into_iter().next() else { return Ok(live) };
+    // What was undone is not undone again; what is noted of the change is needed for the rest.
+    live.record.change = before.change;
+    live.record.emulated_disks = before.emulated_disks;
+    live.record.emulated_nics = before.emulated_nics;
+    live.record.disks = before.disks;
+    live.save()?;
+    Err(failure.cause)
 }
 
 /// Whether a device that the guest was asked for works on, which it does again then.

@@ -49,7 +49,7 @@ fn steps<'b>() -> Vec<Step<Shot<'b>>> {
             let vdev = s.vdev;
             s.live.note(Change::Screenshot { vdev })
         })
-        .record(Shot::clear),
+        .undo(Shot::clear),
         Step::new("make-file", "make room for it", Shot::make_room),
         Step::new("attach-stubdomain", "give the stubdomain a disk for it", Shot::plug),
         Step::new("draw", "have QEMU draw it", Shot::draw),

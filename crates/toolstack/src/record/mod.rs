@@ -20,8 +20,8 @@ use crate::error::Cause;
 use crate::host::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
 use crate::paths::Paths;
 
-pub(crate) use file::Records;
 pub use file::UnreadableRecord;
+pub(crate) use file::{Found, Records};
 use tolerance::Stored;
 
 /// The form (format version) of the files that are written. It is raised only for a change that an older release cannot

@@ -9,6 +9,7 @@ mod emulated;
 mod fault;
 mod files;
 mod histories;
+mod half_undone;
 mod hostile;
 mod identity;
 mod qemu;
