@@ -59,7 +59,7 @@ impl Session {
                 // One that came too late for an earlier command is nobody's any more.
                 Ok(message) if message.read::<u64>(Member::Id) != Some(id) => {}
                 Ok(message) => return super::client::returned(&message),
-                Err(RecvTimeoutError::Timeout) => bail!("No answer came in time"),
+                Err(RecvTimeoutError::Timeout) => bail!("No answer in time"),
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended.into()),
             }
         }
