@@ -1,4 +1,4 @@
-//! What clients ask of a guest.
+//! Requests of clients.
 
 use api::types::{Failure, Via};
 use toolstack::{Guest, ShutdownWay, Signal, Toolstack};
@@ -13,17 +13,17 @@ use crate::job::{self, Job};
 /// Requests that need no lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Stop its processors.
+    /// Pause it.
     Pause,
-    /// Let them run.
+    /// Unpause it.
     Unpause,
     /// Ask it to power off.
     Shutdown,
     /// Ask it to reboot.
     Reboot,
-    /// Signal to its virtual hardware, at this processor.
+    /// Signal its virtual hardware, at this vCPU.
     Trigger(Signal, u32),
-    /// Press a magic key.
+    /// Send a magic SysRq key.
     Sysrq(char),
 }
 
@@ -78,7 +78,7 @@ impl Driver {
         let note = self.take_turn();
         let cut_off = self.next.take().and_then(|next| next.note);
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
-            // First: nobody shall restart what a client has destroyed.
+            // First: a guest that a client destroys must not be restarted.
             remove(note);
             if let Some(note) = cut_off {
                 note.done();
@@ -106,7 +106,7 @@ impl Driver {
     }
 }
 
-/// Does a quick request; the answer says how a guest was asked.
+/// Executes a quick request; the answer contains how the guest was asked.
 fn perform(
     toolstack: &Toolstack,
     guest: &Guest,
