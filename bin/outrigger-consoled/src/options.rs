@@ -11,8 +11,10 @@ const LOG_DIR: &str = "/var/log/outrigger/console";
 const XENCONSOLED_LOG_DIR: &str = "/var/log/xen/console";
 
 /// Serves the PV consoles of all domains: logs, sockets and pseudo-terminals.
+///
 /// Replaces xenconsoled and accepts its options. SIGHUP reopens the logs. SIGTERM or SIGKILL may end it at any time;
 /// the next process continues all consoles.
+///
 /// With --log or --log-dir, logs have the names and the directory of xenconsoled's: guest-NAME.log and hypervisor.log
 /// in /var/log/xen/console. Otherwise each console's log is NAME.NUMBER.log in /var/log/outrigger/console.
 #[derive(Debug, Parser)]

@@ -59,7 +59,7 @@ fn refused(failure: &Failure) -> (String, u8) {
         Failure::NameTaken { name, domid } => {
             let _ = writeln!(
                 out,
-                "error: The name \"{name}\" is already used by domain {domid}\n  \
+                "error: The name \"{name}\" is taken by domain {domid}\n  \
                  hint: destroy that domain, or choose another name="
             );
             FAILED

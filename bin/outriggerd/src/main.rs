@@ -1,4 +1,5 @@
 //! The daemon that owns the lifecycles of guests.
+//!
 //! All of its state can be read back from Xen, xenstore and the guests' state files: killed at any moment and started
 //! again, it adopts the running guests and undoes what was incomplete.
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
 //! Heartbeat watchdog of a stubdomain's agent.
+//!
 //! The end of a stubdomain is noticed at once; a hang is not, and the guest hangs with it. The agent therefore writes a
 //! new value every few seconds. Only a change of the value counts, because the stubdomain is not trusted.
 

@@ -17,7 +17,7 @@ pub struct Recovered {
     pub guests: Vec<Guest>,
     /// Those of them with a change that was cut off, see [`Toolstack::settle_change`].
     pub changing: Vec<GuestId>,
-    /// Guests that were half made or half destroyed: to be destroyed.
+    /// Incomplete guests, to be destroyed.
     pub unfinished: Vec<Unfinished>,
     /// Names of those of them that [`Toolstack::recover`] has destroyed.
     pub cleaned: Vec<String>,
@@ -48,7 +48,7 @@ pub struct EndedWithHost {
 }
 
 impl Toolstack {
-    /// Reads the state files: gives the guests back, and those that were half made or half destroyed. Waits for
+    /// Reads the state files: returns the guests, and those that are incomplete. Waits for
     /// nothing but the disk.
     ///
     /// A guest from an earlier boot of the host has only its state file left; the file is removed. A file that cannot
@@ -166,7 +166,7 @@ impl Toolstack {
         }
         let Records { guests, unreadable, .. } = self.records()?;
         if unreadable.iter().any(|file| file.uuid.is_none()) {
-            let text = "Unused loop devices are not detached: a state file without a UUID may be that of their guest";
+            let text = "Unused loop devices are not detached: they may belong to a guest whose state file has no UUID";
             events(Event::Warning { text: text.to_owned() });
             return Ok(());
         }
@@ -181,7 +181,7 @@ impl Toolstack {
         });
         for attachment in loops {
             let device = attachment.device.path.display();
-            events(Event::Warning { text: format!("Detaching {device}, which no guest uses any more") });
+            events(Event::Warning { text: format!("Detaching {device}, which no guest uses any longer") });
             self.host.detach_loop(&attachment).map_err(Cause::from)?;
         }
         Ok(())

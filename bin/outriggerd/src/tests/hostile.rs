@@ -126,7 +126,7 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
     let file = &unreadable[0];
     assert_eq!((file.uuid.as_deref(), file.name.as_deref()), (Some(guest.uuid.as_str()), Some("hello")));
     assert_eq!(file.domid, Some(guest.domid));
-    assert!(file.problem.contains("form 7") && file.problem.contains("Install"), "{}", file.problem);
+    assert!(file.problem.contains("format 7") && file.problem.contains("Install"), "{}", file.problem);
     let error = format!("{:?}", failure(service.create("")));
     assert!(error.contains("taken") || error.contains("NameTaken"), "{error}");
     service.kill().unwrap();

@@ -42,8 +42,8 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Gives a running guest another amount of memory, video memory included; at most what it was created with
-    /// (`maxmem`). It is the guest's balloon driver that gives memory back or takes more: the call does not wait for it.
+    /// Sets the memory of a running guest, video memory included; at most what it was created with (`maxmem`). The
+    /// guest's balloon driver does the work; the call does not wait for it.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -69,7 +69,7 @@ impl Resize<'_> {
         }
         let least = config.display.video_memory + LEAST;
         if self.to < least {
-            return no(format!("a guest with this video memory has at least {least}"));
+            return no(format!("a guest with this video memory needs at least {least}"));
         }
         let more = self.to.get().saturating_sub(self.from.get());
         let free = self.live.ts.hypervisor.host_info()?.free_memory;
