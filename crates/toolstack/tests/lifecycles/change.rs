@@ -460,7 +460,7 @@ fn what_cannot_be_is_refused_with_the_reason() {
     refused(ts.set_memory(guest.id(), KiB::from_mib(65), &mut |_| ()), "at most 64 MiB (maxmem)");
     refused(ts.set_memory(guest.id(), KiB::from_mib(8), &mut |_| ()), "needs at least");
     refused(ts.set_vcpus(guest.id(), 3, &mut |_| ()), "1 to 2 (maxvcpus)");
-    refused(ts.rename(guest.id(), "a/b", &mut |_| ()), "has a slash in it");
+    refused(ts.rename(guest.id(), "a/b", &mut |_| ()), "contains a slash");
     world.give_drivers(guest.domid, Drivers::None);
     refused(ts.detach_disk(guest.id(), vdev("hda"), Detach::Ask, &mut |_| ()), "cannot be unplugged");
     assert!(ts.sysrq(guest.id(), 'h').unwrap_err().report().contains("has no PV drivers"));
