@@ -79,14 +79,14 @@ impl<P: Platform> Server<P> {
             Ok((stream, _)) => stream,
             Err(error) if is_of_client(&error) => return,
             Err(error) => {
-                debug!(%error, "no client can be accepted for now");
+                debug!(%error, "cannot accept a client now");
                 self.control.rest(&self.poller, true);
                 self.schedule(Instant::now() + ACCEPT_REST, Due::AcceptClients);
                 return;
             }
         };
         if self.control.guests.len() >= GUESTS_MAX {
-            debug!("a client too many was turned away");
+            debug!("refused a client: too many are connected");
             return;
         }
         let number = self.control.next;
@@ -139,7 +139,7 @@ impl<P: Platform> Server<P> {
             Err(error) => say(&stream, &format!("error {error}\n")),
         };
         if let Err(error) = answered {
-            debug!(%error, "a client did not get its answer");
+            debug!(%error, "cannot send an answer to a client");
         }
         Ok(())
     }

@@ -432,7 +432,7 @@ impl<P: Platform> Server<P> {
         self.queue(key);
     }
 
-    /// Lets go of a ring that lied, and of its offer.
+    /// Releases a corrupted ring and its offer.
     fn refuse(&mut self, id: ConsoleId) {
         let Some(link) = self.console_mut(id).map(|console| console.link) else { return };
         self.disconnect(id, true);
