@@ -19,7 +19,7 @@ pub const CHUNK_MAX: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
     /// It does not begin as one.
-    #[error("The stream does not begin with its mark; the other side may send it without frames")]
+    #[error("The stream does not begin with its mark; the sender may not use frames")]
     Mark,
     /// A frame is longer than frames are.
     #[error("A frame of {0} bytes is longer than the {CHUNK_MAX} that a frame may have")]
@@ -31,7 +31,7 @@ pub enum FrameError {
         at: u64,
     },
     /// Not all frames came, or not in order.
-    #[error("The stream has {got} bytes where {sent} were sent, or others than those")]
+    #[error("The stream has {got} bytes, but {sent} were sent, or its bytes differ")]
     Whole {
         /// Bytes that came.
         got: u64,
