@@ -146,8 +146,7 @@ impl<M: RingMemory + ?Sized> RingMemory for std::sync::Arc<M> {
 /// Says that the other side's index cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "The other end of the vchan claims {claimed} bytes in its {stream} ring of {size}; the connection has to be \
-     closed"
+    "The other end of the vchan claims {claimed} bytes in its {stream} ring of {size}; the connection must be closed"
 )]
 pub struct RingLie {
     /// The stream whose indices disagree.
