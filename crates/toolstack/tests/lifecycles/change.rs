@@ -491,9 +491,7 @@ fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
     world.toolstack.trigger(guest.id(), xen::Trigger::Nmi, 0).unwrap();
     assert_eq!(world.hypervisor.triggers(guest.domid), [xen::Trigger::Nmi]);
-    assert!(
-        world.toolstack.sysrq(guest.id(), 'h').unwrap_err().report().contains("did not acknowledge the key")
-    );
+    assert!(world.toolstack.sysrq(guest.id(), 'h').unwrap_err().report().contains("not acknowledge"));
     assert!(world.toolstack.sysrq(guest.id(), '\n').is_err());
     destroy(&world, &guest, "signals");
 }
@@ -555,12 +553,7 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
     }
     world.qemu.on_screendump(|_| ());
     assert!(
-        world
-            .toolstack
-            .screenshot(guest.id(), &mut |_| ())
-            .unwrap_err()
-            .report()
-            .contains("not a valid picture")
+        world.toolstack.screenshot(guest.id(), &mut |_| ()).unwrap_err().report().contains("valid picture")
     );
     world.picture().check_same(&before, "no picture");
     destroy(&world, &guest, "pictures");
