@@ -43,16 +43,16 @@ struct Removal<'a> {
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
-        Step::new("write-record", "note that it goes", Removal::note).point_of_no_return(),
+        Step::new("write-record", "record the destruction", Removal::note).point_of_no_return(),
         Step::new("pause", "pause the domains", Removal::pause),
         Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
             close_devices(r.ts, &r.record.own_numbers(r.ts)?)
         }),
-        Step::new("undo-scripts", "run scripts back", Removal::undo_scripts),
-        Step::new("leave-bridges", "leave the bridges", |r: &mut Removal<'_>| {
+        Step::new("undo-scripts", "undo the scripts", Removal::undo_scripts),
+        Step::new("leave-bridges", "remove vifs from bridges", |r: &mut Removal<'_>| {
             remove_ports(r.ts, &mut r.record)
         }),
-        Step::new("kill", "kill the domains", Removal::kill),
+        Step::new("kill", "destroy the domains", Removal::kill),
         Step::new("remove-nodes", "remove xenstore nodes", |r: &mut Removal<'_>| {
             remove_nodes(r.ts, &r.record)
         }),

@@ -26,9 +26,11 @@ fn steps<'b>() -> Vec<Step<Resize<'b>>> {
         Step::new("check", "check the memory", Resize::check),
         Step::new("set-limit", "set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
             .undo(|r: &mut Resize<'_>| r.limit(r.from)),
-        Step::new("set-on-demand", "set what Xen gives on demand", |r: &mut Resize<'_>| r.on_demand(r.to))
-            .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
-        Step::new("tell-guest", "tell the guest", |r: &mut Resize<'_>| r.tell(r.to))
+        Step::new("set-on-demand", "set the populate-on-demand target", |r: &mut Resize<'_>| {
+            r.on_demand(r.to)
+        })
+        .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
+        Step::new("tell-guest", "notify the guest", |r: &mut Resize<'_>| r.tell(r.to))
             .undo(|r: &mut Resize<'_>| r.tell(r.from)),
         Step::new("record", "record the memory", |r: &mut Resize<'_>| r.record(r.to))
             .undo(|r: &mut Resize<'_>| r.record(r.from)),

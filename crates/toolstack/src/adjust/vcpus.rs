@@ -23,10 +23,10 @@ struct Change<'a> {
 fn steps<'b>() -> Vec<Step<Change<'b>>> {
     vec![
         Step::new("check", "check the number", Change::check),
-        Step::new("tell-guest", "tell the guest", |c: &mut Change<'_>| c.tell(c.to))
+        Step::new("tell-guest", "notify the guest", |c: &mut Change<'_>| c.tell(c.to))
             .undo(|c: &mut Change<'_>| c.tell(c.from)),
         // Added vCPUs cannot be removed; a later request finds them.
-        Step::new("add-to-qemu", "add processors to QEMU", Change::add),
+        Step::new("add-to-qemu", "add vCPUs to QEMU", Change::add),
         Step::new("record", "record the number", |c: &mut Change<'_>| c.record(c.to))
             .undo(|c: &mut Change<'_>| c.record(c.from)),
     ]

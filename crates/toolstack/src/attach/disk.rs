@@ -37,7 +37,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Attachment::check),
-        Step::new("write-record", "note the disk", Attachment::note).record(Attachment::forget),
+        Step::new("write-record", "record the attachment", Attachment::note).record(Attachment::forget),
         Step::new("attach-image", "attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
@@ -48,7 +48,7 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             a.open.clear();
             Ok(())
         }),
-        Step::new("plug-emulated", "plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("plug-emulated", "plug in its emulated disk", Attachment::plug).undo(Attachment::unplug),
         Step::new("record-device", "record the disk", Attachment::record).undo(Attachment::unrecord),
     ]
 }
@@ -66,11 +66,11 @@ struct Detachment<'a> {
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Detachment::check),
-        Step::new("write-record", "note that the disk goes", |d: &mut Detachment<'_>| d.note(false))
+        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
             .record(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask-guest", "ask the guest to let the disk go", Detachment::ask)
+        Step::new("ask-guest", "ask the guest to release the disk", Detachment::ask)
             .undo(Detachment::take_back),
-        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
             d.note(true)
         })
         .point_of_no_return(),

@@ -62,15 +62,15 @@ struct EmulatedDrive {
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
         Step::new("check", "check the disc", Changing::check),
-        Step::new("write-record", "note the change", Changing::note).record(Changing::forget),
+        Step::new("write-record", "record the change", Changing::note).record(Changing::forget),
         Step::new("attach-image", "attach the new image", Changing::attach_image)
             .undo(Changing::detach_image),
         Step::new("open-tray", "open the tray", Changing::open_tray).undo(Changing::close_tray),
-        Step::new("remove-disc", "take the old disc out", Changing::take_out).undo(Changing::put_back),
-        Step::new("detach-stubdomain", "take it from the stubdomain", Changing::unplug),
-        Step::new("attach-guest", "give the new disc to the guest", Changing::plug_guest),
-        Step::new("attach-stubdomain", "give it to the stubdomain", Changing::plug_stub),
-        Step::new("insert-disc", "put the disc into the drive", Changing::put_in),
+        Step::new("remove-disc", "remove the old disc", Changing::take_out).undo(Changing::put_back),
+        Step::new("detach-stubdomain", "remove it from the stubdomain", Changing::unplug),
+        Step::new("attach-guest", "attach the new disc to the guest", Changing::plug_guest),
+        Step::new("attach-stubdomain", "attach it to the stubdomain", Changing::plug_stub),
+        Step::new("insert-disc", "insert the disc into the drive", Changing::put_in),
         Step::new("record-disc", "record the disc", Changing::record).undo(Changing::unrecord),
         Step::new("detach-image", "detach the old image", |c: &mut Changing<'_>| {
             detach_strays(&c.live)?;

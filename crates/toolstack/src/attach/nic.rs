@@ -32,16 +32,15 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Attachment::check),
-        Step::new("write-record", "note the network interface", Attachment::note).record(Attachment::forget),
+        Step::new("write-record", "record the attachment", Attachment::note).record(Attachment::forget),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
             .undo(Attachment::remove_nodes),
-        Step::new("connect-bridge", "connect it with its bridge", Attachment::connect)
-            .undo(Attachment::disconnect),
+        Step::new("connect-bridge", "add it to its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
             let backends = a.users()?.iter().map(|vif| vif.id().back()).collect();
             wait_for(a.live.ts, backends)
         }),
-        Step::new("plug-emulated", "plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("plug-emulated", "plug in its emulated NIC", Attachment::plug).undo(Attachment::unplug),
         Step::new("record-device", "record the network interface", Attachment::record)
             .undo(Attachment::unrecord),
     ]
@@ -58,11 +57,11 @@ struct Detachment<'a> {
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Detachment::check),
-        Step::new("write-record", "note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
+        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
             .record(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask-guest", "ask the guest to let the interface go", Detachment::ask)
+        Step::new("ask-guest", "ask the guest to release the interface", Detachment::ask)
             .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
-        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
             d.note(true)
         })
         .point_of_no_return(),
@@ -85,7 +84,7 @@ struct Move<'a> {
 fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
     vec![
         Step::new("check", "check the network interface and the bridge", Move::check),
-        Step::new("write-record", "note that the interface moves", |m: &mut Move<'_>| {
+        Step::new("write-record", "record the move", |m: &mut Move<'_>| {
             let devid = m.devid;
             m.live.note(Change::MoveNic { devid })
         })

@@ -44,18 +44,18 @@ struct Shot<'a> {
 
 fn steps<'b>() -> Vec<Step<Shot<'b>>> {
     vec![
-        Step::new("write-record", "note the picture", |s: &mut Shot<'_>| {
+        Step::new("write-record", "record the screenshot", |s: &mut Shot<'_>| {
             let vdev = s.vdev;
             s.live.note(Change::Screenshot { vdev })
         })
         .record(Shot::clear),
-        Step::new("make-file", "make room for it", Shot::make_room),
-        Step::new("attach-stubdomain", "give the stubdomain a disk for it", Shot::plug),
-        Step::new("draw", "have QEMU draw it", Shot::draw),
+        Step::new("make-file", "create a file for it", Shot::make_room),
+        Step::new("attach-stubdomain", "attach a disk to the stubdomain", Shot::plug),
+        Step::new("draw", "have QEMU write it", Shot::draw),
         // What QEMU wrote is in the file when its disk is gone.
-        Step::new("detach-stubdomain", "take the disk away", Shot::unplug),
-        Step::new("read", "read the picture", Shot::read),
-        Step::new("clear", "clear away", Shot::clear).point_of_no_return(),
+        Step::new("detach-stubdomain", "detach the disk", Shot::unplug),
+        Step::new("read", "read the screenshot", Shot::read),
+        Step::new("clear", "clean up", Shot::clear).point_of_no_return(),
     ]
 }
 
