@@ -282,7 +282,7 @@ impl Server<'_> {
                     }
                 }
             }
-            // What went has no keys any more, and removing nothing from QEMU harms nobody.
+            // A removed disk has no keys any more, and removing a missing medium from QEMU is harmless.
             if matches!(change, Change::Came(_)) && !disk.is_cdrom(store) {
                 continue;
             }
@@ -398,7 +398,7 @@ impl Server<'_> {
     }
 }
 
-/// Writes a key. That xenstore refuses is told; QEMU goes on without it.
+/// Writes a key. A refusal of xenstore is logged; QEMU continues without it.
 fn write(store: &Connection, target: DomId, key: DmKey, value: &str, log: &mut Log) {
     if let Err(error) = store.write(&key.own_path(target), value.as_bytes()) {
         log.say(&crate::error::chain(&error));

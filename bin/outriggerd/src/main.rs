@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let _lock = lock::take(&arguments.socket)?;
     let outcome = start(arguments);
     if let Err(error) = &outcome {
-        // For who asks and finds nobody. Without it they are told to look at the log.
+        // For clients that cannot connect. Without it, they are referred to the log.
         let _ = std::fs::write(last_words_file(&arguments.socket), format!("{error:#}\n"));
     }
     outcome

@@ -162,7 +162,7 @@ async fn answer(
         let next = tokio::select! {
             next = answers.recv() => next,
             // A client that hangs up ends its subscription. Any other call ends by itself, and keeps the client's
-            // place until then, so that nobody can have more calls under way than there are places.
+            // place until then, so that no client can have more calls in progress than there are places.
             () = calls.gone(), if endless => return Err(io::ErrorKind::BrokenPipe.into()),
         };
         let (reply, last) = next.unwrap_or_else(dropped).into_reply();

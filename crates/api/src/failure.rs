@@ -24,7 +24,7 @@ pub enum Failure {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it.
+        /// The domain that has it.
         domid: DomId,
     },
     /// A step failed; completed steps were undone.

@@ -47,7 +47,7 @@ pub enum Sync {
 }
 
 impl LogStyle {
-    /// The limit of a log when nobody says another: 4 MiB, and as much again in the rotated file.
+    /// The default limit of a log: 4 MiB, and as much again in the rotated file.
     pub const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
 }
 

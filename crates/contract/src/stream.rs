@@ -6,7 +6,7 @@
 //! end    := 0:u32  length of all bytes:u64  crc32(all bytes):u32
 //! ```
 //! Numbers are little-endian. The checksum is CRC-32 (IEEE 802.3, as in gzip): it finds what a console or a driver
-//! loses, doubles or mangles; it is no protection against who wants to deceive.
+//! loses, doubles or mangles; it is no protection against an attacker.
 
 use thiserror::Error;
 

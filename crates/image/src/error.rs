@@ -33,7 +33,7 @@ pub enum ImageError {
         /// The packages, separated by blanks.
         missing: String,
     },
-    /// Something that was to be there already is not.
+    /// Something that must already exist is missing.
     #[error(
         "{program} has not been compiled with this version's options; run `outrigger image build` with `minimal`"
     )]

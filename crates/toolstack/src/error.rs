@@ -155,7 +155,7 @@ pub enum Cause {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it.
+        /// The domain that has it.
         domid: DomId,
     },
     /// Another guest has this UUID.

@@ -149,7 +149,7 @@ impl Toolstack {
         }))
     }
 
-    /// Stops a guest's vCPUs. Its stubdomain goes on: it has nothing to do then.
+    /// Pauses a guest's vCPUs. Its stubdomain keeps running; it has nothing to do then.
     ///
     /// # Errors
     /// When there is no such guest or Xen refuses.

@@ -1,4 +1,4 @@
-//! Pictures from a stubdomain, read within bounds and drawn anew: no byte of theirs goes on as it came.
+//! Pictures from a stubdomain, read within bounds and encoded again: no byte is passed on unchanged.
 
 use png::{BitDepth, ColorType, Encoder};
 

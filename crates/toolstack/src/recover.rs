@@ -13,9 +13,9 @@ use crate::{Guest, Toolstack};
 /// What was found at the start of a daemon.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Guests that run, or have ended while nobody watched: to be watched from now on.
+    /// Guests that run, or have ended while no daemon was running: to be watched from now on.
     pub guests: Vec<Guest>,
-    /// Those of them with a change that was cut off, see [`Toolstack::settle_change`].
+    /// Those of them with an interrupted change, see [`Toolstack::settle_change`].
     pub changing: Vec<GuestId>,
     /// Incomplete guests, to be destroyed.
     pub unfinished: Vec<Unfinished>,
@@ -27,7 +27,7 @@ pub struct Recovered {
     pub troubles: Vec<Error>,
 }
 
-/// A guest whose create or destroy was cut off.
+/// A guest whose create or destroy was interrupted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// Its identity.
@@ -140,7 +140,7 @@ impl Toolstack {
         }
     }
 
-    /// Puts back or ends a change that was cut off; returns the guest after it, or nothing when the guest does not run.
+    /// Undoes or completes an interrupted change; returns the guest after it, or nothing when the guest does not run.
     ///
     /// What fails is tried again before the guest's next change; a guest that has ended meanwhile is destroyed with all
     /// that it has. What QEMU has to put back waits until there is a session with it.

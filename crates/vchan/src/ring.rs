@@ -179,7 +179,7 @@ pub struct Ring<M> {
 }
 
 impl<M: RingMemory> Ring<M> {
-    /// Takes up one side where its own indices stand: zero in fresh memory.
+    /// Continues one side at its own indices: zero in fresh memory.
     pub fn new(memory: M, side: Side) -> Self {
         let consumed = memory.load(Index::Consumer(side.reads()));
         let produced = memory.load(Index::Producer(side.writes()));

@@ -428,7 +428,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Should the byte not fit, then one is there already.
+        // If the byte does not fit, there already is one.
         let _ = self.wake.write(&[0]);
         if let Some(reader) = self.reader.take()
             // A callback may have held the last handle.

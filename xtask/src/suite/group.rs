@@ -166,7 +166,7 @@ impl<'a> Follower<'a> {
             {
                 self.current = None;
                 match failure {
-                    // Told at once: whoever waits wants to see it.
+                    // Reported at once, for those who watch the run.
                     None => {
                         self.passed += 1;
                         self.board.tell(Outcome { name: case, seconds, failure: None });

@@ -48,7 +48,7 @@ impl Driver {
                 guest
             }
         };
-        // From now on nobody else can take the name.
+        // From now on no other guest can take the name.
         if let Some(name) = &change.new_name
             && let Err(failure) = self.shared.registry.rename(self.key, name)
         {

@@ -87,7 +87,7 @@ impl Driver {
         }
     }
 
-    /// Ends the wait for a restart that will not be, where nobody waits for the note's end.
+    /// Ends the wait for a cancelled restart, where nothing waits for the note's end.
     pub(super) fn forget_turn(&mut self) {
         if let Some(note) = self.take_turn() {
             tokio::task::spawn_blocking(move || remove(Some(note)));

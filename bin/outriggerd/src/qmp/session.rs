@@ -254,7 +254,7 @@ impl Shared {
         Some((id, notify))
     }
 
-    /// Does something with the multiplexer and lets everyone know who has to do something then.
+    /// Runs an operation on the multiplexer and wakes the tasks that have work after it.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut mux = self.mux();
         let result = work(&mut mux);

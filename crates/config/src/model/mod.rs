@@ -132,7 +132,7 @@ pub enum SerialOutput {
     Pty,
     /// `file:PATH`: bytes are appended to the file at the path.
     File(String),
-    /// `null` or `none`: the port is there, nobody listens.
+    /// `null` or `none`: the port exists, without a listener.
     Null,
 }
 

@@ -71,7 +71,7 @@ pub enum Ended {
 /// Why a console cannot be shown.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// Nobody listens at the console's socket.
+    /// Nothing listens at the console's socket.
     #[error(
         "Cannot connect to console {number} of domain {domid} at {path}; check that the domain is running \
          and has this console, and that outrigger-consoled is running"
@@ -86,7 +86,7 @@ pub enum AttachError {
         /// The system's error.
         source: io::Error,
     },
-    /// The daemon's control socket is not there.
+    /// The daemon's control socket is missing.
     #[error("Cannot reach outrigger-consoled at {path}; check that it is running, and that you are root")]
     Ask {
         /// The socket.

@@ -442,7 +442,7 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Whether nobody waits for bytes of a console that leaves.
+    /// Whether nothing waits for bytes of a console that is being removed.
     pub(crate) fn has_left(&self) -> bool {
         let output_done = self.stream.as_ref().is_none_or(|stream| !stream.is_waited_for(&self.history));
         self.leaving && output_done && self.viewers.is_empty()

@@ -25,7 +25,7 @@ const GUESTS_MAX: usize = 32;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The socket, and who is at it.
+/// The socket and its clients.
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
@@ -209,7 +209,7 @@ impl<P: Platform> Server<P> {
     }
 }
 
-/// Says something that is short, or to someone who wants it: a client that does not take it at once gets less.
+/// Sends a short answer, or one that the client has asked for: a client that does not read it at once gets less.
 fn say(mut stream: &UnixStream, text: &str) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(Duration::from_millis(100)))?;

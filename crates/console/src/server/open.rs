@@ -168,7 +168,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Listens at a path of someone else's choice: a socket that nobody listens at any more is replaced, and nothing else.
+/// Listens at a configured path: a socket without a listener is replaced, and nothing else.
 fn listen_where_free(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
 

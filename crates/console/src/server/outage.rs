@@ -160,7 +160,7 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Goes on without xenstore.
+    /// Continues without xenstore.
     pub(crate) fn lose_store(&mut self, error: &StoreError) {
         if self.reconnect.is_lost() {
             return;

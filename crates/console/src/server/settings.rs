@@ -25,7 +25,7 @@ pub struct Settings {
     pub log_style: LogStyle,
     /// How the log of Xen's own console is written; nothing for none.
     pub hypervisor_log: Option<LogStyle>,
-    /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
+    /// What happens to bytes that nothing reads from a pseudo-terminal or a socket, unless the toolstack specifies it.
     pub overflow: Overflow,
     /// How many bytes of one domain go to logs and files.
     pub log_pace: LogPace,

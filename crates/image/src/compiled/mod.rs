@@ -260,7 +260,7 @@ fn list(store: &Store, prefix: &str) -> Vec<(SystemTime, PathBuf)> {
         .collect()
 }
 
-/// Removes old ones. A failure here hurts nobody.
+/// Removes old ones. A failure here is harmless.
 fn prune(store: &Store, program: Program) {
     let mut found = list(store, &format!("{}-", program.folder()));
     found.sort();

@@ -422,7 +422,7 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
 /// Undoes a change that an earlier process began.
 pub(super) fn undo_change(live: Live<'_>, vdev: Vdev) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
     let drive = EmulatedDrive::find(&live, vdev)?;
-    // Nobody knows how far it had come.
+    // It is not known how far it had come.
     let mut changing =
         Changing { drive, out: true, ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force) };
     let left = undo_all(&steps(), &mut changing, &mut |_| ());

@@ -387,7 +387,7 @@ fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<&str>) {
     }
 }
 
-/// The interface with its number: that of one which is there already with this address, or the next.
+/// The interface with its number: that of an existing one with this address, or the next.
 fn numbered(live: &Live<'_>, nic: &Nic) -> Nic {
     let nics = &live.record.config.nics;
     if nic.devid != Toolstack::NEXT_NIC {

@@ -1,4 +1,4 @@
-//! What the toolstack writes down about a guest, so that a daemon that was killed can take up or clean up.
+//! The toolstack's record of a guest, so that the successor of a killed daemon can adopt or destroy it.
 //!
 //! The file is written before anything is made, and again whenever something is about to be made that could not be
 //! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags. It is

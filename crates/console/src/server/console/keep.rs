@@ -39,7 +39,7 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Takes up a ring: frees the bytes that a killed predecessor had taken and not yet freed.
+    /// Continues a ring: releases the bytes that a killed predecessor had read and not yet released.
     pub(crate) fn take_up(&mut self, mut wire: Wire<M>) {
         let ring = self.kept.take().map(|kept| kept.ring).unwrap_or_default();
         let count = usize::try_from(ring.to.wrapping_sub(ring.from)).unwrap_or(usize::MAX);
