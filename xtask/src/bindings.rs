@@ -51,7 +51,10 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         bail!("bindgen failed ({status})");
     }
     if options.check && std::fs::read(&written)? != std::fs::read(&committed)? {
-        bail!("{} is not what bindgen {BINDGEN} writes; run: cargo xtask bindings", committed.display());
+        bail!(
+            "{} differs from the output of bindgen {BINDGEN}; run: cargo xtask bindings",
+            committed.display()
+        );
     }
     println!("{} is current", committed.display());
     Ok(ExitCode::SUCCESS)

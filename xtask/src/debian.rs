@@ -38,7 +38,7 @@ pub(crate) fn ensure(packages: &[&str], yes: bool) -> Result<()> {
     install.extend(&missing);
     let removed = removed_by(&install)?;
     if !removed.is_empty() {
-        eprintln!("This removes packages that cannot be beside them: {}", removed.join(", "));
+        eprintln!("This removes conflicting packages: {}", removed.join(", "));
         if asks && !confirm("Remove them?")? {
             return Err(refused());
         }

@@ -18,7 +18,7 @@ use crate::{debian, emulator, native, workspace};
 pub(crate) const SCRIPT: &str = include_str!("demo.sh");
 /// What the whole script may take, before scaling.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
-/// The guest's first words on COM1, as `examples/hello.S` has them.
+/// The guest's first line on COM1, as in `examples/hello.S`.
 const GREETING: &str = "Hello from an HVM guest on COM1";
 
 /// How to demonstrate.
@@ -33,10 +33,10 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Uses this machine's own Xen instead of the embedded host; it has to be a dom0.
+    /// Uses this machine's own Xen instead of the embedded host; it must be a dom0.
     #[arg(long, conflicts_with = "shell")]
     native: bool,
-    /// Builds and installs nothing: the programs on the path, the installed image and the example's disks are used.
+    /// Builds and installs nothing: uses the programs on the path, the installed image and the example's disks.
     #[arg(long, requires = "native")]
     no_build: bool,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub(crate) struct Options {
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let started = Instant::now();
     if native::is_dom0() && !options.native {
-        eprintln!("This machine is a Xen dom0. The demonstration uses the embedded host all the same;");
+        eprintln!("This machine is a Xen dom0, but the demonstration uses the embedded host;");
         eprintln!("`cargo xtask demo --native` uses this machine's own Xen instead.");
     }
     if !options.no_build {
@@ -117,7 +117,7 @@ fn verdict(results: &Path, report: &Report) -> Result<ExitCode> {
     let read = String::from_utf8_lossy(&com1).contains(GREETING);
     if !read || report.status != 0 {
         bail!(
-            "The guest was not heard (status {}); the logs are in {}",
+            "No output arrived from the guest (status {}); the logs are in {}",
             report.status,
             report.logs.display()
         );
@@ -126,11 +126,14 @@ fn verdict(results: &Path, report: &Report) -> Result<ExitCode> {
     if count.trim() != "0" {
         bail!("QEMU runs in dom0 ({} processes); the logs are in {}", count.trim(), report.logs.display());
     }
-    eprintln!("The guest was heard, and no QEMU runs in dom0. The logs are in {}", report.logs.display());
+    eprintln!(
+        "The guest's output arrived, and no QEMU runs in dom0. The logs are in {}",
+        report.logs.display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
-/// All that was seen as one object; what is missing is null.
+/// All results as one object; missing ones are null.
 fn summary(results: &Path, report: &Report, started: Instant) -> Value {
     let text = |name: &str| fs::read_to_string(results.join(name)).ok();
     let steps: Vec<Value> = text("create.jsonl").map_or_else(Vec::new, |lines| {

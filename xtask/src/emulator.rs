@@ -54,8 +54,8 @@ impl EmulatorOption {
         }
         if self.emulator.is_none() {
             view.progress(
-                "Debian's QEMU emulates the host: keep guests off its first CPU, where that QEMU breaks one now and \
-                 then (--emulator patched compiles one that does not)",
+                "Debian's QEMU emulates the host: guests must not use its first CPU, where this QEMU occasionally \
+                 breaks them (--emulator patched compiles one that does not)",
             );
             return Ok(Emulator::debian());
         }

@@ -19,7 +19,7 @@ use crate::{debian, emulator, guest, workspace};
 /// What to do with the embedded host.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Builds it, or finds it built, and prints its folder.
+    /// Builds it if necessary, and prints its directory.
     Build(BuildOptions),
     /// Runs a script as root in its dom0 and exits with the script's status.
     Run {
@@ -29,7 +29,7 @@ pub(crate) enum Command {
         run: RunOptions,
         #[command(flatten)]
         pair: PairOptions,
-        /// The script; its `#!` line says what reads it. `/bin/sh` is busybox's.
+        /// The script; its `#!` line selects the interpreter. `/bin/sh` is busybox's.
         script: PathBuf,
     },
     /// Opens a shell in its dom0.
@@ -47,13 +47,13 @@ pub(crate) struct BuildOptions {
     /// Adds stock xl, xenconsoled, QEMU for dom0 and their scripts.
     #[arg(long)]
     pub(crate) with_xen_tools: bool,
-    /// Leaves our programs and the stubdomain's image out.
+    /// Omits our programs and the stubdomain's image.
     #[arg(long)]
     pub(crate) bare: bool,
-    /// Leaves the stubdomain's image out.
+    /// Omits the stubdomain's image.
     #[arg(long)]
     pub(crate) no_stubdom: bool,
-    /// Takes our programs as they were compiled last.
+    /// Uses our programs as they were last compiled.
     #[arg(long)]
     pub(crate) no_build: bool,
     /// Compiles our programs as users get them, rather than quickly.
@@ -64,26 +64,25 @@ pub(crate) struct BuildOptions {
 /// How the host runs.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunOptions {
-    /// Brings a file or folder into dom0 before the script starts; may be given again.
+    /// Copies a file or directory into dom0 before the script starts; may be repeated.
     #[arg(long, value_name = "FILE:PATH", value_parser = parse_put)]
     pub(crate) put: Vec<Put>,
-    /// Ends the run when the script takes longer, in seconds (times OUTRIGGER_TIME_SCALE).
+    /// Time limit of the script in seconds (times OUTRIGGER_TIME_SCALE).
     #[arg(long, value_name = "S", default_value_t = 600)]
     pub(crate) timeout: u64,
-    /// Processors of the host.
+    /// Number of the host's CPUs.
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub(crate) cpus: u32,
-    /// Memory of the host in MiB.
+    /// The host's memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub(crate) memory: u32,
-    /// Words for Xen's command line, such as `loglvl=all guest_loglvl=all` (hvmloader and SeaBIOS then show up).
+    /// Options for Xen's command line, such as `loglvl=all guest_loglvl=all` (shows hvmloader and SeaBIOS, too).
     #[arg(long, value_name = "WORDS", default_value = "loglvl=warning guest_loglvl=warning")]
     pub(crate) xen_arguments: String,
-    /// Words for the command line of dom0's kernel.
+    /// Options for the command line of dom0's kernel.
     #[arg(long, value_name = "WORDS", default_value = "")]
     pub(crate) dom0_arguments: String,
-    /// A raw file that is the host's disk, /dev/vda; what is written to it is there again in the next run. Boots from
-    /// scratch.
+    /// A raw file that is the host's disk, /dev/vda; its contents persist for the next run. Boots from scratch.
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,
     #[command(flatten)]
@@ -96,7 +95,7 @@ pub(crate) struct RunOptions {
     /// Shows Xen's and dom0's console too.
     #[arg(long)]
     pub(crate) console: bool,
-    /// Says nothing but what the script says.
+    /// Prints only the script's output.
     #[arg(long, short)]
     pub(crate) quiet: bool,
 }

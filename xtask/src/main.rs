@@ -1,4 +1,4 @@
-//! Project chores: demo, test, tidy, prepush, host, image, bench, bindings.
+//! Development tasks: demo, test, tidy, prepush, host, image, bench, bindings.
 //!
 //! Started as `cargo xtask`. It needs neither Xen nor its headers to build.
 #![forbid(unsafe_code)]
@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Chores of the Outrigger workspace.
+/// Development tasks of the Outrigger workspace.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -41,11 +41,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Everything at once: builds, boots the embedded host, creates the example guest and shows what happens.
+    /// Demonstration: builds everything, boots the embedded host, creates the example guest and shows its output.
     Demo(demo::Options),
     /// Format, lints, every test, and the end-to-end suite on the embedded host.
     Test(test::Options),
-    /// Sizes of files and functions, circles between files, titles of commits, pages about interfaces.
+    /// Checks sizes of files and functions, circular dependencies, titles of commits, and pages about interfaces.
     Tidy(tidy::Options),
     /// Before a push: format, tidy, lints, and the unit tests of what changed.
     Prepush,
@@ -57,7 +57,7 @@ enum Command {
     /// Measurements on the embedded host.
     #[command(subcommand)]
     Bench(bench::Command),
-    /// Makes the committed bindings to Xen's libraries again, or checks them.
+    /// Regenerates the committed bindings to Xen's libraries, or checks them.
     Bindings(bindings::Options),
 }
 

@@ -30,19 +30,19 @@ pub(crate) fn is_dom0() -> bool {
 /// the demonstration takes where none run yet. Without `build`, all of that has to be there: the programs on the path.
 pub(crate) fn demo(json: bool, build: bool) -> Result<ExitCode> {
     if !is_dom0() {
-        bail!("This machine is no Xen dom0; without --native the demonstration brings its own");
+        bail!("This machine is not a Xen dom0; omit --native to use the embedded host");
     }
     let started = Instant::now();
     if build {
         prepare()?;
     } else if !Path::new(IMAGE).join("vmlinuz").exists() {
-        bail!("There is no stubdomain image in {IMAGE}; make it with `outrigger image build`");
+        bail!("There is no stubdomain image in {IMAGE}; build it with `outrigger image build`");
     }
     let programs = workspace::target().join("release");
     let examples = workspace::kept("examples");
     ensure!(
         examples.join("hello-disk.img").exists(),
-        "The example's disks are not in {}; without --no-build they are made",
+        "The example's disks are missing in {}; omit --no-build to create them",
         examples.display()
     );
     let _daemons = daemons(build.then_some(&*programs))?;
@@ -120,9 +120,7 @@ fn daemons(programs: Option<&Path>) -> Result<Daemons> {
     while UnixStream::connect(SOCKET).is_err() {
         for child in &mut daemons.0 {
             if let Some(status) = child.try_wait()? {
-                bail!(
-                    "A daemon ended at once ({status}); is there another one, or stock xenconsoled, running?"
-                );
+                bail!("A daemon failed to start ({status}); is another one, or stock xenconsoled, running?");
             }
         }
         if Instant::now() >= deadline {

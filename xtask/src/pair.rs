@@ -19,7 +19,7 @@ pub(crate) struct PairOptions {
     /// Runs the script on two hosts at once, host-a and host-b, with a network between them. OUTRIGGER_HOST is `a` or `b`.
     #[arg(long, conflicts_with = "disk")]
     pub(crate) pair: bool,
-    /// A raw file that both hosts have as a disk, /dev/vda and so on; may be given again.
+    /// A raw file that both hosts have as a disk, /dev/vda and so on; may be repeated.
     #[arg(long, value_name = "FILE", requires = "pair")]
     pub(crate) shared_disk: Vec<PathBuf>,
 }

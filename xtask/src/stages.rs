@@ -75,7 +75,7 @@ impl Stages {
         let (table, over) = verdict(&self.done, took, self.scale);
         eprint!("{table}");
         if let Some(over) = over {
-            bail!("{over} was over its budget by half or more; OUTRIGGER_TIME_SCALE stretches budgets, too");
+            bail!("{over} exceeded the budget by half or more; OUTRIGGER_TIME_SCALE also extends budgets");
         }
         let stages =
             self.done.iter().map(|stage| format!("{} {:.0} s", stage.name, stage.took.as_secs_f64()));

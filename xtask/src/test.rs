@@ -17,20 +17,20 @@ use crate::{binaries, bindings, checks, debian, long, suite, tidy, workspace};
 /// What to test.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Leaves the end-to-end suite out.
+    /// Omits the end-to-end suite.
     #[arg(long)]
     no_e2e: bool,
-    /// Runs nothing but the end-to-end suite.
+    /// Runs only the end-to-end suite.
     #[arg(long, conflicts_with = "no_e2e")]
     only_e2e: bool,
-    /// Runs what takes hours instead, all of it or these parts, and writes the results to docs/status.md.
+    /// Runs the long tests (hours) instead, all or these parts, and writes the results to docs/status.md.
     #[arg(long, value_name = "PART,…", value_enum, value_delimiter = ',', num_args = 0..=1, require_equals = true,
         default_missing_value = "rounds,properties", conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
     long: Option<Vec<long::Part>>,
     /// How many embedded hosts run at once; by default as many as the machine has processors and memory for.
     #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<usize>,
-    /// Writes what became of the end-to-end cases to this file, as JUnit's XML.
+    /// Writes the results of the end-to-end cases to this file, as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
     #[command(flatten)]
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Only tests and cases whose name holds this.
+    /// Only tests and cases whose name contains this.
     filter: Option<String>,
 }
 
@@ -49,7 +49,7 @@ fn parse_jobs(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Says what the stubdomain's image is, so that two machines' can be compared: from the same packages, the same bytes.
+/// Prints the hashes of the stubdomain's image, to compare two machines: the same packages give the same bytes.
 fn tell_image() -> Result<()> {
     let manifest = Manifest::read(&workspace::kept("stubdom").join("current"))?;
     for output in manifest.outputs {
@@ -58,16 +58,19 @@ fn tell_image() -> Result<()> {
     Ok(())
 }
 
-/// Compares what this machine compiled with what is on record for the same sources and the same tools.
+/// Compares the compiled program with the recorded sum for the same sources and tools.
 fn same_as_elsewhere(program: Program, compiled: &Compiled) -> Result<()> {
     let (name, sum) = (program.name(), compiled.sum()?);
     match program.known_sum(&compiled.key) {
-        Some(known) if known == sum => eprintln!("== {name} is to the byte what is on record"),
+        Some(known) if known == sum => eprintln!("== {name} matches the recorded sum"),
         Some(known) => bail!(
-            "{name} has the sum {sum}, but of the same sources by the same tools {known} is on record \
-             (crates/image/src/compiled/sums.txt): something of the machine gets in"
+            "{name} has the sum {sum}, but {known} is recorded for the same sources and tools \
+             (crates/image/src/compiled/sums.txt): the build depends on the machine"
         ),
-        None => eprintln!("== {name} is of other sources or tools: {}", program.record(&compiled.key, &sum)),
+        None => eprintln!(
+            "== {name} has no recorded sum for these sources and tools: {}",
+            program.record(&compiled.key, &sum)
+        ),
     }
     Ok(())
 }

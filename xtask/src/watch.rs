@@ -30,7 +30,7 @@ enum Harm {
     Dom0Crashes,
     /// QEMU is killed under the script.
     QemuKilled,
-    /// The whole machine stands still under the script.
+    /// The whole machine stops under the script.
     MachineStopped,
     /// Nothing but a script without end.
     ScriptHangs,
@@ -54,7 +54,7 @@ impl Harm {
             Self::SilentBoot => "dom0 is silent at boot",
             Self::Dom0Crashes => "dom0 crashes under a script",
             Self::QemuKilled => "QEMU is killed under a script",
-            Self::MachineStopped => "the machine stands still under a script",
+            Self::MachineStopped => "the machine stops under a script",
             Self::ScriptHangs => "a script has no end",
         }
     }

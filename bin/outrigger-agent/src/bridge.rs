@@ -218,11 +218,11 @@ impl Bridge {
                 let outward = session.outward.pump(&mut session.socket, &mut self.vchan);
                 let inward = session.inward.pump(&mut self.vchan, &mut session.socket);
                 self.is_unfinished |= outward == Stopped::Turn || inward == Stopped::Turn;
-                // A client that has left is told of by its own event; one that is there and gone nevertheless lies.
+                // A client that disconnects causes an event; if it is still connected, its ring is corrupted.
                 let lies =
                     self.vchan.is_open() && (outward == Stopped::SinkGone || inward == Stopped::SourceGone);
                 if lies || outward == Stopped::SourceGone {
-                    let who = if lies { "an impossible ring" } else { self.service.socket };
+                    let who = if lies { "a corrupted ring" } else { self.service.socket };
                     log.say(&format!("{who} has ended a session of {}", self.service.key.name()));
                     return true;
                 }

@@ -17,29 +17,29 @@ pub(crate) enum AgentError {
     MakeDir(PathBuf, #[source] io::Error),
     #[error("Cannot read {0}; the image is incomplete")]
     ReadConfig(PathBuf, #[source] io::Error),
-    #[error("{0} is not what the agent understands; build the image anew")]
+    #[error("{0} is not a valid description; rebuild the image")]
     BadConfig(PathBuf, #[source] serde_json::Error),
-    #[error("The device {0} is absent: the kernel or the image lacks its module")]
+    #[error("The device {0} is missing: the kernel or the image lacks its module")]
     NoDevice(&'static str),
     #[error("Cannot use console {number} ({0})", number = .0.number())]
     Console(StubConsole, #[source] Errno),
     #[error("The arguments name an incoming state, but there is no console 2 to read it from")]
     NoIncomingConsole,
-    #[error("Descriptor {expected} is not free, the kernel left {found}")]
+    #[error("Descriptor {expected} is in use; the kernel assigned {found}")]
     Descriptor { expected: i32, found: i32 },
-    #[error("xenstore does not answer as it has to")]
+    #[error("Cannot use xenstore")]
     Store(#[from] StoreError),
-    #[error("xenstore holds no {0}; the toolstack has to write it before the stubdomain runs")]
+    #[error("xenstore has no {0}; the toolstack must write it before the stubdomain runs")]
     Absent(&'static str),
-    #[error("The key \"target\" holds no domid")]
+    #[error("The key \"target\" is not a domid")]
     Target(#[from] DomIdError),
-    #[error("The target's \"vm\" holds no path")]
+    #[error("The target's \"vm\" is not a path")]
     Vm(#[from] PathError),
     #[error("The device model's arguments cannot be used")]
     Argv(#[from] ArgvError),
     #[error("The disk {device} did not appear within {seconds} s; {backend}")]
     NoDisk { device: String, seconds: u64, backend: String },
-    #[error("The PV NIC {devid} did not appear within {seconds} s; look at its backend in dom0")]
+    #[error("The PV NIC {devid} did not appear within {seconds} s; check its backend in dom0")]
     NoNic { devid: u32, seconds: u64 },
     #[error("Cannot {what} the interface {name}")]
     Link { what: &'static str, name: String, source: io::Error },

@@ -133,7 +133,7 @@ impl Text {
         }
         let dropped = core::mem::take(&mut self.dropped);
         if dropped > 0 {
-            self.put(time, &format!("({dropped} lines were dropped here: dom0 did not read)"));
+            self.put(time, &format!("({dropped} lines dropped here: dom0 did not read them)"));
         }
         self.put(time, line);
     }
@@ -210,7 +210,7 @@ mod tests {
         log.line(Duration::ZERO, "seen");
         let text = text(&log);
         assert!(
-            text.contains("2 lines were dropped") && text.contains("seen") && !text.contains("lost\r\n"),
+            text.contains("2 lines dropped") && text.contains("seen") && !text.contains("lost\r\n"),
             "{text}"
         );
     }

@@ -23,7 +23,7 @@ pub(crate) enum Step {
     Removed(u32),
 }
 
-/// The commands that a change of a CD drive's PV disk asks for, and what is to be told.
+/// The commands for a change of a CD drive's PV disk, and a line for the log.
 pub(crate) fn requests(
     change: &Change,
     open: impl Fn(&PvDisk) -> std::io::Result<File>,
@@ -32,22 +32,21 @@ pub(crate) fn requests(
         Change::Went(disk) => (vec![remove(disk.devid)], None),
         Change::Came(disk) => match open(disk) {
             Ok(file) => (vec![remove(disk.devid), add(disk.devid, file)], None),
-            Err(error) => (
-                vec![remove(disk.devid)],
-                Some(format!("the medium {} cannot be opened: {error}", disk.path())),
-            ),
+            Err(error) => {
+                (vec![remove(disk.devid)], Some(format!("cannot open the medium {}: {error}", disk.path())))
+            }
         },
     }
 }
 
-/// What to say about QEMU's answer.
+/// The log line for QEMU's answer.
 pub(crate) fn answered(step: Step, answer: &Result<serde_json::Value, String>) -> Option<String> {
     match (step, answer) {
         (Step::Added(devid), Ok(_)) => {
             Some(format!("QEMU has the medium of PV disk {devid} ({})", StubDevid(devid)))
         }
         (Step::Added(devid), Err(error)) => {
-            Some(format!("QEMU does not take the medium of PV disk {devid}: {}", harmless(error.as_bytes())))
+            Some(format!("QEMU refused the medium of PV disk {devid}: {}", harmless(error.as_bytes())))
         }
         // Most often there was none, or the toolstack removed it.
         (Step::Removed(_), _) => None,

@@ -104,7 +104,7 @@ impl<P> Session<P> {
 
     fn add(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         if self.line.len() + bytes.len() > LINE_MAX {
-            return Err(Broken("a line of it is too long"));
+            return Err(Broken("one of its lines is too long"));
         }
         self.line.extend_from_slice(bytes);
         Ok(())
@@ -115,14 +115,14 @@ impl<P> Session<P> {
             return Ok(None);
         }
         let mut message: Value =
-            serde_json::from_slice(text).map_err(|_| Broken("a line of it is no JSON"))?;
+            serde_json::from_slice(text).map_err(|_| Broken("one of its lines is not JSON"))?;
         if message.get("QMP").is_some() {
             return match self.phase {
                 Phase::Greeting => {
                     self.phase = Phase::Greeted;
                     Ok(None)
                 }
-                _ => Err(Broken("it greets twice")),
+                _ => Err(Broken("it sent two greetings")),
             };
         }
         if let Some(name) = message.get("event").and_then(Value::as_str) {
@@ -132,12 +132,12 @@ impl<P> Session<P> {
         let answer = match (message.get("return"), message.get("error")) {
             (Some(_), None) => Ok(message["return"].take()),
             (None, Some(error)) => Err(harmless(error["desc"].as_str().unwrap_or("?").as_bytes())),
-            _ => return Err(Broken("a message of it is neither answer nor event")),
+            _ => return Err(Broken("one of its messages is neither an answer nor an event")),
         };
         match core::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Asked(purpose) => Ok(Some(News::Answer(purpose, answer))),
             Phase::Negotiating if answer.is_ok() => Ok(None),
-            _ => Err(Broken("it answers what was not asked")),
+            _ => Err(Broken("it sent an answer without a request")),
         }
     }
 }

@@ -141,7 +141,7 @@ impl Nics {
                 let _ = self.rtnl.remove(index);
             }
         }
-        format!("PV NIC {} has gone, and tap {} with it", nic.devid, nic.tap)
+        format!("PV NIC {} and tap {} were removed", nic.devid, nic.tap)
     }
 
     fn write_table(&self) {

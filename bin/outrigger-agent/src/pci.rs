@@ -126,10 +126,10 @@ impl PciCommands {
                 self.phase = Phase::Removing { id };
                 vec![ask]
             }
-            (b"pci-ins", ..) => self.failed(&format!("\"{text}\" is no PCI address")),
-            (b"pci-rem", ..) => vec![Effect::Say(format!("pci-rem: \"{text}\" is no PCI address"))],
+            (b"pci-ins", ..) => self.failed(&format!("\"{text}\" is not a PCI address")),
+            (b"pci-rem", ..) => vec![Effect::Say(format!("pci-rem: \"{text}\" is not a PCI address"))],
             (b"", ..) => Vec::new(),
-            _ => vec![Effect::Say(format!("the command \"{}\" is not known", harmless(command)))],
+            _ => vec![Effect::Say(format!("the command \"{}\" is unknown", harmless(command)))],
         }
     }
 
@@ -182,7 +182,7 @@ impl PciCommands {
                     Effect::Write(DmKey::State, "pci-inserted".to_owned()),
                     Effect::Say(format!("{id} was plugged in at 0x{devfn:02x}")),
                 ],
-                None => self.failed("QEMU took the device and does not show it"),
+                None => self.failed("QEMU accepted the device but does not list it"),
             },
             (Phase::Adding { .. } | Phase::Locating { .. }, Err(error)) => self.failed(error),
             // The guest has to agree: the event tells.
@@ -192,7 +192,7 @@ impl PciCommands {
             }
             (Phase::Removing { id }, Err(error)) if error.contains("not found") => removed(&id),
             (Phase::Removing { id }, Err(error)) => {
-                vec![Effect::Say(format!("{id} is not removed: {error}"))]
+                vec![Effect::Say(format!("{id} was not removed: {error}"))]
             }
             // An answer to another command, whose number is the same only after four thousand million.
             (phase @ (Phase::Idle | Phase::Appearing { .. }), _) => {
@@ -218,7 +218,7 @@ impl PciCommands {
         self.phase = Phase::Idle;
         let why: String = harmless(why.as_bytes()).chars().take(REASON_MAX).collect();
         vec![
-            Effect::Say(format!("a PCI device is not plugged in: {why}")),
+            Effect::Say(format!("a PCI device was not plugged in: {why}")),
             Effect::Write(DmKey::Parameter, why),
             Effect::Write(DmKey::State, "pci-insert-failed".to_owned()),
         ]

@@ -97,7 +97,7 @@ impl Qemu {
             .stdout(input)
             .stderr(second);
         let child = unblocked(|| command.spawn())?.map_err(spawn_error)?;
-        // The pipe's ends that are QEMU's: its last words are followed by the end of the pipe.
+        // QEMU's ends of the pipe: its last output is followed by the end of the pipe.
         drop(command);
         let id = i32::try_from(child.id()).unwrap_or(i32::MAX);
         // The agent is exempt from the kernel's killing when memory ends, QEMU is first: the end of the agent would

@@ -194,7 +194,7 @@ impl Server<'_> {
     fn reap(&mut self, news: &mut Vec<Event>) {
         for (pid, exit) in qemu::reap() {
             if self.started.qemu.is(pid) {
-                // Its last words are still in the pipe.
+                // Its last output is still in the pipe.
                 self.take_output();
                 news.push(Event::Ended(exit, self.log.last_qemu_line()));
             }
@@ -282,7 +282,7 @@ impl Server<'_> {
                     }
                 }
             }
-            // What went has no keys any more, and removing nothing from QEMU harms nobody.
+            // A removed disk has no keys any more, and removing a missing medium from QEMU is harmless.
             if matches!(change, Change::Came(_)) && !disk.is_cdrom(store) {
                 continue;
             }
@@ -292,7 +292,7 @@ impl Server<'_> {
                 lost |= !qemu.monitor.ask(request);
             }
             if lost {
-                self.log.say(&format!("QEMU cannot be told of the medium of PV disk {}", disk.devid));
+                self.log.say(&format!("cannot notify QEMU of the medium of PV disk {}", disk.devid));
             }
             if let Some(line) = line {
                 self.log.say(&line);
@@ -346,7 +346,7 @@ impl Server<'_> {
                 Effect::Ask(number, command, arguments) => {
                     let request = Request { purpose: Asked::Pci(number), command, arguments, file: None };
                     if !self.started.qemu.monitor.ask(request) {
-                        self.log.say("QEMU cannot be told of a PCI device");
+                        self.log.say("cannot notify QEMU of a PCI device");
                     }
                 }
             }
@@ -398,7 +398,7 @@ impl Server<'_> {
     }
 }
 
-/// Writes a key. That xenstore refuses is told; QEMU goes on without it.
+/// Writes a key. A refusal of xenstore is logged; QEMU continues without it.
 fn write(store: &Connection, target: DomId, key: DmKey, value: &str, log: &mut Log) {
     if let Err(error) = store.write(&key.own_path(target), value.as_bytes()) {
         log.say(&crate::error::chain(&error));

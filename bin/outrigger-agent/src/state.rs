@@ -193,7 +193,7 @@ impl States {
     pub(crate) fn poll(&self, epoll: &Epoll, token: u64) -> Result<(), AgentError> {
         let add = |fd: &dyn AsFd, flags| {
             let event = EpollEvent::new(flags | EpollFlags::EPOLLET, token);
-            epoll.add(fd.as_fd(), event).map_err(AgentError::system("poll a state's way"))
+            epoll.add(fd.as_fd(), event).map_err(AgentError::system("poll a state's stream"))
         };
         if let Some(out) = &self.outgoing {
             add(&out.source, EpollFlags::EPOLLIN)?;
@@ -220,7 +220,7 @@ impl States {
         if let Some(out) = &mut self.outgoing {
             match out.pump() {
                 Ok(ended) => {
-                    ended.iter().for_each(|length| log.say(&format!("a state of {length} bytes went out")));
+                    ended.iter().for_each(|length| log.say(&format!("sent a state of {length} bytes")));
                 }
                 Err(error) => {
                     log.say(&chain(&StateError::from(error)));
@@ -230,7 +230,7 @@ impl States {
         }
         if let Some(incoming) = &mut self.incoming {
             match incoming.pump() {
-                Ok(Some(length)) => log.say(&format!("a state of {length} bytes came in")),
+                Ok(Some(length)) => log.say(&format!("received a state of {length} bytes")),
                 Ok(None) => {}
                 Err(error) => log.say(&chain(&error)),
             }

@@ -63,7 +63,7 @@ pub(crate) fn argv_below(store: &Connection, vm: &XsPath) -> Result<Argv, AgentE
     Ok(Argv::from_keys(found)?)
 }
 
-/// Tells the toolstack who is here and what it can do.
+/// Reports the agent's version and features to the toolstack.
 pub(crate) fn announce(
     store: &Connection,
     target: DomId,

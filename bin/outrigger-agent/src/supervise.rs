@@ -95,7 +95,7 @@ impl Supervisor {
             }
             Event::Stop if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) => {
                 self.phase = Phase::Stopping { deadline: now + STOP };
-                vec![Action::Say("told to shut down, ending QEMU".to_owned()), Action::Terminate]
+                vec![Action::Say("shutdown requested; ending QEMU".to_owned()), Action::Terminate]
             }
             Event::Ended(exit, last_line) => self.ended(exit, &last_line),
             Event::Tick => self.tick(now),
@@ -108,7 +108,7 @@ impl Supervisor {
         self.phase = Phase::Over;
         let mut actions = vec![Action::Say(exit.to_string())];
         if !exit.is_clean() && !last_line.is_empty() {
-            actions.push(Action::Say(format!("the last that QEMU said: {last_line}")));
+            actions.push(Action::Say(format!("QEMU's last line: {last_line}")));
         }
         let exit = if stopped { AgentExit::Stopped } else { exit };
         actions.push(Action::Write(DmKey::AgentExit, exit.encode()));
@@ -126,7 +126,7 @@ impl Supervisor {
             }
             Phase::Stopping { deadline } if now >= *deadline => {
                 *deadline = now + STOP;
-                actions.push(Action::Say("QEMU does not end, killing it".to_owned()));
+                actions.push(Action::Say("QEMU does not end; killing it".to_owned()));
                 actions.push(Action::Kill);
             }
             _ => {}
@@ -161,7 +161,7 @@ mod tests {
         let mut supervisor = Supervisor::new(T0);
         let actions =
             supervisor.handle(after(1), Event::Ended(AgentExit::Exited(1), "bad option".to_owned()));
-        assert!(actions.contains(&Action::Say("the last that QEMU said: bad option".to_owned())));
+        assert!(actions.contains(&Action::Say("QEMU's last line: bad option".to_owned())));
         assert_eq!(exit_of(&actions), ("exited 1".to_owned(), false));
     }
 

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::options::Options;
 
-/// Starts this program again in the background and waits until it serves, so that who called this can rely on it.
+/// Starts this program again in the background and waits until it serves consoles, so that the caller can rely on it.
 ///
 /// # Errors
-/// What the one in the background said before it ended.
+/// The messages of the process in the background, if it ended.
 pub(crate) fn start(options: &Options) -> Result<()> {
     if let Some(folder) = options.own_log.parent() {
         DirBuilder::new()
@@ -35,13 +35,13 @@ pub(crate) fn start(options: &Options) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(own_log.try_clone().context("Cannot use the daemon's own log")?)
-        // Its own group: a signal that the terminal sends to this one's is not for it.
+        // Its own process group: signals from the terminal are not for it.
         .process_group(0)
         .spawn()
         .context("Cannot start the daemon in the background")?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).context("Cannot hear from the daemon")?;
+        BufReader::new(stdout).read_line(&mut line).context("Cannot read from the daemon")?;
     }
     if line == "ready\n" {
         return Ok(());
@@ -51,5 +51,5 @@ pub(crate) fn start(options: &Options) -> Result<()> {
     own_log.seek(std::io::SeekFrom::Start(before)).context("Cannot read the daemon's own log")?;
     own_log.take(4096).read_to_string(&mut said).context("Cannot read the daemon's own log")?;
     let last = said.lines().last().unwrap_or_default();
-    bail!("the daemon ended at once ({status}): {}", last.trim_start_matches("outrigger-consoled: "));
+    bail!("The daemon failed to start ({status}): {}", last.trim_start_matches("outrigger-consoled: "));
 }

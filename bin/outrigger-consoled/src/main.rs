@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves consoles until a signal asks for the end.
+/// Serves consoles until a signal ends it.
 fn run(options: &Options) -> Result<()> {
     start_logging(options);
     let signals = catch_signals().context("Cannot receive signals")?;
@@ -55,7 +55,7 @@ fn run(options: &Options) -> Result<()> {
         server.stop();
     }
     if let Some(path) = &options.pid_file {
-        // A wrong number is worse than none; that it is gone already is fine.
+        // A stale process ID is worse than none; the file may already be gone.
         let _ = fs::remove_file(path);
     }
     drop(lock);
@@ -63,7 +63,7 @@ fn run(options: &Options) -> Result<()> {
 }
 
 fn start(platform: XenPlatform, options: &Options) -> Result<Server<XenPlatform>> {
-    // Told apart from xenstore's other faults, because it is what a person can put right.
+    // Distinguished from other errors of xenstore, because the user can fix it.
     drop(Connection::open().context("Cannot use xenstore; xenstored must run first")?);
     Ok(Server::start(platform, Arc::new(Connection::open), options.settings())?)
 }
@@ -75,7 +75,7 @@ fn serve(server: &mut Server<XenPlatform>, signals: &SignalFd) -> Result<()> {
         }
         while let Some(signal) = signals.read_signal().context("Cannot receive signals")? {
             if signal.ssi_signo == Signal::SIGHUP as u32 {
-                info!("opening the logs again");
+                info!("reopening the logs");
                 server.reopen_logs();
             } else {
                 info!(signal = signal.ssi_signo, "ending");
@@ -113,7 +113,7 @@ fn raise_descriptor_limit() {
     let raised = setrlimit(Resource::RLIMIT_NOFILE, WANTED, hard.max(WANTED))
         .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        warn!(%error, limit = soft, "few descriptors: not many consoles can be served");
+        warn!(%error, limit = soft, "low descriptor limit: only few consoles can be served");
     }
 }
 
@@ -129,7 +129,7 @@ fn tell_ready(options: &Options) -> Result<()> {
             .and_then(|mut file| file.write_all(b"ready\n"))
             .with_context(|| format!("Cannot write to descriptor {fd} (--ready-fd)"))?;
     }
-    // Without a service manager there is nobody to tell.
+    // Fails when there is no service manager.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     Ok(())
 }

@@ -5,18 +5,18 @@ use console::logfile::LogStyle;
 use console::output::Overflow;
 use console::server::{LogNames, Settings};
 
-/// Where our logs are.
+/// The default directory of the logs.
 const LOG_DIR: &str = "/var/log/outrigger/console";
-/// Where xenconsoled's are.
+/// The directory of xenconsoled's logs.
 const XENCONSOLED_LOG_DIR: &str = "/var/log/xen/console";
 
 /// Serves the PV consoles of all domains: logs, sockets and pseudo-terminals.
 ///
-/// Runs instead of xenconsoled, and takes its options. SIGHUP opens the logs again; SIGTERM ends it, and so may
-/// SIGKILL at any time: the next one takes all consoles up where they were.
+/// Replaces xenconsoled and accepts its options. SIGHUP reopens the logs. SIGTERM or SIGKILL may end it at any time;
+/// the next process continues all consoles.
 ///
-/// With --log or --log-dir, logs are where and called as xenconsoled's: guest-NAME.log and hypervisor.log in
-/// /var/log/xen/console. Without both they are NAME.NUMBER.log in /var/log/outrigger/console, for every console.
+/// With --log or --log-dir, logs have the names and the directory of xenconsoled's: guest-NAME.log and hypervisor.log
+/// in /var/log/xen/console. Otherwise each console's log is NAME.NUMBER.log in /var/log/outrigger/console.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger-consoled", version, max_term_width = 100)]
 pub(crate) struct Options {
@@ -24,57 +24,57 @@ pub(crate) struct Options {
     #[arg(short = 'i', long = "foreground", visible_alias = "interactive")]
     pub(crate) foreground: bool,
 
-    /// Which logs to write: those of guests' consoles, of Xen's own (hv), or both [default: guest]
+    /// Which logs to write: of guests' consoles (guest), of Xen's own console (hv), or of both (all) [default: guest]
     #[arg(short = 'l', long, value_name = "WHICH", hide_possible_values = false)]
     pub(crate) log: Option<Which>,
 
-    /// Folder of the logs [default: /var/log/outrigger/console, or with --log /var/log/xen/console]
+    /// Directory of the logs [default: /var/log/outrigger/console, or with --log /var/log/xen/console]
     #[arg(short = 'r', long, value_name = "DIR")]
     pub(crate) log_dir: Option<PathBuf>,
 
-    /// What consoles' logs are called: NAME.NUMBER.log, or as xenconsoled calls them guest-NAME.log
+    /// How console logs are named: NAME.NUMBER.log, or guest-NAME.log as by xenconsoled
     #[arg(long, value_name = "STYLE")]
     pub(crate) log_names: Option<Names>,
 
-    /// Size at which a log is renamed to end with .1 and begun again: bytes, or with K, M or G; 0 for no logs
+    /// Size at which a log is renamed to end with .1 and a new one begun: bytes, or a number with K, M or G; 0: no logs
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
     pub(crate) log_limit: u64,
 
-    /// Begin each line of the logs with the time
+    /// Which logs begin each line with the time
     #[arg(short = 't', long, value_name = "WHICH", default_value = "none", num_args = 0..=1, default_missing_value = "guest")]
     pub(crate) timestamp: Which,
 
-    /// Replace escape characters in the logs by dots
+    /// Replace escape characters in the logs with dots
     #[arg(short = 'e', long)]
     pub(crate) replace_escape: bool,
 
-    /// What to do with bytes that nobody reads from a pseudo-terminal: discard the oldest, or keep them and let the
+    /// What to do with bytes that nothing reads from a pseudo-terminal: discard the oldest, or keep them and let the
     /// domain wait
     #[arg(short = 'o', long, value_name = "POLICY", default_value = "discard")]
     pub(crate) overflow_data: Policy,
 
-    /// File that holds the process's number as soon as all consoles are served
+    /// File to write the process ID to as soon as all consoles are served
     #[arg(short = 'p', long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
 
-    /// Folder of the lock file and, in its folder console, of the consoles' sockets
+    /// Directory of the lock file; the consoles' sockets are in its subdirectory console
     #[arg(long, value_name = "DIR", default_value = "/run/outrigger")]
     pub(crate) run_dir: PathBuf,
 
-    /// Descriptor on which a line is written as soon as all consoles are served
+    /// Descriptor to write a line to as soon as all consoles are served
     #[arg(long, value_name = "FD")]
     pub(crate) ready_fd: Option<u32>,
 
-    /// File that the daemon's own messages go to, when it is in the background
+    /// File for the daemon's own messages when it runs in the background
     #[arg(long, value_name = "FILE", default_value = "/var/log/outrigger/consoled.log")]
     pub(crate) own_log: PathBuf,
 
-    /// Say more; twice, even more
+    /// Log more; repeat for even more
     #[arg(short, long, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
-/// Which logs, in the words of xenconsoled.
+/// Which logs, as xenconsoled's options name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Which {
     /// No log
@@ -97,7 +97,7 @@ impl Which {
     }
 }
 
-/// What consoles' logs are called.
+/// How console logs are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Names {
     /// NAME.NUMBER.log
@@ -106,22 +106,22 @@ pub(crate) enum Names {
     Xenconsoled,
 }
 
-/// What becomes of bytes that nobody reads, in the words of xenconsoled.
+/// What to do with bytes that nothing reads, as xenconsoled's options name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
-    /// The oldest go
+    /// Discard the oldest
     Discard,
-    /// They stay, and the domain waits
+    /// Keep them, and let the domain wait
     Keep,
 }
 
 impl Options {
-    /// Whether logs are to be as xenconsoled's.
+    /// Whether logs have the names and the directory of xenconsoled's.
     const fn as_xenconsoled(&self) -> bool {
         self.log.is_some() || self.log_dir.is_some()
     }
 
-    /// What the server is to do.
+    /// The server's settings.
     pub(crate) fn settings(&self) -> Settings {
         let usual_dir = if self.as_xenconsoled() { XENCONSOLED_LOG_DIR } else { LOG_DIR };
         let log_dir = self.log_dir.clone().unwrap_or_else(|| usual_dir.into());
@@ -163,10 +163,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
     match size {
         Some(size) if size == 0 || size >= 4096 => Ok(size),
-        Some(_) => {
-            Err("a log of less than 4096 bytes holds nothing worth reading; 0 means no logs".to_owned())
-        }
-        None => Err("this is no size: give bytes, or a number with K, M or G".to_owned()),
+        Some(_) => Err("a log must have at least 4096 bytes; use 0 for no logs".to_owned()),
+        None => Err("expected a size in bytes, or a number with K, M or G".to_owned()),
     }
 }
 

@@ -46,6 +46,6 @@ fn a_folder_that_cannot_be_made_is_named() {
 #[test]
 fn wrong_options_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
-    check(&consoled(folder.path(), &["--log-limit=12"]), 2, "a log of less than 4096 bytes");
+    check(&consoled(folder.path(), &["--log-limit=12"]), 2, "a log must have at least 4096 bytes");
     check(&consoled(folder.path(), &["--no-such-option"]), 2, "unexpected argument");
 }

@@ -1,4 +1,4 @@
-//! The command line's grammar; man pages and shell completion are made from it.
+//! The command line's grammar; man pages and shell completion are generated from it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,14 +8,15 @@ use clap_complete::Shell;
 use xen_types::KiB;
 
 const EXIT_CODES: &str = "Exit status:\n  \
-    0  done\n  \
-    1  failed; what had been done was undone, and the message says what to do\n  \
-    2  wrong command line\n  \
-    3  wrong configuration file\n  \
-    4  no such guest\n  \
-    5  outriggerd cannot be reached";
+    0    success\n  \
+    1    failure; completed steps were undone, and the message says what to do\n  \
+    2    wrong command line\n  \
+    3    wrong configuration file or device description\n  \
+    4    no such guest\n  \
+    5    outriggerd cannot be reached, or ended during the call\n  \
+    141  nothing reads the output any more";
 
-/// Runs HVM guests whose QEMU lives in a small Linux domain beside the guest, with no QEMU in dom0.
+/// Manages HVM guests whose QEMU runs in a small Linux domain of its own, not in dom0.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -35,11 +36,11 @@ pub(crate) enum Command {
     /// List guests
     #[command(visible_alias = "ls")]
     List(List),
-    /// Destroy guests at once, with their stubdomains and all that was made for them
+    /// Destroy guests at once, with their stubdomains and everything made for them
     Destroy(Guests),
     /// Pause guests
     Pause(Guests),
-    /// Let paused guests run
+    /// Unpause guests
     Unpause(Guests),
     /// Ask guests to power off
     Shutdown(Stop),
@@ -47,56 +48,56 @@ pub(crate) enum Command {
     Reboot(Guests),
     /// Attach to a console of a guest; Ctrl-] leaves
     Console(Console),
-    /// Show what the stubdomain's kernel, agent and QEMU have said
+    /// Show the log of the stubdomain's kernel, agent and QEMU
     DmLog(DmLog),
     /// Show the host, or a guest in detail
     Info(Info),
     /// Print the domid of a guest
     Domid {
-        /// Name or uuid of the guest.
+        /// Name or UUID of the guest.
         guest: String,
     },
     /// Print the name of a guest
     Domname {
-        /// Domid or uuid of the guest.
+        /// Domid or UUID of the guest.
         guest: String,
     },
     /// Attach a disk to a running guest
     BlockAttach {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// The disk as in a configuration file, such as /srv/a.img,raw,xvdb,rw; several words are joined by commas.
+        /// The disk as in a configuration file, such as /srv/a.img,raw,xvdb,rw; several words are joined with commas.
         #[arg(required = true, value_name = "DISKSPEC")]
         disk: Vec<String>,
     },
-    /// Take a disk from a running guest
+    /// Detach a disk from a running guest
     BlockDetach {
-        /// Take it away at once, whatever the guest does with it.
+        /// Detach without asking the guest.
         #[arg(short, long)]
         force: bool,
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The disk's name or number, such as xvdb.
         vdev: String,
     },
-    /// Put a disc into a CD drive of a running guest
+    /// Insert a disc into a CD drive of a running guest
     CdInsert {
-        /// Open the tray against the guest's lock.
+        /// Open the tray even if the guest has locked it.
         #[arg(short, long)]
         force: bool,
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The drive's name or number, such as hdc.
         vdev: String,
         /// A raw image or a block device.
         file: PathBuf,
     },
-    /// Take the disc out of a CD drive of a running guest
+    /// Eject the disc from a CD drive of a running guest
     CdEject {
-        /// Open the tray against the guest's lock.
+        /// Open the tray even if the guest has locked it.
         #[arg(short, long)]
         force: bool,
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The drive's name or number, such as hdc.
         vdev: String,
@@ -105,86 +106,86 @@ pub(crate) enum Command {
     BlockList(DeviceList),
     /// Attach a network interface to a running guest
     NetworkAttach {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// The interface as in a configuration file, such as bridge=xenbr0; several words are joined by commas.
+        /// The interface as in a configuration file, such as bridge=xenbr0; several words are joined with commas.
         #[arg(value_name = "VIFSPEC")]
         vif: Vec<String>,
     },
-    /// Take a network interface from a running guest
+    /// Detach a network interface from a running guest
     NetworkDetach {
-        /// Take it away at once, whatever the guest does with it.
+        /// Detach without asking the guest.
         #[arg(short, long)]
         force: bool,
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// The interface's number or address.
+        /// The interface's number or MAC address.
         nic: String,
     },
     /// List the network interfaces of a guest
     NetworkList(DeviceList),
-    /// Move a network interface to another bridge, its PV side and its emulated side
+    /// Move a network interface, PV and emulated, to another bridge
     NetworkSetBridge {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// The interface's number or address.
+        /// The interface's number or MAC address.
         nic: String,
         /// The bridge.
         bridge: String,
     },
-    /// Set how many of its virtual processors a guest shall use
+    /// Set the number of vCPUs of a guest
     VcpuSet {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The number, at most maxvcpus.
         vcpus: u32,
     },
-    /// Set how much memory a guest shall have
+    /// Set the memory of a guest
     MemSet {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// In MiB, or with b, k, m, g or t behind it; at most maxmem.
+        /// In MiB, or a number with b, k, m, g or t; at most maxmem.
         #[arg(value_parser = memory)]
         memory: KiB,
     },
-    /// Take a picture of a guest's screen
+    /// Take a screenshot of a guest
     Screenshot {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// The PNG file that is written.
+        /// The PNG file to write.
         #[arg(value_name = "FILE.png")]
         file: PathBuf,
     },
     /// Send a signal to a guest's virtual hardware
     Trigger {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
-        /// What is sent.
+        /// What to send.
         #[arg(value_enum)]
         trigger: Trigger,
-        /// To which virtual processor.
+        /// The vCPU to send it to.
         #[arg(default_value_t = 0)]
         vcpu: u32,
     },
-    /// Press a magic key (SysRq) of a guest's Linux kernel
+    /// Send a magic SysRq key to a guest's Linux kernel
     Sysrq {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The key, one character.
         key: char,
     },
-    /// Give a guest another name
+    /// Rename a guest
     Rename {
-        /// Name, uuid or domid.
+        /// Name, UUID or domid.
         guest: String,
         /// The new name.
         name: String,
     },
-    /// Speak QMP with the QEMU of a guest
+    /// Send QMP commands to the QEMU of a guest
     Qmp(Qmp),
-    /// Follow what happens to guests
+    /// Print events of guests as they occur
     Events {
-        /// One JSON object a line.
+        /// Print one JSON object per line.
         #[arg(long)]
         json: bool,
     },
@@ -205,9 +206,9 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// Write the man pages into a folder
+    /// Write the man pages to a directory
     Man {
-        /// The folder, made when absent.
+        /// The directory; it is created if it does not exist.
         dir: PathBuf,
     },
 }
@@ -215,16 +216,16 @@ pub(crate) enum Command {
 /// Arguments of `create`.
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// Attach to the guest's first serial console as soon as it runs.
+    /// Attach to the guest's first serial port as soon as the guest runs.
     #[arg(short = 'c', long)]
     pub(crate) console: bool,
     /// Leave the guest paused.
     #[arg(short, long)]
     pub(crate) paused: bool,
-    /// Print one JSON object for each step, and the guest in the last.
+    /// Print one JSON object per step; the last one contains the guest.
     #[arg(long, conflicts_with = "console")]
     pub(crate) json: bool,
-    /// The configuration file, in the language of xl.cfg(5).
+    /// The configuration file, in the format of xl.cfg(5).
     #[arg(value_name = "CFG")]
     pub(crate) config: PathBuf,
 }
@@ -235,7 +236,7 @@ pub(crate) struct List {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Also uuid, processor time and the stubdomain's share.
+    /// Also show UUIDs, CPU time and the stubdomain's share.
     #[arg(short, long)]
     pub(crate) long: bool,
     /// Only these guests.
@@ -243,10 +244,10 @@ pub(crate) struct List {
     pub(crate) guests: Vec<String>,
 }
 
-/// Arguments of the commands that take guests and nothing else.
+/// Arguments of the commands that take only guests.
 #[derive(Debug, Args)]
 pub(crate) struct Guests {
-    /// Names, uuids or domids.
+    /// Names, UUIDs or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,
 }
@@ -257,7 +258,7 @@ pub(crate) struct DeviceList {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Names, uuids or domids.
+    /// Names, UUIDs or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,
 }
@@ -285,26 +286,27 @@ fn memory(text: &str) -> Result<KiB, String> {
         }
         _ => (text, 'm'),
     };
-    let number =
-        digits.parse::<u64>().map_err(|_| "it is a number, with b, k, m, g or t behind it".to_owned())?;
+    let number = digits
+        .parse::<u64>()
+        .map_err(|_| "expected a number, or a number with b, k, m, g or t".to_owned())?;
     let kib = match unit {
         'b' => Some(number / 1024),
         'k' => Some(number),
         'm' => number.checked_mul(1 << 10),
         'g' => number.checked_mul(1 << 20),
         't' => number.checked_mul(1 << 30),
-        _ => return Err("the unit is b, k, m, g or t".to_owned()),
+        _ => return Err("the unit must be b, k, m, g or t".to_owned()),
     };
-    kib.map(KiB).ok_or_else(|| "that is too much".to_owned())
+    kib.map(KiB).ok_or_else(|| "the value is too large".to_owned())
 }
 
 /// Arguments of `shutdown`.
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// Wait until the guests are gone, at most this many seconds.
+    /// Wait until the guests have ended, for at most this many seconds.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300")]
     pub(crate) wait: Option<u64>,
-    /// Names, uuids or domids.
+    /// Names, UUIDs or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,
 }
@@ -312,15 +314,15 @@ pub(crate) struct Stop {
 /// Arguments of `console`.
 #[derive(Debug, Args)]
 pub(crate) struct Console {
-    /// Name, uuid or domid.
+    /// Name, UUID or domid.
     pub(crate) guest: String,
-    /// Which one.
+    /// Which console.
     #[command(flatten)]
     pub(crate) which: WhichConsole,
-    /// Print what is kept (the last 64 KiB) and leave.
+    /// Print the stored output (the last 64 KiB) and exit.
     #[arg(long)]
     pub(crate) no_follow: bool,
-    /// Of what is kept, only what came in this time before now: seconds, or with s, m, h or d.
+    /// Print only stored output from this period: seconds, or a number with s, m, h or d.
     #[arg(long, value_name = "AGO", value_parser = parse_ago)]
     pub(crate) since: Option<Duration>,
 }
@@ -337,14 +339,14 @@ fn parse_ago(text: &str) -> Result<Duration, String> {
     let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 60 * 60);
     seconds
         .map(Duration::from_secs)
-        .ok_or_else(|| "give seconds, or a number with s, m, h or d, at most a year".to_owned())
+        .ok_or_else(|| "expected seconds, or a number with s, m, h or d; at most one year".to_owned())
 }
 
 /// Which of a guest's consoles.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub(crate) struct WhichConsole {
-    /// The guest's serial port with this number, from 0 (the default, port 0).
+    /// The guest's serial port with this number (default: 0).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=6))]
     pub(crate) serial: Option<u8>,
     /// The guest's own PV console.
@@ -364,32 +366,32 @@ pub(crate) struct WhichConsole {
 /// Arguments of `dm-log`.
 #[derive(Debug, Args)]
 pub(crate) struct DmLog {
-    /// Keep printing what is added.
+    /// Keep printing as the log grows.
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Name of the guest; its log is kept after the guest is gone.
+    /// Name of the guest; the log remains after the guest has ended.
     pub(crate) guest: String,
 }
 
 /// Arguments of `qmp`.
 #[derive(Debug, Args)]
 pub(crate) struct Qmp {
-    /// What the command may do: observer, operator (the default), admin, or a role of the policy file.
+    /// The role to use: observer, operator (the default), admin, or one from the policy file.
     #[arg(long, value_name = "ROLE")]
     pub(crate) role: Option<String>,
-    /// Allow commands that make the toolstack's records wrong, such as quit and device_add.
+    /// Allow commands that would invalidate the toolstack's records, such as quit and device_add.
     #[arg(long = "unsafe")]
     pub(crate) toolstack: bool,
-    /// Print events, one a line, until interrupted; after the command if there is one.
+    /// Print events, one per line, until interrupted; after the command, if one is given.
     #[arg(long)]
     pub(crate) events: bool,
-    /// Print answers as they are, on one line.
+    /// Print answers unformatted, on one line.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Name, uuid or domid.
+    /// Name, UUID or domid.
     pub(crate) guest: String,
-    /// A command with its arguments as NAME=VALUE or as one JSON object; a whole request as JSON; `-` reads requests
-    /// from standard input. Without it: a prompt, or standard input when that is no terminal.
+    /// A command with its arguments as NAME=VALUE or as one JSON object, or a whole request as JSON; `-` reads requests
+    /// from standard input. Without it, shows a prompt, or reads standard input if that is not a terminal.
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
 }
@@ -400,16 +402,16 @@ pub(crate) struct Info {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Name, uuid or domid; the host when absent.
+    /// Name, UUID or domid; without it, the host is shown.
     pub(crate) guest: Option<String>,
 }
 
 /// What to do with a configuration file.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
-    /// Check files and point at what is wrong
+    /// Check files and show what is wrong
     Check {
-        /// Print the configuration in force as JSON.
+        /// Print the effective configuration as JSON.
         #[arg(long)]
         json: bool,
         /// The files.
@@ -423,28 +425,28 @@ pub(crate) enum Config {
 pub(crate) enum Image {
     /// Build the image from Debian packages, without root
     Build {
-        /// The folder that gets vmlinuz, initramfs.img and manifest.json.
+        /// The directory for vmlinuz, initramfs.img and manifest.json.
         #[arg(short, long, value_name = "DIR", default_value = "/usr/lib/outrigger/stubdom")]
         output: PathBuf,
-        /// The static outrigger-agent binary that becomes the image's first process.
+        /// The static outrigger-agent binary, which becomes the image's init process.
         #[arg(long, value_name = "FILE", default_value = "/usr/lib/outrigger/outrigger-agent")]
         agent: PathBuf,
-        /// The stubdomain's kernel; without it, the minimal one where it was compiled before, else Debian's.
+        /// The stubdomain's kernel; by default the minimal one if it has been compiled, otherwise Debian's.
         #[arg(long, value_enum)]
         kernel: Option<ImagePart>,
-        /// The stubdomain's QEMU; without it, the minimal one where it was compiled before, else Debian's.
+        /// The stubdomain's QEMU; by default the minimal one if it has been compiled, otherwise Debian's.
         #[arg(long, value_enum)]
         qemu: Option<ImagePart>,
-        /// How many compilers run at once; without it, one a processor.
+        /// How many compilers run at once; by default one per CPU.
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
     },
-    /// Show what an image holds
+    /// Show what an image contains
     Info {
         /// Print the manifest as JSON.
         #[arg(long)]
         json: bool,
-        /// The image's folder.
+        /// The image's directory.
         #[arg(value_name = "DIR", default_value = "/usr/lib/outrigger/stubdom")]
         dir: PathBuf,
     },
@@ -453,9 +455,9 @@ pub(crate) enum Image {
 /// Where a part of an image comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImagePart {
-    /// Debian's own package: there in a minute.
+    /// Debian's own package; ready in a minute.
     Debian,
-    /// Compiled for stubdomains alone from Debian's sources: smaller, faster, sandboxed; takes minutes once.
+    /// Compiled for stubdomains from Debian's sources: smaller, faster and sandboxed; takes several minutes, once.
     Minimal,
 }
 

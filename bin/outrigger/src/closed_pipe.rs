@@ -1,14 +1,14 @@
-//! `outrigger list | head -1`: a reader that has seen enough is no error.
+//! `outrigger list | head -1`: it is not an error when the reader closes the pipe.
 
 use std::panic;
 use std::process::exit;
 
-/// What a shell says of a program that SIGPIPE has ended.
+/// The exit status that a shell reports for a program killed by SIGPIPE.
 const ENDED_BY_SIGPIPE: i32 = 128 + 13;
 
-/// From now on the program ends without a word when nobody reads its standard output any more.
+/// From now on the program exits silently when nothing reads its standard output any more.
 ///
-/// Rust ignores SIGPIPE, and `println!` panics instead; to give the signal its meaning back would need unsafe code.
+/// Rust ignores SIGPIPE, and `println!` panics instead; restoring the signal's default action would need unsafe code.
 pub(crate) fn end_quietly() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

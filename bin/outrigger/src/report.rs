@@ -46,7 +46,10 @@ fn refused(failure: &Failure) -> (String, u8) {
     let mut out = String::new();
     let code = match failure {
         Failure::NoSuchGuest { guest } => {
-            let _ = writeln!(out, "error: No guest is called \"{guest}\"\n  hint: outrigger list shows them");
+            let _ = writeln!(
+                out,
+                "error: There is no guest \"{guest}\"\n  hint: `outrigger list` shows the guests"
+            );
             NO_SUCH_GUEST
         }
         Failure::BadConfig { diagnostics } => {
@@ -56,7 +59,8 @@ fn refused(failure: &Failure) -> (String, u8) {
         Failure::NameTaken { name, domid } => {
             let _ = writeln!(
                 out,
-                "error: The name \"{name}\" is taken by domain {domid}\n  hint: destroy it, or choose another name="
+                "error: The name \"{name}\" is taken by domain {domid}\n  \
+                 hint: destroy that domain, or choose another name="
             );
             FAILED
         }
@@ -64,13 +68,13 @@ fn refused(failure: &Failure) -> (String, u8) {
             let _ = writeln!(out, "error: {lifecycle} failed at step \"{step}\": {message}");
             explain(&mut out, causes, hint.as_deref());
             if undo_failures.is_empty() {
-                let _ = writeln!(out, "  what had been done was undone");
+                let _ = writeln!(out, "  completed steps were undone");
             }
             for left in undo_failures {
                 let _ = writeln!(out, "  left behind: {left}");
             }
             if !log.is_empty() {
-                let _ = writeln!(out, "  the stubdomain's last words:");
+                let _ = writeln!(out, "  last log lines of the stubdomain:");
             }
             for line in log {
                 let _ = writeln!(out, "    | {line}");
@@ -80,7 +84,8 @@ fn refused(failure: &Failure) -> (String, u8) {
         Failure::Busy { guest, lifecycle } => {
             let _ = writeln!(
                 out,
-                "error: {lifecycle} of \"{guest}\" is under way\n  hint: outrigger events shows when it ends"
+                "error: {lifecycle} of \"{guest}\" is in progress\n  \
+                 hint: `outrigger events` shows when it ends"
             );
             FAILED
         }

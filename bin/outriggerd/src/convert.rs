@@ -1,4 +1,4 @@
-//! From the toolstack's words to the interface's.
+//! Converts the toolstack's types to those of the interface.
 
 use std::error::Error as StdError;
 use std::path::Path;
@@ -39,55 +39,55 @@ pub(crate) fn failure(job: Job, error: &Error) -> Failure {
     }
 }
 
-/// The failure of something that has no steps, or of one that went through all of them.
+/// The failure of an operation without steps, or of one that completed all of them.
 pub(crate) fn refused(error: &Error) -> Failure {
     let hint = match error {
         Error::Step(step) => hint(&step.cause),
         Error::NotRestarted { cause, .. } => hint(cause),
-        Error::NotClean { .. } => Some("outrigger destroy goes on where it stopped"),
-        Error::NotDetached { .. } => Some("the same command goes on where it stopped"),
+        Error::NotClean { .. } => Some("run `outrigger destroy` again to finish"),
+        Error::NotDetached { .. } => Some("run the same command again to finish"),
         Error::Cause(cause) => hint(cause),
     };
     Failure::Failed { message: error.to_string(), causes: causes(error), hint: hint.map(str::to_owned) }
 }
 
-/// The failure of a look at Xen or xenstore.
+/// The failure of a query to Xen or xenstore.
 pub(crate) fn unanswered(cause: &Cause) -> Failure {
     let hint = hint(cause).map(str::to_owned);
     Failure::Failed { message: cause.to_string(), causes: causes(cause), hint }
 }
 
-/// What a person can do, where the cause's own text does not say it.
+/// What the user can do, if the cause's own text does not say it.
 fn hint(cause: &Cause) -> Option<&'static str> {
     match cause {
         Cause::Device { source, .. } => hint(source),
         Cause::Hypervisor(error) => match error.errno() {
             Some(Errno::ENOMEM) => {
-                Some("outrigger info shows the free memory; stop a guest, or lower memory=")
+                Some("`outrigger info` shows the free memory; stop a guest, or lower memory=")
             }
-            // The text says these two.
+            // The text covers these two.
             Some(Errno::EPERM | Errno::ESRCH) => None,
-            _ => Some("xl dmesg shows what Xen itself said"),
+            _ => Some("`xl dmesg` shows Xen's own messages"),
         },
         Cause::Host(HostError::ScriptStuck { .. }) => {
-            Some("make the device or the server answer again, then destroy the guest")
+            Some("make the device or the server respond again, then destroy the guest")
         }
         Cause::Host(HostError::ScriptFailed { .. }) => {
-            Some("Xen's scripts keep a log of their own, /var/log/xen/xen-hotplug.log")
+            Some("Xen's scripts write their own log, /var/log/xen/xen-hotplug.log")
         }
         Cause::StubdomainDied { .. } => {
-            Some("the stubdomain's log tells why; outrigger image info shows what is in its image")
+            Some("the stubdomain's log may show why; `outrigger image info` shows what its image contains")
         }
         Cause::Backend { .. } => {
             Some("dom0 needs the modules xen-blkback for disks and xen-netback for vifs")
         }
-        Cause::DomainStays { .. } => Some("end what has it open in dom0, then destroy the guest again"),
-        Cause::NoGuest(_) => Some("outrigger list shows the guests"),
+        Cause::DomainStays { .. } => Some("close whatever uses it in dom0, then destroy the guest again"),
+        Cause::NoGuest(_) => Some("`outrigger list` shows the guests"),
         _ => None,
     }
 }
 
-/// The one word for what ended.
+/// The kind of the event.
 pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone | GuestEvent::EndedWithHost => "gone",
@@ -103,18 +103,18 @@ pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     }
 }
 
-/// More about what ended.
+/// Details of the event.
 pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
     match event {
-        GuestEvent::Gone => "another toolstack has destroyed it",
+        GuestEvent::Gone => "the guest was destroyed externally",
         GuestEvent::EndedWithHost => "the guest ended when the host went down",
-        GuestEvent::DeviceModelDied => "outrigger dm-log tells what its QEMU said last",
-        GuestEvent::DeviceModelTaken => "another program has destroyed its stubdomain",
+        GuestEvent::DeviceModelDied => "see `outrigger dm-log` for QEMU's last log lines",
+        GuestEvent::DeviceModelTaken => "its stubdomain was destroyed externally",
         GuestEvent::Shutdown(_) => "",
     }
 }
 
-/// What the processor offers, in the words of `xl info`.
+/// The processor's capabilities, as `xl info` prints them.
 pub(crate) fn virt_caps(caps: &HostCapabilities) -> String {
     let words = [
         (caps.pv, "pv"),

@@ -1,4 +1,4 @@
-//! The daemon as a whole: takes up what an earlier one left, listens, and lets drivers look when domains end.
+//! The daemon as a whole: adopts the guests of the previous one, listens, and wakes drivers when domains end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Takes up the guests that are there and listens. To be called in the event loop.
+    /// Adopts the existing guests and listens. Must be called in the event loop.
     ///
     /// # Errors
     /// When Xen or xenstore does not answer, or the socket cannot be made.
@@ -61,11 +61,11 @@ impl Daemon {
         Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
     }
 
-    /// Works until `stop` is there. Guests go on; a lifecycle that is under way then is for the next daemon to undo
-    /// or to end.
+    /// Runs until `stop` completes. Guests continue; a lifecycle that is in progress then is undone or completed by the
+    /// next daemon.
     ///
     /// # Errors
-    /// When the connection to xenstore is lost: nothing would be noticed any more.
+    /// When the connection to xenstore is lost: the daemon could no longer notice any event.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<()> {
         tokio::pin!(stop);
         let outcome = loop {
@@ -80,7 +80,7 @@ impl Daemon {
     }
 }
 
-/// Takes up what an earlier daemon left. What has to wait for others waits in the guests' drivers.
+/// Adopts what the previous daemon left. What has to wait for others waits in the guests' drivers.
 async fn recover(shared: &Shared) -> Result<()> {
     let mut cut_off = shared.restarts.pending();
     let Recovered { guests, changing, unfinished, ended, troubles, cleaned: _ } = take_up(shared).await?;
@@ -92,25 +92,25 @@ async fn recover(shared: &Shared) -> Result<()> {
         tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
     }
     for guest in guests {
-        tracing::info!(guest = guest.name, domid = %guest.domid, "taken up");
+        tracing::info!(guest = guest.name, domid = %guest.domid, "adopted");
         let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
         let changing = changing.contains(&guest.id());
         if let Err(failure) = driver::adopt(shared, guest, turn, changing) {
-            tracing::error!(?failure, "cannot take up a guest");
+            tracing::error!(?failure, "cannot adopt a guest");
         }
     }
     for unfinished in unfinished {
-        // A restart goes on when what it left is gone.
+        // A restart continues once its incomplete guest has been removed.
         let next = cut_off.extract_if(.., |restart| restart.config.name == unfinished.name).next();
         if let Err(failure) = driver::finish(shared, unfinished, next.map(wanted)) {
-            tracing::error!(?failure, "cannot destroy a guest that is incomplete");
+            tracing::error!(?failure, "cannot destroy an incomplete guest");
         }
     }
     resume_restarts(shared, cut_off);
     Ok(())
 }
 
-/// Takes up the guests; while Xen does not answer, asks again, less and less often.
+/// Adopts the guests; while Xen does not answer, tries again at growing intervals.
 async fn take_up(shared: &Shared) -> Result<Recovered> {
     let mut wait = Duration::from_millis(500);
     loop {
@@ -120,17 +120,17 @@ async fn take_up(shared: &Shared) -> Result<Recovered> {
                 tracing::error!(
                     error = error.report(),
                     ?wait,
-                    "cannot take up the guests of an earlier daemon; trying again"
+                    "cannot adopt the guests of the previous daemon; trying again"
                 );
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(30));
             }
-            Err(error) => return Err(error).context("Cannot take up the guests of an earlier daemon"),
+            Err(error) => return Err(error).context("Cannot adopt the guests of the previous daemon"),
         }
     }
 }
 
-/// Detaches what is left of guests that are gone, on a thread that may wait.
+/// Detaches loop devices that no guest uses any more, on a thread that may block.
 fn detach_unused_loops(shared: &Shared) {
     let toolstack = shared.toolstack.clone();
     tokio::task::spawn_blocking(move || {
@@ -140,7 +140,7 @@ fn detach_unused_loops(shared: &Shared) {
             }
         });
         if let Err(error) = outcome {
-            tracing::error!(error = error.report(), "cannot detach loop devices without a guest");
+            tracing::error!(error = error.report(), "cannot detach unused loop devices");
         }
     });
 }
@@ -151,11 +151,11 @@ fn wanted(restart: CutOff) -> Wanted {
     Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) }
 }
 
-/// Makes the guests again that an earlier daemon had destroyed in order to make them again.
+/// Creates the guests whose restart the previous daemon had begun but not completed.
 fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
     for restart in cut_off {
         if let Some(guest) = shared.registry.named(&restart.config.name) {
-            // It had not begun, and is decided again by what shows in the guest; or only its last step was missing.
+            // Either it had not begun, and the guest's state decides again; or only its last step was missing.
             if restart.is_of(&guest)
                 && let Err(error) = shared.toolstack.start_if_new(guest.id())
             {
@@ -165,14 +165,14 @@ fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
             continue;
         }
         complete_rename(shared, &restart.note);
-        tracing::warn!(guest = restart.config.name, "its restart was cut off, and goes on now");
+        tracing::warn!(guest = restart.config.name, "its restart was interrupted; continuing it");
         if let Err(failure) = driver::create(shared, wanted(restart), None) {
-            tracing::error!(?failure, "cannot make a guest again");
+            tracing::error!(?failure, "cannot create a guest again");
         }
     }
 }
 
-/// Completes the renaming of a preserved guest, which may have been cut off: the guest that follows gets its name.
+/// Completes the renaming of a preserved guest, which may have been interrupted: its successor gets its name.
 fn complete_rename(shared: &Shared, note: &Note) {
     let Some(uuid) = note.which() else { return };
     let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);

@@ -14,7 +14,7 @@ pub(crate) fn raise_limit() {
     let raised = setrlimit(Resource::RLIMIT_NOFILE, WANTED, hard.max(WANTED))
         .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, limit = soft, "cannot raise the limit of open files; many clients can use them up");
+        tracing::warn!(%error, limit = soft, "cannot raise the limit of open files; clients may exhaust it");
     }
 }
 

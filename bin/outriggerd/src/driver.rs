@@ -1,4 +1,4 @@
-//! One task a guest: owns what is known of it, takes events from a queue, starts lifecycles on threads of their own.
+//! One task per guest: owns its state, takes events from a queue, and runs lifecycles on threads of their own.
 //!
 //! ```text
 //!  Busy(create) ──done──▶ Running ──shut down, or device model died──▶ by the configuration:
@@ -9,12 +9,12 @@
 //!      └──────done──── Busy(destroy) ◀────────────a client destroys it────────────────┘
 //! ```
 //!
-//! A restart of a guest that has ended soon after its start waits first, see [`crate::backoff`]: the driver is Waiting.
-//! A change of a guest is Busy too, and comes back to where it was. A guest whose destroy fails is Kept too. One that is Kept is looked at only for whether another toolstack has
-//! destroyed it.
+//! The restart of a guest that ended soon after its start is delayed, see [`crate::backoff`]: the driver is Waiting. A
+//! change of a guest is Busy too, and returns to the previous state. A guest whose destroy fails is Kept too. A Kept
+//! guest is only checked for whether it was destroyed externally.
 //!
-//! All that a driver knows can be read back from Xen, xenstore, the guest's state file and, while it is made again, a
-//! note (see [`crate::restarts`]), so that a new daemon's driver goes on where a killed one was.
+//! All of a driver's state can be read back from Xen, xenstore, the guest's state file and, during a restart, a note
+//! (see [`crate::restarts`]), so that a new daemon's driver continues where a killed one was.
 
 mod adopt;
 mod ended;
@@ -43,17 +43,17 @@ pub(crate) use adopt::{adopt, finish};
 pub(crate) use requests::Request;
 use restart::{Waiting, Way};
 
-/// When a guest is looked at again if Xen does not answer, and at most so late.
+/// The first and the longest interval at which a guest is queried again while Xen does not answer.
 const FIRST_LOOK_AGAIN: Duration = Duration::from_millis(500);
 const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// Where a handler's answers go.
+/// The channel of a handler's answers.
 pub(crate) type Replies = mpsc::Sender<Answer>;
 
 /// What a driver reacts to.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Xen has news of some domain: look at ours.
+    /// Some domain has changed in Xen: query ours.
     Look,
     /// A client wants it destroyed.
     Destroy(Replies),
@@ -61,7 +61,7 @@ pub(crate) enum Event {
     Change(Change, Replies),
     /// A client wants something quick.
     Request(Request, Replies),
-    /// The lifecycle that was under way has ended.
+    /// The lifecycle that was in progress has ended.
     Ended(Box<Ended>),
     /// The heartbeat of the device model in the stubdomain with this UUID was checked.
     Beat(Uuid, Beat),
@@ -76,11 +76,11 @@ pub(crate) enum Event {
 enum State {
     /// Nothing: the guest runs.
     Running,
-    /// Nothing: the guest has ended and is kept until someone destroys it.
+    /// Nothing: the guest has ended and is preserved until it is destroyed.
     Kept,
     /// Nothing: the guest has ended, and its restart waits for its time.
     Waiting(Waiting),
-    /// A lifecycle is under way; who asked for it waits for its end.
+    /// A lifecycle is in progress; the client that asked for it waits for its end.
     Busy(Job, Option<Replies>),
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Shared {
     pub(crate) toolstack: Toolstack,
     /// Knows all guests.
     pub(crate) registry: Registry,
-    /// Remembers restarts that are under way.
+    /// Records restarts that are in progress.
     pub(crate) restarts: Restarts,
     /// The sessions with device models.
     pub(crate) qmp: Qmp,
@@ -117,24 +117,24 @@ struct Driver {
     name: String,
     guest: Option<Guest>,
     state: State,
-    /// It was kept before the change that is under way.
+    /// It was preserved before the change that is in progress.
     kept: bool,
     /// Its restarts.
     backoff: Backoff,
-    /// What an earlier daemon began is being settled; what is asked meanwhile waits.
+    /// A change that the previous daemon began is being completed or undone; requests wait meanwhile.
     settling: bool,
-    /// It is destroyed because an earlier daemon left it incomplete.
+    /// It is destroyed because the previous daemon left it incomplete.
     leftover: bool,
     deferred: Vec<Event>,
     /// The guest that is made when this one is destroyed.
     next: Option<Wanted>,
-    /// How long to wait until Xen is asked again.
+    /// How long to wait until Xen is queried again.
     patience: Duration,
     /// Why it is being renamed.
     ended_by: Option<GuestEvent>,
-    /// What was found at the last look and told: nothing is told twice.
+    /// The last event that was found and reported: none is reported twice.
     seen: Option<GuestEvent>,
-    /// The heart of its device model's agent.
+    /// The heartbeat watchdog of its stubdomain's agent.
     pulse: Pulse,
     queue: mpsc::UnboundedReceiver<Event>,
     handle: mpsc::UnboundedSender<Event>,
@@ -231,7 +231,7 @@ impl Driver {
         self.turn_away();
     }
 
-    /// Answers those who asked for the guest when it was about to be gone.
+    /// Answers the clients that waited for the guest while it was ending.
     fn turn_away(&mut self) {
         self.shared.registry.forget(self.key);
         self.queue.close();
@@ -242,7 +242,7 @@ impl Driver {
         }
     }
 
-    /// Looks whether the guest or its stubdomain has ended, and does what the configuration says.
+    /// Checks whether the guest or its stubdomain has ended, and does what the configuration says.
     fn look(&mut self) {
         let (State::Running | State::Kept | State::Waiting(_), Some(guest)) =
             (&self.state, self.guest.clone())
@@ -252,7 +252,7 @@ impl Driver {
         let found = match observe::guest(&self.shared.toolstack, &guest) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(guest = guest.name, error = %convert::chain(&error), "cannot look at a guest");
+                tracing::warn!(guest = guest.name, error = %convert::chain(&error), "cannot query a guest");
                 return self.look_later();
             }
         };
@@ -265,7 +265,7 @@ impl Driver {
         self.act(&guest, &event);
     }
 
-    /// Xen does not answer: asks again, less and less often.
+    /// Xen does not answer: tries again at growing intervals.
     fn look_later(&mut self) {
         let (handle, wait) = (self.handle.clone(), self.patience);
         self.patience = (wait * 2).min(LONGEST_LOOK_AGAIN);
@@ -275,12 +275,12 @@ impl Driver {
         });
     }
 
-    /// Looks, on a thread that may wait, whether the device model's heart beats.
+    /// Checks the device model's heartbeat, on a thread that may block.
     fn feel(&self) {
         let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
         let (toolstack, handle) = (self.shared.toolstack.clone(), self.handle.clone());
         tokio::task::spawn_blocking(move || {
-            // What cannot be looked at is not dead; the next look tells.
+            // A failed query does not mean that it is dead; the next check tells.
             if let Ok(beat) = pulse::look(&toolstack, &guest) {
                 let _ = handle.send(Event::Beat(guest.stub_uuid, beat));
             }
@@ -293,34 +293,34 @@ impl Driver {
             return;
         }
         if let Some(still) = self.pulse.take(Instant::now(), beat) {
-            // Whether it spins or sleeps is the first question about one that hangs.
+            // Shows whether a hung device model spins or sleeps.
             let stub = self.shared.toolstack.domain_info(guest.stub_domid, guest.stub_uuid).ok().flatten();
             tracing::error!(
                 guest = guest.name,
                 seconds = still.as_secs(),
                 ran_seconds = stub.as_ref().map(|info| info.cpu_time.as_secs_f32()),
                 runs_now = stub.as_ref().map(|info| info.state.running),
-                "the device model's heart stands still"
+                "device model heartbeat lost"
             );
             self.pulse = Pulse::new(self.shared.toolstack.deadlines().heartbeat);
             self.act(&guest, &GuestEvent::DeviceModelDied);
         }
     }
 
-    /// Does what the configuration says when this has happened.
+    /// Handles an event as the configuration says.
     fn act(&mut self, guest: &Guest, event: &GuestEvent) {
         if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken | GuestEvent::Gone) {
-            // Whoever destroys its domain would wait for our pages of it.
+            // A domain cannot be destroyed completely while we map its pages.
             self.shared.qmp.release(guest.id());
         }
         if matches!(self.state, State::Kept) && *event != GuestEvent::Gone {
-            // It is kept because it has ended.
+            // It is preserved because it has ended.
             self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
             return;
         }
         self.shared.registry.tell(guest, convert::kind(event), convert::detail(event));
         if *event == GuestEvent::DeviceModelTaken {
-            // Whoever took the stubdomain takes the guest next, and would find it destroyed, or restarted.
+            // The program that destroyed the stubdomain destroys the guest next, and should find it as it was.
             let (handle, wait) = (self.handle.clone(), self.shared.toolstack.deadlines().taken);
             let stub = guest.stub_uuid;
             tokio::spawn(async move {
@@ -332,7 +332,7 @@ impl Driver {
         }
     }
 
-    /// The guest should be gone by now as its stubdomain is; whoever took that did not want the guest.
+    /// The guest should be gone by now, like its stubdomain, which was destroyed externally.
     fn left(&mut self, stub: Uuid) {
         let (State::Running, Some(guest)) = (&self.state, self.guest.clone()) else { return };
         if guest.stub_uuid == stub && self.seen == Some(GuestEvent::DeviceModelTaken) {
@@ -350,7 +350,7 @@ impl Driver {
             Decision::Preserve => self.keep(guest, event),
             Decision::PauseAndPreserve => {
                 if let Err(error) = self.shared.toolstack.pause_once(guest.id()) {
-                    tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause");
+                    tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause it");
                 }
                 self.keep(guest, event);
             }
@@ -361,7 +361,7 @@ impl Driver {
         self.forget_turn();
         self.state = State::Kept;
         self.shared.registry.update(self.key, |entry| entry.state = kept_as(event));
-        self.shared.registry.tell(guest, "preserved", "outrigger destroy ends it");
+        self.shared.registry.tell(guest, "preserved", "`outrigger destroy` removes it");
     }
 
     fn busy(&mut self, job: Job, replies: Option<Replies>) {
@@ -371,7 +371,7 @@ impl Driver {
     }
 }
 
-/// What a guest that is kept is shown as.
+/// The state that is shown for a preserved guest.
 const fn kept_as(event: &GuestEvent) -> ApiState {
     match event {
         GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => ApiState::DmDead,

@@ -57,13 +57,13 @@ pub(crate) fn spawn(
             log(&event);
             let progress = progress(job, &mut count, event);
             if let Some(replies) = &replies {
-                // A client that does not read loses steps, never holds the lifecycle up.
+                // A client that does not read misses steps, and never delays the lifecycle.
                 let _ = replies.try_send(Answer::more(&progress));
             }
         };
-        // A bug in one guest's lifecycle is told like a failure: its driver must not wait for ever.
+        // A bug in one guest's lifecycle is reported as a failure: its driver must not wait forever.
         let ended = catch_unwind(AssertUnwindSafe(|| work(&mut tell))).unwrap_or_else(|_| {
-            let why = "was left as it is by a bug in outriggerd; a new start of outriggerd clears it up";
+            let why = "was left as it is because of a bug in outriggerd; restart outriggerd to clean up";
             Err(not_now(&guest, why.to_owned()))
         });
         // The driver lives until its lifecycle has ended.
@@ -71,7 +71,7 @@ pub(crate) fn spawn(
     };
     if let Err(error) = std::thread::Builder::new().name(thread).spawn(body) {
         tracing::error!(%error, "cannot start a thread for a lifecycle");
-        let why = format!("cannot be worked on, no thread can be started: {error}");
+        let why = format!("cannot be handled, because no thread can be started: {error}");
         let _ = driver.send(Event::Ended(Box::new(Err(not_now(name, why)))));
     }
 }

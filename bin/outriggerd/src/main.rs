@@ -1,7 +1,7 @@
 //! The daemon that owns the lifecycles of guests.
 //!
-//! It keeps no truth that it cannot read back from Xen, xenstore and the guests' state files: killed at any moment and
-//! started again, it takes the running guests up, and undoes what was half done.
+//! All of its state can be read back from Xen, xenstore and the guests' state files: killed at any moment and started
+//! again, it adopts the running guests and undoes what was incomplete.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -42,17 +42,17 @@ use tracing_subscriber::EnvFilter;
 use xen::{Hypervisor, RealHypervisor};
 use xenstore::Xenstore;
 
-/// Owns the lifecycles of guests whose QEMU runs in a stubdomain; `outrigger` asks it.
+/// Manages guests whose QEMU runs in a stubdomain, for the `outrigger` command.
 #[derive(Debug, Parser)]
 #[command(name = "outriggerd", version)]
 struct Arguments {
     /// The socket to listen on.
     #[arg(long, env = "OUTRIGGER_SOCKET", default_value = api::DEFAULT_SOCKET, value_name = "PATH")]
     socket: PathBuf,
-    /// Who may ask what by QMP; may be absent.
+    /// QMP access policy file (optional).
     #[arg(long, default_value = "/etc/outrigger/qmp.toml", value_name = "FILE")]
     qmp_policy: PathBuf,
-    /// What to log, such as `debug` or `toolstack=trace`.
+    /// Log filter, such as `debug` or `toolstack=trace`.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
 }
@@ -79,7 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let _lock = lock::take(&arguments.socket)?;
     let outcome = start(arguments);
     if let Err(error) = &outcome {
-        // For who asks and finds nobody. Without it they are told to look at the log.
+        // For clients that cannot connect. Without it, they are referred to the log.
         let _ = std::fs::write(last_words_file(&arguments.socket), format!("{error:#}\n"));
     }
     outcome
@@ -107,7 +107,7 @@ fn read_access(path: &Path) -> Result<Access> {
     Access::new(read_policy(path)?).with_context(|| format!("{} cannot be used", path.display()))
 }
 
-/// Reads the policy file; what is built in goes without.
+/// Reads the policy file; without one, only the built-in roles exist.
 fn read_policy(path: &Path) -> Result<Policy> {
     match std::fs::read_to_string(path) {
         Ok(text) => Policy::parse(&text).with_context(|| format!("{} cannot be used", path.display())),
@@ -116,7 +116,7 @@ fn read_policy(path: &Path) -> Result<Policy> {
     }
 }
 
-/// What all deadlines are stretched by.
+/// The factor that scales all deadlines.
 fn time_scale() -> f64 {
     let text = std::env::var(Deadlines::SCALE_VARIABLE).unwrap_or_default();
     text.trim().parse().ok().filter(|scale| (0.01..=1000.0).contains(scale)).unwrap_or(1.0)
@@ -128,7 +128,7 @@ async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    // Of the daemon before; mostly there is none.
+    // Left by the previous daemon; usually there is none.
     let _ = std::fs::remove_file(last_words_file(&arguments.socket));
     tracing::info!(socket = %arguments.socket.display(), "ready");
     let stop = async {

@@ -242,7 +242,7 @@ impl Methods {
                 };
                 let answer = match happened {
                     Ok(happening) => Answer::more(&Happened { happening }),
-                    // A listener that was too slow is told by the gap; the rest goes on.
+                    // A subscriber that was too slow misses events; it continues with the next.
                     Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return,
                 };

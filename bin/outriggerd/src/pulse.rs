@@ -1,7 +1,7 @@
-//! Whether a stubdomain's agent still beats.
+//! Heartbeat watchdog of a stubdomain's agent.
 //!
-//! A stubdomain that ends is seen at once; one that hangs is not, and its guest hangs with it. The agent therefore
-//! writes a new value every few seconds. Only that the value changes counts: it comes from the stubdomain.
+//! The end of a stubdomain is noticed at once; a hang is not, and the guest hangs with it. The agent therefore writes a
+//! new value every few seconds. Only a change of the value counts, because the stubdomain is not trusted.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use contract::{DmKey, Feature, Features, MAX_STUB_VALUE};
 use toolstack::{Cause, Guest, Toolstack};
 use xenstore::Store;
 
-/// What was found when someone looked.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Beat {
-    /// No beat is to be expected: the agent promises none, or its domain is paused.
+    /// No heartbeat is expected: the agent does not offer one, or its domain is paused.
     NotExpected,
-    /// The heart's last value, nothing when there is none yet.
+    /// The last value; `None` if there is none yet.
     Value(Option<Vec<u8>>),
 }
 
-/// Looks at a guest's stubdomain.
+/// Checks a guest's stubdomain.
 pub(crate) fn look(toolstack: &Toolstack, guest: &Guest) -> Result<Beat, Cause> {
     let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
     if stub.is_none_or(|info| info.state.paused) {
@@ -36,7 +36,7 @@ pub(crate) fn look(toolstack: &Toolstack, guest: &Guest) -> Result<Beat, Cause> 
     Ok(Beat::Value(value))
 }
 
-/// What is remembered of a heart.
+/// The watchdog's state.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     limit: Duration,
@@ -45,17 +45,17 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// A heart that may pause for this long.
+    /// A watchdog with this timeout.
     pub(crate) const fn new(limit: Duration) -> Self {
         Self { limit, last: Beat::NotExpected, since: None }
     }
 
-    /// How often to look: six times until it counts as still.
+    /// How often to check: six times per timeout.
     pub(crate) fn interval(&self) -> Duration {
         (self.limit / 6).max(Duration::from_millis(10))
     }
 
-    /// Takes what was found; gives how long the heart has been still when that is too long.
+    /// Processes a check; returns the time since the last heartbeat if it exceeds the timeout.
     pub(crate) fn take(&mut self, now: Instant, beat: Beat) -> Option<Duration> {
         if beat == Beat::NotExpected || beat != self.last || self.since.is_none() {
             self.last = beat;

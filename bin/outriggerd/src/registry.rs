@@ -1,4 +1,4 @@
-//! The guests that the daemon keeps, and what happens to them, told to whoever listens.
+//! The guests that the daemon manages, and the events that it reports to subscribers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use xen_types::DomId;
 
 use crate::driver::Event;
 
-/// Happenings that a slow listener may be behind; it loses the oldest beyond.
+/// Events that are queued for a slow subscriber; beyond that, the oldest are dropped.
 const BACKLOG: usize = 256;
 
 /// Names a guest's entry for as long as the daemon lives.
@@ -31,9 +31,9 @@ pub(crate) struct Entry {
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
-/// Is told which guests there are, whichever way they come and go.
+/// An observer that is notified when guests appear, change and disappear.
 pub(crate) trait Keeper: Send + Sync {
-    /// There is this guest now, or it has changed its name or its stubdomain.
+    /// The guest is new, or its name or its stubdomain has changed.
     fn has(&self, guest: &Guest);
     /// It is gone.
     fn gone(&self, guest: &Guest);
@@ -59,7 +59,7 @@ impl Registry {
         Self { inner: Arc::default(), keeper: None, happenings: broadcast::Sender::new(BACKLOG) }
     }
 
-    /// The same with someone who is told.
+    /// The same, with an observer.
     pub(crate) fn with_keeper(mut self, keeper: Arc<dyn Keeper>) -> Self {
         self.keeper = Some(keeper);
         self
@@ -173,7 +173,7 @@ impl Registry {
             .ok_or_else(|| Failure::NoSuchGuest { guest: asked.chars().take(256).collect() })
     }
 
-    /// Lets every driver look at its guest.
+    /// Makes every driver query its guest.
     pub(crate) fn look(&self) {
         for entry in self.lock().entries.values() {
             // A driver that has ended is about to be forgotten.
@@ -181,7 +181,7 @@ impl Registry {
         }
     }
 
-    /// Tells what happened to a guest.
+    /// Publishes an event of a guest.
     pub(crate) fn tell(&self, guest: &Guest, kind: &str, detail: impl Into<String>) {
         let happening = Happening {
             name: guest.name.clone(),
@@ -191,16 +191,16 @@ impl Registry {
             detail: detail.into(),
         };
         tracing::info!(guest = happening.name, domid = %happening.domid, detail = happening.detail, "{kind}");
-        // Nobody may be listening.
+        // There may be no subscriber.
         let _ = self.happenings.send(happening);
     }
 
-    /// Listens to what happens from now on.
+    /// Subscribes to events from now on.
     pub(crate) fn listen(&self) -> broadcast::Receiver<Happening> {
         self.happenings.subscribe()
     }
 
-    /// How many listen.
+    /// The number of subscribers.
     #[cfg(test)]
     pub(crate) fn listeners(&self) -> usize {
         self.happenings.receiver_count()

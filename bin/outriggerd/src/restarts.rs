@@ -1,4 +1,4 @@
-//! Notes of restarts that are under way, so that a killed daemon's successor makes the guest again.
+//! Records of restarts in progress (notes), so that the next daemon completes them if this one is killed.
 //!
 //! A restart destroys first: between that and the end of its create, the guest is in no other file as one that shall
 //! run. The note is written before the first and removed after the last. It is written as state files are: durable,
@@ -57,11 +57,11 @@ const fn first_form() -> u32 {
 enum NoteError {
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("It is damaged")]
+    #[error("The file is damaged")]
     Damaged(#[from] serde_json::Error),
-    #[error("It has form {0}, which a later release wrote")]
+    #[error("The file has format {0}, which a later release wrote")]
     TooNew(u32),
-    #[error("It would exceed the limit of {LIMIT} bytes")]
+    #[error("The file would exceed the limit of {LIMIT} bytes")]
     TooLong,
 }
 
@@ -140,7 +140,7 @@ impl Restarts {
                 tracing::error!(
                     error = crate::convert::chain(&error),
                     file = %note.path.display(),
-                    "cannot note a restart; if outriggerd is killed before its end, the guest is lost"
+                    "cannot record a restart; if outriggerd is killed meanwhile, the guest is not restarted"
                 );
                 None
             }
@@ -158,7 +158,7 @@ impl Restarts {
         let (done, written) = mpsc::channel();
         let (restarts, config) = (self.clone(), config.clone());
         tokio::task::spawn_blocking(move || {
-            // Whoever should have waited for it may have given up; the note stays then.
+            // The receiver may have timed out; the note stays then.
             let _ = done.send(restarts.note(which, &config, uuid, turn));
         });
         PendingNote { written }
@@ -187,7 +187,7 @@ impl Restarts {
             Ok(paths) => paths,
             Err(error) => {
                 let (error, folder) = (crate::convert::chain(&error), self.folder.display());
-                tracing::error!(error, %folder, "cannot look for restarts that were cut off");
+                tracing::error!(error, %folder, "cannot look for interrupted restarts");
                 return Vec::new();
             }
         };
@@ -202,7 +202,7 @@ impl Restarts {
                 let guest = config.name;
                 tracing::warn!(
                     guest,
-                    "the guest was not restarted, because the host went down meanwhile; create it again to start it"
+                    "the guest was not restarted, because the host went down meanwhile; create it to start it"
                 );
                 note.done();
                 None
@@ -243,8 +243,8 @@ impl Restarts {
         tracing::error!(
             error,
             file = %file.display(),
-            "cannot read the note of a restart, so its guest may not run; create the guest if it is missing, then \
-             remove the file"
+            "cannot read the record of a restart, so its guest may not be running; create the guest if it is \
+             missing, then remove the file"
         );
     }
 }
@@ -259,7 +259,7 @@ impl Note {
     pub(crate) fn done(self) {
         if let Err(error) = self.host.remove_file(&self.path) {
             let (error, file) = (crate::convert::chain(&error), self.path.display());
-            tracing::error!(error, %file, "cannot remove the note of a restart; remove it");
+            tracing::error!(error, %file, "cannot remove the record of a restart; remove the file");
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::answer::Answer;
 use crate::methods::Methods;
 
-/// A client that does not take an answer for so long is cut off.
+/// A client that does not read an answer within this time is disconnected.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// Answers that may wait for a slow client before the sender waits too.
 const BACKLOG: usize = 64;
@@ -30,7 +30,7 @@ pub(crate) const CLIENTS: usize = if cfg!(test) { 128 } else { 512 };
 /// replace.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
 
@@ -38,7 +38,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Bound under a name that nobody looks at, so that nobody can connect before the mode is right.
+    // Bound under a temporary name, so that no client can connect before the mode is set.
     let hidden = path.with_extension("new");
     let _ = std::fs::remove_file(&hidden);
     let listener = UnixListener::bind(&hidden)?;
@@ -54,13 +54,13 @@ pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                    tracing::warn!("a client was turned away: there are {CLIENTS} already");
+                    tracing::warn!("refused a client: the limit of {CLIENTS} is reached");
                     continue;
                 };
                 let methods = Arc::clone(&methods);
                 tokio::spawn(async move {
                     if let Err(error) = serve(stream, &methods).await {
-                        tracing::debug!(%error, "a client is gone");
+                        tracing::debug!(%error, "a client disconnected");
                     }
                     drop(place);
                 });
@@ -162,7 +162,7 @@ async fn answer(
         let next = tokio::select! {
             next = answers.recv() => next,
             // A client that hangs up ends its subscription. Any other call ends by itself, and keeps the client's
-            // place until then, so that nobody can have more calls under way than there are places.
+            // place until then, so that no client can have more calls in progress than there are places.
             () = calls.gone(), if endless => return Err(io::ErrorKind::BrokenPipe.into()),
         };
         let (reply, last) = next.unwrap_or_else(dropped).into_reply();
@@ -180,11 +180,11 @@ fn invalid(error: FrameError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// The answer of a handler that ended without one: a bug, told to the client rather than left to hang.
+/// The answer of a handler that ended without one: a bug, reported to the client so that it does not hang.
 fn dropped() -> Answer {
     Answer::failure(&api::types::Failure::Failed {
-        message: "The daemon gave no answer".to_owned(),
+        message: "outriggerd returned no answer".to_owned(),
         causes: Vec::new(),
-        hint: Some("look at the daemon's log".to_owned()),
+        hint: Some("see outriggerd's log".to_owned()),
     })
 }

@@ -13,38 +13,38 @@ use crate::INTERFACE_NAME;
 use crate::frame::{self, Call, FrameError, Reply, Splitter};
 use crate::types::Failure;
 
-/// Why a call got no good answer.
+/// Why a call failed.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// Nobody listens on the socket.
+    /// Nothing listens on the socket.
     #[error("Cannot reach outriggerd at {}; is it running (systemctl status outriggerd), and are you root?", path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// Nobody listens on the socket, and the daemon has said why it ended.
-    #[error("outriggerd has ended; it said: {words}")]
+    /// Nothing listens on the socket, and the daemon reported why it ended.
+    #[error("outriggerd has ended and reported: {words}")]
     Ended {
-        /// Its last words.
+        /// The reason that it reported.
         words: String,
-        /// What the system said of the socket.
+        /// The system's error for the socket.
         #[source]
         source: std::io::Error,
     },
-    /// The daemon went away in the middle of a call.
-    #[error("The connection to outriggerd broke during {method}; guests are not affected, ask again")]
+    /// The connection was lost during a call.
+    #[error("The connection to outriggerd was lost during {method}; guests are not affected; try again")]
     Broken {
         /// The method that was called.
         method: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
     /// The daemon's answer could not be read.
-    #[error("The answer of outriggerd to {method} could not be understood; are both of the same version?")]
+    #[error("outriggerd's answer to {method} is invalid; are both of the same version?")]
     Protocol {
         /// The method that was called.
         method: String,
@@ -70,13 +70,13 @@ pub enum ClientError {
     },
 }
 
-/// Where a daemon with this socket leaves the reason when it ends by itself; gone again once it is ready.
+/// The file in which a daemon with this socket reports why it ended; the next one removes it once it is ready.
 #[must_use]
 pub fn last_words_file(socket: &Path) -> PathBuf {
     socket.with_extension("ended")
 }
 
-/// More of it is of no help to a person.
+/// More of it would not help.
 const MAX_WORDS: u64 = 4096;
 
 fn last_words(socket: &Path) -> Option<String> {
@@ -227,7 +227,7 @@ mod tests {
         let failed = || Client::connect(&socket).unwrap_err();
         assert!(matches!(failed(), ClientError::Unreachable { .. }));
         std::fs::write(last_words_file(&socket), "the connection to xenstored is lost\n").unwrap();
-        assert!(failed().to_string().ends_with("it said: the connection to xenstored is lost"));
+        assert!(failed().to_string().ends_with("reported: the connection to xenstored is lost"));
         // The cut goes through a character.
         std::fs::write(last_words_file(&socket), "x".to_owned() + &"é".repeat(1 << 20)).unwrap();
         assert!(failed().to_string().len() < 5000);

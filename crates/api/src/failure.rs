@@ -12,7 +12,7 @@ pub const ERRORS: [&str; 6] = ["NoSuchGuest", "BadConfig", "NameTaken", "StepFai
 pub enum Failure {
     /// No guest has that name, uuid or domid.
     NoSuchGuest {
-        /// As it was asked for.
+        /// As in the request.
         guest: String,
     },
     /// The configuration is wrong.
@@ -24,10 +24,10 @@ pub enum Failure {
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it.
+        /// The domain that has it.
         domid: DomId,
     },
-    /// A step failed; what had been done was undone.
+    /// A step failed; completed steps were undone.
     StepFailed {
         /// The lifecycle's name.
         lifecycle: String,
@@ -40,18 +40,18 @@ pub enum Failure {
         message: String,
         /// Why, outermost first.
         causes: Vec<String>,
-        /// What the person can do.
+        /// What the user can do.
         hint: Option<String>,
         /// What could not be undone.
         undo_failures: Vec<String>,
         /// The last lines of the stubdomain's log.
         log: Vec<String>,
     },
-    /// Another lifecycle of this guest is under way.
+    /// Another lifecycle of this guest is in progress.
     Busy {
         /// The guest's name.
         guest: String,
-        /// What is under way.
+        /// The lifecycle in progress.
         lifecycle: String,
     },
     /// Xen or xenstore refused, or could not be reached.
@@ -60,7 +60,7 @@ pub enum Failure {
         message: String,
         /// Why, outermost first.
         causes: Vec<String>,
-        /// What the person can do.
+        /// What the user can do.
         hint: Option<String>,
     },
 }

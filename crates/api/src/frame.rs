@@ -46,7 +46,7 @@ pub enum FrameError {
     #[error("The message is longer than {MAX_FRAME} bytes")]
     TooLong,
     /// The frame is not the JSON object that was expected.
-    #[error("The message is not what the varlink protocol expects here")]
+    #[error("The message is not valid here in the varlink protocol")]
     Malformed(#[source] serde_json::Error),
 }
 

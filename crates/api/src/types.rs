@@ -36,11 +36,11 @@ pub const METHODS: [&str; 27] = [
     "Qmp",
 ];
 
-/// What a guest does now.
+/// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Its create is under way.
+    /// It is being created.
     Creating,
     /// Runs, or waits for an event.
     Running,
@@ -52,9 +52,9 @@ pub enum State {
     Restarting,
     /// Crashed and preserved.
     Crashed,
-    /// Its device model died and the guest was kept.
+    /// Its device model died, and the guest was preserved.
     DmDead,
-    /// Its destroy is under way.
+    /// It is being destroyed.
     Destroying,
 }
 
@@ -90,17 +90,17 @@ pub struct Guest {
     /// The stubdomain's UUID in its usual text form; absent when it is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stub_uuid: Option<String>,
-    /// What it does now.
+    /// Its state.
     pub state: State,
     /// Memory that the guest holds now.
     pub memory_kib: KiB,
     /// Memory that its stubdomain holds now.
     pub stub_memory_kib: KiB,
-    /// Online virtual processors.
+    /// Online vCPUs.
     pub vcpus: u32,
-    /// Processor time used by the guest, in nanoseconds.
+    /// CPU time used by the guest, in nanoseconds.
     pub cpu_time_ns: u64,
-    /// Processor time used by its stubdomain, in nanoseconds.
+    /// CPU time used by its stubdomain, in nanoseconds.
     pub stub_cpu_time_ns: u64,
     /// Number of serial ports.
     pub serials: u8,
@@ -113,15 +113,15 @@ pub struct QmpSocket {
     pub socket: String,
 }
 
-/// How a step stands.
+/// The outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It has begun.
     Started,
-    /// It has ended well.
+    /// It has succeeded.
     Done,
-    /// It has failed; what was done before it is undone now.
+    /// It has failed; the steps before it are being undone.
     Failed,
     /// It was undone.
     Undone,
@@ -141,7 +141,7 @@ pub struct Step {
     pub id: String,
     /// What the step does, for people.
     pub name: String,
-    /// How it stands.
+    /// Its outcome.
     pub outcome: Outcome,
     /// Its duration in milliseconds, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,7 +157,7 @@ pub struct HostInfo {
     pub xen_version: String,
     /// Xen's guest kinds (`xen_caps` of `xl info`).
     pub xen_caps: String,
-    /// What the processor offers (`virt_caps` of `xl info`).
+    /// The processor's capabilities (`virt_caps` of `xl info`).
     pub virt_caps: String,
     /// All memory of the host.
     pub total_memory_kib: KiB,
@@ -165,15 +165,15 @@ pub struct HostInfo {
     pub free_memory_kib: KiB,
     /// Physical processors.
     pub cpus: u32,
-    /// The folder of the stubdomain's image.
+    /// The directory of the stubdomain's image.
     pub image: String,
-    /// Whether an image is there.
+    /// Whether the image exists.
     pub image_present: bool,
-    /// Number of guests that the daemon keeps.
+    /// Number of guests that the daemon manages.
     pub guests: u32,
 }
 
-/// Something that happened to a guest.
+/// An event of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Happening {
     /// The guest's name.
@@ -185,7 +185,7 @@ pub struct Happening {
     pub domid: DomId,
     /// One word such as `created`, `powered-off`, `dm-died`.
     pub kind: String,
-    /// More, for a person.
+    /// Details, for people.
     pub detail: String,
 }
 
@@ -246,9 +246,9 @@ pub struct Nic {
     pub mac: String,
     /// The bridge that it joins.
     pub bridge: String,
-    /// The model of its card, should QEMU have one.
+    /// The model of its emulated NIC, if it has one.
     pub model: String,
-    /// Whether QEMU has a card for it.
+    /// Whether QEMU emulates a NIC for it.
     pub emulated: bool,
     /// The state of the guest's end (`enum xenbus_state`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,7 +285,7 @@ pub struct Nics {
 pub struct BlockAttach {
     /// A name, a uuid or a domid.
     pub guest: String,
-    /// The disk, in the language of `xl-disk-configuration(5)`.
+    /// The disk, in the format of `xl-disk-configuration(5)`.
     pub disk: String,
 }
 
@@ -296,7 +296,7 @@ pub struct BlockDetach {
     pub guest: String,
     /// The disk's name or number.
     pub vdev: String,
-    /// Take it away without asking the guest.
+    /// Detach without asking the guest.
     #[serde(default)]
     pub force: bool,
 }
@@ -310,7 +310,7 @@ pub struct CdInsert {
     pub vdev: String,
     /// The absolute path of a raw image or a block device.
     pub file: String,
-    /// Open the tray against the guest's lock.
+    /// Open the tray even if the guest has locked it.
     #[serde(default)]
     pub force: bool,
 }
@@ -322,7 +322,7 @@ pub struct CdEject {
     pub guest: String,
     /// The drive's name or number.
     pub vdev: String,
-    /// Open the tray against the guest's lock.
+    /// Open the tray even if the guest has locked it.
     #[serde(default)]
     pub force: bool,
 }
@@ -332,7 +332,7 @@ pub struct CdEject {
 pub struct NetworkAttach {
     /// A name, a uuid or a domid.
     pub guest: String,
-    /// The interface, in the language of `xl-network-configuration(5)`.
+    /// The interface, in the format of `xl-network-configuration(5)`.
     pub vif: String,
 }
 
@@ -343,7 +343,7 @@ pub struct NetworkDetach {
     pub guest: String,
     /// The interface's number or address.
     pub nic: String,
-    /// Take it away without asking the guest.
+    /// Detach without asking the guest.
     #[serde(default)]
     pub force: bool,
 }
@@ -364,7 +364,7 @@ pub struct NetworkSetBridge {
 pub struct VcpuSet {
     /// A name, a uuid or a domid.
     pub guest: String,
-    /// How many processors.
+    /// The number of vCPUs.
     pub vcpus: u32,
 }
 
@@ -407,9 +407,9 @@ pub enum TriggerKind {
 pub struct TriggerParameters {
     /// A name, a uuid or a domid.
     pub guest: String,
-    /// What is sent.
+    /// What to send.
     pub trigger: TriggerKind,
-    /// To which virtual processor.
+    /// The vCPU to send it to.
     #[serde(default)]
     pub vcpu: u32,
 }
@@ -423,13 +423,13 @@ pub struct Sysrq {
     pub key: String,
 }
 
-/// A reply of `Create`, `Destroy` and of all that changes a guest.
+/// A reply of `Create`, `Destroy` and the methods that change a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// A step, in every reply but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
-    /// Something a person should know that stops nothing.
+    /// A warning for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     /// A part of what was asked for, in base64, in the replies of `Screenshot`.
@@ -477,11 +477,11 @@ pub struct OneGuest {
 pub struct Inspection {
     /// The guest.
     pub guest: Guest,
-    /// The configuration in force.
+    /// The effective configuration.
     pub config: serde_json::Value,
-    /// QEMU's arguments as the stubdomain was given them.
+    /// QEMU's arguments as passed to the stubdomain.
     pub qemu_argv: Vec<String>,
-    /// What the agent in the stubdomain has said of itself; hostile text, already bounded and printable.
+    /// What the agent in the stubdomain reports; untrusted text, already bounded and printable.
     pub agent: serde_json::Value,
 }
 

@@ -38,7 +38,7 @@ pub struct Diagnostic {
     pub span: Option<Span>,
     /// Places that belong to it, with a few words each; one of them may be its own.
     pub labels: Vec<Label>,
-    /// What the person can do.
+    /// What the user can do.
     pub help: Vec<String>,
 }
 

@@ -93,19 +93,19 @@ use Harmless::{Empty, Never, Words, Zero};
 
 const SPICE: &str = "the stubdomain's QEMU offers no SPICE";
 const VNC: &str = "the stubdomain's QEMU offers no VNC yet";
-const SDL: &str = "a QEMU in a stubdomain has no screen to open a window on";
-const SCHEDULER: &str = "scheduler parameters are not set yet; the guest gets the scheduler's defaults";
-const SOFT_AFFINITY: &str =
-    "a preference among CPUs is not set yet; `cpus` says where the guest may run at all";
+const SDL: &str = "a QEMU in a stubdomain has no display to open a window on";
+const SCHEDULER: &str = "scheduler parameters are not supported yet; the guest gets the scheduler's defaults";
+const SOFT_AFFINITY: &str = "soft affinity is not supported yet; `cpus` sets where the guest may run at all";
 const ARM: &str = "it belongs to Arm";
 const PV_ONLY: &str = "it belongs to PV and PVH guests; xl ignores it for an HVM guest too";
 const PVH_ONLY: &str = "it belongs to PVH guests; xl ignores it for an HVM guest too";
 const PCI_OPTION: &str = "it qualifies PCI passthrough, which no device of this guest uses";
-const PCI: &str = "PCI passthrough is not there yet, and the guest would miss the device";
-const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not there yet, and the guest would boot something \
-                           else; install the kernel into the guest's disk";
-const HARDWARE: &str = "giving a guest a part of the machine is not there yet, and the guest would miss it";
-const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would miss it";
+const PCI: &str = "PCI passthrough is not supported yet, and the guest would lack the device";
+const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not supported yet, and the guest would boot something \
+                           else; install the kernel on the guest's disk";
+const HARDWARE: &str =
+    "passing parts of the host to a guest is not supported yet, and the guest would lack them";
+const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would lack it";
 const DOM0_QEMU: &str = "its backend is a QEMU in dom0, which this toolstack never runs";
 
 /// The table, in order of the names.
@@ -138,23 +138,19 @@ pub static KEYS: &[Key] = &[
     refused(
         "device_model_override",
         Empty,
-        "it names a QEMU in dom0, which this toolstack never runs; put another QEMU into the stubdomain's image and \
-         name that with `stubdomain_ramdisk`",
+        "it names a QEMU in dom0, which this toolstack never runs; build a stubdomain image with that QEMU and \
+         set `stubdomain_ramdisk`",
     ),
     used("device_model_qmp"),
     used("device_model_stubdomain_override"),
     used("device_model_stubdomain_seclabel"),
-    no_effect(
-        "device_model_user",
-        Empty,
-        "QEMU runs in a domain of its own, where dom0's users do not exist",
-    ),
+    no_effect("device_model_user", Empty, "QEMU runs in a separate domain, where dom0's users do not exist"),
     used("device_model_version"),
     no_effect("device_tree", Empty, ARM),
     used("disk"),
     no_effect("display", Empty, SDL),
     no_effect("dm_restrict", Never, "the stubdomain confines QEMU more strictly than `dm_restrict` does"),
-    refused("driver_domain", Zero, "guests that serve devices to other guests are not there yet"),
+    refused("driver_domain", Zero, "driver domains are not supported yet"),
     refused("dtdev", Empty, HARDWARE),
     no_effect("e820_host", Zero, PV_ONLY),
     refused("extra", Empty, DIRECT_BOOT),
@@ -187,7 +183,7 @@ pub static KEYS: &[Key] = &[
     used("msr_relaxed"),
     used("name"),
     used("nestedhvm"),
-    no_effect("nographic", Zero, "a QEMU in a stubdomain shows nothing by itself"),
+    no_effect("nographic", Zero, "a QEMU in a stubdomain displays nothing by itself"),
     used("nomigrate"),
     no_effect("nx", Words(&["1"]), "xl ignores it too; hide the bit with `cpuid` if need be"),
     used("on_crash"),
@@ -203,7 +199,7 @@ pub static KEYS: &[Key] = &[
     refused(
         "passthrough",
         Words(&["default", "disabled"]),
-        "the IOMMU is not set up for guests yet, and devices could not be given to the guest later",
+        "the IOMMU is not set up for guests yet, and devices could not be passed to the guest later",
     ),
     refused("pci", Empty, PCI),
     no_effect("pci_msitranslate", Zero, PCI_OPTION),
@@ -214,7 +210,7 @@ pub static KEYS: &[Key] = &[
     refused(
         "pool",
         Words(&["Pool-0", ""]),
-        "CPU pools are not there yet, and the guest would run on CPUs of another",
+        "CPU pools are not supported yet, and the guest would run on the CPUs of another pool",
     ),
     refused("pvcalls", Empty, PV_DEVICE),
     no_effect("pvshim", Zero, PVH_ONLY),
@@ -269,7 +265,7 @@ pub static KEYS: &[Key] = &[
     used("vga"),
     used("videoram"),
     used("vif"),
-    no_effect("vif2", Empty, "netchannel2 is gone; xl ignores it too"),
+    no_effect("vif2", Empty, "netchannel2 no longer exists; xl ignores it too"),
     used("viridian"),
     refused("vkb", Empty, DOM0_QEMU),
     no_effect("vkb_device", Zero, DOM0_QEMU),
@@ -280,7 +276,11 @@ pub static KEYS: &[Key] = &[
     no_effect("vncpasswd", Empty, VNC),
     no_effect("vncunused", Never, VNC),
     no_effect("vncviewer", Zero, "xl ignores it too"),
-    refused("vnuma", Empty, "virtual NUMA is not there yet, and the guest would be built to another plan"),
+    refused(
+        "vnuma",
+        Empty,
+        "virtual NUMA is not supported yet, and the guest would be built with another layout",
+    ),
     used("vpmu"),
     used("vpt_align"),
     refused("vsnd", Empty, PV_DEVICE),
@@ -291,7 +291,7 @@ pub static KEYS: &[Key] = &[
     no_effect(
         "xend_suspend_evtchn_compat",
         Zero,
-        "the event channel that it makes is for tools of before Xen 4.0",
+        "the event channel that it creates is for tools from before Xen 4.0",
     ),
 ];
 

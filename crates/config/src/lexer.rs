@@ -1,4 +1,4 @@
-//! The words of the language: what flex makes of a file in `tools/libs/util/libxlu_cfg_l.l`, with spans.
+//! The tokens of the format, as flex makes them of a file in `tools/libs/util/libxlu_cfg_l.l`, with spans.
 
 use crate::diagnostic::Diagnostic;
 use crate::source::{SourceFile, Span};
@@ -159,7 +159,7 @@ impl Lexer<'_> {
         if let Some(at) = self.source.slice(span).find('\0') {
             let at = span.start + at;
             self.diagnostics.push(
-                Diagnostic::error("config::nul-byte", "A string cannot hold a NUL byte")
+                Diagnostic::error("config::nul-byte", "A string cannot contain a NUL byte")
                     .at(Span::new(at, at + 1)),
             );
         }
@@ -191,9 +191,8 @@ impl Lexer<'_> {
                 self.source.slice(span)
             ));
         } else if matches!(first, '(' | ')' | '.' | ':' | '+' | '-') {
-            diagnostic = diagnostic.help(
-                "values are numbers, strings in quotes and lists in brackets; Python is not understood",
-            );
+            diagnostic = diagnostic
+                .help("values are numbers, strings in quotes and lists in brackets; Python is not supported");
         }
         self.diagnostics.push(diagnostic);
         TokenKind::Bad
@@ -203,7 +202,7 @@ impl Lexer<'_> {
         if self.returns > 0 {
             self.diagnostics.push(
                 Diagnostic::warning("config::carriage-return", "The file has lines that end in CR LF")
-                    .help("xl does not read such files; convert the file with `dos2unix`"),
+                    .help("xl cannot read such files; convert the file with `dos2unix`"),
             );
         }
     }
@@ -220,7 +219,7 @@ fn show(c: char) -> String {
 fn bad_escape(escaped: char, at: usize) -> Diagnostic {
     let span = Span::new(at, at + 1 + escaped.len_utf8());
     if escaped.is_ascii_digit() || escaped == 'x' {
-        return Diagnostic::error("config::numeric-escape", "Numerical escapes do not work in xl's language")
+        return Diagnostic::error("config::numeric-escape", "Numerical escapes do not work in xl's format")
             .at(span)
             .help("write the character itself; Xen's own parser drops or refuses these escapes");
     }

@@ -45,7 +45,7 @@ pub fn load(path: &Path) -> Loaded {
         Ok(bytes) if bytes.len() as u64 > MAX_FILE_SIZE => failed(
             name,
             Diagnostic::error("config::too-large", format!("The file is larger than {MAX_FILE_SIZE} bytes"))
-                .help("a configuration is a few hundred lines at most; is this the right file?"),
+                .help("a configuration rarely exceeds a few hundred lines; is this the right file?"),
         ),
         Ok(bytes) => load_source(SourceFile::from_bytes(name, &bytes)),
         Err(error) => failed(

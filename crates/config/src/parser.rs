@@ -68,7 +68,7 @@ impl Parser<'_> {
             if self.values > MAX_VALUES {
                 let diagnostic = Diagnostic::error(
                     "config::too-large",
-                    format!("The file holds more than {MAX_VALUES} values; the rest was not read"),
+                    format!("The file contains more than {MAX_VALUES} values; the rest was not read"),
                 );
                 self.diagnostics.push(diagnostic.at(self.span()));
                 return document;

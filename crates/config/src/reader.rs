@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
             self.push(
                 Diagnostic::error("config::relative-path", message)
                     .at(span)
-                    .help("a daemon creates the guest; it does not know in which folder this file was read"),
+                    .help("the guest is created by a daemon, which does not know the directory of this file"),
             );
             return None;
         }
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Complains of a value that is understood and cannot be honoured.
+    /// Complains of a value that is understood and is not supported.
     pub(crate) fn refuse(&mut self, key: &'static str, span: Span, why: &str) {
         self.push(refusal(key, span, why));
     }
@@ -202,5 +202,5 @@ pub(crate) fn choices(wrong: &str, words: &[&str]) -> String {
 }
 
 pub(crate) fn refusal(key: &str, span: Span, why: &str) -> Diagnostic {
-    Diagnostic::error("config::refused", format!("`{key}` cannot be honoured")).at(span).help(why)
+    Diagnostic::error("config::refused", format!("`{key}` is not supported")).at(span).help(why)
 }

@@ -75,7 +75,7 @@ impl History {
         }
     }
 
-    /// Goes on, in a spool, with what an earlier process has left.
+    /// Continues, in a spool, with what an earlier process has left.
     #[must_use]
     pub fn taken_up(spool: Spool, kept: &Kept) -> Self {
         let end = kept.ring.end;

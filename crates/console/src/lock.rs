@@ -21,11 +21,11 @@ pub enum LockError {
         holder: Option<u32>,
     },
     /// The lock file cannot be used.
-    #[error("Cannot lock {path}; check that its folder exists and is writable")]
+    #[error("Cannot lock {path}; check that its directory exists and is writable")]
     Unusable {
         /// The lock file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

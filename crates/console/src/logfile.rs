@@ -47,7 +47,7 @@ pub enum Sync {
 }
 
 impl LogStyle {
-    /// The limit of a log when nobody says another: 4 MiB, and as much again in the rotated file.
+    /// The default limit of a log: 4 MiB, and as much again in the rotated file.
     pub const DEFAULT_LIMIT: u64 = 4 * 1024 * 1024;
 }
 
@@ -61,11 +61,11 @@ impl Default for LogStyle {
 #[derive(Debug, Error)]
 pub enum LogError {
     /// The file cannot be opened for appending.
-    #[error("Cannot open the console log {path}; check that its folder exists and is writable")]
+    #[error("Cannot open the console log {path}; check that its directory exists and is writable")]
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The file cannot be appended to.
@@ -73,15 +73,15 @@ pub enum LogError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The full file cannot be renamed.
-    #[error("Cannot rename the full console log {path}; it is begun again instead")]
+    #[error("Cannot rename the full console log {path}; it is emptied instead")]
     Rotate {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -278,7 +278,7 @@ impl LogFile {
         if self.size >= self.style.limit || self.is_rotated {
             let refilled = || LogError::Rotate {
                 path: self.path.clone(),
-                source: io::Error::other("another program filled it again"),
+                source: io::Error::other("another program has filled it again"),
             };
             return Err(rotated.err().unwrap_or_else(refilled));
         }

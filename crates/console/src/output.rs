@@ -99,7 +99,7 @@ impl Direction {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OutputError {
     /// The path is relative, and to what would be anybody's guess.
-    #[error("The console's key {key} says \"{value}\": it needs an absolute path")]
+    #[error("The console's key {key} says \"{value}\": an absolute path is required")]
     RelativePath {
         /// The key.
         key: &'static str,

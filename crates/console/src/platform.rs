@@ -19,7 +19,7 @@ pub struct DomainState {
     pub domid: DomId,
     /// The UUID, which identifies the domain.
     pub uuid: Uuid,
-    /// Whether it is being destroyed: it will not write any more, and its pages wait to be let go.
+    /// Whether it is being destroyed: it will not write any more, and its pages are to be released.
     pub dying: bool,
 }
 

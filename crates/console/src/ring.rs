@@ -254,7 +254,7 @@ pub struct BackendRing<M> {
 }
 
 impl<M: RingMemory> BackendRing<M> {
-    /// Takes up a ring where its indices stand.
+    /// Continues a ring at its current indices.
     pub const fn new(memory: M) -> Self {
         Self { memory }
     }

@@ -42,7 +42,7 @@ pub enum StreamError {
         bytes: u64,
     },
     /// Nothing moved for as long as the caller would wait.
-    #[error("The stream of domain {domid} stood still for {patience:?} after {bytes} bytes")]
+    #[error("The stream of domain {domid} made no progress for {patience:?} after {bytes} bytes")]
     Stalled {
         /// The domain.
         domid: DomId,
@@ -66,7 +66,7 @@ pub enum StreamError {
         doing: &'static str,
         /// The domain.
         domid: DomId,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

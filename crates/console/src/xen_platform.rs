@@ -83,19 +83,19 @@ impl Platform for XenPlatform {
     fn unbind(&mut self, port: EventPort) {
         self.bound.remove(&port);
         if let Err(error) = self.events.unbind(port) {
-            tracing::debug!(%port, %error, "an event channel could not be unbound");
+            tracing::debug!(%port, %error, "cannot unbind an event channel");
         }
     }
 
     fn notify(&mut self, port: EventPort) {
         if let Err(error) = self.events.notify(port) {
-            tracing::debug!(%port, %error, "an event could not be sent");
+            tracing::debug!(%port, %error, "cannot send an event");
         }
     }
 
     fn unmask(&mut self, port: EventPort) {
         if let Err(error) = self.events.unmask(port) {
-            tracing::debug!(%port, %error, "an event channel could not be unmasked");
+            tracing::debug!(%port, %error, "cannot unmask an event channel");
         }
     }
 

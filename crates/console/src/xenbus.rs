@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!  frontend writes state        this side                       backend state
-//!  (none), 1 Initialising   →   let go of the ring, if any   →  2 InitWait
+//!  (none), 1 Initialising   →   release the ring, if any     →  2 InitWait
 //!  3 Initialised + offer    →   map the ring, bind the port  →  4 Connected
 //!  4 Connected  + offer     →   the same (this side restarted)  4 Connected
-//!  5 Closing                →   drain, let go                →  5 Closing
-//!  6 Closed                 →   drain, let go                →  6 Closed
+//!  5 Closing                →   drain, release               →  5 Closing
+//!  6 Closed                 →   drain, release               →  6 Closed
 //!  any, toolstack closes    →   as soon as the frontend did  →  6 Closed
 //! ```
 //! States are those of `xen/include/public/io/xenbus.h`. An *offer* is the frontend's `ring-ref` and `port`.
 //! Nothing here trusts an order: each call looks at the whole picture, so that missed and repeated watch events,
-//! a restart of this process and a frontend that lies all end in a defined step.
+//! a restart of this process and an invalid frontend all end in a defined step.
 
 use xen_types::{EventPort, GrantRef};
 
@@ -112,9 +112,9 @@ pub enum Step {
     Write(XenbusState),
     /// Map and bind this, then write state 4; when that fails, remember the refusal and write state 6.
     Connect(Offer),
-    /// Drain and let go of the ring, then write the backend's state, if any.
+    /// Drain and release the ring, then write the backend's state, if any.
     Disconnect(Option<XenbusState>),
-    /// The device is gone: drain, let go, and forget it.
+    /// The device is gone: drain, release and forget it.
     Forget,
 }
 
@@ -136,7 +136,7 @@ pub fn next_step(picture: &Picture, link: &Link) -> Step {
     }
 }
 
-/// Lets go of a ring and brings the backend to a state in which there is none.
+/// Releases a ring and brings the backend to a state without one.
 fn settle(link: &Link, backend: XenbusState, wanted: XenbusState) -> Step {
     match link {
         Link::None if backend == wanted => Step::Rest,

@@ -25,13 +25,13 @@ pub struct Argv {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ArgvError {
     /// There are no arguments at all.
-    #[error("The device model's arguments are absent: neither dm-argv nor dmargs holds one")]
+    #[error("The device model's arguments are missing: both dm-argv and dmargs are empty")]
     Absent,
     /// More arguments than three digits count.
-    #[error("The device model has {0} arguments, at most {max} can be handed over", max = Argv::MAX_ARGS)]
+    #[error("The device model has {0} arguments; at most {max} can be passed", max = Argv::MAX_ARGS)]
     TooMany(usize),
     /// One argument is longer than one xenstore value.
-    #[error("Argument {index} is {len} bytes long, at most {max} fit in one xenstore value", max = Argv::MAX_ARG_LEN)]
+    #[error("Argument {index} is {len} bytes long; at most {max} fit into one xenstore value", max = Argv::MAX_ARG_LEN)]
     TooLong {
         /// The argument's number, the first being 1.
         index: usize,
@@ -39,7 +39,7 @@ pub enum ArgvError {
         len: usize,
     },
     /// All arguments together are too long.
-    #[error("The arguments are more than {max} bytes long together", max = Argv::MAX_TOTAL)]
+    #[error("The arguments exceed {max} bytes in total", max = Argv::MAX_TOTAL)]
     TotalTooLong,
     /// An argument contains NUL, which no program can be given.
     #[error("Argument {0} contains a NUL byte")]
@@ -48,13 +48,13 @@ pub enum ArgvError {
     #[error("Argument {0} contains an escape character (0x1b), which separates arguments in dmargs")]
     Separator(usize),
     /// The arguments do not fit in one value.
-    #[error("The arguments need {0} bytes as one value of dmargs, at most {max} fit", max = Argv::MAX_ARG_LEN)]
+    #[error("The arguments need {0} bytes as one value of dmargs; at most {max} fit", max = Argv::MAX_ARG_LEN)]
     DmargsTooLong(usize),
     /// A key of `dm-argv` is not a number of three digits from 001.
-    #[error("dm-argv holds the key \"{0}\", which is not an argument's number (001 to 999)")]
+    #[error("dm-argv has the key \"{0}\", which is not an argument's number (001 to 999)")]
     Key(String),
     /// A key of `dm-argv` comes twice, or one is missing.
-    #[error("dm-argv has no key {expected:03}, but has {found:03}: the list is torn")]
+    #[error("dm-argv has no key {expected:03}, but has {found:03}: the list has a gap")]
     Gap {
         /// The number that should come next.
         expected: usize,

@@ -176,7 +176,9 @@ impl fmt::Display for AgentExit {
             Self::Killed(signal) => write!(f, "QEMU was killed by signal {signal}"),
             Self::Stopped => f.write_str("the stubdomain was told to shut down"),
             Self::Failed(why) => write!(f, "QEMU could not be started: {why}"),
-            Self::Unknown(text) => write!(f, "the stubdomain says \"{text}\", which means nothing here"),
+            Self::Unknown(text) => {
+                write!(f, "the stubdomain reported \"{text}\", which is not a known reason")
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 //! end    := 0:u32  length of all bytes:u64  crc32(all bytes):u32
 //! ```
 //! Numbers are little-endian. The checksum is CRC-32 (IEEE 802.3, as in gzip): it finds what a console or a driver
-//! loses, doubles or mangles; it is no protection against who wants to deceive.
+//! loses, doubles or mangles; it is no protection against an attacker.
 
 use thiserror::Error;
 
@@ -19,7 +19,7 @@ pub const CHUNK_MAX: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum FrameError {
     /// It does not begin as one.
-    #[error("The stream does not begin with its mark; the other side may send it without frames")]
+    #[error("The stream does not begin with its mark; the sender may not use frames")]
     Mark,
     /// A frame is longer than frames are.
     #[error("A frame of {0} bytes is longer than the {CHUNK_MAX} that a frame may have")]
@@ -31,7 +31,7 @@ pub enum FrameError {
         at: u64,
     },
     /// Not all frames came, or not in order.
-    #[error("The stream has {got} bytes where {sent} were sent, or others than those")]
+    #[error("The stream has {got} bytes, but {sent} were sent, or its bytes differ")]
     Whole {
         /// Bytes that came.
         got: u64,

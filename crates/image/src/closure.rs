@@ -227,7 +227,7 @@ pub fn inspect_bytes(name: &str, bytes: &[u8]) -> Result<Dynamic> {
     let value = |tag| entries.iter().find(|(other, _)| *other == tag).map(|(_, value)| *value);
     let strings = match (value(abi::DT_STRTAB), value(abi::DT_STRSZ)) {
         (Some(address), Some(size)) => loaded(&file, bytes, address, size)
-            .ok_or_else(|| bad(&"its string table lies outside of what is loaded"))?,
+            .ok_or_else(|| bad(&"its string table is outside the loaded segments"))?,
         _ => &[],
     };
     let strings = StringTable::new(strings);

@@ -61,7 +61,7 @@ fn moved(segment: &ProgramHeader, loads: &[(ProgramHeader, u64)], end: u64) -> R
             let new = offset.checked_add(inside)?;
             (fits && new.checked_add(segment.p_filesz)? <= end).then_some(new)
         })
-        .ok_or_else(|| "a segment lies outside of what is loaded".to_owned())
+        .ok_or_else(|| "a segment is outside the loaded segments".to_owned())
 }
 
 fn write_program_header(output: &mut [u8], at: usize, header: &ProgramHeader) {

@@ -11,7 +11,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ImageError {
     /// Something that is compiled did not compile.
-    #[error("Cannot make {program}: {step} failed; all its words are in {}\n{last_words}", log.display())]
+    #[error("Cannot build {program}: {step} failed; see {} for the full output\n{last_words}", log.display())]
     Compile {
         /// What was being made.
         program: &'static str,
@@ -33,9 +33,9 @@ pub enum ImageError {
         /// The packages, separated by blanks.
         missing: String,
     },
-    /// Something that was to be there already is not.
+    /// Something that must already exist is missing.
     #[error(
-        "{program} has not been compiled with this version's options: `outrigger image build` with `minimal` does it"
+        "{program} has not been compiled with this version's options; run `outrigger image build` with `minimal`"
     )]
     NotCompiled {
         /// What is missing.
@@ -63,7 +63,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// Neither `OUTRIGGER_CACHE` nor `XDG_CACHE_HOME` nor `HOME` says where to keep packages.
-    #[error("No folder to keep packages in: set OUTRIGGER_CACHE, XDG_CACHE_HOME or HOME")]
+    #[error("No directory for the package cache; set OUTRIGGER_CACHE, XDG_CACHE_HOME or HOME")]
     NoCacheFolder,
     /// A program that every Debian has could not be started.
     #[error(
@@ -89,7 +89,7 @@ pub enum ImageError {
         package: String,
     },
     /// The packages cannot be had together, or apt said something else.
-    #[error("apt cannot say what {wanted} needs: {stderr}")]
+    #[error("apt cannot resolve the dependencies of {wanted}: {stderr}")]
     Unresolvable {
         /// The packages asked for.
         wanted: String,
@@ -108,7 +108,7 @@ pub enum ImageError {
     },
     /// A download failed.
     #[error(
-        "Cannot fetch {package}: {stderr} (check the network; old lists are renewed by `apt-get update`)"
+        "Cannot fetch {package}: {stderr} (check the network; `apt-get update` refreshes outdated lists)"
     )]
     Fetch {
         /// Package and version.
@@ -137,7 +137,7 @@ pub enum ImageError {
         stderr: String,
     },
     /// Something that should be in the packages is not.
-    #[error("None of the packages has {path} ({hint})")]
+    #[error("None of the packages contains {path} ({hint})")]
     NotInRoot {
         /// The path, as it would be in an installed system.
         path: String,
@@ -145,13 +145,15 @@ pub enum ImageError {
         hint: String,
     },
     /// Symbolic links lead round in a circle.
-    #[error("Symbolic links lead round in a circle at {path}")]
+    #[error("Symbolic link loop at {path}")]
     LinkLoop {
         /// Where it was noticed.
         path: String,
     },
     /// A shared library is missing.
-    #[error("{needed_by} needs the library {library}, which none of the packages has: name its package too")]
+    #[error(
+        "{needed_by} needs the library {library}, which none of the packages contains; specify its package too"
+    )]
     MissingLibrary {
         /// The library's soname.
         library: String,
@@ -184,7 +186,7 @@ pub enum ImageError {
     },
     /// A bzImage cannot be taken apart.
     #[error(
-        "{what} is not a Linux bzImage that can be taken apart: {reason} (keep it as it is with the bzImage format)"
+        "{what} is not a Linux bzImage that can be unpacked: {reason} (use the bzImage format to keep it unchanged)"
     )]
     BadKernel {
         /// The file.
@@ -203,12 +205,12 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// A file is no initramfs.
-    #[error("This is no cpio archive, or one that is damaged")]
+    #[error("This is not a cpio archive, or it is damaged")]
     BadArchive,
     /// The output folder has something else in it.
     #[error(
-        "The output folder {} has {name} in it, which is no part of an image: give a new folder, or one of an \
-         earlier image",
+        "The output directory {} contains {name}, which is not part of an image; specify a new directory, or \
+         that of an earlier image",
         folder.display()
     )]
     ForeignOutput {

@@ -144,7 +144,7 @@ impl Initramfs {
         let clean =
             format!("/{}", path.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"));
         if clean.split('/').any(|part| part == "." || part == "..") || clean.contains('\0') {
-            return Err(bad("it has a part that is not a plain name"));
+            return Err(bad("it has a component that is not a plain name"));
         }
         if clean == "/" {
             return Err(bad("it has no name"));
@@ -157,13 +157,13 @@ impl Initramfs {
             match self.entries.get(&above) {
                 None => self.put(&above, 0o755, Node::Directory)?,
                 Some((_, Node::Directory)) => {}
-                Some(_) => return Err(bad("what is above it is not a directory")),
+                Some(_) => return Err(bad("its parent is not a directory")),
             }
         }
         if let Some((_, Node::Directory)) = self.entries.get(&clean)
             && node != Node::Directory
         {
-            return Err(bad("there is a directory already"));
+            return Err(bad("a directory already exists there"));
         }
         self.entries.insert(clean, (mode, node));
         Ok(())

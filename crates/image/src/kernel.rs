@@ -88,7 +88,7 @@ fn payload(image: &[u8]) -> std::result::Result<&[u8], &'static str> {
     };
     let start = (sectors + 1) * 512 + word(PAYLOAD_OFFSET)?;
     let end = start.checked_add(word(PAYLOAD_LENGTH)?).ok_or(SHORT)?;
-    image.get(start..end).filter(|payload| payload.len() > 8).ok_or("its payload lies outside of the file")
+    image.get(start..end).filter(|payload| payload.len() > 8).ok_or("its payload is outside the file")
 }
 
 /// Decompresses a payload, telling its kind by its first bytes. The build appends the size to most kinds, which

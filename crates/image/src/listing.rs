@@ -1,4 +1,4 @@
-//! What is in a packed initramfs: a check on the finished file, whoever made it.
+//! The contents of a packed initramfs: a check of the finished file.
 
 use std::io::Read as _;
 

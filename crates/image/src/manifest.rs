@@ -158,7 +158,9 @@ impl Manifest {
             serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
             Some(format) if format == u64::from(FORMAT) => {}
-            Some(format) => return Err(bad(format!("its format is {format}, this program knows {FORMAT}"))),
+            Some(format) => {
+                return Err(bad(format!("its format is {format}, but this program supports {FORMAT}")));
+            }
             None => return Err(bad("it has no format number".to_owned())),
         }
         serde_json::from_value(value).map_err(|error| bad(error.to_string()))

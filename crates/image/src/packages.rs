@@ -290,7 +290,7 @@ impl Store {
             .map_err(ImageError::io("create a folder in", &folder))
     }
 
-    /// Removes what builds left that were killed, and old answers. A failure here hurts nobody.
+    /// Removes what builds left that were killed, and old answers. A failure here is harmless.
     fn sweep(&self) {
         for folder in ["tmp", "resolved"] {
             let Ok(entries) = fs::read_dir(self.cache.join(folder)) else { continue };

@@ -262,7 +262,7 @@ impl Root {
         let names: Vec<&str> = self.packages().map(|package| package.name.as_str()).collect();
         match names.len() {
             0 => self.layers.first().map_or_else(
-                || "no package was asked for".to_owned(),
+                || "no package was requested".to_owned(),
                 |layer| format!("looked in {}", layer.folder.display()),
             ),
             1..=8 => format!("looked in {}", names.join(", ")),

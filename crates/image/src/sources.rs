@@ -84,7 +84,7 @@ impl Store {
         let source = parse_source_uris(name, &String::from_utf8_lossy(&output.stdout)).ok_or_else(|| {
             ImageError::Unresolvable {
                 wanted: format!("the source of {name}"),
-                stderr: "what it prints is not understood".to_owned(),
+                stderr: "its output is invalid".to_owned(),
             }
         })?;
         if let Some(place) = place {

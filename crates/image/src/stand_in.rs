@@ -43,7 +43,7 @@ pub fn stand_in(program: &str, bytes: &[u8], soname: &str) -> Result<Vec<u8>> {
     let bad = |reason: String| ImageError::BadElf { path: program.to_owned(), reason };
     let functions = functions(bytes, soname).map_err(bad)?;
     if functions.is_empty() {
-        return Err(bad(format!("it takes no versioned function from {soname}")));
+        return Err(bad(format!("it uses no versioned function of {soname}")));
     }
     Ok(library(soname, &functions))
 }
@@ -65,7 +65,7 @@ fn functions(bytes: &[u8], soname: &str) -> std::result::Result<Vec<(String, Str
         let name = usize::try_from(symbol.st_name).map_err(|error| error.to_string())?;
         let name = names.get(name).map_err(|error| error.to_string())?;
         if symbol.st_symtype() != abi::STT_FUNC {
-            return Err(format!("it takes {name} from {soname}, which is no function"));
+            return Err(format!("it uses {name} of {soname}, which is not a function"));
         }
         functions.push((name.to_owned(), requirement.name.to_owned()));
     }
@@ -312,6 +312,6 @@ mod tests {
     fn test_stand_in_for_a_variable_is_refused() {
         let program = std::fs::read("/proc/self/exe").unwrap();
         let error = stand_in("self", &program, "libc.so.6").unwrap_err().to_string();
-        assert!(error.contains("is no function"), "{error}");
+        assert!(error.contains("is not a function"), "{error}");
     }
 }

@@ -70,7 +70,7 @@ pub struct AttachedLoop {
 #[derive(Debug, Error)]
 pub enum LoopError {
     /// The kernel gives no free device.
-    #[error("Cannot get a free loop device from /dev/loop-control; is the kernel's module loop loaded?")]
+    #[error("Cannot get a free loop device from /dev/loop-control; is the kernel module loop loaded?")]
     NoFree {
         /// What the kernel said.
         source: io::Error,
@@ -111,7 +111,7 @@ pub enum LoopError {
     #[error("The host has more than {MAX_DEVICES} attached loop devices")]
     TooMany,
     /// The tag does not fit.
-    #[error("The tag \"{0}\" of a loop device is empty, too long or has a NUL byte")]
+    #[error("The tag \"{0}\" of a loop device is empty, too long, or contains a NUL byte")]
     Tag(String),
 }
 

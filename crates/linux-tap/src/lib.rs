@@ -1,6 +1,6 @@
 //! Persistent taps of Linux that belong to a user.
 //!
-//! Whoever owns a tap may use it without any privilege, by opening `/dev/net/tun` and asking for it by its name.
+//! The owner of a tap may use it without any privilege, by opening `/dev/net/tun` and requesting it by its name.
 //! Facts are from Linux's `include/uapi/linux/if_tun.h` and `drivers/net/tun.c`; rtnetlink removes a tap, but makes
 //! none. This crate has `unsafe` for three ioctls: of the crates that offer them, one brings the Windows bindings and
 //! the others a runtime.
@@ -39,7 +39,7 @@ use sys::{InterfaceRequest, tun_set_iff, tun_set_owner, tun_set_persist};
 
 /// Makes the tap `name`, which stays until it is removed, and gives it to the user with the number `owner`.
 ///
-/// A tap of this name that is there already is taken and given to that user. Needs `CAP_NET_ADMIN`.
+/// An existing tap of this name is reused and assigned to that user. Needs `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// A name that is empty, too long or has a NUL byte is `InvalidInput`; else what the kernel says, `NotFound` meaning

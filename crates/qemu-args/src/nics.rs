@@ -8,9 +8,9 @@ pub struct StubNic {
     /// The devid of the PV NIC, the same for the guest and for the stubdomain. The agent finds the PV NIC of a tap
     /// by the number in the id `net<devid>`.
     pub devid: u32,
-    /// The address of the emulated card and of the guest's PV NIC.
+    /// The address of the emulated NIC and of the guest's PV NIC.
     pub mac: MacAddr,
-    /// QEMU's name of the card.
+    /// QEMU's name of the NIC's model.
     pub model: String,
     /// The tap's name in the stubdomain.
     pub tap: String,

@@ -16,7 +16,7 @@ use crate::message::{Kind, Member, Members, Message};
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// Not JSON, or JSON that is not an object.
-    #[error("Byte {at} of the message does not belong there")]
+    #[error("Byte {at} of the message is not valid there")]
     Syntax {
         /// The byte's number in its message, from 0.
         at: usize,
@@ -28,7 +28,7 @@ pub enum DecodeError {
         at: usize,
     },
     /// An object has two members of one name.
-    #[error("The message has a key twice near byte {at}")]
+    #[error("The message has a duplicate key near byte {at}")]
     DuplicateKey {
         /// Where the second one ends.
         at: usize,

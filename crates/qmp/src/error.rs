@@ -51,7 +51,7 @@ impl fmt::Display for ErrorClass {
     }
 }
 
-/// Why a command of QMP has no good answer, or an event was not seen.
+/// Why a QMP command failed, or an event was not received.
 #[derive(Debug, Error)]
 pub enum QmpError {
     /// QEMU refused.
@@ -65,7 +65,7 @@ pub enum QmpError {
         description: String,
     },
     /// There is no session with the device model.
-    #[error("QEMU cannot be asked for {command}: {why}")]
+    #[error("QEMU cannot execute {command}: {why}")]
     NoSession {
         /// The command.
         command: String,
@@ -74,7 +74,8 @@ pub enum QmpError {
     },
     /// The session was lost before the answer: whether the command was executed is not known.
     #[error(
-        "The session with QEMU was lost during {command} ({why}); look whether it was done before asking again"
+        "The session with QEMU was lost during {command} ({why}); check whether it was executed before you \
+         repeat it"
     )]
     Lost {
         /// The command, or what was waited for.
@@ -84,20 +85,20 @@ pub enum QmpError {
     },
     /// No answer in time.
     #[error(
-        "QEMU did not answer {command} in time; OUTRIGGER_TIME_SCALE stretches the deadline on a slow machine"
+        "QEMU did not answer {command} in time; OUTRIGGER_TIME_SCALE extends the deadline on a slow machine"
     )]
     Timeout {
         /// The command.
         command: String,
     },
     /// No event in time.
-    #[error("QEMU did not tell of {event} in time")]
+    #[error("QEMU did not send {event} in time")]
     NoEvent {
         /// What was waited for.
         event: String,
     },
     /// The answer is not of the command's type.
-    #[error("The answer of QEMU to {command} is not what it has to be")]
+    #[error("QEMU's answer to {command} is invalid")]
     BadAnswer {
         /// The command.
         command: String,
@@ -114,8 +115,8 @@ pub enum QmpError {
         #[source]
         source: serde_json::Error,
     },
-    /// What came is no QMP.
-    #[error("What QEMU says is no QMP")]
+    /// The bytes received are not QMP.
+    #[error("QEMU sent something that is not QMP")]
     Decode(#[from] DecodeError),
 }
 

@@ -1,9 +1,8 @@
-//! QMP, the protocol of QEMU's monitor, for a toolstack that does not believe QEMU.
+//! QMP, the protocol of QEMU's monitor, for a toolstack that does not trust QEMU.
 //!
-//! QEMU is the part that a hostile guest owns first. So every message is bounded and checked ([`Decoder`],
-//! [`Limits`]), every answer is held against the type of its command before anyone acts on it ([`commands`]), and no
-//! wait is without a deadline ([`Monitor`]). Nothing here does I/O: protocols are state machines that take bytes and
-//! give bytes.
+//! A hostile guest compromises QEMU first. So every message is bounded and checked ([`Decoder`], [`Limits`]), every
+//! answer is checked against the type of its command before it is used ([`commands`]), and every wait has a deadline
+//! ([`Monitor`]). Nothing here does I/O: protocols are state machines that take and return bytes.
 #![forbid(unsafe_code)]
 
 pub mod commands;

@@ -81,7 +81,7 @@ pub enum Kind {
     Greeting,
     /// An answer that gives something back.
     Return,
-    /// An answer that tells of an error.
+    /// An answer with an error.
     Error,
     /// An event.
     Event,

@@ -1,7 +1,7 @@
-//! QMP over a plain console: a stream without connections, so without a greeting for whoever comes next.
+//! QMP over a plain console: a stream without connections, and so without a greeting for the next client.
 //!
-//! The next one finds QEMU in the middle of a request that the last one has half sent, and its own first bytes in the
-//! middle of an answer. [`Resync`] puts both right, in the stream itself:
+//! The next client finds QEMU in the middle of a request that the previous client had partly sent, and itself in the
+//! middle of an answer. [`Resync`] solves both problems within the stream:
 //!
 //! 1. It sends [`RESET`]: the byte 0xff, which no UTF-8 has and so no JSON, and a line break. QEMU's lexer drops what it
 //!    has of a token and a message at a byte that cannot be (`qobject/json-lexer.c`; the guest agent is synchronized so

@@ -46,7 +46,7 @@ const SCRIPT_LIMIT: usize = 4096;
 #[derive(Debug, Error)]
 pub enum GuestError {
     /// A package, or something in it, is missing.
-    #[error("Cannot get the parts of the test guest")]
+    #[error("Cannot obtain the parts of the test guest")]
     Parts(#[from] ImageError),
     /// A file operation failed.
     #[error("Cannot {action} {} for the test guest", path.display())]

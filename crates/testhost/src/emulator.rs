@@ -59,7 +59,7 @@ impl Emulator {
         match &self.0 {
             None => format!("{DEBIAN} is missing: install the Debian package qemu-system-x86"),
             Some(Patched { program, .. }) => {
-                format!("{} is gone; run this again to have it compiled again", program.display())
+                format!("{} no longer exists; run this again to compile it", program.display())
             }
         }
     }

@@ -65,7 +65,7 @@ pub enum HostError {
     },
     /// Nothing was heard from the host for too long.
     #[error(
-        "The host said nothing for {} s during {phase}. Last console lines:\n{tail}\nThe logs are in {}; \
+        "The host printed nothing for {} s during {phase}. Last console lines:\n{tail}\nThe logs are in {}; \
          on a slow machine set OUTRIGGER_TIME_SCALE to a number above 1", silence.as_secs(), logs.display()
     )]
     Hung {
@@ -107,7 +107,7 @@ pub enum HostError {
         logs: PathBuf,
     },
     /// QEMU's monitor answered with an error or not at all.
-    #[error("QEMU's monitor did not do {command}: {reason}")]
+    #[error("QEMU's monitor did not execute {command}: {reason}")]
     Monitor {
         /// The QMP command.
         command: String,
@@ -125,7 +125,7 @@ pub enum HostError {
         reason: &'static str,
     },
     /// Another thread ended the run.
-    #[error("The run was ended from outside")]
+    #[error("The run was interrupted")]
     Stopped,
     /// One of a pair of hosts failed.
     #[error("{host} of the pair failed")]
@@ -145,7 +145,7 @@ pub enum HostError {
         reason: String,
     },
     /// The packages could not be fetched or unpacked, or a file was missing in them.
-    #[error("Cannot gather {what} for the embedded host")]
+    #[error("Cannot collect {what} for the embedded host")]
     Packages {
         /// Which part was being gathered.
         what: String,

@@ -51,7 +51,7 @@ impl Work<'_> {
     /// Gives dom0 the word and waits until it has the script and the files.
     pub(crate) fn begin(&self, vm: &mut Vm<'_>) -> Result<(), HostError> {
         vm.set_phase("start of the job");
-        // dom0's clock stood still with the snapshot.
+        // dom0's clock stopped with the snapshot.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let message = match self.job {
             Job::Script(_) => {
@@ -62,7 +62,7 @@ impl Work<'_> {
             Job::Shell => format!("shell {now} {}\n", shell::terminal()),
         };
         vm.send("control", message.as_bytes())?;
-        // Who wants shorter deadlines than usual means those of the job.
+        // Shorter deadlines than usual are meant for the job.
         let limit = vm.scaled(MOUNT_LIMIT).max(MOUNT_LIMIT);
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {

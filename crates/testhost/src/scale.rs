@@ -34,7 +34,7 @@ impl TimeScale {
         }
     }
 
-    /// A factor of this one: for who wants deadlines shorter or longer than others.
+    /// A multiple of this one, for deadlines shorter or longer than others.
     #[must_use]
     pub fn times(self, factor: f64) -> Self {
         Self((self.0 * factor).clamp(0.01, 100.0))

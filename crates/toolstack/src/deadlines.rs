@@ -11,9 +11,9 @@ pub struct Deadlines {
     pub backends_close: Duration,
     /// Until a killed domain is gone.
     pub domain_gone: Duration,
-    /// Until a guest with PV drivers takes notice of a shutdown request.
+    /// Until a guest with PV drivers acknowledges a shutdown request.
     pub shutdown_ack: Duration,
-    /// Until a guest has let go of a device that is to be detached.
+    /// Until a guest has released a device that is to be detached.
     pub let_go: Duration,
     /// Until QEMU has answered one command.
     pub qmp: Duration,
@@ -21,7 +21,7 @@ pub struct Deadlines {
     pub screen: Duration,
     /// One hotplug script.
     pub script: Duration,
-    /// Without a new heartbeat of the stubdomain's agent, until its device model is taken for dead.
+    /// Without a new heartbeat of the stubdomain's agent, until its device model is considered dead.
     pub heartbeat: Duration,
     /// From when another program has destroyed the stubdomain until it must have destroyed the guest, too.
     pub taken: Duration,

@@ -1,4 +1,4 @@
-//! Tearing a guest down: also the undo of making one, also of one that is half made.
+//! Destroying a guest, also one that is incomplete; also the undo of creating one.
 //!
 //! Both domains are paused first, so that nothing of what follows can be slowed down by them; then their backends
 //! close all at the same time. The domains are killed only then: xenstored removes a dead domain's nodes without
@@ -32,7 +32,7 @@ const AT_WORK: std::ops::RangeInclusive<u64> = 2..=5;
 /// The backend shall close.
 const CLOSING: &[u8] = b"5";
 
-/// A guest that is being torn down.
+/// A guest being destroyed.
 struct Removal<'a> {
     ts: &'a Toolstack,
     record: GuestRecord,
@@ -43,16 +43,16 @@ struct Removal<'a> {
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
-        Step::new("write-record", "note that it goes", Removal::note).point_of_no_return(),
+        Step::new("write-record", "record the destruction", Removal::note).point_of_no_return(),
         Step::new("pause", "pause the domains", Removal::pause),
         Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
             close_devices(r.ts, &r.record.own_numbers(r.ts)?)
         }),
-        Step::new("undo-scripts", "run scripts back", Removal::undo_scripts),
-        Step::new("leave-bridges", "leave the bridges", |r: &mut Removal<'_>| {
+        Step::new("undo-scripts", "undo the scripts", Removal::undo_scripts),
+        Step::new("leave-bridges", "remove vifs from bridges", |r: &mut Removal<'_>| {
             remove_ports(r.ts, &mut r.record)
         }),
-        Step::new("kill", "kill the domains", Removal::kill),
+        Step::new("kill", "destroy the domains", Removal::kill),
         Step::new("remove-nodes", "remove xenstore nodes", |r: &mut Removal<'_>| {
             remove_nodes(r.ts, &r.record)
         }),
@@ -73,8 +73,8 @@ impl Toolstack {
     /// Destroys a guest at once, its stubdomain, and everything that was made for them.
     ///
     /// # Errors
-    /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then
-    /// too, and destroying it again takes up there.
+    /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then too,
+    /// and destroying it again continues there.
     pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let record = self.record_of(id)?;
         self.tear_down(record, events)
@@ -166,7 +166,7 @@ pub(crate) fn pause(ts: &Toolstack, domain: Domain) -> StepResult {
     }
 }
 
-/// Destroys a domain; one that is gone is fine. xenstored lets go of it at once.
+/// Destroys a domain; one that is gone is fine. xenstored releases it at once.
 pub(crate) fn kill(ts: &Toolstack, domain: Domain) -> StepResult {
     match ts.hypervisor.destroy_domain(domain.domid()) {
         Err(error) if !error.is_no_domain() => return Err(error.into()),
@@ -179,7 +179,7 @@ pub(crate) fn kill(ts: &Toolstack, domain: Domain) -> StepResult {
     }
 }
 
-/// Waits until domains are gone from Xen's list: until nobody holds their memory any more.
+/// Waits until domains are gone from Xen's list, that is, until nothing holds their memory any more.
 pub(crate) fn wait_gone(ts: &Toolstack, domains: Vec<Domain>) -> StepResult {
     let mut watcher = Watcher::new();
     watcher.watch(&ts.xenstore, &SpecialWatch::ReleaseDomain)?;

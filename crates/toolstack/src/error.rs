@@ -18,7 +18,7 @@ pub enum ToolstackError {
     /// A step of a lifecycle failed; what it and its predecessors did was undone.
     #[error(transparent)]
     Step(Box<Failure>),
-    /// Some of a guest could not be torn down.
+    /// A guest was not completely destroyed.
     #[error("Guest {name} is not completely destroyed: {}", list(left))]
     NotClean {
         /// The guest's name.
@@ -26,8 +26,8 @@ pub enum ToolstackError {
         /// What failed at the second try.
         left: Vec<UndoFailure>,
     },
-    /// A device has gone, and some of what was made for it stays.
-    #[error("Guest {name} has let the device go, but not all of it is cleared away: {}", list(left))]
+    /// A device was released, but its cleanup is incomplete.
+    #[error("Guest {name} released the device, but cleanup is incomplete: {}", list(left))]
     NotDetached {
         /// The guest's name.
         name: String,
@@ -35,7 +35,7 @@ pub enum ToolstackError {
         left: Vec<UndoFailure>,
     },
     /// A guest could not be created again, so it was not destroyed either.
-    #[error("Guest {name} was not restarted, and is left as it is: {}", cause.chain())]
+    #[error("Guest {name} was not restarted and is unchanged: {}", cause.chain())]
     NotRestarted {
         /// The guest's name.
         name: String,
@@ -48,7 +48,7 @@ pub enum ToolstackError {
 }
 
 impl ToolstackError {
-    /// The error with all its causes, and the last words of the stubdomain, as lines for a person.
+    /// The error with all its causes and the stubdomain's last log lines, as text.
     #[must_use]
     pub fn report(&self) -> String {
         match self {
@@ -86,10 +86,10 @@ impl Failure {
     fn report(&self) -> String {
         let mut text = format!("{self}: {}", self.cause.chain());
         if !self.undo.is_empty() {
-            text.push_str(&format!("\nWhat could not be undone: {}", list(&self.undo)));
+            text.push_str(&format!("\nNot undone: {}", list(&self.undo)));
         }
         if !self.stubdomain_log.is_empty() {
-            text.push_str("\nThe stubdomain's log ends with:");
+            text.push_str("\nLast log lines of the stubdomain:");
         }
         for line in &self.stubdomain_log {
             text.push_str("\n  | ");
@@ -99,7 +99,7 @@ impl Failure {
     }
 }
 
-/// A step whose work could not be put back.
+/// A step that could not be undone.
 #[derive(Debug, Error)]
 #[error("the step \"{label}\" could not be undone")]
 pub struct UndoFailure {
@@ -136,7 +136,7 @@ pub enum Cause {
     /// QEMU's arguments cannot be handed to the stubdomain.
     #[error(transparent)]
     Argv(#[from] ArgvError),
-    /// The device model cannot be what the configuration asks for.
+    /// The device model does not support the configuration.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The device model could not be asked, or refused.
@@ -151,18 +151,18 @@ pub enum Cause {
         source: Box<Cause>,
     },
     /// The guest's name, or that of its stubdomain, is taken.
-    #[error("The name {name} is taken by domain {domid}; destroy that one or choose another name")]
+    #[error("The name {name} is taken by domain {domid}; destroy that domain or choose another name")]
     NameTaken {
         /// The name.
         name: String,
-        /// Who has it.
+        /// The domain that has it.
         domid: DomId,
     },
-    /// A guest of this UUID is there already.
-    #[error("A guest with the UUID {0} is there already; leave out the key uuid to get a fresh one")]
+    /// Another guest has this UUID.
+    #[error("The UUID {0} is already used by another guest; omit the key uuid to get a new one")]
     UuidTaken(Uuid),
-    /// A file that the guest needs is not there.
-    #[error("The {what} {path} is not there; {hint}")]
+    /// A file that the guest needs is missing.
+    #[error("The {what} {path} is missing; {hint}")]
     Missing {
         /// What it is.
         what: &'static str,
@@ -173,7 +173,7 @@ pub enum Cause {
     },
     /// A file is not of the kind that is needed.
     #[error(
-        "{path} is neither a block device nor a file of at least 512 bytes, so no disk can be made of it"
+        "{path} is neither a block device nor a file of at least 512 bytes, so it cannot be used as a disk"
     )]
     NotADisk {
         /// The file.
@@ -189,7 +189,7 @@ pub enum Cause {
     },
     /// The host has too little free memory.
     #[error(
-        "Too little memory: guest and stubdomain need {need}, {free} are free; stop a guest or lower memory="
+        "Too little memory: guest and stubdomain need {need}, but {free} is free; stop a guest or lower memory="
     )]
     Memory {
         /// What is needed.
@@ -197,17 +197,17 @@ pub enum Cause {
         /// What is free.
         free: KiB,
     },
-    /// The configuration asks for what this toolstack does not do.
-    #[error("{what} cannot be done: {why}")]
+    /// The request is not supported.
+    #[error("{what} is not possible: {why}")]
     Unsupported {
         /// The configuration's key or value.
         what: String,
         /// Why not, and what to do.
         why: String,
     },
-    /// None of the CPUs that a vCPU may run on is there.
+    /// None of the CPUs that a vCPU may run on exists.
     #[error(
-        "vCPU {vcpu} may run on no CPU that is there: cpus = \"{cpus}\"; `outrigger info` tells how many the host has"
+        "None of the CPUs in cpus = \"{cpus}\" exists (vCPU {vcpu}); `outrigger info` shows how many there are"
     )]
     NoSuchCpu {
         /// Which one.
@@ -218,12 +218,12 @@ pub enum Cause {
     /// The stubdomain ended before its QEMU was ready.
     #[error("The stubdomain ended before its QEMU was ready{}", because(exit.as_ref()))]
     StubdomainDied {
-        /// What its agent said, if anything.
+        /// The reason that its agent reported, if any.
         exit: Option<AgentExit>,
     },
     /// QEMU did not become ready in time.
     #[error(
-        "QEMU in the stubdomain was not ready within {after:?}; OUTRIGGER_TIME_SCALE stretches the deadline on a \
+        "QEMU in the stubdomain was not ready within {after:?}; OUTRIGGER_TIME_SCALE extends the deadline on a \
          slow machine"
     )]
     DeviceModelTimeout {
@@ -242,8 +242,8 @@ pub enum Cause {
         /// What the driver wrote as its error.
         error: Option<String>,
     },
-    /// A killed domain stays.
-    #[error("Domain {domid} is still there {after:?} after it was destroyed: something holds its memory")]
+    /// A destroyed domain still exists.
+    #[error("Domain {domid} still exists {after:?} after it was destroyed; something holds its memory")]
     DomainStays {
         /// The domain.
         domid: DomId,
@@ -251,24 +251,21 @@ pub enum Cause {
         after: Duration,
     },
     /// QEMU does not have a drive that it was started with.
-    #[error("QEMU tells of no drive {id}; outrigger dm-log shows what it has said")]
+    #[error("QEMU has no drive {id}; see `outrigger dm-log`")]
     NoDrive {
         /// The drive's device.
         id: String,
     },
-    /// The stubdomain's agent has not kept QEMU's sets of descriptors true.
-    #[error(
-        "QEMU's descriptors for the stubdomain's PV disk {devid} are not {what}; its agent makes them, and outrigger \
-         dm-log shows what it has said"
-    )]
+    /// The stubdomain's agent did not update QEMU's fd sets.
+    #[error("The agent did not {what} the fd set for PV disk {devid}; see `outrigger dm-log`")]
     NoFdset {
         /// The PV disk.
         devid: u32,
-        /// `there` or `gone`.
+        /// `create` or `remove`.
         what: &'static str,
     },
-    /// What QEMU drew is no picture that can be shown.
-    #[error("What QEMU drew is not a picture that can be shown: {why}")]
+    /// QEMU's screenshot is not a valid picture.
+    #[error("QEMU's screenshot is not a valid picture: {why}")]
     Picture {
         /// Why not.
         why: String,
@@ -297,7 +294,8 @@ pub enum Cause {
     },
     /// A file beside the state files is a copy of one.
     #[error(
-        "{path} is a copy of the state file of the guest {uuid} and is not used: remove it or move it out of the folder"
+        "{path} is a copy of the state file of the guest {uuid} and is not used; remove it or move it out of the \
+         directory"
     )]
     RecordCopy {
         /// The copy.
@@ -307,8 +305,8 @@ pub enum Cause {
     },
     /// A later release wrote the state file.
     #[error(
-        "The state file {path} was written by a later release (form {form}), and this release cannot read it; its \
-         guest is left alone. Install the later release again"
+        "The state file {path} was written by a later release (format {form}), and this release cannot read it; \
+         its guest is left alone. Install the later release again"
     )]
     RecordTooNew {
         /// The file.
@@ -318,9 +316,9 @@ pub enum Cause {
     },
     /// An earlier release wrote the state file, possibly in an earlier boot of the host.
     #[error(
-        "The state file {path} does not record in which boot of the host it was written, and its stubdomain is gone. A \
-         domain with the UUID {uuid} exists, but it may not be this guest, so it is left alone. If it is this guest, \
-         destroy it with xl; if not, move the file away"
+        "The state file {path} does not record in which boot of the host it was written, and its stubdomain no longer \
+         exists. A domain with the UUID {uuid} exists, but it may not be this guest, so it is left alone. If it is \
+         this guest, destroy it with xl; if not, move the file away"
     )]
     RecordUncertain {
         /// The file.
@@ -376,7 +374,7 @@ fn because(exit: Option<&AgentExit>) -> String {
 }
 
 fn said(error: Option<&str>) -> String {
-    error.map(|error| format!("; its driver says: {error}")).unwrap_or_default()
+    error.map(|error| format!("; its driver reports: {error}")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -396,7 +394,7 @@ mod tests {
         assert_eq!(
             error.report(),
             "The step \"check the configuration\" failed: Disk hda: /a is neither a block device nor a file of at least 512 bytes, \
-             so no disk can be made of it\nThe stubdomain's log ends with:\n  | panic"
+             so it cannot be used as a disk\nLast log lines of the stubdomain:\n  | panic"
         );
     }
 }

@@ -43,14 +43,14 @@ pub enum Event {
         /// The error with its causes.
         error: String,
     },
-    /// A step's work is being put back.
+    /// A step is being undone.
     Undoing {
         /// What names it to programs.
         id: &'static str,
         /// What it does, for people.
         label: &'static str,
     },
-    /// Something a person should know that stops nothing.
+    /// A warning for the user.
     Warning {
         /// The text.
         text: String,

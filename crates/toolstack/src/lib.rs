@@ -5,13 +5,13 @@
 //! edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore ([`xenstore::Xenstore`]) and
 //! dom0 ([`host::HostDevices`]).
 //!
-//! The calls block, create for many seconds: a daemon gives each guest a thread of its own. No state is kept in
+//! The calls block, `create` for many seconds: a daemon runs each guest's on a thread of its own. No state is kept in
 //! memory between calls; what cannot be read back from Xen and xenstore is in a small file for each guest
-//! (`record`), so that a killed daemon's successor loses no guest and leaves nothing behind
+//! (`record`), so that the successor of a killed daemon loses no guest and leaves nothing behind
 //! ([`Toolstack::recover`]).
 //!
 //! The xenstore tree is the one that libxl of Xen 4.17 writes (`tools/libs/light`), so that stock tools can list,
-//! look at and destroy our guests.
+//! inspect and destroy our guests.
 #![forbid(unsafe_code)]
 
 mod adjust;

@@ -42,7 +42,7 @@ pub enum Decision {
 pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
     let lifecycle = &config.lifecycle;
     let action = match event {
-        // Whoever destroyed it wanted it gone; only our part is left to be cleared.
+        // It was destroyed externally; only our part remains to be removed.
         GuestEvent::Gone => return Decision::Destroy,
         // The host decides whether a guest starts with it, and nothing is left that could be preserved.
         GuestEvent::EndedWithHost => return Decision::Destroy,

@@ -14,7 +14,7 @@ pub trait Monitors: Send + Sync {
     /// [`QmpError::NoSession`] when there is none.
     fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError>;
 
-    /// Lets go of the device model of this guest, which is about to end: a connection to it holds pages of its domain.
+    /// Releases the device model of this guest, which is about to end: a connection to it holds pages of its domain.
     fn release(&self, guest: GuestId) {
         let _ = guest;
     }
@@ -26,7 +26,7 @@ pub(crate) struct NoMonitors;
 
 impl Monitors for NoMonitors {
     fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError> {
-        let why = format!("no session with the device model of guest {guest} is open");
+        let why = format!("there is no session with the device model of guest {guest}");
         Err(QmpError::NoSession { command: "any command".to_owned(), why })
     }
 }

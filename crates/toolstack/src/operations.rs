@@ -18,7 +18,7 @@ use crate::{Guest, Toolstack};
 /// The longest name that is read, in bytes.
 const NAME_LIMIT: usize = 256;
 
-/// A domain as `list` shows it, whoever made it.
+/// A domain as `list` shows it, made by any toolstack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DomainEntry {
     /// Its number.
@@ -149,7 +149,7 @@ impl Toolstack {
         }))
     }
 
-    /// Stops a guest's vCPUs. Its stubdomain goes on: it has nothing to do then.
+    /// Pauses a guest's vCPUs. Its stubdomain keeps running; it has nothing to do then.
     ///
     /// # Errors
     /// When there is no such guest or Xen refuses.
@@ -224,7 +224,7 @@ impl Toolstack {
         match self.look(domain)?.map(|info| info.state) {
             None => return Err(not_now("is gone")),
             Some(DomainState { shutdown: Some(reason), .. }) => {
-                return Err(not_now(&format!("has ended already ({reason})")));
+                return Err(not_now(&format!("has already ended ({reason})")));
             }
             Some(DomainState { paused: true, .. }) => return Err(not_now("is paused; unpause it first")),
             Some(_) => {}
@@ -234,7 +234,9 @@ impl Toolstack {
             return self.ask_pv_drivers(domain, what, &record).map(|()| ShutdownWay::PvDrivers);
         }
         let Some(button) = button else {
-            return Err(not_now("has no PV drivers, so it cannot be asked; destroy and create it instead"));
+            return Err(not_now(
+                "has no PV drivers and cannot be asked to reboot; destroy and create it instead",
+            ));
         };
         self.hypervisor.send_trigger(domain.domid(), button, 0)?;
         Ok(ShutdownWay::PowerButton)
@@ -256,10 +258,10 @@ impl Toolstack {
         if self.look(domain)?.is_none() {
             return Err(Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() });
         }
-        // So that they do not obey later, when nobody expects it.
+        // So that they do not act on it later, unexpectedly.
         self.xenstore.write(&path, b"")?;
         let why = format!(
-            "has PV drivers that took no notice within {:?}; is it still booting, or hung?",
+            "did not acknowledge the shutdown request within {:?}; is it still booting, or hung?",
             self.deadlines.shutdown_ack
         );
         Err(Cause::NotNow { name: record.name.clone(), why })

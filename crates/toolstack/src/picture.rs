@@ -1,4 +1,4 @@
-//! Pictures from a stubdomain, read within bounds and drawn anew: no byte of theirs goes on as it came.
+//! Pictures from a stubdomain, read within bounds and encoded again: no byte is passed on unchanged.
 
 use png::{BitDepth, ColorType, Encoder};
 
@@ -14,13 +14,13 @@ const HEADER: usize = 64;
 /// as a PNG. Not every QEMU is built to write PNG itself.
 pub(crate) fn redraw(bytes: &[u8]) -> Result<Vec<u8>, Cause> {
     let bad = |why: &dyn std::fmt::Display| Cause::Picture { why: why.to_string() };
-    let (width, height, start) = header(bytes).ok_or_else(|| bad(&"it has no header of a pixmap"))?;
+    let (width, height, start) = header(bytes).ok_or_else(|| bad(&"it has no PPM header"))?;
     let pixels = u64::from(width) * u64::from(height);
     if pixels == 0 || pixels > PIXELS {
-        return Err(bad(&format!("{width} times {height} pixels are none or more than {PIXELS}")));
+        return Err(bad(&format!("{width} × {height} pixels is zero or more than {PIXELS}")));
     }
     let size = usize::try_from(pixels * 3).map_err(|_| bad(&"it is too large"))?;
-    let rgb = bytes.get(start..).and_then(|rest| rest.get(..size)).ok_or_else(|| bad(&"it is cut off"))?;
+    let rgb = bytes.get(start..).and_then(|rest| rest.get(..size)).ok_or_else(|| bad(&"it is truncated"))?;
     let mut png = Vec::new();
     let mut encoder = Encoder::new(&mut png, width, height);
     encoder.set_color(ColorType::Rgb);

@@ -13,11 +13,11 @@ use crate::{Guest, Toolstack};
 /// What was found at the start of a daemon.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Guests that run, or have ended while nobody watched: to be watched from now on.
+    /// Guests that run, or have ended while no daemon was running: to be watched from now on.
     pub guests: Vec<Guest>,
-    /// Those of them with a change that was cut off, see [`Toolstack::settle_change`].
+    /// Those of them with an interrupted change, see [`Toolstack::settle_change`].
     pub changing: Vec<GuestId>,
-    /// Guests that were half made or half destroyed: to be destroyed.
+    /// Incomplete guests, to be destroyed.
     pub unfinished: Vec<Unfinished>,
     /// Names of those of them that [`Toolstack::recover`] has destroyed.
     pub cleaned: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Recovered {
     pub troubles: Vec<Error>,
 }
 
-/// A guest whose create or destroy was cut off.
+/// A guest whose create or destroy was interrupted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// Its identity.
@@ -48,7 +48,7 @@ pub struct EndedWithHost {
 }
 
 impl Toolstack {
-    /// Reads the state files: gives the guests back, and those that were half made or half destroyed. Waits for
+    /// Reads the state files: returns the guests, and those that are incomplete. Waits for
     /// nothing but the disk.
     ///
     /// A guest from an earlier boot of the host has only its state file left; the file is removed. A file that cannot
@@ -140,7 +140,7 @@ impl Toolstack {
         }
     }
 
-    /// Puts back or ends a change that was cut off; returns the guest after it, or nothing when the guest does not run.
+    /// Undoes or completes an interrupted change; returns the guest after it, or nothing when the guest does not run.
     ///
     /// What fails is tried again before the guest's next change; a guest that has ended meanwhile is destroyed with all
     /// that it has. What QEMU has to put back waits until there is a session with it.
@@ -166,7 +166,7 @@ impl Toolstack {
         }
         let Records { guests, unreadable, .. } = self.records()?;
         if unreadable.iter().any(|file| file.uuid.is_none()) {
-            let text = "Unused loop devices are not detached: a state file without a UUID may be that of their guest";
+            let text = "Unused loop devices are not detached: they may belong to a guest whose state file has no UUID";
             events(Event::Warning { text: text.to_owned() });
             return Ok(());
         }
@@ -187,7 +187,7 @@ impl Toolstack {
                 continue;
             }
             let device = attachment.device.path.display();
-            events(Event::Warning { text: format!("Detaching {device}, which no guest uses any more") });
+            events(Event::Warning { text: format!("Detaching {device}, which no guest uses any longer") });
             self.host.detach_loop(&attachment).map_err(Cause::from)?;
         }
         Ok(())

@@ -77,7 +77,7 @@ impl Client {
         let keys = Keys::of(place.clone().into())?;
         let Some(advert) = keys.get(store)? else { return Ok(Attempt::NotServed) };
         let events = EventChannels::open().map_err(VchanError::xen("open the event channel", peer))?;
-        // Xen lets one client bind: whoever comes second fails here, before it touches the ring.
+        // Xen lets one client bind: a second client fails here, before it touches the ring.
         let Some(port) = not_any_more(events.bind_interdomain(peer, advert.port))
             .map_err(VchanError::xen("bind the event channel", peer))?
         else {

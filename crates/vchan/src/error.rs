@@ -14,7 +14,7 @@ pub enum VchanError {
     /// The other side is gone, and all that it wrote has been read.
     #[error("The other end of the vchan has closed it")]
     Closed,
-    /// The other side's index cannot be true. The vchan is of no further use.
+    /// The other side's index is invalid. The vchan cannot be used any more.
     #[error(transparent)]
     Lie(#[from] RingLie),
     /// A size was asked for, or offered, that no vchan has.
@@ -41,7 +41,7 @@ pub enum VchanError {
         source: StoreError,
     },
     /// The vchan's directory cannot have the keys of a vchan below it.
-    #[error("{place} cannot be the place of a vchan")]
+    #[error("{place} is not a valid place for a vchan")]
     Place {
         /// The directory.
         place: Place,
@@ -54,9 +54,7 @@ pub enum VchanError {
     )]
     NoDomId,
     /// What a server wrote into xenstore is not what it has to be.
-    #[error(
-        "The vchan at {place} cannot be used: its {key} is not a decimal number that Xen could have given out"
-    )]
+    #[error("The vchan at {place} cannot be used: its {key} is not a valid decimal number")]
     BadAdvert {
         /// The vchan's directory.
         place: Place,
@@ -64,7 +62,7 @@ pub enum VchanError {
         key: &'static str,
     },
     /// No server took this client in time.
-    #[error("No connection to the vchan at {place} of domain {peer} within the time allowed: {why}")]
+    #[error("Timed out while connecting to the vchan at {place} of domain {peer}: {why}")]
     Timeout {
         /// The vchan's directory.
         place: Place,

@@ -73,12 +73,12 @@ pub struct RingSizes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RingSizesError {
     /// More was asked for than a ring can have.
-    #[error("A vchan's ring has at most 1048576 bytes, {0} are too many")]
+    #[error("A vchan's ring has at most 1048576 bytes; {0} are too many")]
     TooLarge(usize),
     /// The orders in a shared page are none that a server may choose.
     #[error(
-        "The vchan's server says that its rings have the orders {left} and {right}; allowed are 10 to 20, and below \
-         12 not the same twice"
+        "The vchan's server reports the ring orders {left} and {right}; allowed are 10 to 20, \
+         and two different ones below 12"
     )]
     Orders {
         /// The binary logarithm of the left ring's size.

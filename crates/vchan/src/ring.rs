@@ -146,8 +146,7 @@ impl<M: RingMemory + ?Sized> RingMemory for std::sync::Arc<M> {
 /// Says that the other side's index cannot be true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "The other end of the vchan claims {claimed} bytes in its {stream} ring of {size}; the connection has to be \
-     closed"
+    "The other end of the vchan claims {claimed} bytes in its {stream} ring of {size}; the connection must be closed"
 )]
 pub struct RingLie {
     /// The stream whose indices disagree.
@@ -180,7 +179,7 @@ pub struct Ring<M> {
 }
 
 impl<M: RingMemory> Ring<M> {
-    /// Takes up one side where its own indices stand: zero in fresh memory.
+    /// Continues one side at its own indices: zero in fresh memory.
     pub fn new(memory: M, side: Side) -> Self {
         let consumed = memory.load(Index::Consumer(side.reads()));
         let produced = memory.load(Index::Producer(side.writes()));

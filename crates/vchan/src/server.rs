@@ -60,7 +60,7 @@ impl Server {
     /// Offers a vchan with rings of `sizes` to the domain `peer`, and says so at `place`.
     ///
     /// One ring is made before the last one goes: the driver's limit (`xen_gntalloc.limit`, 1024 pages) has to hold
-    /// the pages of two, and of those that former clients have not let go of.
+    /// the pages of two, and of those that former clients have not released.
     ///
     /// # Errors
     /// When the drivers are not there or have no more grants or ports, or when xenstore refuses.
@@ -185,7 +185,7 @@ impl Server {
 
     fn shut(&self, old: Channel) {
         old.ring.memory().set_live(Side::Server, GONE);
-        // Nobody may be there to hear it; nor matters a port that does not close.
+        // There may be no client; and it does not matter if the port cannot be closed.
         let _ = old.kick(&self.events);
         let port = old.port;
         drop(old);

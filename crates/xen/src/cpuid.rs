@@ -71,9 +71,9 @@ impl fmt::Display for CpuidBits {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum CpuidBitsError {
     /// A letter that has no meaning.
-    #[error("'{0}' says nothing about a CPUID bit (0, 1, x, k or s does)")]
+    #[error("'{0}' is not a CPUID bit setting (use 0, 1, x, k or s)")]
     Letter(char),
     /// Not one letter for each bit.
-    #[error("A CPUID register has 32 bits, and {0} letters were given")]
+    #[error("A CPUID register has 32 bits, but {0} letters were given")]
     Length(usize),
 }

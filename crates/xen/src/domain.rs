@@ -124,7 +124,7 @@ pub struct DomainState {
     pub blocked: bool,
     /// It was paused by a toolstack, or never unpaused.
     pub paused: bool,
-    /// It is being destroyed: it holds memory that Xen or another domain has not let go of.
+    /// It is being destroyed: it holds memory that Xen or another domain has not released.
     pub dying: bool,
     /// It has shut down, and why.
     pub shutdown: Option<ShutdownReason>,

@@ -43,7 +43,7 @@ pub enum XenError {
         reason: String,
     },
     /// Waiting took longer than the caller allows.
-    #[error("{operation} of domain {domid} was not done after {waited_ms} ms")]
+    #[error("{operation} of domain {domid} did not complete within {waited_ms} ms")]
     Timeout {
         /// What was waited for.
         operation: &'static str,
@@ -102,7 +102,7 @@ impl fmt::Display for Refusal {
         }
         write!(f, " failed: {}", self.errno.desc())?;
         if !self.said.is_empty() {
-            write!(f, " (the library said: {})", self.said.join("; "))?;
+            write!(f, " (the library reports: {})", self.said.join("; "))?;
         }
         match self.errno {
             Errno::EPERM | Errno::EACCES => {
@@ -123,8 +123,8 @@ impl std::error::Error for Refusal {}
 fn open_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::NotFound => {
-            ": this is no Xen domain, or the module behind it (xen_privcmd, xen_evtchn, xen_gntdev, xen_gntalloc) is \
-             not loaded"
+            ": this is not a Xen domain, or the driver's module (xen_privcmd, xen_evtchn, xen_gntdev, xen_gntalloc) \
+             is not loaded"
         }
         io::ErrorKind::PermissionDenied => ": only root may open it",
         _ => "",
@@ -147,7 +147,7 @@ mod tests {
         };
         assert_eq!(
             refusal.to_string(),
-            "xc_dom_boot_mem_init for domain 5 failed: Out of memory (the library said: can't allocate low \
+            "xc_dom_boot_mem_init for domain 5 failed: Out of memory (the library reports: can't allocate low \
              memory). The host has 3 MiB free"
         );
         refusal.errno = Errno::EPERM;

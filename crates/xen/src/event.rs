@@ -78,7 +78,7 @@ impl EventChannels {
         new_port("bind a virtual interrupt", None, port)
     }
 
-    /// Lets go of a port.
+    /// Releases a port.
     ///
     /// # Errors
     /// `ENOTCONN` when it is not bound here.

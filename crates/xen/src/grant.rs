@@ -145,7 +145,7 @@ impl GrantAllocator {
     }
 }
 
-/// Pages of this domain's own that another may map. Dropping it ends the grant as soon as the other lets go.
+/// Pages of this domain that another may map. Dropping it ends the grant as soon as the other domain releases them.
 #[derive(Debug)]
 pub struct GrantedPages {
     pages: SharedPages,
@@ -223,7 +223,7 @@ impl Release for GntdevRelease {
         let mut request = UnmapGrantRef { index: self.index, count: self.count, pad: 0 };
         // SAFETY: the argument has the layout of `struct ioctl_gntdev_unmap_grant_ref`.
         if let Err(errno) = unsafe { device::ioctl(&self.file, IOCTL_UNMAP_GRANT_REF, &mut request) } {
-            tracing::warn!(%errno, "the grant driver did not let go of a mapping");
+            tracing::warn!(%errno, "the grant driver did not release a mapping");
         }
     }
 }
@@ -239,7 +239,7 @@ impl Release for GntallocRelease {
         let mut request = DeallocGref { index: self.index, count: self.count };
         // SAFETY: the argument has the layout of `struct ioctl_gntalloc_dealloc_gref`.
         if let Err(errno) = unsafe { device::ioctl(&self.file, IOCTL_DEALLOC_GREF, &mut request) } {
-            tracing::warn!(%errno, "the grant allocator did not take pages back");
+            tracing::warn!(%errno, "the grant allocator did not release pages");
         }
     }
 }

@@ -63,8 +63,8 @@ pub trait Hypervisor: Send + Sync {
     fn create_domain(&self, spec: &DomainSpec) -> Result<DomId>;
 
     /// Destroys a domain and gives its memory back. Repeats for as long as Xen asks for it (`EAGAIN`, `ERESTART`), at
-    /// most a minute. A domain whose pages others have mapped stays in the list, dying, until they let go; a
-    /// stubdomain's target stays for up to a second after its stubdomain, because Xen lets go of it lazily.
+    /// most a minute. A domain whose pages others have mapped stays in the list, dying, until they release them; a
+    /// stubdomain's target stays for up to a second after its stubdomain, because Xen releases it lazily.
     ///
     /// # Errors
     /// `ESRCH` when there is none; [`XenError::Timeout`](crate::XenError::Timeout).

@@ -19,9 +19,9 @@ pub enum Access {
     ReadWrite,
 }
 
-/// What happens when pages are let go of, besides their unmapping.
+/// What happens when pages are released, besides their unmapping.
 pub(crate) trait Release: Send + Sync {
-    /// Lets go of what stands behind the mapping that has just been unmapped.
+    /// Releases what is behind the mapping that has just been unmapped.
     fn release(&self);
 
     /// Unmaps `pages` pages at `start` by other means than `munmap`; `false` when `munmap` is to be used.
@@ -295,7 +295,7 @@ impl Drop for SharedPages {
         if !done {
             // SAFETY: as above.
             if let Err(errno) = unsafe { munmap(self.start.cast(), self.length) } {
-                tracing::warn!(%errno, "shared pages could not be unmapped");
+                tracing::warn!(%errno, "cannot unmap shared pages");
             }
         }
         if let Some(release) = &self.release {

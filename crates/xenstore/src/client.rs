@@ -312,7 +312,7 @@ impl Shared {
         if message.kind != MessageType::WatchEvent {
             let waiting = self.lock().pending.remove(&message.req_id);
             if let Some(waiting) = waiting {
-                // Whoever waited may have given up in this moment.
+                // The waiter may have timed out meanwhile.
                 let _ = waiting.send(message);
             }
             return;
@@ -394,7 +394,7 @@ impl Link {
             return Err(StoreError::InCallback { operation: request.operation() });
         }
         let lost = || StoreError::ConnectionLost { operation: request.operation() };
-        // Whoever holds one of these is bounded by a deadline, and marks the connection as lost when that passes.
+        // Each holder has a deadline, and marks the connection as lost when it passes.
         let is_device = self.shared.transport.is_device();
         let turn = is_device.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
         let _writing = self.write.lock().unwrap_or_else(PoisonError::into_inner);
@@ -428,7 +428,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Should the byte not fit, then one is there already.
+        // If the byte does not fit, there already is one.
         let _ = self.wake.write(&[0]);
         if let Some(reader) = self.reader.take()
             // A callback may have held the last handle.

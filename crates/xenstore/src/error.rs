@@ -46,17 +46,17 @@ impl fmt::Display for Operation {
             MessageType::TransactionEnd => "Committing a xenstore transaction",
             MessageType::Introduce => "Introducing to xenstored",
             MessageType::Release => "Releasing from xenstored",
-            MessageType::GetDomainPath => "Asking for the xenstore directory of",
+            MessageType::GetDomainPath => "Getting the xenstore directory of",
             MessageType::Write => "Writing",
             MessageType::Mkdir => "Making",
             MessageType::Rm => "Removing",
             MessageType::SetPerms => "Setting the permissions of",
             MessageType::WatchEvent => "Waiting for an event on",
-            MessageType::IsDomainIntroduced => "Asking about the introduction of",
+            MessageType::IsDomainIntroduced => "Checking the introduction of",
             MessageType::Resume => "Telling xenstored about the resumed",
             MessageType::SetTarget => "Setting the xenstore target of",
             MessageType::ResetWatches => "Resetting all watches",
-            MessageType::Error | MessageType::Other(_) => "Asking xenstored something unknown about",
+            MessageType::Error | MessageType::Other(_) => "Sending an unknown request to xenstored about",
         };
         f.write_str(words)?;
         if self.subject.is_empty() { Ok(()) } else { write!(f, " {}", self.subject) }
@@ -89,7 +89,7 @@ pub enum StoreError {
         operation: Operation,
     },
     /// The answer or event did not come in time.
-    #[error("{operation}: nothing came from xenstored within {after:?}; it may hang, see its log")]
+    #[error("{operation}: no answer from xenstored within {after:?}; it may hang, see its log")]
     Timeout {
         /// What was being done.
         operation: Operation,
@@ -97,7 +97,7 @@ pub enum StoreError {
         after: Duration,
     },
     /// A condition on a node did not come true in time.
-    #[error("{path} did not come to the awaited state within {after:?}; its value is {last}")]
+    #[error("{path} did not reach the expected state within {after:?}; its value is {last}")]
     NotReached {
         /// The node.
         path: String,
@@ -116,15 +116,15 @@ pub enum StoreError {
     },
     /// Others changed the same nodes each time that a transaction was tried.
     #[error(
-        "A xenstore transaction met changes of others {attempts} times and was given up; look with xenstore-watch \
-         for who keeps writing there"
+        "A xenstore transaction conflicted with other writers {attempts} times and was abandoned; use \
+         xenstore-watch to find what keeps writing there"
     )]
     Conflict {
         /// How often it was tried.
         attempts: u32,
     },
     /// The path and value are longer than a message can be.
-    #[error("{operation}: path and value have {length} bytes; xenstore takes at most {limit} here")]
+    #[error("{operation}: path and value have {length} bytes; xenstore accepts at most {limit} here")]
     TooLong {
         /// What was being done.
         operation: Operation,
@@ -163,7 +163,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// A watch's callback called xenstore, which would wait for itself.
-    #[error("{operation}: not possible inside of a watch's callback; hand the event to another thread first")]
+    #[error("{operation}: not possible inside a watch's callback; pass the event to another thread first")]
     InCallback {
         /// What was being done.
         operation: Operation,
@@ -186,17 +186,19 @@ impl StoreError {
 
 fn hint(code: &ErrorCode) -> &'static str {
     match code {
-        ErrorCode::Access => "this domain may not do that with the node; `xenstore-ls -fp` shows permissions",
-        ErrorCode::Permission => "only the control domain may do that",
+        ErrorCode::Access => {
+            "this domain has no permission for this node; `xenstore-ls -fp` shows permissions"
+        }
+        ErrorCode::Permission => "only the control domain may do this",
         ErrorCode::NoSpace | ErrorCode::TooBig => {
-            "a quota of this domain is used up or the answer too long; `xenstore-control quota` shows quotas"
+            "a quota of this domain is exhausted, or the answer is too long; `xenstore-control quota` shows quotas"
         }
         ErrorCode::NoEntry => "there is no such node, transaction or domain",
         ErrorCode::NoMemory => "xenstored or this domain's share of it is out of memory",
         ErrorCode::Invalid => "xenstored found the request malformed",
-        ErrorCode::Exists => "it is there already",
-        ErrorCode::Again => "someone else changed the same nodes",
-        ErrorCode::NotImplemented => "this xenstored does not know the request",
+        ErrorCode::Exists => "it already exists",
+        ErrorCode::Again => "another client changed the same nodes",
+        ErrorCode::NotImplemented => "this xenstored does not support the request",
         _ => "see the log of xenstored",
     }
 }

@@ -214,7 +214,7 @@ pub enum PathError {
     #[error("Xenstore path \"{0}\" does not start with a slash")]
     NotAbsolute(String),
     /// A relative path was needed.
-    #[error("Xenstore path \"{0}\" is absolute, where one relative to the domain's directory was needed")]
+    #[error("Xenstore path \"{0}\" is absolute, but must be relative to the domain's directory")]
     NotRelative(String),
     /// Two slashes follow each other, or the last character is a slash.
     #[error("Xenstore path \"{0}\" has a doubled or a trailing slash")]

@@ -80,7 +80,7 @@ fn bad_input() -> Result<()> {
     start_ours(&["--log=everything"])?.refused(2, &["everything", "guest", "hv"])?;
     start_ours(&["--no-such-option"])?.refused(2, &["--no-such-option"])?;
     let _none = ConsoleDaemon::none()?;
-    start_ours(&["--log-dir=/proc/nowhere"])?.refused(1, &["/proc/nowhere", "who may write"])?;
+    start_ours(&["--log-dir=/proc/nowhere"])?.refused(1, &["/proc/nowhere", "its permissions"])?;
     let without = ["XENSTORED_PATH=/nowhere/xenstored", "outrigger-consoled"];
     run("env", &without)?.refused(1, &["xenstore", "/nowhere/xenstored"])?;
     Ok(())

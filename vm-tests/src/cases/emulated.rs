@@ -82,7 +82,7 @@ fn disk(shell: &mut Shell) -> Result<()> {
     let drives = outrigger(&["qmp", "--json", "bare", "query-block"])?.good()?.stdout;
     ensure!(!drives.contains("scsi0-hd0"), "QEMU still has it: {drives}");
     let said = outrigger(&["block-attach", "bare", &format!("{image},raw,hdd,rw")])?.good()?;
-    ensure!(said.to_string().contains("QEMU plugs in no IDE or AHCI disk"), "{said}");
+    ensure!(said.to_string().contains("QEMU cannot hot-plug IDE or AHCI disks"), "{said}");
     outrigger(&["block-detach", "--force", "bare", "hdd"])?.good().map(drop)
 }
 

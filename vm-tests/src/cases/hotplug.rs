@@ -110,7 +110,7 @@ fn mistakes() -> Result<()> {
         clean::compare(&before).with_context(|| format!("after {args:?}"))
     };
     refused(&["block-attach", "wrong", "/srv/x.qcow2,qcow2,xvdb,w"], 3, "qemu-img convert")?;
-    refused(&["block-attach", "wrong", "/nowhere.img,raw,xvdb,w"], 1, "/nowhere.img is not there")?;
+    refused(&["block-attach", "wrong", "/nowhere.img,raw,xvdb,w"], 1, "/nowhere.img is missing")?;
     refused(&["block-attach", "nobody", "/x.img,raw,xvdb,w"], 4, "nobody")?;
     refused(&["block-detach", "wrong", "xvdz"], 1, "has no disk xvdz")?;
     refused(&["block-detach", "wrong", "hda"], 1, "cannot be unplugged")?;

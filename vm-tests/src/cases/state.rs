@@ -54,7 +54,7 @@ fn out_and_in() -> Result<()> {
     let taker = creation.join().map_err(|_| anyhow::anyhow!("the creation panicked"))??;
     ensure!(sent? == state.len() as u64, "another length was sent");
     let log = outrigger(&["dm-log", "taker"])?.good()?.stdout;
-    ensure!(log.contains(&format!("a state of {} bytes came in", state.len())), "it says nothing: {log}");
+    ensure!(log.contains(&format!("received a state of {} bytes", state.len())), "it says nothing: {log}");
     println!("     {} bytes went out, twice, and came in", state.len());
     taker.destroy()
 }

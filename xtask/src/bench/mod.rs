@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
-    /// Takes our programs as they were compiled last.
+    /// Uses our programs as they were last compiled.
     #[arg(long)]
     no_build: bool,
     /// Boots the embedded host from scratch.

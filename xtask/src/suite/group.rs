@@ -166,7 +166,7 @@ impl<'a> Follower<'a> {
             {
                 self.current = None;
                 match failure {
-                    // Told at once: whoever waits wants to see it.
+                    // Reported at once, for those who watch the run.
                     None => {
                         self.passed += 1;
                         self.board.tell(Outcome { name: case, seconds, failure: None });
@@ -175,7 +175,9 @@ impl<'a> Follower<'a> {
                     Some(_) => self.failure = Some(Outcome { name: case, seconds, failure }),
                 }
             }
-            Some(event) => self.nonsense = Some(format!("vm-tests said out of turn: {}", event.line())),
+            Some(event) => {
+                self.nonsense = Some(format!("vm-tests printed an unexpected line: {}", event.line()))
+            }
             None if line.is_empty() => {}
             None => self.said += &format!("{line}\n"),
         }
@@ -327,7 +329,7 @@ mod tests {
             follow(&[begin(NAMES[0]), glued, begin(NAMES[1]), end(NAMES[1], None)], None);
         assert_eq!(progress, Progress::Failed(1));
         assert!(outcomes.len() == 1 && outcomes[0].name == NAMES[0]);
-        assert!(outcomes[0].failure.as_deref().unwrap().contains("out of turn"));
+        assert!(outcomes[0].failure.as_deref().unwrap().contains("an unexpected line"));
         let (progress, _) = follow(&passes()[..2], None);
         assert_eq!(progress, Progress::Failed(2), "nothing says why, and a case is missing");
     }

@@ -34,7 +34,7 @@ const HOST_CPUS: usize = 2;
 /// How to run the suite.
 #[derive(Debug)]
 pub(crate) struct Options<'a> {
-    /// Only cases and trials whose name holds this.
+    /// Only cases and trials whose name contains this.
     pub(crate) filter: Option<&'a str>,
     /// Fails when there is none.
     pub(crate) must_match: bool,
@@ -92,7 +92,7 @@ pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     }
     let told: BTreeSet<&str> = outcomes.iter().map(|outcome| outcome.name.as_str()).collect();
     let untold: Vec<&String> = asked.iter().filter(|name| !told.contains(name.as_str())).collect();
-    ensure!(untold.is_empty(), "Of these nothing was heard: {untold:?}");
+    ensure!(untold.is_empty(), "No result arrived for: {untold:?}");
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
     let cases = outcomes.len();
     ensure!(failed == 0, "{failed} of {cases} cases failed");
@@ -123,7 +123,7 @@ impl<'a> Context<'a> {
     fn run(&self, group: Group) -> Vec<Piece<'a>> {
         let (state, cases) = (group.host, group.cases.clone());
         if self.attempts(state) >= ATTEMPTS {
-            self.fail(&cases, "the host that it starts from did not come up for others");
+            self.fail(&cases, "its host did not come up for other cases");
             return Vec::new();
         }
         let folder = self.logs.join(cases.first().map(|case| case.replace("::", "-")).unwrap_or_default());
@@ -137,7 +137,7 @@ impl<'a> Context<'a> {
             Ok(Rest::NoHost(group, why)) => {
                 self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(state);
                 if self.attempts(state) < ATTEMPTS {
-                    self.board.say(&format!("The host did not come up and is tried once more: {why}"));
+                    self.board.say(&format!("The host did not come up; retrying once: {why}"));
                     return vec![self.piece(group)];
                 }
                 self.fail(&cases, &why);
@@ -206,5 +206,5 @@ fn list(hosts: &Hosts) -> Result<Vec<CaseInfo>> {
         output.status,
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    serde_json::from_slice(&output.stdout).context("vm-tests lists its cases in another way than it should")
+    serde_json::from_slice(&output.stdout).context("vm-tests printed an invalid list of cases")
 }

@@ -45,7 +45,7 @@ impl Board {
         }
     }
 
-    /// Tells of a case that has ended.
+    /// Reports a case that has ended.
     pub(super) fn tell(&self, outcome: Outcome) {
         let Outcome { name, seconds, failure } = &outcome;
         match failure {
@@ -61,7 +61,7 @@ impl Board {
     }
 }
 
-/// The summary for people, with the failures again at the end, where whoever looks at a long run looks first.
+/// The summary for people, with the failures again at the end, where they are easiest to find.
 pub(super) fn summary(took: Duration, outcomes: &[Outcome]) -> String {
     let mut longest: Vec<&Outcome> = outcomes.iter().collect();
     longest.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));

@@ -96,8 +96,8 @@ fn run(bless: bool) -> Result<()> {
     }
     match findings.len() {
         0 => Ok(()),
-        1 => bail!("tidy found one thing to change"),
-        many => bail!("tidy found {many} things to change"),
+        1 => bail!("tidy found one problem"),
+        many => bail!("tidy found {many} problems"),
     }
 }
 

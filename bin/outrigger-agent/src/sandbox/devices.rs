@@ -47,9 +47,9 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
     })?;
     let (user, group) = confinement.ids();
     for folder in ["/run", "/tmp"] {
-        chown(folder, Some(user), Some(group)).map_err(AgentError::system("give QEMU a folder"))?;
+        chown(folder, Some(user), Some(group)).map_err(AgentError::system("give QEMU a directory"))?;
     }
-    // Nobody but the agent looks in here from outside.
+    // Only the agent accesses this from outside.
     let _ = fs::set_permissions(FOLDER, std::os::unix::fs::PermissionsExt::from_mode(0o700));
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! - What QEMU and its libraries were seen to use, or use for devices that a guest can have, is *allowed*, some of it
 //!   with certain arguments only. All else fails with `ENOSYS`, as on a kernel that lacks it: libraries have other
 //!   ways then, and a guest is not ended because a new library tries a new call first.
-//! - What no QEMU uses and only someone tries who has taken it over *kills* the process. The agent then reports
+//! - What no QEMU uses, and only an attacker in control of it would try, *kills* the process. The agent then reports
 //!   `killed 31`.
 //!
 //! A third one is there for QEMU's sake and refuses nothing: see [`unneeded`].

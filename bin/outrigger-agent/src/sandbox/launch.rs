@@ -65,7 +65,7 @@ pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> Unconfined {
     let (confinement, mode, program) = (word(), word(), word());
     let known = Confinement::of_word(&confinement).zip(filter::Mode::of_word(&mode));
     let Some((confinement, mode)) = known else {
-        return Unconfined { what: "understand its arguments", why: confinement };
+        return Unconfined { what: "read its arguments", why: confinement };
     };
     match give_up(confinement, mode) {
         // The environment is what the agent gave.
@@ -204,7 +204,7 @@ mod tests {
             assert_eq!(Confinement::of_word(confinement.word()), Some(confinement));
         }
         let unknown = run(["root", "enforce", "/bin/true"].into_iter().map(OsString::from));
-        assert!(unknown.to_string().contains("cannot understand its arguments: root"));
+        assert!(unknown.to_string().contains("cannot read its arguments: root"));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) fn screenshot(client: &mut Client, guest: String, file: &Path) -> Res
     })?;
     let mut png = Vec::new();
     for part in parts {
-        png.extend(BASE64_STANDARD.decode(part).context("The picture is not in base64")?);
+        png.extend(BASE64_STANDARD.decode(part).context("The screenshot is not valid base64")?);
     }
     std::fs::write(file, png).with_context(|| format!("Cannot write {}", file.display()))?;
     Ok(ExitCode::SUCCESS)

@@ -52,7 +52,7 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
     let number = |domid, number| Ok(of_stub(guest, domid, number));
     let Some(stub) = guest.stub_domid else {
         bail!(
-            "The stubdomain of {} is gone; outrigger dm-log {} shows its last words",
+            "The stubdomain of {} has ended; `outrigger dm-log {}` shows its last log lines",
             guest.name,
             guest.name
         )
@@ -100,7 +100,7 @@ fn show(console: Wanted, since: Option<Duration>, options: AttachOptions) -> Res
 pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Result<ExitCode> {
     if args.follow {
         let guest = find(&mut client()?, &args.guest)?;
-        let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} is gone", guest.name) };
+        let Some(stub) = guest.stub_domid else { bail!("The stubdomain of {} has ended", guest.name) };
         return show(
             of_stub(&guest, stub, LOG_CONSOLE),
             None,
@@ -121,7 +121,7 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
         }
     }
     let text = std::fs::read(&path).with_context(|| {
-        format!("Cannot read the stubdomain's log {}; does outrigger-consoled run?", path.display())
+        format!("Cannot read the stubdomain's log {}; is outrigger-consoled running?", path.display())
     })?;
     io::stdout().write_all(&printable(&text)).context("Cannot print the log")?;
     Ok(ExitCode::SUCCESS)

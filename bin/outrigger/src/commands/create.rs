@@ -14,7 +14,7 @@ use crate::timeline::Timeline;
 pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Result<ExitCode> {
     let text = config::check_for_create(&args.config)?;
     let path = std::path::absolute(&args.config)
-        .with_context(|| format!("Cannot tell the absolute path of {}", args.config.display()))?;
+        .with_context(|| format!("Cannot determine the absolute path of {}", args.config.display()))?;
     let parameters =
         CreateParameters { config: text, path: path.to_string_lossy().into_owned(), paused: args.paused };
     let client = &mut connect()?;
@@ -35,7 +35,7 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
         }
         true
     })?;
-    let guest = created.context("outriggerd ended the create without naming the guest")?;
+    let guest = created.context("outriggerd completed the creation without returning the guest")?;
     if args.console {
         return console::serial(&guest, 0, true);
     }

@@ -90,12 +90,12 @@ pub(crate) fn each(client: &mut Client, method: &str, guests: &[String]) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks each guest to reboot or to power off and says which way it was asked.
+/// Asks each guest to reboot or to power off, and prints through which way it was asked.
 pub(crate) fn request(client: &mut Client, method: &str, guests: &[String]) -> Result<ExitCode> {
     for guest in guests {
         let reply: Via = client.call(method, &GuestParameter { guest: guest.clone() })?;
         let way = if reply.via == "pv" { "its PV driver" } else { "the ACPI power button" };
-        println!("{guest} was asked through {way}");
+        println!("Sent the request to {guest} through {way}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,12 +114,12 @@ pub(crate) fn shutdown(connect: impl Fn() -> Result<Client>, args: &Stop) -> Res
     while let Some(guest) = left.first() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
-            bail!("{} is still there; outrigger destroy ends it at once", guest.name);
+            bail!("{} is still running; `outrigger destroy` ends it at once", guest.name);
         }
         watcher.set_deadline(Some(remaining))?;
         let happening = watcher
             .next_reply::<Happened>("Monitor")
-            .with_context(|| format!("{} is still there; outrigger destroy ends it at once", guest.name))?
+            .with_context(|| format!("{} is still running; `outrigger destroy` ends it at once", guest.name))?
             .0
             .happening;
         if matches!(happening.kind.as_str(), "destroyed" | "preserved") {

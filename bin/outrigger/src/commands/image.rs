@@ -19,7 +19,7 @@ pub(crate) fn run(command: &Image) -> Result<ExitCode> {
         Image::Build { output, agent, kernel, qemu, jobs } => {
             std::fs::metadata(agent).with_context(|| {
                 format!(
-                    "Cannot find outrigger-agent at {}; install it there, or name it with --agent",
+                    "Cannot find outrigger-agent at {}; install it there, or specify it with --agent",
                     agent.display()
                 )
             })?;
@@ -77,7 +77,7 @@ fn describe(step: &Step<'_>) -> String {
         Step::Compiling(CompileStep::Compiling(program)) => {
             format!("compiling {} (a few minutes, once)", program.name())
         }
-        Step::Choosing => "choosing files".to_owned(),
+        Step::Choosing => "selecting files".to_owned(),
         Step::Kernel => "unpacking the kernel".to_owned(),
         Step::Packing { bytes } => format!("packing {}", mib(*bytes)),
     }
@@ -92,7 +92,7 @@ fn describe_packages(step: &Progress<'_>) -> String {
 }
 
 fn info(dir: &Path, json: bool) -> Result<ExitCode> {
-    let manifest = Manifest::read(dir).context("outrigger image build makes an image")?;
+    let manifest = Manifest::read(dir).context("`outrigger image build` builds an image")?;
     if json {
         println!("{}", serde_json::to_string_pretty(&manifest)?);
     } else {

@@ -17,7 +17,7 @@ pub(crate) fn completion(shell: Shell) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "outrigger", &mut script);
     match std::io::stdout().write_all(&script) {
-        // Who has read enough may close the pipe.
+        // The reader may close the pipe early.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             return Err(error).context("Cannot write the completion script");
         }

@@ -102,7 +102,7 @@ fn messages(client: &mut Client) -> Result<ExitCode> {
         }
     }
     if decoder.is_inside() {
-        bail!("Standard input ends within a request");
+        bail!("Standard input ends in the middle of a request");
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

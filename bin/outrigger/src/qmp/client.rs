@@ -37,7 +37,7 @@ impl Sender {
     }
 
     fn send(&mut self, text: &str) -> Result<()> {
-        self.stream.write_all(text.as_bytes()).context("The connection broke")
+        self.stream.write_all(text.as_bytes()).context("The connection was lost")
     }
 }
 
@@ -67,9 +67,9 @@ impl Client {
         stream.set_read_timeout(Some(deadline)).context("Cannot set a deadline")?;
         let sender = Sender { stream, next_id: 1 };
         let mut client = Self { sender, decoder: Decoder::new(Limits::QEMU), events: VecDeque::new() };
-        let greeting = client.receive().context("There is no session with the guest's QEMU")?;
+        let greeting = client.receive().context("No session with the guest's QEMU")?;
         if greeting.kind() != Kind::Greeting {
-            bail!("The daemon did not greet");
+            bail!("The daemon sent no greeting");
         }
         client.call("qmp_capabilities", Some(r#"{"enable": []}"#))?;
         Ok(client)
@@ -88,8 +88,8 @@ impl Client {
             }
             let count = match self.sender.stream.read(&mut chunk) {
                 Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => bail!("Nothing came in time"),
-                Err(error) => return Err(error).context("The connection broke"),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => bail!("Timed out"),
+                Err(error) => return Err(error).context("The connection was lost"),
             };
             if count == 0 {
                 bail!("The connection was closed: the guest is gone, or the daemon was stopped");
@@ -106,7 +106,7 @@ impl Client {
 
     /// The end to write to, beside this one.
     pub(crate) fn sender(&self) -> Result<Sender> {
-        let stream = self.sender.stream.try_clone().context("Cannot share the connection")?;
+        let stream = self.sender.stream.try_clone().context("Cannot duplicate the connection")?;
         Ok(Sender { stream, next_id: self.sender.next_id })
     }
 

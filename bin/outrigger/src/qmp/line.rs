@@ -12,7 +12,7 @@ pub(crate) struct Typed {
 
 /// Reads words as a command.
 pub(crate) fn words<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Typed> {
-    let Some(command) = words.next() else { bail!("There is no command") };
+    let Some(command) = words.next() else { bail!("The command is missing") };
     let words: Vec<_> = words.collect();
     let arguments = match words.as_slice() {
         [] => None,
@@ -34,7 +34,8 @@ pub(crate) fn line(text: &str) -> Result<Typed> {
 }
 
 fn object(text: &str) -> Result<String> {
-    let map: Map<String, Value> = serde_json::from_str(text).context("The arguments are no JSON object")?;
+    let map: Map<String, Value> =
+        serde_json::from_str(text).context("The arguments are not a JSON object")?;
     Ok(Value::Object(map).to_string())
 }
 
@@ -42,7 +43,7 @@ fn pairs(words: &[&str]) -> Result<Map<String, Value>> {
     let mut map = Map::new();
     for word in words {
         let Some((name, value)) = word.split_once('=') else {
-            bail!("\"{word}\" is no argument; write name=value, or all arguments as one JSON object");
+            bail!("\"{word}\" is not an argument; write name=value, or all arguments as one JSON object");
         };
         // What is JSON is meant as JSON: numbers, true, false, quoted text; all else is text.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
@@ -64,7 +65,7 @@ fn insert(map: &mut Map<String, Value>, name: &str, value: Value) -> Result<()> 
         }
     };
     if taken {
-        bail!("The argument {name} is there twice");
+        bail!("The argument {name} is given twice");
     }
     Ok(())
 }

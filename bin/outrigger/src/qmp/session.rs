@@ -56,10 +56,10 @@ impl Session {
         let until = Instant::now() + self.deadline;
         loop {
             match self.answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                // One that came too late for an earlier command is nobody's any more.
+                // An answer that is late for an earlier command is dropped.
                 Ok(message) if message.read::<u64>(Member::Id) != Some(id) => {}
                 Ok(message) => return super::client::returned(&message),
-                Err(RecvTimeoutError::Timeout) => bail!("No answer came in time"),
+                Err(RecvTimeoutError::Timeout) => bail!("No answer in time"),
                 Err(RecvTimeoutError::Disconnected) => return Err(Ended.into()),
             }
         }

@@ -1,4 +1,4 @@
-//! Taking up what an earlier daemon left.
+//! Adopting what the previous daemon left.
 
 use api::types::{Failure, State as ApiState};
 use toolstack::{Guest, Unfinished};
@@ -8,15 +8,15 @@ use crate::backoff::{Backoff, Turn};
 use crate::change;
 use crate::job::{self, Job};
 
-/// Takes up a guest that is there, and whose restart an earlier daemon may have delayed. A change of it that was cut off
-/// is settled first.
+/// Adopts an existing guest, whose restart the previous daemon may have delayed. An interrupted change of it is
+/// completed or undone first.
 pub(crate) fn adopt(
     shared: &Shared,
     guest: Guest,
     turn: Option<Turn>,
     changing: bool,
 ) -> Result<(), Failure> {
-    // One with another name than its configuration's was kept beside its successor: its end is an old story.
+    // One with another name than in its configuration was preserved under that name: its end has been handled.
     let state = if guest.name == guest.config.name { State::Running } else { State::Kept };
     let (name, id) = (guest.name.clone(), guest.id());
     let mut driver = Driver::enter(shared, name, Some(guest), ApiState::Running, state)?;
@@ -33,7 +33,7 @@ pub(crate) fn adopt(
     Ok(())
 }
 
-/// Destroys a guest whose create or destroy was cut off, and makes the `next` one then.
+/// Destroys a guest whose create or destroy was interrupted, then creates the `next` one.
 pub(crate) fn finish(shared: &Shared, unfinished: Unfinished, next: Option<Wanted>) -> Result<(), Failure> {
     let Unfinished { id, name, guest } = unfinished;
     let state = State::Busy(Job::Destroy, None);

@@ -11,7 +11,7 @@ use crate::convert;
 use crate::job::{Ended, Job};
 
 impl Driver {
-    /// A change has ended: the guest is as before or as it was asked for.
+    /// A change has ended: it was either undone or completed.
     pub(super) fn changed(&mut self, name: &'static str, before: Option<Guest>, ended: Ended) -> Answer {
         let job = Job::Change(name);
         self.state = if self.kept { State::Kept } else { State::Running };
@@ -38,7 +38,7 @@ impl Driver {
                 entry.guest = Some(guest);
             });
         }
-        // What happened while nobody looked.
+        // Events that occurred meanwhile.
         let _ = self.handle.send(Event::Look);
         answer
     }
@@ -63,7 +63,7 @@ impl Driver {
         let answer = match ended {
             Ok(Some(guest)) => self.has_guest(guest),
             Ok(None) => {
-                // Whoever hears of its end or gets the answer finds its name free.
+                // Its name is free before its end is reported and the client answered.
                 self.shared.registry.forget(self.key);
                 if leftover {
                     tracing::warn!(
@@ -85,11 +85,11 @@ impl Driver {
         answer_later(replies, answer);
     }
 
-    /// Makes the guest whose name is free now.
+    /// Creates the guest that waited for the name.
     fn create_next(&mut self) {
         let Some(next) = self.next.take() else { return };
         if let Err(failure) = create(&self.shared, next, None) {
-            tracing::error!(guest = self.name, ?failure, "cannot make a guest again");
+            tracing::error!(guest = self.name, ?failure, "cannot create a guest again");
         }
     }
 
@@ -100,7 +100,7 @@ impl Driver {
         });
         self.backoff.started(backoff::now());
         self.shared.registry.tell(&guest, "created", "");
-        // What happened while nobody looked.
+        // Events that occurred meanwhile.
         self.seen = None;
         let _ = self.handle.send(Event::Look);
         self.guest = Some(guest);
@@ -114,7 +114,7 @@ impl Driver {
         let gone = match error {
             // A restart's create: its destroy was complete.
             toolstack::Error::Step(_) => true,
-            // Someone else has cleared it away.
+            // It was destroyed externally.
             toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
             toolstack::Error::NotRestarted { .. } => {
                 self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
@@ -134,7 +134,7 @@ impl Driver {
             self.shared.registry.tell(&guest, "destroyed", "");
             return;
         }
-        // What is left of it is destroyed again when a client asks or the daemon starts anew.
+        // What is left of it is destroyed when a client asks again or the daemon restarts.
         self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
         self.shared.registry.tell(&guest, "destroy-failed", convert::chain(error));
         self.seen = Some(GuestEvent::Gone);
@@ -143,7 +143,7 @@ impl Driver {
     }
 }
 
-/// Gives an answer to whoever waits for it. The client may be slow; nothing here waits for it.
+/// Sends an answer to the client that waits for it, without waiting for a slow client.
 fn answer_later(replies: Option<Replies>, answer: Answer) {
     if let Some(replies) = replies {
         tokio::spawn(async move { replies.send(answer).await });

@@ -1,4 +1,4 @@
-//! What clients ask of a guest.
+//! Requests of clients.
 
 use api::types::{Failure, Via};
 use toolstack::{Guest, ShutdownWay, Signal, Toolstack};
@@ -13,17 +13,17 @@ use crate::job::{self, Job};
 /// Requests that need no lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Stop its processors.
+    /// Pause it.
     Pause,
-    /// Let them run.
+    /// Unpause it.
     Unpause,
     /// Ask it to power off.
     Shutdown,
     /// Ask it to reboot.
     Reboot,
-    /// Signal to its virtual hardware, at this processor.
+    /// Signal its virtual hardware, at this vCPU.
     Trigger(Signal, u32),
-    /// Press a magic key.
+    /// Send a magic SysRq key.
     Sysrq(char),
 }
 
@@ -48,7 +48,7 @@ impl Driver {
                 guest
             }
         };
-        // From now on nobody else can take the name.
+        // From now on no other guest can take the name.
         if let Some(name) = &change.new_name
             && let Err(failure) = self.shared.registry.rename(self.key, name)
         {
@@ -80,7 +80,7 @@ impl Driver {
         // One that failed to go with its restart. That of a guest under another name is its successor's.
         let forgotten = (guest.name == guest.config.name).then(|| self.shared.restarts.note_of(guest.uuid));
         job::spawn(Job::Destroy, &guest.name, &self.handle, replies.clone(), move |events| {
-            // First: nobody shall restart what a client has destroyed.
+            // First: a guest that a client destroys must not be restarted.
             remove(note);
             for note in cut_off.into_iter().chain(forgotten) {
                 note.done();
@@ -108,7 +108,7 @@ impl Driver {
     }
 }
 
-/// Does a quick request; the answer says how a guest was asked.
+/// Executes a quick request; the answer contains how the guest was asked.
 fn perform(
     toolstack: &Toolstack,
     guest: &Guest,

@@ -1,4 +1,4 @@
-//! Making a guest again that has ended.
+//! Restarting a guest that has ended.
 
 use api::types::State as ApiState;
 use tokio::task::JoinHandle;
@@ -9,7 +9,7 @@ use crate::backoff::{self, Turn};
 use crate::job::{self, Ended, Job};
 use crate::restarts::PendingNote;
 
-/// How a guest is made again.
+/// How a guest is restarted.
 #[derive(Debug)]
 pub(super) enum Way {
     /// It is destroyed first.
@@ -57,7 +57,8 @@ impl Driver {
         self.state = State::Waiting(Waiting { way, turn, note, timer });
         self.shared.registry.update(self.key, |entry| entry.state = ApiState::Restarting);
         let (seconds, row) = (left.as_secs_f64().ceil(), turn.row);
-        let detail = format!("in {seconds} s, because it ended soon after its last start ({row} in a row)");
+        let detail =
+            format!("in {seconds} s, because the guest ended soon after its start ({row} times in a row)");
         self.shared.registry.tell(guest, "restart-delayed", detail);
     }
 
@@ -86,7 +87,7 @@ impl Driver {
         }
     }
 
-    /// Ends the wait for a restart that will not be, where nobody waits for the note's end.
+    /// Ends the wait for a cancelled restart, where nothing waits for the note's end.
     pub(super) fn forget_turn(&mut self) {
         if let Some(note) = self.take_turn() {
             tokio::task::spawn_blocking(move || remove(Some(note)));
@@ -154,7 +155,7 @@ impl Driver {
                 tracing::error!(
                     guest = self.name,
                     error = error.report(),
-                    "cannot rename; it is preserved as it is"
+                    "cannot rename; the guest is preserved under its name"
                 );
                 self.guest = before.cloned();
                 if let Some(guest) = before {
@@ -178,7 +179,7 @@ impl Driver {
         if let Err(failure) = create(&self.shared, wanted, None) {
             self.shared.registry.tell(&old, "create-failed", format!("{failure:?}"));
         }
-        // What happened while nobody looked.
+        // Events that occurred meanwhile.
         let _ = self.handle.send(Event::Look);
     }
 }

@@ -27,12 +27,13 @@ const REPORT: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub(crate) enum GroupError {
     #[error(
-        "It names peers but no group for the sockets; add group = \"NAME\" at its top, with a group that they are in"
+        "It names peers but no group for the sockets; add group = \"NAME\" at the top, with a group that \
+         they are in"
     )]
     Missing,
-    #[error("The group {0} does not exist; create it with groupadd, or name another")]
+    #[error("The group {0} does not exist; create it with groupadd, or use another one")]
     Unknown(String),
-    #[error("Cannot look for the group {name}")]
+    #[error("Cannot look up the group {name}")]
     Look { name: String, source: nix::Error },
 }
 
@@ -161,7 +162,7 @@ mod tests {
         for n in 0..4 {
             assert!((0..PER_GUEST).all(|_| take(1000, n)) && !take(1000, n), "guest {n}");
         }
-        // All guests together, whoever else has connections.
+        // All guests together, regardless of other users' connections.
         assert!(!take(1000, 9) && take(1001, 9));
         assert!((0..1000).all(|_| take(0, 9)));
         permits.remove(0);

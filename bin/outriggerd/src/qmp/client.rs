@@ -17,10 +17,10 @@ use super::session::Shared;
 const CHUNK: usize = 4096;
 /// Bytes that are gathered for one write.
 const BATCH: usize = 16 << 10;
-/// How long a client that is closed may take for its last words.
+/// How long a closing client may take to read its last messages.
 const LAST: Duration = Duration::from_secs(5);
 
-/// Serves a client until it goes, breaks the protocol, or its guest is gone.
+/// Serves a client until it disconnects, violates the protocol, or its guest ends.
 pub(super) async fn serve(shared: Arc<Shared>, stream: UnixStream, id: ClientId, notify: Arc<Notify>) {
     let last = pump(&shared, stream, id, &notify).await;
     shared.with(|mux| mux.close_client(id));
@@ -28,7 +28,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: UnixStream, id: ClientId,
     outside.clients.remove(&id);
     outside.closing.remove(&id);
     if let Err(error) = last {
-        tracing::debug!(%error, "a client of QMP is gone");
+        tracing::debug!(%error, "a QMP client disconnected");
     }
 }
 

@@ -131,10 +131,7 @@ fn verify(hypervisor: &dyn Hypervisor, place: Place) -> io::Result<()> {
     if info.is_some_and(|info| info.uuid == *place.stub_uuid.as_bytes()) {
         return Ok(());
     }
-    let why = format!(
-        "the stubdomain {} is gone, and domain {} does not have its UUID",
-        place.stub_uuid, place.stub
-    );
+    let why = format!("domain {} is no longer the stubdomain {}", place.stub, place.stub_uuid);
     Err(io::Error::new(io::ErrorKind::NotFound, why))
 }
 

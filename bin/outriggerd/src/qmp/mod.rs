@@ -83,7 +83,7 @@ impl Keeper for Qmp {
             return session.move_socket(socket);
         }
         let inner = &self.inner;
-        // The one before it has to let go of the socket first.
+        // The previous one must release the socket first.
         sessions.remove(&guest.id());
         let session =
             Session::start(guest, socket, Arc::clone(&inner.access), inner.config.clone(), &inner.dial);

@@ -36,7 +36,7 @@ impl Monitor for SharedMonitor {
         };
         let command = || request.command.clone();
         if self.shared.has_ended() {
-            return Err(QmpError::NoSession { command: command(), why: "the guest is gone".to_owned() });
+            return Err(QmpError::NoSession { command: command(), why: "the guest has ended".to_owned() });
         }
         self.shared.ask(Token(token), request.clone(), deadline);
         let wait = deadline.saturating_duration_since(Instant::now()) + GRACE;
@@ -46,7 +46,7 @@ impl Monitor for SharedMonitor {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => Err(QmpError::Timeout { command: command() }),
             Err(RecvTimeoutError::Disconnected) => {
-                Err(QmpError::Lost { command: command(), why: "the guest is gone".to_owned() })
+                Err(QmpError::Lost { command: command(), why: "the guest has ended".to_owned() })
             }
         }
     }
@@ -74,7 +74,7 @@ impl Events for Subscription {
             Ok(Told::Lost(why)) => Err(lost(why)),
             Err(RecvTimeoutError::Timeout) => Err(QmpError::NoEvent { event: self.what.clone() }),
             Err(RecvTimeoutError::Disconnected) => {
-                Err(lost("the session or the guest is gone, or too many events came".to_owned()))
+                Err(lost("the session or the guest has ended, or too many events were pending".to_owned()))
             }
         }
     }

@@ -49,11 +49,11 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
 }
 
-/// Who waits for the multiplexer.
+/// Waiters, listeners and pending work outside the multiplexer.
 #[derive(Default)]
 pub(super) struct Outside {
     pub(super) clients: BTreeMap<ClientId, Arc<Notify>>,
-    /// The last words for clients that the multiplexer has closed.
+    /// The last messages for clients that the multiplexer has closed.
     pub(super) closing: BTreeMap<ClientId, Vec<u8>>,
     pub(super) answers: BTreeMap<u64, SyncSender<Result<Box<RawValue>, QmpError>>>,
     pub(super) listeners: Vec<Listener>,
@@ -103,7 +103,7 @@ pub(super) struct Listener {
     pub(super) events: SyncSender<Told>,
 }
 
-/// What a listener is told.
+/// A notification for a listener.
 pub(super) enum Told {
     Event(Event),
     Lost(String),
@@ -134,7 +134,7 @@ impl Session {
                 tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared), access, guest.id())));
             }
             Err(error) => {
-                tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no socket for QMP");
+                tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no QMP socket");
             }
         }
         Self { stub: guest.stub_uuid, socket, shared, tasks }
@@ -166,7 +166,7 @@ impl Session {
         match std::fs::rename(&self.socket, &socket) {
             Ok(()) => self.socket = socket,
             Err(error) => {
-                tracing::error!(socket = %socket.display(), %error, "cannot rename a socket for QMP");
+                tracing::error!(socket = %socket.display(), %error, "cannot rename a QMP socket");
             }
         }
     }
@@ -177,9 +177,9 @@ impl Drop for Session {
         for task in &self.tasks {
             task.abort();
         }
-        // Gone already when the daemon clears its folder.
+        // Already removed when the daemon clears its directory.
         let _ = std::fs::remove_file(&self.socket);
-        self.end("the guest is gone");
+        self.end("the guest has ended");
         self.shared.end();
     }
 }
@@ -219,13 +219,13 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>, access: Arc<Access>
                         guest = shared.name,
                         uid = peer.uid,
                         refused,
-                        "connections to QMP were refused; the last one was this"
+                        "refused QMP connections; the last one was this"
                     );
                 }
             }
             Err(error) => {
                 // Most likely out of file descriptors: others may close theirs.
-                tracing::error!(%error, "cannot accept a client of QMP");
+                tracing::error!(%error, "cannot accept a QMP client");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -254,7 +254,7 @@ impl Shared {
         Some((id, notify))
     }
 
-    /// Does something with the multiplexer and lets everyone know who has to do something then.
+    /// Runs an operation on the multiplexer and wakes the tasks that have work after it.
     pub(super) fn with<T>(&self, work: impl FnOnce(&mut Mux) -> T) -> T {
         let mut mux = self.mux();
         let result = work(&mut mux);
@@ -290,7 +290,7 @@ impl Shared {
         outside
     }
 
-    /// The guest is gone: nobody waits any longer.
+    /// The guest has ended: nothing waits any longer.
     fn end(&self) {
         let mut outside = self.outside();
         outside.ended = true;

@@ -67,7 +67,7 @@ fn domid_means_a_guest_only_while_its_domain_has_it() {
     let guest = service.create("on_poweroff = \"preserve\"").unwrap();
     assert_eq!(service.get(&guest.domid.to_string()).unwrap().uuid, guest.uuid);
     assert_eq!(service.get(&guest.uuid).unwrap().domid, guest.domid);
-    // The daemon is not notified that the guest is gone and its domid is reused.
+    // The daemon is not notified that the guest has ended and its domid is reused.
     for domid in [guest.stub_domid, Some(guest.domid)].into_iter().flatten() {
         world.hypervisor.destroy_domain(domid).unwrap();
     }
@@ -126,7 +126,7 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
     let file = &unreadable[0];
     assert_eq!((file.uuid.as_deref(), file.name.as_deref()), (Some(guest.uuid.as_str()), Some("hello")));
     assert_eq!(file.domid, Some(guest.domid));
-    assert!(file.problem.contains("form 7") && file.problem.contains("Install"), "{}", file.problem);
+    assert!(file.problem.contains("format 7") && file.problem.contains("Install"), "{}", file.problem);
     let error = format!("{:?}", failure(service.create("")));
     assert!(error.contains("taken") || error.contains("NameTaken"), "{error}");
     service.kill().unwrap();
@@ -149,7 +149,7 @@ fn stubdomain_is_not_contacted_under_a_reused_domid() {
     for console in [None, Some(contract::QmpConsole::behind(0).unwrap())] {
         let place = Place { stub, stub_uuid: Uuid::from_u128(1), target, console };
         let error = runtime.block_on(dial.dial(place)).err().unwrap();
-        assert!(error.to_string().contains("domain 2 does not have its UUID"), "{error}");
+        assert!(error.to_string().contains("domain 2 is no longer the stubdomain"), "{error}");
     }
 }
 

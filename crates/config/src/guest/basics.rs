@@ -18,7 +18,7 @@ const DEFAULT_MEMORY: KiB = KiB::from_mib(32);
 const MAX_NAME: usize = 100;
 
 const PV: &str =
-    "this toolstack runs HVM guests, whose QEMU it puts into a stubdomain; use xl for PV and PVH guests";
+    "this toolstack runs HVM guests with their QEMU in a stubdomain; use xl for PV and PVH guests";
 
 /// Checks `type` and the older `builder`: HVM or nothing.
 pub(super) fn check_type(reader: &mut Reader<'_>) {
@@ -48,15 +48,15 @@ pub(super) fn name_problem(name: &str) -> Option<&'static str> {
     } else if name.chars().count() > MAX_NAME {
         Some("is longer than 100 characters")
     } else if name.contains('/') {
-        Some("has a slash in it")
+        Some("contains a slash")
     } else if name.chars().any(char::is_control) {
-        Some("has a control character in it")
+        Some("contains a control character")
     } else if name.trim() != name {
         Some("begins or ends with a blank")
     } else if name.starts_with(['.', '-']) {
         Some("begins with a full stop or a hyphen")
     } else if name.bytes().all(|b| b.is_ascii_digit()) {
-        Some("is a number, which commands would take for a domid")
+        Some("is a number, which commands would interpret as a domid")
     } else {
         None
     }
@@ -66,7 +66,7 @@ pub(super) fn name(reader: &mut Reader<'_>) -> Option<String> {
     if reader.entry("name").is_none() {
         reader.push(
             Diagnostic::error("config::missing-key", "The configuration has no `name`")
-                .help("every guest needs one: `name = \"hello\"`"),
+                .help("a guest needs a name: `name = \"hello\"`"),
         );
         return None;
     }
@@ -76,7 +76,7 @@ pub(super) fn name(reader: &mut Reader<'_>) -> Option<String> {
     reader.push(
         Diagnostic::error("config::bad-name", format!("The guest's name {problem}"))
             .at(span)
-            .help("the name is used in xenstore and in names of files"),
+            .help("the name is used in xenstore and in file names"),
     );
     None
 }
@@ -117,7 +117,7 @@ pub(super) fn memory(reader: &mut Reader<'_>) -> Memory {
                 "config::missing-key",
                 "The configuration has no `memory`; the guest gets 32 MiB",
             )
-            .help("say how many MiB it gets: `memory = 512`"),
+            .help("set the memory in MiB: `memory = 512`"),
         );
     }
     if let (Some(memory), Some(max)) = (memory, max)
@@ -164,7 +164,7 @@ pub(super) fn affinity(reader: &mut Reader<'_>, max_vcpus: u32) -> Affinity {
                 reader.push(
                     Diagnostic::error("config::too-many", message)
                         .at(extra.span)
-                        .help("remove it, or say `maxvcpus`"),
+                        .help("remove it, or set `maxvcpus`"),
                 );
             }
             Affinity::Each(atoms.into_iter().filter_map(|atom| cpu_set(reader, atom)).collect())
@@ -179,7 +179,7 @@ fn cpu_set(reader: &mut Reader<'_>, atom: &Atom) -> Option<CpuSet> {
             reader.push(
                 Diagnostic::error("config::bad-cpus", format!("This names no CPUs: {error}"))
                     .at(atom.span)
-                    .help("write numbers and ranges, and with ^ what is not meant: `cpus = \"0-3,^1\"`"),
+                    .help("write numbers and ranges; prefix ^ to exclude: `cpus = \"0-3,^1\"`"),
             );
             None
         }
@@ -202,7 +202,7 @@ pub(super) fn lifecycle(reader: &mut Reader<'_>) -> Lifecycle {
 }
 
 fn action(reader: &mut Reader<'_>, key: &'static str) -> Option<Action> {
-    const CORE: &str = "core dumps are not there yet; use `preserve` to keep the domain for a look";
+    const CORE: &str = "core dumps are not supported yet; use `preserve` to keep the domain for inspection";
     const SOFT_RESET: &str = "a guest cannot be reset in place yet; use `restart` or `destroy`";
     let refused = match reader.atom(key)?.text.as_str() {
         "coredump-destroy" | "coredump-restart" => CORE,

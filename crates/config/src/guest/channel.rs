@@ -42,7 +42,7 @@ pub(super) fn channels(reader: &mut Reader<'_>) -> Vec<Channel> {
     channels
 }
 
-/// What the words of one channel said, with their places.
+/// The parameters of one channel, with their spans.
 #[derive(Default)]
 struct Words<'a> {
     name: Option<(&'a str, Span)>,
@@ -74,7 +74,7 @@ fn channel(atom: &Atom) -> Result<Channel, Diagnostic> {
             "path" => &mut words.path,
             "backend" if matches!(value, "0" | "Domain-0") => continue,
             "backend" => {
-                return Err(Diagnostic::error("config::refused", "`backend` cannot be honoured")
+                return Err(Diagnostic::error("config::refused", "`backend` is not supported")
                     .at(span)
                     .help("consoles are served in dom0"));
             }
@@ -94,7 +94,8 @@ fn channel(atom: &Atom) -> Result<Channel, Diagnostic> {
     if !good {
         let message = format!("\"{}\" is not a channel's name", name.escape_debug());
         return Err(bad(span, message).help(format!(
-            "it has 1 to {NAME_MAX} letters, digits, `.`, `_` and `-`, no dot in front, and is no number"
+            "a name has 1 to {NAME_MAX} letters, digits, `.`, `_` and `-`, does not begin with a dot, and is not \
+             a number"
         )));
     }
     Ok(Channel { name: name.to_owned(), connection: connection(atom, &words)? })

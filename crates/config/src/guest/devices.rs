@@ -1,4 +1,4 @@
-//! What QEMU emulates, disks and network cards apart.
+//! What QEMU emulates, except disks and NICs.
 
 use xen_types::KiB;
 
@@ -81,7 +81,7 @@ pub(super) fn display(reader: &mut Reader<'_>, memory: KiB) -> Display {
     }
     let video_memory = asked.unwrap_or(least);
     if video_memory >= memory && video_memory.get() > 0 {
-        let message = format!("{video_memory} of video memory leave nothing of the guest's {memory}");
+        let message = format!("{video_memory} of video memory leaves nothing of the guest's {memory}");
         let mut problem = Diagnostic::error("config::conflict", message).help("give the guest more `memory`");
         if asked.is_some() {
             problem = problem.at(reader.value_span("videoram"));
@@ -105,7 +105,11 @@ fn vga(reader: &mut Reader<'_>) -> Option<Vga> {
         None => old,
         Some(None) => {
             let span = reader.value_span("vga");
-            reader.refuse("vga", span, "the stubdomain's QEMU has no QXL, which is for SPICE; use `stdvga`");
+            reader.refuse(
+                "vga",
+                span,
+                "the stubdomain's QEMU does not support QXL, which is for SPICE; use `stdvga`",
+            );
             None
         }
         Some(vga) => vga,
@@ -163,7 +167,7 @@ fn usb_devices(reader: &mut Reader<'_>) -> Vec<String> {
         }
         let message = format!("`usbdevice` has no value \"{text}\"");
         let help = if text.starts_with("host:") {
-            "devices of the machine cannot be passed through yet".to_owned()
+            "passthrough of host devices is not supported yet".to_owned()
         } else {
             choices(text, USB_DEVICES)
         };

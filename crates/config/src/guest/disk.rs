@@ -55,7 +55,7 @@ fn convert(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<Disk> {
         None => {
             reader.push(
                 bad("The disk has no virtual device", atom.span)
-                    .help("say what the guest sees, for example `vdev=hda` or `vdev=xvda`"),
+                    .help("set the name that the guest sees, for example `vdev=hda` or `vdev=xvda`"),
             );
             None
         }
@@ -66,7 +66,7 @@ fn convert(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<Disk> {
     let source = source(atom, spec, reader);
     if spec.read_only && !cdrom && vdev.is_some_and(|vdev| vdev.bus() == VdevBus::Hd && vdev.partition() == 0)
     {
-        let why = "QEMU's IDE and AHCI disks are always writable; use `sd` or `xvd`, or make it a CD drive";
+        let why = "QEMU's IDE and AHCI disks are always writable; use `sd` or `xvd`, or use a CD drive";
         reader.push(refused("A disk `hd…` cannot be read-only", atom.span, why));
     }
     let disk = Disk {
@@ -115,13 +115,13 @@ fn check_backend(spec: &Spec, reader: &mut Reader<'_>) {
         && text != "phy"
     {
         let why = "disks are served by the kernel's blkback (`phy`); `qdisk` needs a QEMU in dom0";
-        reader.push(refused(format!("`backendtype={text}` cannot be honoured"), *span, why));
+        reader.push(refused(format!("`backendtype={text}` is not supported"), *span, why));
     }
     if let Some(Word { text, span }) = &spec.specification
         && text != "xen"
     {
         let why = "only Xen's own block protocol is served";
-        reader.push(refused(format!("`specification={text}` cannot be honoured"), *span, why));
+        reader.push(refused(format!("`specification={text}` is not supported"), *span, why));
     }
 }
 
@@ -134,7 +134,7 @@ fn source(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<DiskSourc
         }
         reader.push(
             bad("The disk has no target", atom.span)
-                .help("name a block device or a raw image; only a CD drive is empty"),
+                .help("specify a block device or a raw image; only a CD drive may be empty"),
         );
         return None;
     };
@@ -142,7 +142,7 @@ fn source(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<DiskSourc
         return Some(DiskSource::Script { script: script.text.clone(), target: text.clone() });
     }
     if text.contains('\0') {
-        reader.push(bad("A path cannot hold a NUL byte", *span));
+        reader.push(bad("A path cannot contain a NUL byte", *span));
         return None;
     }
     // xl-disk-configuration(5): a path without a leading slash is in /dev.

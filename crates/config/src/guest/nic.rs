@@ -161,9 +161,9 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
                 .help("xl ignores it too"));
         }
         _ if key == "forwarddev" || key.starts_with("colo_") => {
-            return Err(Diagnostic::error("config::refused", format!("`{key}` cannot be honoured"))
+            return Err(Diagnostic::error("config::refused", format!("`{key}` is not supported"))
                 .at(key_span)
-                .help("COLO is not there"));
+                .help("COLO is not supported"));
         }
         _ => return Err(unknown(key, key_span)),
     }
@@ -215,7 +215,7 @@ fn rate(text: &str) -> Result<Rate, &'static str> {
     let product = bytes_per_second.checked_mul(u64::from(interval_usecs)).ok_or("The rate is too large")?;
     let bytes_per_interval = product / 1_000_000;
     if bytes_per_interval == 0 {
-        return Err("The rate is less than a byte an interval");
+        return Err("The rate is less than one byte per interval");
     }
     Ok(Rate { bytes_per_interval, interval_usecs })
 }

@@ -219,7 +219,7 @@ pub(super) fn firmware(reader: &mut Reader<'_>) -> Firmware {
         path => {
             if firmware.hvmloader.is_some() {
                 let (at, other) = (atom.span, reader.value_span("firmware_override"));
-                conflict(reader, "The firmware is named twice", at, other, "here too");
+                conflict(reader, "The firmware is specified twice", at, other, "here too");
             } else if path.starts_with('/') {
                 firmware.hvmloader = Some(path.to_owned());
             } else {
@@ -235,7 +235,7 @@ pub(super) fn firmware(reader: &mut Reader<'_>) -> Firmware {
     };
     if bios.is_some_and(|bios| bios != kind) {
         let (at, other) = (atom.span, reader.value_span("bios"));
-        conflict(reader, "`firmware` and `bios` name different things", at, other, "not the same");
+        conflict(reader, "`firmware` and `bios` conflict", at, other, "not the same");
     }
     firmware.kind = kind;
     firmware
@@ -268,8 +268,8 @@ fn hvmloader_as_kernel(reader: &mut Reader<'_>) {
         reader.refuse(
             "kernel",
             span,
-            "direct kernel boot of an HVM guest is not there yet, and the guest would boot something else; install the \
-             kernel into the guest's disk",
+            "direct kernel boot of an HVM guest is not supported yet, and the guest would boot something else; \
+             install the kernel on the guest's disk",
         );
     }
 }

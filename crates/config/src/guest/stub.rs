@@ -6,12 +6,12 @@ use crate::reader::Reader;
 
 const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; remove the line, or \
                          use xl for this guest";
-const TRADITIONAL: &str = "only upstream QEMU (`qemu-xen`) runs in a Linux stubdomain; the old fork has been removed \
-                           from Xen since";
+const TRADITIONAL: &str = "only upstream QEMU (`qemu-xen`) runs in a Linux stubdomain; later Xen releases have removed \
+                           the old fork";
 
 // `arch_acquire_resource_check` in Xen's `xen/arch/x86`, until Xen 4.19.
-const PVH: &str = "this Xen lets no domain but dom0 map another one's memory unless it is a PV domain, and QEMU maps its \
-                   guest's; from Xen 4.19 on that could be done";
+const PVH: &str = "this Xen allows only PV domains and dom0 to map another domain's memory, which QEMU needs; \
+                   Xen 4.19 lifts this limit";
 
 pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
     if reader.bool("device_model_stubdomain_override") == Some(false) {
@@ -23,7 +23,7 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         reader,
         "stubdomain_version",
         "linux",
-        "only Linux stubdomains are run; Mini-OS ones hold the old QEMU",
+        "only Linux stubdomains are supported; Mini-OS ones contain the old QEMU",
     );
     version(reader, "stubdomain_type", "pv", PVH);
     let mut extra_args = Vec::new();

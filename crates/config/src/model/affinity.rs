@@ -41,13 +41,13 @@ pub enum CpuSetError {
     #[error("\"{0}\" is neither a CPU's number nor a range like 0-3")]
     NotANumber(String),
     /// A number is larger than Xen's largest.
-    #[error("there is no CPU {0}; Xen numbers them from 0 to {max}", max = CpuSet::MAX)]
+    #[error("CPU {0} does not exist; Xen numbers CPUs from 0 to {max}", max = CpuSet::MAX)]
     TooLarge(u64),
     /// A range ends before it starts.
     #[error("the range {0} ends before it starts")]
     Backwards(String),
     /// It names NUMA nodes.
-    #[error("CPUs cannot be named by their NUMA nodes yet")]
+    #[error("selecting CPUs by NUMA node is not supported yet")]
     Nodes,
     /// No CPU is left.
     #[error("it leaves no CPU to run on")]

@@ -81,7 +81,7 @@ pub struct GuestConfig {
     pub device_model: DeviceModel,
     /// What happens when the guest ends.
     pub lifecycle: Lifecycle,
-    /// XSM labels. Whoever creates the domain and cannot apply one of them must refuse the guest.
+    /// XSM labels. If one of them cannot be applied when the domain is created, the guest must be refused.
     pub labels: SecurityLabels,
     /// `max_event_channels`: default 1023.
     pub max_event_channels: u32,
@@ -132,7 +132,7 @@ pub enum SerialOutput {
     Pty,
     /// `file:PATH`: bytes are appended to the file at the path.
     File(String),
-    /// `null` or `none`: the port is there, nobody listens.
+    /// `null` or `none`: the port exists, without a listener.
     Null,
 }
 

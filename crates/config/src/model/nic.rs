@@ -14,7 +14,7 @@ pub struct Nic {
     pub mac: Option<MacAddr>,
     /// `bridge`; absent: the host's default (`xenbr0`).
     pub bridge: Option<String>,
-    /// `model`: QEMU's name of the emulated card; default `rtl8139`. Letters, digits, `-`, `_` and `.` only.
+    /// `model`: QEMU's name of the emulated NIC; default `rtl8139`. Letters, digits, `-`, `_` and `.` only.
     pub model: String,
     /// `type`: default [`NicKind::Ioemu`].
     pub kind: NicKind,
@@ -37,7 +37,7 @@ pub struct Nic {
 }
 
 impl Nic {
-    /// The name of the card that xl.cfg gives when it names none.
+    /// The default model of xl.cfg.
     pub const DEFAULT_MODEL: &'static str = "rtl8139";
 
     /// The interface's address: the configured one, or one that depends on the guest and the interface alone, so
@@ -52,7 +52,7 @@ impl Nic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NicKind {
-    /// Emulated card and PV interface.
+    /// Emulated NIC and PV interface.
     Ioemu,
     /// PV interface only.
     Vif,

@@ -127,7 +127,7 @@ pub enum TscMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimerMode {
-    /// Guest time stands still meanwhile.
+    /// Guest time stops meanwhile.
     DelayForMissedTicks = 0,
     /// Ticks are delivered late, guest time goes on.
     NoDelayForMissedTicks = 1,

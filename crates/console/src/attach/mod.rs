@@ -71,10 +71,10 @@ pub enum Ended {
 /// Why a console cannot be shown.
 #[derive(Debug, Error)]
 pub enum AttachError {
-    /// Nobody listens at the console's socket.
+    /// Nothing listens at the console's socket.
     #[error(
-        "Cannot connect to console {number} of domain {domid} at {path}; check that the domain runs and has this \
-         console, and that outrigger-consoled runs"
+        "Cannot connect to console {number} of domain {domid} at {path}; check that the domain is running \
+         and has this console, and that outrigger-consoled is running"
     )]
     Connect {
         /// The domain.
@@ -83,21 +83,21 @@ pub enum AttachError {
         number: u32,
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The daemon's control socket is not there.
-    #[error("Cannot ask outrigger-consoled at {path}; check that it runs, and that you are root")]
+    /// The daemon's control socket is missing.
+    #[error("Cannot reach outrigger-consoled at {path}; check that it is running, and that you are root")]
     Ask {
         /// The socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The daemon has refused.
-    #[error("outrigger-consoled does not do it: {answer}")]
+    #[error("outrigger-consoled refused: {answer}")]
     Refused {
-        /// What it said.
+        /// Its answer.
         answer: String,
     },
     /// The terminal cannot be switched to raw mode.
@@ -108,7 +108,7 @@ pub enum AttachError {
     Io {
         /// What was tried.
         doing: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -170,7 +170,7 @@ pub fn ask(folder: &Path, request: &Request) -> Result<UnixStream, AttachError> 
 pub fn attach(stream: &UnixStream, options: &AttachOptions) -> Result<Ended, AttachError> {
     let signals = Signals::catch().map_err(failed("receive signals"))?;
     if !options.follow {
-        stream.shutdown(Shutdown::Write).map_err(failed("ask the console for its replay"))?;
+        stream.shutdown(Shutdown::Write).map_err(failed("request the console's stored output"))?;
     }
     let takes_input = options.follow && options.input;
     let raw = if takes_input { RawTerminal::enter().map_err(AttachError::Terminal)? } else { None };

@@ -86,7 +86,7 @@ impl AsFd for Signals {
 }
 
 impl Drop for Signals {
-    /// The signals have no effect from now on: whoever learned of one ends the process.
+    /// The signals have no effect from now on: the code that receives one ends the process.
     fn drop(&mut self) {
         for id in self.registered.drain(..) {
             signal_hook::low_level::unregister(id);

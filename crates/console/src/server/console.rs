@@ -34,7 +34,7 @@ use crate::xenbus;
 const INPUT_MAX: usize = 4096;
 /// Bytes of one turn that are more than a person reads.
 const FLOOD: usize = 512;
-/// Rings that are emptied without asking whether the output can follow, when a ring is let go of.
+/// The amount, in rings, that is drained without waiting for the output when a ring is released.
 const FINAL_ROUNDS: usize = 2;
 
 /// A ring in use.
@@ -280,7 +280,7 @@ impl<M: RingMemory> Console<M> {
     }
 
     fn flush(&mut self) {
-        // At the end, whatever is still in memory is written: a guest's last words explain it.
+        // At the end, everything in memory is written: a guest's last output explains its end.
         let now = Instant::now();
         let is_end = self.leaving;
         let take = |count| if is_end { Ok(()) } else { self.share.take_log(now, count) };
@@ -313,7 +313,7 @@ impl<M: RingMemory> Console<M> {
     }
 
     /// Empties the ring for the last time and gives it up, for its port to be unbound and its page unmapped. A ring
-    /// that `lies` is not looked at again.
+    /// that `lies` (is corrupted) is not read again.
     pub(crate) fn take_wire(&mut self, poller: &mut Poller, lies: bool) -> Option<Wire<M>> {
         let mut buffer = [0; OUT_SIZE];
         for _ in 0..if lies { 0 } else { FINAL_ROUNDS } {
@@ -348,7 +348,7 @@ impl<M: RingMemory> Console<M> {
         if let Some(stream) = &mut self.stream
             && stream.pump(&self.history, &self.sinks) == Pumped::Gone
         {
-            self.complain(&"its output is broken; bytes go to the log and the socket only");
+            self.complain(&"its output failed; bytes go only to the log and the socket");
             self.drop_stream(poller);
         }
         let numbers: Vec<u64> = self.viewers.keys().copied().collect();
@@ -442,7 +442,7 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Whether nobody waits for bytes of a console that leaves.
+    /// Whether nothing waits for bytes of a console that is being removed.
     pub(crate) fn has_left(&self) -> bool {
         let output_done = self.stream.as_ref().is_none_or(|stream| !stream.is_waited_for(&self.history));
         self.leaving && output_done && self.viewers.is_empty()

@@ -25,7 +25,7 @@ const GUESTS_MAX: usize = 32;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The socket, and who is at it.
+/// The socket and its clients.
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
@@ -79,14 +79,14 @@ impl<P: Platform> Server<P> {
             Ok((stream, _)) => stream,
             Err(error) if is_of_client(&error) => return,
             Err(error) => {
-                debug!(%error, "no client can be accepted for now");
+                debug!(%error, "cannot accept a client now");
                 self.control.rest(&self.poller, true);
                 self.schedule(Instant::now() + ACCEPT_REST, Due::AcceptClients);
                 return;
             }
         };
         if self.control.guests.len() >= GUESTS_MAX {
-            debug!("a client too many was turned away");
+            debug!("refused a client: too many are connected");
             return;
         }
         let number = self.control.next;
@@ -139,7 +139,7 @@ impl<P: Platform> Server<P> {
             Err(error) => say(&stream, &format!("error {error}\n")),
         };
         if let Err(error) = answered {
-            debug!(%error, "a client did not get its answer");
+            debug!(%error, "cannot send an answer to a client");
         }
         Ok(())
     }
@@ -209,7 +209,7 @@ impl<P: Platform> Server<P> {
     }
 }
 
-/// Says something that is short, or to someone who wants it: a client that does not take it at once gets less.
+/// Sends a short answer, or one that the client has asked for: a client that does not read it at once gets less.
 fn say(mut stream: &UnixStream, text: &str) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(Duration::from_millis(100)))?;

@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 8;
 
 /// Events of watches that are taken in one turn.
 const WATCH_EVENTS_MAX: usize = 1024;
-/// When a primary console that could not be had is tried again: another daemon may have let go of it.
+/// When an unavailable primary console is tried again: another daemon may have released it.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What the events of watches say to look at again.
@@ -371,7 +371,8 @@ impl<P: Platform> Server<P> {
                 // A frontend can make another offer; a primary console has but one.
                 console.link = if id.number == 0 { Link::None } else { Link::Refused(offer) };
                 console.complain(&format_args!(
-                    "its ring or port cannot be had ({}); if another console daemon such as xenconsoled runs, stop it",
+                    "its ring or port is not available ({}); if another console daemon such as xenconsoled is \
+                     running, stop it",
                     with_cause(&error)
                 ));
                 if id.number == 0 {
@@ -382,7 +383,7 @@ impl<P: Platform> Server<P> {
         })
     }
 
-    /// Drains and lets go of a ring, without draining when it `lies`.
+    /// Drains and releases a ring; a ring that `lies` (is corrupted) is only released.
     pub(crate) fn disconnect(&mut self, id: ConsoleId, lies: bool) {
         let Some(key) = self.names.get(&id).copied() else { return };
         let Some(console) = self.consoles.get_mut(&key) else { return };

@@ -142,12 +142,12 @@ impl Stream {
     }
 }
 
-/// What someone who has connected is to the console.
+/// The role of a connected client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// A viewer at the console's own socket: all of them may write.
     Viewer,
-    /// Someone at the socket that is the console's output: the one who has been there longest may write.
+    /// A client of the socket that is the console's output: the one connected longest may write.
     Output(Overflow),
     /// The other end of a stream: the domain waits for it, and it learns when the guest has taken all of its bytes.
     Stream,

@@ -79,7 +79,7 @@ impl<P: Platform> Server<P> {
         // Before reading: what comes meanwhile makes another event.
         self.platform.unmask(port);
         if let Err(error) = hypervisor.read(&mut self.platform) {
-            warn!("Xen's console cannot be read: {error}");
+            warn!("cannot read Xen's console: {error}");
         }
         true
     }

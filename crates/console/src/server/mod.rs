@@ -5,7 +5,7 @@
 //! larger pieces: they are safe in the console's spool before. A console whose port has fired keeps the port masked
 //! until its ring is found empty, so that a flooding guest costs its turns and no interrupts; how many turns a second
 //! the consoles of one domain get is bounded. When someone has typed, floods rest for a moment, so that the answer finds a processor.
-//! Nobody here waits for a reader: what a reader does not take stays in the console's history until newer bytes need the
+//! Nothing here waits for a reader: what a reader does not read stays in the history until newer bytes need the
 //! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring.
 //!
 //! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
@@ -60,7 +60,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(5);
 const SERVICES: usize = 8;
 /// How long no client is accepted after this process had no descriptor or memory for one.
 const ACCEPT_REST: Duration = Duration::from_secs(1);
-/// How long floods rest for someone who has typed and has no answer yet.
+/// How long floods pause for a viewer that has typed and has no answer yet (interactive boost).
 const HUSH: Duration = Duration::from_millis(3);
 /// Bytes that someone types at once.
 const TYPED: usize = 16;
@@ -432,7 +432,7 @@ impl<P: Platform> Server<P> {
         self.queue(key);
     }
 
-    /// Lets go of a ring that lied, and of its offer.
+    /// Releases a corrupted ring and its offer.
     fn refuse(&mut self, id: ConsoleId) {
         let Some(link) = self.console_mut(id).map(|console| console.link) else { return };
         self.disconnect(id, true);

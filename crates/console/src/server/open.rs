@@ -63,7 +63,10 @@ impl<P: Platform> Server<P> {
             match symlink(id.to_string(), &link).and_then(|()| OwnPath::of(link.clone())) {
                 Ok(link) => console.name = Some((name, Some(link))),
                 Err(error) => {
-                    console.complain(&format_args!("its name {} cannot be linked: {error}", link.display()));
+                    console.complain(&format_args!(
+                        "cannot create the link {} of its name: {error}",
+                        link.display()
+                    ));
                     console.name = Some((name, None));
                 }
             }
@@ -92,7 +95,7 @@ impl<P: Platform> Server<P> {
         let opened =
             listen(&path).and_then(|listener| console.set_listener(&mut self.poller, listener, path.clone()));
         if let Err(error) = opened {
-            console.complain(&format_args!("its socket {} cannot be made: {error}", path.display()));
+            console.complain(&format_args!("cannot create its socket {}: {error}", path.display()));
         }
     }
 
@@ -119,7 +122,7 @@ impl<P: Platform> Server<P> {
                     console.set_stream(&mut self.poller, end)
                 });
                 if let Err(error) = opened {
-                    console.complain(&format_args!("its pipe {} cannot be opened: {error}", path.display()));
+                    console.complain(&format_args!("cannot open its pipe {}: {error}", path.display()));
                 }
             }
             Output::Socket(path) => {
@@ -127,7 +130,7 @@ impl<P: Platform> Server<P> {
                     console.set_output_socket(&mut self.poller, listener, path.clone(), overflow)
                 });
                 if let Err(error) = opened {
-                    console.complain(&format_args!("its socket {} cannot be made: {error}", path.display()));
+                    console.complain(&format_args!("cannot create its socket {}: {error}", path.display()));
                 }
             }
         }
@@ -142,7 +145,7 @@ impl<P: Platform> Server<P> {
         });
         match opened {
             Ok(path) => console.tty = Some(path),
-            Err(error) => console.complain(&format_args!("no pseudo-terminal can be had: {error}")),
+            Err(error) => console.complain(&format_args!("cannot allocate a pseudo-terminal: {error}")),
         }
     }
 }
@@ -165,7 +168,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Listens at a path of someone else's choice: a socket that nobody listens at any more is replaced, and nothing else.
+/// Listens at a configured path: a socket without a listener is replaced, and nothing else.
 fn listen_where_free(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
 

@@ -160,7 +160,7 @@ impl<P: Platform> Server<P> {
         }
     }
 
-    /// Goes on without xenstore.
+    /// Continues without xenstore.
     pub(crate) fn lose_store(&mut self, error: &StoreError) {
         if self.reconnect.is_lost() {
             return;
@@ -169,7 +169,7 @@ impl<P: Platform> Server<P> {
         let recent = self.reconnect.last.filter(|(_, answered)| now.duration_since(*answered) < STABLE);
         let first_delay = recent.map_or(FIRST_DELAY, |(delay, _)| (delay * 2).min(LONGEST_DELAY));
         warn!(
-            "xenstored does not answer; known consoles are still served, new ones wait: {}",
+            "xenstored does not answer; known consoles are still served, and new ones wait: {}",
             with_cause(error)
         );
         self.reconnect.remove(&mut self.poller, &self.store);
@@ -197,7 +197,7 @@ impl<P: Platform> Server<P> {
                     }
                 }
                 // The same with the next second.
-                Err(error) => tracing::debug!(%error, "no thread can be started that asks xenstored again"),
+                Err(error) => tracing::debug!(%error, "cannot start a thread that retries xenstored"),
             }
         }
         if !core::mem::replace(&mut self.reconnect.is_scheduled, true) {
@@ -233,10 +233,7 @@ impl<P: Platform> Server<P> {
             // Asked again with the next second.
             Err(_) => return,
         }
-        info!(
-            "xenstored answers again after {} s; all consoles are checked",
-            outage.since.elapsed().as_secs()
-        );
+        info!("xenstored answers again after {} s; checking all consoles", outage.since.elapsed().as_secs());
         self.reconnect.outage = None;
         self.reconnect.last = Some((answer.delay, Instant::now()));
         self.store = answer.store;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Who is behind a descriptor that has something to do.
+/// The owner of a descriptor that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// Event channels.
@@ -18,7 +18,7 @@ pub(crate) enum Source {
     Caller,
     /// The control socket.
     Control,
-    /// Someone at the control socket who has not said yet what they want.
+    /// A client of the control socket that has not sent its request yet.
     Guest(u64),
     /// A part of the console with this key.
     Console(u64, Part),

@@ -25,7 +25,7 @@ pub struct Settings {
     pub log_style: LogStyle,
     /// How the log of Xen's own console is written; nothing for none.
     pub hypervisor_log: Option<LogStyle>,
-    /// What becomes of bytes that nobody reads from a pseudo-terminal or a socket, where the toolstack does not say it.
+    /// What happens to bytes that nothing reads from a pseudo-terminal or a socket, unless the toolstack specifies it.
     pub overflow: Overflow,
     /// How many bytes of one domain go to logs and files.
     pub log_pace: LogPace,
@@ -90,7 +90,7 @@ pub enum LogNames {
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// xenstored does not answer at the start. Later, its loss is no error.
-    #[error("Cannot use xenstore, where consoles are found")]
+    #[error("Cannot use xenstore to find consoles")]
     Store(#[from] StoreError),
     /// Xen does not list its domains.
     #[error("Cannot list the domains")]
@@ -102,11 +102,11 @@ pub enum ServerError {
     #[error("Cannot wait for consoles")]
     Poll(#[source] io::Error),
     /// A folder that is needed cannot be made, or nothing can be made in it.
-    #[error("Cannot use the folder {path}; check the options for folders and who may write there")]
+    #[error("Cannot use the directory {path}; check the options for directories and its permissions")]
     Folder {
         /// The folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -71,7 +71,7 @@ impl Share {
             return true;
         }
         if lines.left_out == 0 {
-            warn!(domain = %self.domid, "further lines about its consoles are counted and not logged for an hour");
+            warn!(domain = %self.domid, "further lines about its consoles are only counted for an hour");
         }
         lines.left_out += 1;
         false

@@ -60,7 +60,7 @@ impl Sinks {
         self.log.as_ref().is_some_and(first) || self.file.as_ref().is_some_and(first)
     }
 
-    /// Goes on after an earlier process: completes what it had begun to write. Says where the log's part of the
+    /// Continues after an earlier process: completes what it had begun to write. Says where the log's part of the
     /// console's stream begins, if it has one.
     pub(crate) fn take_up(&mut self, record: &FilesRecord, history: &History) -> Option<u64> {
         self.at = record.to.min(history.end());

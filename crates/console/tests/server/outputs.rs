@@ -290,7 +290,7 @@ fn a_stream_gets_every_byte_and_learns_that_the_guest_has_all() {
     let mut stream = host.ask("stream 1.0\n");
     assert_eq!(host.read_viewer(&stream, 3), b"ok\n");
     let busy = host.ask("stream 1.0\n");
-    assert_eq!(host.read_viewer(&busy, usize::MAX), b"error someone else has this console's stream\n");
+    assert_eq!(host.read_viewer(&busy, usize::MAX), b"error this console's stream is already in use\n");
     let mut wanted = Vec::new();
     for round in 0..2000u32 {
         let count = page.guest_write(&[u8::try_from(round % 256).unwrap(); 500]);

@@ -47,7 +47,7 @@ pub(super) fn build(
     let sources = steps.sources();
     let build = sources.join("build");
     create_dir_all(&build)?;
-    // Sources at a relative path: messages name them, and the path of the cache is nobody's business. Headers are
+    // Sources at a relative path: messages contain them, and the path of the cache should not appear. Headers are
     // looked for at whole paths all the same.
     let mut configure = steps.command("../configure", &build);
     configure

@@ -110,7 +110,7 @@ pub(super) fn compile(
     progress: &mut dyn FnMut(CompileStep<'_>),
 ) -> Result<Package> {
     let Some(patches) = patches(&source.version) else {
-        return Err(steps.failed("changing", format!("nothing is known of QEMU {}", source.version)));
+        return Err(steps.failed("changing", format!("QEMU {} is not known", source.version)));
     };
     let sources = debian_qemu::unpack(store, source, steps, progress)?;
     let changes = sources.join("change.patch");

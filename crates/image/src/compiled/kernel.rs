@@ -73,7 +73,7 @@ pub(super) fn compile(
     let result = read(&sources.join(".config"))?;
     let differences = differences(OPTIONS, &String::from_utf8_lossy(&result));
     if !differences.is_empty() {
-        let words = format!("these sources do not take {}", differences.join(", "));
+        let words = format!("these sources do not accept {}", differences.join(", "));
         return Err(steps.failed("configuring", words));
     }
 
@@ -156,7 +156,7 @@ mod tests {
             };
             assert!(seen.insert(name), "{name} is said twice");
         }
-        // What the walls around QEMU stand on.
+        // What QEMU's sandbox needs.
         for name in ["CONFIG_SECCOMP_FILTER", "CONFIG_MODULES", "CONFIG_USER_NS", "CONFIG_DEVMEM"] {
             assert!(seen.contains(name), "{name}");
         }

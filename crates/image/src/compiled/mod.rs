@@ -4,7 +4,7 @@
 //! own choices (the recipe), the hash of the source package, the versions of the tools and libraries. It looks there
 //! like an unpacked package. It gets its name only when it is whole, so that an interrupted build is never used.
 //!
-//! Nothing of the build machine gets in: sources lie at relative paths, times, users and host names are fixed, the
+//! Nothing depends on the build machine: sources have relative paths, times, users and host names are fixed, the
 //! environment is empty. So the same sources and the same compiler give the same bytes.
 
 mod debian_qemu;
@@ -44,7 +44,7 @@ pub enum Program {
     Emulator,
 }
 
-/// Something compiled, as it lies in the cache.
+/// A compiled program in the cache.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     /// Its files, and the source package that they were made from.
@@ -183,7 +183,7 @@ pub fn compile(
         program: program.name(),
         step: "keeping the result",
         log: place,
-        last_words: "the files are not there".to_owned(),
+        last_words: "the files are missing".to_owned(),
     })
 }
 
@@ -260,7 +260,7 @@ fn list(store: &Store, prefix: &str) -> Vec<(SystemTime, PathBuf)> {
         .collect()
 }
 
-/// Removes old ones. A failure here hurts nobody.
+/// Removes old ones. A failure here is harmless.
 fn prune(store: &Store, program: Program) {
     let mut found = list(store, &format!("{}-", program.folder()));
     found.sort();

@@ -66,7 +66,7 @@ const CONFIGURE: [&str; 22] = [
     // Disks are whole block devices of the stubdomain. No format is parsed and no other kind of place is opened.
     "--block-drv-rw-whitelist=raw,file,host_device,host_cdrom",
     "--block-drv-ro-whitelist=raw,file,host_device,host_cdrom",
-    // Emulated cards play into nothing.
+    // Emulated sound cards have no output.
     "--audio-drv-list=",
 ];
 

@@ -192,7 +192,7 @@ impl Contents {
             for path in paths {
                 let found = root.find(&path)?;
                 if !matches!(found.kind, Kind::File { .. }) {
-                    return Err(ImageError::NotInRoot { path, hint: "it is no regular file".to_owned() });
+                    return Err(ImageError::NotInRoot { path, hint: "it is not a regular file".to_owned() });
                 }
                 self.add(&path, 0o644, &found.host, found.package.as_ref())?;
             }

@@ -102,7 +102,7 @@ impl OutputFolder {
     }
 }
 
-/// Removes what builds left that were killed. A failure here hurts nobody.
+/// Removes what builds left that were killed. A failure here is harmless.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {

@@ -21,7 +21,7 @@ commands! {
     BlockdevOpenTray = "blockdev-open-tray" -> Nothing {
         /// The drive's device.
         id: String,
-        /// Whether to open it against the guest's lock.
+        /// Whether to open it even if the guest has locked it.
         force: bool,
     }
     /// Closes a drive's tray.
@@ -47,7 +47,7 @@ commands! {
         id: String,
         /// The new medium's file.
         filename: String,
-        /// Its format: always said, never guessed.
+        /// Its format: always specified, never probed.
         format: String,
         /// `retain`, `read-only` or `read-write`.
         read_only_mode: String,
@@ -119,7 +119,7 @@ pub struct Fdset {
 pub struct FdsetEntry {
     /// Its number.
     pub fd: i32,
-    /// What was said of it when it was added.
+    /// The text that was given when it was added.
     #[serde(default)]
     pub opaque: Option<String>,
 }

@@ -5,7 +5,7 @@ use super::{Nothing, commands};
 use crate::monitor::Command;
 
 commands! {
-    /// Asks a device to go; `DEVICE_DELETED` tells when it has.
+    /// Asks for the removal of a device; `DEVICE_DELETED` reports it.
     DeviceDel = "device_del" -> Nothing {
         /// The device.
         id: String,

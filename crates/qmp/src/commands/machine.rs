@@ -12,7 +12,7 @@ commands! {
     QueryCommands = "query-commands" -> Vec<CommandName> {}
     /// Stops the emulated machine.
     Stop = "stop" -> Nothing {}
-    /// Lets it go on.
+    /// Continues it.
     Cont = "cont" -> Nothing {}
     /// Resets it.
     SystemReset = "system_reset" -> Nothing {}

@@ -267,7 +267,7 @@ impl Mux {
         self.send_waiting(now);
     }
 
-    /// Closes a client with a last word.
+    /// Closes a client with a last message.
     fn turn_out(&mut self, id: ClientId, why: &str) {
         let mut last = Vec::new();
         while let Some(text) = self.take_client_output(id) {
@@ -326,7 +326,7 @@ impl Mux {
         let request = Request { command, arguments: message.raw(Member::Arguments), out_of_band };
         let asked = Asked { id: own_id, request, deadline };
         if waiting + asked.len() > self.config.request_bytes {
-            return refuse(client, &ErrorClass::Generic, "too many requests wait already");
+            return refuse(client, &ErrorClass::Generic, "too many requests are already waiting");
         }
         client.waiting.push_back(Waiting::Request(Box::new(asked)));
     }
@@ -362,7 +362,7 @@ impl Client {
             return Err((ErrorClass::Generic, format!("the capability {shown} is not offered")));
         }
         if !enable.is_empty() && !oob {
-            return Err((ErrorClass::Generic, "this QEMU has no oob".to_owned()));
+            return Err((ErrorClass::Generic, "this QEMU does not support oob".to_owned()));
         }
         self.oob = !enable.is_empty();
         self.negotiated = true;

@@ -1,4 +1,4 @@
-//! Many clients on one session with QEMU, and none of the two sides trusted.
+//! Many clients on one session with QEMU; neither side is trusted.
 //!
 //! [`Mux`] is a state machine without I/O. A shell brings it bytes and the time, and does what it wants:
 //!
@@ -120,11 +120,11 @@ impl MuxConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(u64);
 
-/// Names a request of the toolstack; chosen by who asks.
+/// Names a request of the toolstack; chosen by the requester.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
-/// What the shell has to do.
+/// An action for the shell.
 #[derive(Debug)]
 pub enum Action {
     /// Connect to the device model, however long that takes, then say [`Mux::connected`] or [`Mux::disconnected`].
@@ -143,7 +143,7 @@ pub enum Action {
     Note(String),
 }
 
-/// The numbers that tell how a multiplexer does.
+/// Statistics of a multiplexer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Sessions that came to work.
@@ -168,7 +168,7 @@ pub struct Mux {
     leftovers: Option<Leftovers>,
     /// Tries since a session last lived for a while.
     tries: u32,
-    /// What QEMU said it is, last time.
+    /// The version that QEMU reported last.
     version: Option<Version>,
     /// Whether it offered to execute commands out of band.
     oob: bool,
@@ -234,7 +234,7 @@ impl Mux {
         self.actions.pop_front()
     }
 
-    /// How it does.
+    /// Its statistics.
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
@@ -258,7 +258,7 @@ impl Mux {
         matches!(self.session, Session::Dialing)
     }
 
-    /// What QEMU said it is; nothing before the first session.
+    /// The version that QEMU reported; `None` before the first session.
     #[must_use]
     pub const fn version(&self) -> Option<&Version> {
         self.version.as_ref()
@@ -334,7 +334,7 @@ impl Mux {
                 self.lose("no greeting in time", now);
             }
             Session::Resyncing { until, .. } if until <= now => {
-                self.lose("it does not come in step: no answer to a reset in time", now);
+                self.lose("it cannot be synchronized: no answer to a reset in time", now);
             }
             Session::Resyncing { .. } => self.reset(now),
             _ => {}

@@ -31,7 +31,7 @@ impl Mux {
             Some("subscribe") => self.subscribe(id, arguments),
             Some("role") => self.take_role(id, arguments),
             Some("status") => Ok(self.status(id)),
-            _ => Err((ErrorClass::CommandNotFound, "there is no such command of Outrigger".to_owned())),
+            _ => Err((ErrorClass::CommandNotFound, "Outrigger has no such command".to_owned())),
         };
         let own_id = message.get(Member::Id);
         let text = match outcome {
@@ -56,8 +56,10 @@ impl Mux {
         let Some(role) = self.policy.take(client.peer, &name, toolstack) else {
             let names: Vec<_> = self.policy.names().collect();
             let shown = crate::error::harmless(&name, 64);
-            let text =
-                format!("the role {shown} is not there or not for you; roles are: {}", names.join(", "));
+            let text = format!(
+                "the role {shown} does not exist or is not allowed for you; the roles are: {}",
+                names.join(", ")
+            );
             return Err((ErrorClass::Generic, text));
         };
         client.role = role;

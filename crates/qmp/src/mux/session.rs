@@ -22,18 +22,18 @@ const GOOD: Duration = Duration::from_secs(20);
 /// The pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// How the connection to the device model stands.
+/// The state of the connection to the device model.
 #[derive(Debug)]
 pub(super) enum Session {
     /// There is none until then.
     Waiting { until: Instant },
     /// The shell connects.
     Dialing,
-    /// QEMU has to say hello.
+    /// QEMU has to send its greeting.
     Greeting { until: Instant, decoder: Box<Decoder> },
-    /// A console, where nobody says hello: QEMU has to answer a reset.
+    /// A console, without a greeting: QEMU has to answer a reset.
     Resyncing { until: Instant, resync: Box<Resync> },
-    /// QEMU has to agree to our capabilities, or on a console to say what it is.
+    /// QEMU has to accept our capabilities, or on a console to report its version.
     Negotiating { until: Instant, decoder: Box<Decoder>, oob: bool },
     /// It works.
     Up { since: Instant, decoder: Box<Decoder>, oob: bool, heard: Instant, strikes: u32 },
@@ -62,7 +62,7 @@ pub(super) enum Owner {
 /// A request that is with QEMU.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// Nobody: whoever asked is gone or has given up.
+    /// None: the requester has disconnected or timed out.
     pub(super) owner: Option<Owner>,
     id: Option<Box<str>>,
     command: String,
@@ -71,7 +71,7 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// When whoever asked gives up.
+    /// When the requester gives up.
     pub(super) fn due(&self, answer: Duration) -> Option<Instant> {
         match self.owner? {
             Owner::Toolstack { deadline, .. } => Some(deadline),
@@ -178,7 +178,7 @@ impl Mux {
             match decoder.next_message() {
                 Some(Ok(message)) => self.session_message(&message, now),
                 Some(Err(error)) => {
-                    return self.lose(&format!("what it says is no QMP: {error}"), now);
+                    return self.lose(&format!("it sent something that is not QMP: {error}"), now);
                 }
                 None => {
                     decoder.shrink();
@@ -222,7 +222,7 @@ impl Mux {
         match request.owner {
             Some(Owner::Client(id)) => {
                 let text = format!(
-                    "The session with QEMU was lost ({why}); whether {} was executed is not known",
+                    "The session with QEMU was lost ({why}); it is not known whether {} was executed",
                     request.command
                 );
                 let text = text::error(&ErrorClass::Generic, &text, request.id.as_deref());
@@ -263,7 +263,7 @@ impl Mux {
                     self.session_answer(message, now);
                 }
                 Kind::Event => self.session_event(message, now),
-                _ => self.strike("a message of no known kind", now),
+                _ => self.strike("a message of an unknown kind", now),
             },
             Session::Waiting { .. } | Session::Dialing | Session::Resyncing { .. } | Session::Over { .. } => {
             }
@@ -275,7 +275,7 @@ impl Mux {
             // Of an event that came before it nobody can know yet.
             return match message.kind() {
                 Kind::Event => {}
-                _ => self.lose("it does not say hello", now),
+                _ => self.lose("it sent no greeting", now),
             };
         };
         self.remember(version);
@@ -302,11 +302,11 @@ impl Mux {
         match message.kind() {
             Kind::Return if ours && self.leftovers.is_some() => match message.read(Member::Return) {
                 Some(version) => self.remember(version),
-                None => return self.lose("it does not say what it is", now),
+                None => return self.lose("it did not report its version", now),
             },
             Kind::Return if ours => {}
             Kind::Event => return,
-            _ => return self.lose("it does not agree to its capabilities", now),
+            _ => return self.lose("it did not accept its own capabilities", now),
         }
         let waiting = Session::Waiting { until: now };
         if let Session::Negotiating { decoder, oob, .. } = std::mem::replace(&mut self.session, waiting) {
@@ -329,7 +329,7 @@ impl Mux {
         if let Session::Up { strikes, .. } = &mut self.session {
             *strikes += 1;
             if *strikes > self.config.strikes {
-                self.lose(&format!("it sends nonsense, at last {what}"), now);
+                self.lose(&format!("it sent too many invalid messages; the last was {what}"), now);
             }
         }
     }
@@ -338,7 +338,7 @@ impl Mux {
         let request = message.read::<u64>(Member::Id).and_then(|id| self.flight.remove(&id));
         let Some(request) = request else {
             // Answered twice, or never asked.
-            return self.strike("an answer that nobody waits for", now);
+            return self.strike("an answer without a request", now);
         };
         if !request.out_of_band {
             self.in_band = self.in_band.saturating_sub(1);
@@ -348,7 +348,7 @@ impl Mux {
             None => match message.read::<ErrorBody>(Member::Error) {
                 Some(body) => Err((ErrorClass::of(&body.class), harmless(&body.desc, DESCRIPTION))),
                 None => {
-                    self.fail(&request, "the answer is no answer");
+                    self.fail(&request, "the answer is not valid");
                     return self.strike("an error without class and description", now);
                 }
             },
@@ -360,7 +360,7 @@ impl Mux {
                 let outcome = match outcome {
                     Ok(_) => message
                         .raw(Member::Return)
-                        .ok_or(QmpError::Lost { command, why: "the answer is no JSON".to_owned() }),
+                        .ok_or(QmpError::Lost { command, why: "the answer is not JSON".to_owned() }),
                     Err((class, description)) => Err(QmpError::Refused { command, class, description }),
                 };
                 self.actions.push_back(Action::Answer(token, outcome));
@@ -374,11 +374,9 @@ impl Mux {
         let own_id = request.id.as_deref();
         let Some(client) = self.clients.get(&id) else { return };
         let text = match outcome {
-            Ok(value) if held + value.len() > self.config.answer_bytes => text::error(
-                &ErrorClass::Generic,
-                "the answer does not fit beside those that clients do not read",
-                own_id,
-            ),
+            Ok(value) if held + value.len() > self.config.answer_bytes => {
+                text::error(&ErrorClass::Generic, "the answer exceeds the limit for unread answers", own_id)
+            }
             Ok(value) => match client.role.filter(&request.command, value) {
                 Some(filtered) => text::answer(&filtered, own_id),
                 None => text::answer(value, own_id),
@@ -403,7 +401,7 @@ impl Mux {
         let data = message.get(Member::Data);
         let fits = message.text().len() <= self.config.event && data.is_none_or(|data| data.starts_with('{'));
         let (Some(name), Some(at), true) = (name, message.read::<Timestamp>(Member::Timestamp), fits) else {
-            return self.strike("an event that is none", now);
+            return self.strike("an invalid event", now);
         };
         let text = text::event(&name, data, (at.seconds, at.microseconds));
         for client in self.clients.values_mut() {
@@ -499,7 +497,7 @@ impl Mux {
                 }
                 Owner::Client(id) => {
                     let text = format!(
-                        "QEMU did not answer {command} in time; whether it was executed is not known"
+                        "QEMU did not answer {command} in time; it is not known whether it was executed"
                     );
                     let text = text::error(&ErrorClass::Generic, &text, own_id.as_deref());
                     self.answer_client(id, text, out_of_band);

@@ -390,7 +390,7 @@ fn client_that_breaks_the_protocol_is_told_and_one_that_floods_is_closed() {
     let mut world = World::up();
     let client = world.client();
     for (line, part) in [
-        ("hello\n", "does not belong there"),
+        ("hello\n", "is not valid there"),
         ("{\"execute\": 5}\n", "a request has"),
         ("{\"execute\": \"query-status\", \"more\": 1}\n", "a request has"),
         ("{\"execute\": \"query-status\", \"arguments\": []}\n", "must be an object"),

@@ -12,11 +12,11 @@ use super::{Policy, Role};
 /// Why a policy file cannot be used.
 #[derive(Debug, Error)]
 pub enum PolicyError {
-    /// It is no TOML, or has what a policy does not have.
+    /// It is not TOML, or not of a policy's structure.
     #[error("The policy file cannot be read")]
     Form(#[source] Box<toml::de::Error>),
-    /// A role inherits from one that is not there, or not above it in the file.
-    #[error("The role {role} inherits from {from}, which is no role that was there before it")]
+    /// A role inherits from one that does not exist, or is not above it in the file.
+    #[error("The role {role} inherits from {from}, which is not defined before it")]
     Inherits {
         /// The role.
         role: String,
@@ -24,13 +24,13 @@ pub enum PolicyError {
         from: String,
     },
     /// A role has the name of one that is built in.
-    #[error("The role {0} is built in; give yours another name")]
+    #[error("The role {0} is built in; use another name")]
     BuiltIn(String),
     /// A peer is neither a number nor `@` and a number.
-    #[error("The peer \"{0}\" is no user id, and no group id with @ before it")]
+    #[error("\"{0}\" is neither a user ID nor @ and a group ID")]
     Peer(String),
-    /// A peer is given a role that is not there.
-    #[error("The peer \"{peer}\" is given the role {role}, which is not there")]
+    /// A peer has a role that does not exist.
+    #[error("The peer \"{peer}\" has the role {role}, which does not exist")]
     Role {
         /// The peer.
         peer: String,

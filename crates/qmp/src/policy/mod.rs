@@ -1,4 +1,4 @@
-//! Who may ask what, and what may pass to whom.
+//! Which client may send which command, and receive which answers and events.
 //!
 //! A [`Role`] allows commands by pattern, their arguments by name and value, members of answers, and events. Three are
 //! built in, each with all that the one before it has: `observer` looks, `operator` presses the buttons of a machine,
@@ -105,7 +105,7 @@ pub enum Denied {
     },
     /// The command is for the toolstack alone.
     #[error(
-        "{command} would make the toolstack's records wrong; use the toolstack's own command, or ask with --unsafe"
+        "{command} would invalidate the toolstack's records; use the toolstack's own command, or --unsafe"
     )]
     Toolstack {
         /// The command.

@@ -96,7 +96,7 @@ fn wrong_file_is_refused_with_its_reason() {
         ("[role.a]\ninherits = 'b'", "inherits from b"),
         ("[role.a]\ninherits = 'b'\n[role.b]\ninherits = 'a'", "inherits"),
         ("[role.admin]", "built in"),
-        ("[peers]\nroot = ['admin']", "no user id"),
+        ("[peers]\nroot = ['admin']", "neither a user ID"),
         ("[peers]\n5 = ['king']", "king"),
         ("[role.a]\nanswer = 1", "cannot be read"),
     ] {

@@ -26,9 +26,11 @@ fn steps<'b>() -> Vec<Step<Resize<'b>>> {
         Step::new("check", "check the memory", Resize::check),
         Step::new("set-limit", "set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
             .undo(|r: &mut Resize<'_>| r.limit(r.from)),
-        Step::new("set-on-demand", "set what Xen gives on demand", |r: &mut Resize<'_>| r.on_demand(r.to))
-            .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
-        Step::new("tell-guest", "tell the guest", |r: &mut Resize<'_>| r.tell(r.to))
+        Step::new("set-on-demand", "set the populate-on-demand target", |r: &mut Resize<'_>| {
+            r.on_demand(r.to)
+        })
+        .undo(|r: &mut Resize<'_>| r.on_demand(r.from)),
+        Step::new("tell-guest", "notify the guest", |r: &mut Resize<'_>| r.tell(r.to))
             .undo(|r: &mut Resize<'_>| r.tell(r.from)),
         Step::new("record", "record the memory", |r: &mut Resize<'_>| r.record(r.to))
             .undo(|r: &mut Resize<'_>| r.record(r.from)),
@@ -42,8 +44,8 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Gives a running guest another amount of memory, video memory included; at most what it was created with
-    /// (`maxmem`). It is the guest's balloon driver that gives memory back or takes more: the call does not wait for it.
+    /// Sets the memory of a running guest, video memory included; at most what it was created with (`maxmem`). The
+    /// guest's balloon driver does the work; the call does not wait for it.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -69,7 +71,7 @@ impl Resize<'_> {
         }
         let least = config.display.video_memory + LEAST;
         if self.to < least {
-            return no(format!("a guest with this video memory has at least {least}"));
+            return no(format!("a guest with this video memory needs at least {least}"));
         }
         let more = self.to.get().saturating_sub(self.from.get());
         let free = self.live.ts.hypervisor.host_info()?.free_memory;

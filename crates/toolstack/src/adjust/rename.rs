@@ -37,7 +37,7 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Gives a guest and its stubdomain another name, which it keeps when it restarts. The name of a guest that was set
+    /// Renames a guest and its stubdomain; the guest keeps the name when it restarts. The name of a guest that was set
     /// aside is not its configuration's and does not become it.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Toolstack {
         Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }
 
-    /// Gives an ended guest and its stubdomain another name, for keeping it beside a new one of its configuration.
+    /// Renames an ended guest and its stubdomain, to preserve it beside a new guest of its configuration.
     ///
     /// # Errors
     /// As for [`Self::rename`].

@@ -23,16 +23,16 @@ impl Toolstack {
         Ok(self.hypervisor.send_trigger(domid, trigger, vcpu).map_err(Cause::from)?)
     }
 
-    /// Presses a magic key of a guest's Linux kernel, through its PV drivers, and waits until they have read it.
+    /// Sends a magic SysRq key to a guest's Linux kernel, through its PV drivers, and waits until they have read it.
     ///
     /// # Errors
-    /// [`Cause::NotNow`] when the guest does not run, is paused, or takes no notice.
+    /// [`Cause::NotNow`] when the guest does not run, is paused, or does not acknowledge the key.
     pub fn sysrq(&self, id: GuestId, key: char) -> Result<(), Error> {
         let live = Live::find(self, id)?;
         let domain = live.domain()?;
         let not_now = |why: String| Error::from(Cause::NotNow { name: live.record.name.clone(), why });
         if !key.is_ascii_graphic() {
-            let why = "a magic key is one letter or digit".to_owned();
+            let why = "a SysRq key is one letter or digit".to_owned();
             return Err(Cause::Unsupported { what: format!("The key {key:?}"), why }.into());
         }
         let info = self.look(domain)?;
@@ -40,7 +40,7 @@ impl Toolstack {
             return Err(not_now("is paused; unpause it first".to_owned()));
         }
         if !live.has_pv_drivers()? {
-            return Err(not_now("has no PV drivers, through which the key would come".to_owned()));
+            return Err(not_now("has no PV drivers, which would receive the key".to_owned()));
         }
         let path = below(&XsPath::domain(domain.domid()), "control/sysrq");
         let mut watcher = Watcher::new();
@@ -57,8 +57,8 @@ impl Toolstack {
             return Ok(());
         }
         live.domid()?;
-        // So that it does not obey later, when nobody expects it.
+        // So that it does not act on it later, unexpectedly.
         self.xenstore.write(&path, b"").map_err(Cause::from)?;
-        Err(not_now(format!("took no notice within {after:?}; is it Linux with its PV drivers at work?")))
+        Err(not_now(format!("did not acknowledge the key within {after:?}; is it Linux with PV drivers?")))
     }
 }

@@ -23,10 +23,10 @@ struct Change<'a> {
 fn steps<'b>() -> Vec<Step<Change<'b>>> {
     vec![
         Step::new("check", "check the number", Change::check),
-        Step::new("tell-guest", "tell the guest", |c: &mut Change<'_>| c.tell(c.to))
+        Step::new("tell-guest", "notify the guest", |c: &mut Change<'_>| c.tell(c.to))
             .undo(|c: &mut Change<'_>| c.tell(c.from)),
-        // What was added cannot be taken back; whoever asks for it again finds it.
-        Step::new("add-to-qemu", "add processors to QEMU", Change::add),
+        // Added vCPUs cannot be removed; a later request finds them.
+        Step::new("add-to-qemu", "add vCPUs to QEMU", Change::add),
         Step::new("record", "record the number", |c: &mut Change<'_>| c.record(c.to))
             .undo(|c: &mut Change<'_>| c.record(c.from)),
     ]
@@ -65,7 +65,7 @@ impl Change<'_> {
             return Ok(());
         }
         let why = format!("the guest was created with 1 to {max} (maxvcpus)");
-        Err(Cause::Unsupported { what: format!("A number of {} processors", self.to), why })
+        Err(Cause::Unsupported { what: format!("A number of {} vCPUs", self.to), why })
     }
 
     fn tell(&mut self, online: u32) -> StepResult {

@@ -1,5 +1,5 @@
-//! Emulated cards that come and go: what QEMU is asked for. They are seen by guests that use no PV drivers; for one
-//! that does, a card would be a second interface with the same address.
+//! Hot-plugging of emulated NICs, for guests that use no PV drivers. For a guest that does, an emulated NIC would be a
+//! second interface with the same address.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,13 +17,13 @@ use crate::wait::Watcher;
 
 /// Where QEMU has the devices that have an id.
 const DEVICES: &str = "/machine/peripheral";
-/// The most cards of one number that a guest may hold after they were taken from it.
+/// The most removed NICs of one number that a guest may still hold.
 const HELD: u32 = 16;
 
-/// A card of QEMU's, on a tap of the stubdomain.
+/// An emulated NIC of QEMU, on a tap of the stubdomain.
 ///
-/// Its id is `nic<n>`, or `nic<n>.<k>`: a guest that does not let a card go which was taken from it keeps its id taken,
-/// too, until it reboots.
+/// Its id is `nic<n>`, or `nic<n>.<k>`: if a guest does not release a removed NIC, the NIC's id stays in use until the
+/// guest reboots.
 pub(super) struct Card {
     monitor: Arc<dyn Monitor>,
     nic: Nic,
@@ -33,7 +33,7 @@ pub(super) struct Card {
 }
 
 impl Card {
-    /// The card that an interface shall have: none for a guest with PV drivers, or when it is PV only.
+    /// The emulated NIC for an interface: none if the guest uses PV drivers or the interface is only PV.
     pub(super) fn wanted(live: &Live<'_>, nic: &Nic) -> Result<Option<Self>, Cause> {
         if nic.kind != NicKind::Ioemu || live.uses_pv_devices()? {
             return Ok(None);
@@ -41,10 +41,10 @@ impl Card {
         Self::unplugged(live, nic).map(Some)
     }
 
-    /// The card of an interface that has one.
+    /// The emulated NIC of an interface that has one.
     pub(super) fn of(live: &Live<'_>, nic: &Nic) -> Result<Self, Cause> {
         let mut card = Self::unplugged(live, nic)?;
-        // The one that came last: others are held by the guest.
+        // The latest one; the guest still holds the others.
         card.id = card.taken(live.ts)?.last().map(|number| card.device(*number));
         Ok(card)
     }
@@ -76,7 +76,7 @@ impl Card {
 
     /// Plugs it in, once the stubdomain has made its tap.
     pub(super) fn plug(&mut self, ts: &Toolstack) -> StepResult {
-        // What a killed daemon may have left.
+        // A killed daemon may have left one.
         self.ask(ts, &NetdevDel { id: self.netdev() })?;
         let tap = format!("tap{}", self.nic.devid);
         let netdev = json!({
@@ -100,8 +100,8 @@ impl Card {
         }
         let taken = self.taken(ts)?;
         let free = (0..HELD).find(|number| !taken.contains(number)).ok_or_else(|| Cause::Unsupported {
-            what: format!("Another emulated card {}", self.nic.devid),
-            why: format!("the guest holds {HELD} that were taken from it; reboot it, or take another number"),
+            what: format!("Another emulated NIC {}", self.nic.devid),
+            why: format!("the guest still holds {HELD} removed NICs; reboot it or use another number"),
         })?;
         let id = self.id.insert(self.device(free)).clone();
         let device = json!({ "driver": self.nic.model, "id": id, "netdev": self.netdev(), "mac": self.mac });
@@ -110,7 +110,7 @@ impl Card {
         Ok(())
     }
 
-    /// Asks the guest to let it go, and removes it when it has. One that is not there is fine.
+    /// Asks the guest to release it, and removes it once it is released. A missing one is not an error.
     pub(super) fn unplug(&self, ts: &Toolstack, name: &str) -> StepResult {
         let mut events = self.monitor.events(&["DEVICE_DELETED"])?;
         if let Some(id) = &self.id
@@ -122,7 +122,7 @@ impl Card {
                 Ok(_) => {}
                 Err(QmpError::NoEvent { .. }) => {
                     let why = format!(
-                        "has not let its emulated card {} go within {after:?}; --force takes its interface away",
+                        "did not release its emulated NIC {} within {after:?}; --force detaches it anyway",
                         self.nic.devid
                     );
                     return Err(Cause::NotNow { name: name.to_owned(), why });

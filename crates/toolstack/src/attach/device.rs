@@ -1,4 +1,4 @@
-//! One PV device: asked for by the guest's leave, or taken.
+//! Detaching one PV device, with or without asking the guest.
 
 use std::time::Instant;
 
@@ -17,8 +17,8 @@ const CONNECTED: u64 = 4;
 /// `XenbusStateClosing`.
 const CLOSING: u64 = 5;
 
-/// Asks the frontend to let the device go and waits until its backend has closed. One that no driver has taken needs
-/// not be asked.
+/// Asks the frontend to release the device and waits until its backend has closed. A device without a driver is not
+/// asked for.
 pub(super) fn ask(ts: &Toolstack, name: &str, device: DeviceId) -> StepResult {
     let (front, back) = (device.front(), device.back());
     if state(ts, &front)? != Some(CONNECTED) {
@@ -38,13 +38,14 @@ pub(super) fn ask(ts: &Toolstack, name: &str, device: DeviceId) -> StepResult {
         None => Err(Cause::NotNow {
             name: name.to_owned(),
             why: format!(
-                "has not let the device go within {after:?}; is it in use there? --force takes it away"
+                "did not release the device within {after:?}; is it in use there? --force detaches it anyway"
             ),
         }),
     }
 }
 
-/// Takes an asking back: the device works on if the guest has not let it go. Says whether it does.
+/// Withdraws a request to release a device; returns whether the device keeps working because the guest had not released
+/// it.
 pub(super) fn take_back(ts: &Toolstack, device: DeviceId) -> Result<bool, Cause> {
     let (front, back) = (state(ts, &device.front())?, state(ts, &device.back())?);
     if back == Some(CLOSING) && front == Some(CONNECTED) {

@@ -1,4 +1,4 @@
-//! Disks that come and go.
+//! Attaching and detaching disks.
 
 use config::{Disk, DiskSource, Vdev};
 
@@ -20,10 +20,10 @@ use crate::{Guest, Toolstack, UndoFailure};
 /// How many disks a guest may have, as in its configuration.
 const MAX_DISKS: usize = 256;
 
-/// The id of the step that QEMU may fail, and the disk goes all the same.
+/// The id of the step that QEMU may fail without preventing the detachment.
 const UNPLUG: &str = "unplug-emulated";
 
-/// A disk that comes.
+/// A disk being attached.
 struct Attachment<'a> {
     live: Live<'a>,
     disk: Disk,
@@ -37,7 +37,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Attachment::check),
-        Step::new("write-record", "note the disk", Attachment::note).undo(Attachment::forget),
+        Step::new("write-record", "record the attachment", Attachment::note).undo(Attachment::forget),
         Step::new("attach-image", "attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
@@ -48,12 +48,12 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             a.open.clear();
             Ok(())
         }),
-        Step::new("plug-emulated", "plug its emulated disk in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("plug-emulated", "plug in its emulated disk", Attachment::plug).undo(Attachment::unplug),
         Step::new("record-device", "record the disk", Attachment::record).undo(Attachment::unrecord),
     ]
 }
 
-/// A disk that goes.
+/// A disk being detached.
 struct Detachment<'a> {
     live: Live<'a>,
     vdev: Vdev,
@@ -62,15 +62,15 @@ struct Detachment<'a> {
     emulated: Option<ScsiDisk>,
 }
 
-/// When the guest has agreed, there is only forward.
+/// Once the guest has agreed, the detachment cannot be undone.
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Detachment::check),
-        Step::new("write-record", "note that the disk goes", |d: &mut Detachment<'_>| d.note(false))
+        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
             .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask-guest", "ask the guest to let the disk go", Detachment::ask)
+        Step::new("ask-guest", "ask the guest to release the disk", Detachment::ask)
             .undo(Detachment::take_back),
-        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
             d.note(true)
         })
         .point_of_no_return(),
@@ -99,7 +99,7 @@ impl Toolstack {
     }
 
     /// Attaches a disk to a running guest, which its PV driver sees at once, and as an emulated one where QEMU can plug
-    /// it in and the guest has no PV driver. A disk that is there already as it is described is left so.
+    /// it in and the guest has no PV driver. A disk that is already attached as described is left unchanged.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -111,7 +111,7 @@ impl Toolstack {
     ) -> Result<Guest, Error> {
         let live = Live::settled(self, id)?;
         if live.record.config.disks.contains(disk) {
-            events(Event::Warning { text: format!("{} is attached already", describe(disk)) });
+            events(Event::Warning { text: format!("{} is already attached", describe(disk)) });
             return Ok(live.guest()?);
         }
         let (emulated, remark) = match Emulation::wanted(&live, disk)? {
@@ -127,12 +127,12 @@ impl Toolstack {
         Ok(attachment.live.guest()?)
     }
 
-    /// Takes a disk from a running guest: its PV disk and, once the guest has unplugged what is emulated, QEMU's. What
-    /// is still emulated goes by force alone, because nobody can ask the guest.
+    /// Detaches a disk from a running guest: its PV disk and, once the guest has unplugged emulated disks, QEMU's. A
+    /// disk that is still emulated is detached only by force, because the guest cannot be asked.
     ///
     /// # Errors
-    /// [`Error::Step`] when the guest does not let it go, and it has it as before; [`Error::NotDetached`] when it
-    /// has gone and something of it stays: the same again goes on there.
+    /// [`Error::Step`] when the guest does not release it, and everything was undone; [`Error::NotDetached`] when it
+    /// was released but cleanup is incomplete: the same call continues it.
     pub fn detach_disk(
         &self,
         id: GuestId,
@@ -144,17 +144,19 @@ impl Toolstack {
         let emulated = ScsiDisk::of(&live, vdev);
         let mut detachment = Detachment { live, vdev, how, emulated };
         let mut left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
-        // The disk is taken from QEMU whether it agrees or not.
+        // The disk is removed even if QEMU does not release it.
         for failure in left.extract_if(.., |failure| failure.id == UNPLUG) {
-            let text =
-                format!("QEMU has not let {vdev} go, and finds nothing behind it: {}", failure.cause.chain());
+            let text = format!(
+                "QEMU did not release {vdev}, which has no backend any more: {}",
+                failure.cause.chain()
+            );
             events(Event::Warning { text });
         }
         detachment.live.concluded(left)
     }
 }
 
-/// Takes an attachment back that an earlier process began.
+/// Undoes an attachment that an earlier process began.
 pub(super) fn undo_attach(live: Live<'_>, disk: Disk) -> (Live<'_>, Vec<UndoFailure>) {
     let emulated = live.record.emulated_disks.iter().find(|emulated| emulated.vdev == disk.vdev).copied();
     let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
@@ -163,7 +165,7 @@ pub(super) fn undo_attach(live: Live<'_>, disk: Disk) -> (Live<'_>, Vec<UndoFail
     (attachment.live, left)
 }
 
-/// Ends a detachment that an earlier process began: takes it back, or removes the disk if the guest has let it go.
+/// Ends a detachment that an earlier process began: undoes it, or removes the disk if the guest has released it.
 pub(super) fn conclude_detach(live: Live<'_>, vdev: Vdev, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
     let emulated = ScsiDisk::of(&live, vdev);
     let mut detachment = Detachment { live, vdev, how: Detach::Force, emulated };
@@ -186,18 +188,18 @@ impl Attachment<'_> {
         let (ts, record) = (self.live.ts, &self.live.record);
         let about = |cause: Cause| cause.about(describe(&self.disk));
         if let Some(other) = record.config.disks.iter().find(|disk| disk.vdev == self.disk.vdev) {
-            let why = format!("has {} already; detach it or take another vdev", describe(other));
+            let why = format!("already has {}; detach it or use another vdev", describe(other));
             return Err(Cause::NotNow { name: record.name.clone(), why });
         }
         if record.config.disks.len() >= MAX_DISKS {
-            let why = format!("has {MAX_DISKS} disks already");
+            let why = format!("already has {MAX_DISKS} disks");
             return Err(Cause::NotNow { name: record.name.clone(), why });
         }
         if self.disk.is_cdrom() {
             return Err(about(Cause::Unsupported {
                 what: "devtype=cdrom".to_owned(),
                 why:
-                    "a CD drive cannot be added to a guest that runs; cd-insert gives its drive another disc"
+                    "a CD drive cannot be added to a running guest; use cd-insert to change the disc in a drive"
                         .to_owned(),
             }));
         }
@@ -292,21 +294,21 @@ impl Detachment<'_> {
         let record = &self.live.record;
         let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
         let Some(disk) = record.config.disks.iter().find(|disk| disk.vdev == self.vdev) else {
-            return not_now(format!("has no disk {}; outrigger block-list shows what it has", self.vdev));
+            return not_now(format!("has no disk {}; `outrigger block-list` lists its disks", self.vdev));
         };
         if disk.is_cdrom() {
-            return not_now(format!("has {} as a CD drive; cd-eject takes the disc out", self.vdev));
+            return not_now(format!("has {} as a CD drive; cd-eject ejects the disc", self.vdev));
         }
         let emulated = self.live.stub_vdev(self.vdev).is_some();
         if self.how == Detach::Ask && emulated && !self.live.uses_pv_devices()? {
             let vdev = self.vdev;
             return not_now(match qemu_args::scsi_target(vdev) {
                 Ok(_) => format!(
-                    "has {vdev} as an emulated SCSI disk, for which nobody can ask it; when it does not use the disk \
-                     any more, --force unplugs it"
+                    "has {vdev} as an emulated SCSI disk, which the guest cannot be asked to release; use --force once \
+                     the guest no longer uses it"
                 ),
                 Err(_) => format!(
-                    "has {vdev} as an emulated disk, which cannot be unplugged; --force takes it away nevertheless"
+                    "has {vdev} as an emulated disk, which cannot be unplugged; --force detaches it anyway"
                 ),
             });
         }
@@ -344,7 +346,7 @@ fn users(live: &Live<'_>, vdev: Vdev) -> Result<Vec<DeviceId>, Cause> {
     Ok(users)
 }
 
-/// Takes QEMU's disk out, if it is one that can be.
+/// Unplugs QEMU's disk, if it can be unplugged.
 fn unplug_disk(live: &Live<'_>, vdev: Vdev) -> StepResult {
     ScsiDisk::of(live, vdev).map_or(Ok(()), |disk| disk.unplug(live.ts))
 }
@@ -385,14 +387,14 @@ pub(super) fn detach_strays(live: &Live<'_>) -> StepResult {
     Ok(())
 }
 
-/// Gives a disk back to a guest that was asked to let it go.
+/// Returns a disk to a guest that was asked to release it.
 pub(super) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     let domid = live.domid()?;
     let id = DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
     if device::take_back(live.ts, id)? {
         return Ok(());
     }
-    // It has let it go: it gets it anew.
+    // It has released it, so it is attached again.
     let Some(disk) = live.record.config.disks.iter().find(|disk| disk.vdev == vdev).cloned() else {
         return Ok(());
     };

@@ -1,4 +1,4 @@
-//! What a guest has: its configuration, and how far each device's two ends have come.
+//! The devices of a guest: their configuration, and the connection state of both ends.
 
 use config::{Disk, Nic, Uuid, Vdev};
 use xen_types::DomId;
@@ -31,13 +31,13 @@ pub struct NicEntry {
     pub mac: config::MacAddr,
     /// The bridge that it joins.
     pub bridge: String,
-    /// QEMU has a card for it.
+    /// QEMU emulates a NIC for it.
     pub emulated: bool,
     /// The guest's end.
     pub link: Link,
 }
 
-/// How far a device is connected, in the words of `xl block-list`. The guest's numbers are hostile and for show.
+/// How far a device is connected, as in `xl block-list`. The guest's numbers are not trusted; they are only displayed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// The frontend's state (`enum xenbus_state`); absent when it has none.

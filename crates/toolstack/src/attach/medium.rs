@@ -1,8 +1,8 @@
-//! Another disc in a CD drive, or none.
+//! Changing the disc in a CD drive.
 //!
-//! QEMU lets the disc go, the stubdomain's PV disk goes and comes back with another image behind it, and QEMU takes
-//! the set of descriptors that the stubdomain's agent has made of it (`docs/stubdom-api.md`). The format is always
-//! said: QEMU never looks at a disc to find out (XSA-258). A guest that has locked its tray is asked, not overruled.
+//! QEMU releases the disc, the stubdomain's PV disk is replaced by one with another image, and QEMU opens the fd set
+//! that the stubdomain's agent has created for it (`docs/stubdom-api.md`). The format is always specified: QEMU never
+//! probes a disc (XSA-258). A guest that has locked its tray is asked, not overridden.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +29,7 @@ use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack, UndoFailure};
 
-/// A disc that is changed.
+/// A change of a disc.
 struct Changing<'a> {
     live: Live<'a>,
     vdev: Vdev,
@@ -62,15 +62,15 @@ struct EmulatedDrive {
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
         Step::new("check", "check the disc", Changing::check),
-        Step::new("write-record", "note the change", Changing::note).undo(Changing::forget),
+        Step::new("write-record", "record the change", Changing::note).undo(Changing::forget),
         Step::new("attach-image", "attach the new image", Changing::attach_image)
             .undo(Changing::detach_image),
         Step::new("open-tray", "open the tray", Changing::open_tray).undo(Changing::close_tray),
-        Step::new("remove-disc", "take the old disc out", Changing::take_out).undo(Changing::put_back),
-        Step::new("detach-stubdomain", "take it from the stubdomain", Changing::unplug),
-        Step::new("attach-guest", "give the new disc to the guest", Changing::plug_guest),
-        Step::new("attach-stubdomain", "give it to the stubdomain", Changing::plug_stub),
-        Step::new("insert-disc", "put the disc into the drive", Changing::put_in),
+        Step::new("remove-disc", "remove the old disc", Changing::take_out).undo(Changing::put_back),
+        Step::new("detach-stubdomain", "remove it from the stubdomain", Changing::unplug),
+        Step::new("attach-guest", "attach the new disc to the guest", Changing::plug_guest),
+        Step::new("attach-stubdomain", "attach it to the stubdomain", Changing::plug_stub),
+        Step::new("insert-disc", "insert the disc into the drive", Changing::put_in),
         Step::new("record-disc", "record the disc", Changing::record).undo(Changing::unrecord),
         Step::new("detach-image", "detach the old image", |c: &mut Changing<'_>| {
             detach_strays(&c.live)?;
@@ -103,7 +103,7 @@ impl Toolstack {
         let live = Live::settled(self, id)?;
         let old = drive_of(&live, vdev)?;
         if old.source == *source {
-            events(Event::Warning { text: format!("{} is in the drive already", describe(&old)) });
+            events(Event::Warning { text: format!("{} is already in the drive", describe(&old)) });
             return Ok(live.guest()?);
         }
         let mut changing = Changing::new(live, vdev, source.clone(), how);
@@ -116,7 +116,7 @@ impl Toolstack {
 fn drive_of(live: &Live<'_>, vdev: Vdev) -> Result<Disk, Cause> {
     let not_now = |why: String| Cause::NotNow { name: live.record.name.clone(), why };
     let Some(disk) = live.record.config.disks.iter().find(|disk| disk.vdev == vdev) else {
-        return Err(not_now(format!("has no CD drive {vdev}; outrigger block-list shows what it has")));
+        return Err(not_now(format!("has no CD drive {vdev}; `outrigger block-list` lists its drives")));
     };
     if disk.is_cdrom() {
         Ok(disk.clone())
@@ -160,7 +160,7 @@ impl Changing<'_> {
         {
             return Err(about(Cause::Unsupported {
                 what: "script=".to_owned(),
-                why: "a disc is a file or a block device".to_owned(),
+                why: "a disc must be a file or a block device".to_owned(),
             }));
         }
         check_disk(&new.source, &*ts.host).map_err(about)?;
@@ -203,12 +203,12 @@ impl Changing<'_> {
             return Ok(());
         }
         if state.locked && !force {
-            // What a press of the drive's button does: a guest that wants to, unlocks and opens it.
+            // Like pressing the drive's button: the guest may unlock and open it.
             drive.ask(self.live.ts, &BlockdevOpenTray { id: drive.id.clone(), force })?;
             return Err(Cause::NotNow {
                 name: self.live.record.name.clone(),
                 why: format!(
-                    "has locked the tray of {}; it was asked to open it (as by the drive's button): try again when it \
+                    "has locked the tray of {} and was asked to open it, as by the drive's button; try again once it \
                      has, or use --force",
                     self.vdev
                 ),
@@ -335,7 +335,7 @@ impl EmulatedDrive {
         // Only then a new disk of the same number is another one to its kernel.
         match self.wait_for_set(live.ts, |found| found.is_none().then_some(()))? {
             Some(()) => Ok(()),
-            None => Err(self.no_set("gone")),
+            None => Err(self.no_set("remove")),
         }
     }
 
@@ -353,7 +353,7 @@ impl EmulatedDrive {
 
     /// Has QEMU take the descriptors that the agent has made of the stubdomain's PV disk.
     fn put_in(&self, ts: &Toolstack) -> StepResult {
-        let set = self.wait_for_set(ts, |found| found)?.ok_or_else(|| self.no_set("there"))?;
+        let set = self.wait_for_set(ts, |found| found)?.ok_or_else(|| self.no_set("create"))?;
         self.ask(
             ts,
             &BlockdevChangeMedium {
@@ -419,10 +419,10 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
     plug_guest(live, &disk, &backing)
 }
 
-/// Takes a change back that an earlier process began.
+/// Undoes a change that an earlier process began.
 pub(super) fn undo_change(live: Live<'_>, vdev: Vdev) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
     let drive = EmulatedDrive::find(&live, vdev)?;
-    // Nobody knows how far it had come.
+    // It is not known how far it had come.
     let mut changing =
         Changing { drive, out: true, ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force) };
     let left = undo_all(&steps(), &mut changing, &mut |_| ());

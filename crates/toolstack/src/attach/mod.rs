@@ -1,9 +1,9 @@
-//! Devices of a guest that runs: attached, detached, moved, shown.
+//! Devices of a running guest: attaching, detaching, moving, listing.
 //!
 //! Each change is a list of steps, as creating is. The state file says what is being changed from before the first
-//! step that changes anything until the last one ([`crate::record::Change`]), so that a daemon that was killed leaves
-//! nothing half attached: its successor puts an attachment back, and finishes a detachment that the guest had agreed
-//! to ([`Toolstack::recover`]). A command that is repeated afterwards finds the guest as before, or the change made,
+//! step that changes anything until the last one ([`crate::record::Change`]), so that a killed daemon leaves
+//! nothing half attached: the next one undoes an attachment, and completes a detachment that the guest had agreed to
+//! ([`Toolstack::recover`]). A command that is repeated afterwards finds the guest as before, or the change made,
 //! which is its success.
 
 mod card;
@@ -30,13 +30,13 @@ use crate::{Guest, Toolstack, UndoFailure};
 pub use list::{DiskEntry, Link, NicEntry};
 pub(crate) use resume::{needs_qemu, settle};
 
-/// How a device is taken from a guest.
+/// How a device is detached from a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detach {
-    /// When the guest has let it go.
+    /// After the guest has released it.
     #[default]
     Ask,
-    /// At once, whatever the guest does with it.
+    /// At once, without asking the guest.
     Force,
 }
 

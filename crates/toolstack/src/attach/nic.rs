@@ -1,4 +1,4 @@
-//! Network interfaces that come, go, and change their bridge.
+//! Attaching, detaching and moving network interfaces.
 
 use std::time::Instant;
 
@@ -21,48 +21,47 @@ use crate::{Guest, Toolstack, UndoFailure};
 /// How many interfaces a guest may have, as in its configuration.
 const MAX_NICS: usize = 64;
 
-/// An interface that comes.
+/// An interface being attached.
 struct Attachment<'a> {
     live: Live<'a>,
     nic: Nic,
-    /// QEMU's card for it.
+    /// QEMU's emulated NIC for it.
     card: Option<Card>,
 }
 
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Attachment::check),
-        Step::new("write-record", "note the network interface", Attachment::note).undo(Attachment::forget),
+        Step::new("write-record", "record the attachment", Attachment::note).undo(Attachment::forget),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
             .undo(Attachment::remove_nodes),
-        Step::new("connect-bridge", "connect it with its bridge", Attachment::connect)
-            .undo(Attachment::disconnect),
+        Step::new("connect-bridge", "add it to its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
             let backends = a.users()?.iter().map(|vif| vif.id().back()).collect();
             wait_for(a.live.ts, backends)
         }),
-        Step::new("plug-emulated", "plug its emulated card in", Attachment::plug).undo(Attachment::unplug),
+        Step::new("plug-emulated", "plug in its emulated NIC", Attachment::plug).undo(Attachment::unplug),
         Step::new("record-device", "record the network interface", Attachment::record)
             .undo(Attachment::unrecord),
     ]
 }
 
-/// An interface that goes.
+/// An interface being detached.
 struct Detachment<'a> {
     live: Live<'a>,
     devid: u32,
     how: Detach,
 }
 
-/// When the guest has agreed, there is only forward.
+/// Once the guest has agreed, the detachment cannot be undone.
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Detachment::check),
-        Step::new("write-record", "note that the interface goes", |d: &mut Detachment<'_>| d.note(false))
+        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
             .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
-        Step::new("ask-guest", "ask the guest to let the interface go", Detachment::ask)
+        Step::new("ask-guest", "ask the guest to release the interface", Detachment::ask)
             .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
-        Step::new("record-release", "note that the guest has let it go", |d: &mut Detachment<'_>| {
+        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
             d.note(true)
         })
         .point_of_no_return(),
@@ -74,7 +73,7 @@ fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     ]
 }
 
-/// An interface that moves to another bridge.
+/// An interface being moved to another bridge.
 struct Move<'a> {
     live: Live<'a>,
     devid: u32,
@@ -85,7 +84,7 @@ struct Move<'a> {
 fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
     vec![
         Step::new("check", "check the network interface and the bridge", Move::check),
-        Step::new("write-record", "note that the interface moves", |m: &mut Move<'_>| {
+        Step::new("write-record", "record the move", |m: &mut Move<'_>| {
             let devid = m.devid;
             m.live.note(Change::MoveNic { devid })
         })
@@ -120,8 +119,8 @@ impl Toolstack {
     /// The number of an interface that shall get the lowest one above all that the guest has.
     pub const NEXT_NIC: u32 = u32::MAX;
 
-    /// Attaches a network interface to a running guest, which its PV driver sees at once. One that is there already
-    /// as it is described, with its number or its address, is left so.
+    /// Attaches a network interface to a running guest, which its PV driver sees at once. One that is already attached
+    /// as described, with its number or its address, is left unchanged.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -129,7 +128,7 @@ impl Toolstack {
         let live = Live::settled(self, id)?;
         let nic = &numbered(&live, nic);
         if live.record.config.nics.contains(nic) {
-            events(Event::Warning { text: format!("Network interface {} is attached already", nic.devid) });
+            events(Event::Warning { text: format!("Network interface {} is already attached", nic.devid) });
             return Ok(live.guest()?);
         }
         let card = Card::wanted(&live, nic)?;
@@ -138,7 +137,7 @@ impl Toolstack {
         Ok(attachment.live.guest()?)
     }
 
-    /// Takes a network interface from a running guest, with its device model's side.
+    /// Detaches a network interface from a running guest and its device model.
     ///
     /// # Errors
     /// As for [`Self::detach_disk`].
@@ -155,8 +154,7 @@ impl Toolstack {
         detachment.live.concluded(left)
     }
 
-    /// Moves a network interface to another bridge: what the guest's PV driver sends and what its emulated card sends
-    /// come out at the same one.
+    /// Moves a network interface to another bridge, with the PV interface and the emulated NIC.
     ///
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
@@ -175,7 +173,7 @@ impl Toolstack {
     }
 }
 
-/// Takes an attachment back that an earlier process began.
+/// Undoes an attachment that an earlier process began.
 pub(super) fn undo_attach(live: Live<'_>, nic: Nic) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
     let is_emulated = live.record.emulated_nics.contains(&nic.devid);
     let card = if is_emulated { Some(Card::of(&live, &nic)?) } else { None };
@@ -184,7 +182,7 @@ pub(super) fn undo_attach(live: Live<'_>, nic: Nic) -> Result<(Live<'_>, Vec<Und
     Ok((attachment.live, left))
 }
 
-/// Ends a detachment that an earlier process began: takes it back, or removes the interface if the guest has let it go.
+/// Ends a detachment that an earlier process began: undoes it, or removes the interface if the guest has released it.
 pub(super) fn conclude_detach(live: Live<'_>, devid: u32, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
     let mut detachment = Detachment { live, devid, how: Detach::Force };
     let left = if has_let_go {
@@ -195,7 +193,7 @@ pub(super) fn conclude_detach(live: Live<'_>, devid: u32, has_let_go: bool) -> (
     (detachment.live, left)
 }
 
-/// Takes a move back that an earlier process began.
+/// Undoes a move that an earlier process began.
 pub(super) fn undo_move(live: Live<'_>, devid: u32) -> (Live<'_>, Vec<UndoFailure>) {
     let from = find_nic(&live, devid).ok().and_then(|nic| nic.bridge);
     let mut moving = Move { live, devid, to: String::new(), from };
@@ -212,17 +210,17 @@ impl Attachment<'_> {
         let (ts, record, nic) = (self.live.ts, &self.live.record, &self.nic);
         let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
         if record.config.nics.iter().any(|other| other.devid == nic.devid) {
-            return not_now(format!("has a network interface {} already", nic.devid));
+            return not_now(format!("already has a network interface {}", nic.devid));
         }
         let address = nic.address(&record.uuid);
         if let Some(other) = record.config.nics.iter().find(|other| other.address(&record.uuid) == address) {
             return not_now(format!(
-                "has the address {address} at its network interface {} already",
+                "already has the address {address} on network interface {}",
                 other.devid
             ));
         }
         if record.config.nics.len() >= MAX_NICS {
-            return not_now(format!("has {MAX_NICS} network interfaces already"));
+            return not_now(format!("already has {MAX_NICS} network interfaces"));
         }
         check_backend(nic.backend.as_deref()).map_err(|cause| self.about(cause))?;
         check_bridge(nic, &*ts.host).map_err(|cause| self.about(cause))
@@ -245,7 +243,7 @@ impl Attachment<'_> {
         self.live.forget_change()
     }
 
-    /// The guest, and its stubdomain when QEMU gets a card.
+    /// The guest, and its stubdomain if QEMU emulates a NIC.
     fn users(&self) -> Result<Vec<Vif>, Cause> {
         let vif = |domid, stub| Vif { domid, nic: self.nic.clone(), stub };
         let mut users = vec![vif(self.live.domid()?, false)];
@@ -288,7 +286,7 @@ impl Attachment<'_> {
 
     fn unplug(&mut self) -> StepResult {
         match self.card.as_ref().map(|card| card.unplug(self.live.ts, &self.live.record.name)) {
-            // The guest may keep it; then it has no traffic.
+            // The guest may keep it; it has no traffic then.
             None | Some(Err(Cause::NotNow { .. })) => Ok(()),
             Some(unplugged) => unplugged,
         }
@@ -324,7 +322,7 @@ impl Detachment<'_> {
             Detach::Force => Ok(()),
             Detach::Ask => {
                 let nic = find_nic(&self.live, self.devid)?;
-                // A guest with PV drivers has unplugged its emulated cards.
+                // A guest with PV drivers has unplugged its emulated NICs.
                 if self.live.record.emulated_nics.contains(&nic.devid) && !self.live.uses_pv_devices()? {
                     Card::of(&self.live, &nic)?.unplug(self.live.ts, &self.live.record.name)?;
                 }
@@ -351,7 +349,7 @@ impl Move<'_> {
         if let Some(script) = &nic.script {
             return Err(about(Cause::Unsupported {
                 what: "another bridge".to_owned(),
-                why: format!("its script {script} connects it; detach it and attach it anew"),
+                why: format!("its script {script} connects it; detach it and attach it again"),
             }));
         }
         check_bridge(&Nic { bridge: Some(self.to.clone()), ..nic }, &*self.live.ts.host).map_err(about)
@@ -389,7 +387,7 @@ fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<&str>) {
     }
 }
 
-/// The interface with its number: that of one which is there already with this address, or the next.
+/// The interface with its number: that of an existing one with this address, or the next.
 fn numbered(live: &Live<'_>, nic: &Nic) -> Nic {
     let nics = &live.record.config.nics;
     if nic.devid != Toolstack::NEXT_NIC {
@@ -405,11 +403,11 @@ fn find_nic(live: &Live<'_>, devid: u32) -> Result<Nic, Cause> {
     let nic = live.record.config.nics.iter().find(|nic| nic.devid == devid);
     nic.cloned().ok_or_else(|| Cause::NotNow {
         name: live.record.name.clone(),
-        why: format!("has no network interface {devid}; outrigger network-list shows what it has"),
+        why: format!("has no network interface {devid}; `outrigger network-list` lists its interfaces"),
     })
 }
 
-/// The users of an interface: the guest, and its stubdomain if QEMU has a card for it.
+/// The users of an interface: the guest, and its stubdomain if QEMU emulates a NIC for it.
 fn users(live: &Live<'_>, nic: &Nic) -> Result<Vec<Vif>, Cause> {
     let vif = |domid, stub| Vif { domid, nic: nic.clone(), stub };
     let mut users = vec![vif(live.domid()?, false)];
@@ -429,7 +427,7 @@ fn place(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     Ok(live.ts.xenstore.write(&below(&vif.id().back(), "bridge"), to.as_bytes())?)
 }
 
-/// Takes an interface from its bridge, or runs its script back.
+/// Removes an interface from its bridge, or runs its script to undo its work.
 fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
     undo_scripts_of(live.ts, &mut live.record, &[vif.id()])?;
     let interface = vif.interface();
@@ -464,14 +462,14 @@ fn forget_nic(live: &mut Live<'_>, devid: u32) {
     record.change = None;
 }
 
-/// Gives an interface back to a guest that was asked to let it go.
+/// Returns an interface to a guest that was asked to release it.
 fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let Ok(nic) = find_nic(live, devid) else { return Ok(()) };
     let vif = Vif { domid: live.domid()?, nic, stub: false };
     if device::take_back(live.ts, vif.id())? {
         return Ok(());
     }
-    // It has let it go: it gets it anew.
+    // It has released it, so it is attached again.
     leave(live, &vif)?;
     device::remove(live.ts, &[vif.id()])?;
     let mut batch = Batch::new();

@@ -1,5 +1,4 @@
-//! What is done about a change that a killed daemon had begun: the engine undoes it, or brings it to its end when the
-//! guest has agreed to it.
+//! Recovery of a change that a killed daemon had begun: it is undone, or completed if the guest has agreed to it.
 
 use config::Disk;
 
@@ -8,7 +7,7 @@ use crate::error::Cause;
 use crate::record::{Change, GuestRecord};
 use crate::tree::{DeviceId, DeviceKind};
 
-/// Whether it is QEMU that puts the change back, with whom nobody has a session when a daemon begins.
+/// Whether QEMU has to undo the change; there is no session with it yet when a daemon starts.
 pub(crate) fn needs_qemu(record: &GuestRecord) -> bool {
     match &record.change {
         Some(Change::ChangeMedium { .. }) => true,

@@ -1,8 +1,7 @@
-//! A picture of a guest's screen.
+//! Screenshots of a guest.
 //!
-//! QEMU can only write it into a file, and its files are the stubdomain's. So the stubdomain gets a disk for a moment,
-//! a file of dom0's, onto which QEMU draws. What comes back is whatever a hostile QEMU wrote: it is read within bounds
-//! and drawn anew.
+//! QEMU can only write a screenshot to a file, and its files are in the stubdomain. So the stubdomain temporarily gets
+//! a disk, a file in dom0, to which QEMU writes. QEMU may be hostile: the file is read within bounds and encoded again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +33,7 @@ const PROBE: &str = "outrigger-screen";
 /// Where the letters of the stubdomain's disks end.
 const LETTERS: u32 = 26;
 
-/// A picture that is being taken.
+/// A screenshot in progress.
 struct Shot<'a> {
     live: Live<'a>,
     monitor: Arc<dyn Monitor>,
@@ -45,18 +44,18 @@ struct Shot<'a> {
 
 fn steps<'b>() -> Vec<Step<Shot<'b>>> {
     vec![
-        Step::new("write-record", "note the picture", |s: &mut Shot<'_>| {
+        Step::new("write-record", "record the screenshot", |s: &mut Shot<'_>| {
             let vdev = s.vdev;
             s.live.note(Change::Screenshot { vdev })
         })
         .undo(Shot::clear),
-        Step::new("make-file", "make room for it", Shot::make_room),
-        Step::new("attach-stubdomain", "give the stubdomain a disk for it", Shot::plug),
-        Step::new("draw", "have QEMU draw it", Shot::draw),
+        Step::new("make-file", "create a file for it", Shot::make_room),
+        Step::new("attach-stubdomain", "attach a disk to the stubdomain", Shot::plug),
+        Step::new("draw", "have QEMU write it", Shot::draw),
         // What QEMU wrote is in the file when its disk is gone.
-        Step::new("detach-stubdomain", "take the disk away", Shot::unplug),
-        Step::new("read", "read the picture", Shot::read),
-        Step::new("clear", "clear away", Shot::clear).point_of_no_return(),
+        Step::new("detach-stubdomain", "detach the disk", Shot::unplug),
+        Step::new("read", "read the screenshot", Shot::read),
+        Step::new("clear", "clean up", Shot::clear).point_of_no_return(),
     ]
 }
 
@@ -67,7 +66,7 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Takes a picture of a running guest's screen; gives it as a PNG, RGB of 8 bits.
+    /// Takes a screenshot of a running guest; returns it as a PNG, RGB of 8 bits.
     ///
     /// # Errors
     /// [`Error::Step`], and nothing is left: among others when the guest has no screen.
@@ -91,7 +90,7 @@ fn free_disk(record: &GuestRecord) -> Result<Vdev, Cause> {
     let letters = (0..LETTERS).rev().filter_map(|letter| Vdev::new(VdevBus::Xvd, letter, 0));
     letters.into_iter().find(|vdev| !taken(vdev)).ok_or_else(|| Cause::NotNow {
         name: record.name.clone(),
-        why: "has so many emulated disks that its stubdomain has no letter for another".to_owned(),
+        why: "has too many emulated disks: its stubdomain has no free drive letter".to_owned(),
     })
 }
 

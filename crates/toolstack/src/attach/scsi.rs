@@ -1,7 +1,7 @@
-//! Emulated disks that come and go: SCSI disks, the only ones that QEMU plugs in and out while it runs. Guests that
-//! use no PV drivers see them; to one that does, a disk would be there twice.
+//! Hot-plugging of emulated disks: SCSI disks, the only ones that QEMU can hot-plug, for guests that use no PV drivers.
+//! A guest that does would see the disk twice.
 //!
-//! The stubdomain's PV disk is there before QEMU's disk and goes after it.
+//! The stubdomain's PV disk is attached before QEMU's disk and detached after it.
 
 use std::time::Instant;
 
@@ -44,17 +44,17 @@ impl Emulation {
                 Self::Plugged(EmulatedDisk { vdev, stub_vdev: free_letter(&live.record)? })
             });
         }
-        let others = "sda to sdg can be plugged in as emulated SCSI disks";
+        let others = "sda to sdg can be hot-plugged as emulated SCSI disks";
         Ok(Self::None(if vdev.bus() == VdevBus::Hd {
             Some(format!(
-                "{vdev} is a PV disk only until the guest is started anew, because QEMU plugs in no IDE or AHCI disk; \
-                 {others}"
+                "{vdev} is only a PV disk until the guest is restarted, because QEMU cannot hot-plug IDE or AHCI \
+                 disks; {others}"
             ))
         } else if has_drivers {
             None
         } else {
             Some(format!(
-                "{vdev} is a PV disk only, and the guest has no PV drivers at work to see it; {others}"
+                "{vdev} is only a PV disk, and the guest has no active PV drivers to use it; {others}"
             ))
         }))
     }
@@ -66,7 +66,7 @@ fn free_letter(record: &GuestRecord) -> Result<Vdev, Cause> {
     let mut letters = (0..LETTERS).filter_map(|letter| Vdev::new(VdevBus::Xvd, letter, 0));
     letters.find(|vdev| !taken(vdev)).ok_or_else(|| Cause::NotNow {
         name: record.name.clone(),
-        why: "has so many emulated disks that its stubdomain has no letter for another".to_owned(),
+        why: "has too many emulated disks: its stubdomain has no free drive letter".to_owned(),
     })
 }
 
@@ -110,7 +110,7 @@ impl ScsiDisk {
 
     /// Plugs it in, once the stubdomain's kernel has its PV disk.
     pub(super) fn plug(&self, ts: &Toolstack, writable: bool) -> StepResult {
-        // What is left of one that was taken by force.
+        // Left by one that was detached by force.
         self.unplug(ts)?;
         self.open(ts, writable)?;
         self.plug_controller(ts)?;

@@ -79,7 +79,7 @@ impl DiskUser {
                 "wait until that is done; if it does not finish, destroy that guest again"
             }
             Self::Guest { .. } => "shut that guest down first, or make the disk read-only for both",
-            Self::Unreadable { .. } => "outrigger list shows how to resolve this",
+            Self::Unreadable { .. } => "`outrigger list` shows how to resolve this",
             Self::Mounted { .. } => "unmount it first, or use it read-only in both places",
             Self::Loop { .. } => "detach the loop device first (losetup -d)",
         }

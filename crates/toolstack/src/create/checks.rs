@@ -1,4 +1,4 @@
-//! What is looked at before anything is made.
+//! Checks before anything is changed.
 
 use std::path::{Path, PathBuf};
 
@@ -103,7 +103,7 @@ impl Creation<'_> {
         Ok(())
     }
 
-    /// Refuses what would otherwise silently not be done.
+    /// Refuses what would otherwise be ignored silently.
     fn check_supported(&self) -> StepResult {
         let no =
             |what: &str, why: &str| Err(Cause::Unsupported { what: what.to_owned(), why: why.to_owned() });
@@ -115,14 +115,11 @@ impl Creation<'_> {
         if self.config.platform.vpmu && !host.vpmu {
             return no(
                 "vpmu=1",
-                "this Xen offers no performance counters; start it with vpmu=1, or leave the key out",
+                "this Xen offers no performance counters; start Xen with vpmu=1, or omit the key",
             );
         }
         if self.config.vmtrace_buffer.get() > 0 && !host.vmtrace {
-            return no(
-                "vmtrace_buf_kb",
-                "this processor, or this Xen, traces no virtual CPUs; leave the key out",
-            );
+            return no("vmtrace_buf_kb", "this processor or this Xen cannot trace vCPUs; omit the key");
         }
         Ok(())
     }
@@ -132,7 +129,7 @@ impl Creation<'_> {
         if labels.guest.is_some() && labels.guest_init.is_some() && labels.guest != labels.guest_init {
             return Err(Cause::Unsupported {
                 what: "init_seclabel".to_owned(),
-                why: "a guest keeps the label that it is built with; give seclabel alone".to_owned(),
+                why: "a guest keeps the label that it is built with; specify only seclabel".to_owned(),
             });
         }
         let number = |label: Option<&String>| {
@@ -174,7 +171,7 @@ pub(crate) fn check_backend(backend: Option<&str>) -> Result<(), Cause> {
         None | Some("0" | "Domain-0") => Ok(()),
         Some(other) => Err(Cause::Unsupported {
             what: format!("backend={other}"),
-            why: "backends run in dom0 only; leave the key out".to_owned(),
+            why: "backends run only in dom0; omit the key".to_owned(),
         }),
     }
 }
@@ -214,8 +211,8 @@ impl Creation<'_> {
             && !self.ts.host.read_file(path, OVMF_MAX)?.starts_with(b"\x7fELF")
         {
             self.warnings.push(format!(
-                "{} does not look like an OVMF for Xen: the guest may stay silent for ever. \
-                 Name edk2's OvmfXen with bios_path_override",
+                "{} does not look like an OVMF for Xen; the guest may never boot. \
+                 Set bios_path_override to edk2's OvmfXen",
                 path.display()
             ));
         }
@@ -236,7 +233,7 @@ fn find_files(config: &GuestConfig, ts: &crate::Toolstack) -> Result<Files, Caus
         what,
         firmware.bios_path.as_deref(),
         candidates,
-        "install it (seabios, ovmf) or name one with bios_path_override",
+        "install it (seabios, ovmf) or set bios_path_override",
     )?;
     Ok(Files { hvmloader, firmware })
 }

@@ -242,7 +242,7 @@ pub(crate) fn run_script(
 ) -> StepResult {
     let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
     record.scripts.push(ScriptRecord { script: script.into(), backend, args: undo_args, env: env.clone() });
-    // Before it runs: nobody else knows that it has to be taken back.
+    // Before it runs: nothing else records that it has to be undone.
     record.save(&*ts.host, &ts.paths)?;
     let deadline = ts.deadlines.script;
     let outcome = ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline });

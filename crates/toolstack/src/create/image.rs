@@ -99,7 +99,7 @@ fn must_be_there(host: &dyn HostDevices, what: &'static str, path: &Path) -> Res
         _ => Err(Cause::Missing {
             what,
             path: path.display().to_string(),
-            hint: "build one with `outrigger image build --output DIR` or name another in the configuration",
+            hint: "build it with `outrigger image build --output DIR`, or name another in the configuration",
         }),
     }
 }

@@ -38,7 +38,7 @@ const LOG_LINES: usize = 20;
 
 /// How many lines of its end are looked at for them.
 const LOG_LOOKED_AT: usize = 120;
-/// What the stubdomain's kernel says when the agent ends the domain as crashed: a trace follows, which says nothing.
+/// The stubdomain's kernel prints this when the agent ends the domain as crashed; the trace that follows is of no use.
 const ENDED_BY_AGENT: &str = "sysrq: Trigger a crash";
 
 /// The last lines, without the trace of an end that the agent chose.
@@ -157,7 +157,7 @@ impl Toolstack {
     /// Makes a guest and its stubdomain, and starts both.
     ///
     /// # Errors
-    /// [`Error::Step`] with the step, its cause and the stubdomain's last words. Everything was undone then, but for
+    /// [`Error::Step`] with the step, its cause and the stubdomain's last log lines. Everything was undone then, except
     /// what [`crate::Failure::undo`] lists.
     pub fn create(
         &self,
@@ -278,7 +278,7 @@ impl Creation<'_> {
         Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
     }
 
-    /// What the stubdomain said last, if it was started at all.
+    /// The stubdomain's last log lines, if it was started at all.
     fn last_words(&self) -> Vec<String> {
         if self.stub_started.is_none() {
             return Vec::new();

@@ -109,7 +109,7 @@ impl Vif {
 }
 
 impl Creation<'_> {
-    /// The users of an interface: the guest's PV driver, and for an emulated card the stubdomain.
+    /// The users of an interface: the guest's PV driver, and for an emulated NIC the stubdomain.
     fn vifs(&self) -> Result<Vec<Vif>, Cause> {
         let (guest, stub) = (self.domid()?, self.stub()?);
         let vif = |domid, nic: &Nic, stub| Vif { domid, nic: nic.clone(), stub };

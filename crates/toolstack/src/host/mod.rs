@@ -341,7 +341,7 @@ pub enum HostError {
     },
     /// There is no such bridge.
     #[error(
-        "There is no bridge {0} in dom0; make it (ip link add {0} type bridge) or name another in the vif"
+        "There is no bridge {0} in dom0; create it (ip link add {0} type bridge) or use another in the vif"
     )]
     NoBridge(String),
     /// A name that no interface can have.

@@ -170,7 +170,7 @@ impl HostDevices for RealHost {
             interface_folder(name)?;
             LinkChange::of(index).name(name).send().map_err(failed("rename"))?;
         }
-        // As Xen's scripts do it: the port itself talks to nobody.
+        // As Xen's scripts do it: the port itself sends nothing.
         let mut quiet =
             LinkChange::of(index).flags(IFF_NOARP, IFF_NOARP | IFF_MULTICAST).address(PORT_ADDRESS);
         if let Some(mtu) = request.mtu {

@@ -105,7 +105,7 @@ fn collect_output(child: &mut Child) -> mpsc::Receiver<Vec<u8>> {
 fn last_line(output: &mpsc::Receiver<Vec<u8>>) -> String {
     let text = output.recv_timeout(std::time::Duration::from_millis(200)).unwrap_or_default();
     let last = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()).map(harmless_line);
-    last.unwrap_or_else(|| "it printed nothing on its standard error".to_owned())
+    last.unwrap_or_else(|| "it printed nothing to standard error".to_owned())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(crate) fn run<C: ?Sized>(
     run_from(0, steps, context, faults, events)
 }
 
-/// Goes on with an operation beyond its point of no return, whose steps of before were run by an earlier process.
+/// Continues an operation beyond its point of no return; an earlier process ran the steps before it.
 ///
 /// Returns what failed, also the second time.
 pub(crate) fn run_forward<C: ?Sized>(

@@ -116,7 +116,7 @@ impl GuestRecord {
             }
             form => {
                 let form = form.map_or_else(|| "missing".to_owned(), |form| form.to_string());
-                return unreadable(Some(&value), damaged(format!("its form is {form}")));
+                return unreadable(Some(&value), damaged(format!("its format is {form}")));
             }
         }
         match Self::from_value(value.clone()) {

@@ -1,4 +1,4 @@
-//! What the toolstack writes down about a guest, so that a daemon that was killed can take up or clean up.
+//! The toolstack's record of a guest, so that the successor of a killed daemon can adopt or destroy it.
 //!
 //! The file is written before anything is made, and again whenever something is about to be made that could not be
 //! found otherwise. Domains are found by the UUIDs in it (Xen keeps them as handles), loop devices by their tags. It is
@@ -38,11 +38,11 @@ pub(crate) const LOOP_TAG: &str = "outrigger/";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// It is being made: whoever finds this with no creator at work cleans up.
+    /// It is being created; found without a creator at work, it is to be destroyed.
     Creating,
     /// It runs, or has ended and waits for what is to be done.
     Running,
-    /// It is being torn down: whoever finds this goes on with that.
+    /// It is being destroyed; this is to be completed.
     Destroying,
 }
 
@@ -116,7 +116,7 @@ pub struct EmulatedDisk {
 
 /// A change of a running guest's devices that is under way.
 ///
-/// Whoever finds it with nobody at work on it puts an attachment back, and finishes a detachment that the guest has
+/// Found with nothing at work on it, an attachment is undone, and a detachment is completed that the guest has
 /// agreed to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

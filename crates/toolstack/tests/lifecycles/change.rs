@@ -413,7 +413,7 @@ fn a_guest_that_does_not_let_go_keeps_its_devices() {
     let asked = |change: &&Change| change.name.starts_with("detach") && !change.name.contains("emulated");
     for change in CHANGES.iter().filter(asked) {
         let error = (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap_err();
-        assert!(error.report().contains("has not let the device go"), "{}", error.report());
+        assert!(error.report().contains("did not release the device"), "{}", error.report());
         world.picture().check_same(&before, change.name);
     }
     world.wait_for_state(&format!("/local/domain/0/backend/vbd/{}/768/state", guest.domid), b"4");
@@ -447,20 +447,20 @@ fn what_cannot_be_is_refused_with_the_reason() {
         world.picture().check_same(&before, words);
     };
     let attach = |text: &str| ts.attach_disk(guest.id(), &disk(text), &mut |_| ());
-    refused(attach("/srv/extra.img,raw,xvdb,rw"), "has Disk xvdb (/dev/vg/b) already");
+    refused(attach("/srv/extra.img,raw,xvdb,rw"), "already has Disk xvdb (/dev/vg/b)");
     refused(
         attach("/srv/none.img,raw,xvdc,rw"),
-        "Disk xvdc (/srv/none.img): The disk image /srv/none.img is not",
+        "Disk xvdc (/srv/none.img): The disk image /srv/none.img is missing",
     );
     refused(attach("/srv/a.img,raw,xvdc,rw"), "/srv/a.img is in use by the guest hello");
-    refused(attach("/srv/extra.img,raw,hdb,ro,cdrom"), "cd-insert gives its drive another disc");
+    refused(attach("/srv/extra.img,raw,hdb,ro,cdrom"), "use cd-insert to change the disc");
     refused(ts.attach_nic(guest.id(), &nic("bridge=none"), &mut |_| ()), "There is no bridge none");
-    refused(ts.attach_nic(guest.id(), &nic("devid=1"), &mut |_| ()), "has a network interface 1 already");
+    refused(ts.attach_nic(guest.id(), &nic("devid=1"), &mut |_| ()), "already has a network interface 1");
     refused(ts.detach_disk(guest.id(), vdev("xvdz"), Detach::Ask, &mut |_| ()), "has no disk xvdz");
     refused(ts.set_memory(guest.id(), KiB::from_mib(65), &mut |_| ()), "at most 64 MiB (maxmem)");
-    refused(ts.set_memory(guest.id(), KiB::from_mib(8), &mut |_| ()), "has at least");
+    refused(ts.set_memory(guest.id(), KiB::from_mib(8), &mut |_| ()), "needs at least");
     refused(ts.set_vcpus(guest.id(), 3, &mut |_| ()), "1 to 2 (maxvcpus)");
-    refused(ts.rename(guest.id(), "a/b", &mut |_| ()), "has a slash in it");
+    refused(ts.rename(guest.id(), "a/b", &mut |_| ()), "contains a slash");
     world.give_drivers(guest.domid, Drivers::None);
     refused(ts.detach_disk(guest.id(), vdev("hda"), Detach::Ask, &mut |_| ()), "cannot be unplugged");
     assert!(ts.sysrq(guest.id(), 'h').unwrap_err().report().contains("has no PV drivers"));
@@ -491,7 +491,7 @@ fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
     world.toolstack = world.toolstack.clone().with_deadlines(toolstack::Deadlines::default().scaled(0.02));
     world.toolstack.trigger(guest.id(), xen::Trigger::Nmi, 0).unwrap();
     assert_eq!(world.hypervisor.triggers(guest.domid), [xen::Trigger::Nmi]);
-    assert!(world.toolstack.sysrq(guest.id(), 'h').unwrap_err().report().contains("took no notice"));
+    assert!(world.toolstack.sysrq(guest.id(), 'h').unwrap_err().report().contains("not acknowledge"));
     assert!(world.toolstack.sysrq(guest.id(), '\n').is_err());
     destroy(&world, &guest, "signals");
 }
@@ -553,7 +553,7 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
     }
     world.qemu.on_screendump(|_| ());
     assert!(
-        world.toolstack.screenshot(guest.id(), &mut |_| ()).unwrap_err().report().contains("not a picture")
+        world.toolstack.screenshot(guest.id(), &mut |_| ()).unwrap_err().report().contains("valid picture")
     );
     world.picture().check_same(&before, "no picture");
     destroy(&world, &guest, "pictures");

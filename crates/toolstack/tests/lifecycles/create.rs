@@ -122,7 +122,7 @@ fn a_missing_disk_names_the_disk() {
     let config = config::load_str("x", text).config.unwrap();
     let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
     assert!(
-        error.report().contains("Disk hda: The disk image /srv/none.img is not there"),
+        error.report().contains("Disk hda: The disk image /srv/none.img is missing"),
         "{}",
         error.report()
     );
@@ -308,8 +308,7 @@ fn vcpus_are_kept_on_the_cpus_that_are_named_and_the_stubdomain_is_not() {
 
 #[test]
 fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
-    for (line, word) in [("vpmu=1", "performance counters"), ("vmtrace_buf_kb=64", "traces no virtual CPUs")]
-    {
+    for (line, word) in [("vpmu=1", "performance counters"), ("vmtrace_buf_kb=64", "cannot trace vCPUs")] {
         let world = World::new(Stubs::Work);
         let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{line}");
         let config = config::load_str("x", &text).config.unwrap();

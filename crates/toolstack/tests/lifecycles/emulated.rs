@@ -96,10 +96,10 @@ fn what_is_said_of_a_disk_that_is_not_emulated() {
     assert_eq!(said("/srv/extra.img,raw,sda,rw"), "");
     assert_eq!(said("/srv/new.iso,raw,xvdc,ro"), "");
     let ide = said("script=block-x,vdev=hdb,target=v:4");
-    assert!(ide.contains("hdb is a PV disk only until the guest is started anew"), "{ide}");
+    assert!(ide.contains("hdb is only a PV disk until the guest is restarted"), "{ide}");
     world.give_drivers(guest.domid, Drivers::None);
     let unseen = said("script=block-x,vdev=xvdg,target=v:5");
-    assert!(unseen.contains("no PV drivers at work to see it"), "{unseen}");
+    assert!(unseen.contains("no active PV drivers to use it"), "{unseen}");
     assert_eq!(world.qemu.scsi().0, Vec::<String>::new());
     destroy(&world, &guest, "said");
 }
@@ -109,7 +109,7 @@ fn an_emulated_disk_goes_by_force_alone_and_whatever_qemu_says() {
     let (world, guest) = without_drivers();
     let detach = |how| world.toolstack.detach_disk(guest.id(), vdev("sdb"), how, &mut |_| ());
     let report = detach(Detach::Ask).unwrap_err().report();
-    assert!(report.contains("--force unplugs it"), "{report}");
+    assert!(report.contains("use --force once"), "{report}");
     world.qemu.break_down(true);
     detach(Detach::Force).unwrap();
     assert_eq!(world.qemu.scsi().0, ["scsi-2064"]);

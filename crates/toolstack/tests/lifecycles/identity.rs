@@ -158,7 +158,7 @@ fn an_unreadable_file_frees_nothing_and_blocks_its_name_and_uuid() {
         assert!(listed[0].cause.chain().contains("is left alone"), "{}", listed[0].cause.chain());
         for text in [CONFIG.to_owned(), format!("{CONFIG}\nuuid='{UUID}'\nname='other'")] {
             let error = create(&world, &text).unwrap_err().report();
-            assert!(error.contains("taken") || error.contains("is there already") || error.contains(UUID));
+            assert!(error.contains("taken") || error.contains("already used") || error.contains(UUID));
         }
         assert!(world.toolstack.destroy(guest.id(), &mut |_| ()).is_err(), "{damage}");
         // Once the file is restored, the guest is managed again.

@@ -120,7 +120,7 @@ impl Layout {
         let hole = build.mmio_hole.map_or(0, |hole| hole.get().saturating_mul(1024));
         // hvmloader and the first MiB of a PC need some room below the hole.
         if hole > GIB_4 - (16 << 20) {
-            return Err(wrong("the hole for devices' memory leaves no memory below 4 GiB".to_owned()));
+            return Err(wrong("the MMIO hole leaves no memory below 4 GiB".to_owned()));
         }
         let mmio_size = hole.max(MMIO_HOLE);
         let memory = KiB(memory.max.get() - memory.video.get());
@@ -362,7 +362,7 @@ fn write_hvm_info(page: &SharedPages, table: usize, build: &HvmBuild) {
 
 pub(crate) fn c_string(operation: &'static str, what: &str, text: &str) -> Result<CString> {
     CString::new(text)
-        .map_err(|_| XenError::Invalid { operation, reason: format!("{what} has a zero byte in it") })
+        .map_err(|_| XenError::Invalid { operation, reason: format!("{what} contains a NUL byte") })
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ impl SimHypervisor {
         self.lock().operations.clone()
     }
 
-    /// What is left of domains other than 0: a line for each thing that a toolstack should have cleared away.
+    /// What is left of domains other than 0: a line for each thing that a toolstack should have removed.
     #[must_use]
     pub fn leftovers(&self) -> Vec<String> {
         let state = self.lock();

@@ -254,7 +254,7 @@ impl<'a> Parser<'a, '_, '_> {
                 self.reader.push(
                     bad(format!("`{key}` is not a parameter of a disk"), span)
                         .help(choices(key, KEYS))
-                        .help("a target with `=` or `,` in it is written last, as `target=…`"),
+                        .help("write a target that contains `=` or `,` last, as `target=…`"),
                 );
                 return false;
             }
@@ -265,7 +265,7 @@ impl<'a> Parser<'a, '_, '_> {
     fn refuse_colo(&mut self, key: &str, start: usize) {
         self.failed = true;
         let span = self.word(key, start).span;
-        self.reader.push(refused(format!("`{key}` cannot be honoured"), span, "COLO is not there"));
+        self.reader.push(refused(format!("`{key}` is not supported"), span, "COLO is not supported"));
     }
 
     /// Sets a value that may be set only once; an empty one does not count.

@@ -20,7 +20,7 @@ impl<M: RingMemory> Console<M> {
         match Spool::create(path, capacity, &kept) {
             Ok(spool) => self.history = History::taken_up(spool, &kept),
             Err(error) => {
-                self.complain(&format_args!("no journal can be kept: {error}"));
+                self.complain(&format_args!("cannot create the journal: {error}"));
                 self.history = History::taken_up_here(&kept);
             }
         }
@@ -39,12 +39,12 @@ impl<M: RingMemory> Console<M> {
         }
     }
 
-    /// Takes up a ring: frees the bytes that a killed predecessor had taken and not yet freed.
+    /// Continues a ring: releases the bytes that a killed predecessor had read and not yet released.
     pub(crate) fn take_up(&mut self, mut wire: Wire<M>) {
         let ring = self.kept.take().map(|kept| kept.ring).unwrap_or_default();
         let count = usize::try_from(ring.to.wrapping_sub(ring.from)).unwrap_or(usize::MAX);
         let mut buffer = [0; OUT_SIZE];
-        // A lie will be found by the first service.
+        // A corrupted ring is found when it is first served.
         if let Ok(batch) = wire.ring.copy(&mut buffer)
             && batch.start() == ring.from
             && count <= batch.count()
@@ -65,7 +65,7 @@ impl<M: RingMemory> Console<M> {
     pub(super) fn take(&mut self, batch: Batch, bytes: &[u8], now: Instant) {
         self.history.mark(now);
         if let Err(error) = self.history.push(bytes) {
-            self.complain(&format_args!("no journal can be kept any more: {error}"));
+            self.complain(&format_args!("cannot write the journal any more: {error}"));
         }
         self.note_ring(batch.start(), batch.end());
         self.waiting += bytes.len();

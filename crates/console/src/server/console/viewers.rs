@@ -33,7 +33,7 @@ impl<M: RingMemory> Console<M> {
             }
         };
         if let Err(error) = self.admit(poller, stream, role, None) {
-            debug!(console = %self.id, %error, "a viewer was turned away");
+            debug!(console = %self.id, %error, "refused a viewer");
         }
     }
 
@@ -55,10 +55,10 @@ impl<M: RingMemory> Console<M> {
     /// Says why someone cannot be taken in.
     pub(crate) fn refuses(&self, role: Role) -> Option<&'static str> {
         if self.viewers.len() >= VIEWERS_MAX {
-            return Some("this console has as many viewers as it may have");
+            return Some("this console has reached its limit of viewers");
         }
         let taken = role == Role::Stream && self.viewers.values().any(|viewer| viewer.role == Role::Stream);
-        taken.then_some("someone else has this console's stream")
+        taken.then_some("this console's stream is already in use")
     }
 
     /// Takes someone in. A viewer gets what is kept, or what came since a time; a stream what comes from now on.
