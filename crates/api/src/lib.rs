@@ -9,6 +9,7 @@
 pub mod client;
 mod failure;
 pub mod frame;
+mod methods;
 pub mod types;
 
 /// The interface definition that the daemon serves.

@@ -4,37 +4,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 pub use crate::failure::{ERRORS, Failure};
-
-/// Every method of the interface.
-pub const METHODS: [&str; 27] = [
-    "Create",
-    "List",
-    "Get",
-    "Inspect",
-    "Destroy",
-    "Pause",
-    "Unpause",
-    "Shutdown",
-    "Reboot",
-    "HostInfo",
-    "BlockAttach",
-    "BlockDetach",
-    "BlockList",
-    "CdInsert",
-    "CdEject",
-    "NetworkAttach",
-    "NetworkDetach",
-    "NetworkSetBridge",
-    "NetworkList",
-    "VcpuSet",
-    "MemSet",
-    "Rename",
-    "Screenshot",
-    "Trigger",
-    "Sysrq",
-    "Monitor",
-    "Qmp",
-];
+pub use crate::methods::METHODS;
 
 /// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

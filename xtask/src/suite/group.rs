@@ -176,7 +176,7 @@ impl<'a> Follower<'a> {
                 }
             }
             Some(event) => {
-                self.nonsense = Some(format!("vm-tests printed an unexpected line: {}", event.line()))
+                self.nonsense = Some(format!("vm-tests printed an unexpected line: {}", event.line()));
             }
             None if line.is_empty() => {}
             None => self.said += &format!("{line}\n"),

@@ -1,0 +1,32 @@
+//! The methods of the interface `io.outrigger`.
+
+/// Every method of the interface.
+pub const METHODS: [&str; 27] = [
+    "Create",
+    "List",
+    "Get",
+    "Inspect",
+    "Destroy",
+    "Pause",
+    "Unpause",
+    "Shutdown",
+    "Reboot",
+    "HostInfo",
+    "BlockAttach",
+    "BlockDetach",
+    "BlockList",
+    "CdInsert",
+    "CdEject",
+    "NetworkAttach",
+    "NetworkDetach",
+    "NetworkSetBridge",
+    "NetworkList",
+    "VcpuSet",
+    "MemSet",
+    "Rename",
+    "Screenshot",
+    "Trigger",
+    "Sysrq",
+    "Monitor",
+    "Qmp",
+];
