@@ -367,7 +367,7 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.qmp.gone(&renamed);
     let end = client.line();
-    assert!(end["data"]["reason"].as_str().unwrap().contains("gone"), "{end}");
+    assert!(end["data"]["reason"].as_str().unwrap().contains("ended"), "{end}");
     let mut line = String::new();
     assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
     assert!(!world.folder.path().join("qmp/a_b.sock").exists());
