@@ -1,6 +1,5 @@
 //! `cargo xtask test --long`: what takes hours. The latest results of each part stand in `docs/status.md`.
 
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -10,8 +9,6 @@ use clap::ValueEnum;
 use crate::meter::{Load, Meter};
 use crate::workspace;
 
-/// Whole runs of the test command, one after the other.
-const ROUNDS: usize = 5;
 /// Random inputs of each property test; usually it is 256.
 const PROPERTY_CASES: &str = "4096";
 /// Where the results are kept.
@@ -23,7 +20,7 @@ const HEAD: &str =
 /// What of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    /// Five whole runs in a row.
+    /// Whole runs in a row.
     Rounds,
     /// Every test with many random inputs.
     Properties,
@@ -40,35 +37,40 @@ struct Outcome {
     good: bool,
 }
 
-/// Does these parts, whatever fails, and writes the results down. `whole` is the usual run of all tests, and says in a
-/// few words what it gave.
-pub(crate) fn main(parts: &[Part], whole: impl Fn() -> Result<String>) -> Result<ExitCode> {
-    let date = said("date", &["--utc", "+%Y-%m-%d"])?;
-    let mut outcomes = Vec::new();
+/// Does these parts, whatever fails, and writes each result down as soon as it is there. `whole` is the usual run of all
+/// tests, and says in a few words what it gave; it is done `rounds` times.
+pub(crate) fn main(parts: &[Part], rounds: usize, whole: impl Fn() -> Result<String>) -> Result<ExitCode> {
+    let mut good = true;
     for part in parts {
         match part {
             Part::Properties => {
                 let what = format!("unit and property tests, {PROPERTY_CASES} random inputs each");
-                outcomes.push(outcome(what, properties)?);
+                good &= record(&outcome(what, properties)?)?;
             }
             Part::Rounds => {
-                for round in 1..=ROUNDS {
-                    eprintln!("== round {round} of {ROUNDS}");
-                    outcomes.push(outcome(format!("whole run {round} of {ROUNDS}"), &whole)?);
+                for round in 1..=rounds {
+                    eprintln!("== round {round} of {rounds}");
+                    good &= record(&outcome(format!("whole run {round} of {rounds}"), &whole)?)?;
                 }
             }
         }
     }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Puts a result into the page, and says whether it is a good one.
+fn record(outcome: &Outcome) -> Result<bool> {
     let path = workspace::root().join(STATUS);
     let before = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         read => read.with_context(|| format!("Cannot read {}", path.display()))?,
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let text = page(&before, cores, &date, &outcomes);
-    write(&path, &text)?;
+    let date = said("date", &["--utc", "+%Y-%m-%d"])?;
+    let text = page(&before, cores, &date, std::slice::from_ref(outcome));
+    std::fs::write(&path, &text).with_context(|| format!("Cannot write {}", path.display()))?;
     eprint!("{text}");
-    Ok(if outcomes.iter().all(|outcome| outcome.good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(outcome.good)
 }
 
 /// Does one part and looks at the machine meanwhile.
@@ -102,7 +104,9 @@ fn properties() -> Result<String> {
 /// The commit, and whether something is changed since.
 fn commit() -> Result<String> {
     let commit = said("git", &["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !said("git", &["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let changed =
+        !said("git", &["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/status.md"])?
+            .is_empty();
     Ok(if changed { format!("{commit} with changes") } else { commit })
 }
 
@@ -112,10 +116,6 @@ fn said(program: &str, arguments: &[&str]) -> Result<String> {
     let output = output.with_context(|| format!("Cannot start {program}"))?;
     ensure!(output.status.success(), "{program} {} failed ({})", arguments.join(" "), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("Cannot write {}", path.display()))
 }
 
 /// The page: rows of what was done now, and from the page before those of what was not.
@@ -142,7 +142,7 @@ fn page(before: &str, cores: usize, date: &str, outcomes: &[Outcome]) -> String 
     format!(
         "# The long tests\n\nThe latest result of each part of `cargo xtask test --long`, which writes this page, on \
          {cores} processors. Busy: the share of all processors' time. Memory: the most of the machine's memory that was \
-         in use at once, with what else ran.\n\n{HEAD}{rows}{kept}"
+         in use at once, with what else ran.\n\n{HEAD}{kept}{rows}"
     )
 }
 

@@ -27,6 +27,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PART,…", value_enum, value_delimiter = ',', num_args = 0..=1, require_equals = true,
         default_missing_value = "rounds,properties", conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
     long: Option<Vec<long::Part>>,
+    /// How many whole runs `--long` makes.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "long")]
+    rounds: usize,
     /// How many embedded hosts run at once; by default as many as the machine has processors and memory for.
     #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
     jobs: Option<usize>,
@@ -80,7 +83,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
     match &options.long {
-        Some(parts) => long::main(parts, || whole(options, ci)),
+        Some(parts) => long::main(parts, options.rounds, || whole(options, ci)),
         None => {
             let said = whole(options, ci)?;
             eprintln!("== all good: {said}");

@@ -311,7 +311,7 @@ fn nonsense_ends_a_session_and_reaches_nobody() {
         }
         assert!(!world.mux.is_up(), "{nonsense}");
         assert!(
-            world.read(client).contains("OUTRIGGER_SESSION_LOST\",\"data\":{\"reason\":\"it sent too many invalid messages")
+            world.read(client).contains("OUTRIGGER_SESSION_LOST\",\"data\":{\"reason\":\"it sent too many")
         );
         assert_eq!(world.read(client), "");
     }
