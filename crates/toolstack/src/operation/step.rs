@@ -2,7 +2,7 @@
 
 use crate::error::Cause;
 
-/// What a step or its undo gives back.
+/// The result of a step or of its undo.
 pub type StepResult = Result<(), Cause>;
 
 /// One named step of an operation over the context `C`.
