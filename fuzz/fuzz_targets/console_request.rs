@@ -3,7 +3,7 @@
 
 use console::output::{Output, Plan};
 use console::request::Request;
-use contract::stream::{Decoder, Encoder, Piece};
+use stubdom_abi::stream::{Decoder, Encoder, Piece};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let (mut decoder, mut rest) = (Decoder::default(), data);
     while let Ok((used, piece)) = decoder.take(rest) {
         if let Piece::Data(bytes) = &piece {
-            assert!(bytes.len() <= contract::stream::CHUNK_MAX);
+            assert!(bytes.len() <= stubdom_abi::stream::CHUNK_MAX);
         }
         rest = &rest[used..];
         if rest.is_empty() || matches!(piece, Piece::End { .. }) {

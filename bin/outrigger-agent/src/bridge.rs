@@ -17,9 +17,9 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use contract::{DmKey, Feature, ImageConfig};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use stubdom_abi::{DmKey, Feature, ImageConfig};
 use vchan::{Change, RingSizes, Server, VchanError};
 use xen_types::DomId;
 use xenstore::Connection;
@@ -43,7 +43,7 @@ pub(crate) struct Service {
 
 /// What is offered, where the kernel's command line does not say that QEMU's monitor has another way.
 pub(crate) fn services(cmdline: &str) -> &'static [Service] {
-    if contract::has_word(cmdline, contract::QMP_CONSOLE_WORD) { &[] } else { &SERVICES }
+    if stubdom_abi::has_word(cmdline, stubdom_abi::QMP_CONSOLE_WORD) { &[] } else { &SERVICES }
 }
 
 const SERVICES: [Service; 1] = [Service {

@@ -4,10 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use contract::{STATE_IN_FD, STATE_OUT_FD, StubConsole};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use stubdom_abi::{STATE_IN_FD, STATE_OUT_FD, StubConsole};
 
 use crate::error::AgentError;
 

@@ -1,8 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use contract::{ArgvError, StubConsole};
 use nix::errno::Errno;
+use stubdom_abi::{ArgvError, StubConsole};
 use thiserror::Error;
 use vchan::VchanError;
 use xen_types::DomIdError;

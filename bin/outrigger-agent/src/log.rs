@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
-use contract::{StubConsole, harmless};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
+use stubdom_abi::{StubConsole, harmless};
 
 use crate::consoles::set_raw;
 
@@ -163,7 +163,7 @@ impl Text {
                 _ => {
                     self.pending.push_back(byte);
                     self.in_line = true;
-                    if self.line.len() < contract::MAX_STUB_VALUE {
+                    if self.line.len() < stubdom_abi::MAX_STUB_VALUE {
                         self.line.push(byte);
                     }
                 }

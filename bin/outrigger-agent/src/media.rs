@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use contract::{StubDevid, harmless};
 use serde_json::json;
+use stubdom_abi::{StubDevid, harmless};
 
 use crate::disks::{Change, PvDisk};
 use crate::monitor::Request;

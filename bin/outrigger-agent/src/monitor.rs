@@ -9,10 +9,10 @@ use std::io::{ErrorKind, IoSlice, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use contract::harmless;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use serde_json::{Value, json};
+use stubdom_abi::harmless;
 
 /// The longest line of QEMU's that is looked at; what is longer ends the session.
 const LINE_MAX: usize = 256 * 1024;

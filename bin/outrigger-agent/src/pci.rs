@@ -14,8 +14,8 @@
 
 use std::time::Duration;
 
-use contract::{DmKey, PCI_WORD, harmless};
 use serde_json::{Value, json};
+use stubdom_abi::{DmKey, PCI_WORD, harmless};
 
 /// The longest text that is given back as a reason.
 const REASON_MAX: usize = 120;
@@ -341,7 +341,7 @@ mod tests {
             let later = commands.answered(1, &Err(parameter));
             for effect in effects.into_iter().chain(later) {
                 if let Effect::Write(_, value) = effect {
-                    prop_assert!(value.len() <= contract::MAX_STUB_VALUE);
+                    prop_assert!(value.len() <= stubdom_abi::MAX_STUB_VALUE);
                 }
             }
         }

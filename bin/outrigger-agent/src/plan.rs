@@ -1,6 +1,6 @@
 //! What the arguments ask of the stubdomain, worked out without I/O.
 
-use contract::{Argv, STATE_IN_FD};
+use stubdom_abi::{Argv, STATE_IN_FD};
 
 /// The longest name of a network interface (`IFNAMSIZ` is 16 with the final NUL).
 const IFNAME_MAX: usize = 15;
@@ -35,7 +35,7 @@ pub(crate) struct Nic {
 impl Nic {
     /// The NIC that a PV NIC makes which was plugged in later.
     pub(crate) fn plugged(devid: u32) -> Self {
-        Self { tap: contract::plugged_tap(devid), devid }
+        Self { tap: stubdom_abi::plugged_tap(devid), devid }
     }
 
     /// The bridge's name.

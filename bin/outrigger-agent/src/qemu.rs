@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use contract::{AgentExit, ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use stubdom_abi::{AgentExit, ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
 
 use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;

@@ -9,8 +9,8 @@ pub(crate) mod filter;
 pub(crate) mod inspect;
 pub(crate) mod launch;
 
-use contract::PCI_WORD;
 use nix::unistd::{Gid, Uid};
+use stubdom_abi::PCI_WORD;
 
 use crate::plan::Plan;
 use crate::system::has_xen_device;
@@ -40,7 +40,7 @@ pub(crate) enum Confinement {
 impl Confinement {
     /// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
     pub(crate) fn of(plan: &Plan, cmdline: &str) -> Self {
-        let is_told = || contract::has_word(cmdline, PCI_WORD);
+        let is_told = || stubdom_abi::has_word(cmdline, PCI_WORD);
         let has_pci = plan.names_pci || is_told() || has_xen_device("pci-0");
         if has_pci { Self::Pci } else { Self::User }
     }

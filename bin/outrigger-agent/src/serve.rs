@@ -4,11 +4,11 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use contract::{AgentExit, DmKey};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use stubdom_abi::{AgentExit, DmKey};
 use xen_types::DomId;
 use xenstore::{Connection, Store};
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use contract::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
 use nix::sys::signalfd::SignalFd;
+use stubdom_abi::{ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
 use xen_types::DomId;
 use xenstore::Connection;
 

@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 
-use contract::StubConsole;
-use contract::stream::{Decoder, Encoder, FrameError, Piece};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use stubdom_abi::StubConsole;
+use stubdom_abi::stream::{Decoder, Encoder, FrameError, Piece};
 use thiserror::Error;
 
 use crate::consoles::open_raw_polled;
@@ -165,7 +165,7 @@ pub(crate) struct States {
 impl States {
     /// Whether the kernel's command line asks for frames.
     pub(crate) fn are_wanted(cmdline: &str) -> bool {
-        contract::has_word(cmdline, contract::STATE_FRAMES_WORD)
+        stubdom_abi::has_word(cmdline, stubdom_abi::STATE_FRAMES_WORD)
     }
 
     /// Takes over the console that is the way out; gives QEMU's end.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use contract::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
+use stubdom_abi::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 

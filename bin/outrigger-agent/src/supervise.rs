@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use contract::{AgentExit, DmKey, HEARTBEAT_INTERVAL, Heartbeat};
+use stubdom_abi::{AgentExit, DmKey, HEARTBEAT_INTERVAL, Heartbeat};
 
 /// How long QEMU may take to end after it was asked to.
 const STOP: Duration = Duration::from_secs(5);

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use contract::ImageConfig;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
+use stubdom_abi::ImageConfig;
 
 use crate::error::AgentError;
 

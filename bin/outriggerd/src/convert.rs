@@ -135,7 +135,7 @@ pub(crate) fn unreadable(file: &UnreadableRecord) -> Unreadable {
     Unreadable {
         file: file.path.display().to_string(),
         uuid: file.uuid.map(|uuid| uuid.to_string()),
-        name: file.name.as_ref().map(|name| contract::harmless(name.as_bytes())),
+        name: file.name.as_ref().map(|name| stubdom_abi::harmless(name.as_bytes())),
         domid: file.domid,
         problem: file.cause.chain(),
     }

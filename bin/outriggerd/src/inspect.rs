@@ -1,7 +1,7 @@
 //! What a guest's stubdomain was given and what it says of itself.
 
-use contract::{Argv, DmKey};
 use serde_json::{Map, Value};
+use stubdom_abi::{Argv, DmKey};
 use toolstack::{Cause, Guest, Toolstack};
 use xenstore::Store;
 
@@ -24,7 +24,7 @@ pub(crate) fn inspect(toolstack: &Toolstack, guest: &Guest) -> Result<Found, Cau
 
 fn argv(toolstack: &Toolstack, guest: &Guest) -> Result<Vec<String>, Cause> {
     let store = toolstack.xenstore();
-    let dir = contract::paths::dm_argv_dir(&contract::paths::vm_dir(&guest.uuid.to_string())?)?;
+    let dir = stubdom_abi::paths::dm_argv_dir(&stubdom_abi::paths::vm_dir(&guest.uuid.to_string())?)?;
     let mut keys = Vec::new();
     for key in store.list(&dir)?.unwrap_or_default() {
         let value = store.read(&dir.join(&key)?)?.unwrap_or_default();
@@ -46,7 +46,7 @@ fn agent(toolstack: &Toolstack, guest: &Guest) -> Result<Value, Cause> {
     let mut found = Map::new();
     for (name, key) in keys {
         if let Some(value) = toolstack.xenstore().read(&key.path(guest.stub_domid, guest.domid))? {
-            found.insert(name.to_owned(), Value::String(contract::harmless(&value)));
+            found.insert(name.to_owned(), Value::String(stubdom_abi::harmless(&value)));
         }
     }
     Ok(Value::Object(found))

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use contract::{DmKey, Feature, Features, MAX_STUB_VALUE};
+use stubdom_abi::{DmKey, Feature, Features, MAX_STUB_VALUE};
 use toolstack::{Cause, Guest, Toolstack};
 use xenstore::Store;
 

@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use contract::stream::{CHUNK_MAX, Decoder, Encoder, FrameError, Piece};
+use stubdom_abi::stream::{CHUNK_MAX, Decoder, Encoder, FrameError, Piece};
 use thiserror::Error;
 use uuid::Uuid;
 use xen_types::DomId;

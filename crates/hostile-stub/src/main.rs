@@ -17,10 +17,10 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use contract::{DmKey, Feature, Features, paths};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
+use stubdom_abi::{DmKey, Feature, Features, paths};
 use vchan::{Change, RingSizes, Server, VchanError};
 use xen_types::DomId;
 use xenstore::{Connection, Store as _};

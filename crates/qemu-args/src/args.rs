@@ -1,7 +1,7 @@
 //! The arguments, in libxl's order: QEMU puts devices on the PCI bus as they come, and a saved state remembers where.
 
 use config::{DiskController, GuestConfig, UsbController, VendorDevice, Vga};
-use contract::{Argv, ImageConfig, QmpConsole};
+use stubdom_abi::{Argv, ImageConfig, QmpConsole};
 use xen_types::KiB;
 
 use crate::{Facts, Place, PlanError, StubDisk, StubNic, StubSerial};

@@ -31,7 +31,7 @@ mod disks;
 mod nics;
 
 use config::{GuestConfig, QmpTransport, Uuid, Vdev};
-use contract::{Argv, ArgvError, ConsoleError, QmpConsole, StubConsole};
+use stubdom_abi::{Argv, ArgvError, ConsoleError, QmpConsole, StubConsole};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 

@@ -1,4 +1,4 @@
-//! A QEMU that is played by a test, and the contract that it shares with the real monitor.
+//! A QEMU that is played by a test, and the conformance suite that it passes as the real monitor does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -186,7 +186,7 @@ impl Events for FakeEvents {
     }
 }
 
-/// What has to be made for [`contract`]: a monitor whose QEMU is played by a function.
+/// What has to be made for [`conformance`]: a monitor whose QEMU is played by a function.
 pub trait Stage {
     /// A monitor whose QEMU is played so.
     fn monitor(&self, player: Box<Player>) -> Arc<dyn Monitor>;
@@ -197,7 +197,7 @@ pub trait Stage {
 }
 
 /// What every monitor must do. Panics where one does not.
-pub fn contract(stage: &dyn Stage) {
+pub fn conformance(stage: &dyn Stage) {
     let soon = || Instant::now() + Duration::from_secs(20);
     let monitor = stage.monitor(Box::new(|command, arguments| match command {
         "device_del" => {
@@ -235,7 +235,7 @@ pub fn contract(stage: &dyn Stage) {
 }
 
 /// What every monitor must do when its session is lost. Panics where one does not.
-pub fn contract_of_loss(stage: &dyn Stage) {
+pub fn conformance_after_loss(stage: &dyn Stage) {
     let soon = || Instant::now() + Duration::from_secs(20);
     let monitor = stage.monitor(Box::new(|command, arguments| match command {
         "quit" => Play::Lose,
@@ -300,8 +300,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fake_monitor_keeps_the_contract() {
-        contract(&FakeStage::default());
-        contract_of_loss(&FakeStage::default());
+    fn fake_monitor_passes_the_conformance_suite() {
+        conformance(&FakeStage::default());
+        conformance_after_loss(&FakeStage::default());
     }
 }

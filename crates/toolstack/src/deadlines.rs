@@ -39,7 +39,7 @@ impl Default for Deadlines {
             qmp: Duration::from_secs(10),
             screen: Duration::from_secs(30),
             script: Duration::from_secs(40),
-            heartbeat: contract::HEARTBEAT_STALE,
+            heartbeat: stubdom_abi::HEARTBEAT_STALE,
             taken: Duration::from_secs(3),
         }
     }

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use config::Uuid;
-use contract::{AgentExit, ArgvError};
 use qemu_args::PlanError;
+use stubdom_abi::{AgentExit, ArgvError};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 use xenstore::{PathError, StoreError};

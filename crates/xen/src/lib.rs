@@ -3,7 +3,7 @@
 //!
 //! [`Hypervisor`] is what a toolstack asks of Xen. [`RealHypervisor`] asks libxenctrl and libxenguest;
 //! [`SimHypervisor`] keeps domains in memory, refuses what Xen refuses, and fails where a test wants it to. Both pass
-//! the same contract tests (module and feature `testing`).
+//! the same conformance tests (module and feature `testing`).
 //!
 //! [`EventChannels`], [`GrantTable`] and [`GrantAllocator`] need the kernel's device files only: a program that wants
 //! nothing else turns the default feature `libxenctrl` off and is not linked with Xen's libraries.

@@ -1,6 +1,6 @@
-//! The contract of [`Hypervisor`](crate::Hypervisor), as cases that run against any implementation.
+//! The conformance suite of [`Hypervisor`](crate::Hypervisor), as cases that run against any implementation.
 //!
-//! The simulation is believed because it passes the same cases as Xen does. The example `contract` runs them in a
+//! The simulation is believed because it passes the same cases as Xen does. The example `conformance` runs them in a
 //! dom0. Each case clears away the domains that it makes, also when it fails.
 
 mod cases;
@@ -61,13 +61,13 @@ impl Case {
 ///
 /// # Errors
 /// The first case that was not as it must be, and why.
-pub fn contract(xen: &dyn Hypervisor, files: &GuestFiles) -> Result<(), Broken> {
+pub fn conformance(xen: &dyn Hypervisor, files: &GuestFiles) -> Result<(), Broken> {
     CASES.iter().try_for_each(|case| {
         case.run(xen, files).map_err(|broken| Broken(format!("{}: {broken}", case.name)))
     })
 }
 
-/// What an implementation did that the contract does not allow.
+/// What an implementation did that the conformance suite does not allow.
 #[derive(Debug)]
 pub struct Broken(String);
 
@@ -111,7 +111,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     const HVM: DomainKind = DomainKind::Hvm { hap: true, nested: false };
     const SHADOW: DomainKind = DomainKind::Hvm { hap: false, nested: false };
-    const UUID: [u8; 16] = *b"contract test 01";
+    const UUID: [u8; 16] = *b"conformance 0001";
 
     /// A number that no domain has: one of the highest, which Xen gives out last.
     fn unknown() -> DomId {
@@ -212,7 +212,7 @@ mod tests {
     use crate::sim::SimHypervisor;
 
     #[test]
-    fn the_simulation_keeps_the_contract() {
+    fn simulation_passes_the_conformance_suite() {
         let bytes = || Blob::Bytes(vec![0x7f]);
         let files = GuestFiles { hvmloader: bytes(), firmware: bytes(), kernel: bytes() };
         let xen = SimHypervisor::new();

@@ -2,7 +2,7 @@
 //!
 //! It speaks the real protocol over sockets, so that the clients under test are the real ones. What it decides
 //! (permissions, transactions, quotas, when watches fire, which error a request gets) follows the C xenstored of
-//! Xen 4.17 (`tools/xenstore/`); the contract cases of [`testing`](crate::testing) pass on both.
+//! Xen 4.17 (`tools/xenstore/`); the conformance cases of [`testing`](crate::testing) pass on both.
 //!
 //! It differs where there is no hypervisor: every domid that a request names counts as an existing domain, the page
 //! and the event channel of an introduction are not looked at, and a domain dies only by

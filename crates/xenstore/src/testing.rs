@@ -1,7 +1,7 @@
 //! Cases that every xenstored passes: the in-process [`Server`](crate::server::Server) in this crate's tests, and the
-//! real one in the control domain of a Xen host (`examples/contract.rs`).
+//! real one in the control domain of a Xen host (`examples/conformance.rs`).
 //!
-//! The cases work below `/outrigger-contract` and leave nothing there.
+//! The cases work below `/outrigger-conformance` and leave nothing there.
 
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// One case of the contract.
+/// One case of the conformance suite.
 pub struct Case {
     /// Its name: what holds.
     pub name: &'static str,
@@ -47,7 +47,7 @@ impl fmt::Debug for Case {
 /// Runs all cases; `connect` makes a connection with the rights of a domain, or nothing when it cannot for this one.
 ///
 /// Domains other than 0 are ones that do not exist otherwise.
-pub fn contract(connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Vec<(&'static str, Outcome)> {
+pub fn conformance(connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Vec<(&'static str, Outcome)> {
     all_cases().map(|case| (case.name, case.run(connect))).collect()
 }
 
@@ -71,11 +71,11 @@ impl Case {
         Outcome::of((self.run)(&bench))
     }
 
-    /// Runs the case, on nodes of its own; `connect` as for [`contract`].
+    /// Runs the case, on nodes of its own; `connect` as for [`conformance`].
     pub fn run(&self, connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Outcome {
         let outcome = (|| {
             let dom0 = connect(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected"))?;
-            let root = XsPath::new("/outrigger-contract").map_err(StoreError::from)?;
+            let root = XsPath::new("/outrigger-conformance").map_err(StoreError::from)?;
             let bench = Bench { connect, dom0, root };
             bench.dom0.rm(&bench.root)?;
             bench.dom0.mkdir(&bench.root)?;
@@ -121,7 +121,7 @@ struct Bench<'a> {
     root: XsPath,
 }
 
-/// A domain that exists for the contract alone.
+/// A domain that exists for the conformance suite alone.
 struct Guest {
     domid: DomId,
     store: Xenstore,
@@ -206,7 +206,7 @@ mod tests {
     use crate::server::Server;
 
     #[test]
-    fn the_server_keeps_the_contract_with_a_guest() {
+    fn server_passes_the_conformance_suite_with_a_guest() {
         for case in guest_cases() {
             let server = Server::start();
             let (dom0, domid) = (server.connect(DomId::DOM0), DomId::new(9).unwrap());
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_keeps_the_contract() {
+    fn server_passes_the_conformance_suite() {
         let failed: Vec<_> = all_cases()
             .filter_map(|case| {
                 let server = Server::start();

@@ -3,8 +3,8 @@
 mod agent;
 mod bad_input;
 mod changes;
+mod conformance;
 mod console;
-mod contracts;
 mod daemon;
 mod devices;
 mod ease;
@@ -63,7 +63,7 @@ impl Case {
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
     [
-        contracts::CASES,
+        conformance::CASES,
         bad_input::CASES,
         console::CASES,
         hello::CASES,

@@ -7,9 +7,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use console::attach::SOCKET_DIR;
 use console::request::Request;
-use contract::{DmKey, Feature, Features};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
+use stubdom_abi::{DmKey, Feature, Features};
 use xen_types::DomId;
 use xenstore::{Store as _, Xenstore};
 

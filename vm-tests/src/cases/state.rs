@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use console::attach::SOCKET_DIR;
 use console::stream::Stream;
-use contract::DmKey;
+use stubdom_abi::DmKey;
 use xen_types::DomId;
 use xenstore::{Store as _, Xenstore, XsPath};
 

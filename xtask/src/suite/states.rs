@@ -18,9 +18,9 @@ use crate::{emulator, guest, workspace};
 const PROFILE: Profile = Profile::Dev;
 /// What a preparation may take, before scaling: more than a Linux guest's creation and boot may.
 const PREPARATION_LIMIT: Duration = Duration::from_secs(600);
-/// Where the contract suites of the ground crates go in dom0.
-const CONTRACTS: [(&str, &str); 2] =
-    [("xenstore", "/usr/bin/xenstore-contract"), ("xen", "/usr/bin/xen-contract")];
+/// Where the conformance suite of the ground crates go in dom0.
+const CONFORMANCE: [(&str, &str); 2] =
+    [("xenstore", "/usr/bin/xenstore-conformance"), ("xen", "/usr/bin/xen-conformance")];
 
 /// The built hosts, and what is done to them before cases run.
 pub(super) struct Hosts {
@@ -106,11 +106,11 @@ fn exports(machine: &Machine, scale: TimeScale) -> String {
     format!("export {}={scale}\n{pinned}", TimeScale::VARIABLE)
 }
 
-/// What runs in dom0 besides the product: the program of the cases, and the contract suites.
+/// What runs in dom0 besides the product: the program of the cases, and the conformance suite.
 fn programs(cases: &Path) -> Result<Vec<Put>> {
     let mut puts = vec![Put { source: cases.to_owned(), target: "/usr/bin/vm-tests".into() }];
-    for (package, target) in CONTRACTS {
-        let source = binaries::example(package, &format!("{package}-contract"), PROFILE)?;
+    for (package, target) in CONFORMANCE {
+        let source = binaries::example(package, &format!("{package}-conformance"), PROFILE)?;
         puts.push(Put { source, target: target.into() });
     }
     Ok(puts)

@@ -15,7 +15,7 @@ use super::Finding;
 
 /// Each page, with the folder or the file that defines what it describes.
 const PAGES: [(&str, &str); 2] = [
-    ("docs/stubdom-api.md", "crates/contract/src"),
+    ("docs/stubdom-api.md", "crates/stubdom-abi/src"),
     ("docs/outriggerd-api.md", "crates/api/src/io.outrigger.varlink"),
 ];
 /// The line before the hashes, which stand at a page's end, and the one after them.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use api::types::{Failure, Guest, State};
-use contract::{DmKey, Feature};
 use serde_json::{Value, json};
+use stubdom_abi::{DmKey, Feature};
 use toolstack::Deadlines;
 use xen::{Hypervisor, ShutdownReason};
 use xen_types::DomId;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use api::types::{Failure, Guests, State};
 use config::Uuid;
-use contract::DmKey;
 use serde_json::json;
+use stubdom_abi::DmKey;
 use toolstack::host::HostDevices as _;
 use xen::{DomainKind, DomainSpec, Hypervisor as _};
 use xen_types::DomId;
@@ -146,7 +146,7 @@ fn stubdomain_is_not_contacted_under_a_reused_domid() {
     store.mkdir(&XsPath::new("/local/domain/2/device-model/1/qmp-vchan").unwrap()).unwrap();
     let dial = HostDial::new(Arc::clone(&world.hypervisor) as _, store, Path::new("/nonexistent"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for console in [None, Some(contract::QmpConsole::behind(0).unwrap())] {
+    for console in [None, Some(stubdom_abi::QmpConsole::behind(0).unwrap())] {
         let place = Place { stub, stub_uuid: Uuid::from_u128(1), target, console };
         let error = runtime.block_on(dial.dial(place)).err().unwrap();
         assert!(error.to_string().contains("domain 2 is no longer the stubdomain"), "{error}");
@@ -160,9 +160,9 @@ fn stubdomain_that_writes_without_end_is_asked_now_and_then() {
     let (stub, target) = (DomId::new(2).unwrap(), DomId::new(1).unwrap());
     stranger(&world, stub, [9; 16]);
     let dom0 = world.server.connect(DomId::DOM0);
-    let dir = contract::paths::device_model_dir(stub, target);
+    let dir = stubdom_abi::paths::device_model_dir(stub, target);
     dom0.mkdir(&dir).unwrap();
-    dom0.set_perms(&dir, &contract::paths::device_model_permissions(stub, target)).unwrap();
+    dom0.set_perms(&dir, &stubdom_abi::paths::device_model_permissions(stub, target)).unwrap();
     let hostile = world.server.connect(stub);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use contract::{ImageConfig, paths};
+use stubdom_abi::{ImageConfig, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store as _};
 

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use contract::ImageConfig;
+use stubdom_abi::ImageConfig;
 
 use super::{QEMU, StubdomSpec};
 use crate::{

@@ -118,7 +118,7 @@ fn test_build_manifest_says_what_is_in() {
     assert_eq!(file("/init").package, "outrigger");
     assert_eq!(file("/init").sha256, manifest.agent.sha256);
     assert_eq!(file("/etc/qemu-ifup").link.as_deref(), Some("/init"));
-    assert!(manifest.files.iter().any(|file| file.path == contract::ImageConfig::PATH));
+    assert!(manifest.files.iter().any(|file| file.path == stubdom_abi::ImageConfig::PATH));
     let sum: u64 = manifest.packages.iter().map(|package| package.bytes).sum();
     assert_eq!(sum, manifest.totals.bytes);
     assert_eq!(manifest.outputs[0].size, 8);

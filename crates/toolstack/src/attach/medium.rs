@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Disk, DiskSource, Vdev};
-use contract::StubDevid;
 use qmp::Monitor;
 use qmp::commands::{
     BlockdevChangeMedium, BlockdevCloseTray, BlockdevOpenTray, BlockdevRemoveMedium, Drive, QueryBlock,
     QueryFdsets,
 };
+use stubdom_abi::StubDevid;
 
 use super::disk::{detach_strays, forget_other_discs, known_backing};
 use super::{Detach, Live, device};

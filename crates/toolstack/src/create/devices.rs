@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use config::{Disk, DiskSource, SerialOutput, Vdev};
-use contract::StubConsole;
-use contract::paths::{argv_permissions, dm_argv_dir, dmargs};
+use stubdom_abi::StubConsole;
+use stubdom_abi::paths::{argv_permissions, dm_argv_dir, dmargs};
 use xen_types::DomId;
 
 use super::Creation;

@@ -68,7 +68,7 @@ impl StubImage {
         } else {
             Manifest::default()
         };
-        let mut cmdline = format!("{COMMAND_LINE} {}", contract::STATE_FRAMES_WORD);
+        let mut cmdline = format!("{COMMAND_LINE} {}", stubdom_abi::STATE_FRAMES_WORD);
         for more in [manifest.cmdline.as_deref(), dm.cmdline.as_deref()].into_iter().flatten() {
             cmdline.push(' ');
             cmdline.push_str(more);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use contract::{AgentExit, DmKey, DmState, harmless};
+use stubdom_abi::{AgentExit, DmKey, DmState, harmless};
 use xen_types::DomId;
 use xenstore::{SpecialWatch, Store, XsPath};
 

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use config::QmpTransport;
-use contract::paths::{device_model_dir, device_model_permissions, stub_target};
-use contract::{QMP_CONSOLE_WORD, Serves};
+use stubdom_abi::paths::{device_model_dir, device_model_permissions, stub_target};
+use stubdom_abi::{QMP_CONSOLE_WORD, Serves};
 use xen::{Blob, CpuidPolicy, DomainKind, DomainSpec, PvBuild, TscMode};
 
 use super::Creation;

@@ -1,4 +1,4 @@
-use contract::QmpConsole;
+use stubdom_abi::QmpConsole;
 use xen_types::{DomId, EventPort, Gfn};
 use xenstore::{Access, Permissions, XsPath};
 

@@ -54,7 +54,7 @@ fn a_stubdomain_with_qmp_on_a_console_has_that_console_and_is_told() {
     assert_eq!((key("output").as_str(), key("log").as_str()), ("null", "none"));
     let vm = read(format!("/local/domain/{stub}/vm"));
     let cmdline = read(format!("{vm}/image/cmdline"));
-    assert!(contract::has_word(&cmdline, contract::QMP_CONSOLE_WORD), "{cmdline}");
+    assert!(stubdom_abi::has_word(&cmdline, stubdom_abi::QMP_CONSOLE_WORD), "{cmdline}");
     let arguments = read(format!("/vm/{}/image/dmargs", guest.uuid));
     assert!(arguments.contains("serial,id=outrigger-console,path=/dev/hvc5"), "{arguments}");
 }

@@ -1,4 +1,4 @@
-//! The cases of the contract.
+//! The cases of the conformance suite.
 
 use nix::errno::Errno;
 use xen_types::{DomId, KiB};

@@ -140,11 +140,11 @@ fn new_nodes_inherit_permissions(bench: &Bench<'_>) -> Verdict {
 }
 
 fn relative_paths_are_below_the_domain(bench: &Bench<'_>) -> Verdict {
-    let path = RelPath::new("outrigger-contract-rel/x").map_err(StoreError::from)?;
+    let path = RelPath::new("outrigger-conformance-rel/x").map_err(StoreError::from)?;
     let absolute = path.of_domain(DomId::DOM0).map_err(StoreError::from)?;
     bench.dom0.write(&path, b"rel")?;
     let found = bench.dom0.read(&absolute)?;
-    bench.dom0.rm(&RelPath::new("outrigger-contract-rel").map_err(StoreError::from)?)?;
+    bench.dom0.rm(&RelPath::new("outrigger-conformance-rel").map_err(StoreError::from)?)?;
     same("value", found, Some(b"rel".to_vec()))
 }
 

@@ -140,7 +140,7 @@ fn every_token_gets_its_event(bench: &Bench<'_>) -> Verdict {
 }
 
 fn a_relative_watch_gives_relative_paths(bench: &Bench<'_>) -> Verdict {
-    let top = RelPath::new("outrigger-contract-rel").map_err(StoreError::from)?;
+    let top = RelPath::new("outrigger-conformance-rel").map_err(StoreError::from)?;
     let below = top.join("x").map_err(StoreError::from)?;
     let watch = bench.dom0.watch(&top)?;
     same("first", next_path(&watch)?, top.to_string())?;
@@ -164,8 +164,8 @@ fn the_same_watch_twice_is_refused(bench: &Bench<'_>) -> Verdict {
         return Err(Trouble::Skip("the kernel keeps the watches of its clients apart and lets it through"));
     }
     let node = bench.at("node")?;
-    let set = Request::watch(&node, "outrigger-contract-twice");
-    let end = Request::unwatch(&node, "outrigger-contract-twice");
+    let set = Request::watch(&node, "outrigger-conformance-twice");
+    let end = Request::unwatch(&node, "outrigger-conformance-twice");
     bench.dom0.request(&set)?;
     refused("second", bench.dom0.request(&set), &ErrorCode::Exists)?;
     bench.dom0.request(&end)?;

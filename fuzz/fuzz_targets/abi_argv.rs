@@ -1,7 +1,7 @@
 //! QEMU's arguments as the stubdomain reads them, in both encodings.
 #![no_main]
 
-use contract::Argv;
+use stubdom_abi::Argv;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -8,13 +8,13 @@ use thiserror::Error;
 /// - `dmargs`, one value with the arguments separated by the escape character (0x1b), older.
 ///
 /// ```
-/// use contract::Argv;
+/// use stubdom_abi::Argv;
 /// let argv = Argv::new(["-machine", "xenfv", ""])?;
 /// let keys: Vec<_> = argv.to_keys().collect();
 /// assert_eq!(keys[2], ("003".to_owned(), &b""[..]));
 /// assert_eq!(Argv::from_keys(keys)?, argv);
 /// assert_eq!(argv.to_dmargs()?, b"-machine\x1bxenfv\x1b");
-/// # Ok::<(), contract::ArgvError>(())
+/// # Ok::<(), stubdom_abi::ArgvError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Argv {

@@ -1,7 +1,7 @@
-//! Runs the contract cases against the xenstored of this host; needs the rights of domain 0's root.
+//! Runs the conformance cases against the xenstored of this host; needs the rights of domain 0's root.
 //!
-//! `contract [SOCKET OR DEVICE]`: without it, the usual place. Cases that need the rights of another domain are
-//! skipped and said. `contract --guest [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
+//! `xenstore-conformance [SOCKET OR DEVICE]`: without it, the usual place. Cases that need the rights of another domain are
+//! skipped and said. `xenstore-conformance --guest [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,7 +60,7 @@ type Run<'a> = &'a dyn Fn() -> Result<(), StoreError>;
 
 /// How long the nodes of one guest take: 150 writes in one transaction.
 fn measure(place: Option<&str>) -> Result<(), StoreError> {
-    let root = XsPath::new("/outrigger-contract-time")?;
+    let root = XsPath::new("/outrigger-conformance-time")?;
     let requests: Result<Vec<_>, StoreError> = (0..150)
         .map(|n| Ok(Request::write(&root.join(format!("device/{}/key-{}", n / 15, n % 15))?, b"some value")))
         .collect();

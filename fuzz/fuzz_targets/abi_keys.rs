@@ -1,7 +1,7 @@
 //! What a stubdomain writes below its own directory, as the toolstack reads it.
 #![no_main]
 
-use contract::{AgentExit, DmState, Features, Heartbeat, StubDevid, harmless};
+use stubdom_abi::{AgentExit, DmState, Features, Heartbeat, StubDevid, harmless};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,6 +1,6 @@
-//! Runs the contract of `Hypervisor` against the Xen that this dom0 runs on.
+//! Runs the conformance suite of `Hypervisor` against the Xen that this dom0 runs on.
 //!
-//! Usage: `contract HVMLOADER FIRMWARE KERNEL`
+//! Usage: `xen-conformance HVMLOADER FIRMWARE KERNEL`
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The contract between the toolstack and the device-model stubdomain, as types.
+//! What the toolstack and the device-model stubdomain agree on, as types.
 //!
 //! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
 //! ([`Argv`]), which console is which ([`StubConsole`], [`QmpConsole`]), and what the stubdomain reports and how that is read
@@ -40,8 +40,8 @@ pub const MAX_EMULATED_DISKS: usize = 26;
 /// The stubdomain's device that holds the target's disk `index` (in configuration order), or nothing above 25.
 ///
 /// ```
-/// assert_eq!(contract::disk_device(1).as_deref(), Some("/dev/xvdb"));
-/// assert_eq!(contract::disk_device(26), None);
+/// assert_eq!(stubdom_abi::disk_device(1).as_deref(), Some("/dev/xvdb"));
+/// assert_eq!(stubdom_abi::disk_device(26), None);
 /// ```
 #[must_use]
 pub fn disk_device(index: usize) -> Option<String> {
@@ -59,7 +59,7 @@ pub fn nic_device(index: usize) -> String {
 /// that uses it.
 ///
 /// ```
-/// assert_eq!(contract::plugged_tap(3), "tap3");
+/// assert_eq!(stubdom_abi::plugged_tap(3), "tap3");
 /// ```
 #[must_use]
 pub fn plugged_tap(devid: u32) -> String {
