@@ -19,11 +19,13 @@ use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::{HostError, ScriptCall};
-use crate::operation::{Step, StepResult, ids, run};
-use crate::record::{GuestRecord, Phase};
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, Way, ids, run,
+};
+use crate::record::GuestRecord;
 use crate::tree::{DeviceId, DeviceKind, backend_parent, below, libxl_dir, vm_dir};
 use crate::wait::Watcher;
-use crate::{Guest, Toolstack};
+use crate::{Toolstack, UndoFailure};
 
 /// `XenbusStateInitialising`: the backend's driver has not taken its device up, or is just doing so.
 const INITIALISING: u64 = 1;
@@ -37,13 +39,17 @@ struct Removal<'a> {
     ts: &'a Toolstack,
     record: GuestRecord,
     killed: bool,
+    /// What destroys it so that it is created again.
+    restart: Option<Restart>,
     /// A script that may still be running, with its deadline: another copy of it is not started beside it.
     stuck: Option<(PathBuf, Duration)>,
 }
 
 fn steps<'b>() -> Vec<Step<Removal<'b>>> {
     vec![
-        Step::new("write-record", "record the destruction", Removal::note).point_of_no_return(),
+        Step::new(ENTRY, "record the destruction", |r: &mut Removal<'_>| r.enter(Cursor::forward(ENTRY)))
+            .entry()
+            .point_of_no_return(),
         Step::new("pause", "pause the domains", Removal::pause),
         Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
             close_devices(r.ts, &r.record.own_numbers(r.ts)?)
@@ -77,55 +83,61 @@ impl Toolstack {
     /// and destroying it again continues there.
     pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let record = self.record_of(id)?;
-        self.tear_down(record, events)
-    }
-
-    /// Destroys a guest and makes it again from its configuration, with the same UUID.
-    ///
-    /// # Errors
-    /// As for [`Self::destroy`] and [`Self::create`]; [`Error::NotRestarted`] when it could not be created again, and it
-    /// is left as it is.
-    pub fn restart(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let record = self.record_of(id)?;
-        let (config, uuid) = (record.config.clone(), record.uuid);
-        // What can be known to fail afterwards fails while there is still a guest to keep.
-        if let Err(cause) = self.check_restart(&record) {
-            return Err(Error::NotRestarted { name: record.name, cause });
+        let name = record.name.clone();
+        if record.operation.as_ref().is_some_and(|operation| operation.cursor.way == Way::Peer) {
+            return Err(Cause::Held { name }.into());
         }
-        // A file is known to be a copy only while the guest has a file of its own.
-        let copies = self.records()?.copies.into_iter().map(|file| file.path).collect();
-        self.tear_down(record, events)?;
-        let options = crate::CreateOptions { uuid: Some(uuid), ..Default::default() };
-        self.create_beside(&config, options, copies, events)
+        self.remove(record, None, events).map(drop).map_err(|left| Error::NotClean { name, left })
     }
 
-    pub(crate) fn tear_down(&self, record: GuestRecord, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+    /// Removes everything that was made for a guest, and its state file; a guest that is restarted gets a new one, which
+    /// is returned. Returns what failed also the second time.
+    pub(crate) fn remove(
+        &self,
+        record: GuestRecord,
+        restart: Option<Restart>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<GuestRecord, Vec<UndoFailure>> {
         for script in record.scripts.iter().filter(|script| frontend_of(&script.backend).is_none()) {
             let (path, backend) = (script.script.display(), &script.backend);
             let text =
                 format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
             events(Event::Warning { text });
         }
-        let mut removal = Removal { ts: self, record, killed: false, stuck: None };
-        let mut left = run(&steps(), &mut removal, &self.faults, events)?;
-        let record = removal.record;
-        if left.is_empty() {
-            // Last: as long as anything may be left, the file says so. Tried twice, as every step is.
-            let remove = || record.remove(&*self.host, &self.paths);
-            if let Err(cause) = remove().or_else(|_| remove()) {
-                left.push(crate::UndoFailure { id: "remove-record", label: "remove the state file", cause });
-            }
+        let mut removal = Removal { ts: self, record, killed: false, restart, stuck: None };
+        let left = run(&steps(), &mut removal, &self.faults, events);
+        // Nothing is before the point of no return, so that nothing is undone.
+        let left = left.unwrap_or_default();
+        if left.is_empty() { Ok(removal.record) } else { Err(left) }
+    }
+}
+
+impl OnGuest for Removal<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.ts, &mut self.record)
+    }
+
+    fn kind(&self) -> Kind {
+        match &self.restart {
+            Some(restart) => Kind::Restart(Restart { stage: Stage::Removing, ..restart.clone() }),
+            None => Kind::Destroy,
         }
-        if left.is_empty() { Ok(()) } else { Err(Error::NotClean { name: record.name, left }) }
+    }
+
+    /// Removes the state file, or makes it that of the guest that follows.
+    fn complete(&mut self) -> StepResult {
+        let (host, paths) = (&*self.ts.host, &self.ts.paths);
+        let Some(restart) = self.restart.clone() else { return self.record.remove(host, paths) };
+        let mut next = self.ts.new_record(&self.record.config, self.record.uuid)?;
+        let kind = Kind::Restart(Restart { stage: Stage::Creating, ..restart });
+        next.operation = Some(Operation { kind, cursor: Cursor::back("") });
+        next.save(host, paths)?;
+        self.record = next;
+        Ok(())
     }
 }
 
 impl Removal<'_> {
-    fn note(&mut self) -> StepResult {
-        self.record.phase = Phase::Destroying;
-        self.record.save(&*self.ts.host, &self.ts.paths)
-    }
-
     fn pause(&mut self) -> StepResult {
         self.ts.find_domains(&mut self.record)?;
         self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))

@@ -83,6 +83,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What is left of an operation that should have been completed.
+    pub(crate) fn into_left(self) -> Vec<UndoFailure> {
+        let Self { id, label, cause, undo, .. } = self;
+        std::iter::once(UndoFailure { id, label, cause }).chain(undo).collect()
+    }
+
     fn report(&self) -> String {
         let mut text = format!("{self}: {}", self.cause.chain());
         if !self.undo.is_empty() {
@@ -340,6 +346,12 @@ pub enum Cause {
          the guest ends it too"
     )]
     EarlierChange(#[source] Box<Cause>),
+    /// A peer has to decide about an operation of the guest.
+    #[error("Guest {name} is locked: another host has to decide about an operation that is in progress")]
+    Held {
+        /// The guest's name.
+        name: String,
+    },
     /// A test's fault.
     #[error("Injected failure of the step {step}")]
     Injected {

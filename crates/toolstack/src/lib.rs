@@ -33,6 +33,7 @@ mod paths;
 mod picture;
 mod record;
 mod recover;
+mod restart;
 mod tree;
 mod wait;
 
@@ -55,11 +56,11 @@ use host::HostDevices;
 pub use lifecycle::{Decision, GuestEvent, decide};
 pub use monitors::Monitors;
 use operation::Faults;
+pub use operation::Turn;
 pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
 pub use record::{
-    Change, DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord,
-    UnreadableRecord,
+    DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord, UnreadableRecord,
 };
 pub use recover::{EndedWithHost, Recovered, Unfinished};
 

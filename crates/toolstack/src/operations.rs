@@ -139,13 +139,13 @@ impl Toolstack {
     }
 
     fn info_of(&self, record: GuestRecord) -> Result<Option<GuestInfo>, Error> {
-        let (Some(domid), Some(stub_domid)) = (record.domid, record.stub_domid) else { return Ok(None) };
-        let GuestRecord { uuid, stub_uuid, phase, name, config, .. } = record;
+        let phase = record.phase();
+        let Some(guest) = record.guest() else { return Ok(None) };
         Ok(Some(GuestInfo {
-            domain: self.domain_info(domid, uuid)?,
-            stubdomain: self.domain_info(stub_domid, stub_uuid)?,
+            domain: self.domain_info(guest.domid, guest.uuid)?,
+            stubdomain: self.domain_info(guest.stub_domid, guest.stub_uuid)?,
             phase,
-            guest: Guest { uuid, stub_uuid, name, domid, stub_domid, config },
+            guest,
         }))
     }
 

@@ -1,13 +1,19 @@
 //! Recovery after the daemon was killed or the host was restarted.
 
-use config::Uuid;
+use config::{Disk, Uuid};
 
-use crate::attach::{Live, needs_qemu, settle};
+use crate::adjust::{resume_memory, resume_rename, resume_vcpus};
+use crate::attach::{
+    Live, is_plugged, resume_attach_disk, resume_attach_nic, resume_change, resume_detach_disk,
+    resume_detach_nic, resume_move, resume_shot,
+};
+use crate::create::START;
 use crate::domain::GuestId;
-use crate::error::{Cause, ToolstackError as Error};
+use crate::error::{Cause, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::lifecycle::{Decision, GuestEvent, decide};
-use crate::record::{Found, GuestRecord, LOOP_TAG, Phase, Records};
+use crate::operation::{Cursor, Kind, Operation, Restart, Resumed, Stage, Turn, Way};
+use crate::record::{Found, GuestRecord, LOOP_TAG, Records};
 use crate::{Guest, Toolstack};
 
 /// What was found at the start of a daemon.
@@ -17,9 +23,13 @@ pub struct Recovered {
     pub guests: Vec<Guest>,
     /// Those of them with an interrupted change, see [`Toolstack::settle_change`].
     pub changing: Vec<GuestId>,
-    /// Incomplete guests, to be destroyed.
+    /// Those of them that are restarted when their turn has come.
+    pub delayed: Vec<(GuestId, Turn)>,
+    /// Those of them whose operation a peer has to decide: they are locked.
+    pub held: Vec<GuestId>,
+    /// Incomplete guests, see [`Toolstack::finish`].
     pub unfinished: Vec<Unfinished>,
-    /// Names of those of them that [`Toolstack::recover`] has destroyed.
+    /// Names of those of them that [`Toolstack::recover`] has removed.
     pub cleaned: Vec<String>,
     /// Guests that ended with an earlier boot of the host. Their state files are removed.
     pub ended: Vec<EndedWithHost>,
@@ -27,7 +37,7 @@ pub struct Recovered {
     pub troubles: Vec<Error>,
 }
 
-/// A guest whose create or destroy was interrupted.
+/// A guest whose create, destroy or restart was interrupted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
     /// Its identity.
@@ -36,6 +46,8 @@ pub struct Unfinished {
     pub name: String,
     /// The guest, if both its domains were made.
     pub guest: Option<Guest>,
+    /// The turn of the restart that goes on; nothing when the guest is to be removed.
+    pub restart: Option<Turn>,
 }
 
 /// A guest that ended with an earlier boot of the host.
@@ -45,6 +57,8 @@ pub struct EndedWithHost {
     pub id: GuestId,
     /// Its name.
     pub name: String,
+    /// It was being restarted.
+    pub was_restarting: bool,
 }
 
 impl Toolstack {
@@ -71,8 +85,8 @@ impl Toolstack {
         Ok(recovered)
     }
 
-    /// The same, and waits until everything that was cut off is settled: changes are put back or ended, half guests are
-    /// destroyed, loop devices without a guest are detached.
+    /// The same, and waits until everything that was cut off is settled: changes are undone or completed, incomplete
+    /// guests are removed or restarted, loop devices without a guest are detached.
     ///
     /// # Errors
     /// When Xen does not answer or the folder of the state files cannot be read.
@@ -90,8 +104,9 @@ impl Toolstack {
             }
         }
         for Unfinished { id, name, .. } in std::mem::take(&mut recovered.unfinished) {
-            match self.destroy(id, events) {
-                Ok(()) => recovered.cleaned.push(name),
+            match self.finish(id, events) {
+                Ok(Some(guest)) => recovered.guests.push(guest),
+                Ok(None) => recovered.cleaned.push(name),
                 Err(error) => recovered.troubles.push(error),
             }
         }
@@ -99,14 +114,38 @@ impl Toolstack {
         Ok(recovered)
     }
 
+    /// Ends a create, destroy or restart that was interrupted. A create is undone, a destroy completed; a restart goes
+    /// on, and its guest is returned.
+    ///
+    /// # Errors
+    /// [`Error::NotClean`] when something is left; as for [`Self::restart`].
+    pub fn finish(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Option<Guest>, Error> {
+        let record = self.record_of(id)?;
+        match record.operation.clone() {
+            Some(Operation { kind: Kind::Restart(_), .. }) => self.finish_restart(id, events).map(Some),
+            Some(operation @ Operation { kind: Kind::Create { .. }, .. }) => {
+                let is_started = operation.cursor.step == START;
+                let record = self.resume_create(record, operation, events)?;
+                Ok(record.guest().filter(|_| is_started))
+            }
+            _ => self.destroy(id, events).map(|()| None),
+        }
+    }
+
     /// Only the file outlived the boot of the host.
     fn end_with_host(&self, record: &GuestRecord, recovered: &mut Recovered) {
         if decide(&record.config, &GuestEvent::EndedWithHost) != Decision::Destroy {
             return;
         }
+        let operation = record.operation.as_ref();
+        let was_restarting = operation.is_some_and(|operation| matches!(operation.kind, Kind::Restart(_)));
         match record.remove(&*self.host, &self.paths) {
             Ok(()) => {
-                recovered.ended.push(EndedWithHost { id: record.id(), name: record.name.clone() });
+                recovered.ended.push(EndedWithHost {
+                    id: record.id(),
+                    name: record.name.clone(),
+                    was_restarting,
+                });
             }
             Err(cause) => recovered.troubles.push(cause.into()),
         }
@@ -119,24 +158,49 @@ impl Toolstack {
         {
             recovered.troubles.push(cause.into());
         }
-        let (id, phase) = (record.id(), record.phase);
-        let changing = record.change.is_some() && !needs_qemu(&record);
-        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = record;
-        let guest = match (domid, stub_domid) {
-            (Some(domid), Some(stub_domid)) => {
-                Some(Guest { uuid, stub_uuid, name: name.clone(), domid, stub_domid, config })
+        let record = match self.started(record.clone()) {
+            Ok(record) => record,
+            Err(error) => {
+                recovered.troubles.push(error);
+                record
             }
+        };
+        let (id, name, operation) = (record.id(), record.name.clone(), record.operation.clone());
+        let can_settle = !needs_qemu(&record);
+        let guest = record.guest();
+        let restart = match &operation {
+            Some(Operation { kind: Kind::Restart(restart), .. }) => Some(restart.turn),
             _ => None,
         };
-        match guest {
-            // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
-            Some(guest) if phase == Phase::Running => {
-                recovered.guests.push(guest);
-                if changing {
-                    recovered.changing.push(id);
-                }
+        let (Some(guest), false) = (guest.clone(), operation.as_ref().is_some_and(is_of_lifecycle)) else {
+            recovered.unfinished.push(Unfinished { id, name, guest, restart });
+            return;
+        };
+        // One that has ended or is gone is given back too: what is done with it is its configuration's to say.
+        recovered.guests.push(guest);
+        match operation {
+            None => {}
+            Some(Operation { cursor: Cursor { way: Way::Peer, .. }, .. }) => recovered.held.push(id),
+            Some(Operation { kind: Kind::Restart(restart), .. }) => {
+                recovered.delayed.push((id, restart.turn));
             }
-            guest => recovered.unfinished.push(Unfinished { id, name, guest }),
+            Some(_) if can_settle => recovered.changing.push(id),
+            Some(_) => {}
+        }
+    }
+
+    /// Starts a guest whose create was interrupted before only that was missing.
+    fn started(&self, record: GuestRecord) -> Result<GuestRecord, Error> {
+        match &record.operation {
+            Some(operation @ Operation { kind, cursor })
+                if cursor.step == START
+                    && (matches!(kind, Kind::Create { .. })
+                        || matches!(kind, Kind::Restart(Restart { stage: Stage::Creating, .. }))) =>
+            {
+                let operation = operation.clone();
+                self.resume_create(record, operation, &mut |_| ())
+            }
+            _ => Ok(record),
         }
     }
 
@@ -148,9 +212,45 @@ impl Toolstack {
     /// # Errors
     /// When something is left of the change.
     pub fn settle_change(&self, id: GuestId) -> Result<Option<Guest>, Error> {
-        let Ok(live) = Live::find(self, id) else { return Ok(None) };
-        let live = if needs_qemu(&live.record) { live } else { settle(live)? };
-        Ok(Some(live.guest()?))
+        if let Ok(live) = Live::find(self, id) {
+            let live = if needs_qemu(&live.record) { live } else { self.settle(live)? };
+            return Ok(Some(live.guest()?));
+        }
+        let record = self.record_of(id)?;
+        match record.operation.clone() {
+            Some(Operation { kind: Kind::Rename { from, for_good }, cursor }) => {
+                let (record, resumed) = resume_rename(self, record, (from, for_good), &cursor);
+                settled(&record, resumed)?;
+                Ok(record.guest())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Undoes or completes what an earlier daemon began with a guest that runs. When something of it stays, so does its
+    /// entry, for the next attempt.
+    pub(crate) fn settle<'a>(&'a self, live: Live<'a>) -> Result<Live<'a>, Cause> {
+        let Some(Operation { kind, cursor }) = live.record.operation.clone() else { return Ok(live) };
+        let (live, resumed) = match kind {
+            Kind::AttachDisk(disk) => resume_attach_disk(live, disk, &cursor),
+            Kind::DetachDisk { vdev } => resume_detach_disk(live, vdev, &cursor),
+            Kind::ChangeMedium { vdev } => resume_change(live, vdev, &cursor).map_err(earlier)?,
+            Kind::Screenshot { vdev } => resume_shot(live, vdev, &cursor),
+            Kind::AttachNic(nic) => resume_attach_nic(live, nic, &cursor).map_err(earlier)?,
+            Kind::DetachNic { devid } => resume_detach_nic(live, devid, &cursor),
+            Kind::MoveNic { devid } => resume_move(live, devid, &cursor),
+            Kind::SetMemory { from } => resume_memory(live, from, &cursor),
+            Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor),
+            Kind::Rename { from, for_good } => {
+                let Live { ts, record } = live;
+                let (record, resumed) = resume_rename(ts, record, (from, for_good), &cursor);
+                (Live { ts, record }, resumed)
+            }
+            // The driver's to continue.
+            Kind::Create { .. } | Kind::Destroy | Kind::Restart(_) => return Ok(live),
+        };
+        settled(&live.record, resumed)?;
+        Ok(live)
     }
 
     /// Detaches loop devices with our tag whose guest has neither a state file nor a domain. Other calls may be under
@@ -191,5 +291,40 @@ impl Toolstack {
             self.host.detach_loop(&attachment).map_err(Cause::from)?;
         }
         Ok(())
+    }
+}
+
+/// Whether an operation makes or removes the guest's domains, so that the guest does not run before its end.
+fn is_of_lifecycle(operation: &Operation) -> bool {
+    match &operation.kind {
+        Kind::Create { .. } | Kind::Destroy => true,
+        Kind::Restart(restart) => restart.stage != Stage::Delayed,
+        _ => false,
+    }
+}
+
+/// Whether QEMU has to undo the change; there is no session with it yet when a daemon starts.
+fn needs_qemu(record: &GuestRecord) -> bool {
+    match record.operation.as_ref().map(|operation| &operation.kind) {
+        Some(Kind::ChangeMedium { .. }) => true,
+        Some(Kind::AttachDisk(Disk { vdev, .. }) | Kind::DetachDisk { vdev }) => is_plugged(record, *vdev),
+        Some(Kind::AttachNic(nic)) => record.emulated_nics.contains(&nic.devid),
+        _ => false,
+    }
+}
+
+fn earlier(cause: Cause) -> Cause {
+    Cause::EarlierChange(Box::new(cause))
+}
+
+/// What became of an interrupted change.
+fn settled(record: &GuestRecord, resumed: Result<Resumed, Vec<UndoFailure>>) -> Result<(), Cause> {
+    match resumed {
+        Ok(Resumed::Undone | Resumed::Completed) => Ok(()),
+        Ok(Resumed::Held) => Err(Cause::Held { name: record.name.clone() }),
+        Err(left) => match left.into_iter().next() {
+            Some(failure) => Err(earlier(failure.cause)),
+            None => Ok(()),
+        },
     }
 }

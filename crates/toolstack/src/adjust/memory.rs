@@ -6,9 +6,10 @@ use crate::create::EXTRA_MEMORY;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::record::GuestRecord;
 use crate::tree::{below, memory_target};
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 use xenstore::Store;
 
 /// The least that a guest may be shrunk to, beside its video memory: libxl has the same limit (`xl mem-set`).
@@ -24,6 +25,7 @@ struct Resize<'a> {
 fn steps<'b>() -> Vec<Step<Resize<'b>>> {
     vec![
         Step::new("check", "check the memory", Resize::check),
+        Step::new(ENTRY, "record the change", |r: &mut Resize<'_>| r.enter(Cursor::back(ENTRY))).entry(),
         Step::new("set-limit", "set Xen's limit", |r: &mut Resize<'_>| r.limit(r.to))
             .undo(|r: &mut Resize<'_>| r.limit(r.from)),
         Step::new("set-on-demand", "set the populate-on-demand target", |r: &mut Resize<'_>| {
@@ -55,10 +57,31 @@ impl Toolstack {
         memory: KiB,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::find(self, id)?;
+        let live = Live::settled(self, id)?;
         let mut resize = Resize { from: live.record.config.memory, to: memory, live };
         run(&steps(), &mut resize, &self.faults, events)?;
         Ok(resize.live.guest()?)
+    }
+}
+
+/// Undoes a change that an earlier process began.
+pub(crate) fn resume_memory<'a>(
+    live: Live<'a>,
+    from: KiB,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
+    let mut resize = Resize { live, from, to: from };
+    let resumed = resume(&steps(), &mut resize, cursor, &mut |_| ());
+    (resize.live, resumed)
+}
+
+impl OnGuest for Resize<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::SetMemory { from: self.from }
     }
 }
 
@@ -98,6 +121,6 @@ impl Resize<'_> {
 
     fn record(&mut self, memory: KiB) -> StepResult {
         self.live.record.config.memory = memory;
-        self.live.save()
+        Ok(())
     }
 }

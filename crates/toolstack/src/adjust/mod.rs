@@ -5,4 +5,8 @@ mod rename;
 mod signal;
 mod vcpus;
 
+pub(crate) use memory::resume_memory;
+pub(crate) use rename::resume_rename;
+pub(crate) use vcpus::resume_vcpus;
+
 pub use signal::Signal;

@@ -1,14 +1,15 @@
 use xen_types::DomId;
 use xenstore::XsPath;
 
+use crate::attach::Live;
 use crate::batch::Batch;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
 use crate::record::GuestRecord;
 use crate::tree::{below, vm_dir};
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 
 /// A guest that gets another name.
 struct Renaming<'a> {
@@ -23,8 +24,15 @@ struct Renaming<'a> {
 fn steps<'b>() -> Vec<Step<Renaming<'b>>> {
     vec![
         Step::new("check", "check the name", Renaming::check),
-        Step::new("write-record", "write the state file", |r: &mut Renaming<'_>| r.record(&r.to.clone()))
-            .undo(|r: &mut Renaming<'_>| r.record(&r.from.clone())),
+        Step::new(ENTRY, "record the name", |r: &mut Renaming<'_>| {
+            r.record(&r.to.clone());
+            r.enter(Cursor::back(ENTRY))
+        })
+        .undo(|r: &mut Renaming<'_>| {
+            r.record(&r.from.clone());
+            Ok(())
+        })
+        .entry(),
         Step::new("write-names", "write the names", |r: &mut Renaming<'_>| r.write(&r.to.clone()))
             .undo(|r: &mut Renaming<'_>| r.write(&r.from.clone())),
     ]
@@ -44,11 +52,8 @@ impl Toolstack {
     /// When there is no such guest, or the name is taken or none; [`Error::Step`], and everything was undone.
     pub fn rename(&self, id: GuestId, name: &str, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let record = self.give_name(id, name, true, events)?;
-        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = record;
-        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else {
-            return Err(Cause::NotNow { name, why: "no longer has a stubdomain".to_owned() }.into());
-        };
-        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
+        let gone = Cause::NotNow { name: record.name.clone(), why: "no longer has a stubdomain".to_owned() };
+        Ok(record.guest().ok_or(gone)?)
     }
 
     /// Renames an ended guest and its stubdomain, to preserve it beside a new guest of its configuration.
@@ -59,20 +64,50 @@ impl Toolstack {
         self.give_name(id, name, false, &mut |_| ()).map(drop)
     }
 
-    fn give_name(
+    pub(crate) fn give_name(
         &self,
         id: GuestId,
         name: &str,
         for_good: bool,
         events: &mut dyn FnMut(Event),
     ) -> Result<GuestRecord, Error> {
-        let record = self.record_of(id)?;
+        let mut record = self.record_of(id)?;
+        if record.operation.is_some() {
+            match Live::find(self, id) {
+                Ok(live) => record = self.settle(live)?.record,
+                // What was changed of an ended guest is removed with it.
+                Err(_) => record.operation = None,
+            }
+        }
         let (from, to) = (record.name.clone(), name.to_owned());
         // One that was set aside stays so: its configuration's name is its successor's.
         let for_good = for_good && !record.is_set_aside();
         let mut renaming = Renaming { ts: self, record, from, to, for_good };
         run(&steps(), &mut renaming, &self.faults, events)?;
         Ok(renaming.record)
+    }
+}
+
+/// Undoes a renaming that an earlier process began. The guest may have ended.
+pub(crate) fn resume_rename(
+    ts: &Toolstack,
+    record: GuestRecord,
+    (from, for_good): (String, bool),
+    cursor: &Cursor,
+) -> (GuestRecord, Result<Resumed, Vec<UndoFailure>>) {
+    let to = record.name.clone();
+    let mut renaming = Renaming { ts, record, from, to, for_good };
+    let resumed = resume(&steps(), &mut renaming, cursor, &mut |_| ());
+    (renaming.record, resumed)
+}
+
+impl OnGuest for Renaming<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.ts, &mut self.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Rename { from: self.from.clone(), for_good: self.for_good }
     }
 }
 
@@ -103,12 +138,11 @@ impl Renaming<'_> {
         Ok(())
     }
 
-    fn record(&mut self, name: &str) -> StepResult {
+    fn record(&mut self, name: &str) {
         name.clone_into(&mut self.record.name);
         if self.for_good {
             name.clone_into(&mut self.record.config.name);
         }
-        self.record.save(&*self.ts.host, &self.ts.paths)
     }
 
     fn write(&mut self, name: &str) -> StepResult {

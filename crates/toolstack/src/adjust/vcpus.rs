@@ -9,9 +9,10 @@ use crate::batch::Batch;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::record::GuestRecord;
 use crate::tree::{below, cpu_availability};
-use crate::{Guest, Toolstack};
+use crate::{Guest, Toolstack, UndoFailure};
 
 /// A guest that gets or loses virtual processors.
 struct Change<'a> {
@@ -23,6 +24,7 @@ struct Change<'a> {
 fn steps<'b>() -> Vec<Step<Change<'b>>> {
     vec![
         Step::new("check", "check the number", Change::check),
+        Step::new(ENTRY, "record the change", |c: &mut Change<'_>| c.enter(Cursor::back(ENTRY))).entry(),
         Step::new("tell-guest", "notify the guest", |c: &mut Change<'_>| c.tell(c.to))
             .undo(|c: &mut Change<'_>| c.tell(c.from)),
         // Added vCPUs cannot be removed; a later request finds them.
@@ -51,10 +53,31 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
     pub fn set_vcpus(&self, id: GuestId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::find(self, id)?;
+        let live = Live::settled(self, id)?;
         let mut change = Change { from: live.record.config.vcpus, to: vcpus, live };
         run(&steps(), &mut change, &self.faults, events)?;
         Ok(change.live.guest()?)
+    }
+}
+
+/// Undoes a change that an earlier process began.
+pub(crate) fn resume_vcpus<'a>(
+    live: Live<'a>,
+    from: u32,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
+    let mut change = Change { live, from, to: from };
+    let resumed = resume(&steps(), &mut change, cursor, &mut |_| ());
+    (change.live, resumed)
+}
+
+impl OnGuest for Change<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::SetVcpus { from: self.from }
     }
 }
 
@@ -100,6 +123,6 @@ impl Change<'_> {
 
     fn record(&mut self, vcpus: u32) -> StepResult {
         self.live.record.config.vcpus = vcpus;
-        self.live.save()
+        Ok(())
     }
 }

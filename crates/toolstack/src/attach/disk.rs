@@ -12,8 +12,8 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::host::{BlockDevice, BlockNumber};
-use crate::operation::{Faults, Step, StepResult, ids, run, run_forward, undo_all};
-use crate::record::{Change, EmulatedDisk, GuestRecord};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::record::{EmulatedDisk, GuestRecord};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::{Guest, Toolstack, UndoFailure};
 
@@ -37,7 +37,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Attachment::check),
-        Step::new("write-record", "record the attachment", Attachment::note).undo(Attachment::forget),
+        Step::new(ENTRY, "record the attachment", Attachment::note).undo(Attachment::forget).entry(),
         Step::new("attach-image", "attach its image", Attachment::attach_image)
             .undo(|a: &mut Attachment<'_>| detach_image(&mut a.live, a.disk.vdev)),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
@@ -66,21 +66,19 @@ struct Detachment<'a> {
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the disk", Detachment::check),
-        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
-            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new(ENTRY, "record the detachment", |d: &mut Detachment<'_>| d.enter(Cursor::back(ENTRY)))
+            .entry(),
         Step::new("ask-guest", "ask the guest to release the disk", Detachment::ask)
             .undo(Detachment::take_back),
-        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
-            d.note(true)
-        })
-        .point_of_no_return(),
         Step::new(UNPLUG, "unplug its emulated disk", |d: &mut Detachment<'_>| {
             d.emulated.as_ref().map_or(Ok(()), |disk| disk.unplug(d.live.ts))
-        }),
+        })
+        .point_of_no_return()
+        .may_fail(),
         Step::new("remove-device", "remove the disk", |d: &mut Detachment<'_>| {
             remove_disk(&mut d.live, d.vdev)?;
             forget_disk(&mut d.live, d.vdev);
-            d.live.save()
+            Ok(())
         }),
     ]
 }
@@ -157,26 +155,54 @@ impl Toolstack {
 }
 
 /// Undoes an attachment that an earlier process began.
-pub(super) fn undo_attach(live: Live<'_>, disk: Disk) -> (Live<'_>, Vec<UndoFailure>) {
+pub(crate) fn resume_attach<'a>(
+    live: Live<'a>,
+    disk: Disk,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let emulated = live.record.emulated_disks.iter().find(|emulated| emulated.vdev == disk.vdev).copied();
     let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
     let mut attachment = Attachment { live, disk, emulated, open, backing };
-    let left = undo_all(&attach_steps(), &mut attachment, &mut |_| ());
-    (attachment.live, left)
+    let resumed = resume(&attach_steps(), &mut attachment, cursor, &mut |_| ());
+    (attachment.live, resumed)
 }
 
 /// Ends a detachment that an earlier process began: undoes it, or removes the disk if the guest has released it.
-pub(super) fn conclude_detach(live: Live<'_>, vdev: Vdev, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
+pub(crate) fn resume_detach<'a>(
+    live: Live<'a>,
+    vdev: Vdev,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let emulated = ScsiDisk::of(&live, vdev);
     let mut detachment = Detachment { live, vdev, how: Detach::Force, emulated };
-    let left = if has_let_go {
-        let mut left = run_forward(&detach_steps(), &mut detachment, &Faults::none(), &mut |_| ());
-        left.retain(|failure| failure.id != UNPLUG);
-        left
-    } else {
-        undo_all(&detach_steps(), &mut detachment, &mut |_| ())
-    };
-    (detachment.live, left)
+    let resumed = resume(&detach_steps(), &mut detachment, cursor, &mut |_| ());
+    (detachment.live, resumed)
+}
+
+impl OnGuest for Attachment<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::AttachDisk(self.disk.clone())
+    }
+}
+
+impl OnGuest for Detachment<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::DetachDisk { vdev: self.vdev }
+    }
+
+    /// Unless the guest keeps it, which is no longer asked for it then.
+    fn has_passed(&mut self) -> Result<bool, Cause> {
+        let id = DeviceId::new(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid());
+        Ok(!device::take_back(self.live.ts, id)?)
+    }
 }
 
 impl Attachment<'_> {
@@ -212,17 +238,15 @@ impl Attachment<'_> {
         let lock = self.live.ts.lock_disks();
         self.open = claim(self.live.ts, &lock, &mut self.live.record, std::slice::from_ref(&disk))?;
         self.live.record.emulated_disks.extend(self.emulated);
-        self.live.note(Change::AttachDisk(disk))
+        self.enter(Cursor::back(ENTRY))
     }
 
+    /// The check has found no other disk of this name.
     fn forget(&mut self) -> StepResult {
         let vdev = self.disk.vdev;
-        // Before the check nothing is known of another disk of this name.
-        if matches!(&self.live.record.change, Some(Change::AttachDisk(disk)) if disk.vdev == vdev) {
-            self.live.record.emulated_disks.retain(|disk| disk.vdev != vdev);
-            self.live.record.disks.retain(|disk| disk.vdev != vdev);
-        }
-        self.live.forget_change()
+        self.live.record.emulated_disks.retain(|disk| disk.vdev != vdev);
+        self.live.record.disks.retain(|disk| disk.vdev != vdev);
+        Ok(())
     }
 
     fn attach_image(&mut self) -> StepResult {
@@ -276,15 +300,12 @@ impl Attachment<'_> {
 
     fn record(&mut self) -> StepResult {
         self.live.record.config.disks.push(self.disk.clone());
-        self.live.record.change = None;
-        self.live.save()
+        Ok(())
     }
 
     fn unrecord(&mut self) -> StepResult {
         let vdev = self.disk.vdev;
         self.live.record.config.disks.retain(|disk| disk.vdev != vdev);
-        // As it was before; the undo of the note saves it last.
-        self.live.record.change = Some(Change::AttachDisk(self.disk.clone()));
         Ok(())
     }
 }
@@ -313,11 +334,6 @@ impl Detachment<'_> {
             });
         }
         Ok(())
-    }
-
-    fn note(&mut self, let_go: bool) -> StepResult {
-        let vdev = self.vdev;
-        self.live.note(Change::DetachDisk { vdev, let_go })
     }
 
     fn ask(&mut self) -> StepResult {
@@ -359,13 +375,12 @@ fn remove_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     detach_image(live, vdev)
 }
 
-/// The record without a disk, and without the change that removed it.
+/// The record without a disk.
 fn forget_disk(live: &mut Live<'_>, vdev: Vdev) {
     let record = &mut live.record;
     record.config.disks.retain(|disk| disk.vdev != vdev);
     record.emulated_disks.retain(|disk| disk.vdev != vdev);
     record.disks.retain(|disk| disk.vdev != vdev);
-    record.change = None;
 }
 
 /// Detaches the loop device of a disk, also one that was attached and not yet recorded.

@@ -23,8 +23,8 @@ use crate::create::{attach_image, check_disk, describe, wait_for};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run, undo_all};
-use crate::record::{Change, GuestRecord, LoopRecord};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::record::{GuestRecord, LoopRecord};
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
 use crate::{Guest, Toolstack, UndoFailure};
@@ -62,7 +62,7 @@ struct EmulatedDrive {
 fn steps<'b>() -> Vec<Step<Changing<'b>>> {
     vec![
         Step::new("check", "check the disc", Changing::check),
-        Step::new("write-record", "record the change", Changing::note).undo(Changing::forget),
+        Step::new(ENTRY, "record the change", Changing::note).undo(Changing::forget).entry(),
         Step::new("attach-image", "attach the new image", Changing::attach_image)
             .undo(Changing::detach_image),
         Step::new("open-tray", "open the tray", Changing::open_tray).undo(Changing::close_tray),
@@ -72,11 +72,8 @@ fn steps<'b>() -> Vec<Step<Changing<'b>>> {
         Step::new("attach-stubdomain", "attach it to the stubdomain", Changing::plug_stub),
         Step::new("insert-disc", "insert the disc into the drive", Changing::put_in),
         Step::new("record-disc", "record the disc", Changing::record).undo(Changing::unrecord),
-        Step::new("detach-image", "detach the old image", |c: &mut Changing<'_>| {
-            detach_strays(&c.live)?;
-            c.live.forget_change()
-        })
-        .point_of_no_return(),
+        Step::new("detach-image", "detach the old image", |c: &mut Changing<'_>| detach_strays(&c.live))
+            .point_of_no_return(),
     ]
 }
 
@@ -169,15 +166,15 @@ impl Changing<'_> {
     }
 
     fn note(&mut self) -> StepResult {
-        let (vdev, new) = (self.vdev, self.wanted()?);
-        let lock = self.live.ts.lock_disks();
-        self.open = claim(self.live.ts, &lock, &mut self.live.record, &[new])?;
-        self.live.note(Change::ChangeMedium { vdev })
+        let (ts, new) = (self.live.ts, self.wanted()?);
+        let lock = ts.lock_disks();
+        self.open = claim(ts, &lock, &mut self.live.record, &[new])?;
+        self.enter(Cursor::back(ENTRY))
     }
 
     fn forget(&mut self) -> StepResult {
         forget_other_discs(&mut self.live.record, self.vdev);
-        self.live.forget_change()
+        Ok(())
     }
 
     /// The new image gets its loop device beside the old one's, which is detached last.
@@ -283,7 +280,7 @@ impl Changing<'_> {
             disk.source.clone_from(&source);
         }
         forget_other_discs(record, vdev);
-        self.live.save()
+        Ok(())
     }
 
     /// The record names the old disc again, which the undo of the others puts back.
@@ -419,12 +416,30 @@ fn restore(live: &mut Live<'_>, vdev: Vdev, drive: Option<&EmulatedDrive>) -> St
     plug_guest(live, &disk, &backing)
 }
 
-/// Undoes a change that an earlier process began.
-pub(super) fn undo_change(live: Live<'_>, vdev: Vdev) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
+impl OnGuest for Changing<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::ChangeMedium { vdev: self.vdev }
+    }
+}
+
+/// Undoes a change that an earlier process began, or completes it with the new disc in the drive.
+pub(crate) fn resume_change<'a>(
+    live: Live<'a>,
+    vdev: Vdev,
+    cursor: &Cursor,
+) -> Result<(Live<'a>, Result<Resumed, Vec<UndoFailure>>), Cause> {
     let drive = EmulatedDrive::find(&live, vdev)?;
-    // It is not known how far it had come.
-    let mut changing =
-        Changing { drive, out: true, ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force) };
-    let left = undo_all(&steps(), &mut changing, &mut |_| ());
-    Ok((changing.live, left))
+    // It is not known whether the tray was open before.
+    let mut changing = Changing {
+        drive,
+        opened: true,
+        out: true,
+        ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force)
+    };
+    let resumed = resume(&steps(), &mut changing, cursor, &mut |_| ());
+    Ok((changing.live, resumed))
 }

@@ -1,10 +1,8 @@
 //! Devices of a running guest: attaching, detaching, moving, listing.
 //!
-//! Each change is a list of steps, as creating is. The state file says what is being changed from before the first
-//! step that changes anything until the last one ([`crate::record::Change`]), so that a killed daemon leaves
-//! nothing half attached: the next one undoes an attachment, and completes a detachment that the guest had agreed to
-//! ([`Toolstack::recover`]). A command that is repeated afterwards finds the guest as before, or the change made,
-//! which is its success.
+//! Each change is an operation ([`crate::operation`]): a killed daemon leaves nothing half attached. The next one undoes
+//! an attachment, and completes a detachment that the guest had agreed to. A command that is repeated afterwards finds
+//! the guest as before, or the change made, which is its success.
 
 mod card;
 mod device;
@@ -12,7 +10,6 @@ mod disk;
 mod list;
 mod medium;
 mod nic;
-mod resume;
 mod screen;
 mod scsi;
 
@@ -24,11 +21,15 @@ use crate::create::lives;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::operation::StepResult;
-use crate::record::{Change, GuestRecord, Phase};
+use crate::record::{GuestRecord, Phase};
 use crate::{Guest, Toolstack, UndoFailure};
 
+pub(crate) use disk::{resume_attach as resume_attach_disk, resume_detach as resume_detach_disk};
 pub use list::{DiskEntry, Link, NicEntry};
-pub(crate) use resume::{needs_qemu, settle};
+pub(crate) use medium::resume_change;
+pub(crate) use nic::{resume_attach as resume_attach_nic, resume_detach as resume_detach_nic, resume_move};
+pub(crate) use screen::resume_shot;
+pub(crate) use scsi::is_plugged;
 
 /// How a device is detached from a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl<'a> Live<'a> {
     /// Finds a guest that runs, paused or not, with its stubdomain.
     pub(crate) fn find(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
         let live = Self { ts, record: ts.record_of(id)? };
-        if live.record.phase != Phase::Running {
+        if live.record.phase() != Phase::Running {
             return Err(live.not_now("is being created or destroyed"));
         }
         match ts.look(live.domain()?)?.map(|info| info.state) {
@@ -98,26 +99,13 @@ impl<'a> Live<'a> {
         })
     }
 
-    /// The same, with what an earlier daemon began brought to an end.
-    fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
-        Ok(settle(Self::find(ts, id)?)?)
+    /// The same, with what an earlier daemon began undone or completed.
+    pub(crate) fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
+        Ok(ts.settle(Self::find(ts, id)?)?)
     }
 
     pub(crate) fn save(&self) -> StepResult {
         self.record.save(&*self.ts.host, &self.ts.paths)
-    }
-
-    pub(crate) fn note(&mut self, change: Change) -> StepResult {
-        self.record.change = Some(change);
-        self.save()
-    }
-
-    pub(crate) fn forget_change(&mut self) -> StepResult {
-        if self.record.change.is_none() {
-            return Ok(());
-        }
-        let change = self.record.change.take();
-        self.save().inspect_err(|_| self.record.change = change)
     }
 
     /// The guest listens for event channels, and so for xenstore.
@@ -138,9 +126,7 @@ impl<'a> Live<'a> {
 
     pub(crate) fn guest(self) -> Result<Guest, Cause> {
         let not_now = self.not_now("is being created or destroyed");
-        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self.record;
-        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else { return Err(not_now) };
-        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
+        self.record.guest().ok_or(not_now)
     }
 
     /// What became of a change whose steps were all run, whatever failed.

@@ -13,9 +13,9 @@ use crate::destroy::undo_scripts_of;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Faults, Step, StepResult, ids, run, run_forward, undo_all};
-use crate::record::Change;
-use crate::tree::{DeviceId, below};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::record::GuestRecord;
+use crate::tree::{DeviceId, DeviceKind, below};
 use crate::{Guest, Toolstack, UndoFailure};
 
 /// How many interfaces a guest may have, as in its configuration.
@@ -32,7 +32,7 @@ struct Attachment<'a> {
 fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Attachment::check),
-        Step::new("write-record", "record the attachment", Attachment::note).undo(Attachment::forget),
+        Step::new(ENTRY, "record the attachment", Attachment::note).undo(Attachment::forget).entry(),
         Step::new("write-nodes", "write its xenstore nodes", Attachment::write_nodes)
             .undo(Attachment::remove_nodes),
         Step::new("connect-bridge", "add it to its bridge", Attachment::connect).undo(Attachment::disconnect),
@@ -57,19 +57,16 @@ struct Detachment<'a> {
 fn detach_steps<'b>() -> Vec<Step<Detachment<'b>>> {
     vec![
         Step::new("check", "check the network interface", Detachment::check),
-        Step::new("write-record", "record the detachment", |d: &mut Detachment<'_>| d.note(false))
-            .undo(|d: &mut Detachment<'_>| d.live.forget_change()),
+        Step::new(ENTRY, "record the detachment", |d: &mut Detachment<'_>| d.enter(Cursor::back(ENTRY)))
+            .entry(),
         Step::new("ask-guest", "ask the guest to release the interface", Detachment::ask)
             .undo(|d: &mut Detachment<'_>| restore_nic(&mut d.live, d.devid)),
-        Step::new("record-release", "record that the guest released it", |d: &mut Detachment<'_>| {
-            d.note(true)
-        })
-        .point_of_no_return(),
         Step::new("remove-device", "remove the interface", |d: &mut Detachment<'_>| {
             remove_nic(&mut d.live, d.devid)?;
             forget_nic(&mut d.live, d.devid);
-            d.live.save()
-        }),
+            Ok(())
+        })
+        .point_of_no_return(),
     ]
 }
 
@@ -84,11 +81,7 @@ struct Move<'a> {
 fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
     vec![
         Step::new("check", "check the network interface and the bridge", Move::check),
-        Step::new("write-record", "record the move", |m: &mut Move<'_>| {
-            let devid = m.devid;
-            m.live.note(Change::MoveNic { devid })
-        })
-        .undo(|m: &mut Move<'_>| m.live.forget_change()),
+        Step::new(ENTRY, "record the move", |m: &mut Move<'_>| m.enter(Cursor::back(ENTRY))).entry(),
         Step::new("move-guest", "move the guest's interface", |m: &mut Move<'_>| m.go(false))
             .undo(|m: &mut Move<'_>| m.back(false)),
         Step::new("move-device-model", "move the device model's interface", |m: &mut Move<'_>| m.go(true))
@@ -174,31 +167,75 @@ impl Toolstack {
 }
 
 /// Undoes an attachment that an earlier process began.
-pub(super) fn undo_attach(live: Live<'_>, nic: Nic) -> Result<(Live<'_>, Vec<UndoFailure>), Cause> {
+pub(crate) fn resume_attach<'a>(
+    live: Live<'a>,
+    nic: Nic,
+    cursor: &Cursor,
+) -> Result<(Live<'a>, Result<Resumed, Vec<UndoFailure>>), Cause> {
     let is_emulated = live.record.emulated_nics.contains(&nic.devid);
     let card = if is_emulated { Some(Card::of(&live, &nic)?) } else { None };
     let mut attachment = Attachment { live, nic, card };
-    let left = undo_all(&attach_steps(), &mut attachment, &mut |_| ());
-    Ok((attachment.live, left))
+    let resumed = resume(&attach_steps(), &mut attachment, cursor, &mut |_| ());
+    Ok((attachment.live, resumed))
 }
 
 /// Ends a detachment that an earlier process began: undoes it, or removes the interface if the guest has released it.
-pub(super) fn conclude_detach(live: Live<'_>, devid: u32, has_let_go: bool) -> (Live<'_>, Vec<UndoFailure>) {
+pub(crate) fn resume_detach<'a>(
+    live: Live<'a>,
+    devid: u32,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let mut detachment = Detachment { live, devid, how: Detach::Force };
-    let left = if has_let_go {
-        run_forward(&detach_steps(), &mut detachment, &Faults::none(), &mut |_| ())
-    } else {
-        undo_all(&detach_steps(), &mut detachment, &mut |_| ())
-    };
-    (detachment.live, left)
+    let resumed = resume(&detach_steps(), &mut detachment, cursor, &mut |_| ());
+    (detachment.live, resumed)
 }
 
 /// Undoes a move that an earlier process began.
-pub(super) fn undo_move(live: Live<'_>, devid: u32) -> (Live<'_>, Vec<UndoFailure>) {
+pub(crate) fn resume_move<'a>(
+    live: Live<'a>,
+    devid: u32,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let from = find_nic(&live, devid).ok().and_then(|nic| nic.bridge);
     let mut moving = Move { live, devid, to: String::new(), from };
-    let left = undo_all(&move_steps(), &mut moving, &mut |_| ());
-    (moving.live, left)
+    let resumed = resume(&move_steps(), &mut moving, cursor, &mut |_| ());
+    (moving.live, resumed)
+}
+
+impl OnGuest for Attachment<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::AttachNic(self.nic.clone())
+    }
+}
+
+impl OnGuest for Detachment<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::DetachNic { devid: self.devid }
+    }
+
+    /// Unless the guest keeps it, which is no longer asked for it then.
+    fn has_passed(&mut self) -> Result<bool, Cause> {
+        let id = DeviceId::new(DeviceKind::Vif, self.live.domid()?, self.devid);
+        Ok(!device::take_back(self.live.ts, id)?)
+    }
+}
+
+impl OnGuest for Move<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::MoveNic { devid: self.devid }
+    }
 }
 
 impl Attachment<'_> {
@@ -227,20 +264,17 @@ impl Attachment<'_> {
     }
 
     fn note(&mut self) -> StepResult {
-        let nic = self.nic.clone();
         if self.card.is_some() {
-            self.live.record.emulated_nics.push(nic.devid);
+            self.live.record.emulated_nics.push(self.nic.devid);
         }
-        self.live.note(Change::AttachNic(nic))
+        self.enter(Cursor::back(ENTRY))
     }
 
+    /// The check has found no other interface of this number.
     fn forget(&mut self) -> StepResult {
         let devid = self.nic.devid;
-        // Before the check nothing is known of another interface of this number.
-        if matches!(&self.live.record.change, Some(Change::AttachNic(nic)) if nic.devid == devid) {
-            self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
-        }
-        self.live.forget_change()
+        self.live.record.emulated_nics.retain(|emulated| *emulated != devid);
+        Ok(())
     }
 
     /// The guest, and its stubdomain if QEMU emulates a NIC.
@@ -294,15 +328,12 @@ impl Attachment<'_> {
 
     fn record(&mut self) -> StepResult {
         self.live.record.config.nics.push(self.nic.clone());
-        self.live.record.change = None;
-        self.live.save()
+        Ok(())
     }
 
     fn unrecord(&mut self) -> StepResult {
         let devid = self.nic.devid;
         self.live.record.config.nics.retain(|nic| nic.devid != devid);
-        // As it was before; the undo of the note saves it last.
-        self.live.record.change = Some(Change::AttachNic(self.nic.clone()));
         Ok(())
     }
 }
@@ -310,11 +341,6 @@ impl Attachment<'_> {
 impl Detachment<'_> {
     fn check(&mut self) -> StepResult {
         find_nic(&self.live, self.devid).map(drop)
-    }
-
-    fn note(&mut self, let_go: bool) -> StepResult {
-        let devid = self.devid;
-        self.live.note(Change::DetachNic { devid, let_go })
     }
 
     fn ask(&mut self) -> StepResult {
@@ -368,15 +394,12 @@ impl Move<'_> {
     fn record(&mut self) -> StepResult {
         let (devid, to) = (self.devid, self.to.clone());
         set_bridge_of(&mut self.live, devid, Some(&to));
-        self.live.record.change = None;
-        self.live.save()
+        Ok(())
     }
 
     fn unrecord(&mut self) -> StepResult {
         let (devid, from) = (self.devid, self.from.clone());
         set_bridge_of(&mut self.live, devid, from.as_deref());
-        // As it was before; the undo of the note saves it last.
-        self.live.record.change = Some(Change::MoveNic { devid });
         Ok(())
     }
 }
@@ -441,11 +464,7 @@ fn leave(live: &mut Live<'_>, vif: &Vif) -> StepResult {
 /// Removes an interface wherever it is.
 fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     let known = live.record.config.nics.iter().find(|nic| nic.devid == devid);
-    let coming = match &live.record.change {
-        Some(Change::AttachNic(nic)) if nic.devid == devid => Some(nic),
-        _ => None,
-    };
-    let Some(nic) = known.or(coming).cloned() else { return Ok(()) };
+    let Some(nic) = known.cloned() else { return Ok(()) };
     let users = users(live, &nic)?;
     let ids: Vec<DeviceId> = users.iter().map(Vif::id).collect();
     for vif in &users {
@@ -454,12 +473,11 @@ fn remove_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     device::remove(live.ts, &ids)
 }
 
-/// The record without an interface, and without the change that removed it.
+/// The record without an interface.
 fn forget_nic(live: &mut Live<'_>, devid: u32) {
     let record = &mut live.record;
     record.config.nics.retain(|nic| nic.devid != devid);
     record.emulated_nics.retain(|emulated| *emulated != devid);
-    record.change = None;
 }
 
 /// Returns an interface to a guest that was asked to release it.

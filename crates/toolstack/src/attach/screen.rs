@@ -4,27 +4,26 @@
 //! a disk, a file in dom0, to which QEMU writes. QEMU may be hostile: the file is read within bounds and encoded again.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use config::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 use qmp::commands::{BlockdevAdd, BlockdevDel, Screendump};
-use qmp::{ErrorClass, Monitor, QmpError};
+use qmp::{ErrorClass, QmpError};
 use serde_json::json;
 
 use super::disk::detach_strays;
 use super::{Live, device};
-use crate::Toolstack;
 use crate::batch::Batch;
 use crate::create::{attach_image, wait_for};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run};
+use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
 use crate::picture;
-use crate::record::{Change, GuestRecord};
+use crate::record::GuestRecord;
 use crate::tree::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
 use crate::wait::Watcher;
+use crate::{Toolstack, UndoFailure};
 
 /// Room for a picture, in bytes: the largest that is accepted, and its header.
 const ROOM: u64 = 100 << 20;
@@ -36,7 +35,6 @@ const LETTERS: u32 = 26;
 /// A screenshot in progress.
 struct Shot<'a> {
     live: Live<'a>,
-    monitor: Arc<dyn Monitor>,
     vdev: Vdev,
     backing: DiskBacking,
     png: Vec<u8>,
@@ -44,11 +42,9 @@ struct Shot<'a> {
 
 fn steps<'b>() -> Vec<Step<Shot<'b>>> {
     vec![
-        Step::new("write-record", "record the screenshot", |s: &mut Shot<'_>| {
-            let vdev = s.vdev;
-            s.live.note(Change::Screenshot { vdev })
-        })
-        .undo(Shot::clear),
+        Step::new(ENTRY, "record the screenshot", |s: &mut Shot<'_>| s.enter(Cursor::back(ENTRY)))
+            .undo(Shot::clear)
+            .entry(),
         Step::new("make-file", "create a file for it", Shot::make_room),
         Step::new("attach-stubdomain", "attach a disk to the stubdomain", Shot::plug),
         Step::new("draw", "have QEMU write it", Shot::draw),
@@ -72,9 +68,8 @@ impl Toolstack {
     /// [`Error::Step`], and nothing is left: among others when the guest has no screen.
     pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Vec<u8>, Error> {
         let live = Live::settled(self, id)?;
-        let monitor = self.monitors.monitor(id).map_err(Cause::from)?;
         let vdev = free_disk(&live.record)?;
-        let mut shot = Shot { live, monitor, vdev, backing: DiskBacking::Empty, png: Vec::new() };
+        let mut shot = Shot { live, vdev, backing: DiskBacking::Empty, png: Vec::new() };
         let left = run(&steps(), &mut shot, &self.faults, events)?;
         if left.is_empty() {
             Ok(shot.png)
@@ -103,12 +98,25 @@ fn id(live: &Live<'_>, vdev: Vdev) -> Result<DeviceId, Cause> {
     Ok(DeviceId::new(DeviceKind::Vbd, live.stub()?, vdev.devid()))
 }
 
-/// Takes the disk away and removes the file, as far as they are there.
-pub(super) fn settle(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
-    device::remove(live.ts, &[id(live, vdev)?])?;
-    detach_strays(live)?;
-    live.ts.host.remove_file(&file(live))?;
-    live.forget_change()
+/// Undoes a screenshot that an earlier process began.
+pub(crate) fn resume_shot<'a>(
+    live: Live<'a>,
+    vdev: Vdev,
+    cursor: &Cursor,
+) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
+    let mut shot = Shot { live, vdev, backing: DiskBacking::Empty, png: Vec::new() };
+    let resumed = resume(&steps(), &mut shot, cursor, &mut |_| ());
+    (shot.live, resumed)
+}
+
+impl OnGuest for Shot<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.live.ts, &mut self.live.record)
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Screenshot { vdev: self.vdev }
+    }
 }
 
 impl Shot<'_> {
@@ -151,11 +159,12 @@ impl Shot<'_> {
     /// QEMU makes a file that is not there, so it is asked first whether the disk is.
     fn draw(&mut self) -> StepResult {
         let ts = self.live.ts;
+        let monitor = ts.monitors.monitor(self.live.id())?;
         let deadline = || Instant::now() + ts.deadlines.qmp;
         let node = json!({"driver": "host_device", "node-name": PROBE, "filename": self.device(), "read-only": true});
         let probe = BlockdevAdd(node.as_object().cloned().unwrap_or_default());
         let there = Watcher::new().until(Instant::now() + ts.deadlines.backends, || {
-            match qmp::run(&*self.monitor, &probe, deadline()) {
+            match qmp::run(&*monitor, &probe, deadline()) {
                 Ok(_) => Ok(Some(())),
                 Err(QmpError::Refused { class: ErrorClass::Generic, .. }) => Ok(None),
                 Err(error) => Err(error.into()),
@@ -165,9 +174,9 @@ impl Shot<'_> {
             let (path, after) = (id(&self.live, self.vdev)?.back().to_string(), ts.deadlines.backends);
             return Err(Cause::Backend { path, after, state: "not seen by QEMU".to_owned(), error: None });
         }
-        qmp::run(&*self.monitor, &BlockdevDel { node_name: PROBE.to_owned() }, deadline())?;
+        qmp::run(&*monitor, &BlockdevDel { node_name: PROBE.to_owned() }, deadline())?;
         let dump = Screendump { filename: self.device(), format: None };
-        qmp::run(&*self.monitor, &dump, Instant::now() + ts.deadlines.screen)?;
+        qmp::run(&*monitor, &dump, Instant::now() + ts.deadlines.screen)?;
         Ok(())
     }
 
@@ -176,8 +185,12 @@ impl Shot<'_> {
         detach_strays(&self.live)
     }
 
+    /// Removes the disk and the file, as far as they exist.
     fn clear(&mut self) -> StepResult {
-        settle(&mut self.live, self.vdev)
+        let (ts, live) = (self.live.ts, &self.live);
+        device::remove(ts, &[id(live, self.vdev)?])?;
+        detach_strays(live)?;
+        Ok(ts.host.remove_file(&file(live))?)
     }
 
     fn read(&mut self) -> StepResult {

@@ -71,7 +71,7 @@ fn free_letter(record: &GuestRecord) -> Result<Vdev, Cause> {
 }
 
 /// Whether QEMU may have a disk of this name that can be taken out.
-pub(super) fn is_plugged(record: &GuestRecord, vdev: Vdev) -> bool {
+pub(crate) fn is_plugged(record: &GuestRecord, vdev: Vdev) -> bool {
     record.emulated_disks.iter().any(|disk| disk.vdev == vdev) && qemu_args::scsi_target(vdev).is_ok()
 }
 

@@ -186,13 +186,13 @@ impl<'a> Host<'a> {
     /// Another guest of ours that uses the disk, from the moment that it has a record.
     fn find_record(&self, wanted: &DiskRecord) -> Option<DiskUser> {
         let uses = |record: &&GuestRecord| {
-            let counts = record.phase != Phase::Running || self.living(record.uuid).is_some();
+            let counts = record.phase() != Phase::Running || self.living(record.uuid).is_some();
             counts && record.disks.iter().any(|disk| wanted.conflicts(&disk.id, disk.writable))
         };
         self.records.guests.iter().find(uses).map(|record| DiskUser::Guest {
             name: record.name.clone(),
             domid: self.living(record.uuid).or(record.domid),
-            phase: record.phase,
+            phase: record.phase(),
         })
     }
 

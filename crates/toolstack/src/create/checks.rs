@@ -29,7 +29,7 @@ impl Creation<'_> {
     /// Everything that can be known to fail before anything is changed.
     pub(super) fn check(&mut self) -> StepResult {
         let domains = self.ts.hypervisor.list_domains()?;
-        self.check_identity(&domains, &self.ts.records()?.without(&self.copies))?;
+        self.check_identity(&domains, &self.ts.records()?)?;
         self.check_parts()?;
         self.check_memory()
     }
@@ -91,7 +91,9 @@ impl Creation<'_> {
         if let Some(file) = records.in_the_way(Some(self.record.uuid), &wanted) {
             return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
         }
-        for record in &records.guests {
+        // A restarted guest's own record is among them.
+        let others = records.guests.iter().filter(|record| record.stub_uuid != self.record.stub_uuid);
+        for record in others {
             if record.uuid == self.record.uuid {
                 return Err(Cause::UuidTaken(self.record.uuid));
             }

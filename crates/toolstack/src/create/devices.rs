@@ -65,7 +65,8 @@ impl Creation<'_> {
             add_device(&mut batch, stub, &disk_node(disk, backing, stub, vdev, true));
         }
         self.add_nics(&mut batch)?;
-        batch.commit(&self.ts.xenstore)
+        batch.commit(&self.ts.xenstore)?;
+        self.note_emulated()
     }
 
     /// Closes the devices and removes everything that xenstore has of the two domains.

@@ -19,11 +19,14 @@ use xen::{Channel, HvmBuilt, PvBuilt};
 use xen_types::DomId;
 
 use crate::claims::{OpenDisks, claim};
+use crate::destroy;
 use crate::domain::Domain;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Step, StepResult, ids, run};
-use crate::record::{EmulatedDisk, GuestRecord, Phase};
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
+};
+use crate::record::{EmulatedDisk, GuestRecord};
 use crate::tree::{DiskBacking, DomainTree};
 use crate::{Guest, Toolstack};
 pub(crate) use checks::{check_backend, check_bridge, check_disk};
@@ -38,6 +41,8 @@ const LOG_LINES: usize = 20;
 
 /// How many lines of its end are looked at for them.
 const LOG_LOOKED_AT: usize = 120;
+/// The id of the last step.
+pub(crate) const START: &str = "start-guest";
 /// The stubdomain's kernel prints this when the agent ends the domain as crashed; the trace that follows is of no use.
 const ENDED_BY_AGENT: &str = "sysrq: Trigger a crash";
 
@@ -69,11 +74,13 @@ pub(crate) struct Files {
 pub(crate) struct Creation<'a> {
     pub(crate) ts: &'a Toolstack,
     pub(crate) config: &'a GuestConfig,
-    pub(crate) options: CreateOptions,
-    /// Copies of state files, which hold nothing.
-    pub(crate) copies: Vec<PathBuf>,
+    pub(crate) paused: bool,
     pub(crate) record: GuestRecord,
+    /// The state file is this guest's.
     pub(crate) recorded: bool,
+    /// The restart that creates it, which goes on when what was interrupted of it is undone.
+    pub(crate) restart: Option<Restart>,
+    pub(crate) goes_on: bool,
     pub(crate) files: Files,
     pub(crate) image: StubImage,
     pub(crate) hap: bool,
@@ -118,8 +125,7 @@ where
 {
     vec![
         Step::new("check", "check the configuration", Creation::check),
-        Step::new("write-record", "write the state file", Creation::write_record)
-            .record(Creation::remove_record),
+        Step::new(ENTRY, "write the state file", Creation::write_record).entry(),
         Step::new("make-guest", "make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
         Step::new("make-stubdomain", "make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
         Step::new("attach-images", "attach disk images", Creation::attach_images)
@@ -142,8 +148,7 @@ where
             Ok(())
         }),
         Step::new("await-device-model", "wait for the device model", Creation::wait_for_device_model),
-        Step::new("record-running", "record the running guest", Creation::record_running),
-        Step::new("start-guest", "start the guest", Creation::start_guest),
+        Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
     ]
 }
 
@@ -165,37 +170,56 @@ impl Toolstack {
         options: CreateOptions,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        self.create_beside(config, options, Vec::new(), events)
-    }
-
-    /// Creates a guest whose state file may have copies.
-    pub(crate) fn create_beside(
-        &self,
-        config: &GuestConfig,
-        options: CreateOptions,
-        copies: Vec<PathBuf>,
-        events: &mut dyn FnMut(Event),
-    ) -> Result<Guest, Error> {
         let uuid = match options.uuid.or(config.uuid) {
             Some(uuid) => uuid,
             None => self.random_uuid()?,
         };
-        let boot = self.host.boot_id().map_err(Cause::from)?;
-        let record = GuestRecord::new(config, boot, uuid, self.random_uuid()?);
-        let mut creation = Creation { copies, ..Creation::new(self, config, options, record) };
-        let result = run(&steps(), &mut creation, &self.faults, events);
-        for text in std::mem::take(&mut creation.warnings) {
-            events(Event::Warning { text });
+        let record = self.new_record(config, uuid)?;
+        let mut creation = Creation::new(self, config, record);
+        creation.paused = options.paused;
+        creation.run(events)
+    }
+
+    /// A record of a guest that is to be created in this boot of the host.
+    pub(crate) fn new_record(&self, config: &GuestConfig, uuid: Uuid) -> Result<GuestRecord, Cause> {
+        Ok(GuestRecord::new(config, self.host.boot_id()?, uuid, self.random_uuid()?))
+    }
+
+    /// Creates the guest of a restart, whose state file is there.
+    pub(crate) fn create_again(
+        &self,
+        record: GuestRecord,
+        restart: Restart,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let config = record.config.clone();
+        let restart = Restart { stage: Stage::Creating, ..restart };
+        let mut creation = Creation::new(self, &config, record);
+        (creation.recorded, creation.restart) = (true, Some(restart));
+        creation.run(events)
+    }
+
+    /// Ends a create that an earlier process began: undoes it, or starts the guest if only that was missing. A restart
+    /// goes on afterwards.
+    pub(crate) fn resume_create(
+        &self,
+        mut record: GuestRecord,
+        operation: Operation,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<GuestRecord, Error> {
+        self.find_domains(&mut record)?;
+        let (config, name) = (record.config.clone(), record.name.clone());
+        let mut creation = Creation::new(self, &config, record);
+        creation.recorded = true;
+        match operation.kind {
+            Kind::Create { paused } => creation.paused = paused,
+            Kind::Restart(restart) => (creation.restart, creation.goes_on) = (Some(restart), true),
+            _ => {}
         }
-        if let Err(mut failure) = result {
-            if !failure.undo.is_empty() {
-                // As exactly as possible. The older file has the UUIDs, by which domains and loop devices are found.
-                let _ = creation.record_domain();
-            }
-            failure.stubdomain_log = creation.last_words();
-            return Err(failure.into());
+        match resume(&steps(), &mut creation, &operation.cursor, events) {
+            Ok(_) => Ok(creation.record),
+            Err(left) => Err(Error::NotClean { name, left }),
         }
-        Ok(creation.guest()?)
     }
 
     /// Checks whether a guest could be created again, while it is still there.
@@ -203,7 +227,7 @@ impl Toolstack {
         // Its disks are claimed anew, and are not compared with what they were.
         let mut without = record.clone();
         without.disks.clear();
-        Creation::new(self, &record.config, CreateOptions::default(), without).check_restart()
+        Creation::new(self, &record.config, without).check_restart()
     }
 
     /// A random UUID (version 4).
@@ -218,14 +242,15 @@ impl Toolstack {
 }
 
 impl<'a> Creation<'a> {
-    fn new(ts: &'a Toolstack, config: &'a GuestConfig, options: CreateOptions, record: GuestRecord) -> Self {
+    fn new(ts: &'a Toolstack, config: &'a GuestConfig, record: GuestRecord) -> Self {
         Self {
             ts,
             config,
-            options,
-            copies: Vec::new(),
+            paused: false,
             record,
             recorded: false,
+            restart: None,
+            goes_on: false,
             files: Files::default(),
             image: StubImage::default(),
             hap: true,
@@ -238,6 +263,54 @@ impl<'a> Creation<'a> {
             disks: OpenDisks::new(),
             stub_started: None,
             warnings: Vec::new(),
+        }
+    }
+
+    fn run(mut self, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let faults = &self.ts.faults;
+        let result = run(&steps(), &mut self, faults, events);
+        for text in std::mem::take(&mut self.warnings) {
+            events(Event::Warning { text });
+        }
+        match result {
+            Ok(_) => Ok(self.guest()?),
+            Err(mut failure) => {
+                failure.stubdomain_log = self.last_log_lines();
+                Err(failure.into())
+            }
+        }
+    }
+}
+
+impl OnGuest for Creation<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.ts, &mut self.record)
+    }
+
+    fn kind(&self) -> Kind {
+        match &self.restart {
+            Some(restart) => Kind::Restart(restart.clone()),
+            None => Kind::Create { paused: self.paused },
+        }
+    }
+
+    /// A guest that may have run is not destroyed because this was not recorded.
+    fn has_passed(&mut self) -> Result<bool, Cause> {
+        Ok(self.record.operation.as_ref().is_some_and(|operation| operation.cursor.step == START))
+    }
+
+    /// Removes the state file, unless it is that of another guest of this UUID or of a restart that goes on.
+    fn withdraw(&mut self, is_clean: bool) -> StepResult {
+        let (host, paths) = (&*self.ts.host, &self.ts.paths);
+        if self.goes_on {
+            (self.record.domid, self.record.stub_domid) = (None, None);
+            return self.record.save(host, paths);
+        }
+        match (self.recorded, is_clean) {
+            (true, true) => self.record.remove(host, paths),
+            // By it, what is left is found.
+            (true, false) => self.record.save(host, paths),
+            (false, _) => Ok(()),
         }
     }
 }
@@ -273,13 +346,11 @@ impl Creation<'_> {
 
     fn guest(self) -> Result<Guest, Cause> {
         let gone = self.not_now("has no domain");
-        let GuestRecord { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self.record;
-        let (Some(domid), Some(stub_domid)) = (domid, stub_domid) else { return Err(gone) };
-        Ok(Guest { uuid, stub_uuid, name, domid, stub_domid, config })
+        self.record.guest().ok_or(gone)
     }
 
     /// The stubdomain's last log lines, if it was started at all.
-    fn last_words(&self) -> Vec<String> {
+    fn last_log_lines(&self) -> Vec<String> {
         if self.stub_started.is_none() {
             return Vec::new();
         }
@@ -294,32 +365,41 @@ impl Creation<'_> {
 
     /// Claims the guest's disks and its name. Two guests that want the same do this one after the other.
     fn write_record(&mut self) -> StepResult {
-        let lock = self.ts.lock_disks();
-        self.check_records(&self.ts.records()?.without(&self.copies))?;
-        self.disks = claim(self.ts, &lock, &mut self.record, &self.config.disks)?;
+        let ts = self.ts;
+        let lock = ts.lock_disks();
+        self.check_records(&ts.records()?)?;
+        self.disks = claim(ts, &lock, &mut self.record, &self.config.disks)?;
         self.recorded = true;
-        self.record.save(&*self.ts.host, &self.ts.paths)
+        self.enter(Cursor::back(ENTRY))
     }
 
-    /// Removes the state file, unless it is that of another guest of this UUID.
-    fn remove_record(&mut self) -> StepResult {
-        if self.recorded { self.record.remove(&*self.ts.host, &self.ts.paths) } else { Ok(()) }
-    }
-
-    fn record_running(&mut self) -> StepResult {
+    /// Notes which devices QEMU emulates.
+    pub(crate) fn note_emulated(&mut self) -> StepResult {
         let plan = self.plan(self.domid()?)?;
         let emulated = |disk: &StubDisk| EmulatedDisk { vdev: disk.guest_vdev, stub_vdev: disk.stub_vdev };
         self.record.emulated_disks = plan.disks.iter().map(emulated).collect();
         self.record.emulated_nics = plan.nics.iter().map(|nic| nic.devid).collect();
-        self.record.phase = Phase::Running;
-        self.record.save(&*self.ts.host, &self.ts.paths)
+        Ok(())
     }
 
+    /// Starts the guest, unless it has run already: it may have ended since.
     fn start_guest(&mut self) -> StepResult {
-        if self.options.paused {
-            return Ok(());
+        let Some(domain) = self.record.guest_domain(self.ts)? else {
+            return Err(self.not_now("has no domain"));
+        };
+        match self.ts.look(domain)? {
+            Some(info) if !self.paused && info.state.paused && info.state.shutdown.is_none() => {
+                Ok(self.ts.hypervisor.unpause_domain(domain.domid())?)
+            }
+            _ => Ok(()),
         }
-        Ok(self.ts.hypervisor.unpause_domain(self.domid()?)?)
+    }
+
+    fn stop_guest(&mut self) -> StepResult {
+        match self.record.guest_domain(self.ts)? {
+            Some(domain) => destroy::pause(self.ts, domain),
+            None => Ok(()),
+        }
     }
 }
 

@@ -84,6 +84,8 @@ impl Vif {
             bridge: request.bridge.clone(),
             backend: self.id().backend_name(),
         });
+        // Before it is one: nothing else records that.
+        record.save(&*ts.host, &ts.paths)?;
         ts.host.add_port(&request)?;
         Ok(ts.xenstore.write(&below(&self.id().back(), "hotplug-status"), b"connected")?)
     }

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::disks::Handle;
@@ -73,6 +74,8 @@ pub struct SimState {
     pub calls: u64,
     /// The call that fails, from 1.
     pub fail_at: Option<u64>,
+    /// The thread whose call of this number, from 1, does not return.
+    pub die_at: Option<(ThreadId, u64)>,
     /// How often the host was restarted.
     pub boots: u64,
     random: u64,
@@ -140,6 +143,13 @@ impl SimHost {
         state.fail_at = (call > 0).then(|| state.calls + call);
     }
 
+    /// Ends the calling thread's work, with a panic that prints nothing, instead of its `call`th call from now on, from
+    /// 1, as when the daemon is killed; 0 lets it live.
+    pub fn die_at(&self, call: u64) {
+        let mut state = self.lock();
+        state.die_at = (call > 0).then(|| (thread::current().id(), state.calls + call));
+    }
+
     /// Restarts the host: files stay, the kernel's state is gone.
     pub fn reboot(&self) {
         let mut state = self.lock();
@@ -163,6 +173,11 @@ impl SimHost {
     pub(super) fn call(&self, operation: &'static str) -> Result<MutexGuard<'_, SimState>, HostError> {
         let mut state = self.lock();
         state.calls += 1;
+        if state.die_at.is_some_and(|(thread, call)| (thread, call) == (thread::current().id(), state.calls))
+        {
+            drop(state);
+            std::panic::resume_unwind(Box::new(operation));
+        }
         if state.fail_at == Some(state.calls) {
             return Err(HostError::Injected { call: state.calls, operation });
         }

@@ -14,8 +14,18 @@ pub struct Step<C: ?Sized> {
     label: &'static str,
     pub(super) run: fn(&mut C) -> StepResult,
     pub(super) undo: Option<fn(&mut C) -> StepResult>,
-    pub(super) is_record: bool,
-    pub(super) is_point_of_no_return: bool,
+    pub(super) is_entry: bool,
+    pub(super) mark: Option<Mark>,
+    pub(super) may_fail: bool,
+}
+
+/// What a step is to the whole operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Only forward from here.
+    PointOfNoReturn,
+    /// From here on a peer decides.
+    Peer,
 }
 
 impl<C: ?Sized> Step<C> {
@@ -23,7 +33,7 @@ impl<C: ?Sized> Step<C> {
     /// letters with hyphens between them. `label` tells people what it does, and may change.
     #[must_use]
     pub const fn new(id: &'static str, label: &'static str, run: fn(&mut C) -> StepResult) -> Self {
-        Self { id, label, run, undo: None, is_record: false, is_point_of_no_return: false }
+        Self { id, label, run, undo: None, is_entry: false, mark: None, may_fail: false }
     }
 
     /// Gives the step the function that puts back what it did.
@@ -33,19 +43,33 @@ impl<C: ?Sized> Step<C> {
         self
     }
 
-    /// The step writes down what the others are about to do. Its undo, which removes that, is run only when nothing else
-    /// is left: what stays can then still be found.
+    /// The step makes the operation's entry in the journal. The entry is withdrawn when everything else is undone: as
+    /// long as something is left, it can be found.
     #[must_use]
-    pub const fn record(mut self, undo: fn(&mut C) -> StepResult) -> Self {
-        self.undo = Some(undo);
-        self.is_record = true;
+    pub const fn entry(mut self) -> Self {
+        self.is_entry = true;
         self
     }
 
     /// From this step on there is only forward.
     #[must_use]
     pub const fn point_of_no_return(mut self) -> Self {
-        self.is_point_of_no_return = true;
+        self.mark = Some(Mark::PointOfNoReturn);
+        self
+    }
+
+    /// From this step until the point of no return a peer decides: a failure or an interruption is neither undone nor
+    /// continued, and the guest stays locked until the peer has answered.
+    #[must_use]
+    pub const fn peer_decides(mut self) -> Self {
+        self.mark = Some(Mark::Peer);
+        self
+    }
+
+    /// Beyond the point of no return, the operation is complete also when this step fails.
+    #[must_use]
+    pub const fn may_fail(mut self) -> Self {
+        self.may_fail = true;
         self
     }
 

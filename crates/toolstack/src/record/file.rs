@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use xen_types::DomId;
 
-use super::{DiskRecord, EXTENSION, FORM, GuestRecord, LIMIT};
+use super::{DiskRecord, EXTENSION, FORM, GuestRecord, LIMIT, OLDEST};
 use crate::Toolstack;
 use crate::domain::GuestId;
 use crate::error::Cause;
@@ -77,12 +77,6 @@ impl Records {
         }
     }
 
-    /// Without the files at these paths, which are known to be copies.
-    pub(crate) fn without(mut self, copies: &[PathBuf]) -> Self {
-        self.unreadable.retain(|file| !copies.contains(&file.path));
-        self
-    }
-
     /// The unreadable file whose guest may have this UUID or one of these names.
     pub(crate) fn in_the_way(&self, uuid: Option<Uuid>, names: &[String]) -> Option<&UnreadableRecord> {
         self.unreadable.iter().find(|file| {
@@ -110,7 +104,7 @@ impl GuestRecord {
             Err(error) => return unreadable(None, damaged(error.to_string())),
         };
         match value.get("form").and_then(Value::as_u64) {
-            Some(form) if form == u64::from(FORM) => {}
+            Some(form) if (u64::from(OLDEST)..=u64::from(FORM)).contains(&form) => {}
             Some(form) if form > u64::from(FORM) => {
                 return unreadable(Some(&value), Cause::RecordTooNew { path: path.to_owned(), form });
             }

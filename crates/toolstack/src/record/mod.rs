@@ -12,12 +12,14 @@ mod tolerance;
 
 use std::path::PathBuf;
 
-use config::{Disk, GuestConfig, Nic, Uuid, Vdev};
+use config::{GuestConfig, Uuid, Vdev};
 use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
+use crate::Guest;
 use crate::error::Cause;
 use crate::host::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
+use crate::operation::{Kind, Operation, Stage};
 use crate::paths::Paths;
 
 pub use file::UnreadableRecord;
@@ -26,7 +28,9 @@ use tolerance::Stored;
 
 /// The form (format version) of the files that are written. It is raised only for a change that an older release cannot
 /// handle; an added key needs no new form.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
+/// The oldest form that is read: it had a phase and a change instead of the operation.
+const OLDEST: u32 = 1;
 /// The largest state file that is read or written, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// The extension of state files.
@@ -35,14 +39,13 @@ const EXTENSION: &str = "json";
 pub(crate) const LOOP_TAG: &str = "outrigger/";
 
 /// How far a guest's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is being created; found without a creator at work, it is to be destroyed.
+    /// It is being created.
     Creating,
     /// It runs, or has ended and waits for what is to be done.
     Running,
-    /// It is being destroyed; this is to be completed.
+    /// It is being destroyed.
     Destroying,
 }
 
@@ -114,48 +117,6 @@ pub struct EmulatedDisk {
     pub stub_vdev: Vdev,
 }
 
-/// A change of a running guest's devices that is under way.
-///
-/// Found with nothing at work on it, an attachment is undone, and a detachment is completed that the guest has
-/// agreed to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// A disk comes.
-    AttachDisk(Disk),
-    /// A disk goes.
-    DetachDisk {
-        /// Which one.
-        vdev: Vdev,
-        /// The guest has let it go.
-        let_go: bool,
-    },
-    /// A CD drive gets another disc than its configuration says, or none.
-    ChangeMedium {
-        /// The drive.
-        vdev: Vdev,
-    },
-    /// A picture of the screen is taken, onto a disk of the stubdomain.
-    Screenshot {
-        /// That disk.
-        vdev: Vdev,
-    },
-    /// A network interface comes.
-    AttachNic(Nic),
-    /// A network interface goes.
-    DetachNic {
-        /// Its number.
-        devid: u32,
-        /// The guest has let it go.
-        let_go: bool,
-    },
-    /// A network interface moves to another bridge than its configuration says.
-    MoveNic {
-        /// Its number.
-        devid: u32,
-    },
-}
-
 /// One guest with its stubdomain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestRecord {
@@ -163,8 +124,6 @@ pub struct GuestRecord {
     /// The boot of the host in which the guest was created; absent in files of releases that did not record it.
     #[serde(default)]
     pub boot: Option<BootId>,
-    /// How far its life is.
-    pub phase: Phase,
     /// Its UUID, which is also its domain's handle in Xen.
     pub uuid: Uuid,
     /// The stubdomain's UUID.
@@ -197,9 +156,9 @@ pub struct GuestRecord {
     /// Its disks, including those that are being attached.
     #[serde(default)]
     pub disks: Vec<DiskRecord>,
-    /// What is being changed just now.
+    /// The operation in progress.
     #[serde(default)]
-    pub change: Option<Change>,
+    pub operation: Option<Operation>,
     /// Keys of the file that this release does not know.
     #[serde(skip)]
     stored: Stored,
@@ -215,7 +174,6 @@ impl GuestRecord {
         Self {
             form: FORM,
             boot: Some(boot),
-            phase: Phase::Creating,
             uuid,
             stub_uuid,
             name: config.name.clone(),
@@ -228,9 +186,31 @@ impl GuestRecord {
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
             disks: Vec::new(),
-            change: None,
+            operation: None,
             stored: Stored::default(),
         }
+    }
+
+    /// How far its life is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let Some(Operation { kind, .. }) = &self.operation else { return Phase::Running };
+        match kind {
+            Kind::Destroy => Phase::Destroying,
+            Kind::Create { .. } => Phase::Creating,
+            Kind::Restart(restart) => match restart.stage {
+                Stage::Delayed => Phase::Running,
+                Stage::Removing => Phase::Destroying,
+                Stage::Creating => Phase::Creating,
+            },
+            _ => Phase::Running,
+        }
+    }
+
+    /// The guest, if both its domains were made.
+    pub(crate) fn guest(self) -> Option<Guest> {
+        let Self { uuid, stub_uuid, name, config, domid, stub_domid, .. } = self;
+        Some(Guest { uuid, stub_uuid, name, domid: domid?, stub_domid: stub_domid?, config })
     }
 
     /// The stubdomain's name.

@@ -3,9 +3,9 @@
 use std::sync::OnceLock;
 
 use config::GuestConfig;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::GuestRecord;
+use super::{FORM, GuestRecord};
 
 /// A minimal configuration, with one device for each list whose elements are filled in.
 const LEAST: &str =
@@ -29,6 +29,7 @@ impl GuestRecord {
     /// Reads a record; keys that its release did not know get their defaults. Fails when a key without a default is
     /// missing.
     pub(super) fn from_value(mut file: Value) -> Result<Self, serde_json::Error> {
+        upgrade(&mut file);
         if let Some(config) = file.get_mut("config") {
             fill_config(config)?;
         }
@@ -48,6 +49,35 @@ impl GuestRecord {
         keep_unknown(&mut value, &self.stored.file, &self.stored.understood);
         serde_json::to_vec_pretty(&value)
     }
+}
+
+/// Replaces the phase and the change of the first form by the operation that they stand for.
+fn upgrade(file: &mut Value) {
+    let Value::Object(file) = file else { return };
+    if file.get("form").and_then(Value::as_u64) != Some(1) {
+        return;
+    }
+    file.insert("form".to_owned(), json!(FORM));
+    let (phase, change) = (file.remove("phase"), file.remove("change"));
+    let operation = match (phase.as_ref().and_then(Value::as_str), change) {
+        (Some("creating"), _) => json!({"kind": {"create": {"paused": false}}, "cursor": cursor("back")}),
+        (Some("destroying"), _) => json!({"kind": "destroy", "cursor": cursor("forward")}),
+        (Some("running"), None | Some(Value::Null)) => Value::Null,
+        (Some("running"), Some(mut change)) => {
+            let devices = change.as_object_mut().into_iter().flat_map(|change| change.values_mut());
+            let mut released = devices.filter_map(|device| device.as_object_mut()?.remove("let_go"));
+            let is_released = released.any(|value| value == json!(true));
+            json!({"kind": change, "cursor": cursor(if is_released { "forward" } else { "back" })})
+        }
+        // Not understood, so that the file is not read.
+        (phase, _) => json!({"kind": phase, "cursor": {}}),
+    };
+    file.insert("operation".to_owned(), operation);
+}
+
+/// A cursor that names no step: the first form did not.
+fn cursor(way: &str) -> Value {
+    json!({"step": "", "way": way})
 }
 
 /// The values of missing keys.
@@ -187,7 +217,7 @@ mod tests {
                 "{key}"
             );
         }
-        for key in ["boot", "domid", "stub_domid", "loops", "ports", "scripts", "change"] {
+        for key in ["boot", "domid", "stub_domid", "loops", "ports", "scripts", "operation"] {
             value.as_object_mut().unwrap().remove(key);
         }
         value["config"]["disks"][0].as_object_mut().unwrap().remove("trusted");
@@ -216,6 +246,34 @@ mod tests {
         }
         let least = config::load_str("t", &LEAST.replace("bridge=xenbr0", "")).config.unwrap();
         assert_eq!(GuestRecord::from_value(value).unwrap().config.nics, least.nics);
+    }
+
+    #[test]
+    fn phase_and_change_of_the_first_form_become_the_operation() {
+        let check = |phase: &str, change: Value, kind: Value, way: &str| {
+            let mut value = serde_json::to_value(record(LEAST)).unwrap();
+            value["form"] = json!(1);
+            value.as_object_mut().unwrap().remove("operation");
+            value["phase"] = json!(phase);
+            value["change"] = change;
+            let read = GuestRecord::from_value(value).unwrap();
+            let written: Value = serde_json::from_slice(&read.to_text().unwrap()).unwrap();
+            assert_eq!((written.get("phase"), written.get("change")), (None, None));
+            assert_eq!(written["form"], json!(2));
+            assert_eq!(written["operation"]["kind"], kind);
+            assert_eq!(written["operation"]["cursor"], json!({"step": "", "way": way}));
+        };
+        let vdev = serde_json::to_value(config::device_name("hda").unwrap()).unwrap();
+        let detach = |let_go: bool| json!({"detach-disk": {"vdev": vdev, "let_go": let_go}});
+        let detached = json!({"detach-disk": {"vdev": vdev}});
+        check("creating", Value::Null, json!({"create": {"paused": false}}), "back");
+        check("destroying", detach(false), json!("destroy"), "forward");
+        check("running", detach(false), detached.clone(), "back");
+        check("running", detach(true), detached, "forward");
+        check("running", json!({"move-nic": {"devid": 3}}), json!({"move-nic": {"devid": 3}}), "back");
+        let mut value = serde_json::to_value(record(LEAST)).unwrap();
+        (value["form"], value["phase"]) = (json!(1), json!("later"));
+        GuestRecord::from_value(value).unwrap_err();
     }
 
     #[test]

@@ -8,21 +8,21 @@ use xen_types::{DomId, KiB};
 
 use crate::world::{Drivers, Picture, Stubs, World};
 
-type Run = fn(&Toolstack, GuestId, &mut dyn FnMut(Event)) -> Result<Guest, Error>;
+pub(crate) type Run = fn(&Toolstack, GuestId, &mut dyn FnMut(Event)) -> Result<Guest, Error>;
 
 /// One kind of change.
 #[derive(Clone, Copy)]
-struct Change {
-    name: &'static str,
-    steps: fn() -> Vec<&'static str>,
-    run: Run,
+pub(crate) struct Change {
+    pub(crate) name: &'static str,
+    pub(crate) steps: fn() -> Vec<&'static str>,
+    pub(crate) run: Run,
     /// The first step from which there is only forward.
     forward_from: Option<&'static str>,
     /// What the guest is like.
-    guest: fn() -> (World, Guest),
+    pub(crate) guest: fn() -> (World, Guest),
 }
 
-const CHANGES: [Change; 16] = [
+pub(crate) const CHANGES: [Change; 16] = [
     Change {
         name: "attach an image",
         steps: Toolstack::attach_disk_steps,
@@ -41,14 +41,14 @@ const CHANGES: [Change; 16] = [
         name: "detach an image",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("hda"), Detach::Ask, events),
-        forward_from: Some("record-release"),
+        forward_from: Some("unplug-emulated"),
         guest: with_guest,
     },
     Change {
         name: "detach what a script made",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("xvde"), Detach::Ask, events),
-        forward_from: Some("record-release"),
+        forward_from: Some("unplug-emulated"),
         guest: with_guest,
     },
     Change {
@@ -62,7 +62,7 @@ const CHANGES: [Change; 16] = [
         name: "detach a network interface",
         steps: Toolstack::detach_nic_steps,
         run: |ts, id, events| ts.detach_nic(id, 0, Detach::Ask, events),
-        forward_from: Some("record-release"),
+        forward_from: Some("remove-device"),
         guest: with_guest,
     },
     Change {
@@ -125,7 +125,7 @@ const CHANGES: [Change; 16] = [
         name: "detach an emulated disk",
         steps: Toolstack::detach_disk_steps,
         run: |ts, id, events| ts.detach_disk(id, vdev("sdb"), Detach::Force, events),
-        forward_from: Some("record-release"),
+        forward_from: Some("unplug-emulated"),
         guest: without_drivers,
     },
     Change {
@@ -183,7 +183,7 @@ pub(crate) fn without_drivers() -> (World, Guest) {
 }
 
 /// The host as it was before a change, and as it is after it.
-fn pictures(change: &Change) -> (Picture, Picture) {
+pub(crate) fn pictures(change: &Change) -> (Picture, Picture) {
     let (world, guest) = (change.guest)();
     let before = world.picture();
     (change.run)(&world.toolstack, guest.id(), &mut |_| ()).unwrap();
@@ -508,7 +508,7 @@ fn a_processor_that_qemu_has_is_not_added_twice() {
 }
 
 /// A world whose QEMU draws a picture of one pixel, and its guest.
-fn with_screen() -> (World, Guest) {
+pub(crate) fn with_screen() -> (World, Guest) {
     let (world, guest) = with_guest();
     let host = world.host.clone();
     world.qemu.on_screendump(move |name| {

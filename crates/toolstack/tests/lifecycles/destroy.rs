@@ -1,6 +1,6 @@
 use toolstack::host::{HostError, Scripts};
 use toolstack::operation::{Faults, Side};
-use toolstack::{Cause, Error, Toolstack};
+use toolstack::{Cause, Error, Toolstack, Turn};
 
 use crate::world::{Stubs, World};
 
@@ -30,7 +30,7 @@ fn destroying_one_of_two_leaves_the_other() {
 fn a_restarted_guest_keeps_name_and_uuid() {
     let world = World::new(Stubs::Work);
     let guest = world.create().unwrap();
-    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    let again = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
     assert_eq!((&again.name, again.uuid), (&guest.name, guest.uuid));
     assert_ne!(again.domid, guest.domid);
     world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();

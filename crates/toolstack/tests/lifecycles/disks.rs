@@ -2,7 +2,7 @@
 
 use config::{Access, DiskSource};
 use toolstack::host::HostDevices;
-use toolstack::{Cause, CreateOptions, Detach, DiskUser, Error, Guest, GuestId, Phase, Toolstack};
+use toolstack::{Cause, CreateOptions, Detach, DiskUser, Error, Guest, GuestId, Phase, Toolstack, Turn};
 use xen::{DomainKind, DomainSpec, Hypervisor, ShutdownReason};
 use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
@@ -348,12 +348,12 @@ fn a_restarted_guest_gets_its_disks_back_unless_they_are_in_use() {
     let world = World::new(Stubs::Work);
     world.host.put_block("/dev/dm-7", 253, 7);
     let guest = world.create().unwrap();
-    let guest = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    let guest = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
     // A guest of another toolstack gets the disk in between, without a check.
     let domid = stranger(&world, "vbd", &[("physical-device", "fd:7"), ("mode", "r")]);
-    assert!(is_stranger(&user(world.toolstack.restart(guest.id(), &mut |_| ())), domid));
+    assert!(is_stranger(&user(world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ())), domid));
     world.hypervisor.destroy_domain(domid).unwrap();
-    world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn a_guest_that_reboots_keeps_its_disks_against_others() {
         assert_eq!(second.is_err(), kept, "{reason:?}");
         if kept {
             assert!(is_guest(&user(second), &first), "{reason:?}");
-            world.toolstack.restart(first.id(), &mut |_| ()).unwrap();
+            world.toolstack.restart(first.id(), Turn::default(), &mut |_| ()).unwrap();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use toolstack::host::HostDevices as _;
-use toolstack::{CreateOptions, Deadlines, Error, Event, Guest};
+use toolstack::{CreateOptions, Deadlines, Error, Event, Guest, Turn};
 use xen::{Hypervisor as _, ShutdownReason};
 
 use crate::strangers::create;
@@ -60,7 +60,7 @@ fn a_copy_of_a_state_file_is_reported_and_holds_nothing() {
         assert_eq!((recovered.guests.len(), recovered.troubles.len()), (1, 1), "{name}");
         assert_eq!(world.host.state().loops.len(), loops, "{name}");
         world.toolstack.rename(guest.id(), "other", &mut |_| ()).unwrap();
-        let again = world.toolstack.restart(guest.id(), &mut |_| ());
+        let again = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ());
         let again = again.unwrap_or_else(|error| panic!("{name}: {}", error.report()));
         assert_eq!(again.uuid, guest.uuid);
         // Without the guest's own file it may be the only file of a guest.
@@ -135,7 +135,7 @@ fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
     world.hypervisor.guest_shuts_down(guest.domid, ShutdownReason::Reboot);
     let before = world.picture();
     world.host.put_loop("/srv/a.img".as_ref(), false, "");
-    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+    let error = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap_err();
     assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
     assert_eq!(world.picture().guests(), before.guests());
     assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
@@ -144,11 +144,11 @@ fn a_guest_that_could_not_be_created_again_is_not_destroyed_by_a_restart() {
     for missing in [world.toolstack.paths().hvmloader[0].clone(), "/srv/a.img".into()] {
         let content = world.host.state().files[&missing].clone();
         world.forget_file(&missing);
-        let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+        let error = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap_err();
         assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
         world.host.put_file(&missing, &content);
     }
-    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    let again = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
     assert_eq!(again.uuid, guest.uuid);
 }
 
@@ -160,9 +160,9 @@ fn a_restart_that_an_unreadable_file_would_block_destroys_nothing() {
     // The file of another guest was overwritten with this guest's.
     let other = "/var/lib/outrigger/guests/99999999-2222-4333-8444-555555555555.json";
     world.host.put_file(other, &text);
-    let error = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap_err();
+    let error = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap_err();
     assert!(matches!(error, Error::NotRestarted { .. }), "{error}");
     assert!(world.hypervisor.domain_info(guest.domid).unwrap().is_some());
     world.forget_file(other.as_ref());
-    world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
 }

@@ -6,7 +6,7 @@ use config::Uuid;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use toolstack::operation::{Faults, Side};
-use toolstack::{CreateOptions, Guest, Toolstack};
+use toolstack::{CreateOptions, Guest, Toolstack, Turn};
 use xen::Hypervisor as _;
 use xen_types::DomId;
 
@@ -243,7 +243,7 @@ impl History {
             }
             Happens::Restart(which) => {
                 if let Some(guest) = self.pick(which) {
-                    let again = self.world.toolstack.restart(guest.id(), &mut |_| ());
+                    let again = self.world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ());
                     self.known(again);
                 }
             }

@@ -25,7 +25,7 @@ fn a_running_guest_whose_state_file_is_of_another_release_keeps_its_disks() {
     let before = world.host.state().loops.len();
     let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
     let text = world.host.state().files[std::path::Path::new(&path)].clone();
-    let text = String::from_utf8(text).unwrap().replacen("\"form\": 1", "\"form\": 2", 1);
+    let text = String::from_utf8(text).unwrap().replacen("\"form\": 2", "\"form\": 3", 1);
     world.host.put_file(&path, text.as_bytes());
     let recovered = world.successor().recover(&mut |event| println!("{event:?}")).unwrap();
     assert_eq!(recovered.troubles.len(), 1);
@@ -38,7 +38,7 @@ fn the_disk_of_a_guest_whose_state_file_cannot_be_read_is_not_free() {
     let guest = world.create().unwrap();
     let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
     let text = world.host.state().files[std::path::Path::new(&path)].clone();
-    let text = String::from_utf8(text).unwrap().replacen("\"form\": 1", "\"form\": 2", 1);
+    let text = String::from_utf8(text).unwrap().replacen("\"form\": 2", "\"form\": 3", 1);
     world.host.put_file(&path, text.as_bytes());
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
     assert_eq!((recovered.guests.len(), recovered.troubles.len()), (0, 1));
@@ -55,11 +55,8 @@ fn recovery_does_not_destroy_a_guest_that_has_the_domids_of_an_old_record() {
     // The host went down in the middle of a destroy.
     let path = format!("/var/lib/outrigger/guests/{}.json", guest.uuid);
     let text = world.host.state().files[std::path::Path::new(&path)].clone();
-    let text = String::from_utf8(text).unwrap().replacen("\"running\"", "\"destroying\"", 1).replacen(
-        "\"Running\"",
-        "\"Destroying\"",
-        1,
-    );
+    let destroy = r#""operation": {"kind": "destroy", "cursor": {"step": "", "way": "forward"}}"#;
+    let text = String::from_utf8(text).unwrap().replacen("\"operation\": null", destroy, 1);
     world.host.put_file(&path, text.as_bytes());
     for domid in [guest.stub_domid, guest.domid] {
         world.hypervisor.destroy_domain(domid).unwrap();

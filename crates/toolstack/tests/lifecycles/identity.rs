@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use config::Uuid;
 use toolstack::operation::{Faults, Side};
-use toolstack::{CreateOptions, Guest, Toolstack};
+use toolstack::{CreateOptions, Guest, Toolstack, Turn};
 use xen_types::DomId;
 
 use crate::strangers::{
@@ -51,7 +51,7 @@ fn nothing_is_done_to_the_domains_that_have_the_domids_now() {
 #[test]
 fn a_restart_creates_a_new_guest_and_spares_the_domains_that_have_the_domids_now() {
     let (world, guest, strangers, recording) = with_strangers(false);
-    let again = world.toolstack.restart(guest.id(), &mut |_| ()).unwrap();
+    let again = world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
     assert_eq!(again.uuid, guest.uuid);
     recording.check(&world, &strangers, "restarted");
     world.toolstack.destroy(again.id(), &mut |_| ()).unwrap();
@@ -72,10 +72,22 @@ fn a_destroy_that_fails_anywhere_spares_the_domains_that_have_the_domids_now() {
 
 #[test]
 fn a_guest_from_another_boot_has_only_its_file() {
-    for phase in ["creating", "running", "destroying"] {
+    let operations = [
+        (
+            "creating",
+            r#"{"kind": {"create": {"paused": false}}, "cursor": {"step": "check", "way": "back"}}"#,
+        ),
+        ("running", "null"),
+        ("destroying", r#"{"kind": "destroy", "cursor": {"step": "", "way": "forward"}}"#),
+    ];
+    for (phase, operation) in operations {
         let world = World::new(Stubs::Work);
         let old = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
-        let text = read(&world, &file_of(&old)).replacen("\"running\"", &format!("\"{phase}\""), 1);
+        let text = read(&world, &file_of(&old)).replacen(
+            "\"operation\": null",
+            &format!("\"operation\": {operation}"),
+            1,
+        );
         world.host.put_file(file_of(&old), text.as_bytes());
         let world = world.reboot();
         // Another toolstack has created a guest from the same configuration: it has the same UUID and domids.
@@ -112,7 +124,7 @@ fn a_guest_with_the_same_uuid_that_xl_created_is_not_ours() {
 #[test]
 fn recovery_of_an_interrupted_create_spares_a_guest_that_xl_created_from_the_same_file() {
     let steps = Toolstack::create_steps().into_iter();
-    for step in steps.take_while(|step| *step != "record-running") {
+    for step in steps.take_while(|step| *step != "start-guest") {
         let world = World::new(Stubs::Work);
         let toolstack = world.toolstack.clone().with_faults(Faults::none().at(step, Side::After));
         let mut config = guest_config();
@@ -142,10 +154,10 @@ fn an_unreadable_file_frees_nothing_and_blocks_its_name_and_uuid() {
         let guest = create(&world, &format!("{CONFIG}\nuuid='{UUID}'")).unwrap();
         let (path, text) = (file_of(&guest), read(&world, &file_of(&guest)));
         let damaged = match damage {
-            "form" => text.replacen("\"form\": 1", "\"form\": 99", 1),
+            "form" => text.replacen("\"form\": 2", "\"form\": 99", 1),
             "half" => text[..text.len() / 2].to_owned(),
             "empty" => String::new(),
-            _ => text.replacen("\"phase\": \"running\"", "\"phase\": \"later\"", 1),
+            _ => text.replacen("\"operation\": null", "\"operation\": \"later\"", 1),
         };
         assert_ne!(damaged, text);
         world.host.put_file(&path, damaged.as_bytes());
@@ -174,9 +186,10 @@ fn an_unreadable_file_frees_nothing_and_blocks_its_name_and_uuid() {
 }
 
 /// State files that releases have written, one for each form and each set of keys.
-const RELEASED: [(&str, &str); 2] = [
+const RELEASED: [(&str, &str); 3] = [
     ("form-1.json", include_str!("../records/form-1.json")),
     ("form-1-boot.json", include_str!("../records/form-1-boot.json")),
+    ("form-2.json", include_str!("../records/form-2.json")),
 ];
 
 #[test]

@@ -12,6 +12,7 @@ mod half_undone;
 mod histories;
 mod hostile;
 mod identity;
+mod killed;
 mod qemu;
 mod recover;
 mod strangers;

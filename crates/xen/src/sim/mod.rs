@@ -6,6 +6,7 @@ use core::cell::Cell;
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, KiB};
@@ -71,6 +72,7 @@ impl SimHypervisor {
             last_domid: 0,
             operations: Vec::new(),
             fail_after: None,
+            die_after: None,
             fail_named: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), observer: Mutex::new(None) }
@@ -79,6 +81,12 @@ impl SimHypervisor {
     /// Makes the `n`-th call from now on fail with `EIO`; 1 is the next one. Calls after it are done again.
     pub fn fail_nth_call(&self, n: u64) {
         self.lock().fail_after = Some(n.saturating_sub(1));
+    }
+
+    /// Ends the calling thread's work, with a panic that prints nothing, instead of its `n`-th call from now on, from 1,
+    /// as when the daemon is killed; 0 lets it live.
+    pub fn die_at_nth_call(&self, n: u64) {
+        self.lock().die_after = n.checked_sub(1).map(|left| (thread::current().id(), left));
     }
 
     /// Makes each call of the method of this name fail with this number, until [`Self::heal`].
@@ -188,6 +196,10 @@ impl SimHypervisor {
         action: impl FnOnce(&mut State) -> Result<T, Errno>,
     ) -> Result<T> {
         let mut state = self.lock();
+        if state.dies() {
+            drop(state);
+            std::panic::resume_unwind(Box::new(name));
+        }
         let result = match state.injected(name) {
             Some(errno) => Err(errno),
             None => action(&mut state),
@@ -240,10 +252,27 @@ struct State {
     last_domid: u16,
     operations: Vec<Operation>,
     fail_after: Option<u64>,
+    /// The thread that dies, after so many calls more.
+    die_after: Option<(ThreadId, u64)>,
     fail_named: BTreeMap<&'static str, Errno>,
 }
 
 impl State {
+    /// Whether the caller's thread dies instead of this call.
+    fn dies(&mut self) -> bool {
+        match &mut self.die_after {
+            Some((thread, left)) if *thread == thread::current().id() => match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => {
+                    self.die_after = None;
+                    return true;
+                }
+            },
+            _ => {}
+        }
+        false
+    }
+
     fn injected(&mut self, name: &'static str) -> Option<Errno> {
         if let Some(left) = self.fail_after {
             self.fail_after = left.checked_sub(1);

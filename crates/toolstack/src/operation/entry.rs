@@ -1,0 +1,148 @@
+//! The journal entry of an operation: what is done to the guest, and how far it has come.
+//!
+//! The entry is in the guest's state file as long as the operation is in progress, and is durable before what it
+//! announces is done. What the operation made is in the same file: domids, loop devices, ports, scripts, disks.
+
+use config::{Disk, Nic, Uuid, Vdev};
+use serde::{Deserialize, Serialize};
+use xen_types::KiB;
+
+use super::turn::Turn;
+
+/// An operation in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// What is done.
+    pub kind: Kind,
+    /// How far it has come.
+    pub cursor: Cursor,
+}
+
+/// What an operation does, with its parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The guest is created.
+    Create {
+        /// It is not started.
+        paused: bool,
+    },
+    /// The guest is destroyed.
+    Destroy,
+    /// The guest is destroyed, and created again from its configuration.
+    Restart(Restart),
+    /// The guest gets another name.
+    Rename {
+        /// The name before.
+        from: String,
+        /// Its configuration gets the name too.
+        for_good: bool,
+    },
+    /// A disk is attached.
+    AttachDisk(Disk),
+    /// A disk is detached.
+    DetachDisk {
+        /// Which one.
+        vdev: Vdev,
+    },
+    /// A CD drive gets another disc than its configuration says, or none.
+    ChangeMedium {
+        /// The drive.
+        vdev: Vdev,
+    },
+    /// A screenshot is taken, onto a disk of the stubdomain.
+    Screenshot {
+        /// That disk.
+        vdev: Vdev,
+    },
+    /// A network interface is attached.
+    AttachNic(Nic),
+    /// A network interface is detached.
+    DetachNic {
+        /// Its number.
+        devid: u32,
+    },
+    /// A network interface moves to another bridge than its configuration says.
+    MoveNic {
+        /// Its number.
+        devid: u32,
+    },
+    /// The guest's memory changes.
+    SetMemory {
+        /// The memory before.
+        from: KiB,
+    },
+    /// The number of the guest's vCPUs changes.
+    SetVcpus {
+        /// The number before.
+        from: u32,
+    },
+}
+
+/// A restart: the guest is created again whatever happens to the daemon meanwhile, unless the host goes down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// When it begins.
+    pub turn: Turn,
+    /// How far it has come.
+    pub stage: Stage,
+    /// The ended guest that gives its name to this one and is preserved under another.
+    #[serde(default)]
+    pub predecessor: Option<Predecessor>,
+}
+
+/// The stages of a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Its time has not come; the ended guest is still there.
+    Delayed,
+    /// The ended guest is destroyed.
+    Removing,
+    /// The guest is created again.
+    Creating,
+}
+
+/// A guest that ended and is preserved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predecessor {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// The name that it gets.
+    pub name: String,
+}
+
+/// How far an operation has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The id of the last step that was begun and leaves something to undo.
+    pub step: String,
+    /// What becomes of the operation if nothing works on it.
+    pub way: Way,
+}
+
+/// What becomes of an operation that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// It is undone.
+    Back,
+    /// It is completed: it is beyond its point of no return.
+    Forward,
+    /// Neither: a peer decides, and the guest is locked until it has answered.
+    Peer,
+}
+
+impl Cursor {
+    /// Of an operation that was begun at this step and can be undone.
+    #[must_use]
+    pub fn back(step: &str) -> Self {
+        Self { step: step.to_owned(), way: Way::Back }
+    }
+
+    /// Of an operation that is beyond its point of no return with this step.
+    #[must_use]
+    pub fn forward(step: &str) -> Self {
+        Self { step: step.to_owned(), way: Way::Forward }
+    }
+}
