@@ -45,7 +45,7 @@ fn run(options: &Options) -> Result<()> {
     })?;
     let lock = Lock::take(&options.run_dir.join("consoled.lock"))?;
     raise_descriptor_limit();
-    let platform = XenPlatform::open().context("Cannot use Xen; this daemon runs as root in dom0")?;
+    let platform = XenPlatform::open().context("Cannot use Xen")?;
     let mut server = start(platform, options)?;
     server.add_caller_fd(signals.as_fd())?;
     info!(consoles = server.consoles().count(), "serving consoles");

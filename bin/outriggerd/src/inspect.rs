@@ -1,7 +1,7 @@
 //! What a guest's stubdomain was given and what it says of itself.
 
 use serde_json::{Map, Value};
-use stubdom_abi::{Argv, DmKey};
+use stubdom_abi::{Argv, StubReport};
 use toolstack::{Cause, Guest, Toolstack};
 use xenstore::Store;
 
@@ -35,19 +35,12 @@ fn argv(toolstack: &Toolstack, guest: &Guest) -> Result<Vec<String>, Cause> {
 }
 
 fn agent(toolstack: &Toolstack, guest: &Guest) -> Result<Value, Cause> {
-    let keys = [
-        ("state", DmKey::State),
-        ("version", DmKey::AgentVersion),
-        ("step", DmKey::AgentStep),
-        ("heartbeat", DmKey::AgentHeartbeat),
-        ("features", DmKey::Features),
-        ("exit", DmKey::AgentExit),
-    ];
+    let report = StubReport::read(toolstack.xenstore(), guest.stub_domid, guest.domid)?;
     let mut found = Map::new();
-    for (name, key) in keys {
-        if let Some(value) = toolstack.xenstore().read(&key.path(guest.stub_domid, guest.domid))? {
-            found.insert(name.to_owned(), Value::String(stubdom_abi::harmless(&value)));
-        }
+    for (key, text) in report.texts() {
+        // The interface names them without their folder.
+        let name = key.name().trim_start_matches("agent/");
+        found.insert(name.to_owned(), Value::String(text.to_owned()));
     }
     Ok(Value::Object(found))
 }

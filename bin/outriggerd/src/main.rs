@@ -37,7 +37,7 @@ use clap::Parser;
 use daemon::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
 use toolstack::host::RealHost;
-use toolstack::{Deadlines, Toolstack};
+use toolstack::{Deadlines, Paths, Toolstack};
 use tracing_subscriber::EnvFilter;
 use xen::{Hypervisor, RealHypervisor};
 use xenstore::Xenstore;
@@ -87,12 +87,13 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 fn start(arguments: &Arguments) -> Result<()> {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(RealHypervisor::open().context("Cannot reach Xen")?);
+    let paths = usual_paths(&*hypervisor)?;
     let xenstore = Xenstore::open().context("Cannot reach xenstore")?;
     let consoles = Path::new(console::attach::SOCKET_DIR);
     let dial = Arc::new(HostDial::new(Arc::clone(&hypervisor), xenstore.clone(), consoles));
     let config = MuxConfig::default().scaled(time_scale());
     let qmp = Qmp::new(&arguments.socket, read_access(&arguments.qmp_policy)?, config, dial);
-    let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost));
+    let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost)).with_paths(paths);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A guest that takes no notice of a request holds one for ten seconds. More than these wait for their turn.
@@ -100,6 +101,12 @@ fn start(arguments: &Arguments) -> Result<()> {
         .build()
         .context("Cannot start the event loop")?
         .block_on(serve(arguments, toolstack, qmp))
+}
+
+/// The paths for the running Xen, which must be of the release that this daemon was built for.
+fn usual_paths(hypervisor: &dyn Hypervisor) -> Result<Paths> {
+    let release = xen::release::check(hypervisor).context("Cannot use this Xen")?;
+    Ok(Paths::of(release))
 }
 
 /// Who may use QMP, by the policy file.

@@ -5,9 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use stubdom_abi::{DmKey, Feature, Features, MAX_STUB_VALUE};
+use stubdom_abi::{DmKey, Feature, StubReport};
 use toolstack::{Cause, Guest, Toolstack};
-use xenstore::Store;
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +14,7 @@ pub(crate) enum Beat {
     /// No heartbeat is expected: the agent does not offer one, or its domain is paused.
     NotExpected,
     /// The last value; `None` if there is none yet.
-    Value(Option<Vec<u8>>),
+    Value(Option<String>),
 }
 
 /// Checks a guest's stubdomain.
@@ -24,16 +23,12 @@ pub(crate) fn look(toolstack: &Toolstack, guest: &Guest) -> Result<Beat, Cause> 
     if stub.is_none_or(|info| info.state.paused) {
         return Ok(Beat::NotExpected);
     }
-    let read = |key: DmKey| toolstack.xenstore().read(&key.path(guest.stub_domid, guest.domid));
-    let features = read(DmKey::Features)?.unwrap_or_default();
-    if !Features::decode(&features).has(Feature::Heartbeat) {
+    let keys = [DmKey::Features, DmKey::AgentHeartbeat];
+    let report = StubReport::read_keys(toolstack.xenstore(), guest.stub_domid, guest.domid, &keys)?;
+    if !report.features().has(Feature::Heartbeat) {
         return Ok(Beat::NotExpected);
     }
-    let mut value = read(DmKey::AgentHeartbeat)?;
-    if let Some(value) = &mut value {
-        value.truncate(MAX_STUB_VALUE);
-    }
-    Ok(Beat::Value(value))
+    Ok(Beat::Value(report.heartbeat().map(str::to_owned)))
 }
 
 /// The watchdog's state.
@@ -72,7 +67,7 @@ mod tests {
     use super::*;
 
     fn value(text: &str) -> Beat {
-        Beat::Value(Some(text.as_bytes().to_vec()))
+        Beat::Value(Some(text.to_owned()))
     }
 
     #[test]

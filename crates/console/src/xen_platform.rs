@@ -33,10 +33,13 @@ impl XenPlatform {
     /// Opens the hypervisor and the drivers.
     ///
     /// # Errors
-    /// When this is no control domain of Xen, or this process may not.
+    /// When this is no control domain of Xen, this process may not, or another release of Xen runs than this program
+    /// was built for.
     pub fn open() -> Result<Self, XenError> {
+        let hypervisor = RealHypervisor::open()?;
+        xen::release::check(&hypervisor)?;
         Ok(Self {
-            hypervisor: RealHypervisor::open()?,
+            hypervisor,
             events: EventChannels::open()?,
             grants: GrantTable::open()?,
             foreign: ForeignMemory::open()?,

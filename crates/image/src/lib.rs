@@ -39,7 +39,15 @@ pub mod stubdom;
 mod testing;
 mod tools;
 
+use xen_types::Release;
+
 pub use error::ImageError;
+
+/// The release of Xen in the Debian that packages come from.
+///
+/// An image works on other releases too, as long as no PCI device is passed through. The programs of Xen in an
+/// embedded host or a reference stubdomain do not.
+pub const XEN: Release = Release::DEBIAN_12;
 
 /// What this crate's functions give back.
 pub type Result<T, E = ImageError> = std::result::Result<T, E>;

@@ -1,10 +1,9 @@
 //! What the toolstack and the device-model stubdomain agree on, as types.
 //!
 //! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
-//! ([`Argv`]), which console is which ([`StubConsole`], [`QmpConsole`]), and what the stubdomain reports and how that is read
-//! without trusting it ([`AgentExit`], [`Features`], [`Heartbeat`], [`DmState`]), and a [`stream`] with an end over a
-//! console that has none. `docs/stubdom-api.md` is its
-//! prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
+//! ([`Argv`]), which console is which ([`StubConsole`], [`QmpConsole`]), and what the stubdomain reports ([`AgentExit`],
+//! [`Features`], [`Heartbeat`], [`DmState`]) and how that is read without trusting it ([`StubReport`]), and a [`stream`]
+//! with an end over a console that has none. `docs/stubdom-api.md` is its prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
 //! 4.14 and later.
 #![forbid(unsafe_code)]
 
@@ -15,6 +14,7 @@ mod fdset;
 mod image;
 mod keys;
 pub mod paths;
+mod report;
 pub mod stream;
 
 pub use argv::{Argv, ArgvError};
@@ -27,6 +27,7 @@ pub use keys::{
     harmless,
 };
 pub use paths::DmKey;
+pub use report::StubReport;
 
 /// The descriptor at which QEMU finds its incoming state, when console 2 exists.
 pub const STATE_IN_FD: i32 = 3;

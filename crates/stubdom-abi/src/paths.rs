@@ -8,7 +8,7 @@ use crate::StubConsole;
 /// One key of `/local/domain/<stub>/device-model/<target>/`.
 ///
 /// The directory belongs to the stubdomain, the target may read it ([`device_model_permissions`]). Nothing found
-/// in it may be trusted: see [`crate::harmless`] and the `decode` functions of this crate.
+/// in it may be trusted: [`crate::StubReport`] reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DmKey {
     /// `state`: written by QEMU, `running` when it is ready ([`crate::DmState`]).

@@ -38,5 +38,5 @@ done
 /usr/libexec/xen-qemu-system-i386 -chardev socket,id=monitor,path=/run/qmp.sock,server=on,wait=off \
     -mon chardev=monitor,mode=control "$@" &
 until [ -S /run/qmp.sock ]; do sleep 0.1; done
-/usr/lib/xen-4.17/bin/vchan-socket-proxy --mode=server 0 "device-model/$guest/qmp-vchan" /run/qmp.sock &
+@PROXY@ --mode=server 0 "device-model/$guest/qmp-vchan" /run/qmp.sock &
 while :; do wait; sleep 1; done

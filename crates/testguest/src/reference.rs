@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
 
+use image::XEN;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
@@ -12,18 +13,17 @@ use image::root::{Kind, Root};
 
 use crate::{Result, io_error};
 
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 7] = [
     "linux-image-amd64",
     "busybox-static",
     "qemu-system-xen",
     "qemu-system-data",
     "seabios",
     "ipxe-qemu",
-    "xen-utils-4.17",
     "xenstore-utils",
 ];
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
-const PROXY: &str = "/usr/lib/xen-4.17/bin/vchan-socket-proxy";
+const PROXY: &str = "vchan-socket-proxy";
 const TOOLS: [&str; 2] = ["/usr/bin/xenstore-list", "/usr/bin/xenstore-read"];
 /// QEMU's data, each folder as a whole.
 const DATA: [&str; 3] = ["/usr/share/qemu/keymaps", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
@@ -35,7 +35,9 @@ const MODULES: [&str; 7] =
 /// # Errors
 /// That a package or something in it is missing, or a file cannot be written.
 pub fn reference_stubdom(store: &Store, output: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-    let root = store.root(&PACKAGES, Take::Libraries, progress)?;
+    let xen_utils = XEN.utils_package();
+    let packages = [&PACKAGES[..], &[&xen_utils]].concat();
+    let root = store.root(&packages, Take::Libraries, progress)?;
     let kernel = Kernel::find(&root)?;
     let archive = archive(&root, &kernel)?;
     fs::create_dir_all(output).map_err(io_error("make the folder", output))?;
@@ -52,10 +54,11 @@ fn archive(root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
         archive.directory(folder, 0o755)?;
     }
     archive.device("/dev/console", 0o600, 5, 1)?;
-    archive.bytes("/init", 0o755, include_str!("reference-init.sh"))?;
+    let proxy = XEN.tool(PROXY);
+    archive.bytes("/init", 0o755, include_str!("reference-init.sh").replace("@PROXY@", &proxy))?;
     archive.copy("/bin/busybox", 0o755, root.find("/bin/busybox")?.host)?;
     let mut closure = Closure::new(root);
-    for program in [QEMU, PROXY].into_iter().chain(TOOLS) {
+    for program in [QEMU, &proxy].into_iter().chain(TOOLS) {
         closure.add(program)?;
     }
     for file in closure.files() {

@@ -8,6 +8,7 @@ use std::io::{BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use image::XEN;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
@@ -19,8 +20,6 @@ use crate::error::AtPath as _;
 use crate::hash::hex;
 use crate::{Host, HostError, Observer, Put, contents};
 
-/// dom0's `/init`.
-const INIT: &str = include_str!("dom0-init.sh");
 /// Raised when the same inputs have to make another host.
 const FORMAT: &str = "2";
 /// Hosts that are kept, those used last.
@@ -47,7 +46,8 @@ pub fn build(
     hosts: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Host, HostError> {
-    let mut wanted: Vec<&str> = contents::PACKAGES.to_vec();
+    let packages = contents::packages();
+    let mut wanted: Vec<&str> = packages.iter().map(String::as_str).collect();
     if recipe.with_xen_tools {
         wanted.extend(contents::TOOLS_PACKAGES);
     }
@@ -94,7 +94,7 @@ pub(crate) fn gather<E: std::error::Error + Send + Sync + 'static>(
 
 /// Writes the three files.
 fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), HostError> {
-    let hypervisor = root.find(contents::HYPERVISOR).map_err(gather("the hypervisor"))?;
+    let hypervisor = root.find(&XEN.hypervisor()).map_err(gather("the hypervisor"))?;
     let packed = File::open(&hypervisor.host).at("open", &hypervisor.host)?;
     let mut xen = Vec::new();
     flate2::read::GzDecoder::new(packed).read_to_end(&mut xen).at("unpack", &hypervisor.host)?;
@@ -117,22 +117,22 @@ fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, 
     skeleton(&mut archive).map_err(gather("dom0's skeleton"))?;
     modules(kernel, &mut archive).map_err(gather("dom0's kernel modules"))?;
     let mut closure = Closure::new(root);
-    for program in contents::PROGRAMS {
-        closure.add(program).map_err(gather(program))?;
+    for program in contents::programs() {
+        closure.add(&program).map_err(gather(&program))?;
     }
-    for path in contents::FILES {
-        tree(root, path, &mut archive).map_err(gather(path))?;
+    for path in contents::files() {
+        tree(root, &path, &mut archive).map_err(gather(&path))?;
     }
     if recipe.with_xen_tools {
-        for program in contents::TOOLS_PROGRAMS {
-            closure.add(program).map_err(gather(program))?;
+        for program in contents::tools_programs() {
+            closure.add(&program).map_err(gather(&program))?;
         }
         for path in contents::TOOLS_FILES {
             tree(root, path, &mut archive).map_err(gather(path))?;
         }
         // libxl looks for it there, Debian has it elsewhere.
         let proxy = "/usr/bin/vchan-socket-proxy";
-        archive.link(proxy, "/usr/lib/xen-4.17/bin/vchan-socket-proxy").map_err(gather(proxy))?;
+        archive.link(proxy, &XEN.tool("vchan-socket-proxy")).map_err(gather(proxy))?;
     }
     for put in &recipe.programs {
         closure.add_needs_of(&put.source).map_err(gather(&put.source.display().to_string()))?;
@@ -157,7 +157,7 @@ fn skeleton(archive: &mut Initramfs) -> image::Result<()> {
     archive.directory("/tmp", 0o1777)?;
     archive.device("/dev/console", 0o600, 5, 1)?;
     archive.device("/dev/null", 0o666, 1, 3)?;
-    archive.bytes("/init", 0o755, INIT)?;
+    archive.bytes("/init", 0o755, contents::init())?;
     archive.link("/bin/sh", "busybox")?;
     archive.link("/var/run", "/run")?;
     archive.bytes("/etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
@@ -216,7 +216,7 @@ fn key(recipe: &Recipe, root: &Root) -> Result<String, HostError> {
         hash.update(part.as_bytes());
         hash.update([0]);
     };
-    for part in [FORMAT, INIT, contents::PROFILE] {
+    for part in [FORMAT, &contents::init(), contents::PROFILE] {
         add(part);
     }
     add(&format!("{:?}", contents::all()));

@@ -1,15 +1,12 @@
 //! What dom0 is made of, by name.
 
+use image::XEN;
+
 /// Packages of every host.
-pub(crate) const PACKAGES: [&str; 7] = [
-    "xen-hypervisor-4.17-amd64",
-    "linux-image-amd64",
-    "xen-utils-4.17",
-    "xenstore-utils",
-    "busybox-static",
-    "seabios",
-    "ovmf",
-];
+pub(crate) fn packages() -> Vec<String> {
+    let (hypervisor, utils) = (XEN.hypervisor_package(), XEN.utils_package());
+    owned(&[&hypervisor, "linux-image-amd64", &utils, "xenstore-utils", "busybox-static", "seabios", "ovmf"])
+}
 
 /// Packages of a host with Xen's own tools.
 pub(crate) const TOOLS_PACKAGES: [&str; 11] = [
@@ -26,44 +23,50 @@ pub(crate) const TOOLS_PACKAGES: [&str; 11] = [
     "strace",
 ];
 
-/// The hypervisor, packed with gzip.
-pub(crate) const HYPERVISOR: &str = "/boot/xen-4.17-amd64.gz";
-
 /// Programs of every host.
-pub(crate) const PROGRAMS: [&str; 9] = [
-    "/bin/busybox",
-    "/usr/bin/xenstore-list",
-    "/usr/bin/xenstore-ls",
-    "/usr/bin/xenstore-read",
-    "/usr/bin/xenstore-rm",
-    "/usr/bin/xenstore-watch",
-    "/usr/bin/xenstore-write",
-    "/usr/lib/xen-4.17/bin/xen-init-dom0",
-    "/usr/lib/xen-4.17/bin/xenstored",
-];
+pub(crate) fn programs() -> Vec<String> {
+    let mut programs = owned(&[
+        "/bin/busybox",
+        "/usr/bin/xenstore-list",
+        "/usr/bin/xenstore-ls",
+        "/usr/bin/xenstore-read",
+        "/usr/bin/xenstore-rm",
+        "/usr/bin/xenstore-watch",
+        "/usr/bin/xenstore-write",
+    ]);
+    programs.extend(["xen-init-dom0", "xenstored"].map(|name| XEN.tool(name)));
+    programs
+}
 
 /// Files and folders of every host: the firmware of guests.
-pub(crate) const FILES: [&str; 3] =
-    ["/usr/lib/xen-4.17/boot/hvmloader", "/usr/share/seabios/bios-256k.bin", "/usr/share/ovmf/OVMF.fd"];
+pub(crate) fn files() -> Vec<String> {
+    owned(&[&XEN.hvmloader(), "/usr/share/seabios/bios-256k.bin", "/usr/share/ovmf/OVMF.fd"])
+}
 
 /// Programs of a host with Xen's own tools. The hotplug scripts want the real bash, losetup, stat and flock.
-pub(crate) const TOOLS_PROGRAMS: [&str; 15] = [
-    "/bin/bash",
-    "/sbin/losetup",
-    "/sbin/ip",
-    "/usr/bin/bc",
-    "/usr/bin/flock",
-    "/usr/bin/stat",
-    "/usr/bin/strace",
-    "/usr/lib/xen-4.17/bin/libxl-save-helper",
-    "/usr/lib/xen-4.17/bin/vchan-socket-proxy",
-    "/usr/lib/xen-4.17/bin/xenconsole",
-    "/usr/lib/xen-4.17/bin/xenconsoled",
-    "/usr/lib/xen-4.17/bin/xenstore-control",
-    "/usr/lib/xen-4.17/bin/xentop",
-    "/usr/lib/xen-4.17/bin/xl",
-    "/usr/libexec/xen-qemu-system-i386",
-];
+pub(crate) fn tools_programs() -> Vec<String> {
+    let mut programs = owned(&[
+        "/bin/bash",
+        "/sbin/losetup",
+        "/sbin/ip",
+        "/usr/bin/bc",
+        "/usr/bin/flock",
+        "/usr/bin/stat",
+        "/usr/bin/strace",
+    ]);
+    let tools = [
+        "libxl-save-helper",
+        "vchan-socket-proxy",
+        "xenconsole",
+        "xenconsoled",
+        "xenstore-control",
+        "xentop",
+        "xl",
+    ];
+    programs.extend(tools.map(|name| XEN.tool(name)));
+    programs.push("/usr/libexec/xen-qemu-system-i386".to_owned());
+    programs
+}
 
 /// Files and folders of a host with Xen's own tools.
 pub(crate) const TOOLS_FILES: [&str; 10] = [
@@ -129,6 +132,16 @@ pub(crate) const PROFILE: &str = "PS1='dom0:\\w\\$ '\nstty sane 2>/dev/null\n";
 
 /// All of the above that decides what a host is, for its hash.
 pub(crate) fn all() -> impl std::fmt::Debug {
-    let always = (PACKAGES, PROGRAMS, FILES, MODULES, MORE_MODULES, DISK_MODULES, PAIR_MODULES, FOLDERS);
-    (always, TOOLS_PACKAGES, TOOLS_PROGRAMS, TOOLS_FILES)
+    let always =
+        (packages(), programs(), files(), MODULES, MORE_MODULES, DISK_MODULES, PAIR_MODULES, FOLDERS);
+    (always, TOOLS_PACKAGES, tools_programs(), TOOLS_FILES)
+}
+
+/// dom0's `/init`, with the folder of Xen's programs in its search path.
+pub(crate) fn init() -> String {
+    include_str!("dom0-init.sh").replace("@XEN_TOOLS@", &XEN.tools_dir())
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }

@@ -5,7 +5,7 @@
 #
 # Control port, one line a message.  To the host: `step NAME`, `ready UPTIME`, `beat`, `exit STATUS`, `failed WHY`,
 # `bye`.  From the host: the four words above.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/xen-4.17/bin HOME=/root TERM=linux LC_ALL=C
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin:@XEN_TOOLS@ HOME=/root TERM=linux LC_ALL=C
 umask 022
 /bin/busybox --install -s
 

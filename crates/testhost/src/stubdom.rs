@@ -60,7 +60,7 @@ fn key(spec: &StubdomSpec, store: &Store) -> Result<String, HostError> {
     for path in [spec.agent.as_path(), own] {
         hash.update(Sha256::digest(fs::read(path).at("read", path)?));
     }
-    for package in store.resolve(&spec.packages()).map_err(gather("the stubdomain's packages"))? {
+    for package in spec.resolve(store).map_err(gather("the stubdomain's packages"))? {
         hash.update(package.sha256);
     }
     let compiled =

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use xen::release::{self, Release};
+
 /// Where things live in dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -20,36 +22,44 @@ pub struct Paths {
 }
 
 impl Default for Paths {
+    /// For the release of Xen that this program was built for.
     fn default() -> Self {
+        Self::of(release::BUILT)
+    }
+}
+
+impl Paths {
+    /// The usual paths in a dom0 where this release of Xen runs.
+    #[must_use]
+    pub fn of(xen: Release) -> Self {
         let all = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        let firmware = xen.firmware_dir();
         Self {
             state: PathBuf::from("/var/lib/outrigger"),
             log: PathBuf::from("/var/log/outrigger"),
             stubdomain: PathBuf::from("/usr/lib/outrigger/stubdom"),
             hvmloader: all(&[
-                "/usr/lib/xen-4.17/boot/hvmloader",
+                &xen.hvmloader(),
                 "/usr/lib/xen/boot/hvmloader",
                 "/usr/libexec/xen/boot/hvmloader",
                 "/usr/local/lib/xen/boot/hvmloader",
             ]),
             seabios: all(&[
                 "/usr/share/seabios/bios-256k.bin",
-                "/usr/lib/xen-4.17/boot/seabios.bin",
+                &format!("{firmware}/seabios.bin"),
                 "/usr/lib/xen/boot/seabios.bin",
                 "/usr/share/qemu/bios-256k.bin",
             ]),
             ovmf: all(&[
                 "/usr/share/ovmf/OVMF.fd",
                 "/usr/share/OVMF/OVMF_CODE.fd",
-                "/usr/lib/xen-4.17/boot/ovmf.bin",
+                &format!("{firmware}/ovmf.bin"),
                 "/usr/lib/xen/boot/ovmf.bin",
             ]),
             scripts: PathBuf::from("/etc/xen/scripts"),
         }
     }
-}
 
-impl Paths {
     /// The folder of the guests' state files.
     #[must_use]
     pub fn guests(&self) -> PathBuf {
@@ -66,5 +76,20 @@ impl Paths {
     #[must_use]
     pub fn script(&self, name: &Path) -> PathBuf {
         self.scripts.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_into_guests_is_of_the_release_that_runs() {
+        let paths = Paths::of(Release::new(4, 20));
+        let has = |list: &[PathBuf], path: &str| list.iter().any(|each| each == Path::new(path));
+        assert_eq!(paths.hvmloader.first().unwrap(), Path::new("/usr/lib/xen-4.20/boot/hvmloader"));
+        assert!(has(&paths.seabios, "/usr/lib/xen-4.20/boot/seabios.bin"));
+        assert!(has(&paths.ovmf, "/usr/lib/xen-4.20/boot/ovmf.bin"));
+        assert_eq!(Paths::default(), Paths::of(release::BUILT));
     }
 }

@@ -1,4 +1,4 @@
-//! Xen's own words as types: domids, grant references, event ports, frame numbers, sizes.
+//! Xen's own words as types: domids, grant references, event ports, frame numbers, sizes, releases.
 //!
 //! This crate has no I/O and no opinion. Everything that crosses a function's edge in this workspace and is a
 //! number to Xen has its type here, so that a port cannot be taken for a grant reference nor KiB for pages.
@@ -6,8 +6,10 @@
 
 mod domid;
 mod numbers;
+mod release;
 mod size;
 
 pub use domid::{DomId, DomIdError};
 pub use numbers::{EventPort, Gfn, GrantRef};
+pub use release::Release;
 pub use size::{KiB, PAGE_SIZE};

@@ -1,7 +1,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use xen_types::{DomId, KiB};
+use xen_types::{DomId, KiB, Release};
 
 /// What a new domain is to be (`struct xen_domctl_createdomain` in `xen/include/public/domctl.h`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,6 +284,14 @@ pub struct VersionInfo {
     pub extra: String,
     /// What it can run, as in `xen-3.0-x86_64 hvm-3.0-x86_64`.
     pub capabilities: String,
+}
+
+impl VersionInfo {
+    /// The release that this is a version of.
+    #[must_use]
+    pub const fn release(&self) -> Release {
+        Release::new(self.major, self.minor)
+    }
 }
 
 /// The machine (`struct xen_sysctl_physinfo`).

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 use thiserror::Error;
-use xen_types::{DomId, KiB};
+use xen_types::{DomId, KiB, Release};
 
 /// What every call of this crate returns.
 pub type Result<T, E = XenError> = core::result::Result<T, E>;
@@ -52,6 +52,18 @@ pub enum XenError {
         /// How long it was waited, in milliseconds.
         waited_ms: u64,
     },
+    /// The running Xen is not of the release that this program was built for.
+    #[error(
+        "Xen {running} is running, but this program was built for Xen {built}: the package that fits is {}; to use \
+         this one, boot Xen {built}",
+        running.daemons_package()
+    )]
+    Release {
+        /// The release that runs.
+        running: Release,
+        /// The release whose libraries this program is linked with.
+        built: Release,
+    },
 }
 
 impl XenError {
@@ -63,7 +75,7 @@ impl XenError {
             Self::Open { source, .. } | Self::ReadFile { source, .. } => {
                 source.raw_os_error().map(Errno::from_raw)
             }
-            Self::Invalid { .. } | Self::Timeout { .. } => None,
+            Self::Invalid { .. } | Self::Timeout { .. } | Self::Release { .. } => None,
         }
     }
 

@@ -1,4 +1,4 @@
-use xen_types::{DomId, EventPort, KiB};
+use xen_types::{DomId, EventPort, KiB, Release};
 
 use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
@@ -37,6 +37,14 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// As said at the trait.
     fn version_info(&self) -> Result<VersionInfo>;
+
+    /// The release of the Xen that runs. Works whatever release the caller was built for.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn release(&self) -> Result<Release> {
+        Ok(self.version_info()?.release())
+    }
 
     /// What the machine has and what of it is free.
     ///

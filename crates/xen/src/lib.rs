@@ -22,6 +22,7 @@ mod page;
 mod param;
 #[cfg(feature = "libxenctrl")]
 mod real;
+pub mod release;
 mod sim;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

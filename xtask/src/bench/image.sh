@@ -1,7 +1,6 @@
 # Measures stubdomains of three images, all started by our toolstack: from their unpausing until QEMU runs, RUNS times;
 # then the memory that they have touched, and the least with which a guest starts that has a screen and two disks.
 # Prints one line a figure: `@ ID VALUE UNIT`. Read by bash in the embedded host's dom0.
-XL=/usr/lib/xen-4.17/bin/xl
 status=0
 say() { echo "@ $1.$KIND $2 $3"; }
 failed() { echo "FAILED: $KIND: $*"; status=1; }
@@ -58,7 +57,7 @@ for run in $(seq "$RUNS"); do
             # At rest: the guest waits for a key.
             sleep 3
             stub=$(xenstore-read "/local/domain/$(outrigger domid measured)/image/device-model-domid")
-            if "$XL" dump-core "$stub" /tmp/core >/dev/null; then
+            if xl dump-core "$stub" /tmp/core >/dev/null; then
                 vm-tests measure touched "$KIND" /tmp/core || failed 'the core cannot be read'
             else
                 failed dump-core

@@ -40,7 +40,7 @@ stub() { xenstore-read "/local/domain/$(outrigger domid "$1")/image/device-model
 # proxied NAME STUB GUEST: the same through the stock proxy in dom0.
 proxied() {
     local socket=/tmp/bench/proxy.sock proxy
-    /usr/lib/xen-4.17/bin/vchan-socket-proxy "$2" "/local/domain/$2/device-model/$3/qmp-vchan" $socket & proxy=$!
+    vchan-socket-proxy "$2" "/local/domain/$2/device-model/$3/qmp-vchan" $socket & proxy=$!
     wait_for 10 test -S $socket
     load "$1" $socket 1
     kill $proxy 2>/dev/null; wait $proxy 2>/dev/null

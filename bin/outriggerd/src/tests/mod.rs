@@ -5,5 +5,6 @@ mod clients;
 mod creates;
 mod ends;
 mod hostile;
+mod release;
 mod successors;
 pub(crate) mod world;

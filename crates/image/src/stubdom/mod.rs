@@ -13,7 +13,7 @@ use xen_types::KiB;
 
 pub use crate::manifest::Manifest;
 use crate::{
-    ImageError, Result,
+    ImageError, Result, XEN,
     closure::inspect,
     compiled::{self, CompileStep, Compiled, Program},
     files::{sha256_bytes, sha256_file, size_of},
@@ -34,10 +34,6 @@ const PACKAGES: [&str; 3] = ["qemu-system-data", "seabios", "ipxe-qemu"];
 /// Where Debian's `qemu-system-xen` has its one program. QEMU finds its data relative to its own path, so it
 /// stays there.
 pub(crate) const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
-/// The libraries of a QEMU that was compiled here; what they need in turn comes with them, Xen's small ones with
-/// `libxenmisc4.17`.
-const QEMU_LIBRARIES: [&str; 7] =
-    ["libc6", "libfdt1", "libglib2.0-0", "libpixman-1-0", "libseccomp2", "libxenmisc4.17", "zlib1g"];
 /// Memory of a stubdomain whose kernel is Debian's, without video memory. That kernel takes about 50 MiB of it, and for
 /// a moment the image is there packed and unpacked at once: with 128 MiB, 4 of 21 starts ended in "System is
 /// deadlocked on memory".
@@ -142,13 +138,23 @@ impl StubdomSpec {
     }
 
     /// The packages to ask apt for; libraries and the kernel itself come with them.
-    pub fn packages(&self) -> Vec<&str> {
-        let libraries: &[&str] = if self.qemu.is_compiled() { &QEMU_LIBRARIES } else { &[] };
-        PACKAGES
-            .into_iter()
-            .chain(libraries.iter().copied())
-            .chain([&self.kernel, &self.qemu].into_iter().filter_map(Origin::package))
-            .collect()
+    pub fn packages(&self) -> Vec<String> {
+        let mut packages: Vec<String> = PACKAGES.map(str::to_owned).into();
+        if self.qemu.is_compiled() {
+            packages.extend(qemu_libraries());
+        }
+        let chosen = [&self.kernel, &self.qemu].into_iter().filter_map(Origin::package);
+        packages.extend(chosen.map(str::to_owned));
+        packages
+    }
+
+    /// The packages that apt would install for [`Self::packages`].
+    ///
+    /// # Errors
+    /// As [`Store::resolve`].
+    pub fn resolve(&self, store: &Store) -> Result<Vec<Package>> {
+        let wanted = self.packages();
+        store.resolve(&wanted.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// A hash over all our own choices that make this image.
@@ -187,6 +193,13 @@ impl StubdomSpec {
     }
 }
 
+/// The libraries of a QEMU that was compiled here; what they need in turn comes with them, Xen's small ones with
+/// those of its release.
+fn qemu_libraries() -> [String; 7] {
+    let xen = XEN.libraries_package();
+    ["libc6", "libfdt1", "libglib2.0-0", "libpixman-1-0", "libseccomp2", &xen, "zlib1g"].map(str::to_owned)
+}
+
 /// A step of building, for showing progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<'a> {
@@ -222,7 +235,9 @@ pub fn build_in(store: &Store, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
     check_agent(&spec.agent)?;
     OutputFolder::check(&spec.output)?;
     let compiled = spec.compiled(store, progress)?;
-    let root = store.root(&spec.packages(), Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
+    let wanted = spec.packages();
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let root = store.root(&wanted, Take::Libraries, &mut |step| progress(Step::Packages(step)))?;
     // What was compiled comes first: where two have the same file, the first one counts.
     let layers = compiled.into_iter().map(|one| one.layer).chain(root.layers().iter().cloned());
     build_from(&Root::new(layers.collect()), spec, progress)
@@ -236,7 +251,7 @@ pub fn build_in(store: &Store, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
 /// As [`Store::resolve`], and that the agent cannot be read.
 pub fn is_current(store: &Store, spec: &StubdomSpec) -> Result<bool> {
     let Ok(manifest) = Manifest::read(&spec.output) else { return Ok(false) };
-    let mut packages = store.resolve(&spec.packages())?;
+    let mut packages = spec.resolve(store)?;
     packages.extend(spec.compiled(store, &mut |_| {})?.into_iter().filter_map(|one| one.layer.package));
     Ok(describes(&manifest, spec, &packages)? && outputs_are_whole(&manifest, &spec.output))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use stubdom_abi::{AgentExit, DmKey, DmState, harmless};
+use stubdom_abi::{DmKey, StubReport, harmless};
 use xen_types::DomId;
 use xenstore::{SpecialWatch, Store, XsPath};
 
@@ -40,20 +40,20 @@ impl Creation<'_> {
     pub(super) fn wait_for_device_model(&mut self) -> StepResult {
         let stub_domain = self.stub_domain()?;
         let (stub, guest) = (stub_domain.domid(), self.domid()?);
-        let state = DmKey::State.path(stub, guest);
-        let exit = DmKey::AgentExit.path(stub, guest);
+        let keys = [DmKey::State, DmKey::AgentExit];
         let mut watcher = Watcher::new();
-        watcher.watch(&self.ts.xenstore, &state)?;
-        watcher.watch(&self.ts.xenstore, &exit)?;
+        for key in keys {
+            watcher.watch(&self.ts.xenstore, &key.path(stub, guest))?;
+        }
         watcher.watch(&self.ts.xenstore, &SpecialWatch::ReleaseDomain)?;
         let after = self.ts.deadlines.device_model;
         let deadline = self.stub_started.unwrap_or_else(Instant::now) + after;
         let ready = watcher.until(deadline, || {
-            let value = self.ts.xenstore.read(&state)?;
-            if value.is_some_and(|value| DmState::decode(&value) == DmState::Running) {
+            let report = StubReport::read_keys(&self.ts.xenstore, stub, guest, &keys)?;
+            if report.is_running() {
                 return Ok(Some(()));
             }
-            let exit = self.ts.xenstore.read(&exit)?.map(|value| AgentExit::decode(&value));
+            let exit = report.exit();
             if exit.is_some() || !lives(self.ts, stub_domain)? {
                 return Err(Cause::StubdomainDied { exit });
             }

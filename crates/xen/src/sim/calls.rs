@@ -21,10 +21,10 @@ const VGA_HOLE: u64 = 128;
 
 impl Hypervisor for SimHypervisor {
     fn version_info(&self) -> Result<VersionInfo> {
-        self.call("version_info", None, |_| {
+        self.call("version_info", None, |state| {
             Ok(VersionInfo {
-                major: 4,
-                minor: 17,
+                major: state.release.major,
+                minor: state.release.minor,
                 extra: ".0-sim".to_owned(),
                 capabilities: "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_64".to_owned(),
             })

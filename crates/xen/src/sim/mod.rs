@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use nix::errno::Errno;
-use xen_types::{DomId, EventPort, KiB};
+use xen_types::{DomId, EventPort, KiB, Release};
 
 use crate::domain::{CpuMap, DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
 use crate::error::{Result, XenError};
 use crate::param::HvmParam;
+use crate::release::SIMULATED;
 
 /// Memory of the host when nothing else is said.
 const DEFAULT_MEMORY: KiB = KiB::from_mib(4096);
@@ -66,6 +67,7 @@ impl SimHypervisor {
         dom0.max_memory = DOM0_MEMORY;
         (dom0.vcpus, dom0.pauses, dom0.built) = (1, 0, true);
         let state = State {
+            release: SIMULATED,
             domains: BTreeMap::from([(DomId::DOM0, dom0)]),
             total,
             free,
@@ -76,6 +78,11 @@ impl SimHypervisor {
             fail_named: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), observer: Mutex::new(None) }
+    }
+
+    /// Lets another release run; without this, it is the one that the program was built for.
+    pub fn set_release(&self, release: Release) {
+        self.lock().release = release;
     }
 
     /// Makes the `n`-th call from now on fail with `EIO`; 1 is the next one. Calls after it are done again.
@@ -246,6 +253,7 @@ impl Default for SimHypervisor {
 
 #[derive(Debug)]
 struct State {
+    release: Release,
     domains: BTreeMap<DomId, SimDomain>,
     total: KiB,
     free: KiB,
