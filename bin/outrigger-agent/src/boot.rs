@@ -216,7 +216,7 @@ impl Boot {
         let qemu = steps.step("qemu", |_| Qemu::start(program, command, take(&mut self.descriptors)))?;
         steps.log.line(&format!("{program} {}", describe(&args)));
         // QEMU has far to go until it reads anything from its guest.
-        steps.step("walls", |_| {
+        steps.step("hardening", |_| {
             system::harden();
             qemu.limit_memory();
             Ok(())
