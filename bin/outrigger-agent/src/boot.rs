@@ -273,6 +273,29 @@ impl Boot {
     }
 }
 
+#[cfg(test)]
+impl Boot {
+    /// What the loop needs, with nothing found.
+    pub(crate) fn for_tests(store: Connection, target: DomId) -> Self {
+        Self {
+            descriptors: Descriptors::default(),
+            signals: signals::open().unwrap(),
+            config: ImageConfig::default(),
+            loading: Loading::default(),
+            store,
+            cmdline: String::new(),
+            serves: None,
+            target,
+            services: &[],
+            plan: Plan::default(),
+            relay: Relay::default(),
+            has_state_out: false,
+            serials: Vec::new(),
+            confinement: Confinement::User,
+        }
+    }
+}
+
 /// Opens every serial console in raw mode, and returns it with its device's name in `/dev`. QEMU opens it again by its
 /// name.
 fn open_serials(consoles: &[StubConsole], log: &mut Log) -> Vec<(String, File)> {

@@ -121,6 +121,14 @@ impl Qemu {
 }
 
 #[cfg(test)]
+impl Qemu {
+    /// A QEMU whose process is nobody's.
+    pub(crate) fn for_tests(output: PipeReader, qmp: UnixStream) -> Self {
+        Self { pid: Pid::from_raw(i32::MAX), output, qmp: Qmp::new(qmp) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -64,6 +64,20 @@ enum Polled {
 
 /// Runs until QEMU has ended; returns whether the end was clean.
 pub(crate) fn run(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<bool, AgentError> {
+    let mut this = open(boot, nics, qemu, log)?;
+    // A NIC may have come, and QEMU have gone, between the last look and the watch.
+    this.look_at_nics();
+    this.look_at_disks();
+    this.reap();
+    loop {
+        if let Some(clean) = this.turn()? {
+            return Ok(clean);
+        }
+    }
+}
+
+/// Polls every source.
+fn open(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<Loop<'_>, AgentError> {
     let mut sources = Sources::new()?;
     sources.add(Source::Signal, &boot.signals, EpollFlags::EPOLLIN)?;
     sources.add(Source::Output, &qemu.output, EpollFlags::EPOLLIN)?;
@@ -75,7 +89,7 @@ pub(crate) fn run(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<b
     let disks = DiskWatch::open()?;
     sources.add(Source::Disks, &disks, EpollFlags::EPOLLIN)?;
     let pci = PciCommands::new(boot.confinement == Confinement::Pci);
-    let this = Loop {
+    Ok(Loop {
         boot,
         nics,
         qemu,
@@ -89,41 +103,37 @@ pub(crate) fn run(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<b
         pci,
         events: vec![Event::Tick],
         end: None,
-    };
-    this.run()
+    })
 }
 
 impl Loop<'_> {
-    fn run(mut self) -> Result<bool, AgentError> {
-        // A NIC may have come, and QEMU have gone, between the last look and the watch.
-        self.look_at_nics();
-        self.look_at_disks();
-        self.reap();
-        // System calls are what a round trip of QMP costs: those that can be left out are.
-        loop {
-            let now = uptime();
-            for event in take(&mut self.events) {
-                let effects = self.supervisor.handle(now, event);
-                self.perform(effects);
-                if let Some(clean) = self.end {
-                    return Ok(clean);
-                }
-            }
-            self.poll_console()?;
-            let ready = self.sources.wait(self.timeout(now))?;
-            self.events.push(Event::Tick);
-            for source in &ready {
-                self.take(*source)?;
-            }
-            self.turn_bridges(&ready)?;
-            // A signal that came while none was blocked is lost: the next heartbeat finds the child that has ended.
-            if ready.is_empty() {
-                self.reap();
-            }
-            if self.pci.is_waiting() {
-                self.look_at_pci();
+    /// Handles what came in the last turn, and waits for more; returns how to end when it is the end.
+    ///
+    /// System calls are what a round trip of QMP costs: those that can be left out are.
+    fn turn(&mut self) -> Result<Option<bool>, AgentError> {
+        let now = uptime();
+        for event in take(&mut self.events) {
+            let effects = self.supervisor.handle(now, event);
+            self.perform(effects);
+            if self.end.is_some() {
+                return Ok(self.end);
             }
         }
+        self.poll_console()?;
+        let ready = self.sources.wait(self.timeout(now))?;
+        self.events.push(Event::Tick);
+        for source in &ready {
+            self.take(*source)?;
+        }
+        self.turn_bridges(&ready)?;
+        // A signal that came while none was blocked is lost: the next heartbeat finds the child that has ended.
+        if ready.is_empty() {
+            self.reap();
+        }
+        if self.pci.is_waiting() {
+            self.look_at_pci();
+        }
+        Ok(None)
     }
 
     /// How long nothing has to be done without an event.
@@ -341,5 +351,135 @@ impl Loop<'_> {
                 Err(error) => self.log.error(&error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+
+    use serde_json::Value;
+    use stubdom_abi::{AgentExit, DmKey, paths};
+    use xen_types::DomId;
+    use xenstore::server::Server;
+    use xenstore::{Store, Xenstore};
+
+    use super::*;
+
+    fn stub() -> DomId {
+        DomId::new(9).unwrap()
+    }
+
+    fn target() -> DomId {
+        DomId::new(8).unwrap()
+    }
+
+    /// dom0 and QEMU, as the loop sees them.
+    struct Outside {
+        _server: Server,
+        dom0: Xenstore,
+        qmp: BufReader<UnixStream>,
+    }
+
+    impl Outside {
+        fn read(&self, key: DmKey) -> Option<String> {
+            self.dom0.read_string(&key.path(stub(), target()), 128).unwrap()
+        }
+
+        fn write(&self, key: DmKey, value: &str) {
+            self.dom0.write(&key.path(stub(), target()), value.as_bytes()).unwrap();
+        }
+
+        /// QEMU's side of one command: the agent has to turn until it is sent.
+        fn command(&mut self, agent: &mut Loop<'_>) -> String {
+            let mut line = String::new();
+            until(agent, || match self.qmp.read_line(&mut line) {
+                Ok(_) => true,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+                Err(error) => panic!("{error}"),
+            });
+            line
+        }
+
+        fn greet(&mut self, agent: &mut Loop<'_>) {
+            self.answer("{\"QMP\": {}}\n");
+            assert!(self.command(agent).contains("qmp_capabilities"));
+            self.answer("{\"return\": {}}\n");
+        }
+
+        fn answer(&mut self, line: &str) {
+            self.qmp.get_mut().write_all(line.as_bytes()).unwrap();
+        }
+    }
+
+    /// Turns until it is done.
+    fn until(agent: &mut Loop<'_>, mut is_done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_done() {
+            assert!(Instant::now() < deadline, "it does not happen");
+            assert_eq!(agent.turn().unwrap(), None);
+        }
+    }
+
+    fn opened(log: &mut Log) -> (Loop<'_>, Outside) {
+        let server = Server::start();
+        let (dom0, store) = (server.connect(DomId::DOM0), server.connection(stub()));
+        let folder = paths::device_model_dir(stub(), target());
+        dom0.mkdir(&folder).unwrap();
+        dom0.set_perms(&folder, &paths::device_model_permissions(stub(), target())).unwrap();
+        store::watch(&store, target(), false).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        for end in [&ours, &theirs] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let nics = Nics::prepare(&[], 0, &store, &mut || ()).unwrap().0;
+        let (output, _) = std::io::pipe().unwrap();
+        let agent = open(Boot::for_tests(store, target()), nics, Qemu::for_tests(output, ours), log).unwrap();
+        (agent, Outside { _server: server, dom0, qmp: BufReader::new(theirs) })
+    }
+
+    #[test]
+    fn qemu_gets_no_medium_that_cannot_be_opened() {
+        let mut log = Log::default();
+        let (mut agent, mut outside) = opened(&mut log);
+        outside.greet(&mut agent);
+        let add = Command { purpose: Purpose::AddMedium(51728), name: "add-fd", arguments: Value::Null };
+        let after = Command { purpose: Purpose::Pci(0), name: "query-pci", arguments: Value::Null };
+        agent.perform([
+            Effect::PassDisk(add.clone(), "/nonexistent/xvdb".to_owned()),
+            Effect::PassDisk(add, "/dev/null".to_owned()),
+            Effect::Ask(after),
+        ]);
+        assert!(outside.command(&mut agent).contains("add-fd"));
+        outside.answer("{\"return\": {}}\n");
+        assert!(outside.command(&mut agent).contains("query-pci"));
+    }
+
+    #[test]
+    fn a_pci_command_goes_from_xenstore_to_qemu_and_back() {
+        let mut log = Log::default();
+        let (mut agent, mut outside) = opened(&mut log);
+        outside.greet(&mut agent);
+        outside.write(DmKey::Parameter, "0000:00:10.0");
+        outside.write(DmKey::Command, "pci-rem");
+        let command = outside.command(&mut agent);
+        assert!(command.contains("device_del") && command.contains("pci-pt-00_10.0"), "{command}");
+        outside.answer(
+            "{\"return\": {}}\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"pci-pt-00_10.0\"}}\n",
+        );
+        until(&mut agent, || outside.read(DmKey::State).as_deref() == Some("pci-removed"));
+        assert!(outside.read(DmKey::AgentHeartbeat).is_some());
+    }
+
+    #[test]
+    fn the_end_of_qemu_is_reported_and_ends_the_loop() {
+        let mut log = Log::default();
+        let (mut agent, outside) = opened(&mut log);
+        outside.write(DmKey::State, "running");
+        until(&mut agent, || outside.read(DmKey::AgentHeartbeat).is_some());
+        agent.events.push(Event::Ended(AgentExit::Exited(1), "bad option".to_owned()));
+        assert_eq!(agent.turn().unwrap(), Some(false));
+        assert_eq!(outside.read(DmKey::AgentExit).as_deref(), Some("exited 1"));
     }
 }
