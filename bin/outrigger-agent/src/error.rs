@@ -39,6 +39,8 @@ pub(crate) enum AgentError {
     Argv(#[from] ArgvError),
     #[error("The disk {device} did not appear within {seconds} s; {backend}")]
     NoDisk { device: String, seconds: u64, backend: String },
+    #[error("Cannot open the medium {0}")]
+    Medium(String, #[source] io::Error),
     #[error("The PV NIC {devid} did not appear within {seconds} s; check its backend in dom0")]
     NoNic { devid: u32, seconds: u64 },
     #[error("Cannot {what} the interface {name}")]

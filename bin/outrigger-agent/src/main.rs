@@ -5,29 +5,30 @@
 //! when the toolstack writes `control/shutdown`; under its own name for it, the launcher that becomes QEMU
 //! ([`sandbox`]). One thread, no runtime: PID 1 reaps every child itself.
 //!
+//! ```text
+//! boot   once, in order: the steps up to QEMU
+//! run    then: a source (services, signals, qmp) ─▶ machines ─▶ effect ─▶ performed
+//! ```
+//!
+//! Decisions are made in [`machines`], which do no I/O and return an [`effect`] for everything that is to be done.
+//! [`services`] do the I/O with Xen, the kernel and dom0; [`qmp`] and [`qemu`] that with QEMU.
+//!
 //! The domain ends with QEMU: it powers off when QEMU exited with status 0 or the toolstack asked for it, and
 //! crashes (`SHUTDOWN_crash`) in every other case, after the reason was written to `agent/exit` and console 0.
 #![forbid(unsafe_code)]
 
-mod bridge;
-mod consoles;
-mod disks;
+mod boot;
+mod effect;
 mod error;
-mod log;
-mod media;
-mod monitor;
-mod net;
-mod pci;
-mod pipe;
+mod fd;
+mod machines;
 mod plan;
 mod qemu;
-mod rtnl;
+mod qmp;
+mod run;
 mod sandbox;
-mod serve;
-mod start;
-mod state;
-mod store;
-mod supervise;
+mod services;
+mod signals;
 mod system;
 
 use std::process::ExitCode;
@@ -37,10 +38,11 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, sync};
 
-use crate::log::Log;
+use crate::services::log::Log;
+use crate::services::net;
 
 /// How long dom0 may take to read the last lines.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FLUSH: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let mut args = std::env::args();
@@ -48,11 +50,11 @@ fn main() -> ExitCode {
     let name = name.rsplit('/').next().unwrap_or_default();
     match name {
         "qemu-ifup" | "qemu-ifdown" => {
-            told(net::script(&args.next().unwrap_or_default(), name == "qemu-ifup"))
+            exit_code(net::script(&args.next().unwrap_or_default(), name == "qemu-ifup"))
         }
         "poweroff" | "reboot" | "halt" => stop_agent(),
         sandbox::launch::NAME => {
-            // Comes back only when it failed.
+            // Returns only when it failed.
             eprintln!("{}", sandbox::launch::run(std::env::args_os().skip(1)));
             ExitCode::from(sandbox::launch::FAILED)
         }
@@ -67,22 +69,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole life of the stubdomain; gives whether it ended cleanly.
+/// The whole life of the stubdomain; returns whether it ended cleanly.
 fn init() -> bool {
     let mut log = Log::default();
-    log.say(&format!("version {}", env!("CARGO_PKG_VERSION")));
-    let clean = match start::start(&mut log) {
-        Ok(started) => serve::serve(started, &mut log).unwrap_or_else(|error| {
-            log.say(&error::chain(&error));
+    log.line(&format!("version {}", env!("CARGO_PKG_VERSION")));
+    let clean = match boot::boot(&mut log) {
+        Some((boot, nics, qemu)) => run::run(boot, nics, qemu, &mut log).unwrap_or_else(|error| {
+            log.error(&error);
             false
         }),
-        Err(failed) => {
-            serve::report_failure(&failed, &mut log);
-            false
-        }
+        None => false,
     };
-    log.say(if clean { "powering off" } else { "ending the domain as crashed" });
-    log.flush(LAST_WORDS);
+    log.line(if clean { "powering off" } else { "ending the domain as crashed" });
+    log.flush(FLUSH);
     clean
 }
 
@@ -98,7 +97,7 @@ fn end(clean: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// `/sbin/poweroff`: the kernel was told to shut down.
+/// `/sbin/poweroff`: the kernel was asked to shut down.
 fn stop_agent() -> ExitCode {
     match kill(Pid::from_raw(1), Signal::SIGTERM) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,7 +105,7 @@ fn stop_agent() -> ExitCode {
     }
 }
 
-fn told(result: Result<(), error::AgentError>) -> ExitCode {
+fn exit_code(result: Result<(), error::AgentError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -8,8 +8,8 @@ const IFNAME_MAX: usize = 15;
 /// QEMU's device for a passed-through one.
 const PCI_DEVICE: &[u8] = b"xen-pci-passthrough";
 
-/// What QEMU is to be started with, and what has to be there before.
-#[derive(Debug, PartialEq, Eq)]
+/// What QEMU is to be started with, and what has to exist before.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     /// The toolstack's arguments with the incoming state's descriptor filled in.
     pub(crate) args: Vec<Vec<u8>>,
@@ -70,7 +70,7 @@ fn disks(argv: &Argv) -> Vec<String> {
     for arg in argv.iter() {
         let mut rest = arg;
         while let Some(at) = find(rest, PREFIX) {
-            rest = &rest[at + PREFIX.len()..];
+            rest = rest.get(at + PREFIX.len()..).unwrap_or_default();
             let letters: String =
                 rest.iter().take_while(|b| b.is_ascii_lowercase()).map(|b| char::from(*b)).collect();
             let name = format!("/dev/xvd{letters}");
@@ -92,10 +92,8 @@ fn nics(argv: &Argv) -> Vec<Nic> {
     let args: Vec<&[u8]> = argv.iter().collect();
     let mut nics: Vec<Nic> = Vec::new();
     for pair in args.windows(2) {
-        if !matches!(pair[0], b"-netdev" | b"--netdev") {
-            continue;
-        }
-        let Some((id, tap)) = tap_of(pair[1]) else { continue };
+        let [b"-netdev" | b"--netdev", option] = pair else { continue };
+        let Some((id, tap)) = tap_of(option) else { continue };
         let next = nics.iter().map(|nic| nic.devid + 1).max().unwrap_or(0);
         let devid = id.and_then(|id| id.strip_prefix("net")?.parse::<u16>().ok()).map_or(next, u32::from);
         if nics.iter().all(|nic| nic.tap != tap && nic.devid != devid) {
@@ -215,7 +213,9 @@ mod tests {
         }
 
         #[test]
-        fn any_netdev_gives_a_name_that_is_safe_in_a_path(option in "(type=)?tap,(id=net[0-9]{0,12},)?ifname=[ -~]{0,24}") {
+        fn any_netdev_gives_a_name_that_is_safe_in_a_path(
+            option in "(type=)?tap,(id=net[0-9]{0,12},)?ifname=[ -~]{0,24}",
+        ) {
             let plan = Plan::of(&Argv::new(["-netdev".to_owned(), option]).unwrap());
             prop_assert!(plan.nics.iter().all(|nic| is_ifname(&nic.tap)));
         }

@@ -1,25 +1,22 @@
-//! QEMU as a child: its arguments, its descriptors, its end.
+//! QEMU as a child: its arguments, its descriptors, its process.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::PipeReader;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use stubdom_abi::{AgentExit, ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
+use stubdom_abi::{ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
 
-use crate::consoles::{Descriptors, MONITOR_FD};
 use crate::error::AgentError;
-use crate::media;
-use crate::monitor::Monitor;
+use crate::fd::{Descriptors, QMP_FD, set_nonblocking};
+use crate::qmp::Qmp;
 use crate::sandbox::{inspect, launch};
-use crate::serve::unblocked;
+use crate::signals::unblocked;
 
 /// A running QEMU.
 #[derive(Debug)]
@@ -27,18 +24,9 @@ pub(crate) struct Qemu {
     pid: Pid,
     /// What it writes, standard output and error alike.
     pub(crate) output: PipeReader,
-    /// The agent's own monitor session. While one monitor is connected, QEMU keeps the descriptors of its sets:
+    /// The agent's own QMP session. While one monitor is connected, QEMU keeps the descriptors of its sets:
     /// without it, those not in use close when the toolstack's session ends, the state's way out among them.
-    pub(crate) monitor: Monitor<Asked>,
-}
-
-/// What the agent asked QEMU's monitor for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// For the medium of a CD drive.
-    Media(media::Step),
-    /// For the older PCI protocol's command of this number.
-    Pci(u32),
+    pub(crate) qmp: Qmp,
 }
 
 /// The whole list of arguments: the image's, the agent's, the toolstack's.
@@ -49,7 +37,7 @@ pub(crate) fn arguments(config: &ImageConfig, has_state_out: bool, toolstack: Ve
     }
     let monitors = [
         ("outrigger-qmp", format!("path={},server=on,wait=off", ImageConfig::QMP_SOCKET)),
-        ("outrigger-agent", format!("fd={MONITOR_FD}")),
+        ("outrigger-agent", format!("fd={QMP_FD}")),
     ];
     for (id, place) in monitors {
         args.extend(["-chardev".to_owned(), format!("socket,id={id},{place}")]);
@@ -83,9 +71,9 @@ impl Qemu {
         let spawn_error = |error| AgentError::Spawn(program.to_owned(), error);
         let (output, input) = std::io::pipe().map_err(|e| AgentError::System("make a pipe", e))?;
         set_nonblocking(&output)?;
-        let (monitor, theirs) = UnixStream::pair().map_err(|e| AgentError::System("make a socket", e))?;
-        monitor.set_nonblocking(true).map_err(|e| AgentError::System("make a socket non-blocking", e))?;
-        descriptors.fill(MONITOR_FD, OwnedFd::from(theirs))?;
+        let (ours, theirs) = UnixStream::pair().map_err(|e| AgentError::System("make a socket", e))?;
+        ours.set_nonblocking(true).map_err(|e| AgentError::System("make a socket non-blocking", e))?;
+        descriptors.fill(QMP_FD, OwnedFd::from(theirs))?;
         let second = input.try_clone().map_err(|e| AgentError::System("duplicate a descriptor", e))?;
         // Everything else that is open here closes in QEMU by itself.
         command
@@ -103,7 +91,7 @@ impl Qemu {
         // The agent is exempt from the kernel's killing when memory ends, QEMU is first: the end of the agent would
         // be a panic instead of a report.
         let _ = fs::write(format!("/proc/{id}/oom_score_adj"), "1000");
-        Ok(Self { pid: Pid::from_raw(id), output, monitor: Monitor::new(monitor) })
+        Ok(Self { pid: Pid::from_raw(id), output, qmp: Qmp::new(ours) })
     }
 
     /// Puts it under a limit of memory, where the kernel has such limits. It has taken next to nothing yet.
@@ -132,31 +120,12 @@ impl Qemu {
     }
 }
 
-/// Reaps every child that has ended, orphans of others included; gives how each did.
-pub(crate) fn reap() -> Vec<(Pid, AgentExit)> {
-    let mut ended = Vec::new();
-    loop {
-        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) => ended.push((pid, AgentExit::Exited(low_byte(status)))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                ended.push((pid, AgentExit::Killed(low_byte(signal as i32))));
-            }
-            Ok(WaitStatus::StillAlive) | Err(_) => return ended,
-            Ok(_) => {}
-        }
+#[cfg(test)]
+impl Qemu {
+    /// A QEMU whose process is nobody's.
+    pub(crate) fn for_tests(output: PipeReader, qmp: UnixStream) -> Self {
+        Self { pid: Pid::from_raw(i32::MAX), output, qmp: Qmp::new(qmp) }
     }
-}
-
-/// A status or a signal's number, which are below 256 on Linux.
-fn low_byte(number: i32) -> u8 {
-    u8::try_from(number & 0xff).unwrap_or(u8::MAX)
-}
-
-pub(crate) fn set_nonblocking<F: AsFd>(pipe: &F) -> Result<(), AgentError> {
-    let failed = || AgentError::system("make a pipe non-blocking");
-    let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL).map_err(failed())?);
-    fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map_err(failed())?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -178,7 +147,8 @@ mod tests {
         assert_eq!(
             text(&args[..10]),
             "-sandbox on -L /usr/share/seabios \
-             -chardev socket,id=outrigger-qmp,path=/run/qmp.sock,server=on,wait=off -mon chardev=outrigger-qmp,mode=control \
+             -chardev socket,id=outrigger-qmp,path=/run/qmp.sock,server=on,wait=off \
+             -mon chardev=outrigger-qmp,mode=control \
              -chardev socket,id=outrigger-agent,fd=5"
         );
         assert_eq!(args[args.len() - 2], OsString::from_vec(b"a b\n\xff".to_vec()));
@@ -201,16 +171,5 @@ mod tests {
     #[test]
     fn the_way_out_of_the_state_is_in_set_1() {
         assert!(text(&arguments(&ImageConfig::default(), true, Vec::new())).ends_with("-add-fd fd=4,set=1"));
-    }
-
-    #[test]
-    fn a_child_hears_the_signals_that_the_agent_takes_for_itself() {
-        let _signals = crate::serve::signals().unwrap();
-        let mut command = Command::new("cat");
-        command.arg("/proc/self/status").stdout(Stdio::piped());
-        let output = unblocked(|| command.spawn()).unwrap().unwrap().wait_with_output().unwrap();
-        let status = String::from_utf8(output.stdout).unwrap();
-        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
-        assert_eq!(u64::from_str_radix(blocked.trim(), 16), Ok(0), "{status}");
     }
 }

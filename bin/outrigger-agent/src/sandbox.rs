@@ -1,7 +1,7 @@
 //! Where and as whom QEMU runs.
 //!
 //! The agent makes a folder with the few devices that QEMU needs, owned by QEMU's user, and starts itself again as a
-//! *launcher*: a process that gives everything up ([`launch`]) and becomes QEMU. `docs/security.md` says what each
+//! *launcher*: a process that drops its rights ([`launch`]) and becomes QEMU. `docs/security.md` says what each
 //! part is for.
 
 pub(crate) mod devices;
@@ -40,8 +40,8 @@ pub(crate) enum Confinement {
 impl Confinement {
     /// What QEMU must keep: more than nothing only when a device is passed through to the target, or may be.
     pub(crate) fn of(plan: &Plan, cmdline: &str) -> Self {
-        let is_told = || stubdom_abi::has_word(cmdline, PCI_WORD);
-        let has_pci = plan.names_pci || is_told() || has_xen_device("pci-0");
+        let is_wanted = || stubdom_abi::has_word(cmdline, PCI_WORD);
+        let has_pci = plan.names_pci || is_wanted() || has_xen_device("pci-0");
         if has_pci { Self::Pci } else { Self::User }
     }
 

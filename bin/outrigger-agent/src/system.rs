@@ -66,7 +66,7 @@ pub(crate) fn xen_devices() -> Vec<String> {
 }
 
 /// Modules that are being loaded.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Loading {
     threads: Vec<JoinHandle<Vec<String>>>,
 }
@@ -81,13 +81,13 @@ pub(crate) fn start_modules(config: &ImageConfig) -> Loading {
     let groups = groups.filter(|group| !group.is_empty());
     let spawn = |group: Vec<String>| {
         let options = config.module_options.clone();
-        std::thread::spawn(move || group.iter().filter_map(|path| load_told(&options, path)).collect())
+        std::thread::spawn(move || group.iter().filter_map(|path| load_reported(&options, path)).collect())
     };
     Loading { threads: groups.map(spawn).collect() }
 }
 
 impl Loading {
-    /// Waits for all; gives what went wrong or was slow, for people.
+    /// Waits for all; returns what went wrong or was slow, for people.
     ///
     /// One that does not load is no error by itself, because a kernel may have it built in: what counts is
     /// [`check_devices`], and that disks and NICs appear.
@@ -98,7 +98,7 @@ impl Loading {
 
 type Options = BTreeMap<String, String>;
 
-fn load_told(options: &Options, path: &str) -> Option<String> {
+fn load_reported(options: &Options, path: &str) -> Option<String> {
     let begin = Instant::now();
     let loaded = load_module(options, path);
     let took = begin.elapsed();
@@ -125,7 +125,7 @@ fn module_name(path: &str) -> String {
     file.strip_suffix(".ko").unwrap_or(file).replace('_', "-")
 }
 
-/// Makes sure that the devices are there which QEMU cannot do without.
+/// Checks that the devices exist that QEMU cannot do without.
 pub(crate) fn check_devices() -> Result<(), AgentError> {
     match NEEDED.into_iter().find(|device| !Path::new(device).exists()) {
         Some(device) => Err(AgentError::NoDevice(device)),
@@ -148,10 +148,10 @@ pub(crate) fn harden() {
         ("/proc/self/oom_score_adj", "-1000"),
         // Its default of 1024 pages is too low for the vchans beside QEMU's own grants.
         ("/sys/module/xen_gntalloc/parameters/limit", "1048576"),
-        // The stubdomain itself has nothing to say on the guest's networks.
+        // The stubdomain itself sends nothing on the guest's networks.
         ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
         ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
-        // Nothing that tells where the kernel is, and no way to change it: all modules are loaded.
+        // Nothing that reveals where the kernel is, and no way to change it: all modules are loaded.
         ("/proc/sys/kernel/kptr_restrict", "2"),
         ("/proc/sys/kernel/dmesg_restrict", "1"),
         ("/proc/sys/kernel/perf_event_paranoid", "3"),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_is_absent_is_told() {
+    fn a_module_that_is_absent_is_reported() {
         let config = ImageConfig { modules: vec!["/nonexistent/x.ko".to_owned()], ..ImageConfig::default() };
         assert!(start_modules(&config).wait()[0].starts_with("module not loaded: /nonexistent/x.ko: "));
     }

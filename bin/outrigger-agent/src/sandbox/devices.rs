@@ -25,9 +25,9 @@ const EVERYONE: u32 = 0o666;
 /// What a passed-through device with MSI-X needs.
 const MEMORY: &str = "mem";
 
-/// Makes the folder and gives QEMU the folders that it may write to.
+/// Makes the folder, and makes QEMU the owner of the folders that it may write to.
 ///
-/// `more` are the names of the serial consoles and disks that are there.
+/// `more` are the names of the serial consoles and disks that exist.
 pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), AgentError> {
     for folder in [DEV, ROOT] {
         fs::create_dir_all(folder).map_err(|e| AgentError::MakeDir(folder.into(), e))?;
@@ -54,8 +54,8 @@ pub(crate) fn prepare(more: &[String], confinement: Confinement) -> Result<(), A
     Ok(())
 }
 
-/// Gives QEMU the device of this name in `/dev`; one that is absent is passed over, because a kernel may lack it.
-pub(crate) fn give(name: &str, confinement: Confinement) -> Result<(), AgentError> {
+/// Makes the device of this name in QEMU's `/dev`; one that is absent is skipped, because a kernel may lack it.
+pub(crate) fn grant(name: &str, confinement: Confinement) -> Result<(), AgentError> {
     unmasked(|| make(name, Some(confinement)))
 }
 
@@ -84,7 +84,7 @@ fn make(name: &str, only: Option<Confinement>) -> Result<(), AgentError> {
     chown(&path, Some(user), Some(group)).map_err(AgentError::system("give QEMU a device"))
 }
 
-/// Takes the device of this name away.
-pub(crate) fn take(name: &str) {
+/// Removes the device of this name from QEMU's `/dev`.
+pub(crate) fn revoke(name: &str) {
     let _ = fs::remove_file(Path::new(DEV).join(name));
 }

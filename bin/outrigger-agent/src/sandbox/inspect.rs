@@ -1,4 +1,4 @@
-//! What the kernel says about QEMU's confinement, for the log: what was asked for and what is are told apart.
+//! What the kernel reports about QEMU's confinement, for the log: not what was asked for, but what is.
 
 use std::fs;
 

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_launcher_understands_what_the_agent_tells_it() {
+    fn the_launcher_understands_its_arguments() {
         for confinement in [Confinement::User, Confinement::Pci] {
             assert_eq!(Confinement::of_word(confinement.word()), Some(confinement));
         }

@@ -12,6 +12,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use xenstore::{Connection, RelPath, Store};
 
 use crate::error::AgentError;
+use crate::machines::media::{Change, PvDisk};
 use crate::system::{XEN_DEVICES, xen_devices};
 
 /// How long a disk may take to appear, from the moment when the agent begins to wait.
@@ -25,36 +26,19 @@ const TRY_EVERY: Duration = Duration::from_millis(1);
 /// The most PV disks that are looked at.
 const DISKS_MAX: usize = 256;
 
-/// A PV disk that has connected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PvDisk {
-    /// Its number (`device/vbd/<devid>`).
-    pub(crate) devid: u32,
-    /// Its device's name, such as `xvda`.
-    pub(crate) name: String,
-    /// The kernel's count of disks when this one came: tells it from another of the same number and name.
-    pub(crate) sequence: u64,
+/// Opens the medium of a CD drive, read-only: the device of a PV disk that may just have come.
+pub(crate) fn open_medium(path: &str) -> Result<File, AgentError> {
+    open_live(Instant::now() + GO_LIVE, || File::open(path))
+        .map_err(|error| AgentError::Medium(path.to_owned(), error))
 }
 
-impl PvDisk {
-    /// Its device.
-    pub(crate) fn path(&self) -> String {
-        format!("/dev/{}", self.name)
-    }
-
-    /// Opens its device for reading.
-    pub(crate) fn open(&self) -> io::Result<File> {
-        open_live(Instant::now() + GO_LIVE, || File::open(self.path()))
-    }
-
-    /// Whether the toolstack says that it is a CD drive's.
-    pub(crate) fn is_cdrom(&self, store: &Connection) -> bool {
-        let kind = store.read_string(&vbd(&format!("/{}/device-type", self.devid)), 16);
-        matches!(kind.ok().flatten().as_deref(), Some("cdrom"))
-    }
+/// Whether the toolstack says that a PV disk is a CD drive's.
+pub(crate) fn is_cdrom(disk: &PvDisk, store: &Connection) -> bool {
+    let kind = store.read_string(&vbd(&format!("/{}/device-type", disk.devid)), 16);
+    matches!(kind.ok().flatten().as_deref(), Some("cdrom"))
 }
 
-/// Opens a disk that has just come: Linux makes its node in /dev a moment before it lets anybody open it, and says ENXIO
+/// Opens a disk that has just come: Linux makes its node in /dev a moment before it can be opened, and returns ENXIO
 /// until then (`device_add_disk` in `block/genhd.c`).
 fn open_live(deadline: Instant, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     loop {
@@ -67,13 +51,6 @@ fn open_live(deadline: Instant, open: impl Fn() -> io::Result<File>) -> io::Resu
     }
 }
 
-/// What happened to PV disks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Came(PvDisk),
-    Went(PvDisk),
-}
-
 /// Notices PV disks that come and go.
 #[derive(Debug)]
 pub(crate) struct DiskWatch {
@@ -82,7 +59,7 @@ pub(crate) struct DiskWatch {
 }
 
 impl DiskWatch {
-    /// Watches from now on; nothing is known yet, so that the first look gives all that are there.
+    /// Watches from now on; nothing is known yet, so that the first look finds all that exist.
     pub(crate) fn open() -> Result<Self, AgentError> {
         let news = watch_dev(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE)?;
         Ok(Self { news, known: Vec::new() })
@@ -133,13 +110,13 @@ fn watch_dev(events: AddWatchFlags) -> Result<Inotify, AgentError> {
     Ok(news)
 }
 
-/// Waits until every device is there; calls `waits` when it has to.
+/// Waits until every device exists; calls `waits` when it has to.
 pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce()) -> Result<(), AgentError> {
     if first_missing(disks).is_some() {
         waits();
         wait_for_nodes(disks, store)?;
     }
-    // QEMU opens them next. What is wrong with one that cannot be opened even so, QEMU tells best.
+    // QEMU opens them next, and reports best what is wrong with one that cannot be opened even so.
     let deadline = Instant::now() + GO_LIVE;
     disks.iter().for_each(|disk| drop(open_live(deadline, || File::open(disk))));
     Ok(())
@@ -149,7 +126,7 @@ pub(crate) fn wait_for(disks: &[String], store: &Connection, waits: impl FnOnce(
 fn wait_for_nodes(disks: &[String], store: &Connection) -> Result<(), AgentError> {
     let news = watch_dev(AddWatchFlags::IN_CREATE)?;
     let deadline = Instant::now() + APPEAR;
-    // Looked at again after the watch is set: what came before it tells nothing.
+    // Looked at again after the watch is set: what came before it causes no event.
     while let Some(disk) = first_missing(disks) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -214,6 +191,15 @@ mod tests {
         };
         assert!(open_live(Instant::now() + GO_LIVE, gone).is_err());
         assert_eq!(tries.get(), 1);
+    }
+
+    #[test]
+    fn a_medium_that_cannot_be_opened_is_named() {
+        let error = open_medium("/nonexistent/xvdb").unwrap_err();
+        assert!(
+            crate::error::chain(&error).starts_with("Cannot open the medium /nonexistent/xvdb: "),
+            "{error}"
+        );
     }
 
     #[test]

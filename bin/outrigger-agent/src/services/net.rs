@@ -1,7 +1,7 @@
 //! Each emulated NIC's tap is bridged with its PV NIC, from the start and when one is plugged in later.
 //!
 //! The agent makes the taps, persistent and QEMU's own, because QEMU has no right to make interfaces. A tap without a
-//! QEMU has no carrier: nothing leaves before QEMU is there, and what comes is dropped.
+//! QEMU has no carrier: nothing leaves before QEMU runs, and what comes is dropped.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,19 +13,19 @@ use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xenstore::{Connection, RelPath, Store};
 
-use crate::error::AgentError;
+use super::rtnl::{Change, LinkWatch, Rtnl};
+use crate::error::{AgentError, chain};
 use crate::plan::Nic;
-use crate::rtnl::{Change, LinkWatch, Rtnl};
 use crate::system::{XEN_DEVICES, xen_devices};
 
 /// How long a PV NIC may take to appear.
 const APPEAR: Duration = Duration::from_secs(10);
 /// The address of every PV NIC inside the stubdomain. The toolstack gives the PV NIC the guest's own address, and a
-/// bridge keeps what is for its port's address to itself.
+/// bridge does not forward what is addressed to one of its ports.
 const NEUTRAL_ADDRESS: [u8; 6] = [0xfe, 0xff, 0xff, 0xff, 0xff, 0xfe];
 /// What the helper for QEMU's scripts reads: a tap and its bridge on each line. Not where QEMU can write.
 const TABLE: &str = "/etc/outrigger-nics";
-/// The sizes of packets that are believed.
+/// The sizes of packets that are accepted, in bytes.
 const MTUS: core::ops::RangeInclusive<u64> = 68..=65535;
 /// The most NICs that are served.
 const NICS_MAX: usize = 64;
@@ -41,7 +41,7 @@ pub(crate) struct Nics {
 }
 
 impl Nics {
-    /// Waits for the PV NIC of each NIC in QEMU's arguments and bridges it with a tap; gives lines for the log too.
+    /// Waits for the PV NIC of each NIC in QEMU's arguments and bridges it with a tap; returns lines for the log too.
     /// `waits` is called when it has to wait.
     pub(crate) fn prepare(
         nics: &[Nic],
@@ -63,7 +63,7 @@ impl Nics {
         Ok((this, lines))
     }
 
-    /// Looks which PV NICs have come and gone; gives lines for the log.
+    /// Looks which PV NICs have come and gone; returns lines for the log.
     pub(crate) fn look(&mut self, store: &Connection) -> Vec<String> {
         self.watch.drain();
         let now = present();
@@ -87,7 +87,7 @@ impl Nics {
                     self.known.push(nic);
                 }
                 // Another event comes when it can be joined, if ever.
-                Err(error) => lines.push(crate::error::chain(&error)),
+                Err(error) => lines.push(chain(&error)),
             }
         }
         if !gone.is_empty() || self.known.len() > changed {
@@ -112,7 +112,7 @@ impl Nics {
     fn make_bridge(&mut self, bridge: &str) -> Result<u32, AgentError> {
         self.rtnl.add_bridge(bridge).map_err(link_error("make the bridge", bridge))?;
         let settings = Path::new("/sys/class/net").join(bridge).join("bridge");
-        // A plain wire: nothing learnt about groups, no delay before the first packet.
+        // Forwards everything at once: nothing learnt about groups, no delay before the first packet.
         for (name, value) in [("multicast_snooping", "0"), ("forward_delay", "0")] {
             let _ = fs::write(settings.join(name), value);
         }
@@ -209,7 +209,7 @@ fn link_error<'a>(what: &'static str, name: &'a str) -> impl FnOnce(std::io::Err
     move |source| AgentError::Link { what, name: name.to_owned(), source }
 }
 
-/// The PV NICs that are there, with the names of their interfaces.
+/// The PV NICs that exist, with the names of their interfaces.
 fn present() -> Vec<(u32, String)> {
     xen_devices().iter().filter_map(|name| interface_of(name)).collect()
 }

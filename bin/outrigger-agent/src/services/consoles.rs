@@ -1,18 +1,15 @@
-//! The consoles' devices in raw mode, and the descriptors at which QEMU finds the state and the agent's monitor.
+//! The consoles' devices in raw mode.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use stubdom_abi::{STATE_IN_FD, STATE_OUT_FD, StubConsole};
+use stubdom_abi::StubConsole;
 
 use crate::error::AgentError;
-
-/// The descriptor of QEMU's end of the agent's own monitor.
-pub(crate) const MONITOR_FD: i32 = 5;
 
 /// Sets a terminal to raw mode: no echo, no translation.
 pub(crate) fn set_raw<F: AsFd>(terminal: &F) -> Result<(), Errno> {
@@ -21,41 +18,11 @@ pub(crate) fn set_raw<F: AsFd>(terminal: &F) -> Result<(), Errno> {
     tcsetattr(terminal, SetArg::TCSANOW, &settings)
 }
 
-/// Descriptors 3, 4 and 5, taken before anything else can get those numbers. They close in QEMU unless they were
-/// [filled](Self::fill).
-#[derive(Debug)]
-pub(crate) struct Descriptors {
-    reserved: Vec<OwnedFd>,
-}
-
-impl Descriptors {
-    /// Takes the numbers. To be called before any other file is open.
-    pub(crate) fn reserve() -> Result<Self, AgentError> {
-        let mut reserved = Vec::new();
-        for expected in [STATE_IN_FD, STATE_OUT_FD, MONITOR_FD] {
-            // A folder, because there are no devices yet.
-            let fd =
-                OwnedFd::from(File::open("/").map_err(|e| AgentError::System("open the root folder", e))?);
-            if fd.as_raw_fd() != expected {
-                return Err(AgentError::Descriptor { expected, found: fd.as_raw_fd() });
-            }
-            reserved.push(fd);
-        }
-        Ok(Self { reserved })
-    }
-
-    /// Lets QEMU find `file` at descriptor `number`.
-    pub(crate) fn fill<F: AsFd>(&mut self, number: i32, file: F) -> Result<(), AgentError> {
-        let found = self.reserved.iter_mut().find(|fd| fd.as_raw_fd() == number);
-        let fd = found.ok_or(AgentError::Descriptor { expected: number, found: -1 })?;
-        nix::unistd::dup2(file, fd).map_err(AgentError::system("duplicate a descriptor"))
-    }
-}
-
-/// The secondary consoles that the stubdomain has: `is_there` tells of a Xen device by its name. They have no holes.
-pub(crate) fn present(is_there: impl Fn(&str) -> bool) -> Vec<StubConsole> {
+/// The secondary consoles that the stubdomain has, whose numbers have no gap: `exists` looks for a Xen device by its
+/// name.
+pub(crate) fn present(exists: impl Fn(&str) -> bool) -> Vec<StubConsole> {
     let consoles = (1..).map_while(|number| StubConsole::from_number(number).ok());
-    consoles.take_while(|console| is_there(&format!("console-{}", console.number()))).collect()
+    consoles.take_while(|console| exists(&format!("console-{}", console.number()))).collect()
 }
 
 /// Opens a console's device, in one direction, and sets it to raw mode.
@@ -101,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consoles_are_those_without_a_hole() {
+    fn consoles_are_those_without_a_gap() {
         let among = |there: &[&str]| -> Vec<u32> {
             present(|name| there.contains(&name)).iter().map(|console| console.number().into()).collect()
         };

@@ -1,4 +1,4 @@
-//! The agent's own session of QEMU's monitor (QMP).
+//! The agent's own QMP session with QEMU.
 //!
 //! Held open for QEMU's whole life, because QEMU closes unused descriptors of its sets with the last session; the
 //! agent adds and removes such descriptors over it, and translates the older PCI protocol. One command is under way
@@ -19,22 +19,42 @@ const LINE_MAX: usize = 256 * 1024;
 /// The most commands that wait for their turn.
 const WAITING_MAX: usize = 256;
 
-/// A command to be given to QEMU.
-#[derive(Debug)]
-pub(crate) struct Request<P> {
-    /// What the answer is for.
-    pub(crate) purpose: P,
-    pub(crate) command: &'static str,
+/// What a command was sent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To add the medium of this PV disk.
+    AddMedium(u32),
+    /// To remove the medium of this PV disk.
+    RemoveMedium(u32),
+    /// For the older PCI protocol's command of this number.
+    Pci(u32),
+}
+
+impl core::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::AddMedium(devid) | Self::RemoveMedium(devid) => write!(f, "the medium of PV disk {devid}"),
+            Self::Pci(_) => f.write_str("a PCI device"),
+        }
+    }
+}
+
+/// A command for QEMU.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Command {
+    /// Comes back with the answer.
+    pub(crate) purpose: Purpose,
+    /// QMP's name of the command.
+    pub(crate) name: &'static str,
+    /// Its arguments, an object.
     pub(crate) arguments: Value,
-    /// A descriptor that goes with it.
-    pub(crate) file: Option<OwnedFd>,
 }
 
 /// What came from QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum News<P> {
+pub(crate) enum Message {
     /// The answer to a command: what it returns, or QEMU's description of the error.
-    Answer(P, Result<Value, String>),
+    Answer(Purpose, Result<Value, String>),
     /// An event with its data.
     Event(String, Value),
 }
@@ -45,33 +65,33 @@ pub(crate) struct Broken(&'static str);
 
 /// The session without I/O.
 #[derive(Debug)]
-struct Session<P> {
+struct Session {
     line: Vec<u8>,
-    phase: Phase<P>,
-    waiting: VecDeque<Request<P>>,
+    phase: Phase,
+    waiting: VecDeque<(Command, Option<OwnedFd>)>,
 }
 
 #[derive(Debug)]
-enum Phase<P> {
+enum Phase {
     /// Nothing came yet.
     Greeting,
     /// The greeting came, and `qmp_capabilities` was not sent yet.
     Greeted,
     Negotiating,
     Idle,
-    Asked(P),
+    Asked(Purpose),
 }
 
 /// The bytes of a command and the descriptor that goes with them.
 type Outgoing = (Vec<u8>, Option<OwnedFd>);
 
-impl<P> Default for Session<P> {
+impl Default for Session {
     fn default() -> Self {
         Self { line: Vec::new(), phase: Phase::Greeting, waiting: VecDeque::new() }
     }
 }
 
-impl<P> Session<P> {
+impl Session {
     /// The next command to send, if one may be sent now.
     fn next(&mut self) -> Option<Outgoing> {
         match self.phase {
@@ -80,26 +100,26 @@ impl<P> Session<P> {
                 Some((line(&json!({"execute": "qmp_capabilities"})), None))
             }
             Phase::Idle => {
-                let Request { purpose, command, arguments, file } = self.waiting.pop_front()?;
+                let (Command { purpose, name, arguments }, file) = self.waiting.pop_front()?;
                 self.phase = Phase::Asked(purpose);
-                Some((line(&json!({"execute": command, "arguments": arguments})), file))
+                Some((line(&json!({"execute": name, "arguments": arguments})), file))
             }
             _ => None,
         }
     }
 
     /// Takes bytes from QEMU.
-    fn take(&mut self, mut bytes: &[u8]) -> Result<Vec<News<P>>, Broken> {
-        let mut news = Vec::new();
+    fn take(&mut self, mut bytes: &[u8]) -> Result<Vec<Message>, Broken> {
+        let mut messages = Vec::new();
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (head, rest) = bytes.split_at(end);
             self.add(head)?;
             let whole = core::mem::take(&mut self.line);
-            news.extend(self.message(&whole)?);
+            messages.extend(self.message(&whole)?);
             bytes = rest.get(1..).unwrap_or_default();
         }
         self.add(bytes)?;
-        Ok(news)
+        Ok(messages)
     }
 
     fn add(&mut self, bytes: &[u8]) -> Result<(), Broken> {
@@ -110,7 +130,7 @@ impl<P> Session<P> {
         Ok(())
     }
 
-    fn message(&mut self, text: &[u8]) -> Result<Option<News<P>>, Broken> {
+    fn message(&mut self, text: &[u8]) -> Result<Option<Message>, Broken> {
         if text.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
@@ -127,7 +147,7 @@ impl<P> Session<P> {
         }
         if let Some(name) = message.get("event").and_then(Value::as_str) {
             let name = name.to_owned();
-            return Ok(Some(News::Event(name, message["data"].take())));
+            return Ok(Some(Message::Event(name, message["data"].take())));
         }
         let answer = match (message.get("return"), message.get("error")) {
             (Some(_), None) => Ok(message["return"].take()),
@@ -135,7 +155,7 @@ impl<P> Session<P> {
             _ => return Err(Broken("one of its messages is neither an answer nor an event")),
         };
         match core::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Asked(purpose) => Ok(Some(News::Answer(purpose, answer))),
+            Phase::Asked(purpose) => Ok(Some(Message::Answer(purpose, answer))),
             Phase::Negotiating if answer.is_ok() => Ok(None),
             _ => Err(Broken("it sent an answer without a request")),
         }
@@ -150,45 +170,46 @@ fn line(message: &Value) -> Vec<u8> {
 
 /// The session with its socket.
 #[derive(Debug)]
-pub(crate) struct Monitor<P> {
+pub(crate) struct Qmp {
     stream: UnixStream,
-    session: Session<P>,
+    session: Session,
     /// What the socket did not take yet.
     unsent: Option<Outgoing>,
     is_open: bool,
 }
 
-impl<P> Monitor<P> {
-    /// Speaks over this non-blocking socket.
+impl Qmp {
+    /// Starts the session on this non-blocking socket.
     pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, session: Session::default(), unsent: None, is_open: true }
     }
 
-    /// Gives QEMU a command when its turn comes; false when too many wait or the session has ended.
-    pub(crate) fn ask(&mut self, request: Request<P>) -> bool {
+    /// Sends a command, and a descriptor with it, when its turn comes; false when too many wait or the session has
+    /// ended.
+    pub(crate) fn ask(&mut self, command: Command, file: Option<OwnedFd>) -> bool {
         let has_room = self.is_open && self.session.waiting.len() < WAITING_MAX;
         if has_room {
-            self.session.waiting.push_back(request);
+            self.session.waiting.push_back((command, file));
             // What cannot be sent now is sent when QEMU's next line comes.
             self.send();
         }
         has_room
     }
 
-    /// Whether the session lives.
+    /// Whether the session has not ended.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open
     }
 
     /// Reads and writes what can be without waiting.
-    pub(crate) fn pump(&mut self) -> Result<Vec<News<P>>, Broken> {
-        let mut news = Vec::new();
+    pub(crate) fn pump(&mut self) -> Result<Vec<Message>, Broken> {
+        let mut messages = Vec::new();
         let mut buffer = [0; 4096];
         while self.is_open {
             match self.stream.read(&mut buffer) {
                 Ok(0) => self.is_open = false,
                 Ok(count) => match self.session.take(buffer.get(..count).unwrap_or_default()) {
-                    Ok(more) => news.extend(more),
+                    Ok(more) => messages.extend(more),
                     Err(broken) => {
                         self.is_open = false;
                         return Err(broken);
@@ -200,7 +221,7 @@ impl<P> Monitor<P> {
             }
             self.send();
         }
-        Ok(news)
+        Ok(messages)
     }
 
     fn send(&mut self) {
@@ -235,7 +256,7 @@ impl<P> Monitor<P> {
     }
 }
 
-impl<P> AsFd for Monitor<P> {
+impl AsFd for Qmp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -258,11 +279,11 @@ mod tests {
 
     const GREETING: &[u8] = b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n";
 
-    fn request(purpose: u32, command: &'static str) -> Request<u32> {
-        Request { purpose, command, arguments: json!({}), file: None }
+    fn command(number: u32, name: &'static str) -> Command {
+        Command { purpose: Purpose::Pci(number), name, arguments: json!({}) }
     }
 
-    fn opened() -> Session<u32> {
+    fn opened() -> Session {
         let mut session = Session::default();
         session.take(GREETING).unwrap();
         assert!(session.next().unwrap().0.starts_with(b"{\"execute\":\"qmp_capabilities\"}"));
@@ -273,28 +294,28 @@ mod tests {
     #[test]
     fn commands_wait_for_the_greeting_and_for_each_other() {
         let mut session = Session::default();
-        session.waiting.push_back(request(1, "one"));
-        session.waiting.push_back(request(2, "two"));
+        session.waiting.push_back((command(1, "one"), None));
+        session.waiting.push_back((command(2, "two"), None));
         assert!(session.next().is_none());
         session.take(GREETING).unwrap();
         assert!(session.next().is_some() && session.next().is_none());
         session.take(b"{\"return\": {}}\n").unwrap();
         assert!(session.next().unwrap().0.starts_with(b"{\"arguments\":{},\"execute\":\"one\"}"));
         assert!(session.next().is_none());
-        let news = session.take(b"{\"return\": {\"fd\": 9}}\n").unwrap();
-        assert_eq!(news, [News::Answer(1, Ok(json!({"fd": 9})))]);
+        let messages = session.take(b"{\"return\": {\"fd\": 9}}\n").unwrap();
+        assert_eq!(messages, [Message::Answer(Purpose::Pci(1), Ok(json!({"fd": 9})))]);
         assert!(session.next().is_some());
-        let news =
+        let messages =
             session.take(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"no\\u0007\"}}\n").unwrap();
-        assert_eq!(news, [News::Answer(2, Err("no?".to_owned()))]);
+        assert_eq!(messages, [Message::Answer(Purpose::Pci(2), Err("no?".to_owned()))]);
     }
 
     #[test]
     fn events_come_between_and_in_pieces() {
         let mut session = opened();
         assert_eq!(session.take(b"{\"event\": \"STOP\", \"data\": {\"a\"").unwrap(), []);
-        let news = session.take(b": 1}}\r\n\r\n").unwrap();
-        assert_eq!(news, [News::Event("STOP".to_owned(), json!({"a": 1}))]);
+        let messages = session.take(b": 1}}\r\n\r\n").unwrap();
+        assert_eq!(messages, [Message::Event("STOP".to_owned(), json!({"a": 1}))]);
     }
 
     #[test]
@@ -316,16 +337,16 @@ mod tests {
     fn a_descriptor_goes_with_its_command() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut monitor = Monitor::new(ours);
+        let mut qmp = Qmp::new(ours);
         let file = Some(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-        assert!(monitor.ask(Request { file, ..request(1, "add-fd") }));
+        assert!(qmp.ask(command(1, "add-fd"), file));
         let mut reader = BufReader::new(theirs.try_clone().unwrap());
         let mut line = String::new();
         (&theirs).write_all(GREETING).unwrap();
-        assert_eq!(monitor.pump(), Ok(vec![]));
+        assert_eq!(qmp.pump(), Ok(vec![]));
         reader.read_line(&mut line).unwrap();
         (&theirs).write_all(b"{\"return\": {}}\n").unwrap();
-        assert_eq!(monitor.pump(), Ok(vec![]));
+        assert_eq!(qmp.pump(), Ok(vec![]));
         let mut buffer = [0; 256];
         let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
         let mut io = [std::io::IoSliceMut::new(&mut buffer)];
@@ -338,9 +359,9 @@ mod tests {
         .unwrap();
         assert_eq!(message.cmsgs().unwrap().count(), 1);
         drop((reader, theirs));
-        assert_eq!(monitor.pump(), Ok(vec![]));
-        assert!(!monitor.is_open());
-        assert!(!monitor.ask(request(2, "late")));
+        assert_eq!(qmp.pump(), Ok(vec![]));
+        assert!(!qmp.is_open());
+        assert!(!qmp.ask(command(2, "late"), None));
     }
 
     proptest! {

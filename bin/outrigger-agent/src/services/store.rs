@@ -6,20 +6,18 @@ use stubdom_abi::{Argv, ArgvError, DmKey, DmState, Feature, Features, paths};
 use xen_types::DomId;
 use xenstore::{Connection, RelPath, Store, StoreError, XsPath};
 
-use crate::bridge::Service;
+use super::bridge::Service;
 use crate::error::AgentError;
-use crate::pci::Address;
+use crate::machines::pci::Address;
 
-/// The longest path of a `/vm/<uuid>` that is believed.
+/// The longest path that is accepted, in bytes.
 const VM_PATH_MAX: usize = 256;
-/// The kernel's way to xenstored.
+/// The kernel's device for xenstore.
 pub(crate) const DEVICE: &str = "/dev/xen/xenbus";
 /// How many arguments are asked for at once: xenstored lets a domain have 20 requests on their way.
 const AT_ONCE: usize = 16;
 /// Where the kernel shows the PCI devices that it has found.
 const PCI_DEVICES: &str = "/sys/bus/pci/devices";
-/// The last step: QEMU was started.
-pub(crate) const SERVING: &str = "serving";
 /// Marks the events of QEMU's state.
 const STATE_TOKEN: &str = "state";
 /// Marks the events of the older PCI protocol's command.
@@ -43,7 +41,7 @@ pub(crate) fn argv(store: &Connection, target: DomId) -> Result<Argv, AgentError
 
 /// QEMU's arguments below the guest's `/vm/<uuid>`.
 pub(crate) fn argv_below(store: &Connection, vm: &XsPath) -> Result<Argv, AgentError> {
-    // One journey to dom0 instead of one for each argument; where both are, they say the same.
+    // One round trip to dom0 instead of one for each argument; where both exist, they are the same.
     if let Some(value) = store.read(&paths::dmargs(vm)?)?.filter(|value| !value.is_empty()) {
         return Ok(Argv::from_dmargs(&value)?);
     }
@@ -73,16 +71,16 @@ pub(crate) fn announce(
     let services = services.iter().map(|service| service.feature);
     let features: Features = always.into_iter().chain(services).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
-    store.write(&DmKey::Features.own_path(target), features.encode().as_bytes())?;
-    store.write(&DmKey::AgentVersion.own_path(target), version.as_bytes())
+    write(store, target, DmKey::Features, &features.encode())?;
+    write(store, target, DmKey::AgentVersion, version)
 }
 
-/// Tells which step of its start the agent is at.
-pub(crate) fn tell_step(store: &Connection, target: DomId, step: &str) -> Result<(), StoreError> {
-    store.write(&DmKey::AgentStep.own_path(target), step.as_bytes())
+/// Writes a key of the stubdomain's directory.
+pub(crate) fn write(store: &Connection, target: DomId, key: DmKey, value: &str) -> Result<(), StoreError> {
+    store.write(&key.own_path(target), value.as_bytes())
 }
 
-/// Wants to know when QEMU's state changes, when the toolstack commands, and, where states are relayed, when one ends.
+/// Watches QEMU's state, the toolstack's commands, and, where states are relayed, the key that ends one.
 pub(crate) fn watch(store: &Connection, target: DomId, relays: bool) -> Result<(), StoreError> {
     store.watch(&DmKey::State.own_path(target), STATE_TOKEN)?;
     if relays {
@@ -97,18 +95,18 @@ pub(crate) fn command(store: &Connection, target: DomId) -> Result<(Vec<u8>, Vec
     Ok((read(DmKey::Command)?, read(DmKey::Parameter)?))
 }
 
-/// Whether the toolstack says that the state on its way out is complete; takes its word away.
+/// Whether the toolstack reports that the outgoing state is complete; removes the key.
 pub(crate) fn take_state_end(store: &Connection, target: DomId) -> Result<bool, StoreError> {
     let key = DmKey::StateEnd.own_path(target);
-    let said = store.read(&key)?.is_some_and(|value| !value.is_empty());
-    if said {
+    let is_set = store.read(&key)?.is_some_and(|value| !value.is_empty());
+    if is_set {
         store.rm(&key)?;
     }
-    Ok(said)
+    Ok(is_set)
 }
 
-/// The address inside the stubdomain of a device of the host: pciback gives its devices other slots, and says which.
-/// Where it does not say, it is the same. Nothing while the kernel has not found the device.
+/// The address inside the stubdomain of a device of the host: pciback assigns its devices other slots, and writes
+/// which. Where it does not, the address is the same. Nothing while the kernel has not found the device.
 pub(crate) fn pci_inside(store: &Connection, host: Address) -> Option<Address> {
     const DEVICES_MAX: u64 = 64;
     let find = || -> Option<Address> {
@@ -126,7 +124,7 @@ pub(crate) fn pci_inside(store: &Connection, host: Address) -> Option<Address> {
     Path::new(PCI_DEVICES).join(inside.to_string()).exists().then_some(inside)
 }
 
-/// Whether QEMU said that it is ready.
+/// Whether QEMU has reported that it is ready.
 pub(crate) fn is_running(store: &Connection, target: DomId) -> Result<bool, StoreError> {
     let value = store.read(&DmKey::State.own_path(target))?;
     Ok(value.is_some_and(|value| DmState::decode(&value) == DmState::Running))

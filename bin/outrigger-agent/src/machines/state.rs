@@ -1,21 +1,11 @@
-//! The device's state in frames, between the consoles and QEMU: a console has no end, and QEMU never closes its way out.
+//! The device model's state in frames, between any two streams: a console has no end, and QEMU never closes its stream.
 //!
-//! QEMU has a pipe at each of its descriptors then. Nobody waits here: what an end does not take stays in its pipe or in
-//! its console, and the other side waits.
+//! Nothing waits here: what a stream does not take stays in the other one, and its writer waits.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, Read, Write};
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use stubdom_abi::StubConsole;
 use stubdom_abi::stream::{Decoder, Encoder, FrameError, Piece};
 use thiserror::Error;
-
-use crate::consoles::open_raw_polled;
-use crate::error::{AgentError, chain};
-use crate::log::Log;
-use crate::qemu::set_nonblocking;
 
 /// Bytes that are read at once, and the most in a frame.
 const CHUNK: usize = 16 * 1024;
@@ -31,27 +21,30 @@ pub(crate) enum StateError {
 
 /// From QEMU to the console. There may be one state after another.
 #[derive(Debug)]
-struct Out<S, C> {
-    source: S,
-    console: C,
+pub(crate) struct Out<S, C> {
+    /// QEMU's end.
+    pub(crate) source: S,
+    /// The toolstack's end.
+    pub(crate) console: C,
     encoder: Encoder,
     frames: Vec<u8>,
     sent: usize,
-    /// The state ends with what there is now.
-    ends: bool,
+    /// Whether the state ends with what the source has now.
+    pub(crate) ends: bool,
 }
 
 impl<S: Read, C: Write> Out<S, C> {
-    fn new(source: S, console: C) -> Self {
+    /// Nothing is moved yet.
+    pub(crate) fn new(source: S, console: C) -> Self {
         Self { source, console, encoder: Encoder::default(), frames: Vec::new(), sent: 0, ends: false }
     }
 
-    /// Moves what can be moved; gives the lengths of the states whose end was sent.
-    fn pump(&mut self) -> io::Result<Vec<u64>> {
+    /// Moves what can be moved; returns the lengths of the states whose end was sent.
+    pub(crate) fn pump(&mut self) -> io::Result<Vec<u64>> {
         let mut ended = Vec::new();
         loop {
             while self.sent < self.frames.len() {
-                match attempt(|| self.console.write(&self.frames[self.sent..]))? {
+                match attempt(|| self.console.write(self.frames.get(self.sent..).unwrap_or_default()))? {
                     Some(count) => self.sent += count,
                     None => return Ok(ended),
                 }
@@ -62,8 +55,8 @@ impl<S: Read, C: Write> Out<S, C> {
             match attempt(|| self.source.read(&mut buffer))? {
                 // QEMU is gone.
                 Some(0) => return Ok(ended),
-                Some(count) => self.encoder.data(&buffer[..count], &mut self.frames),
-                // Before the toolstack says that this is the end, QEMU has written everything.
+                Some(count) => self.encoder.data(buffer.get(..count).unwrap_or_default(), &mut self.frames),
+                // Before the toolstack ends the state, QEMU has written everything.
                 None if self.ends => {
                     self.ends = false;
                     let mut encoder = std::mem::take(&mut self.encoder);
@@ -78,21 +71,23 @@ impl<S: Read, C: Write> Out<S, C> {
 
 /// From the console to QEMU, once.
 #[derive(Debug)]
-struct In<C, S> {
-    console: C,
-    /// Closed at the end, for QEMU to see one.
-    sink: Option<S>,
+pub(crate) struct In<C, S> {
+    /// The toolstack's end.
+    pub(crate) console: C,
+    /// QEMU's end. Closed at the end, for QEMU to see one.
+    pub(crate) sink: Option<S>,
     decoder: Decoder,
-    /// What was read and not decoded.
+    /// What was read, of which `decoded` bytes are decoded.
     chunk: Vec<u8>,
     decoded: usize,
-    /// What is for QEMU.
+    /// What is for QEMU, of which `given` bytes are written.
     data: Vec<u8>,
     given: usize,
 }
 
 impl<C: Read, S: Write> In<C, S> {
-    fn new(console: C, sink: S) -> Self {
+    /// Nothing is moved yet.
+    pub(crate) fn new(console: C, sink: S) -> Self {
         Self {
             console,
             sink: Some(sink),
@@ -104,11 +99,11 @@ impl<C: Read, S: Write> In<C, S> {
         }
     }
 
-    /// Moves what can be moved; gives the state's length when its end has come.
-    fn pump(&mut self) -> Result<Option<u64>, StateError> {
+    /// Moves what can be moved; returns the state's length when its end has come.
+    pub(crate) fn pump(&mut self) -> Result<Option<u64>, StateError> {
         let result = self.try_pump();
         if !matches!(result, Ok(None)) {
-            // Whatever the reason: QEMU gets no more, and says so if it wants more.
+            // Whatever the reason: QEMU gets no more, and fails if it wants more.
             self.sink = None;
         }
         result
@@ -118,7 +113,7 @@ impl<C: Read, S: Write> In<C, S> {
         let Some(sink) = &mut self.sink else { return Ok(None) };
         loop {
             while self.given < self.data.len() {
-                match attempt(|| sink.write(&self.data[self.given..]))? {
+                match attempt(|| sink.write(self.data.get(self.given..).unwrap_or_default()))? {
                     Some(count) => self.given += count,
                     None => return Ok(None),
                 }
@@ -132,7 +127,7 @@ impl<C: Read, S: Write> In<C, S> {
                     return Ok(None);
                 }
             }
-            let (used, piece) = self.decoder.take(&self.chunk[self.decoded..])?;
+            let (used, piece) = self.decoder.take(self.chunk.get(self.decoded..).unwrap_or_default())?;
             self.decoded += used;
             match piece {
                 Piece::Data(bytes) => (self.data, self.given) = (bytes, 0),
@@ -143,7 +138,7 @@ impl<C: Read, S: Write> In<C, S> {
     }
 }
 
-/// Reads or writes without waiting; nothing when that would be needed.
+/// Reads or writes without waiting; returns nothing when that would be needed.
 fn attempt(mut what: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match what() {
@@ -151,89 +146,6 @@ fn attempt(mut what: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usi
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The ways that are relayed.
-#[derive(Debug, Default)]
-pub(crate) struct States {
-    outgoing: Option<Out<PipeReader, File>>,
-    incoming: Option<In<File, PipeWriter>>,
-}
-
-impl States {
-    /// Whether the kernel's command line asks for frames.
-    pub(crate) fn are_wanted(cmdline: &str) -> bool {
-        stubdom_abi::has_word(cmdline, stubdom_abi::STATE_FRAMES_WORD)
-    }
-
-    /// Takes over the console that is the way out; gives QEMU's end.
-    pub(crate) fn relay_out(&mut self) -> Result<PipeWriter, AgentError> {
-        let (ours, theirs) = io::pipe().map_err(|e| AgentError::System("make a pipe", e))?;
-        set_nonblocking(&ours)?;
-        self.outgoing = Some(Out::new(ours, open_raw_polled(StubConsole::StateOut)?));
-        Ok(theirs)
-    }
-
-    /// Takes over the console that is the way in; gives QEMU's end.
-    pub(crate) fn relay_in(&mut self) -> Result<PipeReader, AgentError> {
-        let (theirs, ours) = io::pipe().map_err(|e| AgentError::System("make a pipe", e))?;
-        set_nonblocking(&ours)?;
-        self.incoming = Some(In::new(open_raw_polled(StubConsole::StateIn)?, ours));
-        Ok(theirs)
-    }
-
-    /// Whether any way is relayed.
-    pub(crate) fn are_relayed(&self) -> bool {
-        self.outgoing.is_some() || self.incoming.is_some()
-    }
-
-    /// Adds all ends to an epoll, with one token: any event is a reason to move what can be moved.
-    pub(crate) fn poll(&self, epoll: &Epoll, token: u64) -> Result<(), AgentError> {
-        let add = |fd: &dyn AsFd, flags| {
-            let event = EpollEvent::new(flags | EpollFlags::EPOLLET, token);
-            epoll.add(fd.as_fd(), event).map_err(AgentError::system("poll a state's stream"))
-        };
-        if let Some(out) = &self.outgoing {
-            add(&out.source, EpollFlags::EPOLLIN)?;
-            add(&out.console, EpollFlags::EPOLLOUT)?;
-        }
-        if let Some(incoming) = &self.incoming {
-            add(&incoming.console, EpollFlags::EPOLLIN)?;
-            if let Some(sink) = &incoming.sink {
-                add(sink, EpollFlags::EPOLLOUT)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The toolstack says that the state that is on its way out ends with what QEMU has written.
-    pub(crate) fn end(&mut self) {
-        if let Some(out) = &mut self.outgoing {
-            out.ends = true;
-        }
-    }
-
-    /// Moves what can be moved.
-    pub(crate) fn pump(&mut self, log: &mut Log) {
-        if let Some(out) = &mut self.outgoing {
-            match out.pump() {
-                Ok(ended) => {
-                    ended.iter().for_each(|length| log.say(&format!("sent a state of {length} bytes")));
-                }
-                Err(error) => {
-                    log.say(&chain(&StateError::from(error)));
-                    self.outgoing = None;
-                }
-            }
-        }
-        if let Some(incoming) = &mut self.incoming {
-            match incoming.pump() {
-                Ok(Some(length)) => log.say(&format!("received a state of {length} bytes")),
-                Ok(None) => {}
-                Err(error) => log.say(&chain(&error)),
-            }
         }
     }
 }
@@ -249,7 +161,7 @@ mod tests {
 
     use super::*;
 
-    /// A pipe or a console that takes and gives as much as it is told to, and then wants to be waited for.
+    /// A pipe or a console that moves as many bytes as it is allowed to, and then has to be waited for.
     #[derive(Clone, Debug, Default)]
     struct Fake(Rc<RefCell<(VecDeque<u8>, usize)>>);
 
@@ -297,7 +209,7 @@ mod tests {
         }
     }
 
-    /// Sends states one after another through a console, whose bytes it gives.
+    /// Sends states one after another through a console, whose bytes it returns.
     fn sent(states: &[Vec<u8>], steps: &[usize]) -> Vec<u8> {
         let (source, console) = (Fake::default(), Fake::default());
         let mut out = Out::new(source.clone(), console.clone());
@@ -306,7 +218,7 @@ mod tests {
             for step in steps {
                 source.allow(*step);
                 console.allow(step / 2);
-                assert!(out.pump().unwrap().is_empty(), "an end that nobody asked for");
+                assert!(out.pump().unwrap().is_empty(), "an end that was not asked for");
             }
             source.allow(usize::MAX);
             out.ends = true;
@@ -352,7 +264,7 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_state_is_told_and_a_cut_one_waits(
+        fn a_damaged_state_is_reported_and_a_cut_one_waits(
             state in vec(any::<u8>(), 1..30_000),
             at in any::<prop::sample::Index>(),
             bit in 0..8_u8,
@@ -376,12 +288,6 @@ mod tests {
             at += decoder.take(&bytes[at..]).unwrap().0;
         }
         bytes[at..].to_vec()
-    }
-
-    #[test]
-    fn a_word_of_the_command_line_asks_for_frames() {
-        assert!(States::are_wanted("console=hvc0 outrigger.state=frames\n"));
-        assert!(!States::are_wanted("console=hvc0 quiet\n"));
     }
 
     #[test]

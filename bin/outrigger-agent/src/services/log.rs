@@ -12,13 +12,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use stubdom_abi::{StubConsole, harmless};
 
-use crate::consoles::set_raw;
+use super::consoles::set_raw;
+use crate::error::chain;
 
 /// How many bytes wait for dom0 at most. Beyond it, QEMU's output is left in its pipe and the agent's own lines
 /// are dropped and counted.
 const PENDING_MAX: usize = 32 * 1024;
 
-/// Time since the kernel's start; zero when the kernel does not tell.
+/// Time since the kernel's start; zero when the kernel does not report it.
 pub(crate) fn uptime() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
@@ -31,7 +32,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Opens console 0 in raw mode; what was said before goes out first. Without the console, nothing is said.
+    /// Opens console 0 in raw mode; what was written before goes out first. Without the console, nothing does.
     pub(crate) fn open_console(&mut self) {
         if self.console.is_some() {
             return;
@@ -47,10 +48,15 @@ impl Log {
         self.pump();
     }
 
-    /// Says one line.
-    pub(crate) fn say(&mut self, line: &str) {
+    /// Writes one line.
+    pub(crate) fn line(&mut self, line: &str) {
         self.text.line(uptime(), line);
         self.pump();
+    }
+
+    /// Writes an error and its causes on one line.
+    pub(crate) fn error(&mut self, error: &dyn core::error::Error) {
+        self.line(&chain(error));
     }
 
     /// Passes on what QEMU wrote.
@@ -82,7 +88,7 @@ impl Log {
             match console.write(front) {
                 Ok(count @ 1..) => drop(self.text.pending.drain(..count)),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // Full (epoll tells when it is not), or gone.
+                // Full (an event comes when it is not), or gone.
                 Ok(0) | Err(_) => return,
             }
         }

@@ -8,13 +8,13 @@
 //!    ▲                           │ the socket ended, and all is in the ring          │ the socket ended
 //!    └───────────── renew ───────┴───────────────────── renew ───────────────────────┘
 //! ```
-//! The next client is let in only after the socket's owner has closed the last connection, so that QEMU, whose monitor
-//! takes one at a time, never has two in its queue. Every event moves all that can be moved in both directions, so the
-//! descriptors are polled for edges, and nothing spins while an end waits for the other.
+//! The next client is accepted only after the socket's owner has closed the last connection, so that QEMU, whose
+//! monitor takes one at a time, never has two in its queue. Every event moves all that can be moved in both directions,
+//! so the descriptors are polled for edges, and nothing spins while an end waits for the other.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
@@ -24,16 +24,17 @@ use vchan::{Change, RingSizes, Server, VchanError};
 use xen_types::DomId;
 use xenstore::Connection;
 
-use crate::error::{AgentError, chain};
-use crate::log::Log;
-use crate::pipe::{End, Moved, Pipe, Stopped};
+use super::log::Log;
+use super::pipe::{End, Moved, Pipe, Stopped};
+use crate::error::AgentError;
+use crate::fd::poll;
 
 /// A socket that is offered at a vchan.
 #[derive(Debug)]
 pub(crate) struct Service {
     /// The vchan's directory.
     key: DmKey,
-    /// What tells the toolstack of it.
+    /// What announces it to the toolstack.
     pub(crate) feature: Feature,
     /// The socket.
     socket: &'static str,
@@ -41,7 +42,7 @@ pub(crate) struct Service {
     rings: (usize, usize),
 }
 
-/// What is offered, where the kernel's command line does not say that QEMU's monitor has another way.
+/// What is offered, unless the kernel's command line has QEMU's monitor on a console.
 pub(crate) fn services(cmdline: &str) -> &'static [Service] {
     if stubdom_abi::has_word(cmdline, stubdom_abi::QMP_CONSOLE_WORD) { &[] } else { &SERVICES }
 }
@@ -59,17 +60,18 @@ pub(crate) struct Bridge {
     service: &'static Service,
     vchan: Server,
     phase: Phase,
-    token: u64,
-    /// Whether there may be more to move although no event will tell.
+    /// What the events of the present client's socket carry.
+    socket_token: u64,
+    /// Whether there may be more to move although no event will come.
     is_unfinished: bool,
-    /// Whether this turn has had to do with xenstore, or may have.
+    /// Whether this turn has asked xenstore, or may have.
     asked_store: bool,
 }
 
 enum Phase {
     Awaited,
     Connected(Session),
-    /// The client is gone, and the socket has been told; its owner still has to close it.
+    /// The client is gone, and the socket is shut down for writing; its owner still has to close it.
     Ending(UnixStream),
 }
 
@@ -83,13 +85,13 @@ struct Session {
 }
 
 impl Bridge {
-    /// Offers the service to dom0. Its events carry `token`, or the number after it.
+    /// Offers the service to dom0. The events of the vchan and of the socket carry one of the `tokens` each.
     pub(crate) fn open(
         service: &'static Service,
         store: &Connection,
         target: DomId,
         epoll: &Epoll,
-        token: u64,
+        tokens: (u64, u64),
     ) -> Result<Self, AgentError> {
         let failed = AgentError::vchan(service.key.name());
         let (to_server, to_client) = service.rings;
@@ -97,18 +99,15 @@ impl Bridge {
             .map_err(VchanError::from)
             .and_then(|sizes| Server::open(store, DomId::DOM0, service.key.own_path(target), sizes))
             .map_err(failed)?;
-        poll(epoll, vchan.as_fd(), token)?;
-        Ok(Self { service, vchan, phase: Phase::Awaited, token, is_unfinished: false, asked_store: false })
-    }
-
-    /// Whether an event with this token is the bridge's.
-    pub(crate) fn owns(&self, token: u64) -> bool {
-        token == self.token || token == self.token + 1
-    }
-
-    /// Whether an event with this token, which is the bridge's, came from the vchan.
-    pub(crate) fn is_vchan(&self, token: u64) -> bool {
-        token == self.token
+        let (vchan_token, socket_token) = tokens;
+        poll(
+            epoll,
+            vchan.as_fd(),
+            vchan_token,
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET,
+        )?;
+        let phase = Phase::Awaited;
+        Ok(Self { service, vchan, phase, socket_token, is_unfinished: false, asked_store: false })
     }
 
     /// Whether [`turn`](Self::turn) is due without an event.
@@ -116,15 +115,15 @@ impl Bridge {
         self.is_unfinished
     }
 
-    /// Does all that can be done, and gives whether xenstore may have been asked for it. `woken`: the vchan has an
+    /// Does all that can be done, and returns whether xenstore may have been asked for it. `woken`: the vchan has an
     /// event. A failure ends the present client's session; when that fails too, it is tried again at the next event.
     pub(crate) fn turn(&mut self, woken: bool, store: &Connection, epoll: &Epoll, log: &mut Log) -> bool {
         self.is_unfinished = false;
         self.asked_store = !matches!(self.phase, Phase::Connected(_));
         if let Err(error) = self.try_turn(woken, store, epoll, log) {
-            log.say(&chain(&error));
+            log.error(&error);
             if let Err(error) = self.renew(store) {
-                log.say(&chain(&error));
+                log.error(&error);
             }
         }
         self.asked_store
@@ -145,7 +144,7 @@ impl Bridge {
         for _ in 0..4 {
             match self.vchan.change(store).map_err(failed())? {
                 Some(Change::Arrived) => self.connect(epoll)?,
-                Some(Change::Left) => self.let_go(),
+                Some(Change::Left) => self.client_left(),
                 None => {}
             }
             if !self.pump(log) {
@@ -165,8 +164,7 @@ impl Bridge {
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address).map_err(failed)?;
         let socket = UnixStream::from(socket);
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.token + 1);
-        epoll.add(&socket, event).map_err(AgentError::system("poll a descriptor"))?;
+        poll(epoll, &socket, self.socket_token, EpollFlags::EPOLLIN | EpollFlags::EPOLLET)?;
         let (inward, outward) = (Pipe::new(), Pipe::new());
         self.phase = Phase::Connected(Session { socket, inward, outward, waits_for_room: false });
         Ok(())
@@ -179,9 +177,9 @@ impl Bridge {
         if wanted != session.waits_for_room {
             let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
             let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | room;
-            // Room that has come in the meantime is told of at once.
+            // Room that has come in the meantime causes an event at once.
             epoll
-                .modify(&session.socket, &mut EpollEvent::new(flags, self.token + 1))
+                .modify(&session.socket, &mut EpollEvent::new(flags, self.socket_token))
                 .map_err(AgentError::system("poll a descriptor"))?;
             session.waits_for_room = wanted;
         }
@@ -189,7 +187,7 @@ impl Bridge {
     }
 
     /// The client is gone: what it wrote goes in as far as it can, and nothing more.
-    fn let_go(&mut self) {
+    fn client_left(&mut self) {
         let Phase::Connected(mut session) = core::mem::replace(&mut self.phase, Phase::Awaited) else {
             return;
         };
@@ -200,7 +198,7 @@ impl Bridge {
         self.phase = Phase::Ending(session.socket);
     }
 
-    /// Moves what can be moved; gives whether the session is over.
+    /// Moves what can be moved; returns whether the session is over.
     fn pump(&mut self, log: &mut Log) -> bool {
         match &mut self.phase {
             Phase::Awaited => false,
@@ -219,11 +217,11 @@ impl Bridge {
                 let inward = session.inward.pump(&mut self.vchan, &mut session.socket);
                 self.is_unfinished |= outward == Stopped::Turn || inward == Stopped::Turn;
                 // A client that disconnects causes an event; if it is still connected, its ring is corrupted.
-                let lies =
+                let corrupted =
                     self.vchan.is_open() && (outward == Stopped::SinkGone || inward == Stopped::SourceGone);
-                if lies || outward == Stopped::SourceGone {
-                    let who = if lies { "a corrupted ring" } else { self.service.socket };
-                    log.say(&format!("{who} has ended a session of {}", self.service.key.name()));
+                if corrupted || outward == Stopped::SourceGone {
+                    let who = if corrupted { "a corrupted ring" } else { self.service.socket };
+                    log.line(&format!("{who} has ended a session of {}", self.service.key.name()));
                     return true;
                 }
                 false
@@ -237,11 +235,6 @@ impl Bridge {
         self.phase = Phase::Awaited;
         self.vchan.renew(store).map_err(AgentError::vchan(self.service.key.name()))
     }
-}
-
-fn poll(epoll: &Epoll, fd: BorrowedFd<'_>, token: u64) -> Result<(), AgentError> {
-    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-    epoll.add(fd, EpollEvent::new(flags, token)).map_err(AgentError::system("poll a descriptor"))
 }
 
 impl End for Server {

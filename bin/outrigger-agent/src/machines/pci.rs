@@ -17,7 +17,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stubdom_abi::{DmKey, PCI_WORD, harmless};
 
-/// The longest text that is given back as a reason.
+use crate::effect::Effect;
+use crate::qmp::{Command, Purpose};
+
+/// The longest text that is returned as a reason, in characters.
 const REASON_MAX: usize = 120;
 /// How long the stubdomain's kernel may take to find a device that was attached. libxl waits longer for the answer.
 const APPEARS: Duration = Duration::from_secs(10);
@@ -55,17 +58,6 @@ impl core::fmt::Display for Address {
     }
 }
 
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Effect {
-    /// Give QEMU this command; the number comes back with the answer.
-    Ask(u32, &'static str, Value),
-    /// Write a key.
-    Write(DmKey, String),
-    /// Say it on console 0.
-    Say(String),
-}
-
 #[derive(Debug)]
 enum Phase {
     Idle,
@@ -79,7 +71,7 @@ enum Phase {
     Adding {
         id: String,
     },
-    /// `query-pci` is to tell where it came.
+    /// `query-pci` will show where it was plugged in.
     Locating {
         id: String,
     },
@@ -93,9 +85,9 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct PciCommands {
     phase: Phase,
-    /// Counts commands: an answer to an earlier one, which the toolstack gave up, is passed over.
+    /// Counts commands: an answer to an earlier one, which the toolstack abandoned, is ignored.
     number: u32,
-    /// Whether QEMU has kept what it needs for a device.
+    /// Whether QEMU has the rights that it needs for a device.
     is_able: bool,
 }
 
@@ -105,7 +97,7 @@ impl PciCommands {
         Self { phase: Phase::Idle, number: 0, is_able }
     }
 
-    /// Takes a command. What it wants next, [`look`](Self::look) tells.
+    /// Takes a command. What it wants next, [`look`](Self::look) returns.
     pub(crate) fn command(&mut self, now: Duration, command: &[u8], parameter: &[u8]) -> Vec<Effect> {
         let text = harmless(parameter);
         let (place, _options) = text.split_once(',').unwrap_or((&text, ""));
@@ -122,14 +114,14 @@ impl PciCommands {
             }
             (b"pci-rem", Some(address), _) => {
                 let id = address.id();
-                let ask = Effect::Ask(self.number, "device_del", json!({"id": id}));
+                let ask = self.ask("device_del", json!({"id": id}));
                 self.phase = Phase::Removing { id };
                 vec![ask]
             }
             (b"pci-ins", ..) => self.failed(&format!("\"{text}\" is not a PCI address")),
-            (b"pci-rem", ..) => vec![Effect::Say(format!("pci-rem: \"{text}\" is not a PCI address"))],
+            (b"pci-rem", ..) => vec![Effect::Log(format!("pci-rem: \"{text}\" is not a PCI address"))],
             (b"", ..) => Vec::new(),
-            _ => vec![Effect::Say(format!("the command \"{}\" is unknown", harmless(command)))],
+            _ => vec![Effect::Log(format!("the command \"{}\" is unknown", harmless(command)))],
         }
     }
 
@@ -138,8 +130,8 @@ impl PciCommands {
         matches!(self.phase, Phase::Appearing { .. })
     }
 
-    /// Looks whether a device has appeared that is waited for. `inside` gives its address inside the stubdomain, which
-    /// may not be that of the host, and is nothing as long as the kernel has not found it.
+    /// Looks whether a device has appeared that is waited for. `inside` returns its address inside the stubdomain,
+    /// which may not be that of the host, or nothing as long as the kernel has not found it.
     pub(crate) fn look(
         &mut self,
         now: Duration,
@@ -163,7 +155,7 @@ impl PciCommands {
             arguments["addr"] = json!(format!("{:x}.{:x}", devfn >> 3, devfn & 7));
         }
         self.phase = Phase::Adding { id };
-        vec![Effect::Ask(self.number, "device_add", arguments)]
+        vec![self.ask("device_add", arguments)]
     }
 
     /// Takes QEMU's answer to the command with this number.
@@ -174,25 +166,25 @@ impl PciCommands {
         match (core::mem::replace(&mut self.phase, Phase::Idle), answer) {
             (Phase::Adding { id }, Ok(_)) => {
                 self.phase = Phase::Locating { id };
-                vec![Effect::Ask(self.number, "query-pci", json!({}))]
+                vec![self.ask("query-pci", json!({}))]
             }
             (Phase::Locating { id }, Ok(buses)) => match devfn_of(buses, &id) {
                 Some(devfn) => vec![
                     Effect::Write(DmKey::Parameter, format!("0x{devfn:02x}")),
                     Effect::Write(DmKey::State, "pci-inserted".to_owned()),
-                    Effect::Say(format!("{id} was plugged in at 0x{devfn:02x}")),
+                    Effect::Log(format!("{id} was plugged in at 0x{devfn:02x}")),
                 ],
                 None => self.failed("QEMU accepted the device but does not list it"),
             },
             (Phase::Adding { .. } | Phase::Locating { .. }, Err(error)) => self.failed(error),
-            // The guest has to agree: the event tells.
+            // The guest has to agree: an event reports it.
             (phase @ Phase::Removing { .. }, Ok(_)) => {
                 self.phase = phase;
                 Vec::new()
             }
             (Phase::Removing { id }, Err(error)) if error.contains("not found") => removed(&id),
             (Phase::Removing { id }, Err(error)) => {
-                vec![Effect::Say(format!("{id} was not removed: {error}"))]
+                vec![Effect::Log(format!("{id} was not removed: {error}"))]
             }
             // An answer to another command, whose number is the same only after four thousand million.
             (phase @ (Phase::Idle | Phase::Appearing { .. }), _) => {
@@ -214,11 +206,15 @@ impl PciCommands {
         }
     }
 
+    fn ask(&self, name: &'static str, arguments: Value) -> Effect {
+        Effect::Ask(Command { purpose: Purpose::Pci(self.number), name, arguments })
+    }
+
     fn failed(&mut self, why: &str) -> Vec<Effect> {
         self.phase = Phase::Idle;
         let why: String = harmless(why.as_bytes()).chars().take(REASON_MAX).collect();
         vec![
-            Effect::Say(format!("a PCI device was not plugged in: {why}")),
+            Effect::Log(format!("a PCI device was not plugged in: {why}")),
             Effect::Write(DmKey::Parameter, why),
             Effect::Write(DmKey::State, "pci-insert-failed".to_owned()),
         ]
@@ -226,7 +222,7 @@ impl PciCommands {
 }
 
 fn removed(id: &str) -> Vec<Effect> {
-    vec![Effect::Write(DmKey::State, "pci-removed".to_owned()), Effect::Say(format!("{id} was removed"))]
+    vec![Effect::Write(DmKey::State, "pci-removed".to_owned()), Effect::Log(format!("{id} was removed"))]
 }
 
 /// Where `query-pci` shows the device of this name.
@@ -249,6 +245,10 @@ mod tests {
 
     use super::*;
 
+    fn ask(name: &'static str, arguments: Value) -> Effect {
+        Effect::Ask(Command { purpose: Purpose::Pci(1), name, arguments })
+    }
+
     fn given(command: &str, parameter: &str) -> (PciCommands, Vec<Effect>) {
         let mut commands = PciCommands::new(true);
         let mut effects = commands.command(Duration::ZERO, command.as_bytes(), parameter.as_bytes());
@@ -261,8 +261,8 @@ mod tests {
         let (mut commands, effects) = given("pci-ins", "0000:00:10.1@28,msitranslate=0,power_mgmt=0");
         let asked = json!({"driver": "xen-pci-passthrough", "id": "pci-pt-00_10.1", "hostaddr": "0000:00:10.1",
                            "addr": "5.0"});
-        assert_eq!(effects, [Effect::Ask(1, "device_add", asked)]);
-        assert_eq!(commands.answered(1, &Ok(json!({}))), [Effect::Ask(1, "query-pci", json!({}))]);
+        assert_eq!(effects, [ask("device_add", asked)]);
+        assert_eq!(commands.answered(1, &Ok(json!({}))), [ask("query-pci", json!({}))]);
         let buses = json!([{"bus": 0, "devices": [
             {"qdev_id": "", "slot": 1, "function": 0}, {"qdev_id": "pci-pt-00_10.1", "slot": 5, "function": 0}]}]);
         let effects = commands.answered(1, &Ok(buses));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn qemus_refusal_and_nonsense_are_told_to_the_toolstack() {
+    fn qemus_refusal_and_nonsense_are_reported_to_the_toolstack() {
         let failed = Effect::Write(DmKey::State, "pci-insert-failed".to_owned());
         let (mut commands, _) = given("pci-ins", "0000:00:10.0,msitranslate=0,power_mgmt=0");
         let effects = commands.answered(1, &Err("Could not open config".to_owned()));
@@ -287,19 +287,19 @@ mod tests {
     #[test]
     fn a_removal_waits_for_the_guest() {
         let (mut commands, effects) = given("pci-rem", "0000:00:10.0");
-        assert_eq!(effects, [Effect::Ask(1, "device_del", json!({"id": "pci-pt-00_10.0"}))]);
+        assert_eq!(effects, [ask("device_del", json!({"id": "pci-pt-00_10.0"}))]);
         assert_eq!(commands.answered(1, &Ok(json!({}))), []);
         assert_eq!(commands.event("DEVICE_DELETED", &json!({"path": "/machine"})), []);
         let effects = commands.event("DEVICE_DELETED", &json!({"device": "pci-pt-00_10.0"}));
         assert_eq!(effects[0], Effect::Write(DmKey::State, "pci-removed".to_owned()));
-        // What is not there is removed.
+        // What is missing is removed.
         let (mut commands, _) = given("pci-rem", "0000:00:10.0");
         let effects = commands.answered(1, &Err("Device 'pci-pt-00_10.0' not found".to_owned()));
         assert_eq!(effects[0], Effect::Write(DmKey::State, "pci-removed".to_owned()));
     }
 
     #[test]
-    fn a_command_that_was_given_up_changes_nothing_later() {
+    fn a_command_that_was_abandoned_changes_nothing_later() {
         let (mut commands, _) = given("pci-ins", "0000:00:10.0");
         commands.command(Duration::ZERO, b"pci-rem", b"0000:00:11.0");
         assert_eq!(commands.answered(1, &Ok(json!({}))), []);
@@ -313,7 +313,7 @@ mod tests {
         let effects = commands.look(Duration::ZERO, |_| Address::parse("0000:00:00.00"));
         let asked =
             json!({"driver": "xen-pci-passthrough", "id": "pci-pt-03_00.1", "hostaddr": "0000:00:00.0"});
-        assert_eq!(effects, [Effect::Ask(1, "device_add", asked)]);
+        assert_eq!(effects, [ask("device_add", asked)]);
     }
 
     #[test]
@@ -331,7 +331,7 @@ mod tests {
         let mut commands = PciCommands::new(false);
         let effects = commands.command(Duration::ZERO, b"pci-ins", b"0000:00:10.0");
         assert!(effects.contains(&Effect::Write(DmKey::State, "pci-insert-failed".to_owned())));
-        assert!(matches!(&effects[0], Effect::Say(line) if line.ends_with(PCI_WORD)), "{effects:?}");
+        assert!(matches!(&effects[0], Effect::Log(line) if line.ends_with(PCI_WORD)), "{effects:?}");
     }
 
     proptest! {

@@ -10,13 +10,13 @@ const TURN: usize = 16;
 pub(crate) enum Moved {
     /// So many, at least one.
     Some(usize),
-    /// None yet; an event will tell.
+    /// None yet; an event will come.
     Later,
     /// None ever again.
     Gone,
 }
 
-/// Something that gives and takes bytes and never waits.
+/// Something that is read and written and never waits.
 pub(crate) trait End {
     fn take(&mut self, into: &mut [u8]) -> Moved;
     fn give(&mut self, from: &[u8]) -> Moved;
@@ -56,7 +56,7 @@ impl Pipe {
     pub(crate) fn pump(&mut self, source: &mut impl End, sink: &mut impl End) -> Stopped {
         for _ in 0..TURN {
             while self.start < self.end {
-                match sink.give(&self.buffer[self.start..self.end]) {
+                match sink.give(self.buffer.get(self.start..self.end).unwrap_or_default()) {
                     Moved::Some(count) => self.start += count,
                     Moved::Later => return Stopped::Blocked,
                     Moved::Gone => return Stopped::SinkGone,
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// An end that gives what is in it as far as it is told to, and takes a few bytes at a time.
+    /// An end that returns what is in it, and takes as many bytes as it has room for.
     #[derive(Default)]
     struct Fake {
         holds: VecDeque<u8>,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_are_told_apart() {
+    fn the_ends_are_distinguished() {
         let (mut open, mut gone) = (Fake::default(), Fake { ended: true, ..Fake::default() });
         assert_eq!(Pipe::new().pump(&mut gone, &mut open), Stopped::SourceGone);
         open.holds.push_back(1);

@@ -46,7 +46,7 @@ impl Rtnl {
         Ok(Self { socket: route_socket(0)?, sequence: 0 })
     }
 
-    /// Makes a bridge; one that is there is fine.
+    /// Makes a bridge; one that exists is fine.
     pub(crate) fn add_bridge(&mut self, name: &str) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -91,8 +91,9 @@ impl Rtnl {
         header.message_type = kind;
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         header.sequence_number = self.sequence;
-        header.emit(&mut bytes[..head]);
-        link.emit(&mut bytes[head..]);
+        let (first, rest) = bytes.split_at_mut(head);
+        header.emit(first);
+        link.emit(rest);
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
         self.answer()
     }
@@ -108,14 +109,14 @@ impl Rtnl {
                 Err(errno) => return Err(errno.into()),
             }
             let count = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            if let Some(outcome) = outcome(&buffer[..count], self.sequence) {
+            if let Some(outcome) = outcome(buffer.get(..count).unwrap_or_default(), self.sequence) {
                 return outcome;
             }
         }
     }
 }
 
-/// What the kernel says to the request with this number; nothing when the message is about another.
+/// The kernel's answer to the request with this number; nothing when the message is about another.
 ///
 /// Only the head of the message is looked at: to decode every kind of message would double the agent's size.
 fn outcome(message: &[u8], sequence: u32) -> Option<io::Result<()>> {
