@@ -1,19 +1,18 @@
 //! Methods that change a guest which runs: from parameters to what its driver has the toolstack do, and the lists of
 //! what the guest has.
 
-use api::frame::Call;
 use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, Failure, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Nic as ApiNic, Progress, Rename, TriggerKind, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, Failure, NetworkAttach, NetworkDetach,
+    NetworkSetBridge, Nic as ApiNic, Progress, TriggerKind,
 };
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use config::{DiskSource, LoadedDevice, MacAddr};
+use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
 use toolstack::{Cause, Detach, DiskEntry, Error, Guest, GuestId, NicEntry, Signal, Toolstack};
+use xen_types::KiB;
 
 use crate::answer::Answer;
 use crate::driver::Replies;
-use crate::methods::parameters;
 
 /// How much of a picture goes into one reply, in bytes.
 const PART: usize = 1 << 20;
@@ -51,85 +50,94 @@ impl Change {
         Self { name, new_name: None, work: Box::new(work) }
     }
 
-    /// The change that a method asks for; nothing when the method is none of a change.
-    pub(crate) fn of(method: &str, call: &Call, replies: &Replies) -> Result<Option<Self>, Answer> {
-        Ok(Some(match method {
-            "BlockAttach" => {
-                let disk = device(config::load_disk("disk", &parameters::<BlockAttach>(call)?.disk))?;
-                Self::new("block-attach", move |ts, id, events| ts.attach_disk(id, &disk, events))
-            }
-            "BlockDetach" => {
-                let BlockDetach { vdev, force, .. } = parameters(call)?;
-                let vdev = config::device_name(&vdev).map_err(bad)?;
-                Self::new("block-detach", move |ts, id, events| ts.detach_disk(id, vdev, how(force), events))
-            }
-            "CdInsert" => {
-                let CdInsert { vdev, file, force, .. } = parameters(call)?;
-                let vdev = config::device_name(&vdev).map_err(bad)?;
-                // `target=` takes all that follows, whatever is in the path.
-                let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
-                let source = device(config::load_disk("disc", &text))?.source;
-                Self::new("cd-insert", move |ts, id, events| {
-                    ts.change_medium(id, vdev, &source, how(force), events)
-                })
-            }
-            "CdEject" => {
-                let CdEject { vdev, force, .. } = parameters(call)?;
-                let vdev = config::device_name(&vdev).map_err(bad)?;
-                Self::new("cd-eject", move |ts, id, events| {
-                    ts.change_medium(id, vdev, &DiskSource::Empty, how(force), events)
-                })
-            }
-            "NetworkAttach" => {
-                let text = parameters::<NetworkAttach>(call)?.vif;
-                let nic = device(config::load_nic("vif", &text, Toolstack::NEXT_NIC))?;
-                Self::new("network-attach", move |ts, id, events| ts.attach_nic(id, &nic, events))
-            }
-            "NetworkDetach" => {
-                let NetworkDetach { nic, force, .. } = parameters(call)?;
-                let which = WhichNic::read(&nic)?;
-                Self::new("network-detach", move |ts, id, events| {
-                    ts.detach_nic(id, which.find(ts, id)?, how(force), events)
-                })
-            }
-            "NetworkSetBridge" => {
-                let NetworkSetBridge { nic, bridge, .. } = parameters(call)?;
-                let which = WhichNic::read(&nic)?;
-                // For its complaints about the bridge's name.
-                device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
-                Self::new("network-set-bridge", move |ts, id, events| {
-                    ts.set_bridge(id, which.find(ts, id)?, &bridge, events)
-                })
-            }
-            "VcpuSet" => {
-                let VcpuSet { vcpus, .. } = parameters(call)?;
-                Self::new("vcpu-set", move |ts, id, events| ts.set_vcpus(id, vcpus, events))
-            }
-            "MemSet" => {
-                let MemSet { memory_kib, .. } = parameters(call)?;
-                Self::new("mem-set", move |ts, id, events| ts.set_memory(id, memory_kib, events))
-            }
-            "Screenshot" => {
-                let replies = replies.clone();
-                Self::new(SCREENSHOT, move |ts, id, events| {
-                    let png = ts.screenshot(id, events)?;
-                    for part in png.chunks(PART) {
-                        let data = Some(BASE64_STANDARD.encode(part));
-                        // A client that has gone wants no picture.
-                        let _ =
-                            replies.blocking_send(Answer::more(&Progress { data, ..Progress::default() }));
-                    }
-                    Ok(ts.info(id)?.guest)
-                })
-            }
-            "Rename" => {
-                let Rename { name, .. } = parameters(call)?;
-                let to = name.clone();
-                let change = Self::new("rename", move |ts, id, events| ts.rename(id, &to, events));
-                Self { new_name: Some(name), ..change }
-            }
-            _ => return Ok(None),
+    /// Attaches a disk.
+    pub(crate) fn block_attach(parameters: &BlockAttach) -> Result<Self, Failure> {
+        let disk = device(config::load_disk("disk", &parameters.disk))?;
+        Ok(Self::new("block-attach", move |ts, id, events| ts.attach_disk(id, &disk, events)))
+    }
+
+    /// Detaches a disk.
+    pub(crate) fn block_detach(parameters: &BlockDetach) -> Result<Self, Failure> {
+        let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
+        let how = how(parameters.force);
+        Ok(Self::new("block-detach", move |ts, id, events| ts.detach_disk(id, vdev, how, events)))
+    }
+
+    /// Inserts a disc into a CD drive.
+    pub(crate) fn cd_insert(parameters: &CdInsert) -> Result<Self, Failure> {
+        let CdInsert { vdev, file, force, .. } = parameters;
+        let vdev = config::device_name(vdev).map_err(bad)?;
+        // `target=` takes all that follows, whatever is in the path.
+        let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
+        let source = device(config::load_disk("disc", &text))?.source;
+        Ok(Self::medium("cd-insert", vdev, source, *force))
+    }
+
+    /// Ejects the disc of a CD drive.
+    pub(crate) fn cd_eject(parameters: &CdEject) -> Result<Self, Failure> {
+        let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
+        Ok(Self::medium("cd-eject", vdev, DiskSource::Empty, parameters.force))
+    }
+
+    fn medium(name: &'static str, vdev: Vdev, source: DiskSource, force: bool) -> Self {
+        Self::new(name, move |ts, id, events| ts.change_medium(id, vdev, &source, how(force), events))
+    }
+
+    /// Attaches a network interface.
+    pub(crate) fn network_attach(parameters: &NetworkAttach) -> Result<Self, Failure> {
+        let nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
+        Ok(Self::new("network-attach", move |ts, id, events| ts.attach_nic(id, &nic, events)))
+    }
+
+    /// Detaches a network interface.
+    pub(crate) fn network_detach(parameters: &NetworkDetach) -> Result<Self, Failure> {
+        let which = WhichNic::read(&parameters.nic)?;
+        let how = how(parameters.force);
+        Ok(Self::new("network-detach", move |ts, id, events| {
+            ts.detach_nic(id, which.find(ts, id)?, how, events)
         }))
+    }
+
+    /// Moves a network interface to another bridge.
+    pub(crate) fn network_set_bridge(parameters: NetworkSetBridge) -> Result<Self, Failure> {
+        let NetworkSetBridge { nic, bridge, .. } = parameters;
+        let which = WhichNic::read(&nic)?;
+        // For its complaints about the bridge's name.
+        device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
+        Ok(Self::new("network-set-bridge", move |ts, id, events| {
+            ts.set_bridge(id, which.find(ts, id)?, &bridge, events)
+        }))
+    }
+
+    /// Sets the number of vCPUs.
+    pub(crate) fn vcpu_set(vcpus: u32) -> Self {
+        Self::new("vcpu-set", move |ts, id, events| ts.set_vcpus(id, vcpus, events))
+    }
+
+    /// Sets the memory.
+    pub(crate) fn mem_set(memory: KiB) -> Self {
+        Self::new("mem-set", move |ts, id, events| ts.set_memory(id, memory, events))
+    }
+
+    /// Takes a screenshot, which goes to the client in parts.
+    pub(crate) fn screenshot(replies: &Replies) -> Self {
+        let replies = replies.clone();
+        Self::new(SCREENSHOT, move |ts, id, events| {
+            let png = ts.screenshot(id, events)?;
+            for part in png.chunks(PART) {
+                let data = Some(BASE64_STANDARD.encode(part));
+                // A client that has gone wants no picture.
+                let _ = replies.blocking_send(Answer::more(&Progress { data, ..Progress::default() }));
+            }
+            Ok(ts.info(id)?.guest)
+        })
+    }
+
+    /// Renames the guest.
+    pub(crate) fn rename(name: String) -> Self {
+        let to = name.clone();
+        let change = Self::new("rename", move |ts, id, events| ts.rename(id, &to, events));
+        Self { new_name: Some(name), ..change }
     }
 }
 
@@ -141,7 +149,7 @@ enum WhichNic {
 }
 
 impl WhichNic {
-    fn read(text: &str) -> Result<Self, Answer> {
+    fn read(text: &str) -> Result<Self, Failure> {
         match text.parse() {
             Ok(number) => Ok(Self::Number(number)),
             Err(_) => text.parse().map(Self::Address).map_err(bad),
@@ -165,13 +173,13 @@ const fn how(force: bool) -> Detach {
     if force { Detach::Force } else { Detach::Ask }
 }
 
-fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Answer> {
+fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Failure> {
     let diagnostics = loaded.render(false);
-    loaded.device.ok_or_else(|| Answer::failure(&Failure::BadConfig { diagnostics: diagnostics + "\n" }))
+    loaded.device.ok_or_else(|| Failure::BadConfig { diagnostics: diagnostics + "\n" })
 }
 
-fn bad(why: impl std::fmt::Display) -> Answer {
-    Answer::failure(&Failure::BadConfig { diagnostics: format!("error: {why}\n") })
+fn bad(why: impl std::fmt::Display) -> Failure {
+    Failure::BadConfig { diagnostics: format!("error: {why}\n") }
 }
 
 /// What `Trigger` sends, in the hypervisor's words.

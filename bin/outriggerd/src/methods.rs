@@ -1,14 +1,10 @@
 //! The methods of the interface: parameters in, drivers asked, answers out.
 
-use std::sync::Arc;
-
-use api::frame::{self, Call};
+use api::call::{Call, CallError, Incoming, SERVICE_INTERFACE, SERVICE_NAME, Service};
 use api::types::{
-    CreateParameters, Disks, Failure, GuestParameter, Guests, Happened, HostInfo, Info, Inspection, Nics,
-    OneGuest, QmpSocket, Sysrq, TriggerParameters,
+    CreateParameters, Disks, Failure, Guests, Happened, HostInfo, Info, Inspection, Nics, OneGuest, QmpSocket,
 };
 use config::Uuid;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use toolstack::{CreateOptions, GuestId, Toolstack};
@@ -19,23 +15,6 @@ use crate::change::{self, Change};
 use crate::convert;
 use crate::driver::{self, Event, Replies, Request, Shared, Wanted};
 use crate::registry::Entry;
-
-/// The service that every varlink server has.
-const SERVICE: &str = "org.varlink.service";
-/// Its definition (<https://varlink.org/Service>).
-const SERVICE_INTERFACE: &str = "# Every varlink service answers this.
-interface org.varlink.service
-
-method GetInfo() -> (vendor: string, product: string, version: string, url: string, interfaces: []string)
-method GetInterfaceDescription(interface: string) -> (description: string)
-
-error InterfaceNotFound (interface: string)
-error MethodNotFound (method: string)
-error MethodNotImplemented (method: string)
-error InvalidParameter (parameter: string)
-error PermissionDenied ()
-error ExpectedMore ()
-";
 
 /// All methods.
 pub(crate) struct Methods {
@@ -48,91 +27,80 @@ impl Methods {
         Self { shared }
     }
 
-    /// Whether only the client ends the call.
-    pub(crate) fn is_endless(call: &Call) -> bool {
-        call.more && call.method.strip_prefix(api::INTERFACE_NAME) == Some(".Monitor")
-    }
-
     /// Has a call answered; the answers come through `replies`, the last of them always.
-    pub(crate) fn dispatch(self: &Arc<Self>, call: &Call, replies: &Replies) {
-        let (interface, method) = call.method.rsplit_once('.').unwrap_or(("", &call.method));
-        let answer = match interface {
-            SERVICE => service(method, call),
-            api::INTERFACE_NAME => match self.own(method, call, replies) {
-                Ok(answer) => answer,
-                Err(answer) => Some(answer),
-            },
-            _ => Some(Answer::error(
-                &format!("{SERVICE}.InterfaceNotFound"),
-                &json!({ "interface": interface }),
-            )),
+    pub(crate) fn dispatch(&self, call: Incoming, replies: &Replies) {
+        let answer = match call {
+            Incoming::Own(call) => self.own(call, replies),
+            Incoming::Service(call) => Ok(Some(service(call))),
         };
-        if let Some(answer) = answer {
+        if let Some(answer) = answer.unwrap_or_else(|failure| Some(Answer::failure(&failure))) {
             // The channel is new: there is room, or the client is gone.
             let _ = replies.try_send(answer);
         }
     }
 
     /// A method of ours: its answer, or nothing when the answers come later.
-    fn own(self: &Arc<Self>, method: &str, call: &Call, replies: &Replies) -> Result<Option<Answer>, Answer> {
-        let now = |answer| Ok(Some(answer));
-        match method {
-            "List" => self.list(replies),
-            "Get" => return now(self.get(&self.find(call)?)),
-            "Inspect" => self.inspect(self.find(call)?, replies),
-            "HostInfo" => self.host_info(replies),
-            "Create" => self.create(&parameters(call)?, replies),
-            "Destroy" => ask(&self.find(call)?, Event::Destroy(replies.clone()))?,
-            "Pause" => self.request(call, Request::Pause, replies)?,
-            "Unpause" => self.request(call, Request::Unpause, replies)?,
-            "Shutdown" => self.request(call, Request::Shutdown, replies)?,
-            "Reboot" => self.request(call, Request::Reboot, replies)?,
-            "BlockList" => self.devices(self.find(call)?, replies, |toolstack, id| {
+    fn own(&self, call: Call, replies: &Replies) -> Result<Option<Answer>, Failure> {
+        match call {
+            Call::List => self.list(replies),
+            Call::Get(of) => return Ok(Some(self.get(&self.find(&of.guest)?))),
+            Call::Inspect(of) => self.inspect(self.find(&of.guest)?, replies),
+            Call::HostInfo => self.host_info(replies),
+            Call::Create(of) => self.create(&of, replies)?,
+            Call::Destroy(of) => ask(&self.find(&of.guest)?, Event::Destroy(replies.clone()))?,
+            Call::Pause(of) => self.request(&of.guest, Request::Pause, replies)?,
+            Call::Unpause(of) => self.request(&of.guest, Request::Unpause, replies)?,
+            Call::Shutdown(of) => self.request(&of.guest, Request::Shutdown, replies)?,
+            Call::Reboot(of) => self.request(&of.guest, Request::Reboot, replies)?,
+            Call::Trigger(of) => {
+                self.request(&of.guest, Request::Trigger(change::signal(of.trigger), of.vcpu), replies)?;
+            }
+            Call::Sysrq(of) => {
+                let Some(key) = only_character(&of.key) else {
+                    let parameter = "key is one character".to_owned();
+                    return Ok(Some(Answer::call_error(&CallError::InvalidParameter { parameter })));
+                };
+                self.request(&of.guest, Request::Sysrq(key), replies)?;
+            }
+            Call::BlockList(of) => self.devices(self.find(&of.guest)?, replies, |toolstack, id| {
                 let disks = toolstack.disks(id)?.into_iter().map(change::disk).collect();
                 Ok(Answer::last(&Disks { disks }))
             })?,
-            "NetworkList" => self.devices(self.find(call)?, replies, |toolstack, id| {
+            Call::NetworkList(of) => self.devices(self.find(&of.guest)?, replies, |toolstack, id| {
                 let nics = toolstack.nics(id)?.into_iter().map(change::nic).collect();
                 Ok(Answer::last(&Nics { nics }))
             })?,
-            "Trigger" => {
-                let TriggerParameters { trigger, vcpu, .. } = parameters(call)?;
-                self.request(call, Request::Trigger(change::signal(trigger), vcpu), replies)?;
+            Call::BlockAttach(of) => self.change(&of.guest, Change::block_attach(&of)?, replies)?,
+            Call::BlockDetach(of) => self.change(&of.guest, Change::block_detach(&of)?, replies)?,
+            Call::CdInsert(of) => self.change(&of.guest, Change::cd_insert(&of)?, replies)?,
+            Call::CdEject(of) => self.change(&of.guest, Change::cd_eject(&of)?, replies)?,
+            Call::NetworkAttach(of) => self.change(&of.guest, Change::network_attach(&of)?, replies)?,
+            Call::NetworkDetach(of) => self.change(&of.guest, Change::network_detach(&of)?, replies)?,
+            Call::NetworkSetBridge(of) => {
+                self.change(&of.guest.clone(), Change::network_set_bridge(of)?, replies)?;
             }
-            "Sysrq" => {
-                let key = parameters::<Sysrq>(call)?.key;
-                let mut letters = key.chars();
-                let (Some(key), None) = (letters.next(), letters.next()) else {
-                    let why = json!({ "parameter": "key is one character" });
-                    return Err(Answer::error(&format!("{SERVICE}.InvalidParameter"), &why));
-                };
-                self.request(call, Request::Sysrq(key), replies)?;
-            }
-            "Qmp" => return now(self.qmp(&self.find(call)?)),
-            "Monitor" | "Screenshot" if !call.more => {
-                return Err(Answer::error(&format!("{SERVICE}.ExpectedMore"), &json!({})));
-            }
-            "Monitor" => self.monitor(replies),
-            _ => {
-                let Some(change) = Change::of(method, call, replies)? else {
-                    let name = format!("{SERVICE}.MethodNotFound");
-                    return Err(Answer::error(&name, &json!({ "method": method })));
-                };
-                ask(&self.find(call)?, Event::Change(change, replies.clone()))?;
-            }
+            Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies)?,
+            Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies)?,
+            Call::Rename(of) => self.change(&of.guest, Change::rename(of.name), replies)?,
+            Call::Screenshot(of) => self.change(&of.guest, Change::screenshot(replies), replies)?,
+            Call::Qmp(of) => return Ok(Some(self.qmp(&self.find(&of.guest)?))),
+            Call::Monitor => self.monitor(replies),
         }
         Ok(None)
     }
 
-    fn find(&self, call: &Call) -> Result<Entry, Answer> {
-        let GuestParameter { guest } = parameters(call)?;
+    fn find(&self, asked: &str) -> Result<Entry, Failure> {
         let hypervisor = self.shared.toolstack.hypervisor();
         let holder = |domid| Some(Uuid::from_bytes(hypervisor.domain_info(domid).ok()??.uuid));
-        self.shared.registry.find(&guest, holder).map_err(|failure| Answer::failure(&failure))
+        self.shared.registry.find(asked, holder)
     }
 
-    fn request(&self, call: &Call, request: Request, replies: &Replies) -> Result<(), Answer> {
-        ask(&self.find(call)?, Event::Request(request, replies.clone()))
+    fn request(&self, guest: &str, request: Request, replies: &Replies) -> Result<(), Failure> {
+        ask(&self.find(guest)?, Event::Request(request, replies.clone()))
+    }
+
+    fn change(&self, guest: &str, change: Change, replies: &Replies) -> Result<(), Failure> {
+        ask(&self.find(guest)?, Event::Change(change, replies.clone()))
     }
 
     fn get(&self, entry: &Entry) -> Answer {
@@ -196,10 +164,9 @@ impl Methods {
         entry: Entry,
         replies: &Replies,
         list: impl FnOnce(&Toolstack, GuestId) -> Result<Answer, toolstack::Error> + Send + 'static,
-    ) -> Result<(), Answer> {
+    ) -> Result<(), Failure> {
         let Some(guest) = entry.guest else {
-            let lifecycle = "create".to_owned();
-            return Err(Answer::failure(&Failure::Busy { guest: entry.name, lifecycle }));
+            return Err(Failure::Busy { guest: entry.name, lifecycle: "create".to_owned() });
         };
         let toolstack = self.shared.toolstack.clone();
         blocking(replies, move || {
@@ -216,18 +183,14 @@ impl Methods {
         });
     }
 
-    fn create(&self, parameters: &CreateParameters, replies: &Replies) {
+    fn create(&self, parameters: &CreateParameters, replies: &Replies) -> Result<(), Failure> {
         let loaded = config::load_str(&parameters.path, &parameters.config);
         let Some(config) = loaded.config else {
-            let diagnostics = loaded.render(false);
-            let _ = replies.try_send(Answer::failure(&Failure::BadConfig { diagnostics }));
-            return;
+            return Err(Failure::BadConfig { diagnostics: loaded.render(false) });
         };
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
         let wanted = Wanted { config, options, note: None, backoff: Backoff::default() };
-        if let Err(failure) = driver::create(&self.shared, wanted, Some(replies.clone())) {
-            let _ = replies.try_send(Answer::failure(&failure));
-        }
+        driver::create(&self.shared, wanted, Some(replies.clone()))
     }
 
     fn monitor(&self, replies: &Replies) {
@@ -254,43 +217,34 @@ impl Methods {
     }
 }
 
-fn service(method: &str, call: &Call) -> Option<Answer> {
-    #[derive(serde::Deserialize)]
-    struct Interface {
-        interface: String,
+fn service(call: Service) -> Answer {
+    let of = match call {
+        Service::GetInfo => {
+            return Answer::last(&json!({
+                "vendor": "Outrigger",
+                "product": "outriggerd",
+                "version": env!("CARGO_PKG_VERSION"),
+                "url": env!("CARGO_PKG_REPOSITORY"),
+                "interfaces": [SERVICE_NAME, api::INTERFACE_NAME],
+            }));
+        }
+        Service::GetInterfaceDescription(of) => of,
+    };
+    match of.interface.as_str() {
+        api::INTERFACE_NAME => Answer::last(&json!({ "description": api::INTERFACE })),
+        SERVICE_NAME => Answer::last(&json!({ "description": SERVICE_INTERFACE })),
+        _ => Answer::call_error(&CallError::InterfaceNotFound { interface: of.interface }),
     }
-
-    Some(match method {
-        "GetInfo" => Answer::last(&json!({
-            "vendor": "Outrigger",
-            "product": "outriggerd",
-            "version": env!("CARGO_PKG_VERSION"),
-            "url": env!("CARGO_PKG_REPOSITORY"),
-            "interfaces": [SERVICE, api::INTERFACE_NAME],
-        })),
-        "GetInterfaceDescription" => match parameters::<Interface>(call) {
-            Ok(Interface { interface }) if interface == api::INTERFACE_NAME => {
-                Answer::last(&json!({ "description": api::INTERFACE }))
-            }
-            Ok(Interface { interface }) if interface == SERVICE => {
-                Answer::last(&json!({ "description": SERVICE_INTERFACE }))
-            }
-            Ok(Interface { interface }) => {
-                Answer::error(&format!("{SERVICE}.InterfaceNotFound"), &json!({ "interface": interface }))
-            }
-            Err(answer) => answer,
-        },
-        _ => Answer::error(&format!("{SERVICE}.MethodNotFound"), &json!({ "method": method })),
-    })
 }
 
-/// A call's parameters.
-pub(crate) fn parameters<T: DeserializeOwned>(call: &Call) -> Result<T, Answer> {
-    frame::read_parameters(call.parameters.as_deref()).map_err(|error| Answer::invalid_parameter(&error))
+/// The character of a text that has no other.
+fn only_character(text: &str) -> Option<char> {
+    let mut characters = text.chars();
+    characters.next().filter(|_| characters.next().is_none())
 }
 
-fn ask(entry: &Entry, event: Event) -> Result<(), Answer> {
-    entry.events.send(event).map_err(|_| Answer::failure(&Failure::NoSuchGuest { guest: entry.name.clone() }))
+fn ask(entry: &Entry, event: Event) -> Result<(), Failure> {
+    entry.events.send(event).map_err(|_| Failure::NoSuchGuest { guest: entry.name.clone() })
 }
 
 /// Answers from a thread that may block on Xen or xenstore.

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::frame::{self, Call, FrameError, Splitter};
+use api::call::Incoming;
+use api::frame::{self, FrameError, Request, Splitter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -151,11 +152,18 @@ async fn answer(
     calls: &mut Calls,
     methods: &Arc<Methods>,
 ) -> io::Result<()> {
-    let call: Call = frame::decode(frame).map_err(invalid)?;
-    let (more, oneway) = (call.more, call.oneway);
-    let endless = Methods::is_endless(&call);
+    let request: Request = frame::decode(frame).map_err(invalid)?;
+    let (more, oneway) = (request.more, request.oneway);
     let (sender, mut answers) = mpsc::channel(BACKLOG);
-    methods.dispatch(&call, &sender);
+    let mut endless = false;
+    match Incoming::read(&request) {
+        Ok(call) => {
+            endless = matches!(&call, Incoming::Own(call) if call.is_endless());
+            methods.dispatch(call, &sender);
+        }
+        // The channel is new, so there is room.
+        Err(error) => drop(sender.try_send(Answer::call_error(&error))),
+    }
     // What the handler has kept of it tells when no answer can come any more.
     drop(sender);
     loop {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::INTERFACE_NAME;
-use crate::frame::{self, Call, FrameError, Reply, Splitter};
+use crate::frame::{self, FrameError, Reply, Request, Splitter};
 use crate::types::Failure;
 
 /// Why a call failed.
@@ -170,13 +170,13 @@ impl Client {
 
     fn send<P: Serialize>(&mut self, method: &str, parameters: &P, more: bool) -> Result<(), ClientError> {
         let protocol = |source| ClientError::Protocol { method: method.to_owned(), source };
-        let call = Call {
+        let request = Request {
             method: format!("{INTERFACE_NAME}.{method}"),
             parameters: Some(frame::parameters(parameters).map_err(protocol)?),
             more,
             oneway: false,
         };
-        let bytes = frame::encode(&call).map_err(protocol)?;
+        let bytes = frame::encode(&request).map_err(protocol)?;
         self.stream
             .write_all(&bytes)
             .map_err(|source| ClientError::Broken { method: method.to_owned(), source })
