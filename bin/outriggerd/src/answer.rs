@@ -3,7 +3,7 @@
 use api::INTERFACE_NAME;
 use api::call::{CallError, SERVICE_NAME};
 use api::frame::{self, FrameError, Reply};
-use api::types::Failure;
+use api::types::Refusal;
 use serde::Serialize;
 
 /// One reply to a call.
@@ -37,7 +37,7 @@ impl Answer {
     }
 
     /// An error of `io.outrigger`.
-    pub(crate) fn failure(failure: &Failure) -> Self {
+    pub(crate) fn failure(failure: &Refusal) -> Self {
         Self::tagged(INTERFACE_NAME, failure)
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn failure_becomes_an_error_of_the_interface_with_its_parameters() {
-        let (reply, last) = Answer::failure(&Failure::NoSuchGuest { guest: "hello".into() }).into_reply();
+        let (reply, last) = Answer::failure(&Refusal::NoSuchGuest { guest: "hello".into() }).into_reply();
         assert!(last);
         assert_eq!(reply.error.as_deref(), Some("io.outrigger.NoSuchGuest"));
         assert_eq!(reply.parameters.unwrap().get(), r#"{"guest":"hello"}"#);

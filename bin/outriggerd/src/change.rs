@@ -2,17 +2,18 @@
 //! what the guest has.
 
 use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, Failure, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, Nic as ApiNic, Progress, TriggerKind,
+    BlockAttach, BlockDetach, CdEject, CdInsert, Disk as ApiDisk, NetworkAttach, NetworkDetach,
+    NetworkSetBridge, Nic as ApiNic, Progress, Refusal, TriggerKind,
 };
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
-use toolstack::{Cause, Detach, DiskEntry, Error, Guest, GuestId, NicEntry, Signal, Toolstack};
+use toolstack::{Cause, Detach, DiskEntry, Guest, GuestId, NicEntry, Signal, Toolstack};
 use xen_types::KiB;
 
 use crate::answer::Answer;
 use crate::driver::Replies;
+use crate::refusal::JobError;
 
 /// How much of a picture goes into one reply, in bytes.
 const PART: usize = 1 << 20;
@@ -22,7 +23,8 @@ pub(crate) const SETTLE: &str = "settle";
 pub(crate) const SCREENSHOT: &str = "screenshot";
 
 /// The toolstack's operation on the guest.
-type Work = dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error> + Send;
+type Work =
+    dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, JobError> + Send;
 
 /// A change of a guest, for its driver.
 pub(crate) struct Change {
@@ -43,7 +45,7 @@ impl std::fmt::Debug for Change {
 impl Change {
     fn new(
         name: &'static str,
-        work: impl FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, Error>
+        work: impl FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, JobError>
         + Send
         + 'static,
     ) -> Self {
@@ -51,20 +53,20 @@ impl Change {
     }
 
     /// Attaches a disk.
-    pub(crate) fn block_attach(parameters: &BlockAttach) -> Result<Self, Failure> {
+    pub(crate) fn block_attach(parameters: &BlockAttach) -> Result<Self, Refusal> {
         let disk = device(config::load_disk("disk", &parameters.disk))?;
-        Ok(Self::new("block-attach", move |ts, id, events| ts.attach_disk(id, &disk, events)))
+        Ok(Self::new("block-attach", move |ts, id, events| Ok(ts.attach_disk(id, &disk, events)?)))
     }
 
     /// Detaches a disk.
-    pub(crate) fn block_detach(parameters: &BlockDetach) -> Result<Self, Failure> {
+    pub(crate) fn block_detach(parameters: &BlockDetach) -> Result<Self, Refusal> {
         let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
         let how = how(parameters.force);
-        Ok(Self::new("block-detach", move |ts, id, events| ts.detach_disk(id, vdev, how, events)))
+        Ok(Self::new("block-detach", move |ts, id, events| Ok(ts.detach_disk(id, vdev, how, events)?)))
     }
 
     /// Inserts a disc into a CD drive.
-    pub(crate) fn cd_insert(parameters: &CdInsert) -> Result<Self, Failure> {
+    pub(crate) fn cd_insert(parameters: &CdInsert) -> Result<Self, Refusal> {
         let CdInsert { vdev, file, force, .. } = parameters;
         let vdev = config::device_name(vdev).map_err(bad)?;
         // `target=` takes all that follows, whatever is in the path.
@@ -74,49 +76,49 @@ impl Change {
     }
 
     /// Ejects the disc of a CD drive.
-    pub(crate) fn cd_eject(parameters: &CdEject) -> Result<Self, Failure> {
+    pub(crate) fn cd_eject(parameters: &CdEject) -> Result<Self, Refusal> {
         let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
         Ok(Self::medium("cd-eject", vdev, DiskSource::Empty, parameters.force))
     }
 
     fn medium(name: &'static str, vdev: Vdev, source: DiskSource, force: bool) -> Self {
-        Self::new(name, move |ts, id, events| ts.change_medium(id, vdev, &source, how(force), events))
+        Self::new(name, move |ts, id, events| Ok(ts.change_medium(id, vdev, &source, how(force), events)?))
     }
 
     /// Attaches a network interface.
-    pub(crate) fn network_attach(parameters: &NetworkAttach) -> Result<Self, Failure> {
+    pub(crate) fn network_attach(parameters: &NetworkAttach) -> Result<Self, Refusal> {
         let nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
-        Ok(Self::new("network-attach", move |ts, id, events| ts.attach_nic(id, &nic, events)))
+        Ok(Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?)))
     }
 
     /// Detaches a network interface.
-    pub(crate) fn network_detach(parameters: &NetworkDetach) -> Result<Self, Failure> {
+    pub(crate) fn network_detach(parameters: &NetworkDetach) -> Result<Self, Refusal> {
         let which = WhichNic::read(&parameters.nic)?;
         let how = how(parameters.force);
         Ok(Self::new("network-detach", move |ts, id, events| {
-            ts.detach_nic(id, which.find(ts, id)?, how, events)
+            Ok(ts.detach_nic(id, which.find(ts, id)?, how, events)?)
         }))
     }
 
     /// Moves a network interface to another bridge.
-    pub(crate) fn network_set_bridge(parameters: NetworkSetBridge) -> Result<Self, Failure> {
+    pub(crate) fn network_set_bridge(parameters: NetworkSetBridge) -> Result<Self, Refusal> {
         let NetworkSetBridge { nic, bridge, .. } = parameters;
         let which = WhichNic::read(&nic)?;
         // For its complaints about the bridge's name.
         device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
         Ok(Self::new("network-set-bridge", move |ts, id, events| {
-            ts.set_bridge(id, which.find(ts, id)?, &bridge, events)
+            Ok(ts.set_bridge(id, which.find(ts, id)?, &bridge, events)?)
         }))
     }
 
     /// Sets the number of vCPUs.
     pub(crate) fn vcpu_set(vcpus: u32) -> Self {
-        Self::new("vcpu-set", move |ts, id, events| ts.set_vcpus(id, vcpus, events))
+        Self::new("vcpu-set", move |ts, id, events| Ok(ts.set_vcpus(id, vcpus, events)?))
     }
 
     /// Sets the memory.
     pub(crate) fn mem_set(memory: KiB) -> Self {
-        Self::new("mem-set", move |ts, id, events| ts.set_memory(id, memory, events))
+        Self::new("mem-set", move |ts, id, events| Ok(ts.set_memory(id, memory, events)?))
     }
 
     /// Takes a screenshot, which goes to the client in parts.
@@ -136,7 +138,7 @@ impl Change {
     /// Renames the guest.
     pub(crate) fn rename(name: String) -> Self {
         let to = name.clone();
-        let change = Self::new("rename", move |ts, id, events| ts.rename(id, &to, events));
+        let change = Self::new("rename", move |ts, id, events| Ok(ts.rename(id, &to, events)?));
         Self { new_name: Some(name), ..change }
     }
 }
@@ -149,23 +151,24 @@ enum WhichNic {
 }
 
 impl WhichNic {
-    fn read(text: &str) -> Result<Self, Failure> {
+    fn read(text: &str) -> Result<Self, Refusal> {
         match text.parse() {
             Ok(number) => Ok(Self::Number(number)),
             Err(_) => text.parse().map(Self::Address).map_err(bad),
         }
     }
 
-    fn find(self, toolstack: &Toolstack, id: GuestId) -> Result<u32, Error> {
+    fn find(self, toolstack: &Toolstack, id: GuestId) -> Result<u32, JobError> {
         let address = match self {
             Self::Number(devid) => return Ok(devid),
             Self::Address(address) => address,
         };
         let found = toolstack.nics(id)?.into_iter().find(|entry| entry.mac == address);
-        found.map(|entry| entry.nic.devid).ok_or_else(|| {
-            let why = format!("has no network interface with the address {address}");
-            Cause::NotNow { name: id.to_string(), why }.into()
-        })
+        if let Some(entry) = found {
+            return Ok(entry.nic.devid);
+        }
+        let name = toolstack.info(id)?.guest.name;
+        Err(Cause::NoDevice { name, device: format!("network interface {address}") }.into())
     }
 }
 
@@ -173,13 +176,13 @@ const fn how(force: bool) -> Detach {
     if force { Detach::Force } else { Detach::Ask }
 }
 
-fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Failure> {
+fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Refusal> {
     let diagnostics = loaded.render(false);
-    loaded.device.ok_or_else(|| Failure::BadConfig { diagnostics: diagnostics + "\n" })
+    loaded.device.ok_or_else(|| Refusal::BadConfig { diagnostics: diagnostics + "\n" })
 }
 
-fn bad(why: impl std::fmt::Display) -> Failure {
-    Failure::BadConfig { diagnostics: format!("error: {why}\n") }
+fn bad(why: impl std::fmt::Display) -> Refusal {
+    Refusal::BadConfig { diagnostics: format!("error: {why}\n") }
 }
 
 /// What `Trigger` sends, in the hypervisor's words.

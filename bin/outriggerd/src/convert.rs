@@ -1,91 +1,13 @@
 //! Converts the toolstack's types to those of the interface.
 
-use std::error::Error as StdError;
 use std::path::Path;
 
-use api::types::{Failure, Guest as ApiGuest, State, Unreadable};
-use toolstack::host::HostError;
-use toolstack::{Cause, Error, GuestEvent, Toolstack, UnreadableRecord};
-use xen::{DomainInfo, Errno, HostCapabilities, ShutdownReason};
+use api::types::{Guest as ApiGuest, State, Unreadable};
+use toolstack::{Cause, GuestEvent, Toolstack, UnreadableRecord};
+use xen::{DomainInfo, HostCapabilities, ShutdownReason};
 use xen_types::KiB;
 
-use crate::job::Job;
 use crate::registry::Entry;
-
-/// An error with its causes in one line, for the log.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    std::iter::once(error.to_string()).chain(causes(error)).collect::<Vec<_>>().join(": ")
-}
-
-fn causes(error: &dyn StdError) -> Vec<String> {
-    std::iter::successors(error.source(), |&error| error.source()).map(ToString::to_string).collect()
-}
-
-/// A lifecycle's failure.
-pub(crate) fn failure(job: Job, error: &Error) -> Failure {
-    let Error::Step(step) = error else { return refused(error) };
-    if let Cause::NameTaken { name, domid } = &step.cause {
-        return Failure::NameTaken { name: name.clone(), domid: *domid };
-    }
-    Failure::StepFailed {
-        lifecycle: job.name().to_owned(),
-        id: step.id.to_owned(),
-        step: step.label.to_owned(),
-        message: step.cause.to_string(),
-        causes: causes(&step.cause),
-        hint: hint(&step.cause).map(str::to_owned),
-        undo_failures: step.undo.iter().map(|left| chain(left)).collect(),
-        log: step.stubdomain_log.clone(),
-    }
-}
-
-/// The failure of an operation without steps, or of one that completed all of them.
-pub(crate) fn refused(error: &Error) -> Failure {
-    let hint = match error {
-        Error::Step(step) => hint(&step.cause),
-        Error::NotRestarted { cause, .. } => hint(cause),
-        Error::NotClean { .. } => Some("run `outrigger destroy` again to finish"),
-        Error::NotDetached { .. } => Some("run the same command again to finish"),
-        Error::Cause(cause) => hint(cause),
-    };
-    Failure::Failed { message: error.to_string(), causes: causes(error), hint: hint.map(str::to_owned) }
-}
-
-/// The failure of a query to Xen or xenstore.
-pub(crate) fn unanswered(cause: &Cause) -> Failure {
-    let hint = hint(cause).map(str::to_owned);
-    Failure::Failed { message: cause.to_string(), causes: causes(cause), hint }
-}
-
-/// What the user can do, if the cause's own text does not say it.
-fn hint(cause: &Cause) -> Option<&'static str> {
-    match cause {
-        Cause::Device { source, .. } => hint(source),
-        Cause::Hypervisor(error) => match error.errno() {
-            Some(Errno::ENOMEM) => {
-                Some("`outrigger info` shows the free memory; stop a guest, or lower memory=")
-            }
-            // The text covers these two.
-            Some(Errno::EPERM | Errno::ESRCH) => None,
-            _ => Some("`xl dmesg` shows Xen's own messages"),
-        },
-        Cause::Host(HostError::ScriptStuck { .. }) => {
-            Some("make the device or the server respond again, then destroy the guest")
-        }
-        Cause::Host(HostError::ScriptFailed { .. }) => {
-            Some("Xen's scripts write their own log, /var/log/xen/xen-hotplug.log")
-        }
-        Cause::StubdomainDied { .. } => {
-            Some("the stubdomain's log may show why; `outrigger image info` shows what its image contains")
-        }
-        Cause::Backend { .. } => {
-            Some("dom0 needs the modules xen-blkback for disks and xen-netback for vifs")
-        }
-        Cause::DomainStays { .. } => Some("close whatever uses it in dom0, then destroy the guest again"),
-        Cause::NoGuest(_) => Some("`outrigger list` shows the guests"),
-        _ => None,
-    }
-}
 
 /// The kind of the event.
 pub(crate) const fn kind(event: &GuestEvent) -> &'static str {

@@ -23,7 +23,7 @@ mod restart;
 
 use std::time::{Duration, Instant};
 
-use api::types::{Failure, State as ApiState};
+use api::types::{Refusal, State as ApiState};
 use config::{GuestConfig, Uuid};
 use tokio::sync::mpsc;
 use toolstack::{CreateOptions, Decision, Guest, GuestEvent, Monitors as _, Toolstack, decide};
@@ -36,6 +36,7 @@ use crate::job::{self, Ended, Job};
 use crate::observe;
 use crate::pulse::{self, Beat, Pulse};
 use crate::qmp::Qmp;
+use crate::refusal::chain;
 use crate::registry::{Entry, Key, Registry};
 use crate::restarts::{Note, Restarts};
 
@@ -141,7 +142,7 @@ struct Driver {
 }
 
 /// Makes a new guest, for a client when there are `replies`.
-pub(crate) fn create(shared: &Shared, wanted: Wanted, replies: Option<Replies>) -> Result<(), Failure> {
+pub(crate) fn create(shared: &Shared, wanted: Wanted, replies: Option<Replies>) -> Result<(), Refusal> {
     let Wanted { config, options, note, backoff } = wanted;
     let state = State::Busy(Job::Create, replies.clone());
     let mut driver = Driver::enter(shared, config.name.clone(), None, ApiState::Creating, state)?;
@@ -152,7 +153,7 @@ pub(crate) fn create(shared: &Shared, wanted: Wanted, replies: Option<Replies>) 
         if let Some(note) = note {
             note.done();
         }
-        created.map(Some)
+        Ok(created.map(Some)?)
     });
     tokio::spawn(driver.run());
     Ok(())
@@ -166,7 +167,7 @@ impl Driver {
         guest: Option<Guest>,
         shown: ApiState,
         state: State,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Refusal> {
         let (handle, queue) = mpsc::unbounded_channel();
         let events = handle.clone();
         let entry = Entry { name: name.clone(), guest: guest.clone(), state: shown, events };
@@ -252,7 +253,7 @@ impl Driver {
         let found = match observe::guest(&self.shared.toolstack, &guest) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(guest = guest.name, error = %convert::chain(&error), "cannot query a guest");
+                tracing::warn!(guest = guest.name, error = %chain(&error), "cannot query a guest");
                 return self.look_later();
             }
         };
@@ -350,7 +351,7 @@ impl Driver {
             Decision::Preserve => self.keep(guest, event),
             Decision::PauseAndPreserve => {
                 if let Err(error) = self.shared.toolstack.pause_once(guest.id()) {
-                    tracing::error!(guest = guest.name, error = %convert::chain(&error), "cannot pause it");
+                    tracing::error!(guest = guest.name, error = %chain(&error), "cannot pause it");
                 }
                 self.keep(guest, event);
             }

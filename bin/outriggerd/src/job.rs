@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use api::types::{Outcome, Progress, Step};
 use tokio::sync::mpsc;
-use toolstack::{Error, Guest};
+use toolstack::Guest;
 
 use crate::answer::Answer;
 use crate::driver::{Event, Replies};
+use crate::refusal::JobError;
 
 /// Which lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ impl Job {
 }
 
 /// How a lifecycle ended: with the guest that is there now, if one is.
-pub(crate) type Ended = Result<Option<Guest>, Error>;
+pub(crate) type Ended = Result<Option<Guest>, JobError>;
 
 /// Runs a lifecycle on a thread named after it and the guest; its end comes to the driver as an event.
 pub(crate) fn spawn(
@@ -62,22 +63,16 @@ pub(crate) fn spawn(
             }
         };
         // A bug in one guest's lifecycle is reported as a failure: its driver must not wait forever.
-        let ended = catch_unwind(AssertUnwindSafe(|| work(&mut tell))).unwrap_or_else(|_| {
-            let why = "was left as it is because of a bug in outriggerd; restart outriggerd to clean up";
-            Err(not_now(&guest, why.to_owned()))
-        });
+        let ended = catch_unwind(AssertUnwindSafe(|| work(&mut tell)))
+            .unwrap_or_else(|_| Err(JobError::Panicked { guest }));
         // The driver lives until its lifecycle has ended.
         let _ = queue.send(Event::Ended(Box::new(ended)));
     };
-    if let Err(error) = std::thread::Builder::new().name(thread).spawn(body) {
-        tracing::error!(%error, "cannot start a thread for a lifecycle");
-        let why = format!("cannot be handled, because no thread can be started: {error}");
-        let _ = driver.send(Event::Ended(Box::new(Err(not_now(name, why)))));
+    if let Err(source) = std::thread::Builder::new().name(thread).spawn(body) {
+        tracing::error!(error = %source, "cannot start a thread for a lifecycle");
+        let error = JobError::NoThread { guest: name.to_owned(), source };
+        let _ = driver.send(Event::Ended(Box::new(Err(error))));
     }
-}
-
-fn not_now(name: &str, why: String) -> Error {
-    toolstack::Cause::NotNow { name: name.to_owned(), why }.into()
 }
 
 fn log(event: &toolstack::Event) {

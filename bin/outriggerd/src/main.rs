@@ -18,6 +18,7 @@ mod methods;
 mod observe;
 mod pulse;
 mod qmp;
+mod refusal;
 mod registry;
 mod restarts;
 mod server;

@@ -2,7 +2,7 @@
 
 use api::call::{Call, CallError, Incoming, SERVICE_INTERFACE, SERVICE_NAME, Service};
 use api::types::{
-    CreateParameters, Disks, Failure, Guests, Happened, HostInfo, Info, Inspection, Nics, OneGuest, QmpSocket,
+    CreateParameters, Disks, Guests, Happened, HostInfo, Info, Inspection, Nics, OneGuest, QmpSocket, Refusal,
 };
 use config::Uuid;
 use serde_json::json;
@@ -14,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::change::{self, Change};
 use crate::convert;
 use crate::driver::{self, Event, Replies, Request, Shared, Wanted};
+use crate::refusal;
 use crate::registry::Entry;
 
 /// All methods.
@@ -40,7 +41,7 @@ impl Methods {
     }
 
     /// A method of ours: its answer, or nothing when the answers come later.
-    fn own(&self, call: Call, replies: &Replies) -> Result<Option<Answer>, Failure> {
+    fn own(&self, call: Call, replies: &Replies) -> Result<Option<Answer>, Refusal> {
         match call {
             Call::List => self.list(replies),
             Call::Get(of) => return Ok(Some(self.get(&self.find(&of.guest)?))),
@@ -89,17 +90,17 @@ impl Methods {
         Ok(None)
     }
 
-    fn find(&self, asked: &str) -> Result<Entry, Failure> {
+    fn find(&self, asked: &str) -> Result<Entry, Refusal> {
         let hypervisor = self.shared.toolstack.hypervisor();
         let holder = |domid| Some(Uuid::from_bytes(hypervisor.domain_info(domid).ok()??.uuid));
         self.shared.registry.find(asked, holder)
     }
 
-    fn request(&self, guest: &str, request: Request, replies: &Replies) -> Result<(), Failure> {
+    fn request(&self, guest: &str, request: Request, replies: &Replies) -> Result<(), Refusal> {
         ask(&self.find(guest)?, Event::Request(request, replies.clone()))
     }
 
-    fn change(&self, guest: &str, change: Change, replies: &Replies) -> Result<(), Failure> {
+    fn change(&self, guest: &str, change: Change, replies: &Replies) -> Result<(), Refusal> {
         ask(&self.find(guest)?, Event::Change(change, replies.clone()))
     }
 
@@ -108,7 +109,7 @@ impl Methods {
             Some(guest) => Answer::last(&OneGuest { guest }),
             None => {
                 let (guest, lifecycle) = (entry.name.clone(), "create".to_owned());
-                Answer::failure(&Failure::Busy { guest, lifecycle })
+                Answer::failure(&Refusal::Busy { guest, lifecycle })
             }
         }
     }
@@ -119,7 +120,7 @@ impl Methods {
             Some(socket) => Answer::last(&QmpSocket { socket: socket.display().to_string() }),
             None => {
                 let (guest, lifecycle) = (entry.name.clone(), "create".to_owned());
-                Answer::failure(&Failure::Busy { guest, lifecycle })
+                Answer::failure(&Refusal::Busy { guest, lifecycle })
             }
         }
     }
@@ -144,7 +145,7 @@ impl Methods {
         blocking(replies, move || {
             let (Some(shown), Some(guest)) = (convert::guest(&shared.toolstack, &entry), &entry.guest) else {
                 let (guest, lifecycle) = (entry.name.clone(), "create".to_owned());
-                return Answer::failure(&Failure::Busy { guest, lifecycle });
+                return Answer::failure(&Refusal::Busy { guest, lifecycle });
             };
             match crate::inspect::inspect(&shared.toolstack, guest) {
                 Ok(found) => Answer::last(&Inspection {
@@ -153,7 +154,7 @@ impl Methods {
                     qemu_argv: found.qemu_argv,
                     agent: found.agent,
                 }),
-                Err(error) => Answer::failure(&convert::unanswered(&error)),
+                Err(error) => Answer::failure(&refusal::of_query(&error)),
             }
         });
     }
@@ -164,13 +165,14 @@ impl Methods {
         entry: Entry,
         replies: &Replies,
         list: impl FnOnce(&Toolstack, GuestId) -> Result<Answer, toolstack::Error> + Send + 'static,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let Some(guest) = entry.guest else {
-            return Err(Failure::Busy { guest: entry.name, lifecycle: "create".to_owned() });
+            return Err(Refusal::Busy { guest: entry.name, lifecycle: "create".to_owned() });
         };
         let toolstack = self.shared.toolstack.clone();
         blocking(replies, move || {
-            list(&toolstack, guest.id()).unwrap_or_else(|error| Answer::failure(&convert::refused(&error)))
+            list(&toolstack, guest.id())
+                .unwrap_or_else(|error| Answer::failure(&refusal::of(&guest.name, &error)))
         });
         Ok(())
     }
@@ -179,14 +181,14 @@ impl Methods {
         let shared = self.shared.clone();
         blocking(replies, move || match host_info(&shared) {
             Ok(info) => Answer::last(&Info { info }),
-            Err(error) => Answer::failure(&convert::unanswered(&error)),
+            Err(error) => Answer::failure(&refusal::of_query(&error)),
         });
     }
 
-    fn create(&self, parameters: &CreateParameters, replies: &Replies) -> Result<(), Failure> {
+    fn create(&self, parameters: &CreateParameters, replies: &Replies) -> Result<(), Refusal> {
         let loaded = config::load_str(&parameters.path, &parameters.config);
         let Some(config) = loaded.config else {
-            return Err(Failure::BadConfig { diagnostics: loaded.render(false) });
+            return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
         let wanted = Wanted { config, options, note: None, backoff: Backoff::default() };
@@ -243,8 +245,8 @@ fn only_character(text: &str) -> Option<char> {
     characters.next().filter(|_| characters.next().is_none())
 }
 
-fn ask(entry: &Entry, event: Event) -> Result<(), Failure> {
-    entry.events.send(event).map_err(|_| Failure::NoSuchGuest { guest: entry.name.clone() })
+fn ask(entry: &Entry, event: Event) -> Result<(), Refusal> {
+    entry.events.send(event).map_err(|_| Refusal::NoSuchGuest { guest: entry.name.clone() })
 }
 
 /// Answers from a thread that may block on Xen or xenstore.

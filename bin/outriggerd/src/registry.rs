@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::types::{Failure, Happening, State};
+use api::types::{Happening, Refusal, State};
 use config::Uuid;
 use tokio::sync::{broadcast, mpsc};
 use toolstack::Guest;
@@ -71,12 +71,12 @@ impl Registry {
     }
 
     /// Enters a guest under a name that no other has.
-    pub(crate) fn enter(&self, entry: Entry) -> Result<Key, Failure> {
+    pub(crate) fn enter(&self, entry: Entry) -> Result<Key, Refusal> {
         let mut inner = self.lock();
         if let Some(other) = inner.entries.values().find(|other| other.name == entry.name) {
             return Err(match &other.guest {
-                Some(guest) => Failure::NameTaken { name: entry.name, domid: guest.domid },
-                None => Failure::Busy { guest: entry.name, lifecycle: "create".to_owned() },
+                Some(guest) => Refusal::NameTaken { name: entry.name, domid: guest.domid },
+                None => Refusal::Busy { guest: entry.name, lifecycle: "create".to_owned() },
             });
         }
         let key = Key(inner.next);
@@ -100,14 +100,14 @@ impl Registry {
     }
 
     /// Gives a guest another name, which no other has.
-    pub(crate) fn rename(&self, key: Key, name: &str) -> Result<(), Failure> {
+    pub(crate) fn rename(&self, key: Key, name: &str) -> Result<(), Refusal> {
         let mut inner = self.lock();
         let other = inner.entries.iter().find(|(other, entry)| **other != key && entry.name == name);
         if let Some((_, other)) = other {
             let name = name.to_owned();
             return Err(match &other.guest {
-                Some(guest) => Failure::NameTaken { name, domid: guest.domid },
-                None => Failure::Busy { guest: name, lifecycle: "create".to_owned() },
+                Some(guest) => Refusal::NameTaken { name, domid: guest.domid },
+                None => Refusal::Busy { guest: name, lifecycle: "create".to_owned() },
             });
         }
         if let Some(entry) = inner.entries.get_mut(&key) {
@@ -157,7 +157,7 @@ impl Registry {
 
     /// Finds a guest by its name, its UUID or its domid; a name has priority. `holder` returns the UUID of the domain
     /// that has a domid now; a domid counts only if that is the guest's UUID.
-    pub(crate) fn find(&self, asked: &str, holder: impl Fn(DomId) -> Option<Uuid>) -> Result<Entry, Failure> {
+    pub(crate) fn find(&self, asked: &str, holder: impl Fn(DomId) -> Option<Uuid>) -> Result<Entry, Refusal> {
         let number = asked.parse::<DomId>().ok();
         let holder = number.and_then(|domid| Some((domid, holder(domid)?)));
         let uuid = asked.parse::<Uuid>().ok();
@@ -170,7 +170,7 @@ impl Registry {
         by_name
             .or_else(|| entries.find(|entry| entry.guest.as_ref().is_some_and(is_meant)))
             .cloned()
-            .ok_or_else(|| Failure::NoSuchGuest { guest: asked.chars().take(256).collect() })
+            .ok_or_else(|| Refusal::NoSuchGuest { guest: asked.chars().take(256).collect() })
     }
 
     /// Makes every driver query its guest.
@@ -220,7 +220,7 @@ mod tests {
     fn name_is_taken_from_the_first_moment() {
         let registry = Registry::new();
         let key = registry.enter(entry("a")).unwrap();
-        assert!(matches!(registry.enter(entry("a")), Err(Failure::Busy { .. })));
+        assert!(matches!(registry.enter(entry("a")), Err(Refusal::Busy { .. })));
         registry.forget(key);
         assert!(registry.enter(entry("a")).is_ok());
     }
@@ -229,7 +229,7 @@ mod tests {
     fn unknown_guest_is_named_in_the_error() {
         assert_eq!(
             Registry::new().find("x", |_| None).unwrap_err(),
-            Failure::NoSuchGuest { guest: "x".into() }
+            Refusal::NoSuchGuest { guest: "x".into() }
         );
     }
 }

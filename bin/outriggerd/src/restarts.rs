@@ -138,7 +138,7 @@ impl Restarts {
             Ok(()) => Some(note),
             Err(error) => {
                 tracing::error!(
-                    error = crate::convert::chain(&error),
+                    error = crate::refusal::chain(&error),
                     file = %note.path.display(),
                     "cannot record a restart; if outriggerd is killed meanwhile, the guest is not restarted"
                 );
@@ -186,7 +186,7 @@ impl Restarts {
         let mut paths = match self.host.list_files(&self.folder) {
             Ok(paths) => paths,
             Err(error) => {
-                let (error, folder) = (crate::convert::chain(&error), self.folder.display());
+                let (error, folder) = (crate::refusal::chain(&error), self.folder.display());
                 tracing::error!(error, %folder, "cannot look for interrupted restarts");
                 return Vec::new();
             }
@@ -226,7 +226,7 @@ impl Restarts {
 
     /// Moves a note that cannot be read to where the guest's next note does not replace it.
     fn set_aside(&self, note: Note, why: &NoteError) {
-        let error = crate::convert::chain(why);
+        let error = crate::refusal::chain(why);
         let mut aside = note.path.clone().into_os_string();
         aside.push(UNREADABLE);
         let aside = PathBuf::from(aside);
@@ -258,7 +258,7 @@ impl Note {
     /// The restart has ended, well or not.
     pub(crate) fn done(self) {
         if let Err(error) = self.host.remove_file(&self.path) {
-            let (error, file) = (crate::convert::chain(&error), self.path.display());
+            let (error, file) = (crate::refusal::chain(&error), self.path.display());
             tracing::error!(error, %file, "cannot remove the record of a restart; remove the file");
         }
     }

@@ -190,7 +190,7 @@ fn invalid(error: FrameError) -> io::Error {
 
 /// The answer of a handler that ended without one: a bug, reported to the client so that it does not hang.
 fn dropped() -> Answer {
-    Answer::failure(&api::types::Failure::Failed {
+    Answer::failure(&api::types::Refusal::Failed {
         message: "outriggerd returned no answer".to_owned(),
         causes: Vec::new(),
         hint: Some("see outriggerd's log".to_owned()),

@@ -8,9 +8,9 @@
 
 pub mod call;
 pub mod client;
-mod failure;
 pub mod frame;
 mod parameters;
+mod refusal;
 pub mod types;
 
 /// The interface definition that the daemon serves.

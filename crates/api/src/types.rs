@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
-pub use crate::failure::{ERRORS, Failure};
 pub use crate::parameters::{
     BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, NetworkAttach,
     NetworkDetach, NetworkSetBridge, Rename, Sysrq, TriggerKind, TriggerParameters, VcpuSet,
 };
+pub use crate::refusal::{ERRORS, Refusal};
 
 /// The state of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! Adopting what the previous daemon left.
 
-use api::types::{Failure, State as ApiState};
+use api::types::{Refusal, State as ApiState};
 use toolstack::{Guest, Unfinished};
 
 use super::{Driver, Shared, State, Wanted};
@@ -15,7 +15,7 @@ pub(crate) fn adopt(
     guest: Guest,
     turn: Option<Turn>,
     changing: bool,
-) -> Result<(), Failure> {
+) -> Result<(), Refusal> {
     // One with another name than in its configuration was preserved under that name: its end has been handled.
     let state = if guest.name == guest.config.name { State::Running } else { State::Kept };
     let (name, id) = (guest.name.clone(), guest.id());
@@ -27,14 +27,14 @@ pub(crate) fn adopt(
         driver.state = State::Busy(job, None);
         driver.settling = true;
         let toolstack = shared.toolstack.clone();
-        job::spawn(job, &driver.name, &driver.handle, None, move |_| toolstack.settle_change(id));
+        job::spawn(job, &driver.name, &driver.handle, None, move |_| Ok(toolstack.settle_change(id)?));
     }
     tokio::spawn(driver.run());
     Ok(())
 }
 
 /// Destroys a guest whose create or destroy was interrupted, then creates the `next` one.
-pub(crate) fn finish(shared: &Shared, unfinished: Unfinished, next: Option<Wanted>) -> Result<(), Failure> {
+pub(crate) fn finish(shared: &Shared, unfinished: Unfinished, next: Option<Wanted>) -> Result<(), Refusal> {
     let Unfinished { id, name, guest } = unfinished;
     let state = State::Busy(Job::Destroy, None);
     let mut driver = Driver::enter(shared, name, guest, ApiState::Destroying, state)?;
@@ -42,7 +42,7 @@ pub(crate) fn finish(shared: &Shared, unfinished: Unfinished, next: Option<Wante
     driver.next = next;
     let toolstack = shared.toolstack.clone();
     job::spawn(Job::Destroy, &driver.name, &driver.handle, None, move |events| {
-        toolstack.destroy(id, events).map(|()| None)
+        Ok(toolstack.destroy(id, events).map(|()| None)?)
     });
     tokio::spawn(driver.run());
     Ok(())

@@ -9,11 +9,11 @@ use crate::backoff;
 use crate::change;
 use crate::convert;
 use crate::job::{Ended, Job};
+use crate::refusal::{self, JobError, chain};
 
 impl Driver {
     /// A change has ended: it was either undone or completed.
     pub(super) fn changed(&mut self, name: &'static str, before: Option<Guest>, ended: Ended) -> Answer {
-        let job = Job::Change(name);
         self.state = if self.kept { State::Kept } else { State::Running };
         let answer = match ended {
             Ok(guest) => {
@@ -28,7 +28,7 @@ impl Driver {
             Err(error) => {
                 tracing::error!(lifecycle = name, error = error.report(), "lifecycle failed");
                 self.guest = before;
-                Answer::failure(&convert::failure(job, &error))
+                Answer::failure(&refusal::of_job(&self.name, name, error))
             }
         };
         if let Some(guest) = self.guest.clone() {
@@ -79,7 +79,7 @@ impl Driver {
             Err(error) => {
                 tracing::error!(lifecycle = job.name(), error = error.report(), "lifecycle failed");
                 self.failed(job, before, &error);
-                Answer::failure(&convert::failure(job, &error))
+                Answer::failure(&refusal::of_job(&self.name, job.name(), error))
             }
         };
         answer_later(replies, answer);
@@ -109,34 +109,32 @@ impl Driver {
         Answer::last(&Progress { guest: shown, ..Progress::default() })
     }
 
-    pub(super) fn failed(&mut self, job: Job, before: Option<Guest>, error: &toolstack::Error) {
+    pub(super) fn failed(&mut self, job: Job, before: Option<Guest>, error: &JobError) {
         let Some(guest) = before else { return self.shared.registry.forget(self.key) };
         let gone = match error {
             // A restart's create: its destroy was complete.
-            toolstack::Error::Step(_) => true,
+            JobError::Toolstack(toolstack::Error::Step(_)) => true,
             // It was destroyed externally.
-            toolstack::Error::Cause(toolstack::Cause::NoGuest(_)) => true,
-            toolstack::Error::NotRestarted { .. } => {
-                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
+            JobError::Toolstack(toolstack::Error::Cause(toolstack::Cause::NoGuest(_))) => true,
+            JobError::Toolstack(toolstack::Error::NotRestarted { .. }) => {
+                self.shared.registry.tell(&guest, "create-failed", chain(error));
                 self.guest = Some(guest.clone());
                 let ended = self.seen.clone().unwrap_or(GuestEvent::Gone);
                 return self.keep(&guest, &ended);
             }
-            toolstack::Error::NotClean { .. }
-            | toolstack::Error::NotDetached { .. }
-            | toolstack::Error::Cause(_) => false,
+            _ => false,
         };
         if gone {
             self.shared.registry.forget(self.key);
             if job == Job::Restart {
-                self.shared.registry.tell(&guest, "create-failed", convert::chain(error));
+                self.shared.registry.tell(&guest, "create-failed", chain(error));
             }
             self.shared.registry.tell(&guest, "destroyed", "");
             return;
         }
         // What is left of it is destroyed when a client asks again or the daemon restarts.
         self.shared.registry.update(self.key, |entry| entry.state = ApiState::ShutDown);
-        self.shared.registry.tell(&guest, "destroy-failed", convert::chain(error));
+        self.shared.registry.tell(&guest, "destroy-failed", chain(error));
         self.seen = Some(GuestEvent::Gone);
         self.state = State::Kept;
         self.guest = Some(guest);

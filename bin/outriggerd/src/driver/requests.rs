@@ -1,14 +1,14 @@
 //! Requests of clients.
 
-use api::types::{Failure, Via};
+use api::types::{Refusal, Via};
 use toolstack::{Guest, ShutdownWay, Signal, Toolstack};
 
 use super::restart::remove;
 use super::{Driver, Replies, State};
 use crate::answer::Answer;
 use crate::change::Change;
-use crate::convert;
 use crate::job::{self, Job};
+use crate::refusal;
 
 /// Requests that need no lifecycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +64,11 @@ impl Driver {
     }
 
     pub(super) fn no_guest_answer(&self, replies: &Replies) {
-        let _ = replies.try_send(Answer::failure(&Failure::NoSuchGuest { guest: self.name.clone() }));
+        let _ = replies.try_send(Answer::failure(&Refusal::NoSuchGuest { guest: self.name.clone() }));
     }
 
     pub(super) fn busy_answer(&self, job: Job, replies: &Replies) {
-        let failure = Failure::Busy { guest: self.name.clone(), lifecycle: job.name().to_owned() };
+        let failure = Refusal::Busy { guest: self.name.clone(), lifecycle: job.name().to_owned() };
         let _ = replies.try_send(Answer::failure(&failure));
     }
 
@@ -85,7 +85,7 @@ impl Driver {
             for note in cut_off.into_iter().chain(forgotten) {
                 note.done();
             }
-            toolstack.destroy(id, events).map(|()| None)
+            Ok(toolstack.destroy(id, events).map(|()| None)?)
         });
         self.busy(Job::Destroy, replies);
     }
@@ -101,7 +101,7 @@ impl Driver {
             let answer = match perform(&toolstack, &guest, request) {
                 Ok(Some(via)) => Answer::last(&Via { via }),
                 Ok(None) => Answer::last(&serde_json::json!({})),
-                Err(error) => Answer::failure(&convert::refused(&error)),
+                Err(error) => Answer::failure(&refusal::of(&guest.name, &error)),
             };
             let _ = replies.blocking_send(answer);
         });

@@ -2,11 +2,12 @@
 
 use api::types::State as ApiState;
 use tokio::task::JoinHandle;
-use toolstack::{Cause, CreateOptions, Guest, GuestEvent};
+use toolstack::{CreateOptions, Guest, GuestEvent};
 
 use super::{Driver, Event, State, Wanted, create};
 use crate::backoff::{self, Turn};
 use crate::job::{self, Ended, Job};
+use crate::refusal::JobError;
 use crate::restarts::PendingNote;
 
 /// How a guest is restarted.
@@ -110,14 +111,12 @@ impl Driver {
             note.unwrap_or_else(|| restarts.note_later(guest.uuid, &guest.config, Some(guest.uuid), turn));
         let name = guest.name.clone();
         job::spawn(Job::Restart, &guest.name, &self.handle, None, move |events| {
-            let ends =
-                |_| Cause::NotNow { name, why: "is not restarted, because outriggerd ends".to_owned() };
-            let note = note.wait().map_err(ends)?;
+            let note = note.wait().map_err(|_| JobError::Ending { guest: name })?;
             let restarted = toolstack.restart(id, events);
             if let Some(note) = note {
                 note.done();
             }
-            restarted.map(Some)
+            Ok(restarted.map(Some)?)
         });
         self.busy(Job::Restart, None);
     }
@@ -138,7 +137,7 @@ impl Driver {
                     if let Some(note) = note {
                         note.done();
                     }
-                    Err(error)
+                    Err(error.into())
                 }
             }
         });

@@ -1,6 +1,6 @@
 //! Daemons that are killed, and those that follow.
 
-use api::types::{Failure, Guest, State};
+use api::types::{Guest, Refusal, State};
 use serde_json::{Value, json};
 use toolstack::CreateOptions;
 use toolstack::host::Scripts;
@@ -129,7 +129,7 @@ fn destroy_that_was_cut_off_is_ended() {
     let service = world.start();
     service.create("").unwrap();
     world.hypervisor.fail_operation("destroy_domain", xen::Errno::EIO);
-    assert!(matches!(failure(service.destroy("hello")), Failure::Failed { .. }));
+    assert!(matches!(failure(service.destroy("hello")), Refusal::Failed { .. }));
     service.kill().unwrap();
     world.hypervisor.heal();
     let service = world.start();
@@ -259,7 +259,7 @@ fn script_that_hangs_in_recovery_does_not_delay_the_daemon() {
     assert_eq!(shown("hello"), (guest.domid, State::Destroying));
     assert_eq!(shown("other").1, State::Running);
     assert_eq!(service.list().len(), 2);
-    assert!(matches!(failure(service.destroy("hello")), Failure::Busy { .. }));
+    assert!(matches!(failure(service.destroy("hello")), Refusal::Busy { .. }));
     world.host.scripts(Scripts::Run);
     service.settle();
     service.destroy("other").unwrap();

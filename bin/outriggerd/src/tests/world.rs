@@ -13,7 +13,7 @@ use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
-    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, State,
+    CreateParameters, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, Refusal, State,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -255,9 +255,9 @@ pub(crate) fn create(
 }
 
 /// The failure of the interface that a call ended with.
-pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Failure {
+pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Refusal {
     match result {
-        Err(ClientError::Refused { failure, .. }) => *failure,
+        Err(ClientError::Refused { refusal, .. }) => *refusal,
         other => panic!("{other:?} where a failure has to be"),
     }
 }
