@@ -9,13 +9,14 @@ use tokio::sync::mpsc;
 use toolstack::{Cause, CreateOptions, Error, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
+use crate::api::{Calls, server};
 use crate::backoff::Backoff;
-use crate::driver::{self, Shared, Wanted};
-use crate::methods::Methods;
+use crate::guest::driver;
+use crate::guest::registry::Registry;
+use crate::guest::shared::{NewGuest, Shared};
+use crate::listen;
 use crate::qmp::Qmp;
-use crate::registry::Registry;
 use crate::restarts::{CutOff, Note, Restarts};
-use crate::server;
 
 /// A daemon that listens on its socket.
 pub(crate) struct Daemon {
@@ -51,12 +52,12 @@ impl Daemon {
         let boot = toolstack.boot_id().context("Cannot read the host's boot ID")?;
         let restarts = Restarts::new(Arc::clone(toolstack.host()), &toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
-        let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
+        let registry = Registry::new().with_observer(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, restarts, qmp };
         recover(&shared).await?;
         let listener =
-            server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
-        tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+            listen::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
+        tokio::spawn(server::accept(listener, Arc::new(Calls::new(shared.clone()))));
         detach_unused_loops(&shared);
         Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
     }
@@ -95,15 +96,15 @@ async fn recover(shared: &Shared) -> Result<()> {
         tracing::info!(guest = guest.name, domid = %guest.domid, "adopted");
         let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
         let changing = changing.contains(&guest.id());
-        if let Err(failure) = driver::adopt(shared, guest, turn, changing) {
-            tracing::error!(?failure, "cannot adopt a guest");
+        if let Err(refusal) = driver::adopt(shared, guest, turn, changing) {
+            tracing::error!(?refusal, "cannot adopt a guest");
         }
     }
     for unfinished in unfinished {
         // A restart continues once its incomplete guest has been removed.
         let next = cut_off.extract_if(.., |restart| restart.config.name == unfinished.name).next();
-        if let Err(failure) = driver::finish(shared, unfinished, next.map(wanted)) {
-            tracing::error!(?failure, "cannot destroy an incomplete guest");
+        if let Err(refusal) = driver::finish(shared, unfinished, next.map(new_guest)) {
+            tracing::error!(?refusal, "cannot destroy an incomplete guest");
         }
     }
     resume_restarts(shared, cut_off);
@@ -145,10 +146,10 @@ fn detach_unused_loops(shared: &Shared) {
     });
 }
 
-fn wanted(restart: CutOff) -> Wanted {
+fn new_guest(restart: CutOff) -> NewGuest {
     let CutOff { note, config, uuid, turn } = restart;
     let options = CreateOptions { uuid, ..CreateOptions::default() };
-    Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) }
+    NewGuest { config, options, note: Some(note), backoff: Backoff::after(turn) }
 }
 
 /// Creates the guests whose restart the previous daemon had begun but not completed.
@@ -166,8 +167,8 @@ fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
         }
         complete_rename(shared, &restart.note);
         tracing::warn!(guest = restart.config.name, "its restart was interrupted; continuing it");
-        if let Err(failure) = driver::create(shared, wanted(restart), None) {
-            tracing::error!(?failure, "cannot create a guest again");
+        if let Err(refusal) = driver::create(shared, new_guest(restart), None) {
+            tracing::error!(?refusal, "cannot create a guest again");
         }
     }
 }
@@ -175,7 +176,7 @@ fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
 /// Completes the renaming of a preserved guest, which may have been interrupted: its successor gets its name.
 fn complete_rename(shared: &Shared, note: &Note) {
     let Some(uuid) = note.which() else { return };
-    let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);
+    let preserved = shared.registry.find(&uuid.to_string(), None).ok().and_then(|entry| entry.view.guest);
     let Some(guest) = preserved.filter(|guest| guest.name != guest.config.name) else { return };
     if let Err(error) = shared.toolstack.set_aside(guest.id(), &guest.name) {
         tracing::error!(guest = guest.name, error = error.report(), "cannot rename a preserved guest");

@@ -15,7 +15,7 @@ use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
 
 use super::world::{World, failure};
-use crate::qmp::{Dial as _, HostDial, Place};
+use crate::dial::{Dial as _, HostDial, Place};
 
 #[test]
 fn domains_that_reuse_the_domids_of_a_gone_guest_are_not_destroyed() {

@@ -26,9 +26,10 @@ use xenstore::server::Server;
 use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
-use crate::driver::Shared;
-use crate::qmp::{Access, Dial, Dialing, Place, Qmp};
-use crate::registry::Registry;
+use crate::dial::{Dial, Dialing, Place};
+use crate::guest::registry::Registry;
+use crate::guest::shared::Shared;
+use crate::qmp::{Access, Qmp};
 use crate::restarts::Restarts;
 
 /// Sessions with device models that never answer.
@@ -172,7 +173,7 @@ impl Service {
     pub(crate) fn settle(&self) {
         let under_way = [State::Creating, State::Destroying];
         eventually("what was left is settled", || {
-            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.state))
+            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.view.state))
         });
     }
 
@@ -269,7 +270,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(shared: &Shared) -> Self {
-        Self { happenings: shared.registry.listen() }
+        Self { happenings: shared.registry.subscribe() }
     }
 
     pub(crate) fn next(&mut self) -> Happening {

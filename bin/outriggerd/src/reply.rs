@@ -1,10 +1,14 @@
-//! What a handler gives back, and how it becomes varlink replies.
+//! Answers of methods, and how they become varlink replies.
 
 use api::INTERFACE_NAME;
 use api::call::{CallError, SERVICE_NAME};
 use api::frame::{self, FrameError, Reply};
 use api::types::Refusal;
 use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// The channel of a call's answers.
+pub(crate) type Replies = mpsc::Sender<Answer>;
 
 /// One reply to a call.
 #[derive(Debug)]
@@ -37,8 +41,8 @@ impl Answer {
     }
 
     /// An error of `io.outrigger`.
-    pub(crate) fn failure(failure: &Refusal) -> Self {
-        Self::tagged(INTERFACE_NAME, failure)
+    pub(crate) fn refusal(refusal: &Refusal) -> Self {
+        Self::tagged(INTERFACE_NAME, refusal)
     }
 
     /// An error of `org.varlink.service`.
@@ -85,7 +89,7 @@ mod tests {
 
     #[test]
     fn failure_becomes_an_error_of_the_interface_with_its_parameters() {
-        let (reply, last) = Answer::failure(&Refusal::NoSuchGuest { guest: "hello".into() }).into_reply();
+        let (reply, last) = Answer::refusal(&Refusal::NoSuchGuest { guest: "hello".into() }).into_reply();
         assert!(last);
         assert_eq!(reply.error.as_deref(), Some("io.outrigger.NoSuchGuest"));
         assert_eq!(reply.parameters.unwrap().get(), r#"{"guest":"hello"}"#);

@@ -1,0 +1,34 @@
+//! What all drivers and all methods share.
+
+use config::GuestConfig;
+use toolstack::{CreateOptions, Toolstack};
+
+use super::registry::Registry;
+use crate::backoff::Backoff;
+use crate::qmp::Qmp;
+use crate::restarts::{Note, Restarts};
+
+/// The parts of the daemon. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    /// Does the work.
+    pub(crate) toolstack: Toolstack,
+    /// Knows all guests.
+    pub(crate) registry: Registry,
+    /// Records restarts that are in progress.
+    pub(crate) restarts: Restarts,
+    /// The sessions with device models.
+    pub(crate) qmp: Qmp,
+}
+
+/// A guest to be created.
+pub(crate) struct NewGuest {
+    /// Of this.
+    pub(crate) config: GuestConfig,
+    /// In this way.
+    pub(crate) options: CreateOptions,
+    /// The record of its restart, which is removed when its create has ended.
+    pub(crate) note: Option<Note>,
+    /// The restarts of the guest before it.
+    pub(crate) backoff: Backoff,
+}
