@@ -1,8 +1,8 @@
 //! Bytes of a client of the daemon, cut anywhere: frames, calls, replies, parameters.
 #![no_main]
 
-use api::frame::{Call, MAX_FRAME, Reply, Splitter, decode, encode, read_parameters};
-use api::types::{CreateParameters, GuestParameter};
+use api::call::Incoming;
+use api::frame::{MAX_FRAME, Reply, Request, Splitter, decode, encode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -22,13 +22,12 @@ fuzz_target!(|data: &[u8]| {
 
 fn look(frame: &[u8]) {
     let _ = decode::<Reply>(frame);
-    let Ok(call) = decode::<Call>(frame) else { return };
-    let _ = read_parameters::<GuestParameter>(call.parameters.as_deref());
-    let _ = read_parameters::<CreateParameters>(call.parameters.as_deref());
+    let Ok(call) = decode::<Request>(frame) else { return };
+    let _ = Incoming::read(&call);
     // What was understood can be said again, and means the same.
     if let Ok(mut bytes) = encode(&call) {
         bytes.pop();
-        let again: Call = decode(&bytes).expect("what was encoded can be decoded");
+        let again: Request = decode(&bytes).expect("what was encoded can be decoded");
         assert_eq!(again.method, call.method);
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use api::client::ClientError;
-use api::types::Failure;
+use api::types::Refusal;
 
 /// The configuration file is wrong; what is wrong has been printed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ fn describe(error: &anyhow::Error) -> (String, u8) {
         return (format!("error: {error}\n"), BAD_CONFIG);
     }
     match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Refused { failure, .. }) => refused(failure),
+        Some(ClientError::Refused { refusal, .. }) => refused(refusal),
         Some(ClientError::Unreachable { .. } | ClientError::Ended { .. }) => (plain(error), NO_DAEMON),
         _ => (plain(error), FAILED),
     }
@@ -42,68 +42,72 @@ fn plain(error: &anyhow::Error) -> String {
     out
 }
 
-fn refused(failure: &Failure) -> (String, u8) {
+fn refused(refusal: &Refusal) -> (String, u8) {
     let mut out = String::new();
-    let code = match failure {
-        Failure::NoSuchGuest { guest } => {
-            let _ = writeln!(
-                out,
-                "error: There is no guest \"{guest}\"\n  hint: `outrigger list` shows the guests"
-            );
-            NO_SUCH_GUEST
-        }
-        Failure::BadConfig { diagnostics } => {
+    let code = match refusal {
+        Refusal::BadConfig { diagnostics } => {
             out.push_str(diagnostics);
-            BAD_CONFIG
+            return (out, BAD_CONFIG);
         }
-        Failure::NameTaken { name, domid } => {
-            let _ = writeln!(
-                out,
-                "error: The name \"{name}\" is taken by domain {domid}\n  \
-                 hint: destroy that domain, or choose another name="
-            );
-            FAILED
-        }
-        Failure::StepFailed { lifecycle, step, message, causes, hint, undo_failures, log, .. } => {
-            let _ = writeln!(out, "error: {lifecycle} failed at step \"{step}\": {message}");
-            explain(&mut out, causes, hint.as_deref());
-            if undo_failures.is_empty() {
-                let _ = writeln!(out, "  completed steps were undone");
-            }
-            for left in undo_failures {
-                let _ = writeln!(out, "  left behind: {left}");
-            }
-            if !log.is_empty() {
-                let _ = writeln!(out, "  last log lines of the stubdomain:");
-            }
-            for line in log {
-                let _ = writeln!(out, "    | {line}");
-            }
-            FAILED
-        }
-        Failure::Busy { guest, lifecycle } => {
-            let _ = writeln!(
-                out,
-                "error: {lifecycle} of \"{guest}\" is in progress\n  \
-                 hint: `outrigger events` shows when it ends"
-            );
-            FAILED
-        }
-        Failure::Failed { message, causes, hint } => {
-            let _ = writeln!(out, "error: {message}");
-            explain(&mut out, causes, hint.as_deref());
-            FAILED
-        }
+        Refusal::NoSuchGuest { .. } => NO_SUCH_GUEST,
+        _ => FAILED,
     };
-    (out, code)
-}
-
-fn explain(out: &mut String, causes: &[String], hint: Option<&str>) {
+    let _ = writeln!(out, "error: {}", headline(refusal));
+    let causes = match refusal {
+        Refusal::StepFailed { causes, .. } | Refusal::Failed { causes, .. } => causes.as_slice(),
+        _ => &[],
+    };
     for cause in causes {
         let _ = writeln!(out, "  because: {cause}");
     }
-    if let Some(hint) = hint {
+    if let Some(hint) = refusal.hint() {
         let _ = writeln!(out, "  hint: {hint}");
+    }
+    if let Refusal::StepFailed { undo_failures, log, .. } = refusal {
+        leftovers(&mut out, undo_failures, log);
+    }
+    (out, code)
+}
+
+/// What happened, in one line.
+fn headline(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NoSuchGuest { guest } => format!("There is no guest \"{guest}\""),
+        Refusal::NameTaken { name, domid } => format!("The name \"{name}\" is taken by domain {domid}"),
+        Refusal::Busy { guest, lifecycle } => format!("{lifecycle} of \"{guest}\" is in progress"),
+        Refusal::StepFailed { lifecycle, step, message, .. } => {
+            format!("{lifecycle} failed at step \"{step}\": {message}")
+        }
+        Refusal::BadConfig { diagnostics: message }
+        | Refusal::UuidTaken { message, .. }
+        | Refusal::InUse { message, .. }
+        | Refusal::NotRunning { message, .. }
+        | Refusal::Paused { message, .. }
+        | Refusal::DeviceModelDead { message, .. }
+        | Refusal::NoPvDrivers { message, .. }
+        | Refusal::GuestDidNotAcknowledge { message, .. }
+        | Refusal::GuestDidNotRelease { message, .. }
+        | Refusal::NeedsForce { message, .. }
+        | Refusal::TrayLocked { message, .. }
+        | Refusal::NoSuchDevice { message, .. }
+        | Refusal::DeviceExists { message, .. }
+        | Refusal::Failed { message, .. } => message.clone(),
+    }
+}
+
+/// What a failed step left, and the stubdomain's last log lines.
+fn leftovers(out: &mut String, undo_failures: &[String], log: &[String]) {
+    if undo_failures.is_empty() {
+        let _ = writeln!(out, "  completed steps were undone");
+    }
+    for left in undo_failures {
+        let _ = writeln!(out, "  left behind: {left}");
+    }
+    if !log.is_empty() {
+        let _ = writeln!(out, "  last log lines of the stubdomain:");
+    }
+    for line in log {
+        let _ = writeln!(out, "    | {line}");
     }
 }
 
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn failed_step_tells_cause_hint_and_log() {
-        let failure = Failure::StepFailed {
+        let failure = Refusal::StepFailed {
             lifecycle: "create".into(),
             id: "await-qemu".into(),
             step: "wait for QEMU".into(),
@@ -133,6 +137,6 @@ mod tests {
 
     #[test]
     fn unknown_guest_has_its_own_status() {
-        assert_eq!(refused(&Failure::NoSuchGuest { guest: "x".into() }).1, NO_SUCH_GUEST);
+        assert_eq!(refused(&Refusal::NoSuchGuest { guest: "x".into() }).1, NO_SUCH_GUEST);
     }
 }

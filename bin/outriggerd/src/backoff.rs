@@ -6,27 +6,16 @@
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
+use toolstack::Turn;
 
 /// The longest wait.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A guest that has lived so long is restarted without a wait.
 const LIVED: Duration = Duration::from_secs(120);
 
-/// One restart of a guest: how many there were before it, and when it begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Turn {
-    /// The restarts before it, each of a guest that had not lived long.
-    pub(crate) row: u32,
-    /// When it begins, in milliseconds of [`now`]. It counts only within one boot of the host.
-    due_ms: u64,
-}
-
-impl Turn {
-    /// The time until it begins.
-    pub(crate) fn left(self, now: Duration) -> Duration {
-        Duration::from_millis(self.due_ms).saturating_sub(now).min(LONGEST)
-    }
+/// The time until a restart begins.
+pub(crate) fn left(turn: Turn, now: Duration) -> Duration {
+    turn.due().saturating_sub(now).min(LONGEST)
 }
 
 /// The restarts of one guest.
@@ -62,7 +51,7 @@ impl Backoff {
             self.row = 0;
         }
         let due = now + wait(self.row);
-        let turn = Turn { row: self.row, due_ms: u64::try_from(due.as_millis()).unwrap_or(u64::MAX) };
+        let turn = Turn::new(self.row, due);
         self.row = self.row.saturating_add(1);
         turn
     }
@@ -92,9 +81,9 @@ mod tests {
         for life in lives {
             backoff.started(now);
             now += Duration::from_secs(*life);
-            let left = backoff.next(now).left(now);
-            waits.push(left.as_secs());
-            now += left;
+            let wait = left(backoff.next(now), now);
+            waits.push(wait.as_secs());
+            now += wait;
         }
         waits
     }
@@ -117,11 +106,11 @@ mod tests {
         let now = Duration::from_secs(50);
         let mut backoff = Backoff { row: 3, ..Backoff::default() };
         let turn = backoff.next(now);
-        assert_eq!(turn.left(now), Duration::from_secs(4));
+        assert_eq!(left(turn, now), Duration::from_secs(4));
         let later = now + Duration::from_secs(3);
         let mut next = Backoff::resumed(turn);
-        assert_eq!(next.next(later).left(later), Duration::from_secs(1));
-        assert_eq!(next.next(later).left(later), Duration::from_secs(8));
-        assert_eq!(Backoff::after(turn).next(later).left(later), Duration::from_secs(8));
+        assert_eq!(left(next.next(later), later), Duration::from_secs(1));
+        assert_eq!(left(next.next(later), later), Duration::from_secs(8));
+        assert_eq!(left(Backoff::after(turn).next(later), later), Duration::from_secs(8));
     }
 }

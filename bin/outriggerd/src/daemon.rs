@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
-use toolstack::{Cause, CreateOptions, Error, Recovered, Toolstack};
+use toolstack::{Cause, Error, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
-use crate::backoff::Backoff;
-use crate::driver::{self, Shared, Wanted};
-use crate::methods::Methods;
+use crate::api::{Calls, server};
+use crate::guest::driver;
+use crate::guest::registry::Registry;
+use crate::guest::shared::Shared;
+use crate::listen;
 use crate::qmp::Qmp;
-use crate::registry::Registry;
-use crate::restarts::{CutOff, Note, Restarts};
-use crate::server;
 
 /// A daemon that listens on its socket.
 pub(crate) struct Daemon {
@@ -48,15 +47,13 @@ impl Daemon {
                     Err(error) => lose.try_send(error).is_ok(),
                 };
             });
-        let boot = toolstack.boot_id().context("Cannot read the host's boot ID")?;
-        let restarts = Restarts::new(Arc::clone(toolstack.host()), &toolstack.paths().state, boot);
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
-        let registry = Registry::new().with_keeper(Arc::new(qmp.clone()));
-        let shared = Shared { toolstack, registry, restarts, qmp };
+        let registry = Registry::new().with_observer(Arc::new(qmp.clone()));
+        let shared = Shared { toolstack, registry, qmp };
         recover(&shared).await?;
         let listener =
-            server::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
-        tokio::spawn(server::accept(listener, Arc::new(Methods::new(shared.clone()))));
+            listen::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;
+        tokio::spawn(server::accept(listener, Arc::new(Calls::new(shared.clone()))));
         detach_unused_loops(&shared);
         Ok(Self { shared, socket: socket.to_owned(), news, lost, _watch: watch })
     }
@@ -82,36 +79,46 @@ impl Daemon {
 
 /// Adopts what the previous daemon left. What has to wait for others waits in the guests' drivers.
 async fn recover(shared: &Shared) -> Result<()> {
-    let mut cut_off = shared.restarts.pending();
-    let Recovered { guests, changing, unfinished, ended, troubles, cleaned: _ } = take_up(shared).await?;
-    for trouble in &troubles {
+    let recovered = adopt(shared).await?;
+    for trouble in &recovered.troubles {
         tracing::error!("{}", trouble.report());
     }
-    for ended in &ended {
+    for ended in &recovered.ended {
         let (guest, uuid) = (&ended.name, ended.id);
-        tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
+        if ended.was_restarting {
+            tracing::warn!(
+                guest, %uuid,
+                "the guest was not restarted, because the host went down meanwhile; create it to start it"
+            );
+        } else {
+            tracing::warn!(guest, %uuid, "the guest ended when the host went down; removed its state file");
+        }
     }
-    for guest in guests {
+    for guest in recovered.guests {
         tracing::info!(guest = guest.name, domid = %guest.domid, "adopted");
-        let turn = cut_off.iter().find(|restart| restart.is_of(&guest)).map(|restart| restart.turn);
-        let changing = changing.contains(&guest.id());
-        if let Err(failure) = driver::adopt(shared, guest, turn, changing) {
-            tracing::error!(?failure, "cannot adopt a guest");
+        let id = guest.id();
+        if recovered.held.contains(&id) {
+            tracing::error!(guest = guest.name, "locked: another host has to decide about an operation");
+        }
+        let turn = recovered.delayed.iter().find(|(delayed, _)| *delayed == id).map(|(_, turn)| *turn);
+        let changing = recovered.changing.contains(&id);
+        if let Err(refusal) = driver::adopt(shared, guest, turn, changing) {
+            tracing::error!(?refusal, "cannot adopt a guest");
         }
     }
-    for unfinished in unfinished {
-        // A restart continues once its incomplete guest has been removed.
-        let next = cut_off.extract_if(.., |restart| restart.config.name == unfinished.name).next();
-        if let Err(failure) = driver::finish(shared, unfinished, next.map(wanted)) {
-            tracing::error!(?failure, "cannot destroy an incomplete guest");
+    for unfinished in recovered.unfinished {
+        if unfinished.restart.is_some() {
+            tracing::warn!(guest = unfinished.name, "its restart was interrupted; continuing it");
+        }
+        if let Err(refusal) = driver::finish(shared, unfinished) {
+            tracing::error!(?refusal, "cannot finish what was interrupted of a guest");
         }
     }
-    resume_restarts(shared, cut_off);
     Ok(())
 }
 
 /// Adopts the guests; while Xen does not answer, tries again at growing intervals.
-async fn take_up(shared: &Shared) -> Result<Recovered> {
+async fn adopt(shared: &Shared) -> Result<Recovered> {
     let mut wait = Duration::from_millis(500);
     loop {
         match shared.toolstack.take_up() {
@@ -143,41 +150,4 @@ fn detach_unused_loops(shared: &Shared) {
             tracing::error!(error = error.report(), "cannot detach unused loop devices");
         }
     });
-}
-
-fn wanted(restart: CutOff) -> Wanted {
-    let CutOff { note, config, uuid, turn } = restart;
-    let options = CreateOptions { uuid, ..CreateOptions::default() };
-    Wanted { config, options, note: Some(note), backoff: Backoff::after(turn) }
-}
-
-/// Creates the guests whose restart the previous daemon had begun but not completed.
-fn resume_restarts(shared: &Shared, cut_off: Vec<CutOff>) {
-    for restart in cut_off {
-        if let Some(guest) = shared.registry.named(&restart.config.name) {
-            // Either it had not begun, and the guest's state decides again; or only its last step was missing.
-            if restart.is_of(&guest)
-                && let Err(error) = shared.toolstack.start_if_new(guest.id())
-            {
-                tracing::error!(guest = guest.name, error = error.report(), "cannot start a restarted guest");
-            }
-            restart.note.done();
-            continue;
-        }
-        complete_rename(shared, &restart.note);
-        tracing::warn!(guest = restart.config.name, "its restart was interrupted; continuing it");
-        if let Err(failure) = driver::create(shared, wanted(restart), None) {
-            tracing::error!(?failure, "cannot create a guest again");
-        }
-    }
-}
-
-/// Completes the renaming of a preserved guest, which may have been interrupted: its successor gets its name.
-fn complete_rename(shared: &Shared, note: &Note) {
-    let Some(uuid) = note.which() else { return };
-    let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);
-    let Some(guest) = preserved.filter(|guest| guest.name != guest.config.name) else { return };
-    if let Err(error) = shared.toolstack.set_aside(guest.id(), &guest.name) {
-        tracing::error!(guest = guest.name, error = error.report(), "cannot rename a preserved guest");
-    }
 }

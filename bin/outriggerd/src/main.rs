@@ -4,23 +4,17 @@
 //! again, it adopts the running guests and undoes what was incomplete.
 #![forbid(unsafe_code)]
 
-mod answer;
+mod api;
 mod backoff;
-mod change;
-mod convert;
 mod daemon;
 mod descriptors;
-mod driver;
-mod inspect;
-mod job;
+mod dial;
+mod guest;
+mod listen;
 mod lock;
-mod methods;
-mod observe;
-mod pulse;
 mod qmp;
-mod registry;
-mod restarts;
-mod server;
+mod refusal;
+mod reply;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::qmp::{Access, HostDial, Qmp};
+use crate::dial::HostDial;
+use crate::qmp::{Access, Qmp};
+use ::api::client::last_words_file;
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
-use api::client::last_words_file;
 use clap::Parser;
 use daemon::Daemon;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,7 +42,7 @@ use xenstore::Xenstore;
 #[command(name = "outriggerd", version)]
 struct Arguments {
     /// The socket to listen on.
-    #[arg(long, env = "OUTRIGGER_SOCKET", default_value = api::DEFAULT_SOCKET, value_name = "PATH")]
+    #[arg(long, env = "OUTRIGGER_SOCKET", default_value = ::api::DEFAULT_SOCKET, value_name = "PATH")]
     socket: PathBuf,
     /// QMP access policy file (optional).
     #[arg(long, default_value = "/etc/outrigger/qmp.toml", value_name = "FILE")]

@@ -5,13 +5,13 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::INTERFACE_NAME;
-use crate::frame::{self, Call, FrameError, Reply, Splitter};
-use crate::types::Failure;
+use crate::frame::{self, FrameError, Reply, Request, Splitter};
+use crate::types::Refusal;
 
 /// Why a call failed.
 #[derive(Debug, Error)]
@@ -58,16 +58,28 @@ pub enum ClientError {
         /// The method that was called.
         method: String,
         /// The interface's error.
-        failure: Box<Failure>,
+        refusal: Box<Refusal>,
     },
-    /// The daemon answered with an error that the interface does not have.
-    #[error("outriggerd answered {method} with {error}")]
+    /// The daemon answered with an error that the interface does not have here: that of a later release, or varlink's.
+    #[error("outriggerd answered {method} with {error}{}", because(message.as_deref()))]
     Unknown {
         /// The method that was called.
         method: String,
         /// The error's full name.
         error: String,
+        /// What the error says to people.
+        message: Option<String>,
     },
+}
+
+fn because(message: Option<&str>) -> String {
+    message.map(|message| format!(": {message}")).unwrap_or_default()
+}
+
+/// What errors of later releases can be expected to have.
+#[derive(Deserialize)]
+struct Message {
+    message: String,
 }
 
 /// The file in which a daemon with this socket reports why it ended; the next one removes it once it is ready.
@@ -170,13 +182,13 @@ impl Client {
 
     fn send<P: Serialize>(&mut self, method: &str, parameters: &P, more: bool) -> Result<(), ClientError> {
         let protocol = |source| ClientError::Protocol { method: method.to_owned(), source };
-        let call = Call {
+        let request = Request {
             method: format!("{INTERFACE_NAME}.{method}"),
             parameters: Some(frame::parameters(parameters).map_err(protocol)?),
             more,
             oneway: false,
         };
-        let bytes = frame::encode(&call).map_err(protocol)?;
+        let bytes = frame::encode(&request).map_err(protocol)?;
         self.stream
             .write_all(&bytes)
             .map_err(|source| ClientError::Broken { method: method.to_owned(), source })
@@ -201,17 +213,19 @@ impl Client {
             let value = frame::read_parameters(reply.parameters.as_deref()).map_err(protocol)?;
             return Ok((value, reply.continues));
         };
-        let Some(short) = error.strip_prefix("io.outrigger.") else {
-            return Err(ClientError::Unknown { method: method.to_owned(), error });
+        let refusal = error.strip_prefix(INTERFACE_NAME).and_then(|rest| {
+            // The enum's tag is the short name; its content are the parameters.
+            let tagged =
+                serde_json::json!({ "error": rest.strip_prefix('.')?, "parameters": reply.parameters });
+            serde_json::from_value::<Refusal>(tagged).ok()
+        });
+        let method = method.to_owned();
+        let Some(refusal) = refusal else {
+            let message = frame::read_parameters(reply.parameters.as_deref()).ok();
+            let message = message.map(|Message { message }| message);
+            return Err(ClientError::Unknown { method, error, message });
         };
-        // The enum's tag is the short name; its content are the parameters.
-        let tagged = serde_json::json!({ "error": short, "parameters": reply.parameters });
-        match serde_json::from_value::<Failure>(tagged) {
-            Ok(failure) => {
-                Err(ClientError::Refused { method: method.to_owned(), failure: Box::new(failure) })
-            }
-            Err(_) => Err(ClientError::Unknown { method: method.to_owned(), error }),
-        }
+        Err(ClientError::Refused { method, refusal: Box::new(refusal) })
     }
 }
 

@@ -11,7 +11,7 @@ pub const MAX_FRAME: usize = 4 << 20;
 
 /// A call: `method` is the full name, such as `io.outrigger.List`.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Call {
+pub struct Request {
     /// Full name of the method.
     pub method: String,
     /// The method's parameters, an object; left unread until the method is known.
@@ -106,7 +106,7 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
     serde_json::from_slice(frame).map_err(FrameError::Malformed)
 }
 
-/// Turns typed parameters into the raw object of a [`Call`] or [`Reply`].
+/// Turns typed parameters into the raw object of a [`Request`] or [`Reply`].
 ///
 /// # Errors
 /// [`FrameError::Malformed`] when the value cannot be JSON.
@@ -155,7 +155,7 @@ mod tests {
 
         #[test]
         fn any_bytes_decode_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<Call>(&bytes);
+            let _ = decode::<Request>(&bytes);
             let _ = decode::<Reply>(&bytes);
         }
     }

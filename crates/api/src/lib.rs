@@ -2,14 +2,15 @@
 //!
 //! Varlink frames are JSON objects ended by a NUL byte (<https://varlink.org>). The interface's text is
 //! [`INTERFACE`]; the daemon serves it verbatim through `org.varlink.service.GetInterfaceDescription`, so that any
-//! varlink tool can introspect it. This crate has the frames ([`frame`]), the types of the interface ([`types`]) and a
-//! blocking [`client`]; it neither knows Xen nor the toolstack.
+//! varlink tool can introspect it. This crate has the frames ([`frame`]), the calls ([`call`]), the types of the interface
+//! ([`types`]) and a blocking [`client`]; it neither knows Xen nor the toolstack.
 #![forbid(unsafe_code)]
 
+pub mod call;
 pub mod client;
-mod failure;
 pub mod frame;
-mod methods;
+mod parameters;
+mod refusal;
 pub mod types;
 
 /// The interface definition that the daemon serves.
@@ -25,9 +26,9 @@ pub const DEFAULT_SOCKET: &str = "/run/outrigger/outriggerd.sock";
 mod tests {
     use super::*;
 
-    /// Each method and error that the types know must be in the text that we serve, and the other way round.
+    /// Each error that the types know must be in the text that we serve, and the other way round.
     #[test]
-    fn interface_text_and_types_name_the_same_methods_and_errors() {
+    fn interface_text_and_types_name_the_same_errors() {
         let declared = |word: &str| {
             let mut names: Vec<&str> = INTERFACE
                 .lines()
@@ -36,9 +37,6 @@ mod tests {
             names.sort_unstable();
             names
         };
-        let mut methods = types::METHODS.to_vec();
-        methods.sort_unstable();
-        assert_eq!(declared("method "), methods);
         let mut errors = types::ERRORS.to_vec();
         errors.sort_unstable();
         assert_eq!(declared("error "), errors);

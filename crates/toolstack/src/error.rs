@@ -287,6 +287,88 @@ pub enum Cause {
         /// Why it cannot be done now.
         why: String,
     },
+    /// The guest has ended, or its domain is gone.
+    #[error("Guest {name} {}", ended(*reason))]
+    NotRunning {
+        /// The guest.
+        name: String,
+        /// Why it ended; absent when its domain is gone.
+        reason: Option<xen::ShutdownReason>,
+    },
+    /// The guest is paused.
+    #[error("Guest {name} is paused")]
+    Paused {
+        /// The guest.
+        name: String,
+    },
+    /// The guest's stubdomain, or QEMU in it, has ended.
+    #[error("Guest {name} has lost its device model")]
+    DeviceModelDead {
+        /// The guest.
+        name: String,
+    },
+    /// The guest has no PV drivers, which would receive the request.
+    #[error("Guest {name} has no PV drivers, so it cannot {what}")]
+    NoPvDrivers {
+        /// The guest.
+        name: String,
+        /// What it cannot, such as `be asked to reboot`.
+        what: &'static str,
+    },
+    /// The guest's PV drivers did not acknowledge a request in time; it was withdrawn.
+    #[error("Guest {name} did not acknowledge the {what} within {after:?}")]
+    NotAcknowledged {
+        /// The guest.
+        name: String,
+        /// The request, such as `shutdown request`.
+        what: &'static str,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The guest did not release a device in time.
+    #[error("Guest {name} did not release {device} within {after:?}")]
+    NotReleased {
+        /// The guest.
+        name: String,
+        /// The device, such as `disk xvdb`.
+        device: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The guest cannot be asked to release a device.
+    #[error("Guest {name} {why}")]
+    NeedsForce {
+        /// The guest.
+        name: String,
+        /// The device, such as `disk hdb`.
+        device: String,
+        /// Why not.
+        why: String,
+    },
+    /// The guest has locked a drive's tray, and was asked to open it, as by the drive's button.
+    #[error("Guest {name} has locked the tray of {vdev}")]
+    TrayLocked {
+        /// The guest.
+        name: String,
+        /// The drive.
+        vdev: config::Vdev,
+    },
+    /// The guest has no such device.
+    #[error("Guest {name} has no {device}")]
+    NoDevice {
+        /// The guest.
+        name: String,
+        /// The device, such as `CD drive hdc`.
+        device: String,
+    },
+    /// The guest has such a device already.
+    #[error("Guest {name} already has {device}")]
+    DeviceExists {
+        /// The guest.
+        name: String,
+        /// The device, such as `network interface 0`.
+        device: String,
+    },
     /// A state file cannot be used.
     #[error(
         "The state file {path} cannot be read ({why}); its guest is left alone. Restore the file, or move it away once \
@@ -379,6 +461,10 @@ impl Cause {
         }
         text
     }
+}
+
+fn ended(reason: Option<xen::ShutdownReason>) -> String {
+    reason.map_or_else(|| "is gone".to_owned(), |reason| format!("has ended ({reason})"))
 }
 
 fn because(exit: Option<&AgentExit>) -> String {

@@ -79,8 +79,12 @@ impl Toolstack {
         for record in past {
             self.end_with_host(&record, &mut recovered);
         }
-        for record in guests {
-            self.sort_out(record, &mut recovered);
+        for record in &guests {
+            if !is_planned_too_early(record, &guests) {
+                self.sort_out(record.clone(), &mut recovered);
+            } else if let Err(cause) = record.remove(&*self.host, &self.paths) {
+                recovered.troubles.push(cause.into());
+            }
         }
         Ok(recovered)
     }
@@ -301,6 +305,18 @@ fn is_of_lifecycle(operation: &Operation) -> bool {
         Kind::Restart(restart) => restart.stage != Stage::Delayed,
         _ => false,
     }
+}
+
+/// Whether a guest is to follow one that does not have its other name yet. Nothing was made of it, and the renaming is
+/// undone: the ended guest's configuration decides once more.
+fn is_planned_too_early(record: &GuestRecord, guests: &[GuestRecord]) -> bool {
+    let Some(Operation { kind: Kind::Restart(Restart { predecessor: Some(old), .. }), cursor }) =
+        &record.operation
+    else {
+        return false;
+    };
+    let is_renamed = |other: &GuestRecord| other.name == old.name && other.operation.is_none();
+    cursor.step.is_empty() && guests.iter().any(|other| other.uuid == old.uuid && !is_renamed(other))
 }
 
 /// Whether QEMU has to undo the change; there is no session with it yet when a daemon starts.

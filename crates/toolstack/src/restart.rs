@@ -119,25 +119,12 @@ impl Toolstack {
             Stage::Delayed => self.restart(id, restart.turn, events),
             Stage::Removing => self.remove_and_create(record, restart, events),
             Stage::Creating => {
-                if let Some(predecessor) = &restart.predecessor {
-                    self.complete_rename(predecessor)?;
-                }
                 if !cursor.step.is_empty() {
                     let operation = Operation { kind: Kind::Restart(restart.clone()), cursor };
                     record = self.resume_create(record, operation, events)?;
                 }
                 self.create_again(record, restart, events)
             }
-        }
-    }
-
-    /// Completes the renaming of a preserved guest, which may have been interrupted: its successor has its name.
-    fn complete_rename(&self, predecessor: &Predecessor) -> Result<(), Error> {
-        let id = GuestId(predecessor.uuid);
-        match self.give_name(id, &predecessor.name, false, &mut |_| ()) {
-            // It may have been destroyed meanwhile.
-            Err(Error::Cause(Cause::NoGuest(_))) => Ok(()),
-            renamed => renamed.map(drop),
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
-use super::session::Shared;
+use super::shared::Shared;
 
 /// What is read of a client at once.
 const CHUNK: usize = 4096;
@@ -24,9 +24,9 @@ const LAST: Duration = Duration::from_secs(5);
 pub(super) async fn serve(shared: Arc<Shared>, stream: UnixStream, id: ClientId, notify: Arc<Notify>) {
     let last = pump(&shared, stream, id, &notify).await;
     shared.with(|mux| mux.close_client(id));
-    let mut outside = shared.outside();
-    outside.clients.remove(&id);
-    outside.closing.remove(&id);
+    let mut waiters = shared.waiters();
+    waiters.clients.remove(&id);
+    waiters.closing.remove(&id);
     if let Err(error) = last {
         tracing::debug!(%error, "a QMP client disconnected");
     }
@@ -42,7 +42,7 @@ async fn pump(shared: &Shared, stream: UnixStream, id: ClientId, notify: &Notify
             output = shared.with(|mux| gather(mux, id, now));
             written = 0;
         }
-        let closing = shared.outside().closing.remove(&id);
+        let closing = shared.waiters().closing.remove(&id);
         if let Some(last) = closing {
             output.extend_from_slice(&last);
             let rest = output.get(written..).unwrap_or_default();

@@ -7,10 +7,10 @@
 mod access;
 mod client;
 mod clock;
-mod dial;
+mod link;
 mod monitor;
-mod pace;
 mod session;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -23,13 +23,11 @@ use ::qmp::{Monitor, QmpError};
 use toolstack::{Guest, GuestId, Monitors};
 
 pub(crate) use access::Access;
-pub(crate) use dial::{Dial, HostDial};
-#[cfg(test)]
-pub(crate) use dial::{Dialing, Place};
 use monitor::SharedMonitor;
 use session::Session;
 
-use crate::registry::Keeper;
+use crate::dial::Dial;
+use crate::guest::observer::Observer;
 
 /// Where a guest's socket is, below the daemon's own folder.
 const FOLDER: &str = "qmp";
@@ -72,7 +70,7 @@ fn file_name(guest: &Guest) -> String {
     format!("{}.sock", guest.name.replace('/', "_"))
 }
 
-impl Keeper for Qmp {
+impl Observer for Qmp {
     fn has(&self, guest: &Guest) {
         let socket = self.inner.folder.join(file_name(guest));
         let mut sessions = self.lock();

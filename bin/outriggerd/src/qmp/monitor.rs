@@ -8,7 +8,7 @@ use ::qmp::mux::Token;
 use ::qmp::{Event, Events, Monitor, QmpError, Request};
 use serde_json::value::RawValue;
 
-use super::session::{BACKLOG, Listener, Shared, Told};
+use super::shared::{BACKLOG, Listener, Notification, Shared};
 
 /// The multiplexer keeps deadlines; this is only for the case that the event loop is late.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,10 +28,10 @@ impl Monitor for SharedMonitor {
     fn execute(&self, request: &Request, deadline: Instant) -> Result<Box<RawValue>, QmpError> {
         let (sender, answer) = sync_channel(1);
         let token = {
-            let mut outside = self.shared.outside();
-            outside.next_token += 1;
-            let token = outside.next_token;
-            outside.answers.insert(token, sender);
+            let mut waiters = self.shared.waiters();
+            waiters.next_token += 1;
+            let token = waiters.next_token;
+            waiters.answers.insert(token, sender);
             token
         };
         let command = || request.command.clone();
@@ -41,7 +41,7 @@ impl Monitor for SharedMonitor {
         self.shared.ask(Token(token), request.clone(), deadline);
         let wait = deadline.saturating_duration_since(Instant::now()) + GRACE;
         let outcome = answer.recv_timeout(wait);
-        self.shared.outside().answers.remove(&token);
+        self.shared.waiters().answers.remove(&token);
         match outcome {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => Err(QmpError::Timeout { command: command() }),
@@ -55,13 +55,13 @@ impl Monitor for SharedMonitor {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let (sender, events) = sync_channel(BACKLOG);
         let what = names.join(" or ");
-        self.shared.outside().listeners.push(Listener { names, events: sender });
+        self.shared.waiters().listeners.push(Listener { names, events: sender });
         Ok(Box::new(Subscription { events, what }))
     }
 }
 
 struct Subscription {
-    events: Receiver<Told>,
+    events: Receiver<Notification>,
     /// What is waited for, for messages.
     what: String,
 }
@@ -70,8 +70,8 @@ impl Events for Subscription {
     fn next(&mut self, deadline: Instant) -> Result<Event, QmpError> {
         let lost = |why| QmpError::Lost { command: self.what.clone(), why };
         match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(Told::Event(event)) => Ok(event),
-            Ok(Told::Lost(why)) => Err(lost(why)),
+            Ok(Notification::Event(event)) => Ok(event),
+            Ok(Notification::Lost(why)) => Err(lost(why)),
             Err(RecvTimeoutError::Timeout) => Err(QmpError::NoEvent { event: self.what.clone() }),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(lost("the session or the guest has ended, or too many events were pending".to_owned()))

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use xen_types::DomId;
 
-use super::dial::{Dialing, Place, Reached, Stream};
 use super::*;
+use crate::dial::{Connection, Dialing, Place, Stream};
 use crate::tests::world::PATIENCE;
 
 const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 1, \"minor\": 2, \"major\": 7}, \
@@ -125,7 +125,7 @@ impl Dial for Played {
         Box::pin(async move {
             ours.set_nonblocking(true)?;
             let stream: Box<dyn Stream> = Box::new(tokio::net::UnixStream::from_std(ours)?);
-            Ok(if on_console { Reached::Console(stream) } else { Reached::Session(stream) })
+            Ok(if on_console { Connection::Console(stream) } else { Connection::Session(stream) })
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use api::client::ClientError;
 use api::types::{
-    BlockAttach, Disks, Failure, MemSet, NetworkAttach, NetworkDetach, Nics, Progress, Rename, State, Sysrq,
+    BlockAttach, Disks, MemSet, NetworkAttach, NetworkDetach, Nics, Progress, Refusal, Rename, State, Sysrq,
     TriggerKind, TriggerParameters, VcpuSet,
 };
 use serde::Serialize;
@@ -37,7 +37,7 @@ fn changes_tell_their_steps_and_what_is_in_force_afterwards() {
     assert_eq!(steps.first().unwrap(), "mem-set check");
     assert_eq!(service.events.expect(&["changed"]).detail, "mem-set");
     // Processors are added by QEMU, with which there is no session here.
-    let Failure::StepFailed { id, .. } =
+    let Refusal::StepFailed { id, .. } =
         failure(change(&service, "VcpuSet", &VcpuSet { guest: guest(), vcpus: 2 }))
     else {
         panic!("no step failed");
@@ -61,14 +61,14 @@ fn a_refused_change_leaves_the_guest_running_as_before() {
     service.create("").unwrap();
     service.events.expect(&["created"]);
     let disk = BlockAttach { guest: guest(), disk: "/nowhere.img,raw,xvdb,rw".to_owned() };
-    let Failure::StepFailed { lifecycle, step, .. } = failure(change(&service, "BlockAttach", &disk)) else {
+    let Refusal::StepFailed { lifecycle, step, .. } = failure(change(&service, "BlockAttach", &disk)) else {
         panic!("no step failed");
     };
     assert_eq!((lifecycle.as_str(), step.as_str()), ("block-attach", "check the disk"));
     let disk = BlockAttach { guest: guest(), disk: "/a.img,raw,nodisk,rw".to_owned() };
-    assert!(matches!(failure(change(&service, "BlockAttach", &disk)), Failure::BadConfig { .. }));
+    assert!(matches!(failure(change(&service, "BlockAttach", &disk)), Refusal::BadConfig { .. }));
     let nic = NetworkAttach { guest: guest(), vif: "bridge=none".to_owned() };
-    assert!(matches!(failure(change(&service, "NetworkAttach", &nic)), Failure::StepFailed { .. }));
+    assert!(matches!(failure(change(&service, "NetworkAttach", &nic)), Refusal::StepFailed { .. }));
     for nic in ["00:16:3e:00:00:01", "5"] {
         let detach = NetworkDetach { guest: guest(), nic: nic.to_owned(), force: true };
         change(&service, "NetworkDetach", &detach).unwrap_err();
@@ -94,9 +94,9 @@ fn a_renamed_guest_has_its_name_everywhere_and_its_old_one_is_free() {
     rename("other", "hello").unwrap();
     let second = service.create("").unwrap();
     assert!(
-        matches!(failure(rename("other", "hello")), Failure::NameTaken { domid, .. } if domid == first.domid)
+        matches!(failure(rename("other", "hello")), Refusal::NameTaken { domid, .. } if domid == first.domid)
     );
-    assert!(matches!(failure(rename("", "hello")), Failure::StepFailed { .. }));
+    assert!(matches!(failure(rename("", "hello")), Refusal::StepFailed { .. }));
     assert_eq!(service.get("hello").unwrap().domid, second.domid);
     // It keeps the name when it reboots.
     world.end(first.domid, ShutdownReason::Reboot);

@@ -9,7 +9,8 @@ use api::types::{Guests, Happened};
 use serde_json::{Value, json};
 
 use super::world::{Mode, Raw, World, config, eventually, parameters};
-use crate::server::CLIENTS;
+use crate::api::server::CLIENTS;
+use crate::guest::events::event;
 
 fn call(method: &str) -> Value {
     json!({ "method": format!("io.outrigger.{method}") })
@@ -26,19 +27,19 @@ fn monitor_that_is_never_read_holds_nobody_up() {
     let world = World::new();
     let service = world.start();
     service.create("").unwrap();
-    let guest = service.shared.registry.find("hello", |_| None).unwrap().guest.unwrap();
+    let guest = service.shared.registry.find("hello", None).unwrap().view.guest.unwrap();
     let (mut deaf, mut hears) = (service.raw(), service.client());
     deaf.send(&json!({ "method": "io.outrigger.Monitor", "more": true }));
     hears.begin("Monitor", &json!({})).unwrap();
     // The test's own, and both monitors.
-    eventually("both listen", || service.shared.registry.listeners() == 3);
+    eventually("both listen", || service.shared.registry.subscribers() == 3);
     // More than any buffer on the way holds.
     let detail = "x".repeat(16 << 10);
     for _ in 0..400 {
-        service.shared.registry.tell(&guest, "test", detail.as_str());
+        service.shared.registry.publish(event(&guest, "test", &detail));
     }
     assert_eq!(service.list().len(), 1);
-    service.shared.registry.tell(&guest, "last", "");
+    service.shared.registry.publish(event(&guest, "last", ""));
     loop {
         let (Happened { happening }, continues) = hears.next_reply("Monitor").unwrap();
         assert!(continues);
@@ -55,9 +56,9 @@ fn monitor_of_a_client_that_is_gone_ends() {
     let service = world.start();
     let mut monitor = service.client();
     monitor.begin("Monitor", &json!({})).unwrap();
-    eventually("it listens", || service.shared.registry.listeners() == 2);
+    eventually("it listens", || service.shared.registry.subscribers() == 2);
     drop(monitor);
-    eventually("it has ended", || service.shared.registry.listeners() == 1);
+    eventually("it has ended", || service.shared.registry.subscribers() == 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use api::types::{Failure, HostInfo, Info, Inspection, Outcome, Progress, State, Via};
+use api::types::{HostInfo, Info, Inspection, Outcome, Progress, Refusal, State, Via};
 use serde_json::json;
 use toolstack::Toolstack;
 use toolstack::operation::{Faults, Side};
@@ -28,7 +28,7 @@ fn created_guest_is_shown_until_it_is_destroyed() {
     let HostInfo { guests, .. } = service.client().call::<_, Info>("HostInfo", &json!({})).unwrap().info;
     assert_eq!(guests, 1);
     service.destroy("hello").unwrap();
-    let none = Failure::NoSuchGuest { guest: "hello".to_owned() };
+    let none = Refusal::NoSuchGuest { guest: "hello".to_owned() };
     assert_eq!(failure(service.get("hello")), none);
     assert_eq!(failure(service.destroy("hello")), none);
     assert_eq!(service.list(), []);
@@ -66,7 +66,7 @@ fn name_belongs_to_the_first_who_asks() {
     let mut first = service.client();
     first.begin("Create", &parameters(&config(""))).unwrap();
     world.stubs.wait_started(1);
-    let busy = Failure::Busy { guest: "hello".to_owned(), lifecycle: "create".to_owned() };
+    let busy = Refusal::Busy { guest: "hello".to_owned(), lifecycle: "create".to_owned() };
     assert_eq!(failure(service.create("")), busy);
     assert_eq!(failure(service.get("hello")), busy);
     assert_eq!(failure(service.destroy("hello")), busy);
@@ -78,7 +78,7 @@ fn name_belongs_to_the_first_who_asks() {
             break guest;
         }
     };
-    let taken = Failure::NameTaken { name: "hello".to_owned(), domid: guest.domid };
+    let taken = Refusal::NameTaken { name: "hello".to_owned(), domid: guest.domid };
     assert_eq!(failure(service.create("")), taken);
 }
 
@@ -94,7 +94,7 @@ fn of_two_creates_at_once_one_gets_the_name() {
     assert_eq!(made.len(), 1);
     for result in refused {
         let failure = failure(result);
-        assert!(matches!(failure, Failure::Busy { .. } | Failure::NameTaken { .. }), "{failure:?}");
+        assert!(matches!(failure, Refusal::Busy { .. } | Refusal::NameTaken { .. }), "{failure:?}");
     }
     assert_eq!(service.list().len(), 1);
 }
@@ -103,7 +103,7 @@ fn of_two_creates_at_once_one_gets_the_name() {
 fn wrong_configuration_is_answered_with_file_and_line() {
     let world = World::new();
     let mut service = world.start();
-    let Failure::BadConfig { diagnostics } = failure(service.create("memroy = 64")) else { panic!() };
+    let Refusal::BadConfig { diagnostics } = failure(service.create("memroy = 64")) else { panic!() };
     assert!(
         diagnostics.contains("/etc/xen/hello.cfg:4:1") && diagnostics.contains("memory"),
         "{diagnostics}"
@@ -118,7 +118,7 @@ fn failed_step_is_named_and_everything_is_undone() {
     let faults = Faults::none().at("build-guest", Side::After);
     let service = world.start_with(world.toolstack().with_faults(faults));
     let mut steps = Vec::new();
-    let Failure::StepFailed { lifecycle, step, message, undo_failures, .. } =
+    let Refusal::StepFailed { lifecycle, step, message, undo_failures, .. } =
         failure(create(&mut service.client(), &config(""), &mut steps))
     else {
         panic!()
@@ -132,7 +132,7 @@ fn failed_step_is_named_and_everything_is_undone() {
     assert_eq!(service.list(), []);
     world.check_clean();
     // The name is free again.
-    assert!(matches!(failure(service.create("")), Failure::StepFailed { .. }));
+    assert!(matches!(failure(service.create("")), Refusal::StepFailed { .. }));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn missing_disk_and_too_little_memory_are_told_by_the_first_step() {
     for (more, told) in
         [("disk = [\"/srv/none.img,raw,hda,rw\"]", "/srv/none.img"), ("maxmem = 90000", "Too little memory")]
     {
-        let Failure::StepFailed { step, message, causes, .. } = failure(service.create(more)) else {
+        let Refusal::StepFailed { step, message, causes, .. } = failure(service.create(more)) else {
             panic!()
         };
         assert_eq!(step, "check the configuration");
@@ -158,7 +158,7 @@ fn stubdomain_that_dies_at_its_start_is_told_with_its_log_and_a_hint() {
     world.host.put_file(stub_log(), b"qemu: no such option\n");
     world.stubs.set(Mode::Die);
     let service = world.start();
-    let Failure::StepFailed { step, hint, log, .. } = failure(service.create("")) else { panic!() };
+    let Refusal::StepFailed { step, hint, log, .. } = failure(service.create("")) else { panic!() };
     assert_eq!(step, "wait for the device model");
     assert!(hint.unwrap().contains("log"));
     assert_eq!(log, ["qemu: no such option"]);
@@ -171,7 +171,7 @@ fn refusals_of_xen_come_with_a_hint() {
     let service = world.start();
     for (errno, told) in [(Errno::ENOMEM, "memory="), (Errno::EINVAL, "xl dmesg")] {
         world.hypervisor.fail_operation("build_hvm", errno);
-        let Failure::StepFailed { step, message, hint, .. } = failure(service.create("")) else { panic!() };
+        let Refusal::StepFailed { step, message, hint, .. } = failure(service.create("")) else { panic!() };
         assert_eq!(step, "build the guest");
         assert!(message.starts_with("build_hvm for domain"), "{message}");
         assert!(hint.unwrap().contains(told));
@@ -184,7 +184,7 @@ fn bug_in_a_lifecycle_is_an_answer_and_stops_nothing_else() {
     let world = World::new();
     let service = world.start();
     world.stubs.set(Mode::Panic);
-    let Failure::Failed { message, .. } = failure(service.create("")) else { panic!() };
+    let Refusal::Failed { message, .. } = failure(service.create("")) else { panic!() };
     assert!(message.contains("a bug in outriggerd"), "{message}");
     assert_eq!(service.list(), []);
     service.kill().unwrap();
@@ -203,7 +203,7 @@ fn requests_reach_the_guest() {
     let mut client = service.client();
     client.call::<_, serde_json::Value>("Pause", &named("hello")).unwrap();
     assert_eq!(service.get("hello").unwrap().state, State::Paused);
-    let Failure::Failed { message, .. } = failure(client.call::<_, Via>("Shutdown", &named("hello"))) else {
+    let Refusal::Failed { message, .. } = failure(client.call::<_, Via>("Shutdown", &named("hello"))) else {
         panic!()
     };
     assert!(message.contains("unpause it first"), "{message}");

@@ -1,9 +1,8 @@
 //! How guests end, and what is done then.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use api::types::{Failure, Guest, State};
+use api::types::{Guest, Refusal, State};
 use serde_json::{Value, json};
 use stubdom_abi::{DmKey, Feature};
 use toolstack::Deadlines;
@@ -33,7 +32,7 @@ fn powered_off_guest_is_destroyed() {
     let last = service.events.expect(&["powered-off", "destroyed"]);
     assert_eq!((last.name.as_str(), last.domid), ("hello", guest.domid));
     // Whoever hears of it finds it gone.
-    assert_eq!(failure(service.get("hello")), Failure::NoSuchGuest { guest: "hello".to_owned() });
+    assert_eq!(failure(service.get("hello")), Refusal::NoSuchGuest { guest: "hello".to_owned() });
     world.check_clean();
 }
 
@@ -90,7 +89,7 @@ fn guest_that_waits_for_its_restart_is_destroyed_at_once() {
     let begin = Instant::now();
     let change = json!({ "guest": "hello", "vcpus": 1 });
     let refused = failure(service.client().call::<_, Value>("VcpuSet", &change));
-    assert!(matches!(&refused, Failure::Busy { lifecycle, .. } if lifecycle == "restart"), "{refused:?}");
+    assert!(matches!(&refused, Refusal::Busy { lifecycle, .. } if lifecycle == "restart"), "{refused:?}");
     service.destroy("hello").unwrap();
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
     assert_eq!(service.events.expect(&["destroyed"]).domid, guest.domid);
@@ -113,8 +112,8 @@ fn guest_that_is_gone_while_it_waits_is_not_restarted() {
 fn next_daemon_restarts_a_guest_that_waits_when_its_time_comes() {
     let (world, service, guest) = rebooted(3);
     let begin = Instant::now();
-    let has_note = |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("restarts"));
-    eventually("there is a note", || world.host.state().files.keys().any(has_note));
+    let is_delayed = |text: &Vec<u8>| String::from_utf8_lossy(text).contains("\"delayed\"");
+    eventually("the delay is recorded", || world.host.state().files.values().any(is_delayed));
     service.kill().unwrap();
     let mut service = world.start();
     service.events.expect(&["rebooted", "restart-delayed"]);
@@ -154,7 +153,7 @@ fn preserved_guest_stays_until_it_is_destroyed() {
     service.events.expect(&["powered-off", "preserved"]);
     assert_eq!(service.get("hello").unwrap().state, State::ShutDown);
     // Its name is not free, and news of other domains change nothing.
-    assert!(matches!(failure(service.create("")), Failure::NameTaken { .. }));
+    assert!(matches!(failure(service.create("")), Refusal::NameTaken { .. }));
     world.end(guest.domid, ShutdownReason::PowerOff);
     service.destroy("hello").unwrap();
     service.events.expect(&["destroyed"]);
@@ -287,7 +286,7 @@ fn dead_device_model_leaves_a_preserved_guest_paused() {
 fn failed_destroy_keeps_the_guest_for_another_try() {
     let (world, mut service, guest) = running("");
     world.hypervisor.fail_operation("destroy_domain", xen::Errno::EIO);
-    let Failure::Failed { message, hint, .. } = failure(service.destroy("hello")) else { panic!() };
+    let Refusal::Failed { message, hint, .. } = failure(service.destroy("hello")) else { panic!() };
     assert!(message.contains("not completely destroyed"), "{message}");
     assert!(hint.unwrap().contains("outrigger destroy"));
     service.events.expect(&["destroy-failed"]);

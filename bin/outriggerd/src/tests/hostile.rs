@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use api::types::{Failure, Guests, State};
+use api::types::{Guests, Refusal, State};
 use config::Uuid;
 use serde_json::json;
 use stubdom_abi::DmKey;
@@ -15,7 +15,7 @@ use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
 
 use super::world::{World, failure};
-use crate::qmp::{Dial as _, HostDial, Place};
+use crate::dial::{Dial as _, HostDial, Place};
 
 #[test]
 fn domains_that_reuse_the_domids_of_a_gone_guest_are_not_destroyed() {
@@ -74,7 +74,7 @@ fn domid_means_a_guest_only_while_its_domain_has_it() {
     stranger(&world, guest.domid, [9; 16]);
     let before = world.hypervisor.operations().len();
     let refused = failure(service.destroy(&guest.domid.to_string()));
-    assert!(matches!(refused, Failure::NoSuchGuest { .. }), "{refused:?}");
+    assert!(matches!(refused, Refusal::NoSuchGuest { .. }), "{refused:?}");
     for method in ["Pause", "Unpause", "Shutdown"] {
         let mut client = service.client();
         let asked = client.call::<_, serde_json::Value>(method, &super::world::named("hello"));

@@ -1,13 +1,12 @@
 //! Daemons that are killed, and those that follow.
 
-use api::types::{Failure, Guest, State};
+use api::types::{Guest, Refusal, State};
 use serde_json::{Value, json};
 use toolstack::CreateOptions;
 use toolstack::host::Scripts;
 use xen::ShutdownReason;
 
 use super::world::{Mode, Service, World, config, eventually, failure, named, parameters};
-use crate::backoff::Turn;
 
 #[test]
 fn running_guest_is_taken_up() {
@@ -106,7 +105,12 @@ fn restart_that_was_cut_off_before_its_last_step_is_ended() {
     let guest_config = config::load_str("hello.cfg", &config("")).config.unwrap();
     let options = CreateOptions { paused: true, ..CreateOptions::default() };
     let guest = shared.toolstack.create(&guest_config, options, &mut |_| ()).unwrap();
-    shared.restarts.note(guest.uuid, &guest_config, Some(guest.uuid), Turn::default()).unwrap();
+    let path = shared.toolstack.paths().guests().join(format!("{}.json", guest.uuid));
+    let mut record: Value = serde_json::from_slice(&world.host.state().files[&path]).unwrap();
+    let restart = json!({ "turn": { "row": 0, "due_ms": 0 }, "stage": "creating", "predecessor": null });
+    record["operation"] =
+        json!({ "kind": { "restart": restart }, "cursor": { "step": "start-guest", "way": "back" } });
+    world.host.put_file(&path, record.to_string().as_bytes());
     let service = world.start();
     assert_eq!(service.get("hello").unwrap().state, State::Running);
     service.destroy("hello").unwrap();
@@ -129,7 +133,7 @@ fn destroy_that_was_cut_off_is_ended() {
     let service = world.start();
     service.create("").unwrap();
     world.hypervisor.fail_operation("destroy_domain", xen::Errno::EIO);
-    assert!(matches!(failure(service.destroy("hello")), Failure::Failed { .. }));
+    assert!(matches!(failure(service.destroy("hello")), Refusal::Failed { .. }));
     service.kill().unwrap();
     world.hypervisor.heal();
     let service = world.start();
@@ -248,7 +252,7 @@ fn script_that_hangs_in_recovery_does_not_delay_the_daemon() {
     // The earlier daemon was killed while it destroyed a guest with a script.
     let path = toolstack.paths().guests().join(format!("{}.json", guest.uuid));
     let mut record: Value = serde_json::from_slice(&world.host.state().files[&path]).unwrap();
-    record["phase"] = json!("destroying");
+    record["operation"] = json!({ "kind": "destroy", "cursor": { "step": "", "way": "forward" } });
     let backend = format!("backend/vif/{}/0", guest.domid);
     record["scripts"] = json!([{ "script": "/s", "backend": backend, "args": ["offline"], "env": {} }]);
     world.host.put_file(&path, record.to_string().as_bytes());
@@ -259,7 +263,7 @@ fn script_that_hangs_in_recovery_does_not_delay_the_daemon() {
     assert_eq!(shown("hello"), (guest.domid, State::Destroying));
     assert_eq!(shown("other").1, State::Running);
     assert_eq!(service.list().len(), 2);
-    assert!(matches!(failure(service.destroy("hello")), Failure::Busy { .. }));
+    assert!(matches!(failure(service.destroy("hello")), Refusal::Busy { .. }));
     world.host.scripts(Scripts::Run);
     service.settle();
     service.destroy("other").unwrap();

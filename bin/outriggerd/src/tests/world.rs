@@ -13,7 +13,7 @@ use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
-    CreateParameters, Failure, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, State,
+    CreateParameters, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, Refusal, State,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -26,10 +26,10 @@ use xenstore::server::Server;
 use xenstore::{Store, Xenstore, XsPath};
 
 use crate::daemon::Daemon;
-use crate::driver::Shared;
-use crate::qmp::{Access, Dial, Dialing, Place, Qmp};
-use crate::registry::Registry;
-use crate::restarts::Restarts;
+use crate::dial::{Dial, Dialing, Place};
+use crate::guest::registry::Registry;
+use crate::guest::shared::Shared;
+use crate::qmp::{Access, Qmp};
 
 /// Sessions with device models that never answer.
 fn no_qmp(socket: &Path) -> Qmp {
@@ -101,16 +101,11 @@ impl World {
             .with_deadlines(Deadlines::default())
     }
 
-    pub(crate) fn restarts(&self, toolstack: &Toolstack) -> Restarts {
-        Restarts::new(self.host.clone(), &toolstack.paths().state, toolstack.boot_id().unwrap())
-    }
-
     /// What drivers share, without a daemon.
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
-        let restarts = self.restarts(&toolstack);
         let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
-        Shared { toolstack, registry: Registry::new(), restarts, qmp }
+        Shared { toolstack, registry: Registry::new(), qmp }
     }
 
     pub(crate) fn start(&self) -> Service {
@@ -161,7 +156,6 @@ impl World {
         assert_eq!(self.hypervisor.leftovers(), Vec::<String>::new());
         let state = self.host.state();
         let is_json = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
-        // State files and notes of restarts.
         let files: Vec<_> = state.files.keys().filter(is_json).collect();
         assert!(files.is_empty() && state.loops.is_empty(), "{files:?} {:?}", state.loops);
     }
@@ -172,7 +166,7 @@ impl Service {
     pub(crate) fn settle(&self) {
         let under_way = [State::Creating, State::Destroying];
         eventually("what was left is settled", || {
-            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.state))
+            self.shared.registry.all().iter().all(|entry| !under_way.contains(&entry.view.state))
         });
     }
 
@@ -255,9 +249,9 @@ pub(crate) fn create(
 }
 
 /// The failure of the interface that a call ended with.
-pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Failure {
+pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Refusal {
     match result {
-        Err(ClientError::Refused { failure, .. }) => *failure,
+        Err(ClientError::Refused { refusal, .. }) => *refusal,
         other => panic!("{other:?} where a failure has to be"),
     }
 }
@@ -269,7 +263,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn new(shared: &Shared) -> Self {
-        Self { happenings: shared.registry.listen() }
+        Self { happenings: shared.registry.subscribe() }
     }
 
     pub(crate) fn next(&mut self) -> Happening {

@@ -1,4 +1,4 @@
-//! Looks at a guest and its stubdomain in Xen.
+//! Looks at a guest and its stubdomain in Xen, on a thread that may block.
 
 use toolstack::{Cause, Guest, GuestEvent, Toolstack};
 use xen::DomainInfo;
@@ -6,7 +6,7 @@ use xen::DomainInfo;
 /// What has ended, if anything.
 ///
 /// QEMU's end shows as the stubdomain's: its agent powers the domain off then.
-pub(crate) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<GuestEvent>, Cause> {
+pub(super) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<GuestEvent>, Cause> {
     // A domid that another domain has now belongs to neither the guest nor its stubdomain.
     let target = toolstack.domain_info(guest.domid, guest.uuid)?;
     let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;

@@ -10,15 +10,15 @@ const ARGUMENT_LIMIT: usize = 4096;
 
 /// The stubdomain's facts.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(super) struct Found {
     /// QEMU's arguments.
-    pub(crate) qemu_argv: Vec<String>,
+    pub(super) qemu_argv: Vec<String>,
     /// What the agent has written, hostile text made harmless.
-    pub(crate) agent: Value,
+    pub(super) agent: Value,
 }
 
 /// Reads them back from xenstore.
-pub(crate) fn inspect(toolstack: &Toolstack, guest: &Guest) -> Result<Found, Cause> {
+pub(super) fn inspect(toolstack: &Toolstack, guest: &Guest) -> Result<Found, Cause> {
     Ok(Found { qemu_argv: argv(toolstack, guest)?, agent: agent(toolstack, guest)? })
 }
 

@@ -1,9 +1,14 @@
-//! What a handler gives back, and how it becomes varlink replies.
+//! Answers of methods, and how they become varlink replies.
 
+use api::INTERFACE_NAME;
+use api::call::{CallError, SERVICE_NAME};
 use api::frame::{self, FrameError, Reply};
-use api::types::Failure;
+use api::types::Refusal;
 use serde::Serialize;
-use serde_json::json;
+use tokio::sync::mpsc;
+
+/// The channel of a call's answers.
+pub(crate) type Replies = mpsc::Sender<Answer>;
 
 /// One reply to a call.
 #[derive(Debug)]
@@ -36,39 +41,34 @@ impl Answer {
     }
 
     /// An error of `io.outrigger`.
-    pub(crate) fn failure(failure: &Failure) -> Self {
-        // The enum is encoded as its short name and its parameters.
-        match serde_json::to_value(failure) {
+    pub(crate) fn refusal(refusal: &Refusal) -> Self {
+        Self::tagged(INTERFACE_NAME, refusal)
+    }
+
+    /// An error of `org.varlink.service`.
+    pub(crate) fn call_error(error: &CallError) -> Self {
+        Self::tagged(SERVICE_NAME, error)
+    }
+
+    /// An error whose enum is encoded as its short name and its parameters.
+    fn tagged<T: Serialize>(interface: &str, error: &T) -> Self {
+        match serde_json::to_value(error) {
             Ok(mut tagged) => {
                 let name = tagged["error"].as_str().unwrap_or("Failed").to_owned();
-                Self::error(&format!("{}.{name}", api::INTERFACE_NAME), &tagged["parameters"].take())
+                Self::Last(Reply {
+                    error: Some(format!("{interface}.{name}")),
+                    parameters: frame::parameters(&tagged["parameters"].take()).ok(),
+                    continues: false,
+                })
             }
             Err(error) => Self::unencodable(&FrameError::Malformed(error)),
         }
     }
 
-    /// An error by its full name.
-    pub(crate) fn error<T: Serialize>(name: &str, parameters: &T) -> Self {
-        Self::Last(Reply {
-            error: Some(name.to_owned()),
-            parameters: frame::parameters(parameters).ok(),
-            continues: false,
-        })
-    }
-
-    /// `org.varlink.service.InvalidParameter`.
-    pub(crate) fn invalid_parameter(why: &FrameError) -> Self {
-        let text = match why {
-            FrameError::Malformed(source) => source.to_string(),
-            other => other.to_string(),
-        };
-        Self::error("org.varlink.service.InvalidParameter", &json!({ "parameter": text }))
-    }
-
     fn unencodable(error: &FrameError) -> Self {
         tracing::error!(%error, "an answer could not be encoded");
         Self::Last(Reply {
-            error: Some(format!("{}.Failed", api::INTERFACE_NAME)),
+            error: Some(format!("{INTERFACE_NAME}.Failed")),
             parameters: None,
             continues: false,
         })
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn failure_becomes_an_error_of_the_interface_with_its_parameters() {
-        let (reply, last) = Answer::failure(&Failure::NoSuchGuest { guest: "hello".into() }).into_reply();
+        let (reply, last) = Answer::refusal(&Refusal::NoSuchGuest { guest: "hello".into() }).into_reply();
         assert!(last);
         assert_eq!(reply.error.as_deref(), Some("io.outrigger.NoSuchGuest"));
         assert_eq!(reply.parameters.unwrap().get(), r#"{"guest":"hello"}"#);

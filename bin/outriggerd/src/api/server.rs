@@ -3,52 +3,31 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::frame::{self, Call, FrameError, Splitter};
+use api::call::Incoming;
+use api::frame::{self, FrameError, Request, Splitter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::answer::Answer;
-use crate::methods::Methods;
+use super::calls::Calls;
+use crate::reply::Answer;
 
 /// A client that does not read an answer within this time is disconnected.
 const WRITE_DEADLINE: Duration = Duration::from_secs(30);
 /// Answers that may wait for a slow client before the sender waits too.
 const BACKLOG: usize = 64;
 /// Calls of one client that may wait for their turn.
-const PIPELINE: usize = 8;
+const PIPELINED: usize = 8;
 /// Clients at a time. Below the usual limit of 1024 open files, so that lifecycles can always open theirs.
 /// Tests have both ends of each connection open, and want to fill them all.
 pub(crate) const CLIENTS: usize = if cfg!(test) { 128 } else { 512 };
 
-/// Binds the socket so that only its owner can connect; the lock that the caller holds makes a stale one safe to
-/// replace.
-///
-/// # Errors
-/// The system's error.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
-
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Bound under a temporary name, so that no client can connect before the mode is set.
-    let hidden = path.with_extension("new");
-    let _ = std::fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden)?;
-    std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&hidden, path)?;
-    Ok(listener)
-}
-
 /// Accepts clients for as long as the daemon lives.
-pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
+pub(crate) async fn accept(listener: UnixListener, calls: Arc<Calls>) {
     let room = Arc::new(Semaphore::new(CLIENTS));
     loop {
         match listener.accept().await {
@@ -57,9 +36,9 @@ pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
                     tracing::warn!("refused a client: the limit of {CLIENTS} is reached");
                     continue;
                 };
-                let methods = Arc::clone(&methods);
+                let calls = Arc::clone(&calls);
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &methods).await {
+                    if let Err(error) = serve(stream, &calls).await {
                         tracing::debug!(%error, "a client disconnected");
                     }
                     drop(place);
@@ -74,17 +53,17 @@ pub(crate) async fn accept(listener: UnixListener, methods: Arc<Methods>) {
     }
 }
 
-async fn serve(stream: UnixStream, methods: &Arc<Methods>) -> io::Result<()> {
+async fn serve(stream: UnixStream, calls: &Calls) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     if peer != 0 && peer != nix::unistd::getuid().as_raw() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let (reader, mut writer) = stream.into_split();
-    let (sender, receiver) = mpsc::channel(PIPELINE);
-    let mut calls = Calls { receiver, waiting: VecDeque::new() };
+    let (sender, receiver) = mpsc::channel(PIPELINED);
+    let mut pipeline = Pipeline { receiver, waiting: VecDeque::new() };
     let answers = async {
-        while let Some(frame) = calls.next().await {
-            answer(&mut writer, &frame, &mut calls, methods).await?;
+        while let Some(frame) = pipeline.next().await {
+            answer(&mut writer, &frame, &mut pipeline, calls).await?;
         }
         Ok(())
     };
@@ -118,13 +97,13 @@ async fn read_frames(mut reader: OwnedReadHalf, frames: mpsc::Sender<Vec<u8>>) {
 }
 
 /// The calls of one client that are not answered yet.
-struct Calls {
+struct Pipeline {
     receiver: mpsc::Receiver<Vec<u8>>,
     /// Those that came while an answer was still being given.
     waiting: VecDeque<Vec<u8>>,
 }
 
-impl Calls {
+impl Pipeline {
     async fn next(&mut self) -> Option<Vec<u8>> {
         match self.waiting.pop_front() {
             Some(frame) => Some(frame),
@@ -134,7 +113,7 @@ impl Calls {
 
     /// Ends when the client is gone.
     async fn gone(&mut self) {
-        while self.waiting.len() < PIPELINE {
+        while self.waiting.len() < PIPELINED {
             match self.receiver.recv().await {
                 Some(frame) => self.waiting.push_back(frame),
                 None => return,
@@ -148,14 +127,21 @@ impl Calls {
 async fn answer(
     writer: &mut OwnedWriteHalf,
     frame: &[u8],
-    calls: &mut Calls,
-    methods: &Arc<Methods>,
+    pipeline: &mut Pipeline,
+    calls: &Calls,
 ) -> io::Result<()> {
-    let call: Call = frame::decode(frame).map_err(invalid)?;
-    let (more, oneway) = (call.more, call.oneway);
-    let endless = Methods::is_endless(&call);
+    let request: Request = frame::decode(frame).map_err(invalid)?;
+    let (more, oneway) = (request.more, request.oneway);
     let (sender, mut answers) = mpsc::channel(BACKLOG);
-    methods.dispatch(&call, &sender);
+    let mut endless = false;
+    match Incoming::read(&request) {
+        Ok(call) => {
+            endless = matches!(&call, Incoming::Own(call) if call.is_endless());
+            calls.dispatch(call, &sender).await;
+        }
+        // The channel is new, so there is room.
+        Err(error) => drop(sender.try_send(Answer::call_error(&error))),
+    }
     // What the handler has kept of it tells when no answer can come any more.
     drop(sender);
     loop {
@@ -163,7 +149,7 @@ async fn answer(
             next = answers.recv() => next,
             // A client that hangs up ends its subscription. Any other call ends by itself, and keeps the client's
             // place until then, so that no client can have more calls in progress than there are places.
-            () = calls.gone(), if endless => return Err(io::ErrorKind::BrokenPipe.into()),
+            () = pipeline.gone(), if endless => return Err(io::ErrorKind::BrokenPipe.into()),
         };
         let (reply, last) = next.unwrap_or_else(dropped).into_reply();
         if !oneway && (more || last) {
@@ -182,7 +168,7 @@ fn invalid(error: FrameError) -> io::Error {
 
 /// The answer of a handler that ended without one: a bug, reported to the client so that it does not hang.
 fn dropped() -> Answer {
-    Answer::failure(&api::types::Failure::Failed {
+    Answer::refusal(&api::types::Refusal::Failed {
         message: "outriggerd returned no answer".to_owned(),
         causes: Vec::new(),
         hint: Some("see outriggerd's log".to_owned()),

@@ -1,4 +1,6 @@
-//! How a session reaches a device model.
+//! How a device model's monitor is reached.
+
+mod pace;
 
 use std::future::Future;
 use std::io;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use config::Uuid;
 use console::attach::ask;
-use console::request::{Request, Wanted, Which};
+use console::request::{Request, Wanted as ConsoleRequest, Which};
 use nix::sys::socket::{setsockopt, sockopt};
 use stubdom_abi::{DmKey, QmpConsole};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,22 +23,22 @@ use xen::Hypervisor;
 use xen_types::DomId;
 use xenstore::Xenstore;
 
-use super::pace::Pace;
+use pace::Pace;
 
 /// A connection to a device model's monitor.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection, and what it is for QEMU.
-pub(crate) enum Reached {
+pub(crate) enum Connection {
     /// A session of its own, with a greeting.
     Session(Box<dyn Stream>),
     /// A console: the same monitor as for everyone before.
     Console(Box<dyn Stream>),
 }
 
-/// What [`Dial::dial`] gives.
-pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<Reached>> + Send>>;
+/// What [`Dial::dial`] returns.
+pub(crate) type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
 
 /// Where a device model's monitor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +98,7 @@ impl Dial for HostDial {
         let store = self.store.clone();
         Box::pin(async move {
             let client = connect(hypervisor, store, place).await?;
-            Ok(Reached::Session(Box::new(AsyncClient::new(client)?)))
+            Ok(Connection::Session(Box::new(AsyncClient::new(client)?)))
         })
     }
 }
@@ -108,8 +110,8 @@ async fn take_console(
     folder: PathBuf,
     place: Place,
     console: QmpConsole,
-) -> io::Result<Reached> {
-    let console = Wanted {
+) -> io::Result<Connection> {
+    let console = ConsoleRequest {
         domid: place.stub,
         which: Which::Number(u32::from(console.number())),
         uuid: Some(place.stub_uuid),
@@ -122,7 +124,7 @@ async fn take_console(
         Ok(stream)
     })
     .await?;
-    Ok(Reached::Console(Box::new(UnixStream::from_std(stream)?)))
+    Ok(Connection::Console(Box::new(UnixStream::from_std(stream)?)))
 }
 
 /// Fails unless the domid still belongs to the stubdomain.

@@ -1,0 +1,141 @@
+//! Changes of a running guest: from a call's parameters to what the guest's driver has the toolstack do.
+
+use api::types::{
+    BlockAttach, BlockDetach, CdEject, CdInsert, NetworkAttach, NetworkDetach, NetworkSetBridge, Refusal,
+};
+use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
+use toolstack::{Cause, Detach, Guest, GuestId, Toolstack};
+use xen_types::KiB;
+
+use crate::guest::registry::{Key, Registry};
+use crate::guest::request::Change;
+use crate::refusal::JobError;
+
+impl Change {
+    fn new(
+        name: &'static str,
+        work: impl FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, JobError>
+        + Send
+        + 'static,
+    ) -> Self {
+        Self { name, work: Box::new(work), new_name: None }
+    }
+
+    /// Attaches a disk.
+    pub(super) fn block_attach(parameters: &BlockAttach) -> Result<Self, Refusal> {
+        let disk = device(config::load_disk("disk", &parameters.disk))?;
+        Ok(Self::new("block-attach", move |ts, id, events| Ok(ts.attach_disk(id, &disk, events)?)))
+    }
+
+    /// Detaches a disk.
+    pub(super) fn block_detach(parameters: &BlockDetach) -> Result<Self, Refusal> {
+        let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
+        let how = how(parameters.force);
+        Ok(Self::new("block-detach", move |ts, id, events| Ok(ts.detach_disk(id, vdev, how, events)?)))
+    }
+
+    /// Inserts a disc into a CD drive.
+    pub(super) fn cd_insert(parameters: &CdInsert) -> Result<Self, Refusal> {
+        let CdInsert { vdev, file, force, .. } = parameters;
+        let vdev = config::device_name(vdev).map_err(bad)?;
+        // `target=` takes all that follows, whatever is in the path.
+        let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
+        let source = device(config::load_disk("disc", &text))?.source;
+        Ok(Self::medium("cd-insert", vdev, source, *force))
+    }
+
+    /// Ejects the disc of a CD drive.
+    pub(super) fn cd_eject(parameters: &CdEject) -> Result<Self, Refusal> {
+        let vdev = config::device_name(&parameters.vdev).map_err(bad)?;
+        Ok(Self::medium("cd-eject", vdev, DiskSource::Empty, parameters.force))
+    }
+
+    fn medium(name: &'static str, vdev: Vdev, source: DiskSource, force: bool) -> Self {
+        Self::new(name, move |ts, id, events| Ok(ts.change_medium(id, vdev, &source, how(force), events)?))
+    }
+
+    /// Attaches a network interface.
+    pub(super) fn network_attach(parameters: &NetworkAttach) -> Result<Self, Refusal> {
+        let nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
+        Ok(Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?)))
+    }
+
+    /// Detaches a network interface.
+    pub(super) fn network_detach(parameters: &NetworkDetach) -> Result<Self, Refusal> {
+        let which = WhichNic::read(&parameters.nic)?;
+        let how = how(parameters.force);
+        Ok(Self::new("network-detach", move |ts, id, events| {
+            Ok(ts.detach_nic(id, which.find(ts, id)?, how, events)?)
+        }))
+    }
+
+    /// Moves a network interface to another bridge.
+    pub(super) fn network_set_bridge(parameters: NetworkSetBridge) -> Result<Self, Refusal> {
+        let NetworkSetBridge { nic, bridge, .. } = parameters;
+        let which = WhichNic::read(&nic)?;
+        // For its complaints about the bridge's name.
+        device(config::load_nic("vif", &format!("bridge={bridge}"), 0))?;
+        Ok(Self::new("network-set-bridge", move |ts, id, events| {
+            Ok(ts.set_bridge(id, which.find(ts, id)?, &bridge, events)?)
+        }))
+    }
+
+    /// Sets the number of vCPUs.
+    pub(super) fn vcpu_set(vcpus: u32) -> Self {
+        Self::new("vcpu-set", move |ts, id, events| Ok(ts.set_vcpus(id, vcpus, events)?))
+    }
+
+    /// Sets the memory.
+    pub(super) fn mem_set(memory: KiB) -> Self {
+        Self::new("mem-set", move |ts, id, events| Ok(ts.set_memory(id, memory, events)?))
+    }
+
+    /// Renames the guest. From now on no other guest can take the name.
+    pub(super) fn rename(registry: &Registry, key: Key, name: String) -> Result<Self, Refusal> {
+        let reservation = registry.reserve(key, &name)?;
+        let change = Self::new("rename", move |ts, id, events| Ok(ts.rename(id, &name, events)?));
+        Ok(Self { new_name: Some(reservation), ..change })
+    }
+}
+
+/// A network interface by its number or its address.
+#[derive(Clone, Copy, Debug)]
+enum WhichNic {
+    Number(u32),
+    Address(MacAddr),
+}
+
+impl WhichNic {
+    fn read(text: &str) -> Result<Self, Refusal> {
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) => text.parse().map(Self::Address).map_err(bad),
+        }
+    }
+
+    fn find(self, toolstack: &Toolstack, id: GuestId) -> Result<u32, JobError> {
+        let address = match self {
+            Self::Number(devid) => return Ok(devid),
+            Self::Address(address) => address,
+        };
+        let found = toolstack.nics(id)?.into_iter().find(|entry| entry.mac == address);
+        if let Some(entry) = found {
+            return Ok(entry.nic.devid);
+        }
+        let name = toolstack.info(id)?.guest.name;
+        Err(Cause::NoDevice { name, device: format!("network interface {address}") }.into())
+    }
+}
+
+const fn how(force: bool) -> Detach {
+    if force { Detach::Force } else { Detach::Ask }
+}
+
+fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Refusal> {
+    let diagnostics = loaded.render(false);
+    loaded.device.ok_or_else(|| Refusal::BadConfig { diagnostics: diagnostics + "\n" })
+}
+
+fn bad(why: impl std::fmt::Display) -> Refusal {
+    Refusal::BadConfig { diagnostics: format!("error: {why}\n") }
+}

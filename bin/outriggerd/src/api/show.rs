@@ -1,0 +1,90 @@
+//! Converts the toolstack's types to those of the interface, and back.
+
+use std::path::Path;
+
+use api::types::{Disk, Nic, TriggerKind, Unreadable};
+use config::DiskSource;
+use toolstack::{Cause, DiskEntry, NicEntry, Signal, UnreadableRecord};
+use xen::HostCapabilities;
+
+/// The processor's capabilities, as `xl info` prints them.
+pub(super) fn virt_caps(caps: &HostCapabilities) -> String {
+    let words = [
+        (caps.pv, "pv"),
+        (caps.hvm, "hvm"),
+        (caps.hvm && caps.iommu, "hvm_directio"),
+        (caps.pv && caps.iommu, "pv_directio"),
+        (caps.hap, "hap"),
+        (caps.shadow, "shadow"),
+        (caps.iommu_shares_hap, "iommu_hap_pt_share"),
+        (caps.vmtrace, "vmtrace"),
+        (caps.vpmu, "vpmu"),
+    ];
+    words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// An unreadable state file in the interface's form.
+pub(super) fn unreadable(file: &UnreadableRecord) -> Unreadable {
+    Unreadable {
+        file: file.path.display().to_string(),
+        uuid: file.uuid.map(|uuid| uuid.to_string()),
+        name: file.name.as_ref().map(|name| stubdom_abi::harmless(name.as_bytes())),
+        domid: file.domid,
+        problem: file.cause.chain(),
+    }
+}
+
+/// The folder of the state files, when it cannot be read.
+pub(super) fn unreadable_folder(folder: &Path, cause: &Cause) -> Unreadable {
+    let file = folder.display().to_string();
+    Unreadable { file, uuid: None, name: None, domid: None, problem: cause.chain() }
+}
+
+/// What `Trigger` sends, in the hypervisor's words.
+pub(super) const fn signal(kind: TriggerKind) -> Signal {
+    match kind {
+        TriggerKind::Power => Signal::Power,
+        TriggerKind::Sleep => Signal::Sleep,
+        TriggerKind::Nmi => Signal::Nmi,
+        TriggerKind::Reset => Signal::Reset,
+        TriggerKind::Init => Signal::Init,
+    }
+}
+
+/// A disk as the interface shows it.
+pub(super) fn disk(entry: DiskEntry) -> Disk {
+    let DiskEntry { disk, stub_vdev, link } = entry;
+    Disk {
+        vdev: disk.vdev.to_string(),
+        devid: disk.vdev.devid(),
+        cdrom: disk.is_cdrom(),
+        writable: disk.is_writable(),
+        source: match disk.source {
+            DiskSource::Empty => String::new(),
+            DiskSource::Path(path) => path,
+            DiskSource::Script { target, .. } => target,
+        },
+        emulated_by: stub_vdev.map(|vdev| vdev.to_string()),
+        state: link.state,
+        event_channel: link.event_channel,
+        ring_ref: link.rings.first().copied().flatten(),
+        backend: link.backend,
+    }
+}
+
+/// A network interface as the interface shows it.
+pub(super) fn nic(entry: NicEntry) -> Nic {
+    let NicEntry { nic, mac, bridge, emulated, link } = entry;
+    Nic {
+        devid: nic.devid,
+        mac: mac.to_string(),
+        bridge,
+        model: nic.model,
+        emulated,
+        state: link.state,
+        event_channel: link.event_channel,
+        tx_ring_ref: link.rings.first().copied().flatten(),
+        rx_ring_ref: link.rings.get(1).copied().flatten(),
+        backend: link.backend,
+    }
+}

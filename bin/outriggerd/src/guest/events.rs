@@ -1,0 +1,52 @@
+//! Events of guests in the interface's words.
+
+use api::types::{Happening, State};
+use toolstack::{Guest, GuestEvent};
+use xen::ShutdownReason;
+
+/// An event of a guest, for subscribers.
+pub(crate) fn event(guest: &Guest, kind: &str, detail: &str) -> Happening {
+    Happening {
+        name: guest.name.clone(),
+        uuid: guest.uuid.to_string(),
+        domid: guest.domid,
+        kind: kind.to_owned(),
+        detail: detail.to_owned(),
+    }
+}
+
+/// The kind of the event.
+pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
+    match event {
+        GuestEvent::Gone | GuestEvent::EndedWithHost => "gone",
+        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => "dm-died",
+        GuestEvent::Shutdown(reason) => match reason {
+            ShutdownReason::PowerOff => "powered-off",
+            ShutdownReason::Reboot => "rebooted",
+            ShutdownReason::Suspend => "suspended",
+            ShutdownReason::Watchdog => "watchdog",
+            ShutdownReason::SoftReset => "soft-reset",
+            ShutdownReason::Crash | ShutdownReason::Other(_) => "crashed",
+        },
+    }
+}
+
+/// Details of the event.
+pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
+    match event {
+        GuestEvent::Gone => "the guest was destroyed externally",
+        GuestEvent::EndedWithHost => "the guest ended when the host went down",
+        GuestEvent::DeviceModelDied => "see `outrigger dm-log` for QEMU's last log lines",
+        GuestEvent::DeviceModelTaken => "its stubdomain was destroyed externally",
+        GuestEvent::Shutdown(_) => "",
+    }
+}
+
+/// The state that is shown for a preserved guest.
+pub(crate) const fn shown(event: &GuestEvent) -> State {
+    match event {
+        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => State::DmDead,
+        GuestEvent::Shutdown(ShutdownReason::Crash) => State::Crashed,
+        GuestEvent::Shutdown(_) | GuestEvent::Gone | GuestEvent::EndedWithHost => State::ShutDown,
+    }
+}

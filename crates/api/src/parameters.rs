@@ -1,0 +1,166 @@
+//! The parameters of the methods of `io.outrigger`.
+
+use serde::{Deserialize, Serialize};
+use xen_types::KiB;
+
+/// Parameters of `Create`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreateParameters {
+    /// The text of the xl.cfg file.
+    pub config: String,
+    /// The file's absolute path.
+    pub path: String,
+    /// Whether the guest stays paused.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Parameters of the calls that name one guest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GuestParameter {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+}
+
+/// Parameters of `BlockAttach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockAttach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The disk, in the format of `xl-disk-configuration(5)`.
+    pub disk: String,
+}
+
+/// Parameters of `BlockDetach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockDetach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The disk's name or number.
+    pub vdev: String,
+    /// Detach without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `CdInsert`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CdInsert {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The drive's name or number.
+    pub vdev: String,
+    /// The absolute path of a raw image or a block device.
+    pub file: String,
+    /// Open the tray even if the guest has locked it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `CdEject`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CdEject {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The drive's name or number.
+    pub vdev: String,
+    /// Open the tray even if the guest has locked it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `NetworkAttach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkAttach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface, in the format of `xl-network-configuration(5)`.
+    pub vif: String,
+}
+
+/// Parameters of `NetworkDetach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkDetach {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface's number or address.
+    pub nic: String,
+    /// Detach without asking the guest.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Parameters of `NetworkSetBridge`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkSetBridge {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The interface's number or address.
+    pub nic: String,
+    /// The bridge.
+    pub bridge: String,
+}
+
+/// Parameters of `VcpuSet`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VcpuSet {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The number of vCPUs.
+    pub vcpus: u32,
+}
+
+/// Parameters of `MemSet`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemSet {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// How much memory, video memory included.
+    pub memory_kib: KiB,
+}
+
+/// Parameters of `Rename`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rename {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The new name.
+    pub name: String,
+}
+
+/// What `Trigger` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TriggerKind {
+    /// The power button.
+    Power,
+    /// The sleep button.
+    Sleep,
+    /// A non-maskable interrupt.
+    Nmi,
+    /// A reset.
+    Reset,
+    /// An INIT.
+    Init,
+}
+
+/// Parameters of `Trigger`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TriggerParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// What to send.
+    pub trigger: TriggerKind,
+    /// The vCPU to send it to.
+    #[serde(default)]
+    pub vcpu: u32,
+}
+
+/// Parameters of `Sysrq`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sysrq {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The key, one character.
+    pub key: String,
+}
