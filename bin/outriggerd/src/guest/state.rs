@@ -230,6 +230,14 @@ enum Phase {
     Gone,
 }
 
+impl Phase {
+    /// Of a guest of an earlier daemon. One with another name than in its configuration was preserved under that name:
+    /// its end has been handled.
+    fn adopted(guest: &Guest) -> Self {
+        if guest.name == guest.config.name { Self::Running } else { Self::Preserved(Shown::ShutDown) }
+    }
+}
+
 /// Whether the guest is being looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Look {
@@ -288,12 +296,12 @@ impl State {
 
     /// A guest of an earlier daemon; with `settling`, a change of it is being settled.
     pub(crate) fn adopted(guest: Guest, settling: bool, backoff: Backoff, limits: Limits) -> Self {
-        // One with another name than in its configuration was preserved under that name: its end has been handled.
-        let preserved = (guest.name != guest.config.name).then_some(Shown::ShutDown);
-        let phase = match preserved {
-            _ if settling => Phase::Busy { job: Job::Settle, request: None, preserved },
-            Some(shown) => Phase::Preserved(shown),
-            None => Phase::Running,
+        let phase = match Phase::adopted(&guest) {
+            Phase::Preserved(shown) if settling => {
+                Phase::Busy { job: Job::Settle, request: None, preserved: Some(shown) }
+            }
+            _ if settling => Phase::Busy { job: Job::Settle, request: None, preserved: None },
+            phase => phase,
         };
         Self::new(guest.name.clone(), Some(guest), phase, backoff, limits)
     }

@@ -119,7 +119,7 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
     service.kill().unwrap();
     let path = state_file(&world);
     let text = read(&world, &path);
-    world.host.put_file(&path, text.replacen("\"form\": 1", "\"form\": 7", 1).as_bytes());
+    world.host.put_file(&path, text.replacen("\"form\": 2", "\"form\": 7", 1).as_bytes());
     let service = world.start();
     let Guests { guests, unreadable } = service.client().call("List", &json!({})).unwrap();
     assert_eq!((guests.len(), unreadable.len()), (0, 1));

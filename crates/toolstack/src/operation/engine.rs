@@ -205,6 +205,9 @@ fn withdraw<C: Journal>(
 ) -> Vec<UndoFailure> {
     if let Some(entry) = steps.iter().find(|step| step.is_entry) {
         let is_clean = left.is_empty();
+        if entry.undo.is_none() {
+            events(Event::Undoing { id: entry.id(), label: entry.label() });
+        }
         let mut once = || undo_one(entry, context, events).and_then(|()| context.withdraw(is_clean));
         left.extend(once().or_else(|_| once()).err().map(of_entry));
     }

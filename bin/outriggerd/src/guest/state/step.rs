@@ -296,6 +296,10 @@ impl<'a> Step<'a> {
         match result {
             Ok(guest) => {
                 if let Some(guest) = guest {
+                    if job == Job::Settle {
+                        // It may have its earlier name again.
+                        self.state.phase = Phase::adopted(&guest);
+                    }
                     self.state.name.clone_from(&guest.name);
                     self.state.guest = Some(guest);
                 }

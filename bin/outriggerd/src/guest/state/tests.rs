@@ -280,6 +280,12 @@ fn settling_comes_before_requests() {
     assert_eq!(machine.ends(Ok(None)), ["observe"]);
     assert!(machine.state.takes_requests());
     assert_eq!(machine.shown(), Shown::Running);
+    // One whose renaming is undone has ended, and what its configuration says was not done yet.
+    let preserved = Guest { name: "hello-1".to_owned(), ..guest(10, "") };
+    let state = State::adopted(preserved, true, Backoff::default(), LIMITS);
+    let mut machine = Machine { state, now: START, more: "" };
+    assert_eq!(machine.ends(Ok(Some(guest(10, "")))), ["observe"]);
+    assert_eq!((machine.state.view().name.as_str(), machine.shown()), ("hello", Shown::Running));
 }
 
 #[test]
