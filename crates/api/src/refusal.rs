@@ -222,7 +222,6 @@ impl Refusal {
             Self::GuestDidNotRelease { .. } => {
                 Some("stop using it in the guest and try again, or use --force")
             }
-            Self::NeedsForce { .. } => Some("use --force once the guest no longer uses it"),
             Self::TrayLocked { .. } => {
                 Some("the guest was asked to open it; try again once it has, or use --force")
             }
@@ -232,7 +231,10 @@ impl Refusal {
             Self::DeviceExists { .. } => Some("detach it first, or use another name, number or address"),
             Self::StepFailed { hint, .. } | Self::Failed { hint, .. } => hint.as_deref(),
             // What is wrong says what to do.
-            Self::BadConfig { .. } | Self::UuidTaken { .. } | Self::InUse { .. } => None,
+            Self::BadConfig { .. }
+            | Self::UuidTaken { .. }
+            | Self::InUse { .. }
+            | Self::NeedsForce { .. } => None,
         }
     }
 }

@@ -142,7 +142,7 @@ async fn answer(
         // The channel is new, so there is room.
         Err(error) => drop(sender.try_send(Answer::call_error(&error))),
     }
-    // What the handler has kept of it tells when no answer can come any more.
+    // Its clones are with whoever answers: when the last is dropped, no answer can follow.
     drop(sender);
     loop {
         let next = tokio::select! {

@@ -104,7 +104,7 @@ impl Dial for HostDial {
 }
 
 /// Takes the console's stream: every byte from now on, and nobody else has it. That it cannot be had, because its
-/// daemon does not run or an earlier stream has not ended, is told and tried again by the session.
+/// daemon does not run or an earlier stream has not ended, is reported, and the session tries again.
 async fn take_console(
     hypervisor: Arc<dyn Hypervisor>,
     folder: PathBuf,

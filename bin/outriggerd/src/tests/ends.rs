@@ -238,7 +238,7 @@ fn dead_device_model_destroys_the_guest_by_default() {
 }
 
 #[test]
-fn device_model_whose_heart_stands_still_is_dead() {
+fn device_model_whose_heartbeat_is_lost_is_dead() {
     let world = World::new();
     let deadlines = Deadlines { heartbeat: Duration::from_millis(300), ..Deadlines::default() };
     let mut service = world.start_with(world.toolstack().with_deadlines(deadlines));
@@ -247,7 +247,7 @@ fn device_model_whose_heart_stands_still_is_dead() {
     let store = world.server.connect(DomId::DOM0);
     let write =
         |key: DmKey, value: &str| store.write(&key.path(stub, guest.domid), value.as_bytes()).unwrap();
-    // One that promises no beat is left alone.
+    // One that promises no heartbeat is left alone.
     write(DmKey::AgentHeartbeat, "1");
     write(DmKey::Features, Feature::Heartbeat.word());
     service.events.expect(&["created", "dm-died", "destroyed"]);

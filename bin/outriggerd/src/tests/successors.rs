@@ -159,7 +159,7 @@ fn killed_daemon_leaves_a_socket_that_the_next_one_replaces() {
     assert_eq!(service.list(), []);
 }
 
-/// Kills the daemon after each call to Xen of a lifecycle, until that ends with the happening `last`.
+/// Kills the daemon after each call to Xen of a lifecycle, until that ends with the event `last`.
 ///
 /// `prepare` comes before the lifecycle, `begin` starts it, `check` looks at the next daemon.
 fn killed_after_each_call<T>(

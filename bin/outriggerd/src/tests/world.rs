@@ -256,37 +256,37 @@ pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Ref
     }
 }
 
-/// Hears what happens.
+/// Subscribes to events.
 pub(crate) struct Listener {
-    happenings: broadcast::Receiver<Happening>,
+    events: broadcast::Receiver<Happening>,
 }
 
 impl Listener {
     pub(crate) fn new(shared: &Shared) -> Self {
-        Self { happenings: shared.registry.subscribe() }
+        Self { events: shared.registry.subscribe() }
     }
 
     pub(crate) fn next(&mut self) -> Happening {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let next = async { tokio::time::timeout(PATIENCE, self.happenings.recv()).await };
+        let next = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
         runtime.block_on(next).expect("something happens").unwrap()
     }
 
-    /// The next happenings are these, in this order; the last one is returned.
+    /// The next events are these, in this order; the last one is returned.
     pub(crate) fn expect(&mut self, kinds: &[&str]) -> Happening {
         let seen: Vec<Happening> = kinds.iter().map(|_| self.next()).collect();
-        assert_eq!(seen.iter().map(|happening| happening.kind.as_str()).collect::<Vec<_>>(), kinds);
+        assert_eq!(seen.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), kinds);
         seen.into_iter().next_back().unwrap()
     }
 
-    /// Whether this has happened, whatever else did.
+    /// Whether this event was published, whatever else was.
     pub(crate) fn heard(&mut self, kind: &str) -> bool {
-        std::iter::from_fn(|| self.happenings.try_recv().ok()).any(|happening| happening.kind == kind)
+        std::iter::from_fn(|| self.events.try_recv().ok()).any(|event| event.kind == kind)
     }
 
-    /// Nothing has happened that was not asked for.
+    /// No event was published that was not asked for.
     pub(crate) fn expect_nothing(&mut self) {
-        assert!(self.happenings.is_empty(), "{:?}", self.happenings.try_recv());
+        assert!(self.events.is_empty(), "{:?}", self.events.try_recv());
     }
 }
 
