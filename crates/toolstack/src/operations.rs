@@ -196,7 +196,7 @@ impl Toolstack {
         let record = self.record_of(id)?;
         match record.guest_domain(self)? {
             Some(domain) => Ok((record, domain)),
-            None => Err(Cause::NotNow { name: record.name, why: "is gone".to_owned() }),
+            None => Err(Cause::NotRunning { name: record.name, reason: None }),
         }
     }
 
@@ -220,13 +220,13 @@ impl Toolstack {
 
     fn ask(&self, id: GuestId, what: &str, button: Option<Trigger>) -> Result<ShutdownWay, Cause> {
         let (record, domain) = self.running(id)?;
-        let not_now = |why: &str| Cause::NotNow { name: record.name.clone(), why: why.to_owned() };
+        let name = || record.name.clone();
         match self.look(domain)?.map(|info| info.state) {
-            None => return Err(not_now("is gone")),
+            None => return Err(Cause::NotRunning { name: name(), reason: None }),
             Some(DomainState { shutdown: Some(reason), .. }) => {
-                return Err(not_now(&format!("has already ended ({reason})")));
+                return Err(Cause::NotRunning { name: name(), reason: Some(reason) });
             }
-            Some(DomainState { paused: true, .. }) => return Err(not_now("is paused; unpause it first")),
+            Some(DomainState { paused: true, .. }) => return Err(Cause::Paused { name: name() }),
             Some(_) => {}
         }
         // A guest's PV drivers set this when they listen for event channels.
@@ -234,9 +234,7 @@ impl Toolstack {
             return self.ask_pv_drivers(domain, what, &record).map(|()| ShutdownWay::PvDrivers);
         }
         let Some(button) = button else {
-            return Err(not_now(
-                "has no PV drivers and cannot be asked to reboot; destroy and create it instead",
-            ));
+            return Err(Cause::NoPvDrivers { name: name(), what: "be asked to reboot" });
         };
         self.hypervisor.send_trigger(domain.domid(), button, 0)?;
         Ok(ShutdownWay::PowerButton)
@@ -256,14 +254,11 @@ impl Toolstack {
             return Ok(());
         }
         if self.look(domain)?.is_none() {
-            return Err(Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() });
+            return Err(Cause::NotRunning { name: record.name.clone(), reason: None });
         }
         // So that they do not act on it later, unexpectedly.
         self.xenstore.write(&path, b"")?;
-        let why = format!(
-            "did not acknowledge the shutdown request within {:?}; is it still booting, or hung?",
-            self.deadlines.shutdown_ack
-        );
-        Err(Cause::NotNow { name: record.name.clone(), why })
+        let (name, after) = (record.name.clone(), self.deadlines.shutdown_ack);
+        Err(Cause::NotAcknowledged { name, what: "shutdown request", after })
     }
 }

@@ -93,8 +93,8 @@ impl Toolstack {
         next.operation = Some(Operation { kind: Kind::Restart(restart), cursor: Cursor::back("") });
         next.save(&*self.host, &self.paths)?;
         let preserved = self.give_name(id, name, false, &mut |_| ()).and_then(|record| {
-            let gone = Cause::NotNow { name: name.to_owned(), why: "no longer has a stubdomain".to_owned() };
-            record.guest().ok_or_else(|| gone.into())
+            let dead = Cause::DeviceModelDead { name: record.name.clone() };
+            record.guest().ok_or_else(|| dead.into())
         });
         match preserved {
             Ok(preserved) => Ok((preserved, next.id())),

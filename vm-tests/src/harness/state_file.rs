@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::command::outrigger;
 use super::daemons::Daemon;
@@ -97,7 +97,13 @@ impl Ghost {
         let mut file: Value = serde_json::from_str(&text)?;
         file["domid"] = domids[0].into();
         file["stub_domid"] = domids[1].into();
-        file["phase"] = phase.into();
+        file["operation"] = match phase {
+            "creating" => {
+                json!({"kind": {"create": {"paused": false}}, "cursor": {"step": "", "way": "back"}})
+            }
+            "destroying" => json!({"kind": "destroy", "cursor": {"step": "", "way": "forward"}}),
+            _ => Value::Null,
+        };
         if let Some(boot) = boot {
             file["boot"] = boot.into();
         }

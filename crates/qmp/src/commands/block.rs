@@ -7,6 +7,11 @@ use crate::monitor::Command;
 commands! {
     /// Asks for all emulated drives.
     QueryBlock = "query-block" -> Vec<Drive> {}
+    /// Asks for all block nodes that have a name.
+    QueryNamedBlockNodes = "query-named-block-nodes" -> Vec<BlockNode> {
+        /// Without the nodes behind each of them.
+        flat: bool,
+    }
     /// Asks for the sets of descriptors.
     QueryFdsets = "query-fdsets" -> Vec<Fdset> {}
     /// Takes a descriptor, or all, out of a set.
@@ -67,6 +72,16 @@ pub struct BlockdevAdd(pub Map<String, Value>);
 impl Command for BlockdevAdd {
     const NAME: &'static str = "blockdev-add";
     type Answer = Nothing;
+}
+
+/// A block node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct BlockNode {
+    /// Its name; every node has one since QEMU 2.5, where QEMU chooses it if nobody else does.
+    #[serde(default)]
+    pub node_name: Option<String>,
 }
 
 /// An emulated drive.

@@ -50,7 +50,7 @@ impl Toolstack {
     /// guest's balloon driver does the work; the call does not wait for it.
     ///
     /// # Errors
-    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn set_memory(
         &self,
         id: GuestId,

@@ -52,8 +52,8 @@ impl Toolstack {
     /// When there is no such guest, or the name is taken or none; [`Error::Step`], and everything was undone.
     pub fn rename(&self, id: GuestId, name: &str, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let record = self.give_name(id, name, true, events)?;
-        let gone = Cause::NotNow { name: record.name.clone(), why: "no longer has a stubdomain".to_owned() };
-        Ok(record.guest().ok_or(gone)?)
+        let dead = Cause::DeviceModelDead { name: record.name.clone() };
+        Ok(record.guest().ok_or(dead)?)
     }
 
     /// Renames an ended guest and its stubdomain, to preserve it beside a new guest of its configuration.

@@ -17,7 +17,7 @@ impl Toolstack {
     /// Sends a signal to a guest's virtual hardware: the power or sleep button, an NMI, a reset.
     ///
     /// # Errors
-    /// [`Cause::NotNow`] when the guest does not run; when Xen refuses.
+    /// [`Cause::NotRunning`] when the guest does not run; when Xen refuses.
     pub fn trigger(&self, id: GuestId, trigger: Trigger, vcpu: u32) -> Result<(), Error> {
         let domid = Live::find(self, id)?.domain()?.domid();
         Ok(self.hypervisor.send_trigger(domid, trigger, vcpu).map_err(Cause::from)?)
@@ -26,21 +26,21 @@ impl Toolstack {
     /// Sends a magic SysRq key to a guest's Linux kernel, through its PV drivers, and waits until they have read it.
     ///
     /// # Errors
-    /// [`Cause::NotNow`] when the guest does not run, is paused, or does not acknowledge the key.
+    /// [`Cause::NotRunning`] when the guest does not run; when it is paused, or does not acknowledge the key.
     pub fn sysrq(&self, id: GuestId, key: char) -> Result<(), Error> {
         let live = Live::find(self, id)?;
         let domain = live.domain()?;
-        let not_now = |why: String| Error::from(Cause::NotNow { name: live.record.name.clone(), why });
+        let name = || live.record.name.clone();
         if !key.is_ascii_graphic() {
             let why = "a SysRq key is one letter or digit".to_owned();
             return Err(Cause::Unsupported { what: format!("The key {key:?}"), why }.into());
         }
         let info = self.look(domain)?;
         if let Some(DomainState { paused: true, .. }) = info.map(|info| info.state) {
-            return Err(not_now("is paused; unpause it first".to_owned()));
+            return Err(Cause::Paused { name: name() }.into());
         }
         if !live.has_pv_drivers()? {
-            return Err(not_now("has no PV drivers, which would receive the key".to_owned()));
+            return Err(Cause::NoPvDrivers { name: name(), what: "receive the key" }.into());
         }
         let path = below(&XsPath::domain(domain.domid()), "control/sysrq");
         let mut watcher = Watcher::new();
@@ -59,6 +59,6 @@ impl Toolstack {
         live.domid()?;
         // So that it does not act on it later, unexpectedly.
         self.xenstore.write(&path, b"").map_err(Cause::from)?;
-        Err(not_now(format!("did not acknowledge the key within {after:?}; is it Linux with PV drivers?")))
+        Err(Cause::NotAcknowledged { name: name(), what: "key", after }.into())
     }
 }

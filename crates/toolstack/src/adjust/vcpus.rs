@@ -51,7 +51,7 @@ impl Toolstack {
     /// (`maxvcpus`). The call does not wait for the guest to do so.
     ///
     /// # Errors
-    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn set_vcpus(&self, id: GuestId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let live = Live::settled(self, id)?;
         let mut change = Change { from: live.record.config.vcpus, to: vcpus, live };

@@ -121,11 +121,8 @@ impl Card {
             match events.wait(Instant::now() + after, ours) {
                 Ok(_) => {}
                 Err(QmpError::NoEvent { .. }) => {
-                    let why = format!(
-                        "did not release its emulated NIC {} within {after:?}; --force detaches it anyway",
-                        self.nic.devid
-                    );
-                    return Err(Cause::NotNow { name: name.to_owned(), why });
+                    let device = format!("its emulated NIC {}", self.nic.devid);
+                    return Err(Cause::NotReleased { name: name.to_owned(), device, after });
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -138,8 +135,6 @@ impl Card {
         match qmp::run(&*self.monitor, command, Instant::now() + ts.deadlines.qmp) {
             Ok(_) => Ok(true),
             Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => Ok(false),
-            // `netdev_del` has no class of its own for this.
-            Err(QmpError::Refused { description, .. }) if description.contains("not found") => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

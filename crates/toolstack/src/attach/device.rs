@@ -35,12 +35,7 @@ pub(super) fn ask(ts: &Toolstack, name: &str, device: DeviceId) -> StepResult {
     })?;
     match closed {
         Some(()) => Ok(()),
-        None => Err(Cause::NotNow {
-            name: name.to_owned(),
-            why: format!(
-                "did not release the device within {after:?}; is it in use there? --force detaches it anyway"
-            ),
-        }),
+        None => Err(Cause::NotReleased { name: name.to_owned(), device: "the device".to_owned(), after }),
     }
 }
 

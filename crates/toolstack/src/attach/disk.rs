@@ -100,7 +100,7 @@ impl Toolstack {
     /// it in and the guest has no PV driver. A disk that is already attached as described is left unchanged.
     ///
     /// # Errors
-    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn attach_disk(
         &self,
         id: GuestId,
@@ -214,12 +214,11 @@ impl Attachment<'_> {
         let (ts, record) = (self.live.ts, &self.live.record);
         let about = |cause: Cause| cause.about(describe(&self.disk));
         if let Some(other) = record.config.disks.iter().find(|disk| disk.vdev == self.disk.vdev) {
-            let why = format!("already has {}; detach it or use another vdev", describe(other));
-            return Err(Cause::NotNow { name: record.name.clone(), why });
+            return Err(Cause::DeviceExists { name: record.name.clone(), device: describe(other) });
         }
         if record.config.disks.len() >= MAX_DISKS {
-            let why = format!("already has {MAX_DISKS} disks");
-            return Err(Cause::NotNow { name: record.name.clone(), why });
+            let device = format!("{MAX_DISKS} disks");
+            return Err(Cause::DeviceExists { name: record.name.clone(), device });
         }
         if self.disk.is_cdrom() {
             return Err(about(Cause::Unsupported {
@@ -315,7 +314,8 @@ impl Detachment<'_> {
         let record = &self.live.record;
         let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
         let Some(disk) = record.config.disks.iter().find(|disk| disk.vdev == self.vdev) else {
-            return not_now(format!("has no disk {}; `outrigger block-list` lists its disks", self.vdev));
+            let device = format!("disk {}", self.vdev);
+            return Err(Cause::NoDevice { name: record.name.clone(), device });
         };
         if disk.is_cdrom() {
             return not_now(format!("has {} as a CD drive; cd-eject ejects the disc", self.vdev));
@@ -323,7 +323,7 @@ impl Detachment<'_> {
         let emulated = self.live.stub_vdev(self.vdev).is_some();
         if self.how == Detach::Ask && emulated && !self.live.uses_pv_devices()? {
             let vdev = self.vdev;
-            return not_now(match qemu_args::scsi_target(vdev) {
+            let why = match qemu_args::scsi_target(vdev) {
                 Ok(_) => format!(
                     "has {vdev} as an emulated SCSI disk, which the guest cannot be asked to release; use --force once \
                      the guest no longer uses it"
@@ -331,7 +331,8 @@ impl Detachment<'_> {
                 Err(_) => format!(
                     "has {vdev} as an emulated disk, which cannot be unplugged; --force detaches it anyway"
                 ),
-            });
+            };
+            return Err(Cause::NeedsForce { name: record.name.clone(), device: format!("disk {vdev}"), why });
         }
         Ok(())
     }

@@ -92,7 +92,7 @@ impl Toolstack {
 
     /// The domid that a guest's devices are listed with.
     fn shown_domid(&self, record: &GuestRecord) -> Result<DomId, Cause> {
-        let gone = || Cause::NotNow { name: record.name.clone(), why: "is gone".to_owned() };
+        let gone = || Cause::NotRunning { name: record.name.clone(), reason: None };
         let domid = record.domid.ok_or_else(gone)?;
         self.holder(domid, record.uuid)?.ours().ok_or_else(gone)
     }

@@ -113,7 +113,8 @@ impl Toolstack {
 fn drive_of(live: &Live<'_>, vdev: Vdev) -> Result<Disk, Cause> {
     let not_now = |why: String| Cause::NotNow { name: live.record.name.clone(), why };
     let Some(disk) = live.record.config.disks.iter().find(|disk| disk.vdev == vdev) else {
-        return Err(not_now(format!("has no CD drive {vdev}; `outrigger block-list` lists its drives")));
+        let (name, device) = (live.record.name.clone(), format!("CD drive {vdev}"));
+        return Err(Cause::NoDevice { name, device });
     };
     if disk.is_cdrom() {
         Ok(disk.clone())
@@ -202,14 +203,7 @@ impl Changing<'_> {
         if state.locked && !force {
             // Like pressing the drive's button: the guest may unlock and open it.
             drive.ask(self.live.ts, &BlockdevOpenTray { id: drive.id.clone(), force })?;
-            return Err(Cause::NotNow {
-                name: self.live.record.name.clone(),
-                why: format!(
-                    "has locked the tray of {} and was asked to open it, as by the drive's button; try again once it \
-                     has, or use --force",
-                    self.vdev
-                ),
-            });
+            return Err(Cause::TrayLocked { name: self.live.record.name.clone(), vdev: self.vdev });
         }
         self.opened = true;
         drive.ask(self.live.ts, &BlockdevOpenTray { id: drive.id.clone(), force })

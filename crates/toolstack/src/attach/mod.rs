@@ -55,16 +55,24 @@ impl<'a> Live<'a> {
             return Err(live.not_now("is being created or destroyed"));
         }
         match ts.look(live.domain()?)?.map(|info| info.state) {
-            None => return Err(live.not_now("is gone")),
+            None => return Err(live.gone()),
             Some(DomainState { shutdown: Some(reason), .. }) => {
-                return Err(live.not_now(&format!("has ended ({reason})")));
+                return Err(Cause::NotRunning { name: live.record.name, reason: Some(reason) });
             }
             Some(_) => {}
         }
         match live.record.stub_domain(ts)? {
             Some(stub) if lives(ts, stub)? => Ok(live),
-            _ => Err(live.not_now("has lost its device model")),
+            _ => Err(live.lost()),
         }
+    }
+
+    fn gone(&self) -> Cause {
+        Cause::NotRunning { name: self.record.name.clone(), reason: None }
+    }
+
+    fn lost(&self) -> Cause {
+        Cause::DeviceModelDead { name: self.record.name.clone() }
     }
 
     fn not_now(&self, why: &str) -> Cause {
@@ -78,18 +86,18 @@ impl<'a> Live<'a> {
 
     /// The guest's domain, checked in Xen.
     pub(crate) fn domain(&self) -> Result<Domain, Cause> {
-        self.record.guest_domain(self.ts)?.ok_or_else(|| self.not_now("is gone"))
+        self.record.guest_domain(self.ts)?.ok_or_else(|| self.gone())
     }
 
     /// The domid of its domain, for the entries that carry it in xenstore; no other domain has it now.
     pub(crate) fn domid(&self) -> Result<DomId, Cause> {
-        self.own(self.record.domid, self.record.uuid)?.ok_or_else(|| self.not_now("is gone"))
+        self.own(self.record.domid, self.record.uuid)?.ok_or_else(|| self.gone())
     }
 
     /// The same for its stubdomain.
     pub(crate) fn stub(&self) -> Result<DomId, Cause> {
         let stub = self.own(self.record.stub_domid, self.record.stub_uuid)?;
-        stub.ok_or_else(|| self.not_now("has lost its device model"))
+        stub.ok_or_else(|| self.lost())
     }
 
     fn own(&self, domid: Option<DomId>, uuid: Uuid) -> Result<Option<DomId>, Cause> {

@@ -116,7 +116,7 @@ impl Toolstack {
     /// as described, with its number or its address, is left unchanged.
     ///
     /// # Errors
-    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn attach_nic(&self, id: GuestId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let live = Live::settled(self, id)?;
         let nic = &numbered(&live, nic);
@@ -150,7 +150,7 @@ impl Toolstack {
     /// Moves a network interface to another bridge, with the PV interface and the emulated NIC.
     ///
     /// # Errors
-    /// [`Error::Step`], and everything was undone; [`Cause::NotNow`] when the guest does not run.
+    /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn set_bridge(
         &self,
         id: GuestId,
@@ -245,19 +245,16 @@ impl Attachment<'_> {
 
     fn check(&mut self) -> StepResult {
         let (ts, record, nic) = (self.live.ts, &self.live.record, &self.nic);
-        let not_now = |why: String| Err(Cause::NotNow { name: record.name.clone(), why });
+        let exists = |device: String| Err(Cause::DeviceExists { name: record.name.clone(), device });
         if record.config.nics.iter().any(|other| other.devid == nic.devid) {
-            return not_now(format!("already has a network interface {}", nic.devid));
+            return exists(format!("a network interface {}", nic.devid));
         }
         let address = nic.address(&record.uuid);
         if let Some(other) = record.config.nics.iter().find(|other| other.address(&record.uuid) == address) {
-            return not_now(format!(
-                "already has the address {address} on network interface {}",
-                other.devid
-            ));
+            return exists(format!("the address {address} on network interface {}", other.devid));
         }
         if record.config.nics.len() >= MAX_NICS {
-            return not_now(format!("already has {MAX_NICS} network interfaces"));
+            return exists(format!("{MAX_NICS} network interfaces"));
         }
         check_backend(nic.backend.as_deref()).map_err(|cause| self.about(cause))?;
         check_bridge(nic, &*ts.host).map_err(|cause| self.about(cause))
@@ -321,7 +318,7 @@ impl Attachment<'_> {
     fn unplug(&mut self) -> StepResult {
         match self.card.as_ref().map(|card| card.unplug(self.live.ts, &self.live.record.name)) {
             // The guest may keep it; it has no traffic then.
-            None | Some(Err(Cause::NotNow { .. })) => Ok(()),
+            None | Some(Err(Cause::NotReleased { .. })) => Ok(()),
             Some(unplugged) => unplugged,
         }
     }
@@ -424,10 +421,8 @@ fn numbered(live: &Live<'_>, nic: &Nic) -> Nic {
 
 fn find_nic(live: &Live<'_>, devid: u32) -> Result<Nic, Cause> {
     let nic = live.record.config.nics.iter().find(|nic| nic.devid == devid);
-    nic.cloned().ok_or_else(|| Cause::NotNow {
-        name: live.record.name.clone(),
-        why: format!("has no network interface {devid}; `outrigger network-list` lists its interfaces"),
-    })
+    let (name, device) = (live.record.name.clone(), format!("network interface {devid}"));
+    nic.cloned().ok_or(Cause::NoDevice { name, device })
 }
 
 /// The users of an interface: the guest, and its stubdomain if QEMU emulates a NIC for it.

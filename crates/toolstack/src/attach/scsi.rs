@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use config::{Disk, Vdev, VdevBus};
-use qmp::commands::{BlockdevAdd, BlockdevDel, DeviceAdd, DeviceDel, Drive, QomList, QueryBlock};
+use qmp::commands::{
+    BlockdevAdd, BlockdevDel, DeviceAdd, DeviceDel, Drive, QomList, QueryBlock, QueryNamedBlockNodes,
+};
 use qmp::{Command, ErrorClass, QmpError};
 use serde_json::{Value, json};
 
@@ -176,7 +178,12 @@ impl ScsiDisk {
                 Err(error) => return Err(Cause::from(error).about(format!("Disk {}", self.vdev))),
             }
         }
-        self.ask(ts, &BlockdevDel { node_name: self.node.clone() }).map(drop)
+        // `blockdev-del` has no error class for a node that does not exist.
+        let nodes = self.run(ts, &QueryNamedBlockNodes { flat: true })?;
+        if nodes.iter().any(|node| node.node_name.as_deref() == Some(&*self.node)) {
+            self.run(ts, &BlockdevDel { node_name: self.node.clone() })?;
+        }
+        Ok(())
     }
 
     /// Has something removed; false when it is not there.
@@ -184,10 +191,6 @@ impl ScsiDisk {
         match self.run(ts, command) {
             Ok(_) => Ok(true),
             Err(QmpError::Refused { class: ErrorClass::DeviceNotFound, .. }) => Ok(false),
-            // `blockdev-del` has no class of its own for this.
-            Err(QmpError::Refused { description, .. }) if description.contains("Failed to find node") => {
-                Ok(false)
-            }
             Err(error) => Err(error.into()),
         }
     }

@@ -187,6 +187,10 @@ impl Machine {
                 let drives: Vec<Value> = trays.chain(disks).collect();
                 return Ok(Play::Return(drives.into()));
             }
+            "query-named-block-nodes" => {
+                let node = |name: &String| json!({"node-name": name, "drv": "host_device"});
+                return Ok(Play::Return(self.nodes.iter().map(node).collect::<Vec<_>>().into()));
+            }
             "query-fdsets" => {
                 let set = |devid| json!({"fdset-id": devid, "fds": [{"fd": 9, "opaque": format!("stub-devid:{devid}")}]});
                 return Ok(Play::Return(sets.iter().map(set).collect::<Vec<_>>().into()));
@@ -254,7 +258,7 @@ impl Machine {
                 return if self.netdevs.remove(id) {
                     nothing
                 } else {
-                    Err(format!("Device '{id}' not found"))
+                    Ok(Play::Refuse(ErrorClass::DeviceNotFound, format!("Device '{id}' not found")))
                 };
             }
             "blockdev-add" => {
