@@ -106,7 +106,7 @@ fn play(scene: &mut Scene, data: &[u8]) {
     host.until("the honest domain's line", |_| {
         (honest.guest_get(Index::OutCons) == honest.guest_get(Index::OutProd)).then_some(())
     });
-    assert!(host.log(HONEST, 0).ends_with(line.as_bytes()));
+    host.until("the line in its log", |host| host.log(HONEST, 0).ends_with(line.as_bytes()).then_some(()));
     host.destroy(id);
     remove(host, &format!("/local/domain/0/backend/console/{HOSTILE}"));
     host.until("the hostile domain's end", |host| {

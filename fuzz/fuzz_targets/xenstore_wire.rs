@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| xenstore::wire::fuzz(data));
+fuzz_target!(|data: &[u8]| xenstore::fuzz(data));

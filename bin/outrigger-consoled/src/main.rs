@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod background;
+mod messages;
 mod options;
 
 use std::fs::{self, DirBuilder};
@@ -10,6 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -22,7 +24,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 use xenstore::Connection;
 
+use messages::Messages;
 use options::Options;
+
+/// How long the daemon's own messages are waited for at its end.
+const MESSAGES_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -38,8 +44,16 @@ fn main() -> ExitCode {
 
 /// Serves consoles until a signal ends it.
 fn run(options: &Options) -> Result<()> {
-    start_logging(options);
+    // Before any other thread, so that none gets them.
     let signals = catch_signals().context("Cannot receive signals")?;
+    let messages = Messages::start(std::io::stderr()).context("Cannot start a thread for messages")?;
+    start_logging(options, &messages);
+    let ended = serve_until_signal(options, &signals);
+    messages.finish(MESSAGES_WAIT);
+    ended
+}
+
+fn serve_until_signal(options: &Options, signals: &SignalFd) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(&options.run_dir).with_context(|| {
         format!("Cannot make the folder {}; try --run-dir, or run as root", options.run_dir.display())
     })?;
@@ -50,7 +64,7 @@ fn run(options: &Options) -> Result<()> {
     server.add_caller_fd(signals.as_fd())?;
     info!(consoles = server.consoles().count(), "serving consoles");
     tell_ready(options)?;
-    let ended = serve(&mut server, &signals);
+    let ended = serve(&mut server, signals);
     if ended.is_ok() {
         server.stop();
     }
@@ -86,7 +100,7 @@ fn serve(server: &mut Server<XenPlatform>, signals: &SignalFd) -> Result<()> {
     }
 }
 
-fn start_logging(options: &Options) {
+fn start_logging(options: &Options, messages: &Messages) {
     let default = match options.verbose {
         0 => "info",
         1 => "debug",
@@ -94,7 +108,9 @@ fn start_logging(options: &Options) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("OUTRIGGER_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let messages = messages.clone();
+    let make = move || messages.clone();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(make).with_ansi(false).init();
 }
 
 fn catch_signals() -> nix::Result<SignalFd> {

@@ -109,6 +109,11 @@ impl History {
         }
     }
 
+    /// Bytes that are in memory at most.
+    pub(crate) const fn in_memory_max(&self) -> u64 {
+        self.in_memory as u64
+    }
+
     /// Position in the stream just after the newest byte.
     #[must_use]
     pub const fn end(&self) -> u64 {

@@ -14,11 +14,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use thiserror::Error;
 
-use disk::{Disk, HostDisk};
+pub use disk::{Disk, HostDisk};
 
 /// How a console's bytes are written to its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ pub enum LogError {
 /// One console's file: appended to, renamed when full, opened again on request.
 #[derive(Debug)]
 pub struct LogFile {
-    disk: Box<dyn Disk>,
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     file: File,
     inode: u64,
@@ -119,10 +120,14 @@ impl LogFile {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
-        Self::open_on(Box::new(HostDisk), path, style)
+        Self::open_on(Arc::new(HostDisk), path, style)
     }
 
-    fn open_on(disk: Box<dyn Disk>, path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
+    /// Does the same on a given file system.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open_on(disk: Arc<dyn Disk>, path: PathBuf, style: LogStyle) -> Result<Self, LogError> {
         let (file, inode, size) = open_append(disk.as_ref(), &path)?;
         let mut last = [b'\n'];
         if size > 0 {

@@ -56,7 +56,7 @@ impl fmt::Display for Queue {
      {cons:#x}); the console is closed until the guest offers a new ring",
     prod.wrapping_sub(*cons)
 )]
-pub struct RingLie {
+pub struct CorruptRing {
     /// The queue whose indices disagree.
     pub queue: Queue,
     /// The producer's index as it was read.
@@ -274,7 +274,7 @@ impl<M: RingMemory> BackendRing<M> {
     ///
     /// # Errors
     /// When the guest's indices claim more bytes than the queue holds; nothing is copied then.
-    pub fn copy(&self, buffer: &mut [u8]) -> Result<Batch, RingLie> {
+    pub fn copy(&self, buffer: &mut [u8]) -> Result<Batch, CorruptRing> {
         let cons = self.memory.load(Index::OutCons);
         let prod = self.memory.load(Index::OutProd);
         let count = used(Queue::Out, prod, cons, M::OUT_SIZE)?.min(buffer.len());
@@ -298,7 +298,7 @@ impl<M: RingMemory> BackendRing<M> {
     ///
     /// # Errors
     /// When the guest's indices claim more bytes than the queue holds; nothing is taken then.
-    pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, RingLie> {
+    pub fn take(&mut self, buffer: &mut [u8]) -> Result<usize, CorruptRing> {
         let batch = self.copy(buffer)?;
         let count = batch.count();
         self.release(batch);
@@ -309,7 +309,7 @@ impl<M: RingMemory> BackendRing<M> {
     ///
     /// # Errors
     /// When the guest's indices claim more bytes than the queue holds.
-    pub fn available(&self) -> Result<usize, RingLie> {
+    pub fn available(&self) -> Result<usize, CorruptRing> {
         let cons = self.memory.load(Index::OutCons);
         let prod = self.memory.load(Index::OutProd);
         used(Queue::Out, prod, cons, M::OUT_SIZE)
@@ -319,7 +319,7 @@ impl<M: RingMemory> BackendRing<M> {
     ///
     /// # Errors
     /// When the guest's indices claim more bytes than the queue holds.
-    pub fn room(&self) -> Result<usize, RingLie> {
+    pub fn room(&self) -> Result<usize, CorruptRing> {
         let prod = self.memory.load(Index::InProd);
         let cons = self.memory.load(Index::InCons);
         Ok(M::IN_SIZE - used(Queue::In, prod, cons, M::IN_SIZE)?)
@@ -329,7 +329,7 @@ impl<M: RingMemory> BackendRing<M> {
     ///
     /// # Errors
     /// When the guest's indices claim more bytes than the queue holds; nothing is put then.
-    pub fn put(&mut self, bytes: &[u8]) -> Result<usize, RingLie> {
+    pub fn put(&mut self, bytes: &[u8]) -> Result<usize, CorruptRing> {
         let prod = self.memory.load(Index::InProd);
         let cons = self.memory.load(Index::InCons);
         let used = used(Queue::In, prod, cons, M::IN_SIZE)?;
@@ -347,9 +347,9 @@ impl<M: RingMemory> BackendRing<M> {
     }
 }
 
-fn used(queue: Queue, prod: u32, cons: u32, size: usize) -> Result<usize, RingLie> {
+fn used(queue: Queue, prod: u32, cons: u32, size: usize) -> Result<usize, CorruptRing> {
     let used = prod.wrapping_sub(cons) as usize;
-    if used > size { Err(RingLie { queue, prod, cons, size }) } else { Ok(used) }
+    if used > size { Err(CorruptRing { queue, prod, cons, size }) } else { Ok(used) }
 }
 
 fn low32(count: usize) -> u32 {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_no_lie() {
+    fn a_full_queue_is_not_corrupted() {
         let page = XenconsInterface::default();
         assert_eq!(page.guest_write(&[7; 5000]), OUT_SIZE);
         let mut ring = BackendRing::new(page);

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::fcntl::{OFlag, posix_fallocate};
@@ -116,7 +117,7 @@ pub struct Kept {
 /// The mapped file.
 #[derive(Debug)]
 pub struct Spool {
-    pages: SharedPages,
+    pages: Arc<SharedPages>,
     file: File,
     name: OwnPath,
     /// Bytes of the file that have memory behind them.
@@ -156,7 +157,7 @@ impl Spool {
         let size = (DATA + capacity).next_multiple_of(PAGE);
         file.set_len(size as u64)?;
         posix_fallocate(&file, 0, PAGE as i64)?;
-        let pages = SharedPages::of_file(&file, size / PAGE)?;
+        let pages = Arc::new(SharedPages::of_file(&file, size / PAGE)?);
         let name = OwnPath::known(path, &file.metadata()?);
         let mut spool = Self { pages, file, name, allocated: PAGE, capacity };
         let bytes = &kept.bytes[kept.bytes.len().saturating_sub(capacity)..];
@@ -166,7 +167,7 @@ impl Spool {
             at += piece.len() as u64;
         }
         spool.note_ring(&kept.ring);
-        spool.note_files(&kept.files);
+        spool.files_note().note_files(&kept.files);
         if let Some(at) = kept.output {
             spool.note_output(at);
         }
@@ -225,24 +226,18 @@ impl Spool {
     /// Notes how far the ring was read.
     pub fn note_ring(&self, record: &RingRecord) {
         let indices = u64::from(record.from) << 32 | u64::from(record.to);
-        self.note(Area::Ring, [record.end, indices, 0, 0, 0, 0, 0, 0]);
+        note(&self.pages, Area::Ring, [record.end, indices, 0, 0, 0, 0, 0, 0]);
     }
 
-    /// Notes what is about to be appended to the files.
-    pub fn note_files(&self, record: &FilesRecord) {
-        let noted =
-            |noted: Option<Noted>| noted.map_or((0, 0), |noted| (noted.after.inode, noted.after.size));
-        let (log, file) = (noted(record.log), noted(record.file));
-        let count = |noted: Option<Noted>| noted.map_or(0, |noted| u64::from(noted.count));
-        let starts = |noted: Option<Noted>| u64::from(noted.is_some_and(|noted| noted.at_line_start));
-        let flags = u64::from(record.torn) | starts(record.log) << 1 | starts(record.file) << 2;
-        let counts = count(record.log) << 32 | count(record.file);
-        self.note(Area::Files, [record.from, record.to, flags, log.0, log.1, file.0, file.1, counts]);
+    /// Returns the record of the files, for the thread that writes them.
+    #[must_use]
+    pub fn files_note(&self) -> FilesNote {
+        FilesNote { pages: Arc::clone(&self.pages) }
     }
 
     /// Notes up to where the output was given everything.
     pub fn note_output(&self, at: u64) {
-        self.note(Area::Output, [at, 1, 0, 0, 0, 0, 0, 0]);
+        note(&self.pages, Area::Output, [at, 1, 0, 0, 0, 0, 0, 0]);
     }
 
     /// Records the paths of the files and their size limits, for a process that finds the console gone. Paths that are
@@ -266,21 +261,46 @@ impl Spool {
         self.pages.store_u32(PATHS, lengths, Ordering::Release);
     }
 
-    fn note(&self, area: Area, numbers: [u64; NUMBERS]) {
-        let start = FIRST_AREA + area as usize * AREA;
-        let free = 1 - (self.pages.load_u32(start, Ordering::Relaxed) & 1);
-        let mut bytes = [0; RECORD];
-        for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
-        self.pages.write(start + 64 + free as usize * RECORD, &bytes);
-        self.pages.store_u32(start, free, Ordering::Release);
-    }
-
     /// Removes the file: no process will come back to it.
     pub fn remove(&self) {
         self.name.remove();
     }
+
+    /// The file's name, for a thread that removes it later.
+    pub(crate) fn name(&self) -> OwnPath {
+        self.name.clone()
+    }
+}
+
+/// The record of what is about to be appended to a console's files. One thread at a time may use it.
+#[derive(Clone, Debug)]
+pub struct FilesNote {
+    pages: Arc<SharedPages>,
+}
+
+impl FilesNote {
+    /// Notes what is about to be appended to the files.
+    pub fn note_files(&self, record: &FilesRecord) {
+        let noted =
+            |noted: Option<Noted>| noted.map_or((0, 0), |noted| (noted.after.inode, noted.after.size));
+        let (log, file) = (noted(record.log), noted(record.file));
+        let count = |noted: Option<Noted>| noted.map_or(0, |noted| u64::from(noted.count));
+        let starts = |noted: Option<Noted>| u64::from(noted.is_some_and(|noted| noted.at_line_start));
+        let flags = u64::from(record.torn) | starts(record.log) << 1 | starts(record.file) << 2;
+        let counts = count(record.log) << 32 | count(record.file);
+        note(&self.pages, Area::Files, [record.from, record.to, flags, log.0, log.1, file.0, file.1, counts]);
+    }
+}
+
+fn note(pages: &SharedPages, area: Area, numbers: [u64; NUMBERS]) {
+    let start = FIRST_AREA + area as usize * AREA;
+    let free = 1 - (pages.load_u32(start, Ordering::Relaxed) & 1);
+    let mut bytes = [0; RECORD];
+    for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    pages.write(start + 64 + free as usize * RECORD, &bytes);
+    pages.store_u32(start, free, Ordering::Release);
 }
 
 fn flags() -> i32 {
@@ -379,7 +399,7 @@ mod tests {
         spool.store(4000, &said[4000..]).unwrap();
         let ring = RingRecord { end: 7000, from: u32::MAX, to: 2999 };
         spool.note_ring(&ring);
-        spool.note_files(&files());
+        spool.files_note().note_files(&files());
         spool.note_output(6900);
         spool.note_paths(Some((Path::new("/log"), 1 << 40)), Some((Path::new("/a file"), 4096)));
         let [log, file] = [("/log", 1 << 40), ("/a file", 4096)]

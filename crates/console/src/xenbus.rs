@@ -97,7 +97,7 @@ pub enum Link {
         /// even if the numbers are the old ones.
         confirmed: bool,
     },
-    /// This offer could not be mapped, or its ring lied. It is not tried again.
+    /// This offer could not be mapped, or its ring was corrupted. It is not tried again.
     Refused(Offer),
 }
 

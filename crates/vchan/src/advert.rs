@@ -1,70 +1,16 @@
 //! Where clients find a vchan: its directory in xenstore.
 
-use core::fmt;
-
 use xen_types::{DomId, EventPort, GrantRef};
-use xenstore::{
-    Access, Connection, NodePath, PathError, Permissions, RelPath, Store, StoreError, Transaction, WatchPath,
-    Xenstore, XsPath,
-};
+use xenstore::{Access, Connection, Permissions, Store, StoreError, Transaction, Xenstore};
 
 use crate::error::VchanError;
+use crate::place::Place;
 
 const RING_REF: &str = "ring-ref";
 const EVENT_CHANNEL: &str = "event-channel";
 /// Ours, beyond libxenvchan, which does not look at it.
 const FRESH: &str = "fresh-rings";
 const YES: &[u8] = b"1";
-
-/// A vchan's directory in xenstore: by its whole path, or below this domain's own directory.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// Below `/local/domain/<this domain>`.
-    Own(RelPath),
-    /// Anywhere.
-    Whole(XsPath),
-}
-
-impl Place {
-    fn child(&self, name: &str) -> Result<Self, PathError> {
-        Ok(match self {
-            Self::Own(path) => Self::Own(path.join(name)?),
-            Self::Whole(path) => Self::Whole(path.join(name)?),
-        })
-    }
-
-    pub(crate) fn node(&self) -> &dyn NodePath {
-        match self {
-            Self::Own(path) => path,
-            Self::Whole(path) => path,
-        }
-    }
-
-    pub(crate) fn watched(&self) -> &dyn WatchPath {
-        match self {
-            Self::Own(path) => path,
-            Self::Whole(path) => path,
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.node().wire())
-    }
-}
-
-impl From<RelPath> for Place {
-    fn from(path: RelPath) -> Self {
-        Self::Own(path)
-    }
-}
-
-impl From<XsPath> for Place {
-    fn from(path: XsPath) -> Self {
-        Self::Whole(path)
-    }
-}
 
 /// What a server writes into its directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,12 @@ use xen::{Access, Errno, EventChannels, GrantTable, OnUnmap, XenError};
 use xen_types::{DomId, EventPort};
 use xenstore::{Xenstore, XsPath};
 
-use crate::advert::{Advert, Keys, Place, Snapshot};
+use crate::advert::{Advert, Keys, Snapshot};
 use crate::channel::{self, Channel};
 use crate::error::VchanError;
 use crate::layout::{self, RingSizes};
 use crate::pages::{AWAITED, GONE, LIVE, RingPages};
+use crate::place::Place;
 use crate::ring::{Ring, RingMemory, Side, Stream, Wish};
 
 /// How often a server is looked at that says nothing in xenstore when its last client leaves (libxenvchan's).

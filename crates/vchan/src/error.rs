@@ -3,8 +3,8 @@ use xen::XenError;
 use xen_types::DomId;
 use xenstore::{PathError, StoreError};
 
-use crate::advert::Place;
 use crate::layout::RingSizesError;
+use crate::place::Place;
 use crate::ring::RingLie;
 
 /// Why a vchan could not be opened or used.

@@ -27,6 +27,7 @@ mod client;
 mod error;
 mod layout;
 mod pages;
+mod place;
 pub mod ring;
 mod server;
 #[cfg(feature = "tokio")]
@@ -36,9 +37,10 @@ mod tokio;
 
 #[cfg(feature = "tokio")]
 pub use crate::tokio::AsyncClient;
-pub use advert::{Advert, Place, Snapshot};
+pub use advert::{Advert, Snapshot};
 pub use client::{Attempt, Client};
 pub use error::VchanError;
 pub use layout::{RingSizes, RingSizesError};
 pub use pages::RingPages;
+pub use place::Place;
 pub use server::{Change, Server};

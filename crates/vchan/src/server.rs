@@ -4,11 +4,12 @@ use xen::{Access, EventChannels, GrantAllocator, GrantedPages, OnUnmap};
 use xen_types::{DomId, EventPort, GrantRef};
 use xenstore::{Connection, RelPath, Store, StoreError};
 
-use crate::advert::{Advert, Keys, Place, permissions};
+use crate::advert::{Advert, Keys, permissions};
 use crate::channel::{self, Channel};
 use crate::error::VchanError;
 use crate::layout::{self, RingSizes};
 use crate::pages::{AWAITED, GONE, LIVE, NOTICED, RingPages};
+use crate::place::Place;
 use crate::ring::{Ring, Side, Stream};
 
 /// What has happened to the clients of a server.

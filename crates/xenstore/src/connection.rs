@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::error::{Operation, StoreError};
+use crate::error::StoreError;
 use crate::event::{EventQueue, WatchEvent};
+use crate::operation::Operation;
 use crate::path::{NodePath, WatchPath};
 use crate::store::{RequestIo, Store, Transaction, absent_is_none, answer_of, printable, run_transaction};
 use crate::transport::{DEFAULT_TIMEOUT, Stopped, Transport};

@@ -16,9 +16,12 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod codes;
 mod connection;
 mod error;
 mod event;
+mod fuzz;
+mod operation;
 mod path;
 mod permissions;
 #[cfg(feature = "server")]
@@ -31,8 +34,10 @@ pub mod wire;
 
 pub use client::{Watch, WatchGuard, Xenstore};
 pub use connection::Connection;
-pub use error::{Operation, StoreError};
+pub use error::StoreError;
 pub use event::{EventPath, WatchEvent};
+pub use fuzz::fuzz;
+pub use operation::Operation;
 pub use path::{ABS_PATH_MAX, NodePath, PathError, REL_PATH_MAX, RelPath, SpecialWatch, WatchPath, XsPath};
 pub use permissions::{Access, Permissions, PermissionsError};
 pub use store::{Store, Transaction};

@@ -1,4 +1,4 @@
-//! The file operations of a log, behind a trait so that a test can make any of them fail.
+//! The file operations of a log, behind a trait so that a test can make any of them fail or hang.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -8,9 +8,12 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// The file system that a log is on.
-pub(super) trait Disk: fmt::Debug + Send {
+/// The file system that logs are on.
+pub trait Disk: fmt::Debug + Send + Sync {
     /// Opens a file for appending (mode 0600, no symbolic link followed), and creates it if it is missing.
+    ///
+    /// # Errors
+    /// Those of the system, as for all operations here.
     fn open(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
@@ -21,26 +24,41 @@ pub(super) trait Disk: fmt::Debug + Send {
             .open(path)
     }
 
-    /// Appends bytes, or some of them.
+    /// Appends bytes, or some of them, and returns how many.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<usize> {
         file.write(bytes)
     }
 
+    /// Brings a file's bytes to the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
     }
 
+    /// Removes a file's bytes.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn empty(&self, file: &File) -> io::Result<()> {
         file.set_len(0)
     }
 
+    /// Renames a file, over another one if there is one.
+    ///
+    /// # Errors
+    /// Those of the system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 }
 
 /// The host's file system.
-#[derive(Debug)]
-pub(super) struct HostDisk;
+#[derive(Clone, Copy, Debug)]
+pub struct HostDisk;
 
 impl Disk for HostDisk {}

@@ -108,7 +108,7 @@ proptest! {
         let path = folder.path().join("log");
         let disk = FaultyDisk(Arc::new(Mutex::new(Fault::None)));
         let style = LogStyle { limit: LIMIT, sync, timestamps, ..LogStyle::default() };
-        let mut log = LogFile::open_on(Box::new(disk.clone()), path.clone(), style).unwrap();
+        let mut log = LogFile::open_on(Arc::new(disk.clone()), path.clone(), style).unwrap();
         for (fault, count) in story {
             *disk.0.lock().unwrap() = fault;
             let _ = log.append(&vec![b'x'; count]);
@@ -128,7 +128,7 @@ fn full_log(fault: Fault) -> (tempfile::TempDir, FaultyDisk, LogFile) {
     let folder = tempfile::tempdir().unwrap();
     let disk = FaultyDisk(Arc::new(Mutex::new(Fault::None)));
     let style = LogStyle { limit: LIMIT, ..LogStyle::default() };
-    let mut log = LogFile::open_on(Box::new(disk.clone()), folder.path().join("log"), style).unwrap();
+    let mut log = LogFile::open_on(Arc::new(disk.clone()), folder.path().join("log"), style).unwrap();
     log.append(&[b'a'; 100]).unwrap();
     *disk.0.lock().unwrap() = fault;
     (folder, disk, log)

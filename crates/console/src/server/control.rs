@@ -15,13 +15,15 @@ use xen_types::DomId;
 
 use super::ends::Role;
 use super::id::ConsoleId;
+use super::listener::is_of_client;
 use super::poller::{Poller, Slot, Source};
-use super::{ACCEPT_REST, Due, Server, ServerError};
+use super::scheduler::Due;
+use super::{ACCEPT_REST, Server, ServerError};
 use crate::platform::Platform;
 use crate::request::{CONTROL, LINE_MAX, Request, Wanted, Which};
 
 /// Clients that have not said yet what they want.
-const GUESTS_MAX: usize = 32;
+const CLIENTS_MAX: usize = 32;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -31,12 +33,12 @@ pub(crate) struct Control {
     listener: UnixListener,
     slot: Slot,
     path: PathBuf,
-    guests: BTreeMap<u64, Guest>,
+    clients: BTreeMap<u64, Client>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Guest {
+struct Client {
     stream: UnixStream,
     slot: Slot,
     line: Vec<u8>,
@@ -51,7 +53,7 @@ impl Control {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let slot = poller.add(&listener, Source::Control, EpollFlags::EPOLLIN)?;
-        Ok(Self { listener, slot, path, guests: BTreeMap::new(), next: 0 })
+        Ok(Self { listener, slot, path, clients: BTreeMap::new(), next: 0 })
     }
 
     /// Ignores the listener for a while, or no longer.
@@ -66,26 +68,19 @@ impl Control {
     }
 }
 
-/// Whether a client could not be accepted because of the client itself. With any other error, such as EMFILE, it still
-/// waits, and the listener would be readable without end.
-pub(crate) fn is_of_client(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
-}
-
 impl<P: Platform> Server<P> {
-    pub(crate) fn accept_guest(&mut self) {
+    pub(crate) fn accept_client(&mut self) {
         let stream = match self.control.listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if is_of_client(&error) => return,
             Err(error) => {
                 debug!(%error, "cannot accept a client now");
                 self.control.rest(&self.poller, true);
-                self.schedule(Instant::now() + ACCEPT_REST, Due::AcceptClients);
+                self.scheduler.schedule(Instant::now() + ACCEPT_REST, Due::AcceptClients);
                 return;
             }
         };
-        if self.control.guests.len() >= GUESTS_MAX {
+        if self.control.clients.len() >= CLIENTS_MAX {
             debug!("refused a client: too many are connected");
             return;
         }
@@ -93,37 +88,37 @@ impl<P: Platform> Server<P> {
         self.control.next += 1;
         let added = stream
             .set_nonblocking(true)
-            .and_then(|()| self.poller.add(&stream, Source::Guest(number), EpollFlags::EPOLLIN));
+            .and_then(|()| self.poller.add(&stream, Source::Client(number), EpollFlags::EPOLLIN));
         if let Ok(slot) = added {
-            self.control.guests.insert(number, Guest { stream, slot, line: Vec::new() });
-            self.schedule(Instant::now() + PATIENCE, Due::Dismiss(number));
+            self.control.clients.insert(number, Client { stream, slot, line: Vec::new() });
+            self.scheduler.schedule(Instant::now() + PATIENCE, Due::Dismiss(number));
         }
     }
 
     /// Takes leave of a client that has not said what it wants.
-    pub(crate) fn dismiss_guest(&mut self, number: u64) {
-        if let Some(guest) = self.control.guests.remove(&number) {
-            self.poller.remove(&guest.slot, &guest.stream);
+    pub(crate) fn dismiss_client(&mut self, number: u64) {
+        if let Some(client) = self.control.clients.remove(&number) {
+            self.poller.remove(&client.slot, &client.stream);
         }
     }
 
-    pub(crate) fn hear_guest(&mut self, number: u64) -> Result<(), ServerError> {
-        let Some(guest) = self.control.guests.get_mut(&number) else { return Ok(()) };
+    pub(crate) fn read_client(&mut self, number: u64) -> Result<(), ServerError> {
+        let Some(client) = self.control.clients.get_mut(&number) else { return Ok(()) };
         // Byte by byte: what follows the line is for the console.
         loop {
             let mut byte = [0];
-            match guest.stream.read(&mut byte) {
+            match client.stream.read(&mut byte) {
                 Ok(1) if byte == *b"\n" => break,
-                Ok(1) if guest.line.len() < LINE_MAX => guest.line.extend_from_slice(&byte),
+                Ok(1) if client.line.len() < LINE_MAX => client.line.extend_from_slice(&byte),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => {
-                    self.dismiss_guest(number);
+                    self.dismiss_client(number);
                     return Ok(());
                 }
             }
         }
-        let Some(Guest { stream, slot, line }) = self.control.guests.remove(&number) else { return Ok(()) };
+        let Some(Client { stream, slot, line }) = self.control.clients.remove(&number) else { return Ok(()) };
         self.poller.remove(&slot, &stream);
         let answered = match Request::parse(&String::from_utf8_lossy(&line)) {
             Ok(Request::List) => say(&stream, &format!("ok\n{}", self.report())),
@@ -146,7 +141,7 @@ impl<P: Platform> Server<P> {
 
     /// Updates the domains if another one has the domid now: a request for a domid means the domain that has it.
     fn look_if_given_away(&mut self, domid: DomId) -> Result<(), ServerError> {
-        let Some(uuid) = self.domains.get(&domid).copied() else { return Ok(()) };
+        let Some(uuid) = self.consoles.domain(domid) else { return Ok(()) };
         if self.is_still(domid, uuid) { Ok(()) } else { self.look_at_domains() }
     }
 
@@ -157,8 +152,8 @@ impl<P: Platform> Server<P> {
         role: Role,
         since: Option<Instant>,
     ) -> io::Result<()> {
-        if let (Some(meant), Some(uuid)) = (wanted.uuid, self.domains.get(&wanted.domid))
-            && meant != *uuid
+        if let (Some(meant), Some(uuid)) = (wanted.uuid, self.consoles.domain(wanted.domid))
+            && meant != uuid
         {
             let domid = wanted.domid;
             return say(&stream, &format!("error Domain {domid} now has the UUID {uuid}, not {meant}\n"));
@@ -166,29 +161,26 @@ impl<P: Platform> Server<P> {
         let Some(key) = self.wanted(wanted) else {
             return say(&stream, &format!("error There is no console {wanted}\n"));
         };
-        let Some(console) = self.consoles.get_mut(&key) else { return Ok(()) };
-        if let Some(why) = console.refuses(role) {
+        let Some(console) = self.consoles.get_mut(key) else { return Ok(()) };
+        if let Some(why) = console.viewers().refuses(role) {
             return say(&stream, &format!("error {why}\n"));
         }
         say(&stream, "ok\n")?;
         console.admit(&mut self.poller, stream, role, since)?;
-        self.queue(key);
+        self.after_console(key);
         Ok(())
     }
 
     fn wanted(&self, wanted: &Wanted) -> Option<u64> {
         match &wanted.which {
-            Which::Number(number) => {
-                self.names.get(&ConsoleId { domid: wanted.domid, number: *number }).copied()
-            }
+            Which::Number(number) => self.consoles.key(ConsoleId { domid: wanted.domid, number: *number }),
             Which::Name(name) => {
-                let named = |key: &&u64| {
-                    let console = self.consoles.get(key)?;
-                    console.name.as_ref().filter(|(own, _)| own == name)
+                let is_named = |key| {
+                    let console = self.consoles.get(key);
+                    console.and_then(|console| console.outputs().name()) == Some(name.as_str())
                 };
-                let first = ConsoleId { domid: wanted.domid, number: 0 };
-                let last = ConsoleId { domid: wanted.domid, number: u32::MAX };
-                self.names.range(first..=last).map(|(_, key)| key).find(|key| named(key).is_some()).copied()
+                let mut keys = self.consoles.of_domain(wanted.domid).map(|(_, key)| key);
+                keys.find(|key| is_named(*key))
             }
         }
     }
@@ -196,14 +188,13 @@ impl<P: Platform> Server<P> {
     /// A line a console.
     fn report(&self) -> String {
         let mut text = String::new();
-        for (id, key) in &self.names {
-            let Some(console) = self.consoles.get(key) else { continue };
-            let connected = if console.wire.is_some() { "connected" } else { "waiting" };
-            let tty = console.tty.as_deref().unwrap_or("-");
-            let name = console.name.as_ref().map_or("-", |(name, _)| name);
+        for console in self.consoles.all_named() {
+            let connected = if console.ring().is_connected() { "connected" } else { "waiting" };
+            let tty = console.outputs().tty().unwrap_or("-");
+            let name = console.outputs().name().unwrap_or("-");
+            let (id, total, viewers) = (console.id(), console.total(), console.viewers().count());
             // Writing into a string does not fail.
-            let (total, viewers) = (console.total(), console.viewers());
-            let _ = writeln!(text, "{id} {connected} {total} {viewers} {tty} {name} {}", console.uuid);
+            let _ = writeln!(text, "{id} {connected} {total} {viewers} {tty} {name} {}", console.uuid());
         }
         text
     }

@@ -9,10 +9,11 @@ use uuid::Uuid;
 use xen_types::{DomId, Gfn, GrantRef};
 use xenstore::{EventPath, StoreError, WatchEvent};
 
-use super::console::{Wire, with_cause};
+use super::console::{Console, with_cause};
 use super::id::ConsoleId;
+use super::scheduler::Due;
 use super::tree::{Tree, backend_of, frontend_dir, primary_dir, soft};
-use super::{Due, Server, ServerError};
+use super::{Server, ServerError};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
 use crate::ring::BackendRing;
 use crate::xenbus::{Link, Offer, Step, XenbusState, next_step};
@@ -31,11 +32,13 @@ pub(crate) struct Dirty {
     domains: bool,
     /// Consoles, and whether looking was put off before (then the look needs no share of its own).
     consoles: BTreeMap<ConsoleId, bool>,
+    /// Whether events of watches may wait where the poll does not see them.
+    unread: bool,
 }
 
 impl Dirty {
     pub(crate) fn all() -> Self {
-        Self { domains: true, consoles: BTreeMap::new() }
+        Self { domains: true, consoles: BTreeMap::new(), unread: true }
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -48,6 +51,20 @@ impl Dirty {
 
     pub(crate) const fn add_domains(&mut self) {
         self.domains = true;
+    }
+
+    /// Whether events of watches may wait where the poll does not see them.
+    pub(crate) const fn has_unread(&self) -> bool {
+        self.unread
+    }
+
+    pub(crate) const fn set_unread(&mut self, unread: bool) {
+        self.unread = unread;
+    }
+
+    /// Takes what is to be looked at: whether the domains are, and the consoles.
+    fn take(&mut self) -> (bool, BTreeMap<ConsoleId, bool>) {
+        (core::mem::take(&mut self.domains), core::mem::take(&mut self.consoles))
     }
 
     fn add(&mut self, id: ConsoleId) {
@@ -78,10 +95,9 @@ fn has_number<P: Platform>(platform: &mut P, domid: DomId, uuid: Uuid) -> bool {
 impl<P: Platform> Server<P> {
     /// Takes the events that have come.
     pub(crate) fn read_watches(&mut self) {
-        self.unread &= !self.reconnect.is_lost();
-        if !self.reconnect.is_lost()
-            && let Err(error) = self.take_watch_events()
-        {
+        if self.reconnect.is_lost() {
+            self.dirty.set_unread(false);
+        } else if let Err(error) = self.take_watch_events() {
             self.lose_store(&error);
         }
     }
@@ -89,51 +105,38 @@ impl<P: Platform> Server<P> {
     fn take_watch_events(&mut self) -> Result<(), StoreError> {
         for _ in 0..WATCH_EVENTS_MAX {
             let Some(event) = self.store.next_event(Instant::now())? else {
-                self.unread = false;
+                self.dirty.set_unread(false);
                 return Ok(());
             };
             self.dirty.note(&event);
         }
-        self.unread = true;
+        self.dirty.set_unread(true);
         Ok(())
     }
 
     /// Looks at what has changed.
     pub(crate) fn look(&mut self) -> Result<(), ServerError> {
-        let dirty = core::mem::take(&mut self.dirty);
-        if dirty.domains {
+        let (domains, consoles) = self.dirty.take();
+        if domains {
             self.look_at_domains()?;
         }
         // Without xenstore there is nothing to look at; when it answers again, everything is looked at.
-        let consoles = if self.reconnect.is_lost() { BTreeMap::new() } else { dirty.consoles };
+        let consoles = if self.reconnect.is_lost() { BTreeMap::new() } else { consoles };
         for (id, due) in consoles {
-            if self.domains.contains_key(&id.domid) && (due || self.may_look(id)) {
+            if self.consoles.domain(id.domid).is_some()
+                && (due || self.scheduler.may_look(id, Instant::now()))
+            {
                 self.look_at(id)?;
             }
         }
         Ok(())
     }
 
-    /// Bounds how often a guest that keeps writing to xenstore is looked at.
-    fn may_look(&mut self, id: ConsoleId) -> bool {
-        let now = Instant::now();
-        let Some(console) = self.console_mut(id) else { return true };
-        match console.looks.take(now) {
-            Ok(()) => true,
-            Err(at) => {
-                if !core::mem::replace(&mut console.look_is_due, true) {
-                    self.schedule(at, Due::Look(id));
-                }
-                false
-            }
-        }
-    }
-
     fn look_at(&mut self, id: ConsoleId) -> Result<(), ServerError> {
         let done = if id.number == 0 { self.look_at_primary(id) } else { self.look_at_secondary(id) };
         done?;
         // xenstored may not have answered when it was to be told first.
-        if self.console_mut(id).is_some_and(|console| console.tty.is_some() && !console.tty_is_told) {
+        if self.consoles.named(id).is_some_and(|console| console.outputs().is_tty_untold()) {
             self.tell_tty(id)?;
         }
         Ok(())
@@ -142,7 +145,9 @@ impl<P: Platform> Server<P> {
     /// Whether a domid still belongs to the same domain. If not, the domains are checked in the next turn.
     pub(crate) fn is_still(&mut self, domid: DomId, uuid: Uuid) -> bool {
         let is_still = has_number(&mut self.platform, domid, uuid);
-        self.dirty.domains |= !is_still;
+        if !is_still {
+            self.dirty.add_domains();
+        }
         is_still
     }
 
@@ -151,7 +156,7 @@ impl<P: Platform> Server<P> {
     pub(crate) fn is_owner(&mut self, id: ConsoleId, uuid: Uuid) -> bool {
         let is_still = self.is_still(id.domid, uuid);
         if !is_still {
-            self.schedule(Instant::now() + RETRY, Due::Look(id));
+            self.scheduler.schedule(Instant::now() + RETRY, Due::Look(id));
         }
         is_still
     }
@@ -167,8 +172,8 @@ impl<P: Platform> Server<P> {
     /// another domain.
     pub(crate) fn look_at_domains(&mut self) -> Result<(), ServerError> {
         let alive = self.alive()?;
-        let is_gone = |(domid, uuid): &(&DomId, &Uuid)| alive.get(domid) != Some(uuid);
-        let gone: Vec<DomId> = self.domains.iter().filter(is_gone).map(|(domid, _)| *domid).collect();
+        let is_gone = |(domid, uuid): &(DomId, Uuid)| alive.get(domid) != Some(uuid);
+        let gone: Vec<DomId> = self.consoles.domains().filter(is_gone).map(|(domid, _)| domid).collect();
         for domid in gone {
             self.forget_domain(domid)?;
         }
@@ -176,7 +181,7 @@ impl<P: Platform> Server<P> {
             return Ok(());
         }
         for (domid, uuid) in alive {
-            if self.domains.insert(domid, uuid).is_none() {
+            if self.consoles.add_domain(domid, uuid) {
                 self.meet_domain(domid)?;
             }
         }
@@ -196,11 +201,10 @@ impl<P: Platform> Server<P> {
 
     fn forget_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "domain is gone");
-        self.domains.remove(&domid);
-        self.shares.remove(&domid);
+        self.consoles.remove_domain(domid);
+        self.scheduler.remove_domain(domid);
         let first = ConsoleId { domid, number: 0 };
-        let last = ConsoleId { domid, number: u32::MAX };
-        let ids: Vec<ConsoleId> = self.names.range(first..=last).map(|(id, _)| *id).collect();
+        let ids: Vec<ConsoleId> = self.consoles.of_domain(domid).map(|(id, _)| id).collect();
         // Their last bytes come first: xenstored may not answer.
         for id in &ids {
             self.forget(*id);
@@ -214,7 +218,7 @@ impl<P: Platform> Server<P> {
 
     fn forget(&mut self, id: ConsoleId) {
         self.disconnect(id, false);
-        if let Some(console) = self.console_mut(id) {
+        if let Some(console) = self.consoles.named(id) {
             console.report("console is gone");
         }
         self.retire(id);
@@ -237,7 +241,7 @@ impl<P: Platform> Server<P> {
         // The frame number serves as the grant's in the note of what was mapped.
         let frame_note = GrantRef(u32::try_from(primary.frame & 0xffff_ffff).unwrap_or_default());
         let offer = Offer { ring: frame_note, port: primary.port };
-        let had = self.console_mut(id).map(|console| console.link);
+        let had = self.consoles.named(id).map(|console| console.ring().handshake());
         match had {
             Some(Link::Connected { offer: mapped, .. } | Link::Refused(mapped)) if mapped == offer => {
                 return Ok(());
@@ -255,7 +259,7 @@ impl<P: Platform> Server<P> {
     fn look_at_secondary(&mut self, id: ConsoleId) -> Result<(), StoreError> {
         for _ in 0..STEPS_MAX {
             let picture = Tree::new(&self.store).picture(id)?;
-            let known = self.console_mut(id).map(|console| console.link);
+            let known = self.consoles.named(id).map(|console| console.ring().handshake());
             let step = match known {
                 Some(link) => next_step(&picture, &link),
                 None if picture.backend.is_none() || !Tree::new(&self.store).is_ours(id)? => return Ok(()),
@@ -297,10 +301,8 @@ impl<P: Platform> Server<P> {
     }
 
     fn confirm(&mut self, id: ConsoleId) {
-        if let Some(console) = self.console_mut(id)
-            && let Link::Connected { confirmed, .. } = &mut console.link
-        {
-            *confirmed = true;
+        if let Some(console) = self.consoles.named_mut(id) {
+            console.ring_mut().confirm();
         }
     }
 
@@ -311,10 +313,13 @@ impl<P: Platform> Server<P> {
 
     /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
     pub(crate) fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        let Some(tty) = self.console_mut(id).and_then(|console| console.tty.clone()) else { return Ok(()) };
+        let console = self.consoles.named(id);
+        let Some(tty) = console.and_then(|console| console.outputs().tty().map(str::to_owned)) else {
+            return Ok(());
+        };
         self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))?;
-        if let Some(console) = self.console_mut(id) {
-            console.tty_is_told = true;
+        if let Some(console) = self.consoles.named_mut(id) {
+            console.outputs_mut().tty_is_told();
         }
         Ok(())
     }
@@ -325,7 +330,7 @@ impl<P: Platform> Server<P> {
         id: ConsoleId,
         work: impl FnOnce(&Tree<'_>, &mut dyn FnMut() -> bool) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let Some(uuid) = self.console_mut(id).map(|console| console.uuid) else { return Ok(()) };
+        let Some(uuid) = self.consoles.named(id).map(Console::uuid) else { return Ok(()) };
         let platform = &mut self.platform;
         let mut was_owner = true;
         let done = work(&Tree::new(&self.store), &mut || {
@@ -333,8 +338,8 @@ impl<P: Platform> Server<P> {
             was_owner
         });
         if !was_owner {
-            self.dirty.domains = true;
-            self.schedule(Instant::now() + RETRY, Due::Look(id));
+            self.dirty.add_domains();
+            self.scheduler.schedule(Instant::now() + RETRY, Due::Look(id));
         }
         done
     }
@@ -343,8 +348,8 @@ impl<P: Platform> Server<P> {
     /// may have the domid now, and so the page and the port may be that domain's: both are then released.
     fn connect(&mut self, id: ConsoleId, offer: Offer, page: io::Result<P::Page>) -> Option<bool> {
         let bound = page.and_then(|page| Ok((page, self.platform.bind(id.domid, offer.port)?)));
-        let key = self.names.get(&id).copied();
-        let uuid = self.console_mut(id)?.uuid;
+        let key = self.consoles.key(id)?;
+        let uuid = self.consoles.get(key)?.uuid();
         // Checked after the bind: a domain that still has the domid had it all the time.
         if !self.is_owner(id, uuid) {
             if let Ok((_, port)) = bound {
@@ -352,48 +357,50 @@ impl<P: Platform> Server<P> {
             }
             return None;
         }
-        let console = self.console_mut(id)?;
+        let console = self.consoles.get_mut(key)?;
         Some(match bound {
             Ok((page, port)) => {
-                console.take_up(Wire { ring: BackendRing::new(page), port });
-                console.link = Link::Connected { offer, confirmed: false };
+                console.attach(BackendRing::new(page), port);
+                console.ring_mut().set_handshake(Link::Connected { offer, confirmed: false });
                 console.report("console is connected");
-                if let Some(key) = key {
-                    self.ports.insert(port, key);
-                    // What was written before the port was bound made no event, here or there: a daemon that was
-                    // killed may have moved bytes and told nobody, and the guest would wait for room for ever.
-                    self.queue(key);
-                    self.platform.notify(port);
-                }
+                self.consoles.set_port(port, key);
+                self.scheduler.add(key, id.domid);
+                // What was written before the port was bound made no event, here or there: a daemon that was
+                // killed may have moved bytes and told nobody, and the guest would wait for room for ever.
+                self.scheduler.queue(key);
+                self.platform.notify(port);
                 true
             }
             Err(error) => {
                 // A frontend can make another offer; a primary console has but one.
-                console.link = if id.number == 0 { Link::None } else { Link::Refused(offer) };
+                let link = if id.number == 0 { Link::None } else { Link::Refused(offer) };
+                console.ring_mut().set_handshake(link);
                 console.complain(&format_args!(
                     "its ring or port is not available ({}); if another console daemon such as xenconsoled is \
                      running, stop it",
                     with_cause(&error)
                 ));
                 if id.number == 0 {
-                    self.schedule(Instant::now() + RETRY, Due::Look(id));
+                    self.scheduler.schedule(Instant::now() + RETRY, Due::Look(id));
                 }
                 false
             }
         })
     }
 
-    /// Drains and releases a ring; a ring that `lies` (is corrupted) is only released.
-    pub(crate) fn disconnect(&mut self, id: ConsoleId, lies: bool) {
-        let Some(key) = self.names.get(&id).copied() else { return };
-        let Some(console) = self.consoles.get_mut(&key) else { return };
-        console.link = Link::None;
-        if let Some(wire) = console.take_wire(&mut self.poller, lies) {
-            self.ports.remove(&wire.port);
-            self.platform.unbind(wire.port);
-        }
+    /// Drains and releases a ring; one that is `corrupt` is only released.
+    pub(crate) fn disconnect(&mut self, id: ConsoleId, corrupt: bool) {
+        let Some(key) = self.consoles.key(id) else { return };
+        let Some(console) = self.consoles.get_mut(key) else { return };
+        console.ring_mut().set_handshake(Link::None);
+        let port = console.detach(&mut self.poller, corrupt);
         if let Some(at) = console.unscheduled_files() {
-            self.schedule(at, Due::Files(key));
+            self.scheduler.schedule(at, Due::Files(key));
+        }
+        self.scheduler.remove(key);
+        if let Some(port) = port {
+            self.consoles.remove_port(port);
+            self.platform.unbind(port);
         }
     }
 }

@@ -11,8 +11,7 @@ use nix::fcntl::OFlag;
 use nix::sys::epoll::EpollFlags;
 
 use super::poller::{Poller, Slot};
-use super::reader::{Pumped, Reader};
-use super::sinks::Archive;
+use super::reader::{Archive, Pumped, Reader};
 use crate::history::History;
 use crate::output::{Direction, Overflow};
 use crate::pty::Pty;
@@ -159,16 +158,30 @@ pub(crate) struct Viewer {
     stream: UnixStream,
     slot: Slot,
     reader: Reader,
-    pub(crate) role: Role,
+    role: Role,
     /// Bytes that it still gets, when it has closed its writing half.
     remaining: Option<u64>,
     /// Whether it has closed its writing half.
-    pub(crate) input_ended: bool,
+    input_ended: bool,
 }
 
 impl Viewer {
     pub(crate) const fn new(stream: UnixStream, slot: Slot, reader: Reader, role: Role) -> Self {
         Self { stream, slot, reader, role, remaining: None, input_ended: false }
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether it has closed its writing half.
+    pub(crate) const fn input_ended(&self) -> bool {
+        self.input_ended
+    }
+
+    /// Whether it is a stream whose sender has sent the end.
+    pub(crate) fn is_ended_stream(&self) -> bool {
+        self.role == Role::Stream && self.input_ended
     }
 
     /// Whether bytes must stay in the ring until this one has taken those before them.

@@ -5,19 +5,18 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Instant;
 
 use xenstore::StoreError;
 
-use super::console::{Console, with_cause};
+use super::console::Console;
 use super::ends::{StreamEnd, StreamFd, pipe_path};
 use super::id::ConsoleId;
 use super::share::Share;
 use super::tree::Tree;
 use super::{LogNames, Server};
 use crate::history::HISTORY;
-use crate::logfile::{LogFile, file_stem};
+use crate::logfile::{LogStyle, file_stem};
 use crate::output::{Direction, LogChoice, Output, Overflow, Plan};
 use crate::own_path::OwnPath;
 use crate::platform::Platform;
@@ -27,10 +26,10 @@ impl<P: Platform> Server<P> {
     /// Creates the console's log, socket and output, unless it has them. Returns false when another domain has the
     /// domid now, since the keys that were read may be that domain's.
     pub(crate) fn open_console(&mut self, id: ConsoleId) -> Result<bool, StoreError> {
-        if self.names.contains_key(&id) {
+        if self.consoles.key(id).is_some() {
             return Ok(true);
         }
-        let Some(uuid) = self.domains.get(&id.domid).copied() else { return Ok(false) };
+        let Some(uuid) = self.consoles.domain(id.domid) else { return Ok(false) };
         let tree = Tree::new(&self.store);
         let (plan, wrong) = tree.plan(id)?;
         let limit = tree.limit(id)?;
@@ -38,41 +37,35 @@ impl<P: Platform> Server<P> {
         if !self.is_owner(id, uuid) {
             return Ok(false);
         }
-        let key = self.next_key;
-        self.next_key += 1;
+        let key = self.consoles.new_key();
         let (now, pace) = (Instant::now(), self.settings.log_pace);
-        let share = self.shares.entry(id.domid).or_insert_with(|| Rc::new(Share::new(id.domid, pace, now)));
-        let mut console = Console::new(id, uuid, key, Rc::clone(share), now);
+        let share = self.consoles.share(id.domid, || Share::new(id.domid, pace, now));
+        let mut console = Console::new(id, uuid, key, share, self.settings.log_timeout);
         for error in wrong {
             console.complain(&error);
         }
-        if let Some(path) = log {
-            match LogFile::open(path, self.settings.log_style) {
-                Ok(log) => console.set_log(log),
-                Err(error) => console.complain(&with_cause(&error)),
-            }
-        }
-        console.take_up_history(self.settings.socket_dir.join(format!("{id}.journal")));
+        let log = log.map(|path| (path, self.settings.log_style));
+        let journal = self.settings.socket_dir.join(format!("{id}.journal"));
+        console.take_up_history(journal, log.as_ref().map(|(_, style)| *style));
         self.open_socket(&mut console);
         self.open_output(&mut console, &plan, limit);
-        console.take_up_files();
+        self.open_files(&mut console, log, self.output_file(&plan));
         if let Some(name) = plan.name {
             let link = self.settings.socket_dir.join(format!("{}.{name}", id.domid));
             // Stale, or another console's of the same name: the last one wins.
             let _ = fs::remove_file(&link);
             match symlink(id.to_string(), &link).and_then(|()| OwnPath::of(link.clone())) {
-                Ok(link) => console.name = Some((name, Some(link))),
+                Ok(link) => console.outputs_mut().set_name(name, Some(link)),
                 Err(error) => {
                     console.complain(&format_args!(
                         "cannot create the link {} of its name: {error}",
                         link.display()
                     ));
-                    console.name = Some((name, None));
+                    console.outputs_mut().set_name(name, None);
                 }
             }
         }
-        self.names.insert(id, key);
-        self.consoles.insert(key, console);
+        self.consoles.insert(id, key, console);
         self.tell_tty(id)?;
         Ok(true)
     }
@@ -90,10 +83,36 @@ impl<P: Platform> Server<P> {
         })
     }
 
+    /// The file that is the console's output, and how it is written.
+    fn output_file(&self, plan: &Plan) -> Option<(PathBuf, LogStyle)> {
+        let Output::File(path) = &plan.output else { return None };
+        let mut style = self.settings.log_style;
+        style.limit = plan.limit.unwrap_or(style.limit);
+        style.sync = plan.sync.unwrap_or(style.sync);
+        Some((path.clone(), style))
+    }
+
+    /// Has the console's files opened by the thread for their folders.
+    fn open_files(
+        &mut self,
+        console: &mut Console<P::Page>,
+        log: Option<(PathBuf, LogStyle)>,
+        file: Option<(PathBuf, LogStyle)>,
+    ) {
+        let paths: Vec<&Path> = [&log, &file].into_iter().flatten().map(|(path, _)| path.as_path()).collect();
+        if paths.is_empty() {
+            return;
+        }
+        match self.writers.writer(&paths) {
+            Ok(writer) => console.open_files(writer, log, file),
+            Err(error) => console.complain(&format_args!("cannot start a thread for its log: {error}")),
+        }
+    }
+
     fn open_socket(&mut self, console: &mut Console<P::Page>) {
-        let path = self.settings.socket_dir.join(console.id.to_string());
+        let path = self.settings.socket_dir.join(console.id().to_string());
         let opened =
-            listen(&path).and_then(|listener| console.set_listener(&mut self.poller, listener, path.clone()));
+            listen(&path).and_then(|listener| console.listen(&mut self.poller, listener, path.clone()));
         if let Err(error) = opened {
             console.complain(&format_args!("cannot create its socket {}: {error}", path.display()));
         }
@@ -102,19 +121,11 @@ impl<P: Platform> Server<P> {
     fn open_output(&mut self, console: &mut Console<P::Page>, plan: &Plan, limit: u64) {
         let overflow = plan.overflow.unwrap_or(self.settings.overflow);
         match &plan.output {
-            Output::Null => {}
+            // A file is opened with the log.
+            Output::Null | Output::File(_) => {}
             Output::Pty => self.open_pty(console, overflow, limit),
-            Output::File(path) => {
-                let mut style = self.settings.log_style;
-                style.limit = plan.limit.unwrap_or(style.limit);
-                style.sync = plan.sync.unwrap_or(style.sync);
-                match LogFile::open(path.clone(), style) {
-                    Ok(file) => console.sinks.set_file(file),
-                    Err(error) => console.complain(&with_cause(&error)),
-                }
-            }
             Output::Pipe(path) => {
-                let (path, direction) = pipe_path(path, console.id.number);
+                let (path, direction) = pipe_path(path, console.id().number);
                 let out = direction == Direction::Out;
                 let overflow = plan.overflow.unwrap_or(Overflow::Block);
                 let opened = StreamFd::pipe(&path, direction).and_then(|fd| {
@@ -127,7 +138,8 @@ impl<P: Platform> Server<P> {
             }
             Output::Socket(path) => {
                 let opened = listen_where_free(path).and_then(|listener| {
-                    console.set_output_socket(&mut self.poller, listener, path.clone(), overflow)
+                    let (poller, path) = (&mut self.poller, path.clone());
+                    console.outputs_mut().set_socket(poller, listener, path, overflow)
                 });
                 if let Err(error) = opened {
                     console.complain(&format_args!("cannot create its socket {}: {error}", path.display()));
@@ -144,7 +156,7 @@ impl<P: Platform> Server<P> {
             Ok(path)
         });
         match opened {
-            Ok(path) => console.tty = Some(path),
+            Ok(path) => console.outputs_mut().set_tty(path),
             Err(error) => console.complain(&format_args!("cannot allocate a pseudo-terminal: {error}")),
         }
     }

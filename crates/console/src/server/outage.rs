@@ -21,8 +21,9 @@ use super::console::with_cause;
 use super::discovery::Dirty;
 use super::id::ConsoleId;
 use super::poller::{Poller, Slot, Source};
+use super::scheduler::Due;
 use super::tree::{Tree, backends, frontend_dir, primary_dir, soft};
-use super::{Due, Server, ServerError};
+use super::{Server, ServerError};
 use crate::platform::Platform;
 
 /// Makes a connection to xenstored, with the time limit that each request has at the daemon's start.
@@ -174,7 +175,7 @@ impl<P: Platform> Server<P> {
         );
         self.reconnect.remove(&mut self.poller, &self.store);
         self.reconnect.outage = Some(Outage { since: now, asker: None, first_delay });
-        self.unread = false;
+        self.dirty.set_unread(false);
         self.mind_outage();
     }
 
@@ -201,7 +202,7 @@ impl<P: Platform> Server<P> {
             }
         }
         if !core::mem::replace(&mut self.reconnect.is_scheduled, true) {
-            self.schedule(Instant::now() + DOMAINS_INTERVAL, Due::Outage);
+            self.scheduler.schedule(Instant::now() + DOMAINS_INTERVAL, Due::Outage);
         }
     }
 
@@ -211,8 +212,8 @@ impl<P: Platform> Server<P> {
         let job = Job {
             connect: Arc::clone(&self.reconnect.connect),
             timeout: self.reconnect.timeout,
-            domains: self.domains.keys().copied().collect(),
-            consoles: self.names.keys().filter(|id| id.number != 0).copied().collect(),
+            domains: self.consoles.domains().map(|(domid, _)| domid).collect(),
+            consoles: self.consoles.ids().filter(|id| id.number != 0).collect(),
         };
         let own_bell = Arc::clone(&bell);
         let work = move || job.run(first_delay, &stopped, &sender, &own_bell);
@@ -238,13 +239,13 @@ impl<P: Platform> Server<P> {
         self.reconnect.last = Some((answer.delay, Instant::now()));
         self.store = answer.store;
         self.dirty = Dirty::all();
-        let primaries = self.domains.keys().map(|domid| ConsoleId { domid: *domid, number: 0 });
+        let primaries = self.consoles.domains().map(|(domid, _)| ConsoleId { domid, number: 0 });
         let all: BTreeSet<ConsoleId> =
-            primaries.chain(answer.secondaries).chain(self.names.keys().copied()).collect();
+            primaries.chain(answer.secondaries).chain(self.consoles.ids()).collect();
         for id in all {
             self.dirty.add_due(id);
         }
         // Events that came while watches were set wait in the connection.
-        self.unread = true;
+        self.dirty.set_unread(true);
     }
 }

@@ -14,12 +14,14 @@ pub(crate) enum Source {
     Store,
     /// The thread that asks xenstored again.
     StoreAgain,
+    /// Answers of the threads that write logs.
+    Writers,
     /// The caller's own descriptor.
     Caller,
     /// The control socket.
     Control,
     /// A client of the control socket that has not sent its request yet.
-    Guest(u64),
+    Client(u64),
     /// A part of the console with this key.
     Console(u64, Part),
 }

@@ -1,10 +1,26 @@
 use std::io::{self, ErrorKind};
 
-use super::sinks::Archive;
 use crate::history::{Cursor, History};
 
 /// Bytes that are handed on at once.
 pub(crate) const PIECE: usize = 16 * 1024;
+
+/// Where older bytes of a console are found.
+pub(crate) trait Archive {
+    /// Returns bytes from a position of the stream on, at most `count` of them.
+    fn earlier(&self, position: u64, count: u64) -> Earlier;
+}
+
+/// What an archive has.
+#[derive(Debug)]
+pub(crate) enum Earlier {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// They have to be read first: readers are brought up to date again when they are there.
+    Later,
+    /// They are not there.
+    Missing,
+}
 
 /// How far one reader of a console is, and whether its descriptor takes more.
 #[derive(Debug)]
@@ -18,6 +34,8 @@ pub(crate) struct Reader {
     first_is_message: bool,
     /// Its descriptor was full; nothing is tried before it says that it has room.
     blocked: bool,
+    /// It waits for what it wants from the archive.
+    waits: bool,
 }
 
 /// What became of an attempt to bring a reader up to date.
@@ -27,13 +45,22 @@ pub(crate) enum Pumped {
     UpToDate,
     /// It takes no more for now.
     Blocked,
+    /// What it wants has to be read from a disk.
+    Later,
     /// It is gone.
     Gone,
 }
 
 impl Reader {
     pub(crate) const fn new(cursor: Cursor) -> Self {
-        Self { cursor, limit: u64::MAX, first: Vec::new(), first_is_message: false, blocked: false }
+        Self {
+            cursor,
+            limit: u64::MAX,
+            first: Vec::new(),
+            first_is_message: false,
+            blocked: false,
+            waits: false,
+        }
     }
 
     /// The same with a bound on what waits for it, smaller than what is kept.
@@ -80,7 +107,9 @@ impl Reader {
         while !self.blocked {
             if self.first.is_empty() {
                 history.limit(&mut self.cursor, self.limit);
-                self.fill(history, archive);
+                if !self.fill(history, archive) {
+                    return Pumped::Later;
+                }
             }
             let from_history = self.first.is_empty();
             let bytes = if from_history {
@@ -108,26 +137,37 @@ impl Reader {
         Pumped::Blocked
     }
 
-    /// Brings what is not in memory, or a word about what is lost.
-    fn fill(&mut self, history: &History, archive: &dyn Archive) {
+    /// Brings what is not in memory, or a word about what is lost. Returns false if it has to be waited for.
+    fn fill(&mut self, history: &History, archive: &dyn Archive) -> bool {
         let place = history.beyond_memory(&mut self.cursor);
         let mut lost = self.cursor.take_lost();
-        if lost == 0
+        if core::mem::take(&mut self.waits) && lost > 0 {
+            // What it waited for is out of date, and what is as old now would be too, before it is read.
+            history.fall_to_memory(&mut self.cursor);
+            lost += self.cursor.take_lost();
+        } else if lost == 0
             && let Some((position, count)) = place
         {
-            if let Some(bytes) = archive.earlier(position, count) {
-                self.cursor.advance(bytes.len());
-                self.first = bytes;
-                self.first_is_message = false;
-                return;
+            match archive.earlier(position, count) {
+                Earlier::Bytes(bytes) => {
+                    self.cursor.advance(bytes.len());
+                    self.first = bytes;
+                    self.first_is_message = false;
+                    return true;
+                }
+                Earlier::Later => {
+                    self.waits = true;
+                    return false;
+                }
+                Earlier::Missing => history.fall_to_memory(&mut self.cursor),
             }
-            history.fall_to_memory(&mut self.cursor);
             lost = self.cursor.take_lost();
         }
         if lost > 0 {
             self.first = format!("\r\n[outrigger-consoled: {lost} bytes dropped here]\r\n").into_bytes();
             self.first_is_message = true;
         }
+        true
     }
 }
 
@@ -140,16 +180,16 @@ mod tests {
     struct All;
 
     impl Archive for All {
-        fn earlier(&self, start: u64, count: u64) -> Option<Vec<u8>> {
-            Some((start..start + count.min(1000)).map(|at| (at % 251) as u8).collect())
+        fn earlier(&self, start: u64, count: u64) -> Earlier {
+            Earlier::Bytes((start..start + count.min(1000)).map(|at| (at % 251) as u8).collect())
         }
     }
 
     struct Nothing;
 
     impl Archive for Nothing {
-        fn earlier(&self, _: u64, _: u64) -> Option<Vec<u8>> {
-            None
+        fn earlier(&self, _: u64, _: u64) -> Earlier {
+            Earlier::Missing
         }
     }
 
@@ -176,6 +216,30 @@ mod tests {
         let got = read_all(&mut Reader::new(history.oldest()), &history, &Nothing);
         let mark = b"\r\n[outrigger-consoled: 32768 bytes dropped here]\r\n";
         assert!(got == [mark, &stream[stream.len() - IN_MEMORY..]].concat());
+    }
+
+    /// Has to read everything first.
+    struct Slow;
+
+    impl Archive for Slow {
+        fn earlier(&self, _: u64, _: u64) -> Earlier {
+            Earlier::Later
+        }
+    }
+
+    #[test]
+    fn a_reader_that_falls_off_while_it_waits_for_the_archive_goes_on_in_memory() {
+        let mut history = History::in_memory(IN_MEMORY);
+        history.push(&[b'a'; HISTORY]).unwrap();
+        let mut reader = Reader::new(history.oldest());
+        for _ in 0..2 {
+            let pumped = reader.pump(&history, &Slow, |_| panic!("there is nothing yet"));
+            assert_eq!(pumped, Pumped::Later);
+        }
+        history.push(b"bcd").unwrap();
+        let got = read_all(&mut reader, &history, &Slow);
+        let mark = format!("\r\n[outrigger-consoled: {} bytes dropped here]\r\n", HISTORY - IN_MEMORY + 3);
+        assert!(got == [mark.as_bytes(), &[b'a'; IN_MEMORY - 3], b"bcd"].concat());
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use xenstore::StoreError;
 
-use crate::logfile::LogStyle;
+use crate::logfile::{Disk, HostDisk, LogStyle};
 use crate::output::Overflow;
 
 /// Where the server keeps its files, and what it does with bytes.
@@ -31,6 +32,10 @@ pub struct Settings {
     pub log_pace: LogPace,
     /// How long the server's loop, and so every console, may wait for one answer of xenstored.
     pub store_timeout: Duration,
+    /// How long a log's disk may be silent before nothing waits for it any more.
+    pub log_timeout: Duration,
+    /// The file system of logs and files; tests have others.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Settings {
@@ -47,6 +52,8 @@ impl Settings {
             overflow: Overflow::Drop,
             log_pace: LogPace::default(),
             store_timeout: Duration::from_secs(3),
+            log_timeout: Duration::from_secs(3),
+            disk: Arc::new(HostDisk),
         }
     }
 }
@@ -101,6 +108,9 @@ pub enum ServerError {
     /// The poll itself fails.
     #[error("Cannot wait for consoles")]
     Poll(#[source] io::Error),
+    /// What the threads that write logs need cannot be made.
+    #[error("Cannot prepare the writing of logs")]
+    Writers(#[source] io::Error),
     /// A folder that is needed cannot be made, or nothing can be made in it.
     #[error("Cannot use the directory {path}; check the options for directories and its permissions")]
     Folder {

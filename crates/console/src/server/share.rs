@@ -7,7 +7,7 @@ use tracing::warn;
 use xen_types::DomId;
 
 use super::LogPace;
-use super::bucket::{Bucket, Pace};
+use super::bucket::Pace;
 
 /// Lines about a domain's consoles in the daemon's own log within [`LINES_PERIOD`]. A stubdomain with ten consoles that
 /// starts and ends makes twenty.
@@ -18,8 +18,6 @@ const LINES_PERIOD: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Share {
     domid: DomId,
-    /// Turns of service: about a fifth of a processor when each moves one byte, 80 MB/s when each moves a full ring.
-    turns: RefCell<Bucket>,
     log: RefCell<Pace>,
     lines: RefCell<Lines>,
 }
@@ -36,15 +34,9 @@ impl Share {
     pub(crate) fn new(domid: DomId, pace: LogPace, now: Instant) -> Self {
         Self {
             domid,
-            turns: RefCell::new(Bucket::new(4096, 40_960, now)),
             log: RefCell::new(Pace::new(pace.burst, pace.per_second, now)),
             lines: RefCell::new(Lines { since: now, logged: 0, left_out: 0 }),
         }
-    }
-
-    /// Takes one turn of service, or returns when the next is available.
-    pub(crate) fn take_turn(&self, now: Instant) -> Result<(), Instant> {
-        self.turns.borrow_mut().take(now)
     }
 
     /// Takes so many bytes of what logs may have, or returns when more are available.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 
 use console::history::HISTORY;
 use console::ring::{Index, OUT_SIZE};
@@ -70,9 +71,11 @@ fn check(seed: u64, with_log: bool, with_file: bool) {
     host.until("an empty ring", |_| {
         (page.guest_get(Index::OutProd) == page.guest_get(Index::OutCons)).then_some(())
     });
-    // They are handed on in larger pieces than a ring.
-    host.turn();
-    host.turn();
+    // They are handed on in larger pieces than a ring, and written by a thread.
+    host.until("the end of the files", |host| {
+        let has_all = |path: &PathBuf| fs::metadata(path).unwrap().len() >= wanted.len() as u64;
+        (!with_log || has_all(&host.log_path(1, 0))).then_some(()).filter(|()| !with_file || has_all(&file))
+    });
     assert!(wanted.len() > 20 * OUT_SIZE, "only {} bytes under {kills} kills", wanted.len());
     let mut wrong = Vec::new();
     for (there, path) in [(with_log, host.log_path(1, 0)), (with_file, file)] {

@@ -121,10 +121,14 @@ fn a_file_has_its_own_limit_and_the_log_its_own_place() {
     let log = format!("file:{}", folder.join("own.log").display());
     let keys = [("output-limit", "4096"), ("output-sync", "rotation"), ("log", log.as_str())];
     let page = secondary(&mut host, 1, &format!("file:{}", folder.join("out").display()), &keys);
-    for _ in 0..4 {
+    for round in 1..=4 {
         page.guest_write(&[b'x'; OUT_SIZE]);
         host.xen.kick(domid(1), 5);
-        host.until("an empty ring", |_| is_empty(&page).then_some(()));
+        // Each by itself, so that each is written by itself.
+        host.until("a ring's bytes", |_| {
+            let logged = fs::metadata(folder.join("own.log")).map_or(0, |about| about.len());
+            (logged == round * OUT_SIZE as u64 && is_empty(&page)).then_some(())
+        });
     }
     page.guest_write(b"end");
     host.xen.kick(domid(1), 5);
@@ -346,4 +350,24 @@ fn a_viewer_gets_what_is_kept_though_the_older_half_is_in_the_log_only() {
     host.until("the last bytes", |_| is_empty(&page).then_some(()));
     let viewer = host.view(id, 0);
     assert!(host.read_viewer(&viewer, HISTORY) == stream[stream.len() - HISTORY..]);
+}
+
+#[test]
+fn a_viewer_that_is_far_behind_when_the_domain_ends_gets_all_that_is_kept() {
+    let mut host = Host::new();
+    let (id, page) = host.domain(1, "null");
+    let viewer = host.view(id, 0);
+    let stream: Vec<u8> = (0..1_000_000).map(|at| b'a' + u8::try_from(at % 23).unwrap()).collect();
+    let mut rest = &stream[..];
+    while !rest.is_empty() {
+        rest = &rest[page.guest_write(rest)..];
+        host.xen.kick(id, 2);
+        host.turn();
+    }
+    host.until("the last bytes", |_| is_empty(&page).then_some(()));
+    host.destroy(id);
+    let got = host.read_viewer(&viewer, usize::MAX);
+    let mark = b"bytes dropped here]\r\n";
+    let last = got.windows(mark.len()).rposition(|part| part == mark).expect("something was dropped");
+    assert!(got[last + mark.len()..] == stream[stream.len() - HISTORY..], "{} bytes", got.len() - last);
 }

@@ -3,8 +3,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::Xenstore;
-use crate::error::{Operation, StoreError};
+use crate::error::StoreError;
 use crate::event::{EventPath, EventQueue, WatchEvent};
+use crate::operation::Operation;
 use crate::path::{WatchPath, WatchedPath};
 use crate::store::Store;
 use crate::wire::{MessageType, Request};

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fuzz;
 
 fn decode_in_steps(bytes: &[u8], step: usize) -> Result<Vec<Message>, WireError> {
     let mut decoder = Decoder::new();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use console::logfile::LogStyle;
+use console::logfile::{Disk, LogStyle};
 use console::server::{Server, Settings};
 use tempfile::TempDir;
 use xen_types::DomId;
@@ -32,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) rest: Duration,
     /// What is different from the usual settings.
     pub(crate) adapt: fn(&mut Settings),
+    /// The disk of logs and files, if it is not the host's.
+    pub(crate) disk: Option<Arc<dyn Disk>>,
 }
 
 pub(crate) fn domid(number: u16) -> DomId {
@@ -57,6 +59,7 @@ impl Host {
             log_limit: LogStyle::DEFAULT_LIMIT,
             rest: Duration::from_millis(5),
             adapt: |_| {},
+            disk: None,
         };
         host.start();
         host
@@ -68,6 +71,9 @@ impl Host {
         let mut settings = Settings::new(folder.join("log"), folder.join("run"));
         settings.log_style.limit = self.log_limit;
         (self.adapt)(&mut settings);
+        if let Some(disk) = &self.disk {
+            settings.disk = Arc::clone(disk);
+        }
         let xenstored = Arc::clone(&self.xenstored);
         let connect = Arc::new(move || Ok(xenstored.connection(DomId::DOM0)));
         self.server = Some(Server::start(platform, connect, settings).unwrap());
