@@ -1,27 +1,58 @@
 //! Runs the conformance cases against the xenstored of this host; needs the rights of domain 0's root.
 //!
-//! `xenstore-conformance [SOCKET OR DEVICE]`: without it, the usual place. Cases that need the rights of another domain are
-//! skipped and said. `xenstore-conformance --guest [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
+//! `xenstore-conformance [--throw-away-host] [SOCKET OR DEVICE]`: without a place, the usual one. Cases that need the
+//! rights of another domain are skipped, with the reason. So are cases that change more than the suite's own nodes, unless
+//! `--throw-away-host` says that it does not matter what becomes of this host: oxenstored does some of what they ask for,
+//! such as removing `/`.
+//!
+//! `xenstore-conformance --guest [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use xen_types::DomId;
-use xenstore::testing::{Case, Outcome, all_cases, guest_cases};
+use xenstore::testing::{Case, Outcome, Subject, all_cases, guest_cases};
 use xenstore::{Connection, Request, Store, StoreError, Xenstore, XsPath};
 
 fn open(place: Option<&str>) -> Result<Xenstore, StoreError> {
     place.map_or_else(Xenstore::open, |place| Xenstore::open_path(Path::new(place)))
 }
 
-fn main() -> ExitCode {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let as_guest = arguments.first().is_some_and(|argument| argument == "--guest");
-    if as_guest {
-        arguments.remove(0);
+/// What the command line asks for.
+#[derive(Default)]
+struct Arguments {
+    as_guest: bool,
+    is_throw_away: bool,
+    place: Option<String>,
+}
+
+impl Arguments {
+    fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut arguments = Self::default();
+        for word in words {
+            match word.as_str() {
+                "--guest" => arguments.as_guest = true,
+                "--throw-away-host" => arguments.is_throw_away = true,
+                _ if word.starts_with('-') || arguments.place.is_some() => {
+                    return Err(format!("Unexpected argument {word}"));
+                }
+                _ => arguments.place = Some(word),
+            }
+        }
+        Ok(arguments)
     }
-    let place = arguments.first().map(String::as_str);
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let place = arguments.place.as_deref();
     if let Err(error) = open(place) {
         eprintln!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
         return ExitCode::FAILURE;
@@ -36,7 +67,7 @@ fn main() -> ExitCode {
             println!("FAIL {}: {why}", case.name);
         }
     };
-    if as_guest {
+    if arguments.as_guest {
         for case in guest_cases() {
             // What a case leaves open ends with its connection.
             let outcome = match open(place) {
@@ -46,7 +77,8 @@ fn main() -> ExitCode {
             say(case, outcome);
         }
     } else {
-        all_cases().for_each(|case| say(case, case.run(&connect)));
+        let subject = Subject { connect: &connect, is_throw_away: arguments.is_throw_away };
+        all_cases().for_each(|case| say(case, case.run(&subject)));
         if let Err(error) = measure(place) {
             println!("FAIL measuring: {error}");
             failed += 1;

@@ -139,9 +139,14 @@ impl Xenstore {
     /// Disconnects a domain from xenstored, which fires `@releaseDomain`. Domain 0 only.
     ///
     /// # Errors
-    /// As for [`Store`]; `ENOENT` when the domain is not connected.
+    /// As for [`Store`]; `ENOENT` or `EINVAL` when the domain is not connected. [`StoreError::Destructive`] for domain 0,
+    /// which xenstored refuses, and with which oxenstored removes all nodes that domain 0 owns.
     pub fn release(&self, domid: DomId) -> Result<(), StoreError> {
-        self.request(&Request::release(domid)).map(drop)
+        let request = Request::release(domid);
+        if domid == DomId::DOM0 {
+            return Err(StoreError::Destructive { operation: request.operation() });
+        }
+        self.request(&request).map(drop)
     }
 
     /// Lets `@releaseDomain` fire again for a domain that was suspended and resumed. Domain 0 only.

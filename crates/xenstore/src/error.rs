@@ -78,6 +78,12 @@ pub enum StoreError {
         /// The most that is allowed: 4096 on xenstored's socket, 16 less on Linux's `/dev/xen/xenbus`.
         limit: usize,
     },
+    /// It would destroy the host's store, and is therefore never sent.
+    #[error("{operation}: not sent, because oxenstored would remove every node of the host")]
+    Destructive {
+        /// What was asked for.
+        operation: Operation,
+    },
     /// The answer is not what the protocol says.
     #[error("{operation}: xenstored's answer is malformed: {what}")]
     BadAnswer {

@@ -79,7 +79,12 @@ pub trait Store {
     }
 
     /// Removes a node and all below it; that there is none is fine.
+    ///
+    /// For `/` it gives [`StoreError::Destructive`]: xenstored refuses that, oxenstored does it.
     fn rm(&self, path: &dyn NodePath) -> Result<(), StoreError> {
+        if path.wire() == "/" {
+            return Err(StoreError::Destructive { operation: Request::rm(path).operation() });
+        }
         absent_is_none(self.request(&Request::rm(path))).map(drop)
     }
 

@@ -1,7 +1,9 @@
 //! Cases that every xenstored passes: the in-process [`Server`](crate::server::Server) in this crate's tests, and the
 //! real one in the control domain of a Xen host (`examples/conformance.rs`).
 //!
-//! The cases work below `/outrigger-conformance` and leave nothing there.
+//! The cases work below `/outrigger-conformance` and leave nothing there. Those that reach further
+//! ([`Reach::Host`]) run only on a host that may be destroyed: a xenstored that fails one of them may have lost its
+//! whole store.
 
 use core::fmt;
 use std::time::{Duration, Instant};
@@ -31,10 +33,42 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// What a case may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Nodes below `/outrigger-conformance`, which nobody else uses.
+    OwnNodes,
+    /// Other nodes too, connections of domains, or the permissions of special events.
+    Host,
+}
+
+/// What the suite runs against.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Makes a connection with the rights of a domain, or nothing when it cannot for this one.
+    ///
+    /// Domains other than 0 are ones that do not exist otherwise.
+    pub connect: &'a dyn Fn(DomId) -> Option<Xenstore>,
+    /// Whether the host may be destroyed. If not, cases with [`Reach::Host`] are skipped.
+    pub is_throw_away: bool,
+}
+
+impl fmt::Debug for Subject<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject").field("is_throw_away", &self.is_throw_away).finish_non_exhaustive()
+    }
+}
+
+/// Why a case with [`Reach::Host`] is skipped.
+const NEEDS_THROW_AWAY_HOST: &str =
+    "it changes more than its own nodes, and runs only with --throw-away-host";
+
 /// One case of the conformance suite.
 pub struct Case {
     /// Its name: what holds.
     pub name: &'static str,
+    /// What it may change.
+    pub reach: Reach,
     run: fn(&Bench<'_>) -> Result<(), Trouble>,
 }
 
@@ -42,13 +76,6 @@ impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Case").field("name", &self.name).finish_non_exhaustive()
     }
-}
-
-/// Runs all cases; `connect` makes a connection with the rights of a domain, or nothing when it cannot for this one.
-///
-/// Domains other than 0 are ones that do not exist otherwise.
-pub fn conformance(connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Vec<(&'static str, Outcome)> {
-    all_cases().map(|case| (case.name, case.run(connect))).collect()
 }
 
 /// All cases.
@@ -64,19 +91,26 @@ pub fn guest_cases() -> impl Iterator<Item = &'static Case> {
 }
 
 impl Case {
-    /// Runs a case of [`guest_cases`] in a domain.
+    /// Runs a case of [`guest_cases`] in a domain. Fails, and changes nothing, with the rights of domain 0.
     pub fn run_as_guest(&self, store: &Xenstore) -> Outcome {
-        let root = XsPath::root();
-        let bench = Bench { connect: &|_| None, dom0: store.clone(), root };
-        Outcome::of((self.run)(&bench))
+        let outcome = (|| {
+            // Requests that have to be refused would be carried out, such as that to release the caller.
+            refused("rights of domain 0", store.is_introduced(DomId::DOM0), &ErrorCode::Access)?;
+            let subject = Subject { connect: &|_| None, is_throw_away: false };
+            (self.run)(&Bench { subject, dom0: store.clone(), root: XsPath::root() })
+        })();
+        Outcome::of(outcome)
     }
 
-    /// Runs the case, on nodes of its own; `connect` as for [`conformance`].
-    pub fn run(&self, connect: &dyn Fn(DomId) -> Option<Xenstore>) -> Outcome {
+    /// Runs the case on nodes of its own, or skips it where it could do harm.
+    pub fn run(&self, subject: &Subject<'_>) -> Outcome {
         let outcome = (|| {
-            let dom0 = connect(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected"))?;
+            if self.reach == Reach::Host && !subject.is_throw_away {
+                return Err(Trouble::Skip(NEEDS_THROW_AWAY_HOST));
+            }
+            let dom0 = (subject.connect)(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected"))?;
             let root = XsPath::new("/outrigger-conformance").map_err(StoreError::from)?;
-            let bench = Bench { connect, dom0, root };
+            let bench = Bench { subject: *subject, dom0, root };
             bench.dom0.rm(&bench.root)?;
             bench.dom0.mkdir(&bench.root)?;
             bench.dom0.set_perms(&bench.root, &Permissions::owned_by(DomId::DOM0))?;
@@ -114,7 +148,7 @@ type Verdict = Result<(), Trouble>;
 
 /// What a case works with.
 struct Bench<'a> {
-    connect: &'a dyn Fn(DomId) -> Option<Xenstore>,
+    subject: Subject<'a>,
     /// The connection under test: of domain 0, in the guest's cases the guest's.
     dom0: Xenstore,
     /// A node of domain 0 that nobody else may see.
@@ -131,14 +165,17 @@ struct Guest {
 impl Bench<'_> {
     /// Another connection of domain 0.
     fn another(&self) -> Result<Xenstore, Trouble> {
-        (self.connect)(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected twice"))
+        (self.subject.connect)(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected twice"))
     }
 
     /// An unprivileged domain with a directory of its own.
     fn guest(&self, number: u16) -> Result<Guest, Trouble> {
+        if !self.subject.is_throw_away {
+            return Err(Trouble::Skip(NEEDS_THROW_AWAY_HOST));
+        }
         let domid = DomId::new(0x7f00 + number).map_err(|e| Trouble::Failed(e.to_string()))?;
         let skip = Trouble::Skip("no connection with the rights of another domain");
-        let store = (self.connect)(domid).ok_or(skip)?;
+        let store = (self.subject.connect)(domid).ok_or(skip)?;
         let home = XsPath::domain(domid);
         self.dom0.mkdir(&home)?;
         self.dom0.set_perms(&home, &Permissions::owned_by(domid))?;
@@ -191,14 +228,23 @@ fn refused<T: fmt::Debug>(what: &str, result: Result<T, StoreError>, code: &Erro
     }
 }
 
+/// The cases of a file; `@ Host` behind a name is its reach, otherwise it is `OwnNodes`.
 macro_rules! cases {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident $(@ $reach:ident)?),* $(,)?) => {
         pub(super) const CASES: &[super::Case] = &[
-            $(super::Case { name: stringify!($name), run: $name }),*
+            $(super::Case { name: stringify!($name), reach: super::reach!($($reach)?), run: $name }),*
         ];
     };
 }
-use cases;
+macro_rules! reach {
+    () => {
+        super::Reach::OwnNodes
+    };
+    ($reach:ident) => {
+        super::Reach::$reach
+    };
+}
+use {cases, reach};
 
 #[cfg(test)]
 mod tests {
@@ -231,7 +277,8 @@ mod tests {
             .filter_map(|case| {
                 let server = Server::start();
                 let before = server.dump();
-                let outcome = case.run(&|domid| Some(server.connect(domid)));
+                let connect = |domid| Some(server.connect(domid));
+                let outcome = case.run(&Subject { connect: &connect, is_throw_away: true });
                 // Nodes of the guests that a case has made go with the guests.
                 for number in 0..16 {
                     server.destroy_domain(DomId::new(0x7f00 + number).unwrap());
@@ -249,5 +296,40 @@ mod tests {
             })
             .collect();
         assert!(failed.is_empty(), "{failed:#?}");
+    }
+    #[test]
+    fn host_in_use_sees_changes_of_the_suites_own_nodes_only() {
+        let server = Server::start();
+        let observer = server.connect(DomId::DOM0);
+        let watch = observer.watch(&XsPath::root()).unwrap();
+        let before = server.dump();
+        let connect = |domid| (domid == DomId::DOM0).then(|| server.connect(domid));
+        let subject = Subject { connect: &connect, is_throw_away: false };
+        for case in all_cases() {
+            let outcome = case.run(&subject);
+            let needs_more = outcome == Outcome::Skipped(NEEDS_THROW_AWAY_HOST);
+            assert!(outcome == Outcome::Passed || needs_more, "{}: {outcome:?}", case.name);
+            assert!(needs_more || case.reach == Reach::OwnNodes, "{} was run", case.name);
+            observer.request(&Request::get_domain_path(DomId::DOM0)).unwrap();
+            while let Some(event) = watch.try_recv().unwrap() {
+                let path = event.path.to_string();
+                assert!(
+                    path == "/" || path.starts_with("/outrigger-conformance"),
+                    "{} changed {path}",
+                    case.name
+                );
+            }
+            assert_eq!(server.dump(), before, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn guests_cases_do_nothing_with_the_rights_of_domain_zero() {
+        let server = Server::start();
+        let (dom0, before) = (server.connect(DomId::DOM0), server.dump());
+        for case in guest_cases() {
+            assert!(matches!(case.run_as_guest(&dom0), Outcome::Failed(_)), "{}", case.name);
+        }
+        assert_eq!((server.dump(), server.is_introduced(DomId::DOM0)), (before, true));
     }
 }

@@ -297,3 +297,15 @@ fn dropping_a_watch_ends_it_at_the_server() {
         drop(guest.watch(&crate::RelPath::new("x").unwrap()).unwrap());
     }
 }
+
+#[test]
+fn what_would_destroy_a_host_is_not_sent() {
+    let server = Server::start();
+    let store = server.connect(DomId::DOM0);
+    assert!(matches!(store.rm(&XsPath::root()), Err(StoreError::Destructive { .. })));
+    let in_transaction = store.transaction(|t| t.rm(&XsPath::root()));
+    assert!(matches!(in_transaction, Err(StoreError::Destructive { .. })));
+    assert!(matches!(store.release(DomId::DOM0), Err(StoreError::Destructive { .. })));
+    // The start and the end of the transaction.
+    assert_eq!(server.requests(), 2);
+}

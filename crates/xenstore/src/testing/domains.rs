@@ -6,9 +6,10 @@ use crate::{Access, Permissions, RelPath, Request, SpecialWatch, Store, StoreErr
 
 cases![
     domain_zero_is_introduced,
-    unknown_domains_are_refused,
+    unknown_domains_are_refused @ Host,
+    domain_zero_cannot_be_released @ Host,
     a_domains_path_is_told,
-    special_permissions_can_be_set,
+    special_permissions_can_be_set @ Host,
     a_guest_sees_only_what_it_may,
     missing_and_forbidden_look_alike,
     a_guest_owns_what_it_makes,
@@ -41,11 +42,14 @@ fn domain_zero_is_introduced(bench: &Bench<'_>) -> Verdict {
 
 fn unknown_domains_are_refused(bench: &Bench<'_>) -> Verdict {
     refused("release", bench.dom0.release(unused(1)?), &ErrorCode::NoEntry)?;
-    refused("release of 0", bench.dom0.release(DomId::DOM0), &ErrorCode::Invalid)?;
     refused("resume", bench.dom0.resume(unused(1)?), &ErrorCode::NoEntry)?;
     refused("target", bench.dom0.set_target(unused(1)?, DomId::DOM0), &ErrorCode::NoEntry)?;
     let introduced = bench.dom0.introduce(unused(1)?, Gfn(1), EventPort(0));
     refused("introduction without a port", introduced, &ErrorCode::Invalid)
+}
+
+fn domain_zero_cannot_be_released(bench: &Bench<'_>) -> Verdict {
+    refused("release of 0", bench.dom0.request(&Request::release(DomId::DOM0)), &ErrorCode::Invalid)
 }
 
 fn a_domains_path_is_told(bench: &Bench<'_>) -> Verdict {

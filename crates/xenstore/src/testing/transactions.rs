@@ -175,5 +175,7 @@ fn conflicts_without_end_are_given_up(bench: &Bench<'_>) -> Verdict {
         other => return Err(Trouble::Failed(format!("{other:?}"))),
     }
     // A refusal within is no conflict.
-    refused("within", bench.dom0.transaction(|t| t.rm(&crate::XsPath::root())), &ErrorCode::Invalid)
+    let missing = bench.at("missing")?;
+    let outcome = bench.dom0.transaction(|t| t.request(&Request::read(&missing)));
+    refused("within", outcome, &ErrorCode::NoEntry)
 }

@@ -18,7 +18,7 @@ cases![
     a_transaction_fires_at_its_commit,
     an_aborted_transaction_fires_nothing,
     every_token_gets_its_event,
-    a_relative_watch_gives_relative_paths,
+    a_relative_watch_gives_relative_paths @ Host,
     special_events_can_be_watched,
     the_same_watch_twice_is_refused,
     an_ended_watch_is_silent,
