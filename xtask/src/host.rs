@@ -9,7 +9,9 @@ use clap::{Args, Subcommand};
 use image::packages::Store;
 use testhost::accel::{self, Choice};
 use testhost::pair::{PairRequest, Role};
-use testhost::{Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale};
+use testhost::{
+    Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale, Xenstored,
+};
 
 use crate::binaries::{self, Profile};
 use crate::pair::{self, PairOptions};
@@ -86,6 +88,8 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) xenstored: XenstoredOption,
+    #[command(flatten)]
     pub(crate) accel: AccelOption,
     /// Boots from scratch: neither uses nor makes a snapshot.
     #[arg(long, env = "OUTRIGGER_FRESH")]
@@ -98,6 +102,14 @@ pub(crate) struct RunOptions {
     /// Prints only the script's output.
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// What keeps xenstore in dom0.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct XenstoredOption {
+    /// What keeps xenstore in dom0: `c` for xenstored, `ocaml` for oxenstored.
+    #[arg(long, value_name = "WHICH", env = Xenstored::VARIABLE, default_value = Xenstored::default().word())]
+    pub(crate) xenstored: Xenstored,
 }
 
 /// What executes the host's instructions.
@@ -176,6 +188,7 @@ pub(crate) fn request(options: &RunOptions, accel: Accel, job: Job, view: &mut V
         memory_mib: options.memory,
         xen_arguments: options.xen_arguments.clone(),
         dom0_arguments: options.dom0_arguments.clone(),
+        xenstored: options.xenstored.xenstored,
         // QEMU runs in the host's folder.
         disk: options.disk.as_deref().map(std::path::absolute).transpose()?,
         ..options.emulator.machine(accel, view)?

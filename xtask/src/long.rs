@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
+use testhost::Xenstored;
 
 use crate::meter::{Load, Meter};
 use crate::workspace;
@@ -38,8 +39,12 @@ struct Outcome {
 }
 
 /// Does these parts, whatever fails, and writes each result down as soon as it is there. `whole` is the usual run of all
-/// tests, and says in a few words what it gave; it is done `rounds` times.
-pub(crate) fn main(parts: &[Part], rounds: usize, whole: impl Fn() -> Result<String>) -> Result<ExitCode> {
+/// tests with one of the two xenstoreds, and says in a few words what it gave; it is done `rounds` times, with both in turn.
+pub(crate) fn main(
+    parts: &[Part],
+    rounds: usize,
+    whole: impl Fn(Xenstored) -> Result<String>,
+) -> Result<ExitCode> {
     let mut good = true;
     for part in parts {
         match part {
@@ -49,8 +54,11 @@ pub(crate) fn main(parts: &[Part], rounds: usize, whole: impl Fn() -> Result<Str
             }
             Part::Rounds => {
                 for round in 1..=rounds {
-                    eprintln!("== round {round} of {rounds}");
-                    good &= record(&outcome(format!("whole run {round} of {rounds}"), &whole)?)?;
+                    let xenstored = if round % 2 == 1 { Xenstored::OCaml } else { Xenstored::C };
+                    let name = xenstored.program();
+                    eprintln!("== round {round} of {rounds}, {name}");
+                    let what = format!("whole run {round} of {rounds}, {name}");
+                    good &= record(&outcome(what, || whole(xenstored))?)?;
                 }
             }
         }

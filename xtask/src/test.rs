@@ -8,8 +8,9 @@ use clap::Args;
 use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use image::packages::Store;
+use testhost::Xenstored;
 
-use crate::host::AccelOption;
+use crate::host::{AccelOption, XenstoredOption};
 use crate::stages::{Budget, Stages};
 use crate::view::View;
 use crate::{binaries, bindings, checks, debian, long, suite, tidy, workspace};
@@ -23,7 +24,8 @@ pub(crate) struct Options {
     /// Runs only the end-to-end suite.
     #[arg(long, conflicts_with = "no_e2e")]
     only_e2e: bool,
-    /// Runs the long tests (hours) instead, all or these parts, and writes the results to docs/status.md.
+    /// Runs the long tests (hours) instead, all or these parts, and writes the results to docs/status.md. Whole runs
+    /// alternate between oxenstored and xenstored.
     #[arg(long, value_name = "PART,…", value_enum, value_delimiter = ',', num_args = 0..=1, require_equals = true,
         default_missing_value = "rounds,properties", conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
     long: Option<Vec<long::Part>>,
@@ -36,6 +38,8 @@ pub(crate) struct Options {
     /// Writes the results of the end-to-end cases to this file, as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    #[command(flatten)]
+    xenstored: XenstoredOption,
     #[command(flatten)]
     accel: AccelOption,
     /// Installs missing Debian packages without asking.
@@ -83,9 +87,9 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
     match &options.long {
-        Some(parts) => long::main(parts, options.rounds, || whole(options, ci)),
+        Some(parts) => long::main(parts, options.rounds, |xenstored| whole(options, xenstored, ci)),
         None => {
-            let said = whole(options, ci)?;
+            let said = whole(options, options.xenstored.xenstored, ci)?;
             eprintln!("== all good: {said}");
             Ok(ExitCode::SUCCESS)
         }
@@ -93,7 +97,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the stages that are asked for, and says in a few words what they gave.
-fn whole(options: &Options, ci: bool) -> Result<String> {
+fn whole(options: &Options, xenstored: Xenstored, ci: bool) -> Result<String> {
     let mut stages = Stages::begin()?;
     if !options.only_e2e {
         if options.filter.is_none() {
@@ -118,6 +122,7 @@ fn whole(options: &Options, ci: bool) -> Result<String> {
         jobs: options.jobs,
         junit: options.junit.clone(),
         accel,
+        xenstored,
     };
     let mut cases = 0;
     stages.run("end-to-end suite", Budget::minutes(15), || {

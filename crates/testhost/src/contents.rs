@@ -5,12 +5,20 @@ use image::XEN;
 /// Packages of every host.
 pub(crate) fn packages() -> Vec<String> {
     let (hypervisor, utils) = (XEN.hypervisor_package(), XEN.utils_package());
-    owned(&[&hypervisor, "linux-image-amd64", &utils, "xenstore-utils", "busybox-static", "seabios", "ovmf"])
+    owned(&[
+        &hypervisor,
+        "linux-image-amd64",
+        &utils,
+        "xen-utils-common",
+        "xenstore-utils",
+        "busybox-static",
+        "seabios",
+        "ovmf",
+    ])
 }
 
 /// Packages of a host with Xen's own tools.
-pub(crate) const TOOLS_PACKAGES: [&str; 11] = [
-    "xen-utils-common",
+pub(crate) const TOOLS_PACKAGES: [&str; 10] = [
     "qemu-system-xen",
     "qemu-system-data",
     "ipxe-qemu",
@@ -34,13 +42,18 @@ pub(crate) fn programs() -> Vec<String> {
         "/usr/bin/xenstore-watch",
         "/usr/bin/xenstore-write",
     ]);
-    programs.extend(["xen-init-dom0", "xenstored"].map(|name| XEN.tool(name)));
+    programs.extend(["oxenstored", "xen-init-dom0", "xenstored"].map(|name| XEN.tool(name)));
     programs
 }
 
-/// Files and folders of every host: the firmware of guests.
+/// Files and folders of every host: oxenstored's settings, and the firmware of guests.
 pub(crate) fn files() -> Vec<String> {
-    owned(&[&XEN.hvmloader(), "/usr/share/seabios/bios-256k.bin", "/usr/share/ovmf/OVMF.fd"])
+    owned(&[
+        "/etc/xen/oxenstored.conf",
+        &XEN.hvmloader(),
+        "/usr/share/seabios/bios-256k.bin",
+        "/usr/share/ovmf/OVMF.fd",
+    ])
 }
 
 /// Programs of a host with Xen's own tools. The hotplug scripts want the real bash, losetup, stat and flock.

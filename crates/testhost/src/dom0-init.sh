@@ -70,9 +70,11 @@ mount -t xenfs xenfs /proc/xen || fail "xenfs cannot be mounted"
 within 100 test -e /dev/vport0p1 -a -e /dev/vport0p2 || fail "the control port did not appear"
 exec 3<>/dev/vport0p1
 : >/run/control-open
-step xenstored
-xenstored --pid-file /run/xenstored.pid || fail "xenstored did not start"
-within 100 test -S /run/xenstored/socket || fail "xenstored has no socket"
+# The kernel's command line tells which: c or ocaml.
+case $OUTRIGGER_XENSTORED in ocaml) xenstored=oxenstored ;; *) xenstored=xenstored ;; esac
+step $xenstored
+$xenstored --pid-file /run/xenstored.pid || fail "$xenstored did not start"
+within 100 test -S /run/xenstored/socket || fail "$xenstored has no socket"
 xen-init-dom0 || fail "xen-init-dom0 failed"
 
 if [ -x /usr/sbin/outrigger-consoled ]; then
@@ -110,7 +112,7 @@ collect() {
     dmesg >/share/logs/dom0-dmesg.log 2>&1
     ps -o pid,ppid,rss,args >/share/logs/dom0-processes.log 2>&1
     # Without xenstored, who asks hangs in the kernel.
-    if pidof xenstored >/dev/null; then
+    if pidof xenstored oxenstored >/dev/null; then
         xenstore-ls -f >/share/logs/xenstore.log 2>&1
         command -v xl >/dev/null && xl dmesg >/share/logs/xl-dmesg.log 2>&1
     fi

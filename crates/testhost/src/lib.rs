@@ -31,6 +31,7 @@ mod shell;
 mod snapshot;
 mod stubdom;
 mod vm;
+mod xenstored;
 
 pub use accel::{Accel, Extension};
 pub use build::{Recipe, build};
@@ -43,3 +44,4 @@ pub use request::{Host, Job, Observer, Origin, Preparation, Put, Report, Request
 pub use run::{fresh_log_folder, run};
 pub use scale::TimeScale;
 pub use stubdom::stubdom;
+pub use xenstored::Xenstored;

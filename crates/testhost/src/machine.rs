@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::escape::escape;
 use crate::member::Member;
-use crate::{Accel, Emulator, Extension, TimeScale};
+use crate::{Accel, Emulator, Extension, TimeScale, Xenstored};
 
 /// The processor model of the patched QEMU (`crates/image/emulator`), without what it too gets wrong.
 ///
@@ -51,6 +51,8 @@ pub struct Machine {
     pub xen_arguments: String,
     /// More words for the command line of dom0's kernel.
     pub dom0_arguments: String,
+    /// What keeps xenstore in dom0.
+    pub xenstored: Xenstored,
     /// A raw file that is the machine's disk: `/dev/vda` in dom0, once the modules of `/modules/disk-order` are loaded.
     /// What is written to it outlives the machine, so such a machine boots from scratch every time.
     pub disk: Option<PathBuf>,
@@ -73,6 +75,7 @@ impl Default for Machine {
             dom0_cpus: 1,
             xen_arguments: "loglvl=warning guest_loglvl=warning".to_owned(),
             dom0_arguments: String::new(),
+            xenstored: Xenstored::default(),
             disk: None,
             emulator: Emulator::default(),
             accel: Accel::default(),
@@ -168,7 +171,9 @@ impl Machine {
     fn modules(&self) -> String {
         let more = self.dom0_arguments.replace(',', ",,");
         let member = self.member.as_ref().map(|member| member.kernel_word() + " ").unwrap_or_default();
-        let kernel = format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {member}{more}");
+        let xenstored = self.xenstored.kernel_word();
+        let kernel =
+            format!("vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 {xenstored} {member}{more}");
         format!("{},initramfs.img", kernel.trim_end())
     }
 
@@ -318,13 +323,21 @@ mod tests {
 
     #[test]
     fn words_for_dom0s_kernel_stay_with_the_kernel() {
-        let plain = "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0";
+        let plain = "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 OUTRIGGER_XENSTORED=c";
         assert_eq!(Machine::default().modules(), format!("{plain},initramfs.img"));
         let machine = Machine { dom0_arguments: "a=1,2 b".to_owned(), ..Machine::default() };
         assert_eq!(machine.modules(), format!("{plain} a=1,,2 b,initramfs.img"));
         let stretched = machine.clone().stretched(TimeScale::default().times(3.0));
         assert_eq!(stretched.modules(), format!("{plain} OUTRIGGER_TIME_SCALE=3 a=1,,2 b,initramfs.img"));
         assert_ne!(stretched.identity(), machine.identity());
+    }
+
+    #[test]
+    fn each_xenstored_has_its_own_snapshots() {
+        let [c, ocaml] =
+            [Xenstored::C, Xenstored::OCaml].map(|xenstored| Machine { xenstored, ..Machine::default() });
+        assert!(ocaml.modules().contains(" OUTRIGGER_XENSTORED=ocaml"), "{}", ocaml.modules());
+        assert_ne!(c.identity(), ocaml.identity());
     }
 
     #[test]

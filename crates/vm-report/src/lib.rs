@@ -21,6 +21,9 @@ pub mod places {
 /// The variable with the CPUs that guests are kept on, where the emulator breaks one on others.
 pub const GUEST_CPUS: &str = "OUTRIGGER_GUEST_CPUS";
 
+/// The variable that names what keeps xenstore in dom0: `c` for xenstored, `ocaml` for oxenstored.
+pub const XENSTORED: &str = "OUTRIGGER_XENSTORED";
+
 /// The host that a case starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -59,6 +62,8 @@ pub struct CaseInfo {
     pub host: HostState,
     /// Nothing can run on the same host after it.
     pub is_the_end: bool,
+    /// It is about the xenstored in C, and runs with that whichever the other cases run with.
+    pub on_c_xenstored: bool,
 }
 
 /// A word of `vm-tests run --events` to the runner.

@@ -35,6 +35,8 @@ pub(crate) struct Case {
     pub(crate) host: HostState,
     /// It takes away what every other case needs, and says by itself what it leaves.
     pub(crate) is_the_end: bool,
+    /// It is about the xenstored in C, and runs with that whichever the other cases run with.
+    pub(crate) on_c_xenstored: bool,
 }
 
 impl Case {
@@ -46,17 +48,23 @@ impl Case {
     /// A case on another host: the idle Linux guest is that of [`crate::harness::idle`], and one of a pair talks to the
     /// other by [`crate::harness::peer`].
     pub(crate) const fn on(host: HostState, name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host, is_the_end: false }
+        Self { name, run, host, is_the_end: false, on_c_xenstored: false }
     }
 
     /// A case after which nothing can run on its host.
     pub(crate) const fn the_end(name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host: HostState::Tools, is_the_end: true }
+        Self { is_the_end: true, ..Self::new(name, run) }
+    }
+
+    /// The same on a host whose xenstore the xenstored in C keeps.
+    pub(crate) const fn on_c_xenstored(self) -> Self {
+        Self { on_c_xenstored: true, ..self }
     }
 
     /// What the runner has to know.
     pub(crate) fn info(&self) -> CaseInfo {
-        CaseInfo { name: self.name.to_owned(), host: self.host, is_the_end: self.is_the_end }
+        let Self { name, host, is_the_end, on_c_xenstored, .. } = *self;
+        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored }
     }
 }
 

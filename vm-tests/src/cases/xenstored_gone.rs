@@ -52,7 +52,8 @@ fn gone() -> Result<()> {
 }
 
 fn kill_xenstored() -> Result<()> {
-    let pid = run("pidof", &["xenstored"])?.good()?.stdout.trim().parse().context("pidof xenstored")?;
+    let programs = ["xenstored", "oxenstored"];
+    let pid = run("pidof", &programs)?.good()?.stdout.trim().parse().context("pidof xenstored oxenstored")?;
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use testhost::{Observer, Request};
 use vm_report::{CaseInfo, Event, HostState};
 
 use super::report::{Board, Outcome, Times};
-use super::states::Hosts;
+use super::states::{Hosts, Kind};
 
 /// Cases go onto one copy until they take so long together, in seconds: a copy costs some seconds itself.
 const ENOUGH: f64 = 90.0;
@@ -22,7 +22,7 @@ const LIMIT: (f64, f64) = (240.0, 4.0);
 /// Cases that run on one copy of a host, one after the other.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Group {
-    pub(super) host: HostState,
+    pub(super) host: Kind,
     pub(super) cases: Vec<String>,
     /// How long it takes, in seconds.
     pub(super) expected: f64,
@@ -39,14 +39,14 @@ pub(super) fn groups(cases: &[CaseInfo], times: &Times) -> Vec<Group> {
             expected += LINUX_GUEST;
         }
         let alone = matches!(case.host, HostState::LinuxGuest | HostState::Pair) || expected >= ENOUGH;
-        let name = case.name.clone();
+        let (name, host) = (case.name.clone(), Kind::of(case));
         match &mut open {
-            Some(group) if !alone && group.host == case.host => {
+            Some(group) if !alone && group.host == host => {
                 group.cases.push(name);
                 group.expected += expected;
             }
             _ => {
-                done.extend(open.replace(Group { host: case.host, cases: vec![name], expected }));
+                done.extend(open.replace(Group { host, cases: vec![name], expected }));
             }
         }
         if case.is_the_end || alone || open.as_ref().is_some_and(|group| group.expected >= ENOUGH) {
@@ -87,7 +87,7 @@ impl Group {
         let folder = tempfile::tempdir()?;
         let request = self.request(hosts, folder.path(), logs)?;
         let mut follower = Follower::new(board, &self.cases, logs);
-        let result = testhost::run(hosts.host(self.host), &request, &mut follower);
+        let result = testhost::run(hosts.host(self.host.state), &request, &mut follower);
         let why = match &result {
             Ok(report) if report.status == 0 => None,
             Ok(report) => Some(format!("vm-tests ended with status {}", report.status)),
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     fn case(name: &str, host: HostState, is_the_end: bool) -> CaseInfo {
-        CaseInfo { name: name.to_owned(), host, is_the_end }
+        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored: false }
     }
 
     #[test]
@@ -254,6 +254,15 @@ mod tests {
         let names: Vec<String> = groups.iter().map(|group| group.cases.concat()).collect();
         assert_eq!(names, ["abc", "d", "e", "f", "g", "h"]);
         assert_eq!(groups[0].expected, 3.0 * UNKNOWN);
+    }
+
+    #[test]
+    fn cases_of_the_two_xenstoreds_do_not_share_a_host() {
+        let one = case("a", HostState::Bare, false);
+        let cases = [one.clone(), CaseInfo { name: "b".to_owned(), on_c_xenstored: true, ..one }];
+        let hosts: Vec<bool> =
+            groups(&cases, &Times::default()).iter().map(|group| group.host.on_c_xenstored).collect();
+        assert_eq!(hosts, [false, true]);
     }
 
     const NAMES: [&str; 2] = ["a::one", "a::two"];

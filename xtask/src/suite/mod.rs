@@ -13,13 +13,13 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
-use testhost::{Accel, TimeScale};
+use testhost::{Accel, TimeScale, Xenstored};
 use vm_report::{CaseInfo, HostState};
 
 use self::group::{Group, Rest, groups};
 use self::report::{Board, Outcome, Times};
 use self::schedule::{Piece, side_by_side};
-use self::states::Hosts;
+use self::states::{Hosts, Kind};
 use self::trials::Trial;
 use crate::view::View;
 use crate::workspace;
@@ -44,6 +44,8 @@ pub(crate) struct Options<'a> {
     pub(crate) junit: Option<PathBuf>,
     /// What executes the hosts' instructions.
     pub(crate) accel: Accel,
+    /// What keeps xenstore in the hosts' dom0, except for cases that are about the one in C.
+    pub(crate) xenstored: Xenstored,
 }
 
 /// A suite all of whose cases passed.
@@ -57,9 +59,12 @@ pub(crate) struct Summary {
 pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     let jobs = options.jobs.unwrap_or_else(jobs);
     let mut view = View::new(false, false);
-    let hosts = Hosts::build(scale(jobs)?, options.accel, &mut view)?;
+    let hosts = Hosts::build(scale(jobs)?, options.accel, options.xenstored, &mut view)?;
     let is_asked = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
-    let cases: Vec<CaseInfo> = list(&hosts)?.into_iter().filter(|case| is_asked(&case.name)).collect();
+    // With the xenstored in C, all other cases are about it already.
+    let is_twice = |case: &CaseInfo| case.on_c_xenstored && options.xenstored == Xenstored::C;
+    let mut cases: Vec<CaseInfo> = list(&hosts)?;
+    cases.retain(|case| is_asked(&case.name) && !is_twice(case));
     let trials: Vec<Trial> = Trial::ALL.into_iter().filter(|trial| is_asked(trial.name())).collect();
     if cases.is_empty() && trials.is_empty() {
         ensure!(!options.must_match, "No case has {:?} in its name", options.filter.unwrap_or_default());
@@ -106,7 +111,7 @@ struct Context<'a> {
     board: &'a Board,
     logs: PathBuf,
     /// Kinds of hosts that did not come up.
-    broken: &'a Mutex<Vec<HostState>>,
+    broken: &'a Mutex<Vec<Kind>>,
 }
 
 impl<'a> Context<'a> {
@@ -114,20 +119,20 @@ impl<'a> Context<'a> {
         let context = self.clone();
         Piece {
             expected: group.expected,
-            hosts: group.host.hosts(),
+            hosts: group.host.state.hosts(),
             work: Box::new(move || context.run(group)),
         }
     }
 
     /// Runs a group. A host that twice does not come up is not tried again.
     fn run(&self, group: Group) -> Vec<Piece<'a>> {
-        let (state, cases) = (group.host, group.cases.clone());
-        if self.attempts(state) >= ATTEMPTS {
+        let (kind, cases) = (group.host, group.cases.clone());
+        if self.attempts(kind) >= ATTEMPTS {
             self.fail(&cases, "its host did not come up for other cases");
             return Vec::new();
         }
         let folder = self.logs.join(cases.first().map(|case| case.replace("::", "-")).unwrap_or_default());
-        let ran = match state {
+        let ran = match kind.state {
             HostState::Pair => pair::run(group, self.hosts, self.board, &folder),
             _ => group.run(self.hosts, self.board, &folder),
         };
@@ -135,8 +140,8 @@ impl<'a> Context<'a> {
             Ok(Rest::Nothing) => Vec::new(),
             Ok(Rest::Cases(rest)) => vec![self.piece(rest)],
             Ok(Rest::NoHost(group, why)) => {
-                self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(state);
-                if self.attempts(state) < ATTEMPTS {
+                self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(kind);
+                if self.attempts(kind) < ATTEMPTS {
                     self.board.say(&format!("The host did not come up; retrying once: {why}"));
                     return vec![self.piece(group)];
                 }
@@ -150,9 +155,9 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn attempts(&self, state: HostState) -> usize {
+    fn attempts(&self, kind: Kind) -> usize {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
-        broken.iter().filter(|broken| **broken == state).count()
+        broken.iter().filter(|broken| **broken == kind).count()
     }
 
     fn fail(&self, cases: &[String], why: &str) {

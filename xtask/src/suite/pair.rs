@@ -24,7 +24,7 @@ pub(super) fn run(group: Group, hosts: &Hosts, board: &Board, logs: &Path) -> Re
     let folders = Role::BOTH.map(|role| logs.join(role.letter()));
     let mut followers = [0, 1].map(|at| Follower::new(&boards[at], &group.cases, &folders[at]));
     let [a, b] = &mut followers;
-    let whys = reasons(pair::run(hosts.host(group.host), &request, [a, b]));
+    let whys = reasons(pair::run(hosts.host(group.host.state), &request, [a, b]));
     let [a, b] = followers;
     let [why_a, why_b] = whys;
     let progress = [a.finish(why_a), b.finish(why_b)];

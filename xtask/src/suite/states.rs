@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use image::packages::Store;
-use testhost::{Accel, Host, Job, Machine, Preparation, Put, Request, TimeScale};
+use testhost::{Accel, Host, Job, Machine, Preparation, Put, Request, TimeScale, Xenstored};
 use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POWER_DISK};
-use vm_report::{GUEST_CPUS, HostState};
+use vm_report::{CaseInfo, GUEST_CPUS, HostState};
 
 use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
@@ -21,6 +21,22 @@ const PREPARATION_LIMIT: Duration = Duration::from_secs(600);
 /// Where the conformance suite of the ground crates go in dom0.
 const CONFORMANCE: [(&str, &str); 2] =
     [("xenstore", "/usr/bin/xenstore-conformance"), ("xen", "/usr/bin/xen-conformance")];
+
+/// The host that a group of cases needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// What it is prepared for.
+    pub(super) state: HostState,
+    /// Whether the xenstored in C keeps xenstore in its dom0, whichever the suite runs with.
+    pub(super) on_c_xenstored: bool,
+}
+
+impl Kind {
+    /// What a case needs.
+    pub(super) fn of(case: &CaseInfo) -> Self {
+        Self { state: case.host, on_c_xenstored: case.on_c_xenstored }
+    }
+}
 
 /// The built hosts, and what is done to them before cases run.
 pub(super) struct Hosts {
@@ -40,7 +56,12 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// Builds all that goes into them. Deadlines are stretched by `scale`.
-    pub(super) fn build(scale: TimeScale, accel: Accel, view: &mut View) -> Result<Self> {
+    pub(super) fn build(
+        scale: TimeScale,
+        accel: Accel,
+        xenstored: Xenstored,
+        view: &mut View,
+    ) -> Result<Self> {
         let cases = binaries::program("vm-tests", PROFILE)?;
         let programs = programs(&cases)?;
         let build = |bare, with_xen_tools, view: &mut View| {
@@ -49,7 +70,7 @@ impl Hosts {
         };
         let (bare, daemons) = (build(true, false, view)?, build(false, false, view)?);
         let tools = build(false, true, view)?;
-        let machine = emulator::machine(accel, view)?.stretched(scale);
+        let machine = Machine { xenstored, ..emulator::machine(accel, view)? }.stretched(scale);
         let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
         let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
@@ -80,15 +101,19 @@ impl Hosts {
         }
     }
 
-    /// A run of a script on a copy of such a host, or on each of a pair.
-    pub(super) fn request(&self, state: HostState, script: &Path, limit: Duration, logs: PathBuf) -> Request {
-        let preparations = match state {
+    /// A run of a script on a copy of a group's host, or on each of a pair.
+    pub(super) fn request(&self, kind: Kind, script: &Path, limit: Duration, logs: PathBuf) -> Request {
+        let preparations = match kind.state {
             HostState::Bare | HostState::Daemons => Vec::new(),
             HostState::Tools | HostState::Pair => vec![self.files.clone()],
             HostState::LinuxGuest => vec![self.files.clone(), self.linux.clone()],
         };
+        let mut machine = self.machine();
+        if kind.on_c_xenstored {
+            machine.xenstored = Xenstored::C;
+        }
         Request {
-            machine: self.machine(),
+            machine,
             preparations,
             job: Job::Script(script.to_owned()),
             puts: Vec::new(),
