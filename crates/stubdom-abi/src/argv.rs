@@ -48,7 +48,7 @@ pub enum ArgvError {
     #[error("Argument {0} contains an escape character (0x1b), which separates arguments in dmargs")]
     Separator(usize),
     /// The arguments do not fit in one value.
-    #[error("The arguments need {0} bytes as one value of dmargs; at most {max} fit", max = Argv::MAX_ARG_LEN)]
+    #[error("The arguments need {0} bytes as one value of dmargs; at most {max} fit", max = Argv::MAX_DMARGS_LEN)]
     DmargsTooLong(usize),
     /// A key of `dm-argv` is not a number of three digits from 001.
     #[error("dm-argv has the key \"{0}\", which is not an argument's number (001 to 999)")]
@@ -67,8 +67,12 @@ impl Argv {
     /// The most arguments: three digits number them, and the listing of as many keys still fits in one xenstore
     /// message (4096 bytes, `xen/include/public/io/xs_wire.h`).
     pub const MAX_ARGS: usize = 999;
-    /// The longest argument in bytes that is ever written: a xenstore message holds 4096 bytes with the path.
+    /// The longest argument in bytes that is ever written: a xenstore message holds 4096 bytes with the path. (One of
+    /// more than 2048 needs xenstored: oxenstored refuses it.)
     pub const MAX_ARG_LEN: usize = 4000;
+    /// The longest value of `dmargs` in bytes that is written: oxenstored refuses longer ones, whoever writes them
+    /// (`quota-maxsize`).
+    pub const MAX_DMARGS_LEN: usize = 2048;
     /// All arguments together, in bytes, with one byte for each end.
     pub const MAX_TOTAL: usize = 64 * 1024;
     /// What separates arguments in `dmargs`.
@@ -175,7 +179,7 @@ impl Argv {
     /// A separator comes before the first argument when that is empty, which keeps it apart from no argument.
     ///
     /// # Errors
-    /// When an argument contains the separator, or the value would be longer than [`Self::MAX_ARG_LEN`]; the
+    /// When an argument contains the separator, or the value would be longer than [`Self::MAX_DMARGS_LEN`]; the
     /// toolstack then writes `dm-argv` alone.
     pub fn to_dmargs(&self) -> Result<Vec<u8>, ArgvError> {
         if let Some(index) = self.args.iter().position(|arg| arg.contains(&Self::SEPARATOR)) {
@@ -186,7 +190,7 @@ impl Argv {
             value.push(Self::SEPARATOR);
         }
         value.extend(self.args.join(&Self::SEPARATOR));
-        if value.len() > Self::MAX_ARG_LEN {
+        if value.len() > Self::MAX_DMARGS_LEN {
             return Err(ArgvError::DmargsTooLong(value.len()));
         }
         Ok(value)
@@ -275,6 +279,9 @@ mod tests {
             Argv::new(vec![vec![b'x'; 3000]; 2]).unwrap().to_dmargs(),
             Err(ArgvError::DmargsTooLong(6001))
         );
+        for (length, fits) in [(2048, true), (2049, false)] {
+            assert_eq!(Argv::new([vec![b'x'; length]]).unwrap().to_dmargs().is_ok(), fits);
+        }
     }
 
     fn args(low: u8) -> impl Strategy<Value = Vec<Vec<u8>>> {

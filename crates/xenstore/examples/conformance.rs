@@ -1,18 +1,19 @@
 //! Runs the conformance cases against the xenstored of this host; needs the rights of domain 0's root.
 //!
-//! `xenstore-conformance [--throw-away-host] [SOCKET OR DEVICE]`: without a place, the usual one. Cases that need the
+//! `xenstore-conformance [--throw-away-host] [--xenstored c|ocaml] [SOCKET OR DEVICE]`: without a place, the usual one.
+//! What each of Xen's two programs has to do differs; without `--xenstored` it finds out which it is. Cases that need the
 //! rights of another domain are skipped, with the reason. So are cases that change more than the suite's own nodes, unless
 //! `--throw-away-host` says that it does not matter what becomes of this host: oxenstored does some of what they ask for,
 //! such as removing `/`.
 //!
-//! `xenstore-conformance --guest [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
+//! `xenstore-conformance --guest [--xenstored c|ocaml] [DEVICE]` runs the cases for the inside of an unprivileged domain instead.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use xen_types::DomId;
-use xenstore::testing::{Case, Outcome, Subject, all_cases, guest_cases};
+use xenstore::testing::{Case, Daemon, Outcome, Subject, all_cases, guest_cases};
 use xenstore::{Connection, Request, Store, StoreError, Xenstore, XsPath};
 
 fn open(place: Option<&str>) -> Result<Xenstore, StoreError> {
@@ -24,15 +25,17 @@ fn open(place: Option<&str>) -> Result<Xenstore, StoreError> {
 struct Arguments {
     as_guest: bool,
     is_throw_away: bool,
+    daemon: Option<Daemon>,
     place: Option<String>,
 }
 
 impl Arguments {
-    fn parse(words: impl Iterator<Item = String>) -> Result<Self, String> {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut arguments = Self::default();
-        for word in words {
+        while let Some(word) = words.next() {
             match word.as_str() {
                 "--guest" => arguments.as_guest = true,
+                "--xenstored" => arguments.daemon = Some(words.next().unwrap_or_default().parse()?),
                 "--throw-away-host" => arguments.is_throw_away = true,
                 _ if word.starts_with('-') || arguments.place.is_some() => {
                     return Err(format!("Unexpected argument {word}"));
@@ -53,10 +56,15 @@ fn main() -> ExitCode {
         }
     };
     let place = arguments.place.as_deref();
-    if let Err(error) = open(place) {
-        eprintln!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
-        return ExitCode::FAILURE;
-    }
+    let found = open(place).and_then(|store| arguments.daemon.map_or_else(|| Daemon::of(&store), Ok));
+    let daemon = match found {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            eprintln!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("xenstored: {daemon:?}");
     let connect = |domid| if domid == DomId::DOM0 { open(place).ok() } else { None };
     let mut failed = 0;
     let mut say = |case: &Case, outcome| match outcome {
@@ -71,13 +79,13 @@ fn main() -> ExitCode {
         for case in guest_cases() {
             // What a case leaves open ends with its connection.
             let outcome = match open(place) {
-                Ok(store) => case.run_as_guest(&store),
+                Ok(store) => case.run_as_guest(&store, daemon),
                 Err(error) => Outcome::Failed(error.to_string()),
             };
             say(case, outcome);
         }
     } else {
-        let subject = Subject { connect: &connect, is_throw_away: arguments.is_throw_away };
+        let subject = Subject { connect: &connect, daemon, is_throw_away: arguments.is_throw_away };
         all_cases().for_each(|case| say(case, case.run(&subject)));
         if let Err(error) = measure(place) {
             println!("FAIL measuring: {error}");

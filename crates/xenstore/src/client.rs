@@ -333,7 +333,7 @@ impl Shared {
 
     /// Reads until the connection ends or the last handle is dropped.
     fn read_loop(&self, wake: &UnixStream) {
-        let mut decoder = Decoder::new();
+        let mut decoder = Decoder::for_client();
         let mut buffer = [0; 8192];
         loop {
             let mut fds = [

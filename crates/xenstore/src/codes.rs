@@ -130,8 +130,10 @@ error_codes! {
     NoEntry = "ENOENT",
     /// xenstored, or the caller's share of it, is out of memory.
     NoMemory = "ENOMEM",
-    /// A quota of the caller is used up.
+    /// A quota of the caller is used up: xenstored's name for it.
     NoSpace = "ENOSPC",
+    /// A quota of the caller is used up: oxenstored's name for it, which is not in the header's list.
+    Quota = "EQUOTA",
     /// xenstored could not read or write its store.
     Io = "EIO",
     /// The directory is not empty.
@@ -146,7 +148,8 @@ error_codes! {
     Again = "EAGAIN",
     /// The domain is connected already.
     IsConnected = "EISCONN",
-    /// The answer is longer than a message, or a quota of watches is used up.
+    /// The answer is longer than a message; of xenstored also: a quota of watches is used up; of oxenstored: the value is
+    /// longer than 2048 bytes, its quota even for domain 0.
     TooBig = "E2BIG",
     /// The caller may not do this at all.
     Permission = "EPERM",

@@ -68,7 +68,8 @@ impl Connection {
     }
 
     fn new(transport: Transport) -> Self {
-        Self { transport, state: RefCell::default(), timeout: DEFAULT_TIMEOUT }
+        let state = State { decoder: Decoder::for_client(), ..State::default() };
+        Self { transport, state: RefCell::new(state), timeout: DEFAULT_TIMEOUT }
     }
 
     /// The same with another time limit for each call.

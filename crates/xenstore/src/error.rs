@@ -141,8 +141,12 @@ fn hint(code: &ErrorCode) -> &'static str {
             "this domain has no permission for this node; `xenstore-ls -fp` shows permissions"
         }
         ErrorCode::Permission => "only the control domain may do this",
-        ErrorCode::NoSpace | ErrorCode::TooBig => {
-            "a quota of this domain is exhausted, or the answer is too long; `xenstore-control quota` shows quotas"
+        ErrorCode::NoSpace | ErrorCode::Quota => {
+            "a quota of this domain is exhausted; `xenstore-control quota` shows quotas"
+        }
+        ErrorCode::TooBig => {
+            "a quota of this domain is exhausted, or the value or answer is too long (oxenstored stores at most 2048 \
+             bytes in a node); `xenstore-control quota` shows quotas"
         }
         ErrorCode::NoEntry => "there is no such node, transaction or domain",
         ErrorCode::NoMemory => "xenstored or this domain's share of it is out of memory",

@@ -4,10 +4,8 @@ use std::time::Instant;
 use crate::error::StoreError;
 use crate::path::{NodePath, WatchPath, XsPath, shown};
 use crate::permissions::Permissions;
-use crate::wire::{ErrorCode, MessageType, Request, strings};
+use crate::wire::{ErrorCode, LIST_MAX, MessageType, Request, strings};
 
-/// The most bytes of names that listing one directory gives.
-const LIST_MAX: usize = 1 << 20;
 /// How often a listing in parts begins anew because the directory changed under it.
 const LIST_ATTEMPTS: usize = 16;
 
@@ -68,7 +66,8 @@ pub trait Store {
 
     /// Writes a node's value, and makes the node and what is missing above it.
     ///
-    /// A new node has its parent's permissions; one made by an unprivileged domain belongs to that domain.
+    /// A new node has its parent's permissions. With xenstored, one made by an unprivileged domain belongs to that
+    /// domain; with oxenstored to the owner of its parent. oxenstored refuses values of more than 2048 bytes.
     fn write(&self, path: &dyn NodePath, value: &[u8]) -> Result<(), StoreError> {
         self.request(&Request::write(path, value)).map(drop)
     }
@@ -88,10 +87,12 @@ pub trait Store {
         absent_is_none(self.request(&Request::rm(path))).map(drop)
     }
 
-    /// Lists the names of a node's children in the order in which they were made; nothing when there is no such node.
+    /// Lists the names of a node's children, with xenstored in the order in which they were made, with oxenstored in that
+    /// of their bytes; nothing when there is no such node.
     ///
     /// A list that does not fit into one message is read in parts (at most 1 MiB), from the start again when it
-    /// changes meanwhile.
+    /// changes meanwhile. oxenstored has no parts: its socket gives a list of up to 1 MiB at once, and in a domain it can
+    /// list at most 4096 bytes of names, for more of which this gives `ENOSYS`.
     fn list(&self, path: &dyn NodePath) -> Result<Option<Vec<String>>, StoreError> {
         let request = Request::directory(path);
         match self.request(&request) {

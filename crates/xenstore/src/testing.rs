@@ -1,5 +1,6 @@
 //! Cases that every xenstored passes: the in-process [`Server`](crate::server::Server) in this crate's tests, and the
-//! real one in the control domain of a Xen host (`examples/conformance.rs`).
+//! real one in the control domain of a Xen host (`examples/conformance.rs`). Xen has two, which differ ([`Daemon`]): a
+//! case about such a difference asserts what each of them does.
 //!
 //! The cases work below `/outrigger-conformance` and leave nothing there. Those that reach further
 //! ([`Reach::Host`]) run only on a host that may be destroyed: a xenstored that fails one of them may have lost its
@@ -13,11 +14,14 @@ use xen_types::DomId;
 use crate::wire::ErrorCode;
 use crate::{Permissions, Request, Store, StoreError, Watch, Xenstore, XsPath};
 
+mod daemon;
 mod domains;
 mod guest;
 mod nodes;
 mod transactions;
 mod watches;
+
+pub use daemon::Daemon;
 
 /// How long an event that has to come may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,13 +53,19 @@ pub struct Subject<'a> {
     ///
     /// Domains other than 0 are ones that do not exist otherwise.
     pub connect: &'a dyn Fn(DomId) -> Option<Xenstore>,
+    /// Which xenstored it is.
+    pub daemon: Daemon,
     /// Whether the host may be destroyed. If not, cases with [`Reach::Host`] are skipped.
     pub is_throw_away: bool,
 }
 
 impl fmt::Debug for Subject<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject").field("is_throw_away", &self.is_throw_away).finish_non_exhaustive()
+        let Self { daemon, is_throw_away, .. } = self;
+        f.debug_struct("Subject")
+            .field("daemon", daemon)
+            .field("is_throw_away", is_throw_away)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,11 +102,11 @@ pub fn guest_cases() -> impl Iterator<Item = &'static Case> {
 
 impl Case {
     /// Runs a case of [`guest_cases`] in a domain. Fails, and changes nothing, with the rights of domain 0.
-    pub fn run_as_guest(&self, store: &Xenstore) -> Outcome {
+    pub fn run_as_guest(&self, store: &Xenstore, daemon: Daemon) -> Outcome {
         let outcome = (|| {
             // Requests that have to be refused would be carried out, such as that to release the caller.
             refused("rights of domain 0", store.is_introduced(DomId::DOM0), &ErrorCode::Access)?;
-            let subject = Subject { connect: &|_| None, is_throw_away: false };
+            let subject = Subject { connect: &|_| None, daemon, is_throw_away: false };
             (self.run)(&Bench { subject, dom0: store.clone(), root: XsPath::root() })
         })();
         Outcome::of(outcome)
@@ -133,6 +143,7 @@ impl Outcome {
 }
 
 /// Why a case did not pass.
+#[derive(Debug)]
 enum Trouble {
     Skip(&'static str),
     Failed(String),
@@ -163,6 +174,11 @@ struct Guest {
 }
 
 impl Bench<'_> {
+    /// Which xenstored is under test.
+    fn daemon(&self) -> Daemon {
+        self.subject.daemon
+    }
+
     /// Another connection of domain 0.
     fn another(&self) -> Result<Xenstore, Trouble> {
         (self.subject.connect)(DomId::DOM0).ok_or(Trouble::Skip("domain 0 cannot be connected twice"))
@@ -266,7 +282,7 @@ mod tests {
             {
                 dom0.set_perms(&XsPath::new(format!("{home}{path}")).unwrap(), permissions).unwrap();
             }
-            let outcome = case.run_as_guest(&server.connect(domid));
+            let outcome = case.run_as_guest(&server.connect(domid), Daemon::C);
             assert_eq!(outcome, Outcome::Passed, "{}", case.name);
         }
     }
@@ -278,7 +294,8 @@ mod tests {
                 let server = Server::start();
                 let before = server.dump();
                 let connect = |domid| Some(server.connect(domid));
-                let outcome = case.run(&Subject { connect: &connect, is_throw_away: true });
+                let outcome =
+                    case.run(&Subject { connect: &connect, daemon: Daemon::C, is_throw_away: true });
                 // Nodes of the guests that a case has made go with the guests.
                 for number in 0..16 {
                     server.destroy_domain(DomId::new(0x7f00 + number).unwrap());
@@ -304,7 +321,7 @@ mod tests {
         let watch = observer.watch(&XsPath::root()).unwrap();
         let before = server.dump();
         let connect = |domid| (domid == DomId::DOM0).then(|| server.connect(domid));
-        let subject = Subject { connect: &connect, is_throw_away: false };
+        let subject = Subject { connect: &connect, daemon: Daemon::C, is_throw_away: false };
         for case in all_cases() {
             let outcome = case.run(&subject);
             let needs_more = outcome == Outcome::Skipped(NEEDS_THROW_AWAY_HOST);
@@ -328,7 +345,7 @@ mod tests {
         let server = Server::start();
         let (dom0, before) = (server.connect(DomId::DOM0), server.dump());
         for case in guest_cases() {
-            assert!(matches!(case.run_as_guest(&dom0), Outcome::Failed(_)), "{}", case.name);
+            assert!(matches!(case.run_as_guest(&dom0, Daemon::C), Outcome::Failed(_)), "{}", case.name);
         }
         assert_eq!((server.dump(), server.is_introduced(DomId::DOM0)), (before, true));
     }

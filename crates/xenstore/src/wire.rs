@@ -1,21 +1,26 @@
 //! The wire protocol: a 16-byte header and at most 4096 bytes of payload, in both directions.
 //!
+//! oxenstored breaks that rule on its socket: it answers the listing of a long directory in one message. The decoder of a
+//! client takes such an answer ([`Decoder::for_client`]).
+//!
 //! Facts are from `xen/include/public/io/xs_wire.h` and `docs/misc/xenstore.txt`. Nothing here does I/O, and the
 //! decoder never stores more than one message.
 
-use thiserror::Error;
-use xen_types::{DomId, EventPort, Gfn};
+mod request;
 
-use crate::operation::Operation;
-use crate::path::{NodePath, WatchPath};
-use crate::permissions::Permissions;
+use thiserror::Error;
 
 pub use crate::codes::{ErrorCode, MessageType};
+pub use request::Request;
 
 /// Bytes of a message's header (`struct xsd_sockmsg`).
 pub const HEADER_LEN: usize = 16;
 /// The most bytes that follow a header (`XENSTORE_PAYLOAD_MAX`); xenstored ends a connection that sends more.
 pub const PAYLOAD_MAX: usize = 4096;
+/// The most bytes of a list of names that is stored.
+pub const LIST_MAX: usize = 1 << 20;
+/// The longest list in bytes that is skipped instead of stored. With its quota of nodes a domain cannot make one as long.
+const SKIPPED_MAX: usize = 1 << 26;
 
 /// One message, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +66,12 @@ pub fn encode(kind: MessageType, req_id: u32, tx_id: u32, payload: &[u8]) -> Res
 /// Cuts a stream of bytes into messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    is_client: bool,
     header: Vec<u8>,
     /// The message whose payload is still coming, and how long that will be.
     body: Option<(Message, usize)>,
+    /// Bytes of a list too long to be stored that are still coming.
+    skipping: usize,
 }
 
 impl Decoder {
@@ -73,28 +81,59 @@ impl Decoder {
         Self::default()
     }
 
+    /// A decoder of what xenstored sends, at the start of a message.
+    ///
+    /// oxenstored's answer to [`MessageType::Directory`] may have up to [`LIST_MAX`] bytes of payload. A longer one is
+    /// skipped, and an error [`ErrorCode::TooBig`] comes in its place, as xenstored itself would have answered.
+    #[must_use]
+    pub fn for_client() -> Self {
+        Self { is_client: true, ..Self::default() }
+    }
+
     /// Takes bytes off the front of `input` until a message is whole or `input` is empty.
     ///
     /// Call it again while it gives messages: `input` may hold several.
     ///
     /// # Errors
-    /// When a header announces more than [`PAYLOAD_MAX`] bytes. The stream has no further message boundary then:
-    /// the connection has to be closed.
+    /// When a header announces more than [`PAYLOAD_MAX`] bytes, or more than any list has. The stream has no further
+    /// message boundary then: the connection has to be closed.
     pub fn push(&mut self, input: &mut &[u8]) -> Result<Option<Message>, WireError> {
         if self.body.is_none() {
             take(input, &mut self.header, HEADER_LEN);
-            let Ok(header) = <&[u8; HEADER_LEN]>::try_from(self.header.as_slice()) else {
+            let Ok(header) = <[u8; HEADER_LEN]>::try_from(self.header.as_slice()) else {
                 return Ok(None);
             };
-            self.body = Some(parse_header(header)?);
+            self.begin(&header)?;
             self.header.clear();
         }
+        let skipped = self.skipping.min(input.len());
+        *input = input.get(skipped..).unwrap_or_default();
+        self.skipping -= skipped;
         let Some((message, length)) = &mut self.body else { return Ok(None) };
         take(input, &mut message.payload, *length);
-        if message.payload.len() < *length {
+        if self.skipping > 0 || message.payload.len() < *length {
             return Ok(None);
         }
         Ok(self.body.take().map(|(message, _)| message))
+    }
+
+    fn begin(&mut self, header: &[u8; HEADER_LEN]) -> Result<(), WireError> {
+        let (mut message, mut length) = parse_header(header);
+        let is_list = self.is_client && message.kind == MessageType::Directory;
+        match length {
+            0..=PAYLOAD_MAX => message.payload.reserve(length),
+            // Its memory is taken as it comes.
+            0..=LIST_MAX if is_list => {}
+            0..=SKIPPED_MAX if is_list => {
+                self.skipping = length;
+                message.kind = MessageType::Error;
+                message.payload = [ErrorCode::TooBig.name().as_bytes(), b"\0"].concat();
+                length = message.payload.len();
+            }
+            _ => return Err(WireError::TooLong { kind: message.kind, length }),
+        }
+        self.body = Some((message, length));
+        Ok(())
     }
 
     /// How many bytes are missing before the decoder knows more: of the header, or of the payload.
@@ -104,6 +143,7 @@ impl Decoder {
     pub fn missing(&self) -> usize {
         match &self.body {
             None => HEADER_LEN - self.header.len(),
+            Some(_) if self.skipping > 0 => self.skipping,
             Some((message, length)) => length - message.payload.len(),
         }
     }
@@ -123,15 +163,11 @@ fn take(input: &mut &[u8], into: &mut Vec<u8>, want: usize) {
     *input = rest;
 }
 
-fn parse_header(header: &[u8; HEADER_LEN]) -> Result<(Message, usize), WireError> {
+fn parse_header(header: &[u8; HEADER_LEN]) -> (Message, usize) {
     let field = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    let kind = MessageType::from_raw(field(0));
     let length = usize::try_from(field(12)).unwrap_or(usize::MAX);
-    if length > PAYLOAD_MAX {
-        return Err(WireError::TooLong { kind, length });
-    }
-    let message = Message { kind, req_id: field(4), tx_id: field(8), payload: Vec::with_capacity(length) };
-    Ok((message, length))
+    let kind = MessageType::from_raw(field(0));
+    (Message { kind, req_id: field(4), tx_id: field(8), payload: Vec::new() }, length)
 }
 
 /// The strings of a payload that ends each of them with a NUL byte; a last one without it counts too.
@@ -160,185 +196,6 @@ pub enum WireError {
     /// A name is not text.
     #[error("Xenstore message with a name that is not UTF-8")]
     NotText,
-}
-
-/// One request, ready to be sent with any request number and in any transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    kind: MessageType,
-    subject: String,
-    payload: Vec<u8>,
-}
-
-impl Request {
-    fn new(kind: MessageType, subject: &str, parts: &[&[u8]]) -> Self {
-        Self { kind, subject: subject.to_owned(), payload: parts.concat() }
-    }
-
-    fn on_path(kind: MessageType, path: &str) -> Self {
-        Self::new(kind, path, &[path.as_bytes(), b"\0"])
-    }
-
-    fn on_domain(kind: MessageType, domid: DomId) -> Self {
-        let number = domid.to_string();
-        Self::new(kind, &format!("domain {number}"), &[number.as_bytes(), b"\0"])
-    }
-
-    /// Reads a node's value.
-    #[must_use]
-    pub fn read(path: &dyn NodePath) -> Self {
-        Self::on_path(MessageType::Read, path.wire())
-    }
-
-    /// Writes a node's value, and makes the node and what is missing above it.
-    #[must_use]
-    pub fn write(path: &dyn NodePath, value: &[u8]) -> Self {
-        Self::new(MessageType::Write, path.wire(), &[path.wire().as_bytes(), b"\0", value])
-    }
-
-    /// Makes a node with an empty value unless it is there.
-    #[must_use]
-    pub fn mkdir(path: &dyn NodePath) -> Self {
-        Self::on_path(MessageType::Mkdir, path.wire())
-    }
-
-    /// Removes a node and all below it.
-    #[must_use]
-    pub fn rm(path: &dyn NodePath) -> Self {
-        Self::on_path(MessageType::Rm, path.wire())
-    }
-
-    /// Lists a node's children.
-    #[must_use]
-    pub fn directory(path: &dyn NodePath) -> Self {
-        Self::on_path(MessageType::Directory, path.wire())
-    }
-
-    /// Lists a node's children from a byte of the whole list on.
-    #[must_use]
-    pub fn directory_part(path: &dyn NodePath, offset: usize) -> Self {
-        let offset = offset.to_string();
-        Self::new(
-            MessageType::DirectoryPart,
-            path.wire(),
-            &[path.wire().as_bytes(), b"\0", offset.as_bytes(), b"\0"],
-        )
-    }
-
-    /// Reads a node's permissions.
-    #[must_use]
-    pub fn get_perms(path: &dyn NodePath) -> Self {
-        Self::on_path(MessageType::GetPerms, path.wire())
-    }
-
-    /// Sets the permissions of a node, or (domain 0 only) who may watch a special event.
-    #[must_use]
-    pub fn set_perms(path: &dyn WatchPath, permissions: &Permissions) -> Self {
-        let mut request = Self::on_path(MessageType::SetPerms, path.watch_wire());
-        for text in permissions.to_strings() {
-            request.payload.extend_from_slice(text.as_bytes());
-            request.payload.push(0);
-        }
-        request
-    }
-
-    /// Sets a watch that names its events with `token`.
-    #[must_use]
-    pub fn watch(path: &dyn WatchPath, token: &str) -> Self {
-        let path = path.watch_wire();
-        Self::new(MessageType::Watch, path, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"])
-    }
-
-    /// Removes a watch; path and token as when it was set.
-    #[must_use]
-    pub fn unwatch(path: &dyn WatchPath, token: &str) -> Self {
-        let path = path.watch_wire();
-        Self::new(MessageType::Unwatch, path, &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"])
-    }
-
-    /// Removes all watches and transactions of the caller.
-    #[must_use]
-    pub fn reset_watches() -> Self {
-        Self::new(MessageType::ResetWatches, "", &[b"\0"])
-    }
-
-    /// Starts a transaction.
-    #[must_use]
-    pub fn transaction_start() -> Self {
-        Self::new(MessageType::TransactionStart, "", &[b"\0"])
-    }
-
-    /// Commits or drops the transaction that it is sent in.
-    #[must_use]
-    pub fn transaction_end(commit: bool) -> Self {
-        Self::new(MessageType::TransactionEnd, "", &[if commit { b"T\0" } else { b"F\0" }])
-    }
-
-    /// Connects a domain to xenstored over the page `gfn` and the domain's unbound event channel `port`.
-    #[must_use]
-    pub fn introduce(domid: DomId, gfn: Gfn, port: EventPort) -> Self {
-        let mut request = Self::on_domain(MessageType::Introduce, domid);
-        request.payload.extend_from_slice(format!("{gfn}\0{port}\0").as_bytes());
-        request
-    }
-
-    /// Disconnects a domain from xenstored.
-    #[must_use]
-    pub fn release(domid: DomId) -> Self {
-        Self::on_domain(MessageType::Release, domid)
-    }
-
-    /// Lets `@releaseDomain` fire again for a domain that was resumed.
-    #[must_use]
-    pub fn resume(domid: DomId) -> Self {
-        Self::on_domain(MessageType::Resume, domid)
-    }
-
-    /// Asks for a domain's directory.
-    #[must_use]
-    pub fn get_domain_path(domid: DomId) -> Self {
-        Self::on_domain(MessageType::GetDomainPath, domid)
-    }
-
-    /// Asks whether a domain is connected to xenstored.
-    #[must_use]
-    pub fn is_domain_introduced(domid: DomId) -> Self {
-        Self::on_domain(MessageType::IsDomainIntroduced, domid)
-    }
-
-    /// Gives `domid` all rights that `target` has.
-    #[must_use]
-    pub fn set_target(domid: DomId, target: DomId) -> Self {
-        let mut request = Self::on_domain(MessageType::SetTarget, domid);
-        request.payload.extend_from_slice(format!("{target}\0").as_bytes());
-        request
-    }
-
-    /// What the request asks for.
-    #[must_use]
-    pub const fn kind(&self) -> MessageType {
-        self.kind
-    }
-
-    /// What follows the header.
-    #[must_use]
-    pub fn payload(&self) -> &[u8] {
-        &self.payload
-    }
-
-    /// The request in words, for messages to people.
-    #[must_use]
-    pub fn operation(&self) -> Operation {
-        Operation::new(self.kind, &self.subject)
-    }
-
-    /// The bytes of the request with this number in this transaction (0 for none).
-    ///
-    /// # Errors
-    /// When path and value together are longer than [`PAYLOAD_MAX`].
-    pub fn encode(&self, req_id: u32, tx_id: u32) -> Result<Vec<u8>, WireError> {
-        encode(self.kind, req_id, tx_id, &self.payload)
-    }
 }
 
 #[cfg(test)]

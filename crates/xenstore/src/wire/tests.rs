@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use xen_types::{DomId, EventPort, Gfn};
 
 use super::*;
 use crate::fuzz;
@@ -103,4 +104,58 @@ fn strings_end_with_a_nul_byte_each() {
     assert_eq!(strings(b"a\0\0"), Ok(vec!["a", ""]));
     assert_eq!(strings(b"a"), Ok(vec!["a"]));
     assert_eq!(strings(b"\xff\0"), Err(WireError::NotText));
+}
+
+/// The bytes of an answer of any length, which [`encode`] refuses.
+fn answer(kind: MessageType, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = encode(kind, 7, 3, b"").unwrap();
+    bytes[12..].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_ne_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+fn decoded_by_client(bytes: &[u8], step: usize) -> Result<Vec<Message>, WireError> {
+    let mut decoder = Decoder::for_client();
+    let mut messages = Vec::new();
+    for mut input in bytes.chunks(step) {
+        while let Some(message) = decoder.push(&mut input)? {
+            messages.push(message);
+        }
+        assert!(input.is_empty() && decoder.missing() > 0);
+    }
+    assert!(!decoder.is_mid_message());
+    Ok(messages)
+}
+
+#[test]
+fn client_takes_long_lists_and_nothing_else_that_is_long() {
+    let next = encode(MessageType::Read, 8, 0, b"x").unwrap();
+    for length in [PAYLOAD_MAX + 1, LIST_MAX] {
+        let list = vec![b'n'; length];
+        let bytes = [answer(MessageType::Directory, &list), next.clone()].concat();
+        for step in [1000, bytes.len()] {
+            let messages = decoded_by_client(&bytes, step).unwrap();
+            assert_eq!((messages.len(), messages[0].kind), (2, MessageType::Directory));
+            assert!(messages[0].payload == list && messages[1].payload == b"x");
+        }
+        let refused = WireError::TooLong { kind: MessageType::Directory, length };
+        assert_eq!(decode_in_steps(&bytes, 1000), Err(refused));
+        let refused = WireError::TooLong { kind: MessageType::Read, length };
+        assert_eq!(decoded_by_client(&answer(MessageType::Read, &list), 1000), Err(refused));
+    }
+}
+
+#[test]
+fn list_too_long_to_be_stored_is_skipped_and_the_stream_goes_on() {
+    let next = encode(MessageType::Read, 8, 0, b"x").unwrap();
+    let bytes = [answer(MessageType::Directory, &vec![b'n'; LIST_MAX + 1]), next].concat();
+    for step in [1000, bytes.len()] {
+        let messages = decoded_by_client(&bytes, step).unwrap();
+        let refused = Message { kind: MessageType::Error, req_id: 7, tx_id: 3, payload: b"E2BIG\0".to_vec() };
+        assert_eq!((messages.len(), &messages[0]), (2, &refused));
+        assert_eq!(messages[1].payload, b"x");
+    }
+    let mut endless = encode(MessageType::Directory, 7, 0, b"").unwrap();
+    endless[12..].copy_from_slice(&u32::MAX.to_ne_bytes());
+    assert!(Decoder::for_client().push(&mut endless.as_slice()).is_err());
 }
