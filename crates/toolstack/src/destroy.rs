@@ -185,7 +185,7 @@ pub(crate) fn kill(ts: &Toolstack, domain: Domain) -> StepResult {
         _ => {}
     }
     match ts.xenstore.release(domain.domid()) {
-        // It was never introduced, or xenstored has noticed by itself.
+        // It was never introduced, or xenstored has noticed by itself; oxenstored calls that `EINVAL`.
         Err(StoreError::Refused { code: ErrorCode::NoEntry | ErrorCode::Invalid, .. }) => Ok(()),
         other => Ok(other?),
     }
