@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
         Some(config) => {
             let qemu = QemuFeatures { sandbox: true };
             let uuid = Uuid::from_bytes([7; 16]);
-            let _ = qemu_args::plan(config, &Facts { target: DomId::DOM0, uuid, qemu, incoming: false });
+            if let Ok(plan) = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false }) {
+                plan.argv(DomId::DOM0).expect("a plan has arguments for every domid");
+            }
         }
     }
 });

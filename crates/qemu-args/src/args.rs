@@ -29,13 +29,13 @@ impl Args {
     }
 }
 
+/// All but the guest's domid, which comes first.
 pub(crate) fn build(
     config: &GuestConfig,
     facts: &Facts,
     devices: &Devices<'_>,
 ) -> Result<Vec<String>, PlanError> {
     let mut args = Args::default();
-    args.pair("-xen-domid", facts.target.to_string());
     args.flag("-no-shutdown");
     args.flag("-nodefaults");
     args.flag("-no-user-config");

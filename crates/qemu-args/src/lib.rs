@@ -38,11 +38,9 @@ use xen_types::{DomId, KiB};
 pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device, scsi_drive, scsi_target};
 pub use nics::StubNic;
 
-/// What is known of the guest and its stubdomain besides the configuration.
+/// What is known of the guest and its stubdomain besides the configuration, before they have domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The guest's domain, the one whose devices QEMU emulates.
-    pub target: DomId,
     /// The guest's UUID, on which addresses of NICs without a configured one depend.
     pub uuid: Uuid,
     /// What the QEMU in the image can do, as the image's manifest says it.
@@ -61,8 +59,8 @@ pub struct QemuFeatures {
 /// How a guest's QEMU is started, and what its stubdomain needs for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// QEMU's arguments, without the program's name.
-    pub argv: Argv,
+    /// QEMU's arguments behind those about its target.
+    args: Vec<String>,
     /// The disks that QEMU emulates, in the configuration's order: each needs a PV disk of the stubdomain, unless it
     /// is a drive without a medium.
     pub disks: Vec<StubDisk>,
@@ -125,8 +123,23 @@ pub fn plan(config: &GuestConfig, facts: &Facts) -> Result<Plan, PlanError> {
     let qmp = qmp_console(config)?;
     let devices = args::Devices { disks: &disks, nics: &nics, serials: &serials, qmp };
     let args = args::build(config, facts, &devices)?;
-    let argv = Argv::new(args).map_err(PlanError::Argv)?;
-    Ok(Plan { argv, disks, unemulated, nics, serials, qmp, video_memory: config.display.video_memory })
+    let video_memory = config.display.video_memory;
+    let plan = Plan { args, disks, unemulated, nics, serials, qmp, video_memory };
+    // No other domid makes the arguments longer, so that they fit whatever the guest gets.
+    plan.argv(DomId::LAST)?;
+    Ok(plan)
+}
+
+impl Plan {
+    /// QEMU's arguments, without the program's name, for the guest with this domid.
+    ///
+    /// # Errors
+    /// When they are too many or too long to be handed over; not for a plan that [`plan`] has made.
+    pub fn argv(&self, target: DomId) -> Result<Argv, PlanError> {
+        let mut args = vec!["-xen-domid".to_owned(), target.to_string()];
+        args.extend_from_slice(&self.args);
+        Argv::new(args).map_err(PlanError::Argv)
+    }
 }
 
 /// The console of the monitor of a guest's QEMU, where `device_model_qmp` asks for one.

@@ -11,9 +11,10 @@ fn ours(cfg: &str) -> Vec<String> {
     let rendered = loaded.render(false);
     let config = loaded.config.unwrap_or_else(|| panic!("{rendered}"));
     let target = DomId::new(7).expect("7 is not reserved");
-    let facts = Facts { target, uuid: Uuid::from_u128(1), qemu: QemuFeatures::default(), incoming: false };
+    let facts = Facts { uuid: Uuid::from_u128(1), qemu: QemuFeatures::default(), incoming: false };
     let plan = plan(&config, &facts).unwrap_or_else(|error| panic!("{error}"));
-    plan.argv.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+    let argv = plan.argv(target).unwrap_or_else(|error| panic!("{error}"));
+    argv.iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
 }
 
 struct Theirs(Vec<String>);

@@ -14,11 +14,14 @@ fn guest(settings: &str) -> GuestConfig {
 
 fn facts() -> Facts {
     Facts {
-        target: DomId::new(7).expect("7 is not reserved"),
         uuid: config::Uuid::from_u128(0x1b4e_28ba_2fa1_11d2_883f_0016_d3cc_a427),
         qemu: QemuFeatures::default(),
         incoming: false,
     }
+}
+
+fn target() -> DomId {
+    DomId::new(7).expect("7 is not reserved")
 }
 
 fn plan_of(settings: &str) -> Plan {
@@ -28,7 +31,7 @@ fn plan_of(settings: &str) -> Plan {
 /// The plan as a snapshot shows it: an option and its value on one line each, then what the stubdomain needs.
 fn show(plan: &Plan) -> String {
     let mut text = String::new();
-    for arg in plan.argv.iter() {
+    for arg in plan.argv(target()).unwrap().iter() {
         let arg = String::from_utf8_lossy(arg);
         let separator = if text.is_empty() || arg.starts_with('-') { "\n" } else { " " };
         text.push_str(separator);
@@ -162,7 +165,7 @@ fn a_name_cannot_smuggle_options() {
     let mut config = guest("");
     config.name = "a,debug-threads=on".to_owned();
     let plan = plan(&config, &facts()).unwrap();
-    assert!(plan.argv.iter().any(|arg| arg == b"guest=a,,debug-threads=on"));
+    assert!(plan.argv(target()).unwrap().iter().any(|arg| arg == b"guest=a,,debug-threads=on"));
 }
 
 #[test]

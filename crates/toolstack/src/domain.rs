@@ -4,16 +4,24 @@
 //! contain UUIDs, with the domids that went with them. Code that acts on a domain first checks that the domid still
 //! belongs to it. The result is a [`Domain`], which is made for one step and not stored.
 
+use std::time::Instant;
+
 use config::Uuid;
 use serde::{Deserialize, Serialize};
-use xen::DomainInfo;
-use xen_types::DomId;
-use xenstore::{Store, XsPath};
+use xen::{Channel, DomainInfo, DomainSpec};
+use xen_types::{DomId, Gfn, KiB};
+use xenstore::wire::ErrorCode;
+use xenstore::{SpecialWatch, Store, StoreError, XsPath};
 
 use crate::Toolstack;
 use crate::error::Cause;
-use crate::record::GuestRecord;
-use crate::tree::{below, vm_dir};
+use crate::nodes::{below, vm_dir};
+use crate::wait::Watcher;
+
+/// What each domain may hold beyond its memory (`LIBXL_MAXMEM_CONSTANT`): QEMU's option ROMs are in it.
+pub(crate) const EXTRA_MEMORY: KiB = KiB(1024);
+/// The longest name that is read, in bytes.
+const NAME_LIMIT: usize = 256;
 
 /// A guest's identity: its UUID, which is also its domain's handle in Xen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,9 +96,31 @@ impl Toolstack {
         Ok(self.domain_info(domid, uuid)?.map(|_| Domain { domid, uuid }))
     }
 
+    /// A domain that was just created.
+    pub(crate) fn new_domain(&self, domid: DomId, uuid: Uuid) -> Result<Domain, Cause> {
+        self.domain(Some(domid), uuid)?.ok_or_else(|| Cause::NoGuest(format!("in domain {domid}")))
+    }
+
+    /// The number of an XSM label, 0 without one.
+    pub(crate) fn security_label(&self, label: Option<&String>) -> Result<u32, Cause> {
+        Ok(label.map_or(Ok(0), |label| self.hypervisor.security_id(label))?)
+    }
+
     /// Xen's current information about a domain; `None` when it is gone.
     pub(crate) fn look(&self, domain: Domain) -> Result<Option<DomainInfo>, Cause> {
         self.domain_info(domain.domid, domain.uuid)
+    }
+
+    /// A domain's name.
+    ///
+    /// # Errors
+    /// When xenstore does not answer.
+    pub fn domain_name(&self, domid: DomId) -> Result<Option<String>, Cause> {
+        let value = self.xenstore.read(&below(&XsPath::domain(domid), "name"))?;
+        Ok(value.map(|value| {
+            let value = value.get(..NAME_LIMIT).unwrap_or(&value);
+            String::from_utf8_lossy(value).chars().filter(|c| !c.is_control()).collect()
+        }))
     }
 
     /// The domain that now has the domid recorded for this UUID.
@@ -106,64 +136,88 @@ impl Toolstack {
             }
         }
     }
+}
 
-    /// Finds a record's domains: sets their domids, and clears those that other domains have now.
-    ///
-    /// The domid of a new domain may not be recorded yet. A stubdomain is then found by its UUID, which is random. The
-    /// guest's UUID may come from a configuration that another toolstack uses too, so a domain with it counts only
-    /// while it has no xenstore directory: ours gets one after its domid is recorded.
-    pub(crate) fn find_domains(&self, record: &mut GuestRecord) -> Result<(), Cause> {
-        let domains = self.hypervisor.list_domains()?;
-        let by_uuid = |uuid: Uuid| domains.iter().find(|info| info.uuid == *uuid.as_bytes());
-        record.domid = match record.domid {
-            Some(domid) => self.holder(domid, record.uuid)?.ours(),
-            None => match by_uuid(record.uuid) {
-                Some(info) if self.xenstore.read(&vm_link(info.domid))?.is_none() => Some(info.domid),
-                _ => None,
-            },
-        };
-        record.stub_domid = match record.stub_domid {
-            Some(domid) => self.holder(domid, record.stub_uuid)?.ours(),
-            None => by_uuid(record.stub_uuid).map(|info| info.domid),
-        };
-        Ok(())
+pub(crate) fn vm_link(domid: DomId) -> XsPath {
+    below(&XsPath::domain(domid), "vm")
+}
+
+/// Limits the grants of a domain that is to be made.
+pub(crate) fn limit_grants(spec: &mut DomainSpec, grants: &config::GrantLimits) {
+    spec.max_grant_frames = grants.max_grant_frames;
+    spec.max_maptrack_frames = grants.max_maptrack_frames;
+    if let Some(version) = grants.max_version {
+        spec.max_grant_version = version;
     }
 }
 
-impl GuestRecord {
-    /// The guest's identity.
-    #[must_use]
-    pub const fn id(&self) -> GuestId {
-        GuestId(self.uuid)
-    }
+/// The two event channels that a domain is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Channels {
+    pub(crate) store: Channel,
+    pub(crate) console: Channel,
+}
 
-    /// The guest's domain, if it exists.
-    pub(crate) fn guest_domain(&self, ts: &Toolstack) -> Result<Option<Domain>, Cause> {
-        ts.domain(self.domid, self.uuid)
+impl Channels {
+    /// Those of a new domain, to xenstored and the console daemon, which both run in dom0.
+    pub(crate) fn allocate(ts: &Toolstack, domid: DomId) -> Result<Self, Cause> {
+        let peer = DomId::DOM0;
+        let store = Channel { port: ts.hypervisor.alloc_unbound_port(domid, peer)?, peer };
+        let console = Channel { port: ts.hypervisor.alloc_unbound_port(domid, peer)?, peer };
+        Ok(Self { store, console })
     }
+}
 
-    /// The stubdomain, if it exists.
-    pub(crate) fn stub_domain(&self, ts: &Toolstack) -> Result<Option<Domain>, Cause> {
-        ts.domain(self.stub_domid, self.stub_uuid)
+/// Connects a domain that is built to xenstored, which uses this page of it.
+pub(crate) fn introduce(ts: &Toolstack, domain: Domain, page: Gfn, channels: Channels) -> Result<(), Cause> {
+    Ok(ts.xenstore.introduce(domain.domid(), page, channels.store.port)?)
+}
+
+/// Stops a domain's vCPUs; one that is gone is fine.
+pub(crate) fn pause(ts: &Toolstack, domain: Domain) -> Result<(), Cause> {
+    match ts.hypervisor.pause_domain(domain.domid()) {
+        Err(error) if !error.is_no_domain() => Err(error.into()),
+        _ => Ok(()),
     }
+}
 
-    /// The existing domains, the stubdomain first: it has the guest's memory mapped.
-    pub(crate) fn domains(&self, ts: &Toolstack) -> Result<Vec<Domain>, Cause> {
-        Ok([self.stub_domain(ts)?, self.guest_domain(ts)?].into_iter().flatten().collect())
+/// Destroys a domain; one that is gone is fine. xenstored releases it at once.
+pub(crate) fn kill(ts: &Toolstack, domain: Domain) -> Result<(), Cause> {
+    match ts.hypervisor.destroy_domain(domain.domid()) {
+        Err(error) if !error.is_no_domain() => return Err(error.into()),
+        _ => {}
     }
+    match ts.xenstore.release(domain.domid()) {
+        // It was never introduced, or xenstored has noticed by itself; oxenstored calls that `EINVAL`.
+        Err(StoreError::Refused { code: ErrorCode::NoEntry | ErrorCode::Invalid, .. }) => Ok(()),
+        other => Ok(other?),
+    }
+}
 
-    /// The domids whose devices, nodes, interfaces and scripts are this guest's: no other domain has them.
-    pub(crate) fn own_numbers(&self, ts: &Toolstack) -> Result<Vec<DomId>, Cause> {
-        let mut own = Vec::new();
-        for (domid, uuid) in [(self.stub_domid, self.stub_uuid), (self.domid, self.uuid)] {
-            if let Some(domid) = domid {
-                own.extend(ts.holder(domid, uuid)?.ours());
+/// Waits until domains are gone from Xen's list, that is, until nothing holds their memory any more.
+pub(crate) fn wait_gone(ts: &Toolstack, domains: Vec<Domain>) -> Result<(), Cause> {
+    let mut watcher = Watcher::new();
+    watcher.watch(&ts.xenstore, &SpecialWatch::ReleaseDomain)?;
+    let after = ts.deadlines.domain_gone;
+    let mut left = domains;
+    let gone = watcher.until(Instant::now() + after, || {
+        let mut still = Vec::new();
+        for domain in &left {
+            if ts.look(*domain)?.is_some() {
+                still.push(*domain);
             }
         }
-        Ok(own)
+        left = still;
+        Ok(left.is_empty().then_some(()))
+    })?;
+    match (gone, left.first()) {
+        (None, Some(domain)) => Err(Cause::DomainStays { domid: domain.domid(), after }),
+        _ => Ok(()),
     }
 }
 
-fn vm_link(domid: DomId) -> XsPath {
-    below(&XsPath::domain(domid), "vm")
+/// Whether a domain is there and has neither shut down nor crashed.
+pub(crate) fn lives(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    let info = ts.look(domain)?;
+    Ok(info.is_some_and(|info| !info.state.dying && info.state.shutdown.is_none()))
 }

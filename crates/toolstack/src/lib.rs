@@ -3,7 +3,7 @@
 //! [`Toolstack`] makes and destroys HVM guests whose QEMU runs in a Linux stubdomain. Each lifecycle is a list of
 //! steps that one engine runs ([`operation`]); what fails at step N undoes N to 1. Everything it changes outside its own memory goes through three
 //! edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore ([`xenstore::Xenstore`]) and
-//! dom0 ([`host::HostDevices`]).
+//! dom0 ([`dom0::HostDevices`]).
 //!
 //! The calls block, `create` for many seconds: a daemon runs each guest's on a thread of its own. No state is kept in
 //! memory between calls; what cannot be read back from Xen and xenstore is in a small file for each guest
@@ -14,27 +14,23 @@
 //! inspect and destroy our guests.
 #![forbid(unsafe_code)]
 
-mod adjust;
-mod attach;
 mod batch;
-mod claims;
-mod create;
 mod deadlines;
-mod destroy;
+mod device;
+pub mod dom0;
 mod domain;
 mod error;
 mod event;
-pub mod host;
+mod guest;
 mod lifecycle;
 mod monitors;
+mod nodes;
 pub mod operation;
-mod operations;
 mod paths;
-mod picture;
+mod phase;
+mod query;
 mod record;
-mod recover;
-mod restart;
-mod tree;
+mod stubdomain;
 mod wait;
 
 use std::sync::{Arc, Mutex};
@@ -44,25 +40,25 @@ use xen::Hypervisor;
 use xen_types::DomId;
 use xenstore::Xenstore;
 
-pub use adjust::Signal;
-pub use attach::{Detach, DiskEntry, Link, NicEntry};
-pub use claims::DiskUser;
-pub use create::CreateOptions;
 pub use deadlines::Deadlines;
+pub use device::Detach;
+pub use dom0 as host;
+use dom0::HostDevices;
 pub use domain::{Domain, GuestId};
-pub use error::{Cause, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
+pub use error::{Cause, DiskUser, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
 pub use event::Event;
-use host::HostDevices;
-pub use lifecycle::{Decision, GuestEvent, decide};
+pub use lifecycle::{
+    CreateOptions, Decision, EndedWithHost, GuestEvent, Recovered, ShutdownWay, Signal, Unfinished, decide,
+};
 pub use monitors::Monitors;
 use operation::Faults;
 pub use operation::Turn;
-pub use operations::{DomainEntry, GuestInfo, ShutdownWay};
 pub use paths::Paths;
+pub use phase::Phase;
+pub use query::{DiskEntry, DomainEntry, GuestInfo, Link, NicEntry};
 pub use record::{
-    DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, Phase, PortRecord, ScriptRecord, UnreadableRecord,
+    DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, PortRecord, ScriptRecord, UnreadableRecord,
 };
-pub use recover::{EndedWithHost, Recovered, Unfinished};
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
 #[derive(Clone)]

@@ -14,6 +14,8 @@ impl DomId {
     pub const DOM0: Self = Self(0);
     /// The first number that Xen keeps for itself and never gives to a domain.
     pub const FIRST_RESERVED: u16 = 0x7ff0;
+    /// The last number that Xen gives to a domain.
+    pub const LAST: Self = Self(Self::FIRST_RESERVED - 1);
 
     /// Makes a domid of a number that is below [`Self::FIRST_RESERVED`].
     ///

@@ -13,9 +13,9 @@ use xen_types::DomId;
 
 use super::{DiskRecord, EXTENSION, FORM, GuestRecord, LIMIT, OLDEST};
 use crate::Toolstack;
+use crate::dom0::{BootId, HostDevices, HostError};
 use crate::domain::GuestId;
 use crate::error::Cause;
-use crate::host::{BootId, HostDevices, HostError};
 use crate::paths::Paths;
 
 /// A state file that this release cannot read, with what could be read of its outer part.

@@ -7,6 +7,7 @@
 //!
 //! [`mod@file`] reads the files, including those of other releases.
 
+mod domains;
 mod file;
 mod tolerance;
 
@@ -17,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
 use crate::Guest;
+use crate::dom0::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
 use crate::error::Cause;
-use crate::host::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
 use crate::operation::{Kind, Operation, Stage};
 use crate::paths::Paths;
+use crate::phase::Phase;
 
 pub use file::UnreadableRecord;
 pub(crate) use file::{Found, Records};
@@ -37,17 +39,6 @@ const LIMIT: u64 = 1 << 20;
 const EXTENSION: &str = "json";
 /// What the tags of this toolstack's loop devices begin with.
 pub(crate) const LOOP_TAG: &str = "outrigger/";
-
-/// How far a guest's life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It is being created.
-    Creating,
-    /// It runs, or has ended and waits for what is to be done.
-    Running,
-    /// It is being destroyed.
-    Destroying,
-}
 
 /// A file attached to a loop device for a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

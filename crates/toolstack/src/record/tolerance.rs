@@ -183,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::host::BootId;
+    use crate::dom0::BootId;
     use config::Uuid;
 
     fn record(config: &str) -> GuestRecord {

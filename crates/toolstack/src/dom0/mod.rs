@@ -1,0 +1,411 @@
+//! What a toolstack does in dom0 outside Xen and xenstore: files, loop devices, network interfaces, scripts.
+//!
+//! [`HostDevices`] is the one edge; [`RealHost`] does it, [`SimHost`] remembers it for tests.
+
+mod disks;
+mod netlink;
+mod real;
+mod script;
+mod sim;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use linux_loop::LoopError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use xen_types::DomId;
+
+pub use disks::{
+    BlockNumber, DiskAccess, DiskId, DiskUsers, FileId, HostLoop, HostMount, LowerDevice, OpenDisk,
+};
+pub use real::RealHost;
+pub use sim::{Scripts, SimHost, SimState};
+
+/// A block device of dom0, by the numbers that `physical-device` takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its major number.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+}
+
+impl BlockDevice {
+    /// The numbers as the block backend reads them: hexadecimal, `major:minor` (`drivers/block/xen-blkback`).
+    #[must_use]
+    pub fn physical_device(&self) -> String {
+        format!("{:x}:{:x}", self.major, self.minor)
+    }
+}
+
+/// A file attached to a loop device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopAttachment {
+    /// The loop device.
+    pub device: BlockDevice,
+    /// The tag in the kernel's record that says whose it is.
+    pub tag: String,
+}
+
+/// A boot of the host, identified by the random UUID that dom0's kernel makes when it starts.
+///
+/// dom0 and its Xen boot together (neither outlives the other), so the UUID identifies the boot of both. Domids are
+/// comparable only within one boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub uuid::Uuid);
+
+/// What is found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// Nothing.
+    Missing,
+    /// A regular file.
+    Regular {
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// A block device.
+    Block {
+        /// Its major number.
+        major: u32,
+        /// Its minor number.
+        minor: u32,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// A network backend of dom0, which identifies its interface independent of the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VifId {
+    /// The frontend's domain.
+    pub domid: DomId,
+    /// The device's number in that domain.
+    pub devid: u32,
+}
+
+impl VifId {
+    /// Reads `backend/vif/<domid>/<devid>`.
+    #[must_use]
+    pub fn of_backend(path: &str) -> Option<Self> {
+        let mut words = path.strip_prefix("backend/vif/")?.split('/');
+        let id = Self { domid: words.next()?.parse().ok()?, devid: words.next()?.parse().ok()? };
+        words.next().is_none().then_some(id)
+    }
+
+    /// The name that the kernel's xenbus gives the device (`backend_bus_id` in `xenbus_probe_backend.c`).
+    #[must_use]
+    pub fn device_name(self) -> String {
+        format!("vif-{}-{}", self.domid, self.devid)
+    }
+
+    /// The initial name of the interface.
+    #[must_use]
+    pub fn first_name(self) -> String {
+        format!("vif{}.{}", self.domid, self.devid)
+    }
+}
+
+/// How a vif becomes a bridge's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRequest {
+    /// The backend whose interface it is; the interface still has its first name.
+    pub vif: VifId,
+    /// Its new name, when the configuration wants one.
+    pub rename: Option<String>,
+    /// The bridge that it joins.
+    pub bridge: String,
+    /// Its MTU in bytes, when the configuration wants one.
+    pub mtu: Option<u32>,
+}
+
+/// One call of a hotplug script, as libxl makes it (`tools/libs/light/libxl_linux.c`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptCall {
+    /// The script.
+    pub script: PathBuf,
+    /// Its arguments: `add`, or `online` and `type_if=vif`.
+    pub args: Vec<String>,
+    /// Variables beyond a plain `PATH`: `XENBUS_PATH`, `vif`…
+    pub env: BTreeMap<String, String>,
+    /// How long it may run.
+    pub deadline: Duration,
+}
+
+/// Side effects in dom0 outside Xen and xenstore.
+///
+/// What undoes (detach, remove) succeeds when there is nothing left to undo.
+pub trait HostDevices: Send + Sync {
+    /// What is at `path`, symbolic links followed.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    fn file_kind(&self, path: &Path) -> Result<FileKind, HostError>;
+
+    /// Reads a whole small file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is longer than `limit` bytes.
+    fn read_file(&self, path: &Path, limit: u64) -> Result<Vec<u8>, HostError>;
+
+    /// Writes a whole file so that a crash leaves the old or the new content, never a part; makes its folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), HostError>;
+
+    /// Makes a file of zeros that takes no room until it is written to, for root alone; makes its folder. One that is
+    /// there is emptied.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn make_sparse(&self, path: &Path, bytes: u64) -> Result<(), HostError>;
+
+    /// Removes a file if it is there.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    fn remove_file(&self, path: &Path) -> Result<(), HostError>;
+
+    /// The files of a folder; none when there is no folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError>;
+
+    /// The last `lines` lines of a text file, made harmless for a terminal; none when it cannot be read.
+    fn tail(&self, path: &Path, lines: usize) -> Vec<String>;
+
+    /// Opens a disk, so that the disk that is checked is the one that is attached. Only a file or a block device is
+    /// opened.
+    ///
+    /// # Errors
+    /// When it cannot be opened for this access; [`HostError::DiskBusy`] when dom0 uses a block device that is opened
+    /// for writing.
+    fn open_disk(&self, path: &Path, access: DiskAccess) -> Result<OpenDisk, HostError>;
+
+    /// The identity of the disk at a path; `None` when there is no disk.
+    ///
+    /// # Errors
+    /// When its metadata cannot be read.
+    fn disk_at(&self, path: &Path) -> Result<Option<DiskId>, HostError>;
+
+    /// The identity of the block device with this number, without the backing file of a loop device.
+    ///
+    /// # Errors
+    /// When its metadata cannot be read.
+    fn block_disk(&self, number: BlockNumber) -> Result<DiskId, HostError>;
+
+    /// The uses of disks in dom0.
+    ///
+    /// # Errors
+    /// When the kernel's lists cannot be read.
+    fn disk_users(&self) -> Result<DiskUsers, HostError>;
+
+    /// Attaches an open file to a free loop device that stays until it is detached.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn attach_loop(&self, disk: &OpenDisk, read_only: bool, tag: &str) -> Result<LoopAttachment, HostError>;
+
+    /// Detaches a loop device that still carries its tag.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn detach_loop(&self, attachment: &LoopAttachment) -> Result<(), HostError>;
+
+    /// All loop devices whose tag starts with `prefix`.
+    ///
+    /// # Errors
+    /// When the kernel's list cannot be read.
+    fn find_loops(&self, prefix: &str) -> Result<Vec<LoopAttachment>, HostError>;
+
+    /// Whether there is a bridge of this name.
+    ///
+    /// # Errors
+    /// When this cannot be learnt.
+    fn is_bridge(&self, name: &str) -> Result<bool, HostError>;
+
+    /// Whether the interface of this backend exists under its first name. Another interface with that name does not
+    /// count.
+    ///
+    /// # Errors
+    /// When this cannot be learnt.
+    fn has_interface(&self, of: VifId) -> Result<bool, HostError>;
+
+    /// Makes the interface of a backend a bridge's port and brings it up.
+    ///
+    /// # Errors
+    /// When the interface or the bridge is missing, another interface has the first name, or the kernel refuses.
+    fn add_port(&self, request: &PortRequest) -> Result<(), HostError>;
+
+    /// Moves the interface of this backend from its bridge to another; it stays up.
+    ///
+    /// # Errors
+    /// When the interface or the bridge is missing, the interface belongs to another backend, or the kernel refuses.
+    fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError>;
+
+    /// Removes the interface of this backend from its bridge and brings it down. Does nothing when the interface is
+    /// gone (it disappears with its backend), even if another interface has the name now.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError>;
+
+    /// Runs a hotplug script to its end or its deadline.
+    ///
+    /// # Errors
+    /// When it cannot be started, fails, or is still running at the deadline (it is killed then);
+    /// [`HostError::ScriptStuck`] when even that does not end it.
+    fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
+
+    /// Identifies the current boot of the host.
+    ///
+    /// # Errors
+    /// When the kernel's boot ID cannot be read.
+    fn boot_id(&self) -> Result<BootId, HostError>;
+
+    /// How far dom0's local time is ahead of UTC now, in seconds; 0 when no time zone is set.
+    ///
+    /// # Errors
+    /// When the time zone cannot be read.
+    fn utc_offset(&self) -> Result<i32, HostError>;
+
+    /// Random bytes from the kernel, for UUIDs and MAC addresses.
+    ///
+    /// # Errors
+    /// When the kernel gives none.
+    fn random(&self, bytes: &mut [u8]) -> Result<(), HostError>;
+}
+
+/// Why something in dom0 could not be done.
+#[derive(Debug, Error)]
+pub enum HostError {
+    /// An operation on a file.
+    #[error("Cannot {operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file is longer than it may be.
+    #[error("{path} is longer than {limit} bytes")]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The path of a disk is neither a file nor a block device.
+    #[error("{path} is neither a file nor a block device")]
+    NoDisk {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A block device that was opened for writing is in use in dom0.
+    #[error(
+        "{path} is in use in dom0: it is mounted, or LVM, MD, swap or another program has claimed it. Release it first \
+         (lsblk {path} shows what uses it)"
+    )]
+    DiskBusy {
+        /// The path.
+        path: PathBuf,
+        /// Its identity.
+        id: Box<DiskId>,
+    },
+    /// A loop device.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    /// An operation on a network interface.
+    #[error("Cannot {operation} the network interface {interface}")]
+    Network {
+        /// What was tried.
+        operation: &'static str,
+        /// On which interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no such bridge.
+    #[error(
+        "There is no bridge {0} in dom0; create it (ip link add {0} type bridge) or use another in the vif"
+    )]
+    NoBridge(String),
+    /// A name that no interface can have.
+    #[error("\"{0}\" cannot be the name of a network interface (1 to 15 bytes, no slash, no space)")]
+    InterfaceName(String),
+    /// A script could not be run.
+    #[error("Cannot run the hotplug script {script}")]
+    Script {
+        /// The script.
+        script: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A script failed.
+    #[error("The hotplug script {script} {what}: {output}")]
+    ScriptFailed {
+        /// The script.
+        script: PathBuf,
+        /// `ended with status 1`, `ran for more than 40 s and was killed`.
+        what: String,
+        /// The end of what it printed.
+        output: String,
+    },
+    /// A script has not ended although it was killed.
+    #[error(
+        "The hotplug script {script} did not end within {} s and cannot be killed, so it may still be running: the \
+         kernel waits for a device or a server that it uses",
+        after.as_secs()
+    )]
+    ScriptStuck {
+        /// The script.
+        script: PathBuf,
+        /// Its deadline.
+        after: Duration,
+    },
+    /// dom0's time zone.
+    #[error(
+        "Cannot read dom0's time zone ({why}); set it, or use rtc_timeoffset in seconds instead of localtime"
+    )]
+    TimeZone {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The kernel's boot ID is not a UUID.
+    #[error("Cannot identify the host's current boot: {path} contains no UUID")]
+    BootId {
+        /// The kernel's file.
+        path: PathBuf,
+    },
+    /// A simulated host's injected failure.
+    #[error("Injected failure of the host's call {call} ({operation})")]
+    Injected {
+        /// The call's number, from 1.
+        call: u64,
+        /// Which operation.
+        operation: &'static str,
+    },
+}
+
+/// A text of a stubdomain's or a script's making, as one harmless line for messages.
+pub(crate) fn harmless_line(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .filter(|c| *c == '\t' || !c.is_control())
+        .take(400)
+        .collect::<String>()
+        .trim_end()
+        .to_owned()
+}

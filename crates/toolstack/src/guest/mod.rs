@@ -1,0 +1,19 @@
+//! The guest's own domain: prepared, made, built. It knows nothing of a stubdomain.
+//!
+//! ```text
+//!   prepare ──▶ Prepared ──make──▶ Made ──build──▶ Built
+//! ```
+
+mod build;
+pub(crate) mod identity;
+mod live;
+mod make;
+mod nodes;
+mod params;
+mod prepare;
+
+pub(crate) use build::{Built, Source, build};
+pub(crate) use live::Live;
+pub(crate) use make::{Made, Spec, make};
+pub(crate) use nodes::{details, memory_target};
+pub(crate) use prepare::Prepared;

@@ -1,0 +1,60 @@
+//! What xenstore has of a guest's domain besides what every domain has (`libxl__build_post`).
+
+use config::GuestConfig;
+use xen::{HvmBuilt, Placed};
+use xen_types::{DomId, KiB};
+use xenstore::XsPath;
+
+use crate::batch::Batch;
+use crate::nodes::{DomainNodes, below, libxl_dir, memory, start_time};
+
+/// What `dm-version` and `platform/device-model` say: QEMU of Xen's kind, wherever it runs.
+const DEVICE_MODEL: &str = "qemu_xen";
+
+/// What a guest's balloon driver is told to aim at, when the guest is to have `memory` in all.
+pub(crate) fn memory_target(config: &GuestConfig, memory: KiB) -> KiB {
+    // A guest that may have more than it has is given a little slack by libxl.
+    let slack = if config.max_memory > memory { 1024 } else { 0 };
+    KiB(memory.get().saturating_sub(config.display.video_memory.get() + slack))
+}
+
+/// What hvmloader, the guest's drivers and other tools read of an HVM guest's platform.
+pub(crate) fn details(
+    batch: &mut Batch,
+    domain: &DomainNodes<'_>,
+    config: &GuestConfig,
+    built: &HvmBuilt,
+    stub: DomId,
+) {
+    let (dir, vm) = (domain.dir(), domain.vm());
+    let video = config.display.video_memory;
+    memory(batch, &dir, config.max_memory, memory_target(config, config.memory), video);
+    let platform = &config.platform;
+    let flag = |set: bool| if set { "1" } else { "0" };
+    batch.write(&below(&dir, "platform/acpi"), flag(platform.acpi));
+    batch.write(&below(&dir, "platform/acpi_s3"), flag(platform.acpi_s3));
+    batch.write(&below(&dir, "platform/acpi_s4"), flag(platform.acpi_s4));
+    batch.write(&below(&dir, "platform/acpi_laptop_slate"), flag(platform.acpi_laptop_slate));
+    batch.write(&below(&dir, "platform/device-model"), DEVICE_MODEL);
+    if let Some(hole) = platform.mmio_hole {
+        batch.write(&below(&dir, "platform/mmio_hole_size"), (hole.get() * 1024).to_string());
+    }
+    batch.write(&below(&dir, "hvmloader/bios"), config.firmware.kind.xenstore_name());
+    // QEMU cannot follow when hvmloader moves memory to make the hole for devices larger.
+    batch.write(&below(&dir, "hvmloader/allow-memory-relocate"), "0");
+    placed(batch, &dir, "hvmloader/smbios", built.smbios);
+    placed(batch, &dir, "hvmloader/acpi", built.acpi);
+    batch.write(&below(&dir, "image/device-model-domid"), stub.to_string());
+    batch.write(&below(&vm, "rtc/timeoffset"), "");
+    batch.write(&below(&vm, "image/ostype"), "hvm");
+    batch.write(&below(&vm, "start_time"), start_time());
+    batch.write(&below(&libxl_dir(domain.domid), "dm-version"), DEVICE_MODEL);
+}
+
+/// Tells hvmloader where extra tables are (`xen/include/public/hvm/hvm_xs_strings.h`).
+fn placed(batch: &mut Batch, dir: &XsPath, name: &str, place: Option<Placed>) {
+    if let Some(place) = place {
+        batch.write(&below(dir, &format!("{name}/address")), format!("{:#x}", place.address));
+        batch.write(&below(dir, &format!("{name}/length")), format!("{:#x}", place.length));
+    }
+}

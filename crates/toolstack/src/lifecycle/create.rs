@@ -1,0 +1,609 @@
+//! Creating a guest with its stubdomain: the list of steps, and what one leaves for the next.
+//!
+//! The guest ([`crate::guest`]), the stubdomain ([`crate::stubdomain`]) and the devices ([`crate::device`]) know nothing of
+//! the list. Each step calls one or two of their functions with what earlier steps returned, and keeps the result.
+
+use config::{GuestConfig, Uuid};
+use qemu_args::{Facts, Plan, QemuFeatures};
+use stubdom_abi::Serves;
+
+use super::cleanup;
+use crate::batch::Batch;
+use crate::device::claims::{OpenDisks, claim};
+use crate::device::initial::{self, Backings, Initial};
+use crate::device::{disk, removal, script};
+use crate::domain::{self, Domain};
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::guest::{self, Source, identity};
+use crate::nodes::{DomainNodes, StoreRing, VcpuCounts, below, make_domain, ring_details, vm_dir};
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
+};
+use crate::record::GuestRecord;
+use crate::{Guest, Toolstack, stubdomain};
+
+/// The id of the last step.
+pub(crate) const START: &str = "start-guest";
+
+/// How a guest is to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Leave it paused.
+    pub paused: bool,
+    /// Take this UUID instead of the configuration's or a random one, as a restart does.
+    pub uuid: Option<Uuid>,
+}
+
+/// What both domains and their devices are made of: found once, in the first step.
+struct Prepared {
+    guest: guest::Prepared,
+    stubdomain: stubdomain::Prepared,
+    /// QEMU's devices, and its arguments once the guest's domid is known.
+    plan: Plan,
+}
+
+impl Prepared {
+    /// Everything that can be known to fail while a guest with this name and UUID may still exist.
+    fn find(ts: &Toolstack, config: &GuestConfig, uuid: Uuid) -> Result<Self, Cause> {
+        let guest = guest::Prepared::find(ts, config)?;
+        let stubdomain = stubdomain::Prepared::find(ts, config)?;
+        let qemu = QemuFeatures { sandbox: stubdomain.image.qemu.sandbox };
+        let plan = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false })?;
+        initial::check(ts, config)?;
+        Ok(Self { guest, stubdomain, plan })
+    }
+
+    fn check_memory(&self, ts: &Toolstack, config: &GuestConfig) -> StepResult {
+        let need = self.guest.memory_needed(config) + self.stubdomain.memory_needed();
+        // Memory that waits to be scrubbed is given out like free memory.
+        let free = ts.hypervisor.host_info()?.free_memory;
+        if need > free { Err(Cause::Memory { need, free }) } else { Ok(()) }
+    }
+}
+
+/// What the steps have made so far, in this process. The undo of a step uses none of it: it works from the record.
+#[derive(Default)]
+struct Progress {
+    prepared: Option<Prepared>,
+    guest_made: Option<guest::Made>,
+    guest_built: Option<guest::Built>,
+    stub_made: Option<stubdomain::Made>,
+    stub_built: Option<stubdomain::Built>,
+    stub_running: Option<stubdomain::Running>,
+}
+
+impl Progress {
+    fn prepared(&self) -> Result<&Prepared, Cause> {
+        self.prepared.as_ref().ok_or(Cause::TooEarly { what: "plan of the guest" })
+    }
+
+    fn guest_spec<'s>(
+        &'s self,
+        config: &'s GuestConfig,
+        record: &GuestRecord,
+    ) -> Result<guest::Spec<'s>, Cause> {
+        Ok(guest::Spec { config, uuid: record.uuid, prepared: &self.prepared()?.guest })
+    }
+
+    fn stub_spec<'s>(
+        &'s self,
+        config: &'s GuestConfig,
+        record: &GuestRecord,
+    ) -> Result<stubdomain::Spec<'s>, Cause> {
+        let guest = self.guest_made.ok_or(Cause::TooEarly { what: "guest's domain" })?;
+        Ok(stubdomain::Spec {
+            uuid: record.stub_uuid,
+            prepared: &self.prepared()?.stubdomain,
+            grants: &config.grants,
+            qmp: config.device_model.qmp,
+            target: Some(Serves { target: guest.domain.domid(), vm: vm_dir(record.uuid) }),
+        })
+    }
+}
+
+/// A guest that is being created.
+struct Creation<'a> {
+    ts: &'a Toolstack,
+    config: &'a GuestConfig,
+    paused: bool,
+    record: GuestRecord,
+    /// The state file is this guest's.
+    recorded: bool,
+    /// The restart that creates it, which goes on when what was interrupted of it is undone.
+    restart: Option<Restart>,
+    goes_on: bool,
+    progress: Progress,
+    backings: Backings,
+    /// The claimed disks, held open until the backends have them.
+    disks: OpenDisks,
+    warnings: Vec<String>,
+}
+
+/// The steps, in order.
+///
+/// The order has its reasons:
+/// - The stubdomain's image starts while nothing else has to be waited for, so the stubdomain starts as soon as its
+///   QEMU would find everything: the guest built and introduced (xenstored's SET_TARGET wants both domains
+///   connected), its arguments, its devices' nodes.
+/// - Backends and bridges are waited for while the stubdomain boots.
+/// - The guest runs last: a vCPU that exits to a device model that is not there waits forever.
+fn steps<'a, 'b>() -> Vec<Step<Creation<'b>>>
+where
+    'b: 'a,
+{
+    vec![
+        Step::new("check", "check the configuration", Creation::check),
+        Step::new(ENTRY, "write the state file", Creation::write_record).entry(),
+        Step::new("make-guest", "make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
+        Step::new("make-stubdomain", "make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
+        Step::new("attach-images", "attach disk images", Creation::attach_images)
+            .undo(|c: &mut Creation<'_>| disk::detach_loops(c.ts, &mut c.record)),
+        Step::new("write-nodes", "write the xenstore trees", Creation::write_nodes)
+            .undo(Creation::remove_nodes),
+        Step::new("run-disk-scripts", "run disk scripts", Creation::run_disk_scripts)
+            .undo(|c: &mut Creation<'_>| script::undo_all(c.ts, &mut c.record)),
+        Step::new("build-guest", "build the guest", Creation::build_guest),
+        Step::new("build-stubdomain", "build the stubdomain", Creation::build_stub),
+        Step::new("write-arguments", "write consoles and arguments", Creation::write_details),
+        // No undo: the domains' end is xenstored's news of it. Releasing one that lives would let consoles miss it.
+        Step::new("introduce", "introduce the domains", Creation::introduce),
+        Step::new("start-stubdomain", "start the stubdomain", Creation::start_stub).undo(Creation::stop_stub),
+        // The undo of the disks' scripts undoes those of interfaces too: the record has them all.
+        Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
+            .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
+        Step::new("await-backends", "wait for the backends", Creation::await_backends),
+        Step::new("await-device-model", "wait for the device model", |c: &mut Creation<'_>| {
+            stubdomain::await_device_model(c.ts, c.stub_running()?, c.guest_made()?.domain)
+        }),
+        Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
+    ]
+}
+
+impl Toolstack {
+    /// The ids of the steps of [`Self::create`], in order.
+    #[must_use]
+    pub fn create_steps() -> Vec<&'static str> {
+        ids(&steps())
+    }
+
+    /// Makes a guest and its stubdomain, and starts both.
+    ///
+    /// # Errors
+    /// [`Error::Step`] with the step, its cause and the stubdomain's last log lines. Everything was undone then, except
+    /// what [`crate::Failure::undo`] lists.
+    pub fn create(
+        &self,
+        config: &GuestConfig,
+        options: CreateOptions,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let uuid = match options.uuid.or(config.uuid) {
+            Some(uuid) => uuid,
+            None => self.random_uuid()?,
+        };
+        let record = self.new_record(config, uuid)?;
+        let mut creation = Creation::new(self, config, record);
+        creation.paused = options.paused;
+        creation.run(events)
+    }
+
+    /// A record of a guest that is to be created in this boot of the host.
+    pub(crate) fn new_record(&self, config: &GuestConfig, uuid: Uuid) -> Result<GuestRecord, Cause> {
+        Ok(GuestRecord::new(config, self.host.boot_id()?, uuid, self.random_uuid()?))
+    }
+
+    /// Creates the guest of a restart, whose state file is there.
+    pub(crate) fn create_again(
+        &self,
+        record: GuestRecord,
+        restart: Restart,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let config = record.config.clone();
+        let restart = Restart { stage: Stage::Creating, ..restart };
+        let mut creation = Creation::new(self, &config, record);
+        (creation.recorded, creation.restart) = (true, Some(restart));
+        creation.run(events)
+    }
+
+    /// Ends a create that an earlier process began: undoes it, or starts the guest if only that was missing. A restart
+    /// goes on afterwards.
+    pub(crate) fn resume_create(
+        &self,
+        mut record: GuestRecord,
+        operation: Operation,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<GuestRecord, Error> {
+        self.find_domains(&mut record)?;
+        let (config, name) = (record.config.clone(), record.name.clone());
+        let mut creation = Creation::new(self, &config, record);
+        creation.recorded = true;
+        match operation.kind {
+            Kind::Create { paused } => creation.paused = paused,
+            Kind::Restart(restart) => (creation.restart, creation.goes_on) = (Some(restart), true),
+            _ => {}
+        }
+        match resume(&steps(), &mut creation, &operation.cursor, events) {
+            Ok(_) => Ok(creation.record),
+            Err(left) => Err(Error::NotClean { name, left }),
+        }
+    }
+
+    /// Checks whether a guest could be created again, while it is still there.
+    pub(crate) fn check_restart(&self, record: &GuestRecord) -> StepResult {
+        // Its disks are claimed anew, and are not compared with what they were.
+        let mut without = record.clone();
+        without.disks.clear();
+        check_restart(self, without)
+    }
+
+    /// A random UUID (version 4).
+    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
+        let mut bytes = [0; 16];
+        self.host.random(&mut bytes)?;
+        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Ok(Uuid::from_bytes(bytes))
+    }
+}
+
+/// Checks whether a guest could be created again, as far as it can be known while it still has its name, its UUID and
+/// its memory: what would fail after it is destroyed would lose it.
+fn check_restart(ts: &Toolstack, mut record: GuestRecord) -> StepResult {
+    let config = record.config.clone();
+    let prepared = Prepared::find(ts, &config, record.uuid)?;
+    prepared.guest.warning(ts, &config)?;
+    identity::check_unreadable(&record, &ts.records()?)?;
+    let lock = ts.lock_disks();
+    // Released again: they are claimed when the guest is created.
+    claim(ts, &lock, &mut record, &config.disks).map(drop)
+}
+
+impl<'a> Creation<'a> {
+    fn new(ts: &'a Toolstack, config: &'a GuestConfig, record: GuestRecord) -> Self {
+        Self {
+            ts,
+            config,
+            paused: false,
+            record,
+            recorded: false,
+            restart: None,
+            goes_on: false,
+            progress: Progress::default(),
+            backings: Backings::new(),
+            disks: OpenDisks::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    fn run(mut self, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
+        let faults = &self.ts.faults;
+        let result = run(&steps(), &mut self, faults, events);
+        for text in std::mem::take(&mut self.warnings) {
+            events(Event::Warning { text });
+        }
+        match result {
+            Ok(_) => Ok(self.record.guest().ok_or(Cause::TooEarly { what: "guest" })?),
+            Err(mut failure) => {
+                if self.progress.stub_running.is_some() {
+                    failure.stubdomain_log = stubdomain::last_log_lines(self.ts, &self.record.stub_name());
+                }
+                Err(failure.into())
+            }
+        }
+    }
+}
+
+impl OnGuest for Creation<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.ts, &mut self.record)
+    }
+
+    fn kind(&self) -> Kind {
+        match &self.restart {
+            Some(restart) => Kind::Restart(restart.clone()),
+            None => Kind::Create { paused: self.paused },
+        }
+    }
+
+    /// A guest that may have run is not destroyed because this was not recorded.
+    fn has_passed(&mut self) -> Result<bool, Cause> {
+        Ok(self.record.operation.as_ref().is_some_and(|operation| operation.cursor.step == START))
+    }
+
+    /// Removes the state file, unless it is that of another guest of this UUID or of a restart that goes on.
+    fn withdraw(&mut self, is_clean: bool) -> StepResult {
+        let (host, paths) = (&*self.ts.host, &self.ts.paths);
+        if self.goes_on {
+            (self.record.domid, self.record.stub_domid) = (None, None);
+            return self.record.save(host, paths);
+        }
+        match (self.recorded, is_clean) {
+            (true, true) => self.record.remove(host, paths),
+            // By it, what is left is found.
+            (true, false) => self.record.save(host, paths),
+            (false, _) => Ok(()),
+        }
+    }
+}
+
+/// What earlier steps have made. A domain is looked up in Xen again each time.
+impl Creation<'_> {
+    fn guest_made(&self) -> Result<guest::Made, Cause> {
+        let made = self.progress.guest_made.ok_or(Cause::TooEarly { what: "guest's domain" })?;
+        self.existing(made.domain)?;
+        Ok(made)
+    }
+
+    fn guest_built(&self) -> Result<guest::Built, Cause> {
+        let built = self.progress.guest_built.ok_or(Cause::TooEarly { what: "guest's memory" })?;
+        self.existing(built.made.domain)?;
+        Ok(built)
+    }
+
+    fn stub_made(&self) -> Result<stubdomain::Made, Cause> {
+        let made = self.progress.stub_made.ok_or(Cause::TooEarly { what: "stubdomain" })?;
+        self.existing(made.domain)?;
+        Ok(made)
+    }
+
+    fn stub_built(&self) -> Result<stubdomain::Built, Cause> {
+        let built = self.progress.stub_built.ok_or(Cause::TooEarly { what: "stubdomain's memory" })?;
+        self.existing(built.made.domain)?;
+        Ok(built)
+    }
+
+    fn stub_running(&self) -> Result<stubdomain::Running, Cause> {
+        let running = self.progress.stub_running.ok_or(Cause::TooEarly { what: "running stubdomain" })?;
+        self.existing(running.domain)?;
+        Ok(running)
+    }
+
+    fn existing(&self, domain: Domain) -> StepResult {
+        match self.ts.look(domain)? {
+            Some(_) => Ok(()),
+            None if domain.uuid() == self.record.uuid => Err(self.not_now("has no domain")),
+            None => Err(self.not_now("has no stubdomain")),
+        }
+    }
+
+    fn not_now(&self, why: &str) -> Cause {
+        Cause::NotNow { name: self.record.name.clone(), why: why.to_owned() }
+    }
+
+    fn devices(&self) -> Result<Initial<'_>, Cause> {
+        let (guest, stub) = (self.guest_made()?.domain.domid(), self.stub_made()?.domain.domid());
+        Ok(Initial { ts: self.ts, config: self.config, plan: &self.progress.prepared()?.plan, guest, stub })
+    }
+
+    fn guest_nodes(&self) -> Result<DomainNodes<'_>, Cause> {
+        let domid = self.guest_made()?.domain.domid();
+        Ok(DomainNodes { domid, uuid: self.record.uuid, name: &self.record.name, hvm: true })
+    }
+
+    fn stub_nodes<'s>(&self, name: &'s str) -> Result<DomainNodes<'s>, Cause> {
+        let domid = self.stub_made()?.domain.domid();
+        Ok(DomainNodes { domid, uuid: self.record.stub_uuid, name, hvm: false })
+    }
+}
+
+/// The steps.
+impl Creation<'_> {
+    fn check(&mut self) -> StepResult {
+        identity::check(self.ts, &self.record)?;
+        let prepared = Prepared::find(self.ts, self.config, self.record.uuid)?;
+        prepared.check_memory(self.ts, self.config)?;
+        self.warnings.extend(prepared.guest.warning(self.ts, self.config)?);
+        self.progress.prepared = Some(prepared);
+        Ok(())
+    }
+
+    /// Claims the guest's disks and its name. Two guests that want the same do this one after the other.
+    fn write_record(&mut self) -> StepResult {
+        let ts = self.ts;
+        let lock = ts.lock_disks();
+        identity::check_records(&self.record, &ts.records()?)?;
+        self.disks = claim(ts, &lock, &mut self.record, &self.config.disks)?;
+        self.recorded = true;
+        self.enter(Cursor::back(ENTRY))
+    }
+
+    fn make_guest(&mut self) -> StepResult {
+        let (ts, record) = (self.ts, &mut self.record);
+        let spec = self.progress.guest_spec(self.config, record)?;
+        let made = guest::make(ts, spec, &mut |domid| {
+            record.domid = Some(domid);
+            record.save(&*ts.host, &ts.paths)
+        })?;
+        self.progress.guest_made = Some(made);
+        Ok(())
+    }
+
+    fn unmake_guest(&mut self) -> StepResult {
+        end(self.ts, self.record.guest_domain(self.ts)?)
+    }
+
+    fn make_stub(&mut self) -> StepResult {
+        let (ts, guest) = (self.ts, self.guest_made()?.domain);
+        let spec = self.progress.stub_spec(self.config, &self.record)?;
+        let record = &mut self.record;
+        let made = stubdomain::make(ts, &spec, &mut |domid| {
+            record.stub_domid = Some(domid);
+            record.save(&*ts.host, &ts.paths)
+        })?;
+        self.progress.stub_made = Some(made);
+        // It does not run yet.
+        stubdomain::set_target(ts, made.domain, guest)
+    }
+
+    fn unmake_stub(&mut self) -> StepResult {
+        end(self.ts, self.record.stub_domain(self.ts)?)
+    }
+
+    fn attach_images(&mut self) -> StepResult {
+        let disks = &self.config.disks;
+        self.backings = initial::attach_images(self.ts, &mut self.record, disks, &self.disks)?;
+        Ok(())
+    }
+
+    /// Both domains' directories, then all their devices.
+    fn write_nodes(&mut self) -> StepResult {
+        let name = self.record.stub_name();
+        let mut domains = Batch::new();
+        make_domain(&mut domains, &self.guest_nodes()?);
+        make_domain(&mut domains, &self.stub_nodes(&name)?);
+        stubdomain::write_target(&mut domains, self.stub_made()?.domain, self.guest_made()?.domain);
+        domains.apply(&self.ts.xenstore)?;
+        self.devices()?.write_nodes(&self.record, &self.backings)?;
+        initial::note_emulated(&mut self.record, &self.progress.prepared()?.plan);
+        Ok(())
+    }
+
+    /// Closes the devices and removes everything that xenstore has of the two domains.
+    fn remove_nodes(&mut self) -> StepResult {
+        removal::close_devices(self.ts, &self.record.own_numbers(self.ts)?)?;
+        cleanup::remove_nodes(self.ts, &self.record)
+    }
+
+    fn run_disk_scripts(&mut self) -> StepResult {
+        self.with_devices(|devices, record, backings| devices.run_disk_scripts(record, backings))
+    }
+
+    fn connect_nics(&mut self) -> StepResult {
+        self.with_devices(|devices, record, _| devices.connect_nics(record))
+    }
+
+    fn await_backends(&mut self) -> StepResult {
+        initial::wait_for_backends(self.ts, &self.record)?;
+        self.disks.clear();
+        Ok(())
+    }
+
+    fn build_guest(&mut self) -> StepResult {
+        let built = guest::build(
+            self.ts,
+            self.progress.guest_spec(self.config, &self.record)?,
+            self.guest_made()?,
+            Source::Fresh,
+        )?;
+        self.progress.guest_built = Some(built);
+        Ok(())
+    }
+
+    fn build_stub(&mut self) -> StepResult {
+        let built = stubdomain::build(
+            self.ts,
+            &self.progress.stub_spec(self.config, &self.record)?,
+            self.stub_made()?,
+        )?;
+        self.progress.stub_built = Some(built);
+        Ok(())
+    }
+
+    /// What is known only now that both domains are built: rings, consoles, arguments.
+    fn write_details(&mut self) -> StepResult {
+        // Neither domain runs or is introduced yet, so that only the consoles have to come whole.
+        let (mut batch, mut consoles) = (Batch::new(), Batch::new());
+        self.guest_details(&mut batch, &mut consoles)?;
+        self.stub_details(&mut batch, &mut consoles)?;
+        batch.apply(&self.ts.xenstore)?;
+        consoles.commit(&self.ts.xenstore)
+    }
+
+    fn guest_details(&self, batch: &mut Batch, consoles: &mut Batch) -> StepResult {
+        let (nodes, guest::Built { made, places }) = (self.guest_nodes()?, self.guest_built()?);
+        let vcpus = VcpuCounts { online: self.config.vcpus, max: self.config.max_vcpus };
+        let ring = StoreRing { port: made.channels.store.port, gfn: places.store_gfn };
+        ring_details(batch, &nodes, ring, vcpus);
+        guest::details(batch, &nodes, self.config, &places, self.stub_made()?.domain.domid());
+        if self.config.platform.vm_generation_id {
+            batch.write(&below(&nodes.dir(), "platform/generation-id"), self.generation_id()?);
+        }
+        self.devices()?.guest_consoles(consoles, (places.console_gfn, made.channels.console.port));
+        Ok(())
+    }
+
+    fn stub_details(&self, batch: &mut Batch, consoles: &mut Batch) -> StepResult {
+        let name = self.record.stub_name();
+        let (nodes, stubdomain::Built { made, places }) = (self.stub_nodes(&name)?, self.stub_built()?);
+        let ring = StoreRing { port: made.channels.store.port, gfn: places.store_mfn };
+        ring_details(batch, &nodes, ring, VcpuCounts { online: 1, max: 1 });
+        stubdomain::details(batch, &nodes, &self.progress.stub_spec(self.config, &self.record)?);
+        self.devices()?.stubdomain_consoles(consoles, (places.console_mfn, made.channels.console.port));
+        let argv = self.progress.prepared()?.plan.argv(self.guest_made()?.domain.domid())?;
+        stubdomain::arguments(batch, made.domain.domid(), &vm_dir(self.record.uuid), &argv)
+    }
+
+    /// Connects both domains to xenstored, and lets the stubdomain act for its target there.
+    fn introduce(&mut self) -> StepResult {
+        let (guest, stub) = (self.guest_built()?, self.stub_built()?);
+        domain::introduce(self.ts, guest.made.domain, guest.places.store_gfn, guest.made.channels)?;
+        domain::introduce(self.ts, stub.made.domain, stub.places.store_mfn, stub.made.channels)?;
+        stubdomain::introduce_target(self.ts, stub.made.domain, guest.made.domain)
+    }
+
+    fn start_stub(&mut self) -> StepResult {
+        self.progress.stub_running = Some(stubdomain::start(self.ts, self.stub_built()?)?);
+        Ok(())
+    }
+
+    /// Stops the running stubdomain; it dies when its devices are closed.
+    fn stop_stub(&mut self) -> StepResult {
+        match self.record.stub_domain(self.ts)? {
+            Some(stub) => domain::pause(self.ts, stub),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts the guest, unless it has run already: it may have ended since.
+    fn start_guest(&mut self) -> StepResult {
+        let Some(domain) = self.record.guest_domain(self.ts)? else {
+            return Err(self.not_now("has no domain"));
+        };
+        match self.ts.look(domain)? {
+            Some(info) if !self.paused && info.state.paused && info.state.shutdown.is_none() => {
+                Ok(self.ts.hypervisor.unpause_domain(domain.domid())?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stop_guest(&mut self) -> StepResult {
+        match self.record.guest_domain(self.ts)? {
+            Some(guest) => domain::pause(self.ts, guest),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the devices do something that the record keeps.
+    fn with_devices(
+        &mut self,
+        work: impl FnOnce(Initial<'_>, &mut GuestRecord, &Backings) -> StepResult,
+    ) -> StepResult {
+        let (guest, stub) = (self.guest_made()?.domain.domid(), self.stub_made()?.domain.domid());
+        let plan = &self.progress.prepared()?.plan;
+        work(
+            Initial { ts: self.ts, config: self.config, plan, guest, stub },
+            &mut self.record,
+            &self.backings,
+        )
+    }
+
+    /// A fresh VM generation ID in the form that hvmloader reads: its two halves in decimal.
+    fn generation_id(&self) -> Result<String, Cause> {
+        let mut bytes = [0; 16];
+        self.ts.host.random(&mut bytes)?;
+        let (low, high) = bytes.split_at(8);
+        let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        Ok(format!("{}:{}", half(low), half(high)))
+    }
+}
+
+/// Destroys a domain and waits until it is gone.
+fn end(ts: &Toolstack, domain: Option<Domain>) -> StepResult {
+    let Some(domain) = domain else { return Ok(()) };
+    domain::kill(ts, domain)?;
+    domain::wait_gone(ts, vec![domain])
+}

@@ -1,0 +1,159 @@
+//! Destroying a guest, also one that is incomplete.
+//!
+//! Both domains are paused first, so that nothing of what follows can be slowed down by them; then their backends
+//! close all at the same time. The domains are killed only then: xenstored removes a dead domain's nodes without
+//! telling anyone who watches them, and a backend would not learn that its frontend is gone. Every function looks at
+//! what is there and finds nothing to do at its second call.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::cleanup::remove_nodes;
+use crate::device::disk::detach_loops;
+use crate::device::removal::{close_devices, remove_ports};
+use crate::device::script;
+use crate::dom0::HostError;
+use crate::domain::{GuestId, kill, pause, wait_gone};
+use crate::error::{Cause, ToolstackError as Error};
+use crate::event::Event;
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, Way, ids, run,
+};
+use crate::record::GuestRecord;
+use crate::{Toolstack, UndoFailure};
+
+/// A guest being destroyed.
+struct Removal<'a> {
+    ts: &'a Toolstack,
+    record: GuestRecord,
+    killed: bool,
+    /// What destroys it so that it is created again.
+    restart: Option<Restart>,
+    /// A script that may still be running, with its deadline: another copy of it is not started beside it.
+    stuck: Option<(PathBuf, Duration)>,
+}
+
+fn steps<'b>() -> Vec<Step<Removal<'b>>> {
+    vec![
+        Step::new(ENTRY, "record the destruction", |r: &mut Removal<'_>| r.enter(Cursor::forward(ENTRY)))
+            .entry()
+            .point_of_no_return(),
+        Step::new("pause", "pause the domains", Removal::pause),
+        Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
+            close_devices(r.ts, &r.record.own_numbers(r.ts)?)
+        }),
+        Step::new("undo-scripts", "undo the scripts", Removal::undo_scripts),
+        Step::new("leave-bridges", "remove vifs from bridges", |r: &mut Removal<'_>| {
+            remove_ports(r.ts, &mut r.record)
+        }),
+        Step::new("kill", "destroy the domains", Removal::kill),
+        Step::new("remove-nodes", "remove xenstore nodes", |r: &mut Removal<'_>| {
+            remove_nodes(r.ts, &r.record)
+        }),
+        Step::new("detach-images", "detach disk images", |r: &mut Removal<'_>| {
+            detach_loops(r.ts, &mut r.record)
+        }),
+        Step::new("await-end", "wait for the domains' end", Removal::wait),
+    ]
+}
+
+impl Toolstack {
+    /// The ids of the steps of [`Self::destroy`], in order.
+    #[must_use]
+    pub fn destroy_steps() -> Vec<&'static str> {
+        ids(&steps())
+    }
+
+    /// Destroys a guest at once, its stubdomain, and everything that was made for them.
+    ///
+    /// # Errors
+    /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then too,
+    /// and destroying it again continues there.
+    pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
+        let record = self.record_of(id)?;
+        let name = record.name.clone();
+        if record.operation.as_ref().is_some_and(|operation| operation.cursor.way == Way::Peer) {
+            return Err(Cause::Held { name }.into());
+        }
+        self.remove(record, None, events).map(drop).map_err(|left| Error::NotClean { name, left })
+    }
+
+    /// Removes everything that was made for a guest, and its state file; a guest that is restarted gets a new one, which
+    /// is returned. Returns what failed also the second time.
+    pub(crate) fn remove(
+        &self,
+        record: GuestRecord,
+        restart: Option<Restart>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<GuestRecord, Vec<UndoFailure>> {
+        for script in record.scripts.iter().filter(|script| script::frontend_of(&script.backend).is_none()) {
+            let (path, backend) = (script.script.display(), &script.backend);
+            let text =
+                format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
+            events(Event::Warning { text });
+        }
+        let mut removal = Removal { ts: self, record, killed: false, restart, stuck: None };
+        let left = run(&steps(), &mut removal, &self.faults, events);
+        // Nothing is before the point of no return, so that nothing is undone.
+        let left = left.unwrap_or_default();
+        if left.is_empty() { Ok(removal.record) } else { Err(left) }
+    }
+}
+
+impl OnGuest for Removal<'_> {
+    fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
+        (self.ts, &mut self.record)
+    }
+
+    fn kind(&self) -> Kind {
+        match &self.restart {
+            Some(restart) => Kind::Restart(Restart { stage: Stage::Removing, ..restart.clone() }),
+            None => Kind::Destroy,
+        }
+    }
+
+    /// Removes the state file, or makes it that of the guest that follows.
+    fn complete(&mut self) -> StepResult {
+        let (host, paths) = (&*self.ts.host, &self.ts.paths);
+        let Some(restart) = self.restart.clone() else { return self.record.remove(host, paths) };
+        let mut next = self.ts.new_record(&self.record.config, self.record.uuid)?;
+        let kind = Kind::Restart(Restart { stage: Stage::Creating, ..restart });
+        next.operation = Some(Operation { kind, cursor: Cursor::back("") });
+        next.save(host, paths)?;
+        self.record = next;
+        Ok(())
+    }
+}
+
+impl Removal<'_> {
+    fn pause(&mut self) -> StepResult {
+        self.ts.find_domains(&mut self.record)?;
+        self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))
+    }
+
+    fn undo_scripts(&mut self) -> StepResult {
+        if let Some((script, after)) = self.stuck.clone() {
+            return Err(HostError::ScriptStuck { script, after }.into());
+        }
+        script::undo_all(self.ts, &mut self.record).inspect_err(|cause| {
+            if let Cause::Host(HostError::ScriptStuck { script, after }) = cause {
+                self.stuck = Some((script.clone(), *after));
+            }
+        })
+    }
+
+    fn kill(&mut self) -> StepResult {
+        self.ts.monitors.release(self.record.id());
+        self.record.domains(self.ts)?.into_iter().try_for_each(|domain| kill(self.ts, domain))?;
+        self.killed = true;
+        Ok(())
+    }
+
+    fn wait(&mut self) -> StepResult {
+        // Domains that could not be killed before would be waited for in vain.
+        if !self.killed {
+            self.kill()?;
+        }
+        wait_gone(self.ts, self.record.domains(self.ts)?)
+    }
+}

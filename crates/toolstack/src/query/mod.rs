@@ -1,0 +1,13 @@
+//! What can be asked of guests and domains without changing them.
+//!
+//! A screenshot needs a disk of the stubdomain for a moment, and so is an operation with steps like any change.
+
+mod devices;
+mod info;
+mod list;
+mod picture;
+pub(crate) mod screenshot;
+
+pub use devices::{DiskEntry, Link, NicEntry};
+pub use info::GuestInfo;
+pub use list::DomainEntry;

@@ -1,0 +1,45 @@
+//! A stubdomain's memory: kernel and RAM disk.
+
+use config::QmpTransport;
+use stubdom_abi::QMP_CONSOLE_WORD;
+use xen::{Blob, PvBuild, PvBuilt};
+
+use super::make::{Made, Spec};
+use crate::Toolstack;
+use crate::error::Cause;
+
+/// A stubdomain that has its memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Built {
+    pub(crate) made: Made,
+    /// Where its rings are.
+    pub(crate) places: PvBuilt,
+}
+
+/// Fills the domain.
+pub(crate) fn build(ts: &Toolstack, spec: &Spec<'_>, made: Made) -> Result<Built, Cause> {
+    let build = PvBuild {
+        kernel: Blob::File(spec.prepared.image.kernel.clone()),
+        ramdisk: Some(Blob::File(spec.prepared.image.ramdisk.clone())),
+        cmdline: command_line(spec),
+        memory: spec.prepared.memory,
+        max_vcpus: 1,
+        claim: false,
+        store: made.channels.store,
+        console: made.channels.console,
+    };
+    let places = ts.hypervisor.build_pv(made.domain.domid(), &build)?;
+    Ok(Built { made, places })
+}
+
+/// The image's command line, the guest that is served, and whether QEMU's monitor is on a console.
+pub(crate) fn command_line(spec: &Spec<'_>) -> String {
+    let mut line = spec.prepared.image.cmdline.clone();
+    if let Some(serves) = &spec.target {
+        line.push_str(&format!(" {serves}"));
+    }
+    if spec.qmp == QmpTransport::Console {
+        line.push_str(&format!(" {QMP_CONSOLE_WORD}"));
+    }
+    line
+}

@@ -1,0 +1,105 @@
+//! The stubdomain's image: kernel, RAM disk, and what its manifest says.
+
+use std::path::{Path, PathBuf};
+
+use config::GuestConfig;
+use serde::Deserialize;
+use xen_types::KiB;
+
+use crate::dom0::{FileKind, HostDevices};
+use crate::error::Cause;
+use crate::paths::Paths;
+
+/// The stubdomain's memory when neither configuration nor manifest says anything, without video memory.
+///
+/// Debian's kernel takes about 50 MiB of it, and for a moment the image is there packed (13 MiB) and unpacked (30 MiB)
+/// at once: with 128 MiB, 4 of 21 starts ended in "System is deadlocked on memory".
+const DEFAULT_MEMORY: KiB = KiB::from_mib(160);
+/// The largest manifest that is read, in bytes.
+const MANIFEST_LIMIT: u64 = 1 << 20;
+/// What every stubdomain's kernel is told. `xen_privcmd.unrestricted`: QEMU makes hypercalls that a restricted
+/// privcmd refuses since XSA-482; Xen's own check of the target holds nevertheless. `rootfstype=ramfs`: a tmpfs would
+/// give the initramfs only half of the memory. And that the state goes in frames, which others pass over.
+const COMMAND_LINE: &str = "console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1";
+
+/// What the stubdomain boots.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StubImage {
+    pub(crate) kernel: PathBuf,
+    pub(crate) ramdisk: PathBuf,
+    pub(crate) cmdline: String,
+    /// Without the guest's video memory.
+    pub(crate) memory: KiB,
+    pub(crate) qemu: QemuTraits,
+}
+
+/// What the image's QEMU can do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct QemuTraits {
+    pub(crate) sandbox: bool,
+}
+
+/// The keys of `manifest.json` that matter here; others are passed over.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Manifest {
+    memory_kib: Option<u64>,
+    cmdline: Option<String>,
+    qemu: ManifestQemu,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ManifestQemu {
+    sandbox: bool,
+}
+
+impl StubImage {
+    /// Finds the image that the configuration names, or the installed one.
+    pub(crate) fn find(config: &GuestConfig, paths: &Paths, host: &dyn HostDevices) -> Result<Self, Cause> {
+        let dm = &config.device_model;
+        let kernel = named_or(dm.kernel.as_deref(), &paths.stubdomain, "vmlinuz");
+        let ramdisk = named_or(dm.ramdisk.as_deref(), &paths.stubdomain, "initramfs.img");
+        must_be_there(host, "stubdomain kernel", &kernel)?;
+        must_be_there(host, "stubdomain RAM disk", &ramdisk)?;
+        // Another image's traits are unknown, and the least is assumed of them.
+        let manifest = if dm.kernel.is_none() && dm.ramdisk.is_none() {
+            Manifest::read(&paths.stubdomain.join("manifest.json"), host)?
+        } else {
+            Manifest::default()
+        };
+        let mut cmdline = format!("{COMMAND_LINE} {}", stubdom_abi::STATE_FRAMES_WORD);
+        for more in [manifest.cmdline.as_deref(), dm.cmdline.as_deref()].into_iter().flatten() {
+            cmdline.push(' ');
+            cmdline.push_str(more);
+        }
+        let memory = dm.memory.or(manifest.memory_kib.map(KiB)).unwrap_or(DEFAULT_MEMORY);
+        Ok(Self { kernel, ramdisk, cmdline, memory, qemu: QemuTraits { sandbox: manifest.qemu.sandbox } })
+    }
+}
+
+impl Manifest {
+    fn read(path: &Path, host: &dyn HostDevices) -> Result<Self, Cause> {
+        if host.file_kind(path)? == FileKind::Missing {
+            return Ok(Self::default());
+        }
+        let text = host.read_file(path, MANIFEST_LIMIT)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Cause::Record { path: path.to_owned(), why: error.to_string() })
+    }
+}
+
+fn named_or(named: Option<&str>, folder: &Path, file: &str) -> PathBuf {
+    named.map_or_else(|| folder.join(file), PathBuf::from)
+}
+
+fn must_be_there(host: &dyn HostDevices, what: &'static str, path: &Path) -> Result<(), Cause> {
+    match host.file_kind(path)? {
+        FileKind::Regular { bytes } if bytes > 0 => Ok(()),
+        _ => Err(Cause::Missing {
+            what,
+            path: path.display().to_string(),
+            hint: "build it with `outrigger image build --output DIR`, or name another in the configuration",
+        }),
+    }
+}
