@@ -114,7 +114,7 @@ async fn recover(shared: &Shared) -> Result<()> {
 async fn take_up(shared: &Shared) -> Result<Recovered> {
     let mut wait = Duration::from_millis(500);
     loop {
-        match shared.toolstack.take_up() {
+        match shared.toolstack.adopt() {
             Ok(recovered) => return Ok(recovered),
             Err(error @ Error::Cause(Cause::Hypervisor(_))) => {
                 tracing::error!(
@@ -177,7 +177,7 @@ fn complete_rename(shared: &Shared, note: &Note) {
     let Some(uuid) = note.which() else { return };
     let preserved = shared.registry.find(&uuid.to_string(), |_| None).ok().and_then(|entry| entry.guest);
     let Some(guest) = preserved.filter(|guest| guest.name != guest.config.name) else { return };
-    if let Err(error) = shared.toolstack.set_aside(guest.id(), &guest.name) {
+    if let Err(error) = shared.toolstack.preserve_as(guest.id(), &guest.name) {
         tracing::error!(guest = guest.name, error = error.report(), "cannot rename a preserved guest");
     }
 }

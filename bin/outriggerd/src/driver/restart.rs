@@ -132,7 +132,7 @@ impl Driver {
             // The new note replaces it.
             let _ = before.map(PendingNote::wait);
             let note = restarts.note(old.uuid, &successor(&old), None, turn);
-            match toolstack.set_aside(old.id(), &name) {
+            match toolstack.preserve_as(old.id(), &name) {
                 Ok(()) => Ok(Some(Guest { name, ..old })),
                 Err(error) => {
                     if let Some(note) = note {
