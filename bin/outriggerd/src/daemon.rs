@@ -121,7 +121,7 @@ async fn recover(shared: &Shared) -> Result<()> {
 async fn adopt(shared: &Shared) -> Result<Recovered> {
     let mut wait = Duration::from_millis(500);
     loop {
-        match shared.toolstack.take_up() {
+        match shared.toolstack.adopt() {
             Ok(recovered) => return Ok(recovered),
             Err(error @ Error::Cause(Cause::Hypervisor(_))) => {
                 tracing::error!(

@@ -28,6 +28,7 @@ pub mod kernel;
 pub mod listing;
 pub mod manifest;
 pub mod modules;
+mod package;
 pub mod packages;
 mod resolved;
 pub mod root;

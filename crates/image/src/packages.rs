@@ -15,8 +15,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::package::Package;
 use crate::{
     ImageError, Result,
     files::{create_dir_all, rename_into_place, sha256_file},
@@ -24,23 +23,6 @@ use crate::{
     root::{Layer, Root},
     tools::{complaint, run, tells_of_full_disk},
 };
-
-/// A package of apt's lists.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Package {
-    /// Its name.
-    pub name: String,
-    /// Its version, as Debian writes it.
-    pub version: String,
-    /// `amd64` or `all`.
-    pub architecture: String,
-    /// Debian's section of the archive: `libs`, `kernel`, ….
-    pub section: String,
-    /// Size of the .deb file in bytes.
-    pub size: u64,
-    /// SHA-256 of the .deb file, in hexadecimal.
-    pub sha256: String,
-}
 
 /// Which of the packages that apt would install are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

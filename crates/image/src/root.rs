@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{ImageError, Result, packages::Package};
+use crate::{ImageError, Result, package::Package};
 
 /// The kernel gives up after 40 links, too.
 const MAX_LINKS: usize = 40;

@@ -31,7 +31,7 @@ fn plan_of(settings: &str) -> Plan {
 /// The plan as a snapshot shows it: an option and its value on one line each, then what the stubdomain needs.
 fn show(plan: &Plan) -> String {
     let mut text = String::new();
-    for arg in plan.argv(target()).unwrap().iter() {
+    for arg in plan.argv(target()).expect("a plan has arguments").iter() {
         let arg = String::from_utf8_lossy(arg);
         let separator = if text.is_empty() || arg.starts_with('-') { "\n" } else { " " };
         text.push_str(separator);

@@ -14,7 +14,7 @@ pub struct Deadlines {
     /// Until a guest with PV drivers acknowledges a shutdown request.
     pub shutdown_ack: Duration,
     /// Until a guest has released a device that is to be detached.
-    pub let_go: Duration,
+    pub release: Duration,
     /// Until QEMU has answered one command.
     pub qmp: Duration,
     /// Until QEMU has drawn a picture of the screen.
@@ -35,7 +35,7 @@ impl Default for Deadlines {
             backends_close: Duration::from_secs(5),
             domain_gone: Duration::from_secs(20),
             shutdown_ack: Duration::from_secs(10),
-            let_go: Duration::from_secs(10),
+            release: Duration::from_secs(10),
             qmp: Duration::from_secs(10),
             screen: Duration::from_secs(30),
             script: Duration::from_secs(40),
@@ -69,7 +69,7 @@ impl Deadlines {
             backends_close: self.backends_close.mul_f64(scale),
             domain_gone: self.domain_gone.mul_f64(scale),
             shutdown_ack: self.shutdown_ack.mul_f64(scale),
-            let_go: self.let_go.mul_f64(scale),
+            release: self.release.mul_f64(scale),
             qmp: self.qmp.mul_f64(scale),
             screen: self.screen.mul_f64(scale),
             script: self.script.mul_f64(scale),

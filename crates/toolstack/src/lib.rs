@@ -1,9 +1,11 @@
 //! Lifecycles of guests and their stubdomains as named steps, each with its undo.
 //!
 //! [`Toolstack`] makes and destroys HVM guests whose QEMU runs in a Linux stubdomain. Each lifecycle is a list of
-//! steps that one engine runs ([`operation`]); what fails at step N undoes N to 1. Everything it changes outside its own memory goes through three
-//! edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore ([`xenstore::Xenstore`]) and
-//! dom0 ([`dom0::HostDevices`]).
+//! steps that one engine runs ([`operation`]); what fails at step N undoes N to 1. Everything it changes outside its own
+//! memory goes through three edges, each of which has a simulation: the hypervisor ([`xen::Hypervisor`]), xenstore
+//! ([`xenstore::Xenstore`]) and dom0 ([`dom0::HostDevices`]).
+//!
+//! `ARCHITECTURE.md` has the rooms: `lifecycle` composes `guest`, `stubdomain` and `device`, which do not know it.
 //!
 //! The calls block, `create` for many seconds: a daemon runs each guest's on a thread of its own. No state is kept in
 //! memory between calls; what cannot be read back from Xen and xenstore is in a small file for each guest

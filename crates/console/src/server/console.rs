@@ -42,8 +42,8 @@ pub(crate) struct Moved {
     pub(crate) is_flood: bool,
     /// An output takes no more; there may be more in the ring.
     pub(crate) held_up: bool,
-    /// Bytes were handed on, which takes long enough for more to come.
-    pub(crate) handed_on: bool,
+    /// There may be more already.
+    pub(crate) is_more: bool,
 }
 
 #[derive(Debug)]
@@ -279,7 +279,10 @@ impl<M: RingMemory> Console<M> {
             self.viewers.end_streams(poller);
         }
         self.held_up = held_up || holds;
-        Ok(Moved { output, input, is_flood, held_up: self.held_up, handed_on })
+        // To hand bytes on takes long enough for more to come, but what waits for a disk waits for its answer.
+        let waits = holds || self.outputs.files().holds_up(&self.history);
+        let is_more = output > 0 || (handed_on && !waits);
+        Ok(Moved { output, input, is_flood, held_up: self.held_up, is_more })
     }
 
     /// Keeps bytes that were copied out of the ring, and frees their room: they are safe from then on.

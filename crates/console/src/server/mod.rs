@@ -364,7 +364,7 @@ impl<P: Platform> Server<P> {
         };
         let service = Service { output: moved.output, input: moved.input, is_flood: moved.is_flood };
         self.scheduler.served(key, service, now);
-        if moved.output > 0 || moved.handed_on {
+        if moved.is_more {
             self.scheduler.queue(key);
         } else if !moved.held_up
             && let Some(port) = console.ring_mut().take_fired()

@@ -116,7 +116,7 @@ impl EmulatedNic {
         if let Some(id) = &self.id
             && self.ask(ts, &DeviceDel { id: id.clone() })?
         {
-            let after = ts.deadlines.let_go;
+            let after = ts.deadlines.release;
             let ours = |event: &qmp::Event| event.text("device") == Some(&**id);
             match events.wait(Instant::now() + after, ours) {
                 Ok(_) => {}

@@ -29,7 +29,7 @@ pub(crate) fn ask(ts: &Toolstack, name: &str, device: DeviceId) -> StepResult {
     watcher.watch(&ts.xenstore, &back)?;
     watcher.watch(&ts.xenstore, &below(&front, "state"))?;
     write_states(ts, device, "0", CLOSING)?;
-    let after = ts.deadlines.let_go;
+    let after = ts.deadlines.release;
     let closed = watcher.until(Instant::now() + after, || {
         let open = |end: Option<u64>| end.is_some_and(|state| state <= CLOSING);
         Ok((!open(state(ts, &front)?) || !open(state(ts, &back)?)).then_some(()))

@@ -170,7 +170,7 @@ impl ScsiDisk {
         if let Some(id) = found
             && self.ask(ts, &DeviceDel { id: id.clone() })?
         {
-            let after = ts.deadlines.let_go;
+            let after = ts.deadlines.release;
             let gone =
                 |event: &qmp::Event| ["device", "path"].into_iter().any(|key| event.text(key) == Some(&*id));
             match events.wait(Instant::now() + after, gone) {

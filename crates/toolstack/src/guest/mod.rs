@@ -15,5 +15,5 @@ mod prepare;
 pub(crate) use build::{Built, Source, build};
 pub(crate) use live::Live;
 pub(crate) use make::{Made, Spec, make};
-pub(crate) use nodes::{details, memory_target};
+pub(crate) use nodes::{details, memory_target, write_generation_id};
 pub(crate) use prepare::Prepared;

@@ -2,11 +2,15 @@
 
 use config::GuestConfig;
 use xen::{HvmBuilt, Placed};
-use xen_types::{DomId, KiB};
+use xen_types::KiB;
 use xenstore::XsPath;
 
+use crate::Toolstack;
 use crate::batch::Batch;
-use crate::nodes::{DomainNodes, below, libxl_dir, memory, start_time};
+use crate::domain::Domain;
+use crate::error::Cause;
+use crate::nodes::{below, libxl_dir, memory, start_time, vm_dir};
+use crate::operation::StepResult;
 
 /// What `dm-version` and `platform/device-model` say: QEMU of Xen's kind, wherever it runs.
 const DEVICE_MODEL: &str = "qemu_xen";
@@ -21,12 +25,12 @@ pub(crate) fn memory_target(config: &GuestConfig, memory: KiB) -> KiB {
 /// What hvmloader, the guest's drivers and other tools read of an HVM guest's platform.
 pub(crate) fn details(
     batch: &mut Batch,
-    domain: &DomainNodes<'_>,
+    domain: Domain,
     config: &GuestConfig,
     built: &HvmBuilt,
-    stub: DomId,
+    stub: Domain,
 ) {
-    let (dir, vm) = (domain.dir(), domain.vm());
+    let (dir, vm) = (XsPath::domain(domain.domid()), vm_dir(domain.uuid()));
     let video = config.display.video_memory;
     memory(batch, &dir, config.max_memory, memory_target(config, config.memory), video);
     let platform = &config.platform;
@@ -44,11 +48,11 @@ pub(crate) fn details(
     batch.write(&below(&dir, "hvmloader/allow-memory-relocate"), "0");
     placed(batch, &dir, "hvmloader/smbios", built.smbios);
     placed(batch, &dir, "hvmloader/acpi", built.acpi);
-    batch.write(&below(&dir, "image/device-model-domid"), stub.to_string());
+    batch.write(&below(&dir, "image/device-model-domid"), stub.domid().to_string());
     batch.write(&below(&vm, "rtc/timeoffset"), "");
     batch.write(&below(&vm, "image/ostype"), "hvm");
     batch.write(&below(&vm, "start_time"), start_time());
-    batch.write(&below(&libxl_dir(domain.domid), "dm-version"), DEVICE_MODEL);
+    batch.write(&below(&libxl_dir(domain.domid()), "dm-version"), DEVICE_MODEL);
 }
 
 /// Tells hvmloader where extra tables are (`xen/include/public/hvm/hvm_xs_strings.h`).
@@ -57,4 +61,20 @@ fn placed(batch: &mut Batch, dir: &XsPath, name: &str, place: Option<Placed>) {
         batch.write(&below(dir, &format!("{name}/address")), format!("{:#x}", place.address));
         batch.write(&below(dir, &format!("{name}/length")), format!("{:#x}", place.length));
     }
+}
+
+/// Writes a fresh VM generation ID.
+pub(crate) fn write_generation_id(ts: &Toolstack, batch: &mut Batch, domain: Domain) -> StepResult {
+    let path = below(&XsPath::domain(domain.domid()), "platform/generation-id");
+    batch.write(&path, generation_id(ts)?);
+    Ok(())
+}
+
+/// In the form that hvmloader reads: its two halves in decimal.
+fn generation_id(ts: &Toolstack) -> Result<String, Cause> {
+    let mut bytes = [0; 16];
+    ts.host.random(&mut bytes)?;
+    let (low, high) = bytes.split_at(8);
+    let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    Ok(format!("{}:{}", half(low), half(high)))
 }

@@ -3,9 +3,14 @@
 //! The guest ([`crate::guest`]), the stubdomain ([`crate::stubdomain`]) and the devices ([`crate::device`]) know nothing of
 //! the list. Each step calls one or two of their functions with what earlier steps returned, and keeps the result.
 
+mod details;
+mod prepare;
+mod progress;
+
 use config::{GuestConfig, Uuid};
-use qemu_args::{Facts, Plan, QemuFeatures};
-use stubdom_abi::Serves;
+use details::Details;
+use prepare::{Prepared, check_restart};
+use progress::Progress;
 
 use super::cleanup;
 use crate::batch::Batch;
@@ -16,7 +21,7 @@ use crate::domain::{self, Domain};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
-use crate::nodes::{DomainNodes, StoreRing, VcpuCounts, below, make_domain, ring_details, vm_dir};
+use crate::nodes::{DomainNodes, make_domain};
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
 };
@@ -35,73 +40,6 @@ pub struct CreateOptions {
     pub uuid: Option<Uuid>,
 }
 
-/// What both domains and their devices are made of: found once, in the first step.
-struct Prepared {
-    guest: guest::Prepared,
-    stubdomain: stubdomain::Prepared,
-    /// QEMU's devices, and its arguments once the guest's domid is known.
-    plan: Plan,
-}
-
-impl Prepared {
-    /// Everything that can be known to fail while a guest with this name and UUID may still exist.
-    fn find(ts: &Toolstack, config: &GuestConfig, uuid: Uuid) -> Result<Self, Cause> {
-        let guest = guest::Prepared::find(ts, config)?;
-        let stubdomain = stubdomain::Prepared::find(ts, config)?;
-        let qemu = QemuFeatures { sandbox: stubdomain.image.qemu.sandbox };
-        let plan = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false })?;
-        initial::check(ts, config)?;
-        Ok(Self { guest, stubdomain, plan })
-    }
-
-    fn check_memory(&self, ts: &Toolstack, config: &GuestConfig) -> StepResult {
-        let need = self.guest.memory_needed(config) + self.stubdomain.memory_needed();
-        // Memory that waits to be scrubbed is given out like free memory.
-        let free = ts.hypervisor.host_info()?.free_memory;
-        if need > free { Err(Cause::Memory { need, free }) } else { Ok(()) }
-    }
-}
-
-/// What the steps have made so far, in this process. The undo of a step uses none of it: it works from the record.
-#[derive(Default)]
-struct Progress {
-    prepared: Option<Prepared>,
-    guest_made: Option<guest::Made>,
-    guest_built: Option<guest::Built>,
-    stub_made: Option<stubdomain::Made>,
-    stub_built: Option<stubdomain::Built>,
-    stub_running: Option<stubdomain::Running>,
-}
-
-impl Progress {
-    fn prepared(&self) -> Result<&Prepared, Cause> {
-        self.prepared.as_ref().ok_or(Cause::TooEarly { what: "plan of the guest" })
-    }
-
-    fn guest_spec<'s>(
-        &'s self,
-        config: &'s GuestConfig,
-        record: &GuestRecord,
-    ) -> Result<guest::Spec<'s>, Cause> {
-        Ok(guest::Spec { config, uuid: record.uuid, prepared: &self.prepared()?.guest })
-    }
-
-    fn stub_spec<'s>(
-        &'s self,
-        config: &'s GuestConfig,
-        record: &GuestRecord,
-    ) -> Result<stubdomain::Spec<'s>, Cause> {
-        let guest = self.guest_made.ok_or(Cause::TooEarly { what: "guest's domain" })?;
-        Ok(stubdomain::Spec {
-            uuid: record.stub_uuid,
-            prepared: &self.prepared()?.stubdomain,
-            grants: &config.grants,
-            qmp: config.device_model.qmp,
-            target: Some(Serves { target: guest.domain.domid(), vm: vm_dir(record.uuid) }),
-        })
-    }
-}
-
 /// A guest that is being created.
 struct Creation<'a> {
     ts: &'a Toolstack,
@@ -113,7 +51,7 @@ struct Creation<'a> {
     /// The restart that creates it, which goes on when what was interrupted of it is undone.
     restart: Option<Restart>,
     goes_on: bool,
-    progress: Progress,
+    progress: Progress<'a>,
     backings: Backings,
     /// The claimed disks, held open until the backends have them.
     disks: OpenDisks,
@@ -154,7 +92,7 @@ where
             .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
         Step::new("await-backends", "wait for the backends", Creation::await_backends),
         Step::new("await-device-model", "wait for the device model", |c: &mut Creation<'_>| {
-            stubdomain::await_device_model(c.ts, c.stub_running()?, c.guest_made()?.domain)
+            stubdomain::await_device_model(c.ts, c.progress.stub_running()?, c.progress.guest_made()?.domain)
         }),
         Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
     ]
@@ -249,18 +187,6 @@ impl Toolstack {
     }
 }
 
-/// Checks whether a guest could be created again, as far as it can be known while it still has its name, its UUID and
-/// its memory: what would fail after it is destroyed would lose it.
-fn check_restart(ts: &Toolstack, mut record: GuestRecord) -> StepResult {
-    let config = record.config.clone();
-    let prepared = Prepared::find(ts, &config, record.uuid)?;
-    prepared.guest.warning(ts, &config)?;
-    identity::check_unreadable(&record, &ts.records()?)?;
-    let lock = ts.lock_disks();
-    // Released again: they are claimed when the guest is created.
-    claim(ts, &lock, &mut record, &config.disks).map(drop)
-}
-
 impl<'a> Creation<'a> {
     fn new(ts: &'a Toolstack, config: &'a GuestConfig, record: GuestRecord) -> Self {
         Self {
@@ -271,7 +197,7 @@ impl<'a> Creation<'a> {
             recorded: false,
             restart: None,
             goes_on: false,
-            progress: Progress::default(),
+            progress: Progress::new(ts, &config.name),
             backings: Backings::new(),
             disks: OpenDisks::new(),
             warnings: Vec::new(),
@@ -329,63 +255,15 @@ impl OnGuest for Creation<'_> {
     }
 }
 
-/// What earlier steps have made. A domain is looked up in Xen again each time.
 impl Creation<'_> {
-    fn guest_made(&self) -> Result<guest::Made, Cause> {
-        let made = self.progress.guest_made.ok_or(Cause::TooEarly { what: "guest's domain" })?;
-        self.existing(made.domain)?;
-        Ok(made)
-    }
-
-    fn guest_built(&self) -> Result<guest::Built, Cause> {
-        let built = self.progress.guest_built.ok_or(Cause::TooEarly { what: "guest's memory" })?;
-        self.existing(built.made.domain)?;
-        Ok(built)
-    }
-
-    fn stub_made(&self) -> Result<stubdomain::Made, Cause> {
-        let made = self.progress.stub_made.ok_or(Cause::TooEarly { what: "stubdomain" })?;
-        self.existing(made.domain)?;
-        Ok(made)
-    }
-
-    fn stub_built(&self) -> Result<stubdomain::Built, Cause> {
-        let built = self.progress.stub_built.ok_or(Cause::TooEarly { what: "stubdomain's memory" })?;
-        self.existing(built.made.domain)?;
-        Ok(built)
-    }
-
-    fn stub_running(&self) -> Result<stubdomain::Running, Cause> {
-        let running = self.progress.stub_running.ok_or(Cause::TooEarly { what: "running stubdomain" })?;
-        self.existing(running.domain)?;
-        Ok(running)
-    }
-
-    fn existing(&self, domain: Domain) -> StepResult {
-        match self.ts.look(domain)? {
-            Some(_) => Ok(()),
-            None if domain.uuid() == self.record.uuid => Err(self.not_now("has no domain")),
-            None => Err(self.not_now("has no stubdomain")),
-        }
-    }
-
     fn not_now(&self, why: &str) -> Cause {
         Cause::NotNow { name: self.record.name.clone(), why: why.to_owned() }
     }
 
     fn devices(&self) -> Result<Initial<'_>, Cause> {
-        let (guest, stub) = (self.guest_made()?.domain.domid(), self.stub_made()?.domain.domid());
+        let (guest, stub) =
+            (self.progress.guest_made()?.domain.domid(), self.progress.stub_made()?.domain.domid());
         Ok(Initial { ts: self.ts, config: self.config, plan: &self.progress.prepared()?.plan, guest, stub })
-    }
-
-    fn guest_nodes(&self) -> Result<DomainNodes<'_>, Cause> {
-        let domid = self.guest_made()?.domain.domid();
-        Ok(DomainNodes { domid, uuid: self.record.uuid, name: &self.record.name, hvm: true })
-    }
-
-    fn stub_nodes<'s>(&self, name: &'s str) -> Result<DomainNodes<'s>, Cause> {
-        let domid = self.stub_made()?.domain.domid();
-        Ok(DomainNodes { domid, uuid: self.record.stub_uuid, name, hvm: false })
     }
 }
 
@@ -426,7 +304,7 @@ impl Creation<'_> {
     }
 
     fn make_stub(&mut self) -> StepResult {
-        let (ts, guest) = (self.ts, self.guest_made()?.domain);
+        let (ts, guest) = (self.ts, self.progress.guest_made()?.domain);
         let spec = self.progress.stub_spec(self.config, &self.record)?;
         let record = &mut self.record;
         let made = stubdomain::make(ts, &spec, &mut |domid| {
@@ -450,11 +328,11 @@ impl Creation<'_> {
 
     /// Both domains' directories, then all their devices.
     fn write_nodes(&mut self) -> StepResult {
-        let name = self.record.stub_name();
-        let mut domains = Batch::new();
-        make_domain(&mut domains, &self.guest_nodes()?);
-        make_domain(&mut domains, &self.stub_nodes(&name)?);
-        stubdomain::write_target(&mut domains, self.stub_made()?.domain, self.guest_made()?.domain);
+        let (guest, stub) = (self.progress.guest_made()?.domain, self.progress.stub_made()?.domain);
+        let (record, mut domains) = (&self.record, Batch::new());
+        make_domain(&mut domains, &DomainNodes { domain: guest, name: &record.name, hvm: true });
+        make_domain(&mut domains, &DomainNodes { domain: stub, name: &record.stub_name(), hvm: false });
+        stubdomain::write_target(&mut domains, stub, guest);
         domains.apply(&self.ts.xenstore)?;
         self.devices()?.write_nodes(&self.record, &self.backings)?;
         initial::note_emulated(&mut self.record, &self.progress.prepared()?.plan);
@@ -485,7 +363,7 @@ impl Creation<'_> {
         let built = guest::build(
             self.ts,
             self.progress.guest_spec(self.config, &self.record)?,
-            self.guest_made()?,
+            self.progress.guest_made()?,
             Source::Fresh,
         )?;
         self.progress.guest_built = Some(built);
@@ -496,56 +374,28 @@ impl Creation<'_> {
         let built = stubdomain::build(
             self.ts,
             &self.progress.stub_spec(self.config, &self.record)?,
-            self.stub_made()?,
+            self.progress.stub_made()?,
         )?;
         self.progress.stub_built = Some(built);
         Ok(())
     }
 
-    /// What is known only now that both domains are built: rings, consoles, arguments.
     fn write_details(&mut self) -> StepResult {
-        // Neither domain runs or is introduced yet, so that only the consoles have to come whole.
-        let (mut batch, mut consoles) = (Batch::new(), Batch::new());
-        self.guest_details(&mut batch, &mut consoles)?;
-        self.stub_details(&mut batch, &mut consoles)?;
-        batch.apply(&self.ts.xenstore)?;
-        consoles.commit(&self.ts.xenstore)
-    }
-
-    fn guest_details(&self, batch: &mut Batch, consoles: &mut Batch) -> StepResult {
-        let (nodes, guest::Built { made, places }) = (self.guest_nodes()?, self.guest_built()?);
-        let vcpus = VcpuCounts { online: self.config.vcpus, max: self.config.max_vcpus };
-        let ring = StoreRing { port: made.channels.store.port, gfn: places.store_gfn };
-        ring_details(batch, &nodes, ring, vcpus);
-        guest::details(batch, &nodes, self.config, &places, self.stub_made()?.domain.domid());
-        if self.config.platform.vm_generation_id {
-            batch.write(&below(&nodes.dir(), "platform/generation-id"), self.generation_id()?);
-        }
-        self.devices()?.guest_consoles(consoles, (places.console_gfn, made.channels.console.port));
-        Ok(())
-    }
-
-    fn stub_details(&self, batch: &mut Batch, consoles: &mut Batch) -> StepResult {
-        let name = self.record.stub_name();
-        let (nodes, stubdomain::Built { made, places }) = (self.stub_nodes(&name)?, self.stub_built()?);
-        let ring = StoreRing { port: made.channels.store.port, gfn: places.store_mfn };
-        ring_details(batch, &nodes, ring, VcpuCounts { online: 1, max: 1 });
-        stubdomain::details(batch, &nodes, &self.progress.stub_spec(self.config, &self.record)?);
-        self.devices()?.stubdomain_consoles(consoles, (places.console_mfn, made.channels.console.port));
-        let argv = self.progress.prepared()?.plan.argv(self.guest_made()?.domain.domid())?;
-        stubdomain::arguments(batch, made.domain.domid(), &vm_dir(self.record.uuid), &argv)
+        let (guest, stub) = (self.progress.guest_built()?, self.progress.stub_built()?);
+        let spec = self.progress.stub_spec(self.config, &self.record)?;
+        Details { record: &self.record, guest, stub, spec, devices: self.devices()? }.write()
     }
 
     /// Connects both domains to xenstored, and lets the stubdomain act for its target there.
     fn introduce(&mut self) -> StepResult {
-        let (guest, stub) = (self.guest_built()?, self.stub_built()?);
+        let (guest, stub) = (self.progress.guest_built()?, self.progress.stub_built()?);
         domain::introduce(self.ts, guest.made.domain, guest.places.store_gfn, guest.made.channels)?;
         domain::introduce(self.ts, stub.made.domain, stub.places.store_mfn, stub.made.channels)?;
         stubdomain::introduce_target(self.ts, stub.made.domain, guest.made.domain)
     }
 
     fn start_stub(&mut self) -> StepResult {
-        self.progress.stub_running = Some(stubdomain::start(self.ts, self.stub_built()?)?);
+        self.progress.stub_running = Some(stubdomain::start(self.ts, self.progress.stub_built()?)?);
         Ok(())
     }
 
@@ -560,7 +410,9 @@ impl Creation<'_> {
     /// Starts the guest, unless it has run already: it may have ended since.
     fn start_guest(&mut self) -> StepResult {
         let Some(domain) = self.record.guest_domain(self.ts)? else {
-            return Err(self.not_now("has no domain"));
+            // An earlier process came this far, and another toolstack has destroyed the guest since.
+            let was_resumed = self.progress.stub_running.is_none();
+            return if was_resumed { Ok(()) } else { Err(self.not_now("has no domain")) };
         };
         match self.ts.look(domain)? {
             Some(info) if !self.paused && info.state.paused && info.state.shutdown.is_none() => {
@@ -582,22 +434,14 @@ impl Creation<'_> {
         &mut self,
         work: impl FnOnce(Initial<'_>, &mut GuestRecord, &Backings) -> StepResult,
     ) -> StepResult {
-        let (guest, stub) = (self.guest_made()?.domain.domid(), self.stub_made()?.domain.domid());
+        let (guest, stub) =
+            (self.progress.guest_made()?.domain.domid(), self.progress.stub_made()?.domain.domid());
         let plan = &self.progress.prepared()?.plan;
         work(
             Initial { ts: self.ts, config: self.config, plan, guest, stub },
             &mut self.record,
             &self.backings,
         )
-    }
-
-    /// A fresh VM generation ID in the form that hvmloader reads: its two halves in decimal.
-    fn generation_id(&self) -> Result<String, Cause> {
-        let mut bytes = [0; 16];
-        self.ts.host.random(&mut bytes)?;
-        let (low, high) = bytes.split_at(8);
-        let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        Ok(format!("{}:{}", half(low), half(high)))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::record::GuestRecord;
 use crate::{Toolstack, UndoFailure};
 
 /// A guest being destroyed.
-struct Removal<'a> {
+struct Destruction<'a> {
     ts: &'a Toolstack,
     record: GuestRecord,
     killed: bool,
@@ -33,27 +33,27 @@ struct Removal<'a> {
     stuck: Option<(PathBuf, Duration)>,
 }
 
-fn steps<'b>() -> Vec<Step<Removal<'b>>> {
+fn steps<'b>() -> Vec<Step<Destruction<'b>>> {
     vec![
-        Step::new(ENTRY, "record the destruction", |r: &mut Removal<'_>| r.enter(Cursor::forward(ENTRY)))
+        Step::new(ENTRY, "record the destruction", |d: &mut Destruction<'_>| d.enter(Cursor::forward(ENTRY)))
             .entry()
             .point_of_no_return(),
-        Step::new("pause", "pause the domains", Removal::pause),
-        Step::new("close-devices", "close the devices", |r: &mut Removal<'_>| {
-            close_devices(r.ts, &r.record.own_numbers(r.ts)?)
+        Step::new("pause", "pause the domains", Destruction::pause),
+        Step::new("close-devices", "close the devices", |d: &mut Destruction<'_>| {
+            close_devices(d.ts, &d.record.own_numbers(d.ts)?)
         }),
-        Step::new("undo-scripts", "undo the scripts", Removal::undo_scripts),
-        Step::new("leave-bridges", "remove vifs from bridges", |r: &mut Removal<'_>| {
-            remove_ports(r.ts, &mut r.record)
+        Step::new("undo-scripts", "undo the scripts", Destruction::undo_scripts),
+        Step::new("leave-bridges", "remove vifs from bridges", |d: &mut Destruction<'_>| {
+            remove_ports(d.ts, &mut d.record)
         }),
-        Step::new("kill", "destroy the domains", Removal::kill),
-        Step::new("remove-nodes", "remove xenstore nodes", |r: &mut Removal<'_>| {
-            remove_nodes(r.ts, &r.record)
+        Step::new("kill", "destroy the domains", Destruction::kill),
+        Step::new("remove-nodes", "remove xenstore nodes", |d: &mut Destruction<'_>| {
+            remove_nodes(d.ts, &d.record)
         }),
-        Step::new("detach-images", "detach disk images", |r: &mut Removal<'_>| {
-            detach_loops(r.ts, &mut r.record)
+        Step::new("detach-images", "detach disk images", |d: &mut Destruction<'_>| {
+            detach_loops(d.ts, &mut d.record)
         }),
-        Step::new("await-end", "wait for the domains' end", Removal::wait),
+        Step::new("await-end", "wait for the domains' end", Destruction::wait),
     ]
 }
 
@@ -92,15 +92,15 @@ impl Toolstack {
                 format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
             events(Event::Warning { text });
         }
-        let mut removal = Removal { ts: self, record, killed: false, restart, stuck: None };
-        let left = run(&steps(), &mut removal, &self.faults, events);
+        let mut destruction = Destruction { ts: self, record, killed: false, restart, stuck: None };
+        let left = run(&steps(), &mut destruction, &self.faults, events);
         // Nothing is before the point of no return, so that nothing is undone.
         let left = left.unwrap_or_default();
-        if left.is_empty() { Ok(removal.record) } else { Err(left) }
+        if left.is_empty() { Ok(destruction.record) } else { Err(left) }
     }
 }
 
-impl OnGuest for Removal<'_> {
+impl OnGuest for Destruction<'_> {
     fn parts(&mut self) -> (&Toolstack, &mut GuestRecord) {
         (self.ts, &mut self.record)
     }
@@ -125,7 +125,7 @@ impl OnGuest for Removal<'_> {
     }
 }
 
-impl Removal<'_> {
+impl Destruction<'_> {
     fn pause(&mut self) -> StepResult {
         self.ts.find_domains(&mut self.record)?;
         self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))

@@ -74,7 +74,7 @@ impl Toolstack {
     ///
     /// # Errors
     /// When Xen does not answer or the folder of the state files cannot be read.
-    pub fn take_up(&self) -> Result<Recovered, Error> {
+    pub fn adopt(&self) -> Result<Recovered, Error> {
         let Records { guests, past, unreadable, copies } = self.records()?;
         let mut recovered = Recovered::default();
         recovered.troubles.extend(unreadable.into_iter().chain(copies).map(|file| Error::from(file.cause)));
@@ -97,7 +97,7 @@ impl Toolstack {
     /// # Errors
     /// When Xen does not answer or the folder of the state files cannot be read.
     pub fn recover(&self, events: &mut dyn FnMut(Event)) -> Result<Recovered, Error> {
-        let mut recovered = self.take_up()?;
+        let mut recovered = self.adopt()?;
         for id in std::mem::take(&mut recovered.changing) {
             match self.settle_change(id) {
                 Ok(settled) => {

@@ -45,8 +45,8 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Renames a guest and its stubdomain; the guest keeps the name when it restarts. The name of a guest that was set
-    /// aside is not its configuration's and does not become it.
+    /// Renames a guest and its stubdomain; the guest keeps the name when it restarts. The name of a preserved guest
+    /// is not its configuration's and does not become it.
     ///
     /// # Errors
     /// When there is no such guest, or the name is taken or none; [`Error::Step`], and everything was undone.
@@ -60,7 +60,7 @@ impl Toolstack {
     ///
     /// # Errors
     /// As for [`Self::rename`].
-    pub fn set_aside(&self, id: GuestId, name: &str) -> Result<(), Error> {
+    pub fn preserve_as(&self, id: GuestId, name: &str) -> Result<(), Error> {
         self.give_name(id, name, false, &mut |_| ()).map(drop)
     }
 
@@ -80,8 +80,8 @@ impl Toolstack {
             }
         }
         let (from, to) = (record.name.clone(), name.to_owned());
-        // One that was set aside stays so: its configuration's name is its successor's.
-        let for_good = for_good && !record.is_set_aside();
+        // A preserved guest stays so: its configuration's name is its successor's.
+        let for_good = for_good && !record.is_preserved();
         let mut renaming = Renaming { ts: self, record, from, to, for_good };
         run(&steps(), &mut renaming, &self.faults, events)?;
         Ok(renaming.record)

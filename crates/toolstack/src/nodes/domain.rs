@@ -1,51 +1,37 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use config::Uuid;
 use xen_types::{DomId, EventPort, Gfn, KiB};
 use xenstore::{Permissions, XsPath};
 
-use super::{below, libxl_dir, own, read_only};
+use super::{below, libxl_dir, own, read_only, vm_dir};
 use crate::batch::Batch;
+use crate::domain::Domain;
 
 /// A domain whose nodes are to be made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DomainNodes<'a> {
-    pub(crate) domid: DomId,
-    pub(crate) uuid: Uuid,
+    pub(crate) domain: Domain,
     pub(crate) name: &'a str,
     pub(crate) hvm: bool,
 }
 
-impl DomainNodes<'_> {
-    pub(crate) fn dir(&self) -> XsPath {
-        XsPath::domain(self.domid)
-    }
-
-    pub(crate) fn vm(&self) -> XsPath {
-        vm_dir(self.uuid)
-    }
-}
-
-/// `/vm/<uuid>`.
-pub(crate) fn vm_dir(uuid: Uuid) -> XsPath {
-    XsPath::new(format!("/vm/{uuid}")).expect("a UUID has only digits, letters and hyphens")
-}
-
 /// The directories of a new domain and who may do what with them (`libxl__domain_make`).
-pub(crate) fn make_domain(batch: &mut Batch, domain: &DomainNodes<'_>) {
-    let (dir, vm, libxl) = (domain.dir(), domain.vm(), libxl_dir(domain.domid));
-    let (readable, private) = (read_only(domain.domid), Permissions::owned_by(DomId::DOM0));
+pub(crate) fn make_domain(batch: &mut Batch, nodes: &DomainNodes<'_>) {
+    let DomainNodes { domain, name: domain_name, hvm } = *nodes;
+    let (domid, uuid) = (domain.domid(), domain.uuid());
+    let (dir, vm, libxl) = (XsPath::domain(domid), vm_dir(uuid), libxl_dir(domid));
+    let (readable, private) = (read_only(domid), Permissions::owned_by(DomId::DOM0));
     batch.remove(dir.clone()).remove(vm.clone()).remove(libxl.clone());
     batch.make(&dir, &readable).make(&vm, &readable);
     batch.make(&libxl, &private).write(&below(&libxl, "device"), "");
     batch.write(&below(&dir, "vm"), vm.as_str());
-    batch.write(&below(&dir, "name"), domain.name);
+    batch.write(&below(&dir, "name"), domain_name);
     // These have their parent's permissions.
     for name in ["cpu", "memory", "device", "control"] {
         batch.write(&below(&dir, name), "");
     }
-    batch.make(&below(&dir, "device/suspend/event-channel"), &own(domain.domid));
-    if domain.hvm {
+    batch.make(&below(&dir, "device/suspend/event-channel"), &own(domid));
+    if hvm {
         batch.write(&below(&dir, "hvmloader"), "");
     }
     let mut writable = vec![
@@ -60,17 +46,17 @@ pub(crate) fn make_domain(batch: &mut Batch, domain: &DomainNodes<'_>) {
         "attr",
         "error",
     ];
-    if domain.hvm {
+    if hvm {
         writable.extend(["control/feature-s3", "control/feature-s4"]);
     }
     for name in writable {
-        batch.make(&below(&dir, name), &own(domain.domid));
+        batch.make(&below(&dir, name), &own(domid));
     }
-    batch.write(&below(&vm, "uuid"), domain.uuid.to_string());
-    batch.write(&below(&vm, "name"), domain.name);
+    batch.write(&below(&vm, "uuid"), uuid.to_string());
+    batch.write(&below(&vm, "name"), domain_name);
     batch.write(&below(&dir, "control/platform-feature-multiprocessor-suspend"), "1");
     batch.write(&below(&dir, "control/platform-feature-xs_reset_watches"), "1");
-    batch.write(&below(&libxl, "type"), if domain.hvm { "hvm" } else { "pv" });
+    batch.write(&below(&libxl, "type"), if hvm { "hvm" } else { "pv" });
 }
 
 /// A domain's xenstore ring.
@@ -90,9 +76,9 @@ pub(crate) struct VcpuCounts {
 /// What is known of a domain once it is built (`libxl__build_post`): its ring, CPUs and memory.
 ///
 /// `target` is what the balloon driver aims at; video memory is the device model's and not in it.
-pub(crate) fn ring_details(batch: &mut Batch, domain: &DomainNodes<'_>, ring: StoreRing, vcpus: VcpuCounts) {
-    let dir = domain.dir();
-    batch.write(&below(&dir, "domid"), domain.domid.to_string());
+pub(crate) fn ring_details(batch: &mut Batch, domain: Domain, ring: StoreRing, vcpus: VcpuCounts) {
+    let dir = XsPath::domain(domain.domid());
+    batch.write(&below(&dir, "domid"), domain.domid().to_string());
     batch.write(&below(&dir, "store/port"), ring.port.to_string());
     batch.write(&below(&dir, "store/ring-ref"), ring.gfn.to_string());
     for cpu in 0..vcpus.max {

@@ -5,12 +5,12 @@
 
 mod domain;
 
+use config::Uuid;
 use xen_types::DomId;
 use xenstore::{Access, Permissions, XsPath};
 
 pub(crate) use domain::{
     DomainNodes, StoreRing, VcpuCounts, cpu_availability, make_domain, memory, ring_details, start_time,
-    vm_dir,
 };
 
 /// A path below another, of words that are known to make a path.
@@ -21,6 +21,11 @@ pub(crate) fn below(path: &XsPath, name: &str) -> XsPath {
 /// `/libxl/<domid>`: what the toolstack keeps for itself and other tools of dom0.
 pub(crate) fn libxl_dir(domid: DomId) -> XsPath {
     XsPath::new(format!("/libxl/{domid}")).expect("two short words make a path")
+}
+
+/// `/vm/<uuid>`.
+pub(crate) fn vm_dir(uuid: Uuid) -> XsPath {
+    XsPath::new(format!("/vm/{uuid}")).expect("a UUID has only digits, letters and hyphens")
 }
 
 /// Domain 0's, readable by the domain.

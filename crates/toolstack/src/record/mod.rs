@@ -157,7 +157,7 @@ pub struct GuestRecord {
 
 impl GuestRecord {
     /// Whether it has ended and is preserved under another name, beside a new guest of its configuration.
-    pub(crate) fn is_set_aside(&self) -> bool {
+    pub(crate) fn is_preserved(&self) -> bool {
         self.name != self.config.name
     }
 

@@ -14,7 +14,7 @@ pub(crate) fn set_target(ts: &Toolstack, stub: Domain, guest: Domain) -> StepRes
 
 /// Names the target in xenstore, and makes the directory in which the stubdomain reports.
 pub(crate) fn write_target(batch: &mut Batch, stub: Domain, guest: Domain) {
-    nodes::target(batch, stub.domid(), guest.domid());
+    nodes::target(batch, stub, guest);
 }
 
 /// Lets the stubdomain act for its target in xenstore. xenstored wants both to be connected.

@@ -42,12 +42,12 @@ fn a_renamed_guest_makes_room_for_its_name() {
     let world = World::new(Stubs::Work);
     let old = world.create().unwrap();
     world.hypervisor.guest_shuts_down(old.domid, xen::ShutdownReason::Reboot);
-    world.toolstack.set_aside(old.id(), "hello-1").unwrap();
+    world.toolstack.preserve_as(old.id(), "hello-1").unwrap();
     let new = world.create().unwrap();
     assert_eq!(world.toolstack.find_domain("hello-1").unwrap(), old.domid);
     assert_eq!(world.toolstack.find_domain("hello").unwrap(), new.domid);
     assert_eq!(world.toolstack.find_domain("hello-1-dm").unwrap(), old.stub_domid);
-    assert!(world.toolstack.set_aside(old.id(), "hello").is_err());
+    assert!(world.toolstack.preserve_as(old.id(), "hello").is_err());
     for guest in [old, new] {
         world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     }

@@ -333,7 +333,7 @@ fn a_preserved_guests_disks_are_free() {
         let world = World::new(Stubs::Work);
         let old = world.create().unwrap();
         world.hypervisor.guest_shuts_down(old.domid, reason);
-        world.toolstack.set_aside(old.id(), "hello-1").unwrap();
+        world.toolstack.preserve_as(old.id(), "hello-1").unwrap();
         let new = world.create().unwrap();
         assert!(is_guest(&user(create(&world, "x", &["/dev/vg/b,raw,xvda,ro"])), &new));
         for guest in [old, new] {

@@ -40,7 +40,7 @@ fn nothing_is_done_to_the_domains_that_have_the_domids_now() {
             assert!(!done, "{what} was done to a stranger");
         }
         recording.check(&world, &strangers, "all requests");
-        assert!(world.toolstack.set_aside(guest.id(), "aside").is_ok(), "only the record has the name");
+        assert!(world.toolstack.preserve_as(guest.id(), "aside").is_ok(), "only the record has the name");
         recording.check(&world, &strangers, "set aside");
         world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
         recording.check(&world, &strangers, "destroyed");

@@ -169,6 +169,20 @@ fn devices(server: &Server) -> Vec<String> {
 }
 
 impl Machine {
+    /// The drives, or the named nodes.
+    fn blocks(&self, command: &str) -> Value {
+        if command == "query-named-block-nodes" {
+            let node = |name: &String| json!({"node-name": name, "drv": "host_device"});
+            return self.nodes.iter().map(node).collect();
+        }
+        let trays = self.trays.iter().map(|(id, tray)| drive(id, tray));
+        let disks = self.scsi.iter().map(|(id, node)| {
+            json!({"device": "", "qdev": id, "removable": false, "type": "unknown", "locked": false,
+                "inserted": {"file": "/dev/xvda", "node-name": node, "ro": false, "drv": "host_device"}})
+        });
+        trays.chain(disks).collect()
+    }
+
     fn play(
         &mut self,
         command: &str,
@@ -178,19 +192,7 @@ impl Machine {
     ) -> Result<Play, String> {
         let nothing = Ok(Play::Return(json!({})));
         match command {
-            "query-block" => {
-                let trays = self.trays.iter().map(|(id, tray)| drive(id, tray));
-                let disks = self.scsi.iter().map(|(id, node)| {
-                    json!({"device": "", "qdev": id, "removable": false, "type": "unknown", "locked": false,
-                        "inserted": {"file": "/dev/xvda", "node-name": node, "ro": false, "drv": "host_device"}})
-                });
-                let drives: Vec<Value> = trays.chain(disks).collect();
-                return Ok(Play::Return(drives.into()));
-            }
-            "query-named-block-nodes" => {
-                let node = |name: &String| json!({"node-name": name, "drv": "host_device"});
-                return Ok(Play::Return(self.nodes.iter().map(node).collect::<Vec<_>>().into()));
-            }
+            "query-block" | "query-named-block-nodes" => return Ok(Play::Return(self.blocks(command))),
             "query-fdsets" => {
                 let set = |devid| json!({"fdset-id": devid, "fds": [{"fd": 9, "opaque": format!("stub-devid:{devid}")}]});
                 return Ok(Play::Return(sets.iter().map(set).collect::<Vec<_>>().into()));

@@ -255,7 +255,7 @@ impl<'a> Host<'a> {
             // Its toolstack creates it again, unless we have preserved it beside its successor.
             Some(ShutdownReason::Reboot | ShutdownReason::SoftReset) => {
                 let mut guests = self.records.guests.iter();
-                guests.any(|record| record.is_set_aside() && info.uuid == *record.uuid.as_bytes())
+                guests.any(|record| record.is_preserved() && info.uuid == *record.uuid.as_bytes())
             }
             Some(_) => true,
         }

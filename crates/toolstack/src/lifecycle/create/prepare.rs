@@ -1,0 +1,51 @@
+//! The first step: what both domains and their devices are made of.
+
+use config::{GuestConfig, Uuid};
+use qemu_args::{Facts, Plan, QemuFeatures};
+
+use crate::device::claims::claim;
+use crate::device::initial;
+use crate::error::Cause;
+use crate::guest::identity;
+use crate::operation::StepResult;
+use crate::record::GuestRecord;
+use crate::{Toolstack, guest, stubdomain};
+
+/// What both domains and their devices are made of: found once, in the first step.
+pub(super) struct Prepared {
+    pub(super) guest: guest::Prepared,
+    pub(super) stubdomain: stubdomain::Prepared,
+    /// QEMU's devices, and its arguments once the guest's domid is known.
+    pub(super) plan: Plan,
+}
+
+impl Prepared {
+    /// Everything that can be known to fail while a guest with this name and UUID may still exist.
+    pub(super) fn find(ts: &Toolstack, config: &GuestConfig, uuid: Uuid) -> Result<Self, Cause> {
+        let guest = guest::Prepared::find(ts, config)?;
+        let stubdomain = stubdomain::Prepared::find(ts, config)?;
+        let qemu = QemuFeatures { sandbox: stubdomain.image.qemu.sandbox };
+        let plan = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false })?;
+        initial::check(ts, config)?;
+        Ok(Self { guest, stubdomain, plan })
+    }
+
+    pub(super) fn check_memory(&self, ts: &Toolstack, config: &GuestConfig) -> StepResult {
+        let need = self.guest.memory_needed(config) + self.stubdomain.memory_needed();
+        // Memory that waits to be scrubbed is given out like free memory.
+        let free = ts.hypervisor.host_info()?.free_memory;
+        if need > free { Err(Cause::Memory { need, free }) } else { Ok(()) }
+    }
+}
+
+/// Checks whether a guest could be created again, as far as it can be known while it still has its name, its UUID and
+/// its memory: what would fail after it is destroyed would lose it.
+pub(super) fn check_restart(ts: &Toolstack, mut record: GuestRecord) -> StepResult {
+    let config = record.config.clone();
+    let prepared = Prepared::find(ts, &config, record.uuid)?;
+    prepared.guest.warning(ts, &config)?;
+    identity::check_unreadable(&record, &ts.records()?)?;
+    let lock = ts.lock_disks();
+    // Released again: they are claimed when the guest is created.
+    claim(ts, &lock, &mut record, &config.disks).map(drop)
+}
