@@ -18,7 +18,7 @@ use crate::device::claims::{OpenDisks, claim};
 use crate::device::initial::{self, Backings, Initial};
 use crate::device::{disk, removal, script};
 use crate::domain::{self, Domain};
-use crate::error::{Cause, ToolstackError as Error};
+use crate::error::{Cause, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
 use crate::nodes::{DomainNodes, make_domain};
@@ -213,12 +213,23 @@ impl<'a> Creation<'a> {
         match result {
             Ok(_) => Ok(self.record.guest().ok_or(Cause::TooEarly { what: "guest" })?),
             Err(mut failure) => {
+                // A restart has its entry from the start, also where the check fails.
+                if self.restart.is_some()
+                    && failure.undo.is_empty()
+                    && let Err(cause) = self.withdraw_restart()
+                {
+                    failure.undo.push(UndoFailure { id: ENTRY, label: "remove the state file", cause });
+                }
                 if self.progress.stub_running.is_some() {
                     failure.stubdomain_log = stubdomain::last_log_lines(self.ts, &self.record.stub_name());
                 }
                 Err(failure.into())
             }
         }
+    }
+
+    fn withdraw_restart(&mut self) -> StepResult {
+        self.record.remove(&*self.ts.host, &self.ts.paths)
     }
 }
 

@@ -166,3 +166,23 @@ fn a_restart_that_an_unreadable_file_would_block_destroys_nothing() {
     world.forget_file(other.as_ref());
     world.toolstack.restart(guest.id(), Turn::default(), &mut |_| ()).unwrap();
 }
+
+#[test]
+fn restart_whose_create_fails_at_its_first_check_leaves_no_file() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    // Another toolstack creates a guest with the same UUID in between.
+    let mut made = false;
+    let again = world.toolstack.restart(guest.id(), Turn::default(), &mut |event| {
+        if let Event::StepStarted { id: "check", .. } = event {
+            made = true;
+            let mut spec = xen::DomainSpec::new(xen::DomainKind::Pv, *guest.uuid.as_bytes(), 1);
+            spec.domid = Some(xen_types::DomId::new(99).unwrap());
+            world.hypervisor.create_domain(&spec).unwrap();
+        }
+    });
+    assert!(made && matches!(&again, Err(Error::Step(failure)) if failure.id == "check"), "{again:?}");
+    assert!(!world.host.state().files.contains_key(&file_of(&guest)));
+    let recovered = world.successor().recover(&mut |_| ()).unwrap();
+    assert!(recovered.guests.is_empty() && recovered.troubles.is_empty(), "{recovered:?}");
+}
