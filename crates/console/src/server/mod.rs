@@ -2,13 +2,13 @@
 //!
 //! | part | owns |
 //! |---|---|
-//! | [`Scheduler`] | which console is served next, and what is due when |
-//! | [`Consoles`] | all consoles, and how they are found |
+//! | `Scheduler` | which console is served next, and what is due when |
+//! | `Consoles` | all consoles, and how they are found |
 //! | `Console` | the history of one console; it has a `RingLink`, `Outputs` and `Viewers` |
 //! | `RingLink` | the mapped ring, the event channel, input for the guest |
 //! | `Outputs` | log and file (`FilesLink`), pseudo-terminal or pipe, the output's socket |
 //! | `Viewers` | clients, and the socket to which they connect |
-//! | [`Writers`] | the threads that write logs and files |
+//! | `Writers` | the threads that write logs and files |
 //! | `discovery`, `outage` | xenstore and Xen: which consoles there are |
 //!
 //! A turn waits for descriptors, looks at what changed in xenstore, and then serves rings as the scheduler says, one
@@ -18,7 +18,7 @@
 //!
 //! Nothing here waits for a reader: what a reader does not read stays in the history until newer bytes need the
 //! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring. Nothing here
-//! waits for a disk either: threads write the logs, and one whose disk hangs lacks bytes ([`Writers`]).
+//! waits for a disk either: threads write the logs, and one whose disk hangs lacks bytes (`Writers`).
 //!
 //! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
 

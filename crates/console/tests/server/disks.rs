@@ -21,8 +21,6 @@ use crate::sim::{Host, PATIENCE, Page, domid};
 
 /// The most bytes that a thread is given of one console at a time.
 const PIECE: usize = 16 * 1024;
-/// Longer than any turn of a server that waits for no disk, and shorter than any hang.
-const TURN_MAX: Duration = Duration::from_millis(500);
 
 /// How long a disk may be silent: long enough for a thread on a busy machine.
 const LATE: Duration = Duration::from_secs(1);
@@ -183,21 +181,18 @@ fn a_disk_that_hangs_stops_neither_its_viewers_nor_other_consoles_and_their_logs
     disk.set(State::Hangs);
     let (mut said, mut seen, mut other_seen, mut buffer) = (1, 0, 0, vec![0; 1 << 17]);
     let mut others = Vec::new();
-    let mut longest = Duration::ZERO;
+    // If anything waited for the disk, this would not end.
     while said < 4_000_000 {
         said += page.guest_write(&[b'x'; OUT_SIZE]);
         host.xen.kick(id, 2);
         let line = format!("line {said}\n");
         others.extend_from_slice(&line.as_bytes()[..other_page.guest_write(line.as_bytes())]);
         host.xen.kick(other, 2);
-        let begin = Instant::now();
         host.turn();
-        longest = longest.max(begin.elapsed());
         seen += read_all(&viewer, &mut buffer);
         other_seen += read_all(&other_viewer, &mut buffer);
     }
-    assert!(longest < TURN_MAX, "a turn took {longest:?}");
-    assert!(disk.is_waited_for());
+    host.until("the disk's hang", |_| disk.is_waited_for().then_some(()));
     host.until("the viewers' bytes", |_| {
         seen += read_all(&viewer, &mut buffer);
         other_seen += read_all(&other_viewer, &mut buffer);
@@ -261,7 +256,7 @@ fn a_domain_that_starts_while_its_disk_hangs_is_served_and_logged_later() {
     let mut typed = &viewer;
     typed.write_all(b"typed").unwrap();
     host.until("the guest's input", |_| (page.guest_read() == b"typed").then_some(()));
-    assert!(disk.is_waited_for());
+    host.until("the disk's hang", |_| disk.is_waited_for().then_some(()));
     disk.set(State::Works);
     page.guest_write(b"done");
     host.xen.kick(id, 2);

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -102,13 +102,15 @@ pub(crate) enum Done {
 /// Jobs in their order.
 type Jobs = Vec<(Owner, Job)>;
 
-/// One thread, as the loop sees it. It ends when nobody uses it any more.
+/// One thread, as the loop sees it. It ends when nobody uses it any more and it has done all its jobs.
 #[derive(Debug)]
 pub(crate) struct Writer {
     folders: Vec<PathBuf>,
     jobs: Sender<Jobs>,
     /// Jobs of this turn: sent together, they wake the thread once.
     batch: RefCell<Jobs>,
+    /// Jobs that the thread has not done.
+    undone: Arc<AtomicUsize>,
     owed: Rc<Cell<usize>>,
     /// Bytes of consoles that are gone.
     leaving: Rc<RefCell<BTreeMap<Owner, u64>>>,
@@ -121,6 +123,7 @@ impl Writer {
     /// Sends a job at the end of the turn; its answer comes later.
     pub(crate) fn send(&self, owner: Owner, job: Job) {
         self.batch.borrow_mut().push((owner, job));
+        self.undone.fetch_add(1, Ordering::Relaxed);
         self.owed.set(self.owed.get() + 1);
     }
 
@@ -206,7 +209,7 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Writers {
     disk: Arc<dyn Disk>,
-    /// Those that nobody else uses end with the next turn.
+    /// Those that nobody else uses and that have nothing to do end with the next turn.
     threads: Vec<Rc<Writer>>,
     answers: Receiver<Answer>,
     sender: Option<Sender<Answer>>,
@@ -275,18 +278,21 @@ impl Writers {
     fn start(&self, folders: Vec<PathBuf>) -> io::Result<Writer> {
         let (jobs, todo) = channel();
         let answers = self.sender.clone().ok_or(io::ErrorKind::BrokenPipe)?;
+        let undone = Arc::new(AtomicUsize::new(0));
         let thread = Thread {
             disk: Arc::clone(&self.disk),
             files: BTreeMap::new(),
             answers,
             bell: Arc::clone(&self.bell),
             is_abandoned: Arc::clone(&self.is_abandoned),
+            undone: Arc::clone(&undone),
         };
         std::thread::Builder::new().name("log writer".to_owned()).spawn(move || thread.run(&todo))?;
         Ok(Writer {
             folders,
             jobs,
             batch: RefCell::default(),
+            undone,
             owed: Rc::clone(&self.owed),
             leaving: Rc::clone(&self.leaving),
             warned: Cell::new(None),
@@ -298,7 +304,8 @@ impl Writers {
     pub(crate) fn send_all(&mut self) {
         self.threads.retain(|writer| {
             writer.send_all();
-            Rc::strong_count(writer) > 1
+            // One whose disk hangs goes on to be the one for its folders: jobs stay in their order.
+            Rc::strong_count(writer) > 1 || writer.undone.load(Ordering::Relaxed) > 0
         });
     }
 
@@ -357,6 +364,7 @@ struct Thread {
     answers: Sender<Answer>,
     bell: Arc<Bell>,
     is_abandoned: Arc<AtomicBool>,
+    undone: Arc<AtomicUsize>,
 }
 
 impl Thread {
@@ -370,6 +378,7 @@ impl Thread {
             if self.answers.send(Answer { owner, what }).is_ok() {
                 self.bell.ring();
             }
+            self.undone.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -74,6 +74,30 @@ fn jobs_of_one_folder_are_done_in_their_order() {
 }
 
 #[test]
+fn a_thread_that_nobody_uses_ends_only_when_its_jobs_are_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let (go, _, mut writers) = slow();
+    let writer = writers.writer(&[&path]).unwrap();
+    let wanted = FilesToOpen::new(Some((path.clone(), LogStyle::default())), None, None);
+    writer.send(Owner::Console(1), Job::Open(Box::new(wanted)));
+    let first = Rc::as_ptr(&writer);
+    drop(writer);
+    for _ in 0..3 {
+        writers.send_all();
+    }
+    // The next console with this log has the same thread.
+    assert_eq!(Rc::as_ptr(&writers.writer(&[&path]).unwrap()), first);
+    drop(go);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !writers.threads.is_empty() {
+        assert!(Instant::now() < deadline, "the thread does not end");
+        writers.wait_answer(Instant::now());
+        writers.send_all();
+    }
+}
+
+#[test]
 fn consoles_that_are_gone_wait_for_a_disk_in_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
