@@ -197,7 +197,7 @@ impl Driver {
         tracing::error!(guest = view.name, lifecycle = job, error = error.report(), "lifecycle failed");
         let remains = match &error {
             // A restart's create: its destroy was complete.
-            JobError::Toolstack(Error::Step(_)) => Remains::Nothing,
+            JobError::Toolstack(Error::Step(failure)) if failure.undo.is_empty() => Remains::Nothing,
             // It was destroyed externally.
             JobError::Toolstack(Error::Cause(Cause::NoGuest(_))) => Remains::Nothing,
             JobError::Toolstack(Error::NotRestarted { .. }) => Remains::Unchanged,

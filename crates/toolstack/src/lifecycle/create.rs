@@ -215,6 +215,7 @@ impl<'a> Creation<'a> {
             Err(mut failure) => {
                 // A restart has its entry from the start, also where the check fails.
                 if self.restart.is_some()
+                    && self.record.operation.is_some()
                     && failure.undo.is_empty()
                     && let Err(cause) = self.withdraw_restart()
                 {
@@ -255,6 +256,8 @@ impl OnGuest for Creation<'_> {
         let (host, paths) = (&*self.ts.host, &self.ts.paths);
         if self.goes_on {
             (self.record.domid, self.record.stub_domid) = (None, None);
+            // They are claimed anew.
+            self.record.disks.clear();
             return self.record.save(host, paths);
         }
         match (self.recorded, is_clean) {

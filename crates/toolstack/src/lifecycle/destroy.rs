@@ -17,7 +17,8 @@ use crate::domain::{GuestId, kill, pause, wait_gone};
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::operation::{
-    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, Way, ids, run,
+    Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, must_be_free,
+    run,
 };
 use crate::record::GuestRecord;
 use crate::{Toolstack, UndoFailure};
@@ -72,9 +73,7 @@ impl Toolstack {
     pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let record = self.record_of(id)?;
         let name = record.name.clone();
-        if record.operation.as_ref().is_some_and(|operation| operation.cursor.way == Way::Peer) {
-            return Err(Cause::Held { name }.into());
-        }
+        must_be_free(&record)?;
         self.remove(record, None, events).map(drop).map_err(|left| Error::NotClean { name, left })
     }
 

@@ -130,7 +130,7 @@ impl Toolstack {
         match record.operation.clone() {
             Some(Operation { kind: Kind::Restart(_), .. }) => self.finish_restart(id, events).map(Some),
             Some(operation @ Operation { kind: Kind::Create { .. }, .. }) => {
-                let is_started = operation.cursor.step == START;
+                let is_started = operation.cursor.is_at(START);
                 let record = self.resume_create(record, operation, events)?;
                 Ok(record.guest().filter(|_| is_started))
             }
@@ -178,7 +178,8 @@ impl Toolstack {
             Some(Operation { kind: Kind::Restart(restart), .. }) => Some(restart.turn),
             _ => None,
         };
-        let (Some(guest), false) = (guest.clone(), operation.as_ref().is_some_and(is_of_lifecycle)) else {
+        let (Some(guest), false) = (guest.clone(), operation.as_ref().is_some_and(Operation::is_of_domains))
+        else {
             recovered.unfinished.push(Unfinished { id, name, guest, restart });
             return;
         };
@@ -199,7 +200,7 @@ impl Toolstack {
     fn started(&self, record: GuestRecord) -> Result<GuestRecord, Error> {
         match &record.operation {
             Some(operation @ Operation { kind, cursor })
-                if cursor.step == START
+                if cursor.is_at(START)
                     && (matches!(kind, Kind::Create { .. })
                         || matches!(kind, Kind::Restart(Restart { stage: Stage::Creating, .. }))) =>
             {
@@ -300,15 +301,6 @@ impl Toolstack {
     }
 }
 
-/// Whether an operation makes or removes the guest's domains, so that the guest does not run before its end.
-fn is_of_lifecycle(operation: &Operation) -> bool {
-    match &operation.kind {
-        Kind::Create { .. } | Kind::Destroy => true,
-        Kind::Restart(restart) => restart.stage != Stage::Delayed,
-        _ => false,
-    }
-}
-
 /// Whether a guest is to follow one that does not have its other name yet. Nothing was made of it, and the renaming is
 /// undone: the ended guest's configuration decides once more.
 fn is_planned_too_early(record: &GuestRecord, guests: &[GuestRecord]) -> bool {
@@ -317,7 +309,9 @@ fn is_planned_too_early(record: &GuestRecord, guests: &[GuestRecord]) -> bool {
     else {
         return false;
     };
-    let is_renamed = |other: &GuestRecord| other.name == old.name && other.operation.is_none();
+    let is_renaming =
+        |other: &GuestRecord| matches!(&other.operation, Some(Operation { kind: Kind::Rename { .. }, .. }));
+    let is_renamed = |other: &GuestRecord| other.name != other.config.name && !is_renaming(other);
     cursor.step.is_empty() && guests.iter().any(|other| other.uuid == old.uuid && !is_renamed(other))
 }
 

@@ -7,7 +7,9 @@ use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::guest::Live;
 use crate::nodes::{below, vm_dir};
-use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, must_be_free, resume, run,
+};
 use crate::record::GuestRecord;
 use crate::{Guest, Toolstack, UndoFailure};
 
@@ -72,11 +74,17 @@ impl Toolstack {
         events: &mut dyn FnMut(Event),
     ) -> Result<GuestRecord, Error> {
         let mut record = self.record_of(id)?;
-        if record.operation.is_some() {
+        must_be_free(&record)?;
+        if let Some(operation) = &record.operation {
             match Live::find(self, id) {
                 Ok(live) => record = self.settle(live)?.record,
                 // What was changed of an ended guest is removed with it.
-                Err(_) => record.operation = None,
+                Err(Cause::NotRunning { .. } | Cause::DeviceModelDead { .. })
+                    if !operation.is_of_domains() =>
+                {
+                    record.operation = None;
+                }
+                Err(cause) => return Err(cause.into()),
             }
         }
         let (from, to) = (record.name.clone(), name.to_owned());

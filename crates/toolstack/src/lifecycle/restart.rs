@@ -9,10 +9,11 @@
 //! From the first stage on the guest's state file has the restart's entry. Where the ended guest is preserved under
 //! another name, its successor has a state file of its own before the name is free.
 
+use super::create::START;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
-use crate::operation::{Cursor, Kind, Operation, Predecessor, Restart, Stage, Turn};
+use crate::operation::{Cursor, ENTRY, Kind, Operation, Predecessor, Restart, Stage, Turn, must_be_free};
 use crate::record::GuestRecord;
 use crate::{Guest, Toolstack};
 
@@ -23,6 +24,7 @@ impl Toolstack {
     /// When there is no such guest or the state file cannot be written.
     pub fn delay_restart(&self, id: GuestId, turn: Turn) -> Result<(), Error> {
         let mut record = self.record_of(id)?;
+        must_be_free(&record)?;
         let restart = Restart { turn, stage: Stage::Delayed, predecessor: None };
         record.operation = Some(Operation { kind: Kind::Restart(restart), cursor: Cursor::back("") });
         Ok(record.save(&*self.host, &self.paths)?)
@@ -52,6 +54,7 @@ impl Toolstack {
     /// is left as it is.
     pub fn restart(&self, id: GuestId, turn: Turn, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let record = self.record_of(id)?;
+        must_be_free(&record)?;
         // What can be known to fail afterwards fails while there is still a guest to keep.
         if let Err(cause) = self.check_restart(&record) {
             self.cancel_restart(id)?;
@@ -62,11 +65,18 @@ impl Toolstack {
 
     fn remove_and_create(
         &self,
-        record: GuestRecord,
+        mut record: GuestRecord,
         restart: Restart,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
         let name = record.name.clone();
+        // Without it, the next daemon would only find that the guest is gone. On a full disk nothing could be created
+        // either.
+        let kind = Kind::Restart(Restart { stage: Stage::Removing, ..restart.clone() });
+        record.operation = Some(Operation { kind, cursor: Cursor::forward(ENTRY) });
+        if let Err(cause) = record.save(&*self.host, &self.paths) {
+            return Err(Error::NotRestarted { name, cause });
+        }
         let removed = self.remove(record, Some(restart.clone()), events);
         let record = removed.map_err(|left| Error::NotClean { name, left })?;
         self.create_again(record, restart, events)
@@ -120,7 +130,12 @@ impl Toolstack {
             Stage::Creating => {
                 if !cursor.step.is_empty() {
                     let operation = Operation { kind: Kind::Restart(restart.clone()), cursor };
+                    let is_started = operation.cursor.is_at(START);
                     record = self.resume_create(record, operation, events)?;
+                    if is_started {
+                        let dead = Cause::DeviceModelDead { name: record.name.clone() };
+                        return Ok(record.guest().ok_or(dead)?);
+                    }
                 }
                 self.create_again(record, restart, events)
             }

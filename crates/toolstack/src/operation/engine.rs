@@ -34,7 +34,16 @@ pub(crate) fn run<C: Journal>(
     faults: &Faults,
     events: &mut dyn FnMut(Event),
 ) -> Result<Vec<UndoFailure>, Failure> {
-    run_from(0, steps, context, faults, events)
+    run_from(Origin::Start, steps, context, faults, events)
+}
+
+/// Where a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// At the first step.
+    Start,
+    /// At this step, of which the entry says that there is only forward.
+    Resumed(usize),
 }
 
 /// What became of an operation that was interrupted.
@@ -72,9 +81,10 @@ pub(crate) fn resume<C: Journal>(
         Way::Peer => return Ok(Resumed::Held),
         Way::Forward => {
             let first = if turn < steps.len() { turn } else { known.unwrap_or(turn) };
-            run_from(first, steps, context, &Faults::none(), events).unwrap_or_else(Failure::into_left)
+            let origin = Origin::Resumed(first);
+            run_from(origin, steps, context, &Faults::none(), events).unwrap_or_else(Failure::into_left)
         }
-        Way::Back => {
+        Way::Back | Way::Undo => {
             let reached = known.map_or(turn, |index| index + 1).min(steps.len());
             let reached = steps.get(..reached).unwrap_or(steps);
             let left = undo_steps(reached, context, events);
@@ -90,7 +100,7 @@ pub(crate) fn resume<C: Journal>(
     };
     match cursor.way {
         _ if left.iter().any(|failure| !may_fail(steps, failure)) => Err(left),
-        Way::Back => Ok(Resumed::Undone),
+        Way::Back | Way::Undo => Ok(Resumed::Undone),
         _ => Ok(Resumed::Completed),
     }
 }
@@ -133,21 +143,27 @@ fn advance<C: Journal>(steps: &[Step<C>], index: usize, context: &mut C) -> Step
 }
 
 fn run_from<C: Journal>(
-    first: usize,
+    origin: Origin,
     steps: &[Step<C>],
     context: &mut C,
     faults: &Faults,
     events: &mut dyn FnMut(Event),
 ) -> Result<Vec<UndoFailure>, Failure> {
     let (turn, peer) = (turn(steps), place(steps, Mark::Peer));
+    let first = match origin {
+        Origin::Start => 0,
+        Origin::Resumed(index) => index,
+    };
     let mut again = Vec::new();
     for (index, step) in steps.iter().enumerate().skip(first) {
         events(Event::StepStarted { id: step.id(), label: step.label(), index, of: steps.len() });
         let start = Instant::now();
         // What is resumed has its entry at this step already.
-        let is_known = index == first && first > 0;
+        let is_known = origin == Origin::Resumed(index);
         let advanced = if is_known { Ok(()) } else { advance(steps, index, context) };
         let is_before = index < turn || advanced.is_err();
+        // What is resumed goes only forward: a failure leaves it, and its entry, to the next attempt.
+        let is_resumed = origin != Origin::Start;
         let is_held = peer.is_some_and(|peer| index > peer || index == peer && advanced.is_ok());
         let is_last = index + 1 == steps.len() && turn == steps.len();
         let result = advanced
@@ -164,7 +180,8 @@ fn run_from<C: Journal>(
         if is_before {
             let reached = steps.get(..=index).unwrap_or(steps);
             let mut undo = Vec::new();
-            if !is_held {
+            if !is_held && !is_resumed {
+                note_undo(steps, index, context);
                 let left = undo_steps(reached, context, events);
                 undo = withdraw(reached, context, left, events);
             }
@@ -212,6 +229,15 @@ fn withdraw<C: Journal>(
         left.extend(once().or_else(|_| once()).err().map(of_entry));
     }
     left
+}
+
+/// Notes that an operation is being undone, so that one that is interrupted in this is not taken for complete.
+fn note_undo<C: Journal>(steps: &[Step<C>], index: usize, context: &mut C) {
+    let is_entered = steps.get(..index).is_some_and(|before| before.iter().any(|step| step.is_entry));
+    if let Some(step) = steps.get(index).filter(|_| is_entered) {
+        // Without it, the entry still says how far the operation has come.
+        let _ = context.enter(Cursor { step: step.id().to_owned(), way: Way::Undo });
+    }
 }
 
 fn undo_in_order<C>(
@@ -443,6 +469,24 @@ mod tests {
         let mut log = Log { fails: vec![1], ..Log::default() };
         let left = resume(&steps, &mut log, &Cursor::back("b"), &mut |_| ()).unwrap_err();
         assert!(left.len() == 1 && log.done.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn interrupted_undo_goes_on_and_what_is_resumed_forward_is_never_undone() {
+        // While it is undone, the entry says so: it cannot be taken for complete any more.
+        let mut log = Log::default();
+        let faults = Faults::none().at("d", Side::After);
+        run(&with_entry(), &mut log, &faults, &mut |_| ()).unwrap_err();
+        assert_eq!(log.journal.join(" "), "write-record:Back b:Back d:Back d:Undo withdraw");
+        let undoing = Cursor { step: "d".to_owned(), way: Way::Undo };
+        let mut log = Log { has_passed: true, ..Log::default() };
+        assert_eq!(resume(&with_entry(), &mut log, &undoing, &mut |_| ()).unwrap(), Resumed::Undone);
+        assert_eq!(log.done.join(" "), "-d -b -a withdraw");
+        // A list without a point of no return, which has passed all the same; that it is complete cannot be written.
+        let mut log = Log { has_passed: true, fails: vec![2], ..Log::default() };
+        let left = resume(&with_entry(), &mut log, &Cursor::back("d"), &mut |_| ()).unwrap_err();
+        assert_eq!((left.len(), log.done.join(" ").as_str()), (1, "d"));
+        assert_eq!(log.journal.join(" "), "d:Forward complete");
     }
 
     #[test]

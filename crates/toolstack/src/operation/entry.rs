@@ -127,10 +127,23 @@ pub struct Cursor {
 pub enum Way {
     /// It is undone.
     Back,
+    /// It is being undone, after a failure.
+    Undo,
     /// It is completed: it is beyond its point of no return.
     Forward,
     /// Neither: a peer decides, and the guest is locked until it has answered.
     Peer,
+}
+
+impl Operation {
+    /// Whether it makes or removes the guest's domains, so that the guest does not run before its end.
+    pub(crate) fn is_of_domains(&self) -> bool {
+        match &self.kind {
+            Kind::Create { .. } | Kind::Destroy => true,
+            Kind::Restart(restart) => restart.stage != Stage::Delayed,
+            _ => false,
+        }
+    }
 }
 
 impl Cursor {
@@ -138,6 +151,11 @@ impl Cursor {
     #[must_use]
     pub fn back(step: &str) -> Self {
         Self { step: step.to_owned(), way: Way::Back }
+    }
+
+    /// Whether the operation has come to this step and is not being undone.
+    pub(crate) fn is_at(&self, step: &str) -> bool {
+        self.step == step && self.way != Way::Undo
     }
 
     /// Of an operation that is beyond its point of no return with this step.

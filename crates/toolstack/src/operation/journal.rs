@@ -1,10 +1,20 @@
 //! The journal, as the engine sees it: one entry, which is made, moved and removed.
 
-use super::entry::{Cursor, Kind, Operation};
+use super::entry::{Cursor, Kind, Operation, Way};
 use super::step::StepResult;
 use crate::Toolstack;
 use crate::error::Cause;
 use crate::record::GuestRecord;
+
+/// Refuses to begin anything with a guest while another host has to decide about an operation.
+pub(crate) fn must_be_free(record: &GuestRecord) -> StepResult {
+    match &record.operation {
+        Some(Operation { cursor: Cursor { way: Way::Peer, .. }, .. }) => {
+            Err(Cause::Held { name: record.name.clone() })
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The id of the steps that make an entry.
 pub(crate) const ENTRY: &str = "write-record";

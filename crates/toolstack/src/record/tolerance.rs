@@ -65,7 +65,7 @@ fn upgrade(file: &mut Value) {
         (Some("running"), None | Some(Value::Null)) => Value::Null,
         (Some("running"), Some(mut change)) => {
             let devices = change.as_object_mut().into_iter().flat_map(|change| change.values_mut());
-            let mut released = devices.filter_map(|device| device.as_object_mut()?.remove("release"));
+            let mut released = devices.filter_map(|device| device.as_object_mut()?.remove("let_go"));
             let is_released = released.any(|value| value == json!(true));
             json!({"kind": change, "cursor": cursor(if is_released { "forward" } else { "back" })})
         }
@@ -264,7 +264,7 @@ mod tests {
             assert_eq!(written["operation"]["cursor"], json!({"step": "", "way": way}));
         };
         let vdev = serde_json::to_value(config::device_name("hda").unwrap()).unwrap();
-        let detach = |release: bool| json!({"detach-disk": {"vdev": vdev, "release": release}});
+        let detach = |let_go: bool| json!({"detach-disk": {"vdev": vdev, "let_go": let_go}});
         let detached = json!({"detach-disk": {"vdev": vdev}});
         check("creating", Value::Null, json!({"create": {"paused": false}}), "back");
         check("destroying", detach(false), json!("destroy"), "forward");
