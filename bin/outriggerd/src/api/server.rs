@@ -142,7 +142,7 @@ async fn answer(
         // The channel is new, so there is room.
         Err(error) => drop(sender.try_send(Answer::call_error(&error))),
     }
-    // Its clones are with whoever answers: when the last is dropped, no answer can follow.
+    // Each part that can still answer has a clone: after the last one is dropped, no answer can follow.
     drop(sender);
     loop {
         let next = tokio::select! {

@@ -230,7 +230,7 @@ impl Driver {
 
     fn step(&mut self, event: Event) {
         let effects = self.state.step(backoff::now(), event);
-        // First: whoever hears of an event finds what it says.
+        // Before the events are published, so that a subscriber finds the state that an event reports.
         if self.state.is_gone() {
             self.shared.registry.forget(self.key);
         } else {

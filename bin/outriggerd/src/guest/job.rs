@@ -10,7 +10,7 @@ use toolstack::Guest;
 use crate::refusal::JobError;
 use crate::reply::{Answer, Replies};
 
-/// How a job ended: with the guest that is there now, if one is.
+/// The result of a job: the guest that exists now, if any.
 pub(crate) type Ended = Result<Option<Guest>, JobError>;
 
 /// Runs a job on a thread named after it and the guest, and calls `done` with its end, on that thread or at once.

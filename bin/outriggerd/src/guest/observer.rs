@@ -1,4 +1,4 @@
-//! Whoever has to know which guests exist.
+//! Observers, which are notified when guests appear, change and end.
 
 use toolstack::Guest;
 

@@ -130,7 +130,7 @@ impl FilesLink {
     }
 
     /// Sends what has come since the last time, as far as `take` allows: it is given the number of bytes, and returns
-    /// when to try again if there may be none now. What is not in memory any more when the files continue is left out.
+    /// when to try again if there may be none now. Bytes that are no longer in memory when the files continue are left out.
     pub(crate) fn flush(
         &mut self,
         history: &History,
@@ -377,7 +377,7 @@ mod tests {
             self.flush();
         }
 
-        /// Writes all that is there.
+        /// Writes all pending bytes.
         fn flush(&mut self) {
             loop {
                 self.link.flush(&self.history, Instant::now(), |_| Ok(()));

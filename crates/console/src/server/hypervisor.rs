@@ -29,7 +29,7 @@ pub(crate) struct HypervisorLog {
     at: u64,
     /// The index behind the bytes that the file is about to get.
     writing: Option<u32>,
-    /// Whether the file is still being opened, or is not there.
+    /// Whether the file is still being opened, or is missing.
     is_closed: bool,
     is_reopening: bool,
 }
