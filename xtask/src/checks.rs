@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{binaries, workspace};
+use crate::{binaries, bindings, workspace};
 
 /// Runs cargo in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
@@ -34,6 +34,20 @@ pub(crate) fn format() -> Result<()> {
 /// Clippy and the compiler's own lints.
 pub(crate) fn lints() -> Result<()> {
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+}
+
+/// What stands on the bindings compiles with those of every release of Xen, whether its libraries are here or not.
+pub(crate) fn releases() -> Result<()> {
+    for minor in bindings::MINORS {
+        let arguments =
+            ["check", "--package", "xen", "--tests", "--features", "testing", "--locked", "--quiet"];
+        run(Command::new(env!("CARGO"))
+            .args(arguments)
+            .args(["--target-dir", &workspace::target().join("releases").to_string_lossy()])
+            .env("XEN_SYS_CHECK", format!("4.{minor}")))
+        .with_context(|| format!("On the bindings of Xen 4.{minor}"))?;
+    }
+    Ok(())
 }
 
 /// The documentation of all crates: no broken link, nothing that rustdoc warns of.

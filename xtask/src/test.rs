@@ -142,6 +142,7 @@ fn lints(stages: &mut Stages, yes: bool) -> Result<()> {
     stages.run("bindings, fuzz targets, dependencies", Budget::Compiling, || {
         debian::ensure(&debian::FUZZ, yes)?;
         bindings::check(yes)?;
+        checks::releases()?;
         checks::fuzz_targets()?;
         checks::dependencies()
     })
