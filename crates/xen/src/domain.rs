@@ -28,6 +28,11 @@ pub struct DomainSpec {
     pub vpmu: bool,
     /// Whether reads of unknown model-specific registers give 0 and writes are dropped, rather than a fault.
     pub msr_relaxed: bool,
+    /// Which alternate page tables it may have; needs `hap`, and excludes `nested`.
+    pub altp2m: Altp2m,
+    /// Whether emulated interrupts may reach it as event channels (`XEN_X86_EMU_USE_PIRQ`); `None` for what libxl of
+    /// the running release does: all HVM domains before 4.19, none from then on.
+    pub hvm_pirq: Option<bool>,
     /// Memory for the processor's trace of each of its virtual CPUs; a power of two, 0 for none.
     pub vmtrace: KiB,
     /// The security identifier of its XSM label, 0 without one (see `Hypervisor::security_id`).
@@ -55,12 +60,30 @@ impl DomainSpec {
             out_of_sync_shadow: true,
             vpmu: false,
             msr_relaxed: false,
+            altp2m: Altp2m::Disabled,
+            hvm_pirq: None,
             vmtrace: KiB(0),
             ssidref: 0,
             cpupool: 0,
             domid: None,
         }
     }
+}
+
+/// Who may use a domain's alternate page tables; values are those of `XEN_ALTP2M_*`
+/// (`xen/include/public/hvm/params.h`) and of `XEN_DOMCTL_ALTP2M_*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Altp2m {
+    /// There are none.
+    #[default]
+    Disabled = 0,
+    /// The domain itself and other domains.
+    Mixed = 1,
+    /// Other domains only.
+    External = 2,
+    /// The domain itself, for some operations, and other domains.
+    Limited = 3,
 }
 
 /// The kinds of domains that are made here.

@@ -30,8 +30,8 @@ pub mod testing;
 pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
 pub use domain::{
-    CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo, ShutdownReason,
-    Trigger, TscMode, VersionInfo,
+    Altp2m, CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo,
+    ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 pub use error::{Refusal, Result, XenError};
 pub use event::{EventChannels, Virq};

@@ -120,9 +120,14 @@ impl Bench<'_> {
 
     /// Makes a domain that is cleared away after the case.
     fn make(&self, kind: DomainKind) -> Result<DomId> {
-        let domid = self.xen.create_domain(&DomainSpec::new(kind, Self::UUID, 1))?;
-        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(domid);
-        Ok(domid)
+        self.keep(self.xen.create_domain(&DomainSpec::new(kind, Self::UUID, 1)))
+    }
+
+    /// Notes a domain that was just made to be cleared away after the case.
+    fn keep(&self, made: Result<DomId>) -> Result<DomId> {
+        made.inspect(|domid| {
+            self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(*domid);
+        })
     }
 
     /// Makes a domain with a CPU and the right to this much memory.

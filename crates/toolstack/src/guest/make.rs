@@ -2,7 +2,7 @@
 
 use config::{GuestConfig, Uuid};
 use nix::errno::Errno;
-use xen::{CpuMap, DomainKind, DomainSpec};
+use xen::{Altp2m, CpuMap, DomainKind, DomainSpec};
 use xen_types::DomId;
 
 use super::params::{cpuid, params, tsc_mode};
@@ -64,6 +64,13 @@ fn domain_spec(spec: Spec<'_>) -> DomainSpec {
     spec.out_of_sync_shadow = config.platform.oos.unwrap_or(true);
     spec.vpmu = config.platform.vpmu;
     spec.msr_relaxed = config.platform.msr_relaxed;
+    spec.altp2m = match config.platform.altp2m {
+        config::Altp2m::Disabled => Altp2m::Disabled,
+        config::Altp2m::Mixed => Altp2m::Mixed,
+        config::Altp2m::External => Altp2m::External,
+        config::Altp2m::Limited => Altp2m::Limited,
+    };
+    spec.hvm_pirq = config.platform.hvm_pirq;
     spec.vmtrace = config.vmtrace_buffer;
     spec
 }

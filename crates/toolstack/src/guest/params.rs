@@ -15,7 +15,6 @@ pub(super) fn params(config: &GuestConfig) -> Vec<(HvmParam, u64)> {
         (HvmParam::HpetEnabled, u64::from(platform.hpet)),
         (HvmParam::VptAlign, u64::from(platform.vpt_align)),
         (HvmParam::TimerMode, platform.timer_mode as u64),
-        (HvmParam::Altp2m, platform.altp2m as u64),
     ];
     if platform.mca_lmce {
         params.push((HvmParam::McaCap, MCA_LMCE));

@@ -1,5 +1,6 @@
 //! The hypervisor behind libxenctrl and libxenguest.
 
+mod compat;
 mod handle;
 mod image;
 
@@ -173,8 +174,7 @@ impl Hypervisor for RealHypervisor {
 
     fn create_domain(&self, spec: &DomainSpec) -> Result<DomId> {
         let mut config = create_config(spec);
-        // Zero asks Xen to choose.
-        let mut raw = spec.domid.map_or(0, |domid| domid.get().into());
+        let mut raw = spec.domid.map_or(compat::ANY_DOMID, |domid| domid.get().into());
         self.with(|handle| {
             // SAFETY: both structures are the ones that the call reads and writes.
             handle.call("xc_domain_create", spec.domid, |xc| unsafe {
@@ -182,7 +182,13 @@ impl Hypervisor for RealHypervisor {
             })
         })?;
         let domid = u16::try_from(raw).ok().and_then(|raw| DomId::new(raw).ok());
-        domid.ok_or_else(|| XenError::refused("xc_domain_create", None, Errno::EPROTO))
+        let domid = domid.ok_or_else(|| XenError::refused("xc_domain_create", None, Errno::EPROTO))?;
+        self.with(|handle| compat::complete(handle, domid, spec)).inspect_err(|_| {
+            if let Err(error) = self.destroy_domain(domid) {
+                tracing::warn!(%domid, %error, "A domain that could not be set up was not destroyed");
+            }
+        })?;
+        Ok(domid)
     }
 
     fn destroy_domain(&self, domid: DomId) -> Result<()> {
@@ -445,7 +451,6 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
     // Negative numbers ask for Xen's defaults.
     let limit = |limit: Option<u32>| limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
     let mut flags = 0;
-    let mut emulation = 0;
     if let DomainKind::Hvm { hap, nested } = spec.kind {
         flags |= xen_sys::XEN_DOMCTL_CDF_hvm;
         if !spec.out_of_sync_shadow {
@@ -457,7 +462,6 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
         if nested {
             flags |= xen_sys::XEN_DOMCTL_CDF_nested_virt;
         }
-        emulation = xen_sys::XEN_X86_EMU_ALL & !xen_sys::XEN_X86_EMU_VPCI;
     }
     if spec.passthrough {
         flags |= xen_sys::XEN_DOMCTL_CDF_iommu;
@@ -466,7 +470,8 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
         flags |= xen_sys::XEN_DOMCTL_CDF_vpmu;
     }
     let misc_flags = if spec.msr_relaxed { xen_sys::XEN_X86_MSR_RELAXED } else { 0 };
-    xen_domctl_createdomain {
+    let emulation_flags = compat::emulation_flags(spec.kind, spec.hvm_pirq);
+    let mut config = xen_domctl_createdomain {
         ssidref: spec.ssidref,
         handle: spec.uuid,
         flags,
@@ -476,10 +481,12 @@ fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
         max_maptrack_frames: limit(spec.max_maptrack_frames),
         grant_opts: u32::from(spec.max_grant_version) & xen_sys::XEN_DOMCTL_GRANT_version_mask,
         cpupool_id: spec.cpupool,
-        arch: xen_sys::xen_arch_domainconfig { emulation_flags: emulation, misc_flags },
+        arch: xen_sys::xen_arch_domainconfig { emulation_flags, misc_flags },
         vmtrace_size: u32::try_from(spec.vmtrace.get().saturating_mul(1024)).unwrap_or(u32::MAX),
         ..Default::default()
-    }
+    };
+    compat::describe_altp2m(&mut config, spec.altp2m);
+    config
 }
 
 /// Xen's words about a domain as ours; `None` for the domains that Xen keeps for itself.

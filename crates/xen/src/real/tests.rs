@@ -4,6 +4,7 @@ use super::*;
 fn an_hvm_domain_has_all_emulated_devices_but_vpci() {
     let mut spec = DomainSpec::new(DomainKind::Hvm { hap: true, nested: false }, [3; 16], 4);
     spec.max_grant_frames = Some(64);
+    spec.hvm_pirq = Some(true);
     let config = create_config(&spec);
     assert_eq!(config.flags, xen_sys::XEN_DOMCTL_CDF_hvm | xen_sys::XEN_DOMCTL_CDF_hap);
     assert_eq!(config.arch.emulation_flags, 0x3ff);

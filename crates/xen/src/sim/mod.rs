@@ -11,7 +11,7 @@ use std::thread::{self, ThreadId};
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, KiB, Release};
 
-use crate::domain::{CpuMap, DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
+use crate::domain::{Altp2m, CpuMap, DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
 use crate::error::{Result, XenError};
 use crate::param::HvmParam;
 use crate::release::SIMULATED;
@@ -371,7 +371,10 @@ impl SimDomain {
             dying: false,
             shutdown: None,
             target: None,
-            params: BTreeMap::new(),
+            params: match spec.altp2m {
+                Altp2m::Disabled => BTreeMap::new(),
+                mode => BTreeMap::from([(HvmParam::Altp2m, mode as u64)]),
+            },
             ports: BTreeMap::new(),
             triggers: Vec::new(),
         }

@@ -6,7 +6,7 @@ use xen_types::{DomId, KiB};
 use super::{Bench, Case, Outcome, ensure, refused};
 use crate::build::Blob;
 use crate::cpuid::{CpuidLeaf, CpuidPolicy};
-use crate::domain::{CpuMap, DomainKind, DomainSpec, ShutdownReason, Trigger, TscMode};
+use crate::domain::{Altp2m, CpuMap, DomainKind, DomainSpec, ShutdownReason, Trigger, TscMode};
 use crate::error::XenError;
 use crate::param::HvmParam;
 
@@ -19,6 +19,10 @@ pub const CASES: &[Case] = &[
     Case { name: "only the number of CPUs that was announced is made", run: cpus },
     Case { name: "ports are distinct and end at the limit", run: ports },
     Case { name: "HVM parameters are kept, and PV domains have none", run: params },
+    Case {
+        name: "alternate page tables are there from the start, where the processor has them",
+        run: altp2m,
+    },
     Case { name: "pausing is counted", run: pausing },
     Case { name: "a domain is set up before it is built", run: set_up },
     Case { name: "a domain that shuts down says why", run: shutting_down },
@@ -167,6 +171,19 @@ fn params(bench: &Bench<'_>) -> Outcome {
         bench.xen.send_trigger(pv, Trigger::Power, 0),
         &[Errno::EINVAL],
     )
+}
+
+fn altp2m(bench: &Bench<'_>) -> Outcome {
+    let mut spec = DomainSpec::new(Bench::HVM, Bench::UUID, 1);
+    spec.altp2m = Altp2m::External;
+    match bench.keep(bench.xen.create_domain(&spec)) {
+        Ok(domid) => {
+            let kept = bench.xen.hvm_param(domid, HvmParam::Altp2m)?;
+            ensure(kept == Altp2m::External as u64, || format!("the mode is {kept}"))
+        }
+        // From 4.19 on Xen looks whether the processor can do it.
+        error => refused("a mode that the processor lacks", error, &[Errno::EINVAL, Errno::EOPNOTSUPP]),
+    }
 }
 
 fn pausing(bench: &Bench<'_>) -> Outcome {
