@@ -1,4 +1,6 @@
-//! Every key of xl.cfg(5) as of Xen 4.17, with what becomes of it.
+//! Every key of xl.cfg(5) as of Xen 4.22, with the release that it came with, and what becomes of it.
+
+use xen_types::Release;
 
 use crate::document::Value;
 use crate::number;
@@ -58,6 +60,15 @@ pub struct Key {
     pub name: &'static str,
     /// What becomes of it.
     pub treatment: Treatment,
+    /// The release of Xen whose xl was the first to know it; `None` for all that 4.17 knows.
+    pub since: Option<Release>,
+}
+
+impl Key {
+    /// The same key, which xl knows from Xen 4.`minor` on.
+    const fn since(self, minor: u16) -> Self {
+        Self { since: Some(Release::new(4, minor)), ..self }
+    }
 }
 
 /// Finds a key of the language.
@@ -78,15 +89,15 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 const fn used(name: &'static str) -> Key {
-    Key { name, treatment: Treatment::Used }
+    Key { name, treatment: Treatment::Used, since: None }
 }
 
 const fn no_effect(name: &'static str, harmless: Harmless, why: &'static str) -> Key {
-    Key { name, treatment: Treatment::NoEffect { harmless, why } }
+    Key { name, treatment: Treatment::NoEffect { harmless, why }, since: None }
 }
 
 const fn refused(name: &'static str, harmless: Harmless, why: &'static str) -> Key {
-    Key { name, treatment: Treatment::Refused { harmless, why } }
+    Key { name, treatment: Treatment::Refused { harmless, why }, since: None }
 }
 
 use Harmless::{Empty, Never, Words, Zero};
@@ -106,6 +117,10 @@ const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not supported y
 const HARDWARE: &str =
     "passing parts of the host to a guest is not supported yet, and the guest would lack them";
 const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would lack it";
+const SMBIOS: &str =
+    "SMBIOS strings are not supported yet, and the guest would lack them; `smbios_firmware` takes a file";
+const PLATFORM_BAR: &str = "the memory of the Xen platform device is uncacheable, as it is by default";
+const XENSTORED: &str = "xenstored's own limits hold";
 const DOM0_QEMU: &str = "its backend is a QEMU in dom0, which this toolstack never runs";
 
 /// The table, in order of the names.
@@ -116,13 +131,22 @@ pub static KEYS: &[Key] = &[
     used("acpi_s3"),
     used("acpi_s4"),
     used("altp2m"),
+    no_effect(
+        "altp2m_count",
+        Words(&["10"]),
+        "a guest with `altp2m` has as many tables as xl gives by default",
+    )
+    .since(21),
     used("altp2mhvm"),
     used("apic"),
+    no_effect("arm_sci", Empty, ARM).since(21),
     used("bios"),
     used("bios_path_override"),
     used("boot"),
     no_effect("bootloader", Empty, PV_ONLY),
     no_effect("bootloader_args", Empty, PV_ONLY),
+    no_effect("bootloader_restrict", Zero, PV_ONLY).since(18),
+    no_effect("bootloader_user", Empty, PV_ONLY).since(18),
     used("builder"),
     no_effect("cap", Zero, SCHEDULER),
     used("channel"),
@@ -162,6 +186,7 @@ pub static KEYS: &[Key] = &[
     used("hap"),
     used("hdtype"),
     used("hpet"),
+    used("hvm_pirq").since(19),
     used("init_seclabel"),
     refused("iomem", Empty, HARDWARE),
     refused("ioports", Empty, HARDWARE),
@@ -169,6 +194,7 @@ pub static KEYS: &[Key] = &[
     used("kernel"),
     used("keymap"),
     no_effect("latency", Zero, SCHEDULER),
+    no_effect("llc_colors", Empty, ARM).since(20),
     used("localtime"),
     used("max_event_channels"),
     used("max_grant_frames"),
@@ -185,6 +211,7 @@ pub static KEYS: &[Key] = &[
     used("nestedhvm"),
     no_effect("nographic", Zero, "a QEMU in a stubdomain displays nothing by itself"),
     used("nomigrate"),
+    no_effect("nr_spis", Never, ARM).since(19),
     no_effect("nx", Words(&["1"]), "xl ignores it too; hide the bit with `cpuid` if need be"),
     used("on_crash"),
     used("on_device_model_crash"),
@@ -227,6 +254,7 @@ pub static KEYS: &[Key] = &[
     used("serial"),
     used("shadow_memory"),
     no_effect("slice", Zero, SCHEDULER),
+    refused("smbios", Empty, SMBIOS).since(18),
     used("smbios_firmware"),
     used("soundhw"),
     no_effect("spice", Zero, SPICE),
@@ -248,8 +276,10 @@ pub static KEYS: &[Key] = &[
     used("stubdomain_ramdisk"),
     used("stubdomain_type"),
     used("stubdomain_version"),
+    no_effect("sve", Never, ARM).since(18),
     no_effect("tee", Words(&["none"]), ARM),
     used("timer_mode"),
+    no_effect("trap_unmapped_accesses", Never, ARM).since(21),
     used("tsc_mode"),
     used("type"),
     used("usb"),
@@ -267,6 +297,7 @@ pub static KEYS: &[Key] = &[
     used("vif"),
     no_effect("vif2", Empty, "netchannel2 no longer exists; xl ignores it too"),
     used("viridian"),
+    refused("virtio", Empty, DOM0_QEMU).since(18),
     refused("vkb", Empty, DOM0_QEMU),
     no_effect("vkb_device", Zero, DOM0_QEMU),
     used("vmtrace_buf_kb"),
@@ -288,11 +319,14 @@ pub static KEYS: &[Key] = &[
     no_effect("vuart", Never, ARM),
     no_effect("xauthority", Empty, SDL),
     used("xen_platform_pci"),
+    no_effect("xen_platform_pci_bar_uc", Words(&["1"]), PLATFORM_BAR).since(21),
     no_effect(
         "xend_suspend_evtchn_compat",
         Zero,
         "the event channel that it creates is for tools from before Xen 4.0",
     ),
+    no_effect("xenstore_feature_mask", Never, XENSTORED).since(21),
+    no_effect("xenstore_quota", Empty, XENSTORED).since(22),
 ];
 
 #[cfg(test)]

@@ -2,11 +2,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use xen_types::Release;
+
 use crate::diagnostic::Diagnostic;
-use crate::guest;
 use crate::model::GuestConfig;
 use crate::parser::parse;
-use crate::source::SourceFile;
+use crate::source::{SourceFile, Span};
+use crate::{guest, keys};
 
 /// The largest file that is read, in bytes.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
@@ -20,6 +22,16 @@ pub struct Loaded {
     pub config: Option<GuestConfig>,
     /// Errors and warnings, in the file's order.
     pub diagnostics: Vec<Diagnostic>,
+    /// The keys that came after Xen 4.17.
+    newer: Vec<Newer>,
+}
+
+/// A key that stands in the file and that not every release of Xen knows.
+#[derive(Clone, Copy, Debug)]
+struct Newer {
+    key: &'static str,
+    since: Release,
+    span: Span,
 }
 
 impl Loaded {
@@ -28,6 +40,17 @@ impl Loaded {
     pub fn render(&self, color: bool) -> String {
         let rendered: Vec<String> = self.diagnostics.iter().map(|d| d.render(&self.source, color)).collect();
         rendered.join("\n\n")
+    }
+
+    /// Warns of keys that came into the language after this release of Xen.
+    pub fn warn_of_newer(&mut self, running: Release) {
+        let newer = self.newer.iter().filter(|newer| newer.since > running);
+        self.diagnostics.extend(newer.map(|Newer { key, since, span }| {
+            Diagnostic::warning("config::newer-key", format!("`{key}` came with Xen {since}"))
+                .at(*span)
+                .help(format!("Xen {running} is running here, whose own xl would ignore it"))
+        }));
+        self.diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     }
 
     /// How many of the diagnostics are errors.
@@ -75,7 +98,12 @@ fn load_source(source: SourceFile) -> Loaded {
     }));
     diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     let config = if diagnostics.iter().any(Diagnostic::is_error) { None } else { config };
-    Loaded { source, config, diagnostics }
+    let newer = document.settings.iter().filter_map(|setting| {
+        let key = keys::find(&setting.key)?;
+        Some(Newer { key: key.name, since: key.since?, span: setting.key_span })
+    });
+    let newer = newer.collect();
+    Loaded { source, config, diagnostics, newer }
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -85,5 +113,29 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn failed(name: String, diagnostic: Diagnostic) -> Loaded {
-    Loaded { source: SourceFile::new(name, ""), config: None, diagnostics: vec![diagnostic] }
+    Loaded {
+        source: SourceFile::new(name, ""),
+        config: None,
+        diagnostics: vec![diagnostic],
+        newer: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_newer_than_the_running_xen_is_named() {
+        let text = "type = 'hvm'\nname = 'g'\nmemory = 64\nhvm_pirq = 1\n";
+        let warnings = |minor| {
+            let mut loaded = load_str("g.cfg", text);
+            loaded.warn_of_newer(Release::new(4, minor));
+            assert_eq!(loaded.config.map(|config| config.platform.hvm_pirq), Some(Some(true)));
+            loaded.diagnostics.iter().map(|d| d.one_line(&loaded.source)).collect::<Vec<_>>()
+        };
+        let warning = "g.cfg:4:1: warning[config::newer-key]: `hvm_pirq` came with Xen 4.19";
+        assert_eq!(warnings(17), [warning]);
+        assert!(warnings(19).is_empty());
+    }
 }

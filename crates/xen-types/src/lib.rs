@@ -1,6 +1,6 @@
 //! Xen's own words as types: domids, grant references, event ports, frame numbers, sizes, releases.
 //!
-//! This crate has no I/O and no opinion. Everything that crosses a function's edge in this workspace and is a
+//! This crate has no opinion, and no I/O but to ask Linux which release of Xen runs. Everything that crosses a function's edge in this workspace and is a
 //! number to Xen has its type here, so that a port cannot be taken for a grant reference nor KiB for pages.
 #![forbid(unsafe_code)]
 

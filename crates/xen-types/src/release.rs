@@ -40,6 +40,18 @@ impl Release {
         }
     }
 
+    /// The release that Linux says it runs on (`/sys/hypervisor`); `None` where that is not Xen, or not known.
+    #[must_use]
+    pub fn running() -> Option<Self> {
+        const FOLDER: &str = "/sys/hypervisor";
+        let read = |name: &str| std::fs::read_to_string(format!("{FOLDER}/{name}")).ok();
+        let number = |name: &str| read(name)?.trim().parse().ok();
+        if read("type")?.trim() != "xen" {
+            return None;
+        }
+        Some(Self::new(number("version/major")?, number("version/minor")?))
+    }
+
     const fn is_at_least(self, minor: u16) -> bool {
         self.major > 4 || (self.major == 4 && self.minor >= minor)
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use config::Loaded;
+use xen_types::Release;
 
 use crate::cli::Config;
 use crate::report::BadConfig;
@@ -21,7 +22,7 @@ pub(crate) fn run(command: &Config) -> Result<ExitCode> {
 fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
     let mut good = true;
     for file in files {
-        let loaded = config::load(file);
+        let loaded = judge(config::load(file));
         show(&loaded);
         match &loaded.config {
             Some(config) if json => println!("{}", serde_json::to_string_pretty(config)?),
@@ -39,7 +40,7 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
 pub(crate) fn check_for_create(path: &Path) -> Result<String> {
     // What was checked is what is sent: the file is read once.
     let text = read(path)?;
-    let loaded = config::load_str(&path.display().to_string(), &text);
+    let loaded = judge(config::load_str(&path.display().to_string(), &text));
     show(&loaded);
     if loaded.config.is_some() { Ok(text) } else { Err(BadConfig.into()) }
 }
@@ -51,6 +52,14 @@ fn read(path: &Path) -> Result<String> {
         .and_then(|file| file.take(config::MAX_FILE_SIZE + 1).read_to_end(&mut bytes))
         .with_context(|| format!("Cannot read the configuration file {}", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("The file {} is not UTF-8 text", path.display()))
+}
+
+/// Adds what there is to say of the file on the Xen that runs here, if one does.
+fn judge(mut loaded: Loaded) -> Loaded {
+    if let Some(running) = Release::running() {
+        loaded.warn_of_newer(running);
+    }
+    loaded
 }
 
 fn show(loaded: &Loaded) {

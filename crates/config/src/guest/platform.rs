@@ -33,6 +33,7 @@ pub(super) fn platform(reader: &mut Reader<'_>) -> Platform {
     platform.hap = reader.bool("hap");
     platform.oos = reader.bool("oos");
     platform.altp2m = altp2m(reader);
+    platform.hvm_pirq = reader.bool("hvm_pirq");
     platform.viridian = viridian(reader);
     platform.tsc_mode = tsc_mode(reader).unwrap_or(TscMode::Default);
     platform.timer_mode = timer_mode(reader).unwrap_or(TimerMode::NoDelayForMissedTicks);

@@ -31,6 +31,8 @@ pub struct Platform {
     pub nested_hvm: bool,
     /// `altp2m`, and the older `altp2mhvm` which means mixed: default disabled.
     pub altp2m: Altp2m,
+    /// `hvm_pirq`: absent: what xl of the running release does, on before 4.19 and off from then on.
+    pub hvm_pirq: Option<bool>,
     /// `viridian`: default none.
     pub viridian: Viridian,
     /// `tsc_mode`: default `default`.
@@ -70,6 +72,7 @@ impl Default for Platform {
             vpt_align: true,
             nested_hvm: false,
             altp2m: Altp2m::Disabled,
+            hvm_pirq: None,
             viridian: Viridian::default(),
             tsc_mode: TscMode::Default,
             timer_mode: TimerMode::NoDelayForMissedTicks,
