@@ -134,11 +134,15 @@ fn stop(signal: Signal) -> Result<()> {
 }
 
 /// Whether a process has anything open yet. Its program is gone a moment before its sockets are closed, and who connects
-/// to one in that moment talks to nobody.
+/// to one in that moment talks to nobody. They are closed when the last of its threads has ended, which need not be the
+/// first one.
 fn runs(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    })
 }
 
 /// Kills a daemon the hard way.
