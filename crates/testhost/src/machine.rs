@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn words_for_dom0s_kernel_stay_with_the_kernel() {
-        let plain = "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 OUTRIGGER_XENSTORED=c";
+        let plain = "vmlinuz console=hvc0 rdinit=/init loglevel=4 net.ifnames=0 OUTRIGGER_XENSTORED=ocaml";
         assert_eq!(Machine::default().modules(), format!("{plain},initramfs.img"));
         let machine = Machine { dom0_arguments: "a=1,2 b".to_owned(), ..Machine::default() };
         assert_eq!(machine.modules(), format!("{plain} a=1,,2 b,initramfs.img"));

@@ -6,9 +6,9 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Xenstored {
     /// `xenstored`, in C.
-    #[default]
     C,
-    /// `oxenstored`, in OCaml: what Debian's init script starts.
+    /// `oxenstored`, in OCaml: what Debian's init script starts, and so what users have.
+    #[default]
     OCaml,
 }
 
