@@ -61,7 +61,7 @@ pub(super) fn complete(handle: &Handle, domid: DomId, spec: &DomainSpec) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::real::create_config;
+    use crate::real::describe::create_config;
 
     fn hvm() -> DomainSpec {
         DomainSpec::new(DomainKind::Hvm { hap: true, nested: false }, [0; 16], 1)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::DomainKind;
 
 #[test]
 fn an_hvm_domain_has_all_emulated_devices_but_vpci() {
