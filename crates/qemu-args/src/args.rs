@@ -33,6 +33,7 @@ impl Args {
 pub(crate) fn build(
     config: &GuestConfig,
     facts: &Facts,
+    machine_type: &str,
     devices: &Devices<'_>,
 ) -> Result<Vec<String>, PlanError> {
     let mut args = Args::default();
@@ -74,7 +75,7 @@ pub(crate) fn build(
     if facts.incoming {
         args.pair("-incoming", Argv::RESTORE_INCOMING);
     }
-    args.pair("-machine", machine(config));
+    args.pair("-machine", machine(config, machine_type));
     args.pair("-m", memory(config)?.mib().to_string());
     if config.disk_controller == DiskController::Ahci {
         args.pair("-device", "ahci,id=ahci0");
@@ -133,10 +134,9 @@ fn sound(config: &GuestConfig, args: &mut Args) {
     }
 }
 
-fn machine(config: &GuestConfig) -> String {
-    // `pc` is `xenfv` without the platform device, through which PV drivers are found and emulated devices unplugged.
-    let mut machine = if config.platform.xen_platform_pci { "xenfv" } else { "pc,accel=xen" }.to_owned()
-        + ",suppress-vmdesc=on";
+fn machine(config: &GuestConfig, machine_type: &str) -> String {
+    let accel = if config.platform.xen_platform_pci { "" } else { ",accel=xen" };
+    let mut machine = format!("{machine_type}{accel},suppress-vmdesc=on");
     if let Some(hole) = config.platform.mmio_hole {
         let below = (1_u64 << 32).saturating_sub(hole.get().saturating_mul(1024));
         machine.push_str(&format!(",max-ram-below-4g={below}"));

@@ -17,6 +17,7 @@
 //! | `br=` of a tap | the bridge in dom0 | none | the bridge is dom0's; within the stubdomain the agent has its own |
 //! | the guest's name | `-name NAME` | `-name guest=NAME`, commas doubled | a name with `,` or `=` would be taken for options |
 //! | no ACPI | `-no-acpi` | `acpi=off` of the machine | QEMU has removed the former |
+//! | machine | `xenfv`, `pc` | `xenfv-3.1`, `pc-i440fx-7.2`, or the next that the QEMU has | what an alias means changes from release to release, and a state fits one machine only; see [`mod@abilities`] |
 //! | `-sandbox` | never | everything denied, where the QEMU has it | |
 //! | `device_model_args` | before `-machine`, `_hvm` behind it | at the end | what is said last counts |
 //!
@@ -26,20 +27,22 @@
 //! for one on a console, which a stubdomain need not know of.
 #![forbid(unsafe_code)]
 
+pub mod abilities;
 mod args;
 mod disks;
 mod nics;
 
 use config::{GuestConfig, QmpTransport, Uuid, Vdev};
-use stubdom_abi::{Argv, ArgvError, ConsoleError, QmpConsole, StubConsole};
+use stubdom_abi::{Argv, ArgvError, ConsoleError, QemuAbilities, QmpConsole, StubConsole};
 use thiserror::Error;
 use xen_types::{DomId, KiB};
 
+pub use abilities::Part;
 pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device, scsi_drive, scsi_target};
 pub use nics::StubNic;
 
 /// What is known of the guest and its stubdomain besides the configuration, before they have domains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The guest's UUID, on which addresses of NICs without a configured one depend.
     pub uuid: Uuid,
@@ -50,10 +53,12 @@ pub struct Facts {
 }
 
 /// What a QEMU was built with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QemuFeatures {
     /// It has `-sandbox`.
     pub sandbox: bool,
+    /// Its machine types, devices and formats, where the image's manifest lists them.
+    pub abilities: Option<QemuAbilities>,
 }
 
 /// How a guest's QEMU is started, and what its stubdomain needs for that.
@@ -61,6 +66,8 @@ pub struct QemuFeatures {
 pub struct Plan {
     /// QEMU's arguments behind those about its target.
     args: Vec<String>,
+    /// The machine type, by its versioned name: what a state of this guest's QEMU can be loaded into.
+    pub machine: &'static str,
     /// The disks that QEMU emulates, in the configuration's order: each needs a PV disk of the stubdomain, unless it
     /// is a drive without a medium.
     pub disks: Vec<StubDisk>,
@@ -109,6 +116,17 @@ pub enum PlanError {
         /// The guest's memory.
         memory: KiB,
     },
+    /// The image's QEMU lacks something.
+    #[error(
+        "The QEMU of the stubdomain's image has no {kind} {name}: change the configuration, or build an image whose \
+         QEMU has it (`outrigger image info --json` lists what it has)"
+    )]
+    NotInQemu {
+        /// What it is.
+        kind: Part,
+        /// QEMU's name of it.
+        name: String,
+    },
 }
 
 /// Works out how the guest's QEMU is started.
@@ -122,9 +140,13 @@ pub fn plan(config: &GuestConfig, facts: &Facts) -> Result<Plan, PlanError> {
     let serials = serials(config)?;
     let qmp = qmp_console(config)?;
     let devices = args::Devices { disks: &disks, nics: &nics, serials: &serials, qmp };
-    let args = args::build(config, facts, &devices)?;
+    let machine = abilities::machine(config, facts.qemu.abilities.as_ref());
+    let args = args::build(config, facts, machine, &devices)?;
+    if let Some(has) = &facts.qemu.abilities {
+        abilities::check(&args, has)?;
+    }
     let video_memory = config.display.video_memory;
-    let plan = Plan { args, disks, unemulated, nics, serials, qmp, video_memory };
+    let plan = Plan { args, machine, disks, unemulated, nics, serials, qmp, video_memory };
     // No other domid makes the arguments longer, so that they fit whatever the guest gets.
     plan.argv(DomId::LAST)?;
     Ok(plan)

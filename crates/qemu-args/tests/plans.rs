@@ -2,7 +2,8 @@
 
 use config::GuestConfig;
 use proptest::prelude::*;
-use qemu_args::{Facts, Plan, PlanError, QemuFeatures, plan};
+use qemu_args::{Facts, Part, Plan, PlanError, QemuFeatures, plan};
+use stubdom_abi::QemuAbilities;
 use xen_types::DomId;
 
 fn guest(settings: &str) -> GuestConfig {
@@ -156,8 +157,38 @@ fn arguments_of_the_configuration_come_last() {
 
 #[test]
 fn a_sandbox_and_an_incoming_state() {
-    let facts = Facts { qemu: QemuFeatures { sandbox: true }, incoming: true, ..facts() };
+    let qemu = QemuFeatures { sandbox: true, ..QemuFeatures::default() };
+    let facts = Facts { qemu, incoming: true, ..facts() };
     check_with("sandbox-incoming", "", &facts);
+}
+
+#[test]
+fn what_the_images_qemu_lacks_is_refused() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let abilities = QemuAbilities {
+        machines: names(&["xenfv", "xenfv-4.2"]),
+        devices: names(&["VGA", "cirrus-vga", "rtl8139", "ahci", "ide-hd", "piix3-usb-uhci", "usb-tablet"]),
+        formats: names(&["host_device"]),
+    };
+    let qemu = QemuFeatures { abilities: Some(abilities), ..QemuFeatures::default() };
+    let facts = Facts { qemu, ..facts() };
+    let nic = "vif = [ 'mac=00:16:3e:00:00:01' ]";
+    let disk = "disk = [ '/d,raw,hda,rw' ]\nhdtype = 'ahci'";
+    let usb = "usb = 1\nusbdevice = 'tablet'";
+    for settings in [nic, disk, usb, "vga = 'stdvga'"] {
+        assert_eq!(plan(&guest(settings), &facts).expect(settings).machine, "xenfv-4.2");
+    }
+    for (settings, kind, name) in [
+        ("vif = [ 'model=e1000' ]", Part::Device, "e1000"),
+        ("soundhw = 'hda'", Part::Device, "intel-hda"),
+        ("usbversion = 3", Part::Device, "nec-usb-xhci"),
+        ("usbdevice = 'mouse'", Part::Device, "usb-mouse"),
+        ("disk = [ '/d,raw,sda,rw' ]", Part::Device, "lsi53c895a"),
+        ("xen_platform_pci = 0", Part::Machine, "pc-i440fx-7.2"),
+    ] {
+        let expected = PlanError::NotInQemu { kind, name: name.to_owned() };
+        assert_eq!(plan(&guest(settings), &facts), Err(expected), "{settings}");
+    }
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! One place for both sides: where each key is in xenstore ([`paths`]), how the arguments of QEMU are handed over
 //! ([`Argv`]), which console is which ([`StubConsole`], [`QmpConsole`]), and what the stubdomain reports ([`AgentExit`],
 //! [`Features`], [`Heartbeat`], [`DmState`]) and how that is read without trusting it ([`StubReport`]), and a [`stream`]
-//! with an end over a console that has none. `docs/stubdom-api.md` is its prose, enough to write another stubdomain or another toolstack. The base is `docs/misc/stubdom.txt` of Xen
-//! 4.14 and later.
+//! with an end over a console that has none. `docs/stubdom-api.md` is its prose, enough to write another stubdomain or
+//! another toolstack. The base is `docs/misc/stubdom.txt` of Xen 4.14 and later. [`QemuAbilities`] is what the builder of
+//! an image tells a toolstack about its QEMU.
 #![forbid(unsafe_code)]
 
+mod abilities;
 mod argv;
 mod cmdline;
 mod console;
@@ -17,6 +19,7 @@ pub mod paths;
 mod report;
 pub mod stream;
 
+pub use abilities::QemuAbilities;
 pub use argv::{Argv, ArgvError};
 pub use cmdline::{PCI_WORD, QMP_CONSOLE_WORD, STATE_FRAMES_WORD, Serves, has_word};
 pub use console::{ConsoleError, QmpConsole, SerialPort, StubConsole};

@@ -69,9 +69,10 @@ pub(crate) fn attach_images(
     Ok(backings)
 }
 
-/// Notes in the record which devices QEMU emulates.
+/// Notes in the record which machine and devices QEMU emulates.
 pub(crate) fn note_emulated(record: &mut GuestRecord, plan: &Plan) {
     let emulated = |disk: &StubDisk| EmulatedDisk { vdev: disk.guest_vdev, stub_vdev: disk.stub_vdev };
+    record.machine = Some(plan.machine.to_owned());
     record.emulated_disks = plan.disks.iter().map(emulated).collect();
     record.emulated_nics = plan.nics.iter().map(|nic| nic.devid).collect();
 }

@@ -138,6 +138,10 @@ pub struct GuestRecord {
     /// Scripts that have run for its devices.
     #[serde(default)]
     pub scripts: Vec<ScriptRecord>,
+    /// The machine type of its QEMU, by its versioned name: a state of its device model fits no other. Absent before
+    /// the guest is made, and in files of releases that started QEMU with an alias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Its disks that QEMU emulates.
     #[serde(default)]
     pub emulated_disks: Vec<EmulatedDisk>,
@@ -174,6 +178,7 @@ impl GuestRecord {
             loops: Vec::new(),
             ports: Vec::new(),
             scripts: Vec::new(),
+            machine: None,
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
             disks: Vec::new(),

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use config::GuestConfig;
+use qemu_args::QemuFeatures;
 use serde::Deserialize;
+use stubdom_abi::QemuAbilities;
 use xen_types::KiB;
 
 use crate::dom0::{FileKind, HostDevices};
@@ -30,13 +32,7 @@ pub(crate) struct StubImage {
     pub(crate) cmdline: String,
     /// Without the guest's video memory.
     pub(crate) memory: KiB,
-    pub(crate) qemu: QemuTraits,
-}
-
-/// What the image's QEMU can do.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct QemuTraits {
-    pub(crate) sandbox: bool,
+    pub(crate) qemu: QemuFeatures,
 }
 
 /// The keys of `manifest.json` that matter here; others are passed over.
@@ -52,6 +48,7 @@ struct Manifest {
 #[serde(default)]
 struct ManifestQemu {
     sandbox: bool,
+    abilities: Option<QemuAbilities>,
 }
 
 impl StubImage {
@@ -74,7 +71,8 @@ impl StubImage {
             cmdline.push_str(more);
         }
         let memory = dm.memory.or(manifest.memory_kib.map(KiB)).unwrap_or(DEFAULT_MEMORY);
-        Ok(Self { kernel, ramdisk, cmdline, memory, qemu: QemuTraits { sandbox: manifest.qemu.sandbox } })
+        let ManifestQemu { sandbox, abilities } = manifest.qemu;
+        Ok(Self { kernel, ramdisk, cmdline, memory, qemu: QemuFeatures { sandbox, abilities } })
     }
 }
 

@@ -320,6 +320,34 @@ fn what_the_processor_does_not_offer_is_refused_before_anything_is_made() {
 }
 
 #[test]
+fn what_the_images_qemu_lacks_is_refused_before_anything_is_made() {
+    let world = World::new(Stubs::Work);
+    let manifest = world.toolstack.paths().stubdomain.join("manifest.json");
+    let lists = |nic: &str| {
+        format!(
+            "{{\"qemu\": {{\"sandbox\": true, \"abilities\": {{\"machines\": [\"xenfv-4.2\"], \
+             \"devices\": [\"cirrus-vga\", \"{nic}\"], \"formats\": [\"host_device\"]}}}}}}"
+        )
+    };
+    let text = "type=\"hvm\"\nname=\"x\"\nmemory=64\nvif=[\"model=e1000,bridge=xenbr0\"]";
+    let config = config::load_str("x", text).config.unwrap();
+    world.host.put_file(&manifest, lists("rtl8139").as_bytes());
+    let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
+    assert_eq!(step_of(&error), "check");
+    assert!(error.report().contains("image has no device e1000"), "{}", error.report());
+    world.check_clean("a NIC that the image's QEMU lacks");
+    world.host.put_file(&manifest, lists("e1000").as_bytes());
+    let guest = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+    // The machine type that this QEMU has is recorded by its versioned name.
+    let record = world.toolstack.paths().guests().join(format!("{}.json", guest.uuid));
+    let text = String::from_utf8(world.host.state().files[&record].clone()).unwrap();
+    assert!(
+        text.contains("\"machine\": \"xenfv-4.2\"") || text.contains("\"machine\":\"xenfv-4.2\""),
+        "{text}"
+    );
+}
+
+#[test]
 fn when_xenstored_dies_no_domain_and_no_loop_device_is_left_and_the_next_daemon_clears_the_rest() {
     let all = {
         let world = World::new(Stubs::Work);

@@ -1,7 +1,7 @@
 //! The first step: what both domains and their devices are made of.
 
 use config::{GuestConfig, Uuid};
-use qemu_args::{Facts, Plan, QemuFeatures};
+use qemu_args::{Facts, Plan};
 
 use crate::device::claims::claim;
 use crate::device::initial;
@@ -24,7 +24,7 @@ impl Prepared {
     pub(super) fn find(ts: &Toolstack, config: &GuestConfig, uuid: Uuid) -> Result<Self, Cause> {
         let guest = guest::Prepared::find(ts, config)?;
         let stubdomain = stubdomain::Prepared::find(ts, config)?;
-        let qemu = QemuFeatures { sandbox: stubdomain.image.qemu.sandbox };
+        let qemu = stubdomain.image.qemu.clone();
         let plan = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false })?;
         initial::check(ts, config)?;
         Ok(Self { guest, stubdomain, plan })
