@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use image::Debian;
 use image::packages::Store;
 use image::stubdom::{StubdomSpec, build_in, is_current};
 use testhost::{Observer as _, Put};
@@ -12,7 +13,12 @@ use crate::{binaries, workspace};
 
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
 pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec<Put>> {
-    Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept("stubdom"), store, view)?)
+    // One for each Debian, so that none takes the place of another.
+    let folder = match store.debian() {
+        debian if Debian::of_machine() == Some(debian) => "stubdom".to_owned(),
+        other => format!("stubdom-{other}"),
+    };
+    Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept(&folder), store, view)?)
 }
 
 /// Builds the quick start's image, of Debian's kernel and QEMU, or finds it built, and gives its folder.
@@ -20,7 +26,8 @@ pub(crate) fn debian_stubdom(store: &Store, view: &mut View) -> Result<PathBuf> 
     let kept = workspace::kept("debian-stubdom");
     std::fs::create_dir_all(&kept)?;
     let folder = kept.join("image");
-    let spec = StubdomSpec::debian(&folder, binaries::agent(false)?, env!("CARGO_PKG_VERSION"));
+    let version = env!("CARGO_PKG_VERSION");
+    let spec = StubdomSpec::debian(store.debian(), &folder, binaries::agent(false)?, version);
     if !is_current(store, &spec)? {
         view.progress("Building the image of Debian's kernel and QEMU");
         build_in(store, &spec, &mut |_| {})?;

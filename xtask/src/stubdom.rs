@@ -7,7 +7,8 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use image::compiled::{CompileStep, Compiled, Program};
-use image::packages::{Progress, Store};
+use image::Debian;
+use image::packages::{Mirrors, Progress, Store};
 use testhost::Observer as _;
 
 use crate::view::View;
@@ -19,12 +20,16 @@ pub(crate) struct Options {
     /// Installs missing Debian packages without asking.
     #[arg(long)]
     yes: bool,
+    /// The Debian that sources and packages are of: bookworm or trixie; by default the machine's own.
+    #[arg(long)]
+    debian: Option<Debian>,
 }
 
 /// Compiles what is not in the cache, builds the image, and prints its folder.
 pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     debian::ensure(&debian::BUILD, options.yes)?;
     let store = Store::from_environment()?;
+    let store = store.of(options.debian.unwrap_or(store.debian()), &Mirrors::default());
     let mut view = View::new(false, false);
     compile_missing(&store, options.yes, &mut view)?;
     let puts = guest::stubdom(&store, true, &mut view)?;
@@ -52,7 +57,7 @@ pub(crate) fn compile(
     yes: bool,
     view: &mut View,
 ) -> Result<Vec<(Program, Compiled)>> {
-    let needs: Vec<&str> = programs.iter().flat_map(|program| program.needs()).copied().collect();
+    let needs: Vec<&str> = programs.iter().flat_map(|program| program.needs(store.debian())).collect();
     debian::ensure(&needs, yes)?;
     let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut done = Vec::with_capacity(programs.len());

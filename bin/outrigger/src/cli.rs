@@ -431,6 +431,15 @@ pub(crate) enum Image {
         /// The static outrigger-agent binary, which becomes the image's init process.
         #[arg(long, value_name = "FILE", default_value = "/usr/lib/outrigger/outrigger-agent")]
         agent: PathBuf,
+        /// The Debian release that everything is taken from: bookworm, trixie or sid; by default the machine's own.
+        #[arg(long, value_name = "RELEASE")]
+        debian: Option<image::Debian>,
+        /// A mirror of Debian's archive; by default the one that the machine's sources name, or deb.debian.org.
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
+        /// A mirror of Debian's archive of security updates; the default is found in the same way.
+        #[arg(long, value_name = "URL")]
+        security_mirror: Option<String>,
         /// The stubdomain's kernel; by default the minimal one if it has been compiled, otherwise Debian's.
         #[arg(long, value_enum)]
         kernel: Option<ImagePart>,

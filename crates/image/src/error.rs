@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+use crate::Debian;
+
 /// Why an image, or a part of one, was not built.
 ///
 /// Nothing that was being written is left in the place of the output when one of these comes back.
@@ -81,12 +83,34 @@ pub enum ImageError {
     NoPackageLists,
     /// apt does not know a package.
     #[error(
-        "No package {package} in apt's lists: check the name and /etc/apt/sources.list, and run \
-         `apt-get update` as root (packages are taken from Debian 12, main)"
+        "No package {package} in the lists of Debian {debian}, main: check the name; where the machine's own apt is \
+         used, check /etc/apt/sources.list, and run `apt-get update` as root"
     )]
     NoSuchPackage {
         /// Its name, or several.
         package: String,
+        /// The release that was looked at.
+        debian: Debian,
+    },
+    /// Debian's signatures cannot be checked.
+    #[error(
+        "Debian's keys for {debian} are missing: run `apt-get install debian-archive-keyring` as root; on Debian 12, \
+         version 2023.3+deb12u2 or newer has the keys of Debian 13"
+    )]
+    NoKeys {
+        /// The release whose lists they sign.
+        debian: Debian,
+    },
+    /// Nothing is known of how to compile the sources of a release.
+    #[error(
+        "{program} cannot be compiled from the sources of Debian {debian}: its versions are not known to this \
+         program; use Debian's own package, or another release"
+    )]
+    NoRecipe {
+        /// What was to be made.
+        program: &'static str,
+        /// The release.
+        debian: Debian,
     },
     /// The packages cannot be had together, or apt said something else.
     #[error("apt cannot resolve the dependencies of {wanted}: {stderr}")]
@@ -183,6 +207,14 @@ pub enum ImageError {
     KernelCount {
         /// The kernels found, or `no kernel`.
         found: String,
+    },
+    /// A QEMU of this machine's architecture cannot be asked what it has.
+    #[error("The image's QEMU does not answer `{question}`: {stderr}")]
+    QemuSilent {
+        /// The arguments.
+        question: String,
+        /// Its own words.
+        stderr: String,
     },
     /// A bzImage cannot be taken apart.
     #[error(

@@ -3,7 +3,7 @@
 //! The steps, each usable on its own (the embedded test host is built from the same ones):
 //!
 //! 1. [`packages`]: fetches Debian packages through `apt-get` into a content-addressed cache and unpacks each
-//!    into its own folder there.
+//!    into its own folder there. They may be of another Debian ([`Debian`]) than the machine.
 //! 2. [`root`]: looks at several unpacked packages as at one file tree. Nothing is merged or copied, every file
 //!    still knows its package, and no symbolic link leads out.
 //! 3. [`closure`]: which shared libraries a program needs, found in that tree and nowhere else.
@@ -14,12 +14,15 @@
 //! 7. [`compiled`]: a kernel and a QEMU for stubdomains alone, compiled from Debian's sources.
 //! 8. [`stubdom`]: all of it together: `vmlinuz`, `initramfs.img`, `manifest.json`, `sbom.cdx.json`.
 //!
-//! Invariants: no step needs root, runs a package's scripts, or reads the build machine's own libraries; an
+//! Invariants: no step needs root, runs a package's scripts, changes the machine's apt, or reads the build machine's own libraries; an
 //! output folder holds either the whole earlier image or the whole new one.
 #![forbid(unsafe_code)]
 
+mod abilities;
+mod apt;
 pub mod closure;
 pub mod compiled;
+mod debian;
 mod elf_kernel;
 mod error;
 mod files;
@@ -42,12 +45,13 @@ mod tools;
 
 use xen_types::Release;
 
+pub use debian::Debian;
 pub use error::ImageError;
 
-/// The release of Xen in the Debian that packages come from.
+/// The release of Xen in the Debian that the embedded host and the reference stubdomain are made of.
 ///
-/// An image works on other releases too, as long as no PCI device is passed through. The programs of Xen in an
-/// embedded host or a reference stubdomain do not.
+/// A stubdomain's image has the libraries of its own Debian's release of Xen. It works on other releases too, as long
+/// as no PCI device is passed through.
 pub const XEN: Release = Release::DEBIAN_12;
 
 /// What this crate's functions give back.

@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ImageError, Result, packages::Package, root::Root};
+use stubdom_abi::QemuAbilities;
+
+use crate::{Debian, ImageError, Result, packages::Package, root::Root};
 
 /// The version of the format that this crate writes. A larger one may lack what this crate reads.
 pub const FORMAT: u32 = 1;
@@ -19,6 +21,9 @@ pub struct Manifest {
     /// A hash over the builder's own choices (which modules, data files, options), so that a newer builder knows
     /// an image as old even where packages and agent are the same.
     pub recipe: String,
+    /// The Debian that everything was taken from; absent in images of older builders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debian: Option<Debian>,
     /// The stubdomain's kernel.
     pub kernel: Kernel,
     /// Its device model.
@@ -67,6 +72,9 @@ pub struct Qemu {
     pub sandbox: bool,
     /// Whether it can offer SPICE, and the `qxl` display adapter.
     pub spice: bool,
+    /// What it has; absent where it could not be run when the image was built, and in images of older builders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abilities: Option<QemuAbilities>,
 }
 
 /// The agent of an image.

@@ -3,12 +3,14 @@
 //! A kernel package has no `modules.dep` (it is made when the package is installed), so dependencies are read
 //! from each module's own `.modinfo` section.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use elf::{ElfBytes, endian::AnyEndian};
 
 use crate::{
     ImageError, Result,
+    initramfs::Node,
+    kernel::decompress,
     packages::Package,
     root::{Found, Root},
 };
@@ -18,12 +20,30 @@ use crate::{
 pub struct Module {
     /// Its name, with `_` as the kernel writes it.
     pub name: String,
-    /// Its path in the tree.
+    /// Its path in the tree, without the ending of a packed file.
     pub path: String,
-    /// The file on the build machine that holds it.
+    /// The file on the build machine that holds it, possibly packed.
     pub host: PathBuf,
     /// Its package.
     pub package: Option<Package>,
+}
+
+/// The endings of module files. Debian packs them since 13.
+const ENDINGS: [&str; 4] = [".ko", ".ko.xz", ".ko.zst", ".ko.gz"];
+
+impl Module {
+    /// The module as it goes into an archive. One that is packed is unpacked: the agent loads plain files only, and
+    /// archives are packed as a whole.
+    ///
+    /// # Errors
+    /// That it cannot be read or unpacked.
+    pub fn node(&self) -> Result<Node> {
+        if self.host.extension().is_some_and(|ending| ending == "ko") {
+            return Ok(Node::Copy(self.host.clone()));
+        }
+        let bytes = fs::read(&self.host).map_err(ImageError::io("read", &self.host))?;
+        Ok(Node::Bytes(unpack(&self.path, bytes)?))
+    }
 }
 
 /// The one kernel of a tree.
@@ -52,7 +72,7 @@ impl<'a> Kernel<'a> {
         let folder = format!("/lib/modules/{release}");
         let mut available = BTreeMap::new();
         for path in root.walk(&folder)? {
-            if let Some(name) = path.rsplit('/').next().and_then(|file| file.strip_suffix(".ko")) {
+            if let Some(name) = path.rsplit('/').next().and_then(without_ending) {
                 available.insert(canonical(name), path);
             }
         }
@@ -73,7 +93,11 @@ impl<'a> Kernel<'a> {
     /// # Errors
     /// [`ImageError::NotInRoot`] when the package has none.
     pub fn image(&self) -> Result<Found> {
-        self.root.find(&format!("/boot/vmlinuz-{}", self.release))
+        // Since Linux 7, Debian has it among the modules.
+        match self.root.lookup(&format!("/lib/modules/{}/vmlinuz", self.release))? {
+            Some(found) => Ok(found),
+            None => self.root.find(&format!("/boot/vmlinuz-{}", self.release)),
+        }
     }
 
     /// Finds modules and all that they depend on, each after its dependencies, without doubles. Modules that are
@@ -107,13 +131,14 @@ impl<'a> Kernel<'a> {
         })?;
         let found = self.root.find(path)?;
         above.push(name.to_owned());
-        for dependency in dependencies(path, &self.root.read(path)?)? {
+        let file = unpack(path, self.root.read(path)?)?;
+        for dependency in dependencies(path, &file)? {
             self.visit(&dependency, name, above, order)?;
         }
         above.pop();
         order.push(Module {
             name: name.to_owned(),
-            path: path.clone(),
+            path: plain(path).to_owned(),
             host: found.host,
             package: found.package,
         });
@@ -124,6 +149,28 @@ impl<'a> Kernel<'a> {
 /// The kernel takes `-` and `_` as the same, and uses `_` itself.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
+}
+
+/// A module's name, from that of its file.
+fn without_ending(file: &str) -> Option<&str> {
+    ENDINGS.iter().find_map(|ending| file.strip_suffix(ending))
+}
+
+/// A module's path without what a packed file has behind `.ko`.
+fn plain(path: &str) -> &str {
+    ENDINGS.iter().find(|ending| path.ends_with(**ending)).map_or(path, |ending| {
+        let packed = ending.len() - ".ko".len();
+        path.get(..path.len() - packed).unwrap_or(path)
+    })
+}
+
+/// Unpacks a module; one that is not packed stays as it is.
+fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+    if path.ends_with(".ko") && bytes.starts_with(b"\x7fELF") {
+        return Ok(bytes);
+    }
+    decompress(&bytes)
+        .map_err(|error| ImageError::BadElf { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Reads `modules.builtin`: one path a line.
@@ -171,6 +218,39 @@ mod tests {
         }
         let root = Root::of_folder(dir.path());
         (dir, root)
+    }
+
+    /// As Debian 13 has it: in /usr, packed.
+    #[test]
+    fn test_packed_modules_are_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("usr/lib/modules/6.12.1");
+        fs::create_dir_all(folder.join("kernel")).unwrap();
+        fs::create_dir_all(dir.path().join("boot")).unwrap();
+        let packed = |bytes: &[u8]| {
+            use std::io::Write as _;
+            let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            packed.write_all(bytes).unwrap();
+            packed.finish().unwrap()
+        };
+        fs::write(folder.join("kernel/xenfs.ko.gz"), packed(&module("xen-privcmd"))).unwrap();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let zstd = ruzstd::encoding::compress_to_vec(&module("")[..], level);
+        fs::write(folder.join("kernel/xen-privcmd.ko.zst"), zstd).unwrap();
+        let root = Root::of_folder(dir.path());
+        let kernel = Kernel::find(&root).unwrap();
+        let modules = kernel.modules(&["xenfs"]).unwrap();
+        let paths: Vec<&str> = modules.iter().map(|module| module.path.as_str()).collect();
+        let folder = "/usr/lib/modules/6.12.1/kernel";
+        assert_eq!(paths, [format!("{folder}/xen-privcmd.ko"), format!("{folder}/xenfs.ko")]);
+        assert_eq!(modules[1].node().unwrap(), Node::Bytes(module("xen-privcmd")));
+        // A kernel beside its modules goes before one in /boot.
+        fs::write(dir.path().join("boot/vmlinuz-6.12.1"), "old place").unwrap();
+        assert_eq!(kernel.image().unwrap().path, "/boot/vmlinuz-6.12.1");
+        fs::write(dir.path().join("usr/lib/modules/6.12.1/vmlinuz"), "new place").unwrap();
+        assert_eq!(kernel.image().unwrap().path, "/usr/lib/modules/6.12.1/vmlinuz");
+        fs::write(dir.path().join(format!("{}/xenfs.ko.gz", &folder[1..])), "cut").unwrap();
+        assert!(matches!(kernel.modules(&["xenfs"]), Err(ImageError::BadElf { .. })));
     }
 
     fn order(root: &Root, names: &[&str]) -> Result<Vec<String>> {

@@ -15,9 +15,11 @@ use std::{
     time::Duration,
 };
 
+pub use crate::apt::Mirrors;
 pub use crate::package::Package;
 use crate::{
-    ImageError, Result,
+    Debian, ImageError, Result,
+    apt::Apt,
     files::{create_dir_all, rename_into_place, sha256_file},
     resolved,
     root::{Layer, Root},
@@ -59,6 +61,7 @@ pub enum Progress<'a> {
 #[derive(Debug, Clone)]
 pub struct Store {
     cache: PathBuf,
+    apt: Apt,
 }
 
 /// Temporary folders of builds that died are removed when they are this old, and so are apt's answers, most of
@@ -89,9 +92,26 @@ impl Store {
             create_dir_all(&folder.join(part))?;
         }
         let cache = folder.canonicalize().map_err(ImageError::io("find", &folder))?;
-        let store = Self { cache };
+        let apt = Apt::of_machine(&cache);
+        let store = Self { cache, apt };
         store.sweep();
         Ok(store)
+    }
+
+    /// The same cache, with the packages of a certain Debian. Those of the machine's own release come through the
+    /// machine's apt, unless a mirror is named.
+    #[must_use]
+    pub fn of(&self, debian: Debian, mirrors: &Mirrors) -> Self {
+        Self { cache: self.cache.clone(), apt: Apt::of(&self.cache, debian, mirrors) }
+    }
+
+    /// The Debian that packages are of.
+    pub fn debian(&self) -> Debian {
+        self.apt.debian()
+    }
+
+    pub(crate) fn apt(&self) -> &Apt {
+        &self.apt
     }
 
     /// The cache's folder. Other things that are made from packages may be kept in folders of their own in it.
@@ -121,7 +141,8 @@ impl Store {
     /// # Errors
     /// That apt has no lists, does not know a package, or cannot have them together.
     pub fn resolve(&self, wanted: &[&str]) -> Result<Vec<Package>> {
-        let place = resolved::place(&self.cache.join("resolved"), wanted);
+        self.apt.refresh()?;
+        let place = resolved::place(&self.cache.join("resolved"), wanted, &self.apt);
         if let Some(known) = place.as_deref().and_then(resolved::read) {
             return Ok(known);
         }
@@ -137,14 +158,14 @@ impl Store {
         let temp = self.temp()?;
         let status = temp.path().join("status");
         fs::write(&status, "").map_err(ImageError::io("create", &status))?;
-        let mut command = self.apt("apt-get", &status);
+        let mut command = self.apt.command("apt-get", &status);
         command.args(["install", "--print-uris", "--yes", "--quiet=2", "--no-install-recommends", "--"]);
         let output = run(command.args(wanted), "apt-get")?;
         if !output.status.success() {
             return Err(self.explain(&status, wanted, &output));
         }
         let names = parse_uris(&String::from_utf8_lossy(&output.stdout));
-        let mut command = self.apt("apt-cache", &status);
+        let mut command = self.apt.command("apt-cache", &status);
         command.args(["show", "--no-all-versions", "--"]);
         let output =
             run(command.args(names.iter().map(|(name, version)| format!("{name}={version}"))), "apt-cache")?;
@@ -153,7 +174,7 @@ impl Store {
         packages.sort();
         packages.dedup_by(|a, b| a.name == b.name && a.version == b.version);
         if let Some((name, _)) = names.iter().find(|(name, _)| !packages.iter().any(|p| p.name == *name)) {
-            return Err(ImageError::NoSuchPackage { package: name.clone() });
+            return Err(ImageError::NoSuchPackage { package: name.clone(), debian: self.debian() });
         }
         match packages.iter().find(|package| !["amd64", "all"].contains(&package.architecture.as_str())) {
             Some(package) => Err(ImageError::WrongArchitecture {
@@ -226,7 +247,7 @@ impl Store {
         fs::write(&status, "").map_err(ImageError::io("create", &status))?;
         let folder = temp.path().join("download");
         create_dir_all(&folder)?;
-        let mut command = self.apt("apt-get", &status);
+        let mut command = self.apt.command("apt-get", &status);
         command.current_dir(&folder).args(["download", "--quiet=2", "--"]);
         command.args(packages.iter().map(|package| format!("{}={}", package.name, package.version)));
         let output = run(&mut command, "apt-get")?;
@@ -291,29 +312,6 @@ impl Store {
         }
     }
 
-    /// apt with nothing installed, without root, without locks, in English.
-    pub(crate) fn apt(&self, program: &str, status: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
-        let state = format!("Dir::State::status={}", status.display());
-        let extended = format!("Dir::State::extended_states={}.extended", status.display());
-        for option in [
-            state.as_str(),
-            extended.as_str(),
-            "Debug::NoLocking=true",
-            // The cache of the package lists belongs to root and to the real list of installed packages.
-            "Dir::Cache::pkgcache=",
-            "Dir::Cache::srcpkgcache=",
-            // apt's own user cannot write to our cache; without root there is no other user anyway.
-            "APT::Sandbox::User=root",
-            "APT::Get::Assume-Yes=true",
-            "Acquire::Retries=3",
-        ] {
-            command.arg("-o").arg(option);
-        }
-        command
-    }
-
     /// Finds out why apt refused.
     fn explain(&self, status: &Path, wanted: &[&str], output: &Output) -> ImageError {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -322,10 +320,10 @@ impl Store {
             return ImageError::Unresolvable { wanted: wanted.join(", "), stderr: complaint(output) };
         }
         // dpkg itself is in every Debian's lists.
-        let mut command = self.apt("apt-cache", status);
+        let mut command = self.apt.command("apt-cache", status);
         match run(command.args(["show", "--no-all-versions", "dpkg"]), "apt-cache") {
             Ok(output) if output.status.success() && !output.stdout.is_empty() => {
-                ImageError::NoSuchPackage { package: unknown.join(", ") }
+                ImageError::NoSuchPackage { package: unknown.join(", "), debian: self.debian() }
             }
             Ok(_) => ImageError::NoPackageLists,
             Err(error) => error,

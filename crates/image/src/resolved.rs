@@ -1,7 +1,7 @@
 //! Remembers what apt answered for as long as apt's lists stay the same, because asking takes seconds.
 
 use std::{
-    env, fs,
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
@@ -9,18 +9,12 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{ImageError, Result, files::sha256_bytes};
-
-/// What apt's answers depend on: its package lists, and its configuration.
-const APT: [&str; 2] = ["/var/lib/apt/lists", "/etc/apt"];
+use crate::{ImageError, Result, apt::Apt, files::sha256_bytes};
 
 /// Where the answer to a question is kept, or nothing when it cannot be told whether it would still be true.
-pub(crate) fn place(folder: &Path, wanted: &[&str]) -> Option<PathBuf> {
-    // Another configuration may keep the lists anywhere.
-    if env::var_os("APT_CONFIG").is_some() {
-        return None;
-    }
-    place_for(folder, wanted, &APT.map(Path::new))
+pub(crate) fn place(folder: &Path, wanted: &[&str], apt: &Apt) -> Option<PathBuf> {
+    let depends = apt.depends()?;
+    place_for(folder, wanted, &depends.iter().map(PathBuf::as_path).collect::<Vec<_>>())
 }
 
 fn place_for(folder: &Path, wanted: &[&str], depends: &[&Path]) -> Option<PathBuf> {

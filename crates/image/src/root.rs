@@ -4,6 +4,9 @@
 //! layers; symbolic links, absolute ones too, are followed inside the tree only, and a component is looked for
 //! only in layers where everything above it is a real directory. So no link in a package can lead to a file of
 //! the build machine.
+//!
+//! In Debian, `/bin`, `/lib` and their like are links into `/usr`, which come with no library. Where no package has
+//! such a folder of its own, the tree has the link.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,6 +18,8 @@ use crate::{ImageError, Result, package::Package};
 
 /// The kernel gives up after 40 links, too.
 const MAX_LINKS: usize = 40;
+/// Folders that are links to those of the same name in `/usr`.
+const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 /// One unpacked package.
 #[derive(Debug, Clone)]
@@ -102,7 +107,7 @@ impl Root {
                 continue;
             }
             done.push(component);
-            match self.step(&done)? {
+            match self.step(&done)?.or_else(|| merged(&done)) {
                 None => return Ok(None),
                 Some(Step::Link(target)) => {
                     links += 1;
@@ -277,6 +282,14 @@ enum Step {
     Found(Found),
 }
 
+/// The link of a merged `/usr`, for a folder that no layer has.
+fn merged(parts: &[String]) -> Option<Step> {
+    match parts {
+        [name] if MERGED.contains(&name.as_str()) => Some(Step::Link(format!("usr/{name}"))),
+        _ => None,
+    }
+}
+
 fn components(path: &str) -> VecDeque<String> {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect()
 }
@@ -340,6 +353,25 @@ mod tests {
     fn test_find_file_as_directory_is_missing() {
         let (_dir, root) = two_layers();
         assert!(root.lookup("/lib/x/libfoo.so.1/more").unwrap().is_none());
+    }
+
+    #[test]
+    fn test_merged_folders_lead_into_usr_where_no_package_has_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::create_dir_all(a.join("usr/lib/modules/6.12")).unwrap();
+        fs::create_dir_all(a.join("usr/lib64")).unwrap();
+        symlink("../lib/x/ld.so", a.join("usr/lib64/ld.so")).unwrap();
+        fs::create_dir_all(b.join("usr/lib/x")).unwrap();
+        fs::write(b.join("usr/lib/x/ld.so"), "ld").unwrap();
+        let layer = |folder| Layer { package: None, folder };
+        let root = Root::new(vec![layer(a.clone()), layer(b.clone())]);
+        assert_eq!(root.list("/lib/modules").unwrap(), ["6.12"]);
+        assert_eq!(root.find("/lib64/ld.so").unwrap().path, "/usr/lib/x/ld.so");
+        assert!(root.lookup("/opt/modules").unwrap().is_none() && root.lookup("/sbin").unwrap().is_none());
+        // A folder of its own counts, as in packages of older releases.
+        fs::create_dir_all(b.join("lib")).unwrap();
+        assert!(root.lookup("/lib/modules").unwrap().is_none());
     }
 
     #[test]

@@ -14,14 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ImageError, Result,
+    apt::{KEYRING, check_update},
     files::{create_dir_all, rename_into_place, sha256_file},
     packages::Store,
     resolved,
     tools::{complaint, run, tells_of_full_disk},
 };
-
-/// Debian's keys, as Debian's own sources name them.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// A source package of apt's lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,13 +60,16 @@ impl Store {
     /// # Errors
     /// That the lists cannot be fetched, or that there is no such source package.
     pub(crate) fn resolve_source(&self, name: &str) -> Result<SourcePackage> {
-        let place = resolved::place(&self.folder().join("resolved"), &["source of", name]);
+        self.apt().refresh()?;
+        let place = resolved::place(&self.folder().join("resolved"), &["source of", name], self.apt());
         if let Some(known) = place.as_deref().and_then(resolved::read) {
             return Ok(known);
         }
         self.update_source_lists()?;
         let temp = self.temp()?;
         let mut command = self.source_apt(temp.path())?;
+        // apt names no file that the current folder has.
+        command.current_dir(temp.path());
         let output = run(
             command.args(["source", "--print-uris", "--quiet=2", "--only-source", "--", name]),
             "apt-get",
@@ -76,7 +77,7 @@ impl Store {
         if !output.status.success() {
             let stderr = complaint(&output);
             return Err(if stderr.contains("Unable to find a source package") {
-                ImageError::NoSuchPackage { package: format!("{name} (source)") }
+                ImageError::NoSuchPackage { package: format!("{name} (source)"), debian: self.debian() }
             } else {
                 ImageError::Unresolvable { wanted: format!("the source of {name}"), stderr }
             });
@@ -165,7 +166,7 @@ impl Store {
         let temp = self.temp()?;
         let status = temp.path().join("status");
         fs::write(&status, "").map_err(ImageError::io("create", &status))?;
-        let mut command = self.apt("apt-get", &status);
+        let mut command = self.apt().command("apt-get", &status);
         let format = "$(ORIGIN)|$(SITE)|$(RELEASE)|$(COMPONENT)";
         let output =
             run(command.args(["indextargets", "--format", format, "Created-By: Packages"]), "apt-get")?;
@@ -173,39 +174,23 @@ impl Store {
         if text.is_empty() {
             return Err(ImageError::NoPackageLists);
         }
-        let list = self.source_list();
+        let (list, lists) = self.apt().source_lists(self.folder());
+        create_dir_all(&lists.join("partial"))?;
         fs::write(&list, text).map_err(ImageError::io("write", &list))?;
-        create_dir_all(&self.source_lists().join("partial"))?;
         let output = run(self.source_apt(temp.path())?.args(["update", "--quiet=2"]), "apt-get")?;
-        // apt ends well when a mirror is out of reach, and keeps its older lists; it says so.
-        let stderr = complaint(&output);
-        if output.status.success() && !stderr.contains("E:") {
-            return Ok(());
-        }
-        Err(if tells_of_full_disk(&stderr) {
-            ImageError::DiskFull { path: self.source_lists() }
-        } else {
-            ImageError::Fetch { package: "Debian's lists of sources".to_owned(), stderr }
-        })
-    }
-
-    fn source_list(&self) -> PathBuf {
-        self.folder().join("sources/debian.sources")
-    }
-
-    fn source_lists(&self) -> PathBuf {
-        self.folder().join("sources/lists")
+        check_update(&output, self.debian(), &lists)
     }
 
     /// apt that knows the lists of sources and nothing else.
     fn source_apt(&self, temp: &Path) -> Result<Command> {
         let status = temp.join("status");
         fs::write(&status, "").map_err(ImageError::io("create", &status))?;
-        let mut command = self.apt("apt-get", &status);
+        let mut command = self.apt().command("apt-get", &status);
+        let (list, lists) = self.apt().source_lists(self.folder());
         for option in [
-            format!("Dir::Etc::sourcelist={}", self.source_list().display()),
+            format!("Dir::Etc::sourcelist={}", list.display()),
             "Dir::Etc::sourceparts=-".to_owned(),
-            format!("Dir::State::lists={}", self.source_lists().display()),
+            format!("Dir::State::lists={}", lists.display()),
         ] {
             command.arg("-o").arg(option);
         }

@@ -8,12 +8,13 @@ pub(crate) struct Elf {
     run_path: Option<String>,
     interpreter: Option<String>,
     machine: u16,
+    says: Option<String>,
 }
 
 impl Elf {
     pub(crate) fn new(needed: &[&str]) -> Self {
         let needed = needed.iter().map(|name| (*name).to_owned()).collect();
-        Self { needed, run_path: None, interpreter: None, machine: 62 }
+        Self { needed, run_path: None, interpreter: None, machine: 62, says: None }
     }
 
     pub(crate) fn run_path(mut self, path: &str) -> Self {
@@ -31,6 +32,27 @@ impl Elf {
         self
     }
 
+    /// Makes it a program that writes this text to its standard output, whatever its arguments are.
+    pub(crate) fn says(mut self, text: &str) -> Self {
+        self.says = Some(text.to_owned());
+        self
+    }
+
+    /// The instructions of such a program, with the text behind them.
+    fn code(text: &str) -> Vec<u8> {
+        let length = u32::try_from(text.len()).unwrap().to_le_bytes();
+        let mut code = vec![0xb8, 1, 0, 0, 0]; // mov $1, %eax: write
+        code.extend([0xbf, 1, 0, 0, 0]); // mov $1, %edi
+        code.extend([0x48, 0x8d, 0x35, 16, 0, 0, 0]); // lea 16(%rip), %rsi: the text
+        code.push(0xba); // mov $length, %edx
+        code.extend(length);
+        code.extend([0x0f, 0x05]); // syscall
+        code.extend([0xb8, 60, 0, 0, 0]); // mov $60, %eax: exit
+        code.extend([0x31, 0xff, 0x0f, 0x05]); // xor %edi, %edi; syscall
+        code.extend(text.as_bytes());
+        code
+    }
+
     /// The file: header, three program headers, dynamic section, strings, interpreter.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut strings = vec![0];
@@ -46,12 +68,14 @@ impl Elf {
         let start = table + 16 * (dynamic.len() as u64 + 3);
         dynamic.extend([(5, start), (10, strings.len() as u64), (0, 0)]);
         let interpreter = self.interpreter.clone().map(|path| format!("{path}\0")).unwrap_or_default();
-        let end = start + strings.len() as u64 + interpreter.len() as u64;
+        let code = self.says.as_deref().map(Self::code).unwrap_or_default();
+        let entry = start + strings.len() as u64;
+        let end = entry + code.len() as u64 + interpreter.len() as u64;
 
         let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         file.extend([3_u16.to_le_bytes(), self.machine.to_le_bytes()].concat());
         file.extend(1_u32.to_le_bytes());
-        for word in [0_u64, 64, 0] {
+        for word in [entry, 64, 0] {
             file.extend(word.to_le_bytes());
         }
         file.extend(0_u32.to_le_bytes());
@@ -74,6 +98,7 @@ impl Elf {
             file.extend([tag.to_le_bytes(), value.to_le_bytes()].concat());
         }
         file.extend(strings);
+        file.extend(code);
         file.extend(interpreter.as_bytes());
         file
     }

@@ -193,7 +193,7 @@ fn guest_initramfs(system: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
             let path = format!("/modules/{}.ko", module.name);
             text.push_str(&format!("{path}\n"));
             if known.insert(path.clone()) {
-                initramfs.copy(&path, 0o644, module.host)?;
+                initramfs.put(&path, 0o644, module.node()?)?;
             }
         }
         initramfs.bytes(&format!("/modules/{list}"), 0o644, text)?;

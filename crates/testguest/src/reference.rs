@@ -77,7 +77,7 @@ fn archive(root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
     let mut order = String::new();
     for module in kernel.modules(&MODULES)? {
         let path = format!("/modules/{}.ko", module.name);
-        archive.copy(&path, 0o644, module.host)?;
+        archive.put(&path, 0o644, module.node()?)?;
         order.push_str(&format!("{path}\n"));
     }
     archive.bytes("/modules/order", 0o644, order)?;

@@ -183,7 +183,7 @@ fn modules(kernel: &Kernel<'_>, archive: &mut Initramfs) -> image::Result<()> {
         [&contents::MODULES, &contents::MORE_MODULES, &contents::DISK_MODULES, &contents::PAIR_MODULES];
     let all = all.concat();
     for module in kernel.modules(&all)? {
-        archive.copy(&format!("/modules/{}.ko", module.name), 0o644, module.host)?;
+        archive.put(&format!("/modules/{}.ko", module.name), 0o644, module.node()?)?;
     }
     Ok(())
 }

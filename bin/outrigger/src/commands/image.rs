@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use image::compiled::CompileStep;
 use image::manifest::{Content, Manifest};
-use image::packages::{Progress, Store};
+use image::packages::{Mirrors, Progress, Store};
 use image::stubdom::{self, Origin, Step, StubdomSpec};
 
 use crate::cli::{Image, ImagePart};
@@ -16,7 +16,7 @@ use crate::table;
 /// Does what was asked of images.
 pub(crate) fn run(command: &Image) -> Result<ExitCode> {
     match command {
-        Image::Build { output, agent, kernel, qemu, jobs } => {
+        Image::Build { output, agent, debian, mirror, security_mirror, kernel, qemu, jobs } => {
             std::fs::metadata(agent).with_context(|| {
                 format!(
                     "Cannot find outrigger-agent at {}; install it there, or specify it with --agent",
@@ -24,6 +24,8 @@ pub(crate) fn run(command: &Image) -> Result<ExitCode> {
                 )
             })?;
             let store = Store::from_environment()?;
+            let mirrors = Mirrors { archive: mirror.clone(), security: security_mirror.clone() };
+            let store = store.of(debian.unwrap_or(store.debian()), &mirrors);
             let mut spec = StubdomSpec::usual(&store, output, agent, env!("CARGO_PKG_VERSION"));
             if let Some(part) = kernel {
                 spec.kernel = origin(*part, Origin::debian_kernel);
@@ -127,8 +129,20 @@ fn file_row(file: &Content) -> Vec<String> {
 
 fn print_summary(dir: &Path, manifest: &Manifest) {
     println!("Image     {}", dir.display());
+    if let Some(debian) = manifest.debian {
+        println!("Debian    {debian}");
+    }
     println!("Kernel    {} {}", manifest.kernel.package, manifest.kernel.version);
     println!("QEMU      {} {}", manifest.qemu.package, manifest.qemu.version);
+    match &manifest.qemu.abilities {
+        Some(has) => println!(
+            "          {} machine types, {} devices, {} disk formats",
+            has.machines.len(),
+            has.devices.len(),
+            has.formats.len()
+        ),
+        None => println!("          its devices are not known, and are not checked before a guest is created"),
+    }
     println!("Agent     {}", manifest.agent.version);
     println!("Memory    {} of a stubdomain, without video memory", mib(manifest.memory_kib * 1024));
     println!("Contents  {} files, {}", manifest.totals.files, mib(manifest.totals.bytes));

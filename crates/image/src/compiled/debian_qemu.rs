@@ -38,7 +38,7 @@ pub(super) fn unpack(
 pub(super) fn build(
     source: &SourcePackage,
     steps: &mut Steps,
-    options: &[&str],
+    options: &[impl AsRef<std::ffi::OsStr>],
     target: &str,
     progress: &mut dyn FnMut(CompileStep<'_>),
 ) -> Result<PathBuf> {
@@ -52,7 +52,7 @@ pub(super) fn build(
     let mut configure = steps.command("../configure", &build);
     configure
         .args(options)
-        .arg(format!("--extra-cflags=-ffile-prefix-map={}=..", sources.display()))
+        .arg(format!("--extra-cflags=-ffile-prefix-map={}=..", steps.inside(&sources).display()))
         .arg(format!("--with-pkgversion=Debian {}", source.version));
     steps.run("configuring", &mut configure)?;
     progress(CompileStep::Compiling(program));

@@ -8,18 +8,15 @@ use std::{
 
 use crate::{
     ImageError, Result,
+    debian::Recipe,
     files::{create_dir_all, sha256_bytes},
     kernel::extract_elf,
     packages::{Package, Progress, Store, Take},
 };
 
-use super::{CompileStep, Steps};
+use super::{CompileStep, Steps, versioned::lines_for};
 
-/// Debian's package of Linux's sources with Debian's patches.
-const SOURCE: &str = "linux-source-6.1";
-/// Where it has them.
-const TARBALL: &str = "usr/src/linux-source-6.1.tar.xz";
-/// The options, on top of none.
+/// The options, on top of none, of all versions.
 const OPTIONS: &str = include_str!("../../kernel/stubdom.config");
 /// To be raised when the code of this file makes other kernels of the same options.
 const RECIPE: u32 = 1;
@@ -36,23 +33,35 @@ const FIXED: [(&str, &str); 4] = [
     ("KBUILD_BUILD_VERSION", "1"),
 ];
 
-pub(super) fn recipe() -> String {
-    sha256_bytes(format!("{RECIPE} {SOURCE} {FIXED:?}\n{OPTIONS}").as_bytes())
+pub(super) fn recipe(recipe: &Recipe) -> String {
+    let source = recipe.linux_source();
+    sha256_bytes(format!("{RECIPE} {source} {FIXED:?}\n{}", options(recipe)).as_bytes())
 }
 
-/// Fetches and unpacks the package.
-pub(super) fn source(store: &Store, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(PathBuf, Package)> {
-    let root = store.root(&[SOURCE], Take::Named, progress)?;
+/// The options that the version has.
+fn options(recipe: &Recipe) -> String {
+    lines_for(OPTIONS, recipe.linux)
+}
+
+/// Fetches and unpacks the package of Linux's sources with Debian's patches.
+pub(super) fn source(
+    store: &Store,
+    recipe: &Recipe,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(PathBuf, Package)> {
+    let name = recipe.linux_source();
+    let root = store.root(&[&name], Take::Named, progress)?;
     root.layers()
         .iter()
         .find_map(|layer| Some((layer.folder.clone(), layer.package.clone()?)))
-        .ok_or_else(|| ImageError::NoSuchPackage { package: SOURCE.to_owned() })
+        .ok_or_else(|| ImageError::NoSuchPackage { package: name, debian: recipe.debian })
 }
 
 /// Compiles the kernel of an unpacked package.
 pub(super) fn compile(
     package_tree: &Path,
     package: &Package,
+    recipe: &Recipe,
     steps: &mut Steps,
     progress: &mut dyn FnMut(CompileStep<'_>),
 ) -> Result<Package> {
@@ -60,18 +69,20 @@ pub(super) fn compile(
     let sources = steps.sources();
     create_dir_all(&sources)?;
     progress(CompileStep::Unpacking(program));
-    let mut tar = steps.command("tar", &sources);
-    tar.args(["--extract", "--xz", "--strip-components=1", "--file"]).arg(package_tree.join(TARBALL));
+    let source = recipe.linux_source();
+    let mut tar = steps.machines("tar", &sources);
+    tar.args(["--extract", "--xz", "--strip-components=1", "--file"])
+        .arg(package_tree.join(format!("usr/src/{source}.tar.xz")));
     steps.run("unpacking the sources", &mut tar)?;
 
     progress(CompileStep::Configuring(program));
-    let options = sources.join("stubdom.config");
-    fs::write(&options, OPTIONS).map_err(ImageError::io("write", &options))?;
+    let (place, options) = (sources.join("stubdom.config"), options(recipe));
+    fs::write(&place, &options).map_err(ImageError::io("write", &place))?;
     let mut configure = make(steps, &sources);
     configure.arg("KCONFIG_ALLCONFIG=stubdom.config").arg("allnoconfig");
     steps.run("configuring", &mut configure)?;
     let result = read(&sources.join(".config"))?;
-    let differences = differences(OPTIONS, &String::from_utf8_lossy(&result));
+    let differences = differences(&options, &String::from_utf8_lossy(&result));
     if !differences.is_empty() {
         let words = format!("these sources do not accept {}", differences.join(", "));
         return Err(steps.failed("configuring", words));
@@ -88,7 +99,7 @@ pub(super) fn compile(
     steps.put(&format!("/boot/config-{release}"), &result)?;
     let builtin = read(&sources.join("modules.builtin"))?;
     steps.put(&format!("/lib/modules/{release}/modules.builtin"), &builtin)?;
-    let copyright = format!("usr/share/doc/{SOURCE}/copyright");
+    let copyright = format!("usr/share/doc/{source}/copyright");
     steps.put(&copyright, &read(&package_tree.join(&copyright))?)?;
     Ok(package.clone())
 }
@@ -130,6 +141,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::{Debian, compiled::versioned::is_well_formed};
 
     #[test]
     fn test_differences_finds_what_was_not_taken() {
@@ -143,22 +155,37 @@ mod tests {
     }
 
     #[test]
-    fn test_options_are_said_once_and_well_formed() {
-        let mut seen = BTreeSet::new();
-        for line in OPTIONS.lines() {
-            let name = match (line.split_once('='), off(line)) {
-                (Some((name, _)), None) if name.starts_with("CONFIG_") => name,
-                (None, Some(name)) => name,
-                _ => {
-                    assert!(line.is_empty() || line.starts_with("# "), "{line}");
-                    continue;
-                }
-            };
-            assert!(seen.insert(name), "{name} is said twice");
+    fn test_options_of_each_version_are_said_once_and_well_formed() {
+        assert!(is_well_formed(OPTIONS));
+        for recipe in Debian::ALL.into_iter().filter_map(Debian::recipe) {
+            let options = options(&recipe);
+            let mut seen = BTreeSet::new();
+            for line in options.lines() {
+                let name = match (line.split_once('='), off(line)) {
+                    (Some((name, _)), None) if name.starts_with("CONFIG_") => name,
+                    (None, Some(name)) => name,
+                    _ => {
+                        assert!(line.is_empty() || line.starts_with("# "), "{line}");
+                        continue;
+                    }
+                };
+                assert!(seen.insert(name), "{name} is said twice");
+            }
+            // What QEMU's sandbox needs.
+            for name in ["CONFIG_SECCOMP_FILTER", "CONFIG_MODULES", "CONFIG_USER_NS", "CONFIG_DEVMEM"] {
+                assert!(seen.contains(name), "{name}");
+            }
         }
-        // What QEMU's sandbox needs.
-        for name in ["CONFIG_SECCOMP_FILTER", "CONFIG_MODULES", "CONFIG_USER_NS", "CONFIG_DEVMEM"] {
-            assert!(seen.contains(name), "{name}");
+    }
+
+    #[test]
+    fn test_protection_from_speculation_is_named_as_each_version_has_it() {
+        let options = |debian: Debian| options(&debian.recipe().unwrap());
+        let (old, new) = (options(Debian::Bookworm), options(Debian::Trixie));
+        assert!(old.contains("\nCONFIG_RETPOLINE=y\n") && !old.contains("CONFIG_MITIGATION_"));
+        // What 6.1 always has is an option in 6.12, and off if it is not named.
+        for name in ["RETPOLINE", "SPECTRE_V2", "MDS", "RETBLEED"] {
+            assert!(new.contains(&format!("\nCONFIG_MITIGATION_{name}=y\n")), "{name}");
         }
     }
 }

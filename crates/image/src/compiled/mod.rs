@@ -6,6 +6,8 @@
 //!
 //! Nothing depends on the build machine: sources have relative paths, times, users and host names are fixed, the
 //! environment is empty. So the same sources and the same compiler give the same bytes.
+//!
+//! Where sources are of another Debian than the machine, so are compiler and libraries ([`toolchain`]).
 
 mod debian_qemu;
 mod emulator;
@@ -13,25 +15,27 @@ mod kernel;
 mod qemu;
 mod steps;
 mod sums;
+mod toolchain;
+mod versioned;
 
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
     time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ImageError, Result,
+    Debian, ImageError, Result,
+    debian::Recipe,
     files::{rename_into_place, sha256_bytes},
     packages::{Package, Progress, Store},
     root::Layer,
-    tools::run,
 };
 
 use steps::Steps;
+use toolchain::Toolchain;
 
 /// What can be compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,21 +104,31 @@ impl Program {
         }
     }
 
-    /// The Debian packages that compiling needs.
-    pub fn needs(self) -> &'static [&'static str] {
-        match self {
-            Self::Kernel => &kernel::NEEDS,
-            Self::Qemu => &qemu::NEEDS,
-            Self::Emulator => &emulator::NEEDS,
+    /// The Debian packages that this machine needs to compile sources of a release. Those of another release than the
+    /// machine's have their compiler and libraries unpacked for them, and need little of the machine.
+    pub fn needs(self, debian: Debian) -> Vec<&'static str> {
+        match debian.recipe() {
+            Some(recipe) if toolchain::is_machines(self, debian) => self.tools(&recipe),
+            None if self == Self::Emulator => emulator::NEEDS.into(),
+            _ => toolchain::MACHINE_NEEDS.into(),
         }
     }
 
-    /// A hash over our own choices.
-    pub(crate) fn recipe(self) -> String {
+    /// The Debian packages that compile it.
+    fn tools(self, recipe: &Recipe) -> Vec<&'static str> {
         match self {
-            Self::Kernel => kernel::recipe(),
-            Self::Qemu => qemu::recipe(),
-            Self::Emulator => emulator::recipe(),
+            Self::Kernel => kernel::NEEDS.into(),
+            Self::Qemu => qemu::needs(recipe),
+            Self::Emulator => emulator::NEEDS.into(),
+        }
+    }
+
+    /// A hash over our own choices; nothing for a Debian whose sources are not known.
+    pub(crate) fn recipe(self, debian: Debian) -> Option<String> {
+        match self {
+            Self::Kernel => debian.recipe().map(|recipe| kernel::recipe(&recipe)),
+            Self::Qemu => debian.recipe().map(|recipe| qemu::recipe(&recipe)),
+            Self::Emulator => Some(emulator::recipe()),
         }
     }
 
@@ -127,22 +141,26 @@ impl Program {
     }
 
     /// The first part of the names of those that were compiled with today's choices.
-    fn prefix(self) -> String {
-        format!("{}-{}-", self.folder(), short(&self.recipe()))
+    fn prefix(self, debian: Debian) -> Option<String> {
+        Some(format!("{}-{}-", self.folder(), short(&self.recipe(debian)?)))
     }
 }
 
-/// Finds the newest one in the cache that was compiled with the choices of this program, without asking apt anything.
+/// Finds the newest one in the cache that was compiled with the choices of this program for the store's Debian, without
+/// asking apt anything.
 pub fn newest(store: &Store, program: Program) -> Option<Compiled> {
-    let mut found = list(store, &program.prefix());
+    let mut found = list(store, &program.prefix(store.debian())?);
     found.sort();
     found.into_iter().rev().find_map(|(_, folder)| read(&folder))
 }
 
 /// Compiles from the newest sources that apt knows, or finds that it was done. `jobs` compilers run at once.
 ///
+/// Sources of another Debian than the machine's are compiled by that Debian's compiler, which is unpacked for it; the
+/// machine then only needs a few packages to do so. The emulator runs on this machine, and is always compiled by its own.
+///
 /// # Errors
-/// That the sources cannot be had, that Debian packages are missing on this machine, that the machine is no x86-64
+/// That the sources cannot be had or are not known, that Debian packages are missing on this machine, that the machine is no x86-64
 /// one, that the compiler fails (its words are kept in a file that the error names), or that the disk is full.
 pub fn compile(
     store: &Store,
@@ -150,12 +168,16 @@ pub fn compile(
     jobs: usize,
     progress: &mut dyn FnMut(CompileStep<'_>),
 ) -> Result<Compiled> {
-    let tools = tools(program)?;
-    let source = Source::resolve(store, program, progress)?;
-    let key =
-        sha256_bytes(format!("{}\n{}\n{}", program.recipe(), source.sha256(), tools.join("\n")).as_bytes());
+    let unknown = || ImageError::NoRecipe { program: program.name(), debian: store.debian() };
+    let recipe = store.debian().recipe().ok_or_else(unknown)?;
+    let prefix = program.prefix(store.debian()).ok_or_else(unknown)?;
+    let toolchain = Toolchain::find(store, program, &recipe)?;
+    let source = Source::resolve(store, program, &recipe, progress)?;
+    let choices = program.recipe(store.debian()).ok_or_else(unknown)?;
+    let tools = toolchain.versions().join("\n");
+    let key = sha256_bytes(format!("{choices}\n{}\n{tools}", source.sha256()).as_bytes());
     let folder = store.folder().join("compiled");
-    let place = folder.join(format!("{}{}", program.prefix(), short(&key)));
+    let place = folder.join(format!("{prefix}{}", short(&key)));
     // Two at once would do everything twice.
     let lock_path = folder.join(format!("{}.lock", program.folder()));
     let lock = File::create(&lock_path).map_err(ImageError::io("open", &lock_path))?;
@@ -166,14 +188,15 @@ pub fn compile(
     let temp = store.temp()?;
     let mut steps =
         Steps::begin(program, temp.path(), folder.join(format!("{}.log", program.folder())), jobs)?;
+    steps.enter(toolchain.prepare(store, temp.path(), &mut |step| progress(CompileStep::Packages(step)))?);
     let package = match &source {
-        Source::Kernel(tree, package) => kernel::compile(tree, package, &mut steps, progress)?,
+        Source::Kernel(tree, package) => kernel::compile(tree, package, &recipe, &mut steps, progress)?,
         Source::Qemu(source) if program == Program::Emulator => {
             emulator::compile(store, source, &mut steps, progress)?
         }
-        Source::Qemu(source) => qemu::compile(store, source, &mut steps, progress)?,
+        Source::Qemu(source) => qemu::compile(store, source, &recipe, &mut steps, progress)?,
     };
-    let facts = Facts { key, package, tools };
+    let facts = Facts { key, package, tools: toolchain.versions().to_vec() };
     let text = serde_json::to_vec_pretty(&facts).expect("strings and numbers always make JSON");
     let path = steps.output().join(FACTS);
     fs::write(&path, text).map_err(ImageError::io("write", &path))?;
@@ -195,11 +218,16 @@ enum Source {
 }
 
 impl Source {
-    fn resolve(store: &Store, program: Program, progress: &mut dyn FnMut(CompileStep<'_>)) -> Result<Self> {
+    fn resolve(
+        store: &Store,
+        program: Program,
+        recipe: &Recipe,
+        progress: &mut dyn FnMut(CompileStep<'_>),
+    ) -> Result<Self> {
         match program {
             Program::Kernel => {
                 let (folder, package) =
-                    kernel::source(store, &mut |step| progress(CompileStep::Packages(step)))?;
+                    kernel::source(store, recipe, &mut |step| progress(CompileStep::Packages(step)))?;
                 Ok(Self::Kernel(folder, package))
             }
             Program::Qemu | Program::Emulator => Ok(Self::Qemu(store.resolve_source(debian_qemu::SOURCE)?)),
@@ -212,32 +240,6 @@ impl Source {
             Self::Qemu(source) => source.sha256(),
         }
     }
-}
-
-/// Makes sure that all tools are there, and names their versions.
-fn tools(program: Program) -> Result<Vec<String>> {
-    if std::env::consts::ARCH != "x86_64" {
-        return Err(ImageError::WrongArchitecture {
-            what: format!("this machine, which is to compile {},", program.name()),
-            found: std::env::consts::ARCH.to_owned(),
-            needed: "x86_64",
-        });
-    }
-    let mut command = Command::new("dpkg-query");
-    command.env("LC_ALL", "C").args(["--show", "--showformat=${db:Status-Status} ${Package} ${Version}\\n"]);
-    // The first are those whose versions decide on the bytes, though they come with others.
-    let wanted = ["gcc-12", "binutils"].into_iter().chain(program.needs().iter().copied());
-    let output = run(command.args(wanted), "dpkg-query")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut installed: Vec<String> =
-        text.lines().filter_map(|line| line.strip_prefix("installed ")).map(str::to_owned).collect();
-    installed.sort();
-    let has = |name: &str| installed.iter().any(|line| line.split(' ').next() == Some(name));
-    let missing: Vec<&str> = program.needs().iter().copied().filter(|name| !has(name)).collect();
-    if missing.is_empty() {
-        return Ok(installed);
-    }
-    Err(ImageError::NoBuildPackages { program: program.name(), missing: missing.join(" ") })
 }
 
 /// Reads something compiled; nothing when it is not there or not whole.
@@ -301,7 +303,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::at(dir.path()).unwrap();
         assert!(newest(&store, Program::Kernel).is_none());
-        let prefix = Program::Kernel.prefix();
+        let prefix = Program::Kernel.prefix(store.debian()).unwrap();
         keep(&store, "kernel-0000000000000000-1");
         assert!(newest(&store, Program::Kernel).is_none(), "another recipe");
         keep(&store, &format!("{prefix}1"));

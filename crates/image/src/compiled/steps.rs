@@ -10,7 +10,7 @@ use std::{
 
 use crate::{ImageError, Result, files::create_dir_all, tools::tells_of_full_disk};
 
-use super::{Program, TREE};
+use super::{Program, TREE, toolchain::command_in};
 
 /// Where tools are looked for: Debian's, whatever else the machine has.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,15 +26,22 @@ pub(super) struct Steps {
     log: PathBuf,
     file: File,
     jobs: usize,
+    /// Where the tools are that compile, if they are not the machine's.
+    tree: Option<PathBuf>,
 }
 
 impl Steps {
     /// Begins a build in a temporary folder; `log` keeps what its steps say.
     pub(super) fn begin(program: Program, folder: &Path, log: PathBuf, jobs: usize) -> Result<Self> {
         let file = File::create(&log).map_err(ImageError::io("create", &log))?;
-        let this = Self { program, folder: folder.to_owned(), log, file, jobs: jobs.max(1) };
-        create_dir_all(&this.tree())?;
+        let this = Self { program, folder: folder.to_owned(), log, file, jobs: jobs.max(1), tree: None };
+        create_dir_all(&this.kept())?;
         Ok(this)
+    }
+
+    /// Has commands run in a tree of tools from now on, and sources unpacked there.
+    pub(super) fn enter(&mut self, tree: Option<PathBuf>) {
+        self.tree = tree;
     }
 
     pub(super) fn program(&self) -> Program {
@@ -43,7 +50,13 @@ impl Steps {
 
     /// Where sources are unpacked.
     pub(super) fn sources(&self) -> PathBuf {
-        self.folder.join("sources")
+        self.tree.as_ref().map_or_else(|| self.folder.join("sources"), |tree| tree.join("build/sources"))
+    }
+
+    /// How commands name a path.
+    pub(super) fn inside(&self, path: &Path) -> PathBuf {
+        let inner = self.tree.as_ref().and_then(|tree| path.strip_prefix(tree).ok());
+        inner.map_or_else(|| path.to_owned(), |inner| Path::new("/").join(inner))
     }
 
     /// What is kept in the end.
@@ -52,7 +65,7 @@ impl Steps {
     }
 
     /// The files of it that go into images.
-    fn tree(&self) -> PathBuf {
+    fn kept(&self) -> PathBuf {
         self.output().join(TREE)
     }
 
@@ -63,13 +76,16 @@ impl Steps {
 
     /// A command in a folder with an environment in which nothing is left to chance.
     pub(super) fn command(&self, program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
-        let mut command = Command::new(program);
-        command
-            .current_dir(folder)
-            .env_clear()
-            .envs([("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/nonexistent")])
-            // 1 January 2020: some tools take zero for "not set".
-            .env("SOURCE_DATE_EPOCH", "1577836800");
+        match &self.tree {
+            None => self.machines(program, folder),
+            Some(tree) => fixed(command_in(tree, folder, program.as_ref())),
+        }
+    }
+
+    /// The same with the machine's programs, wherever those are that compile.
+    pub(super) fn machines(&self, program: impl AsRef<std::ffi::OsStr>, folder: &Path) -> Command {
+        let mut command = fixed(Command::new(program));
+        command.current_dir(folder);
         command
     }
 
@@ -119,7 +135,7 @@ impl Steps {
     }
 
     fn place(&self, path: &str) -> PathBuf {
-        self.tree().join(path.trim_start_matches('/'))
+        self.kept().join(path.trim_start_matches('/'))
     }
 
     /// The last lines of the log after a position.
@@ -138,6 +154,16 @@ impl Steps {
         let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
     }
+}
+
+/// An environment in which nothing is left to chance.
+fn fixed(mut command: Command) -> Command {
+    command
+        .env_clear()
+        .envs([("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC"), ("HOME", "/nonexistent")])
+        // 1 January 2020: some tools take zero for "not set".
+        .env("SOURCE_DATE_EPOCH", "1577836800");
+    command
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use stubdom_abi::ImageConfig;
 use super::{QEMU, StubdomSpec};
 use crate::{
     ImageError, Result,
+    abilities::ask,
     closure::{Closure, inspect},
     files::{sha256_bytes, sha256_file, size_of},
     initramfs::{Initramfs, Node},
     manifest::{Content, Qemu, Source, Totals, licence},
     modules::Kernel,
     packages::Package,
-    root::{Kind, Root},
+    root::{Found, Kind, Root},
     stand_in::stand_in,
 };
 
@@ -100,8 +101,23 @@ pub(super) const SPICE_DATA: &str = "/usr/share/seabios/vgabios-qxl.bin";
 /// The library that Debian's QEMU is linked with for SPICE.
 const SPICE: &str = "libspice-server.so.1";
 
+/// Where boot ROMs of network cards are in Debian 12, and from Debian 13 on.
+const ROMS: (&str, &str) = ("/usr/lib/ipxe/qemu/", "/usr/share/qemu/");
+
 /// The package name of what the project itself puts in.
 const OURS: &str = "outrigger";
+
+/// Finds a data file where this or a later release of Debian has it.
+fn find_data(root: &Root, path: String) -> Result<(String, Found)> {
+    if let Some(name) = path.strip_prefix(ROMS.0) {
+        let moved = format!("{}{name}", ROMS.1);
+        if let Some(found) = root.lookup(&moved)? {
+            return Ok((moved, found));
+        }
+    }
+    let found = root.find(&path)?;
+    Ok((path, found))
+}
 
 /// A hash over all choices that are made in this file.
 pub(super) fn recipe() -> String {
@@ -111,7 +127,7 @@ pub(super) fn recipe() -> String {
 }
 
 /// To be raised when the code of this crate makes other images of the same choices.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// The chosen contents.
 #[derive(Debug)]
@@ -138,6 +154,7 @@ impl Contents {
                 path: QEMU.to_owned(),
                 sandbox: false,
                 spice: false,
+                abilities: None,
             },
             modules: Vec::new(),
             packages: BTreeMap::new(),
@@ -173,6 +190,15 @@ impl Contents {
             self.qemu.sandbox |= file.path.contains("/libseccomp.so.");
             self.add(&file.path, 0o755, &file.host, file.package.as_ref())?;
         }
+        self.ask_qemu(root)
+    }
+
+    /// Finds out what QEMU has. One without a loader is for no Linux at all, and the closure has refused it.
+    fn ask_qemu(&mut self, root: &Root) -> Result<()> {
+        let qemu = root.find(QEMU)?.host;
+        let Some(loader) = inspect(&qemu)?.interpreter else { return Ok(()) };
+        let loader = root.find(&loader)?.host;
+        self.qemu.abilities = ask(&self.archive, &loader, &qemu, self.qemu.spice)?;
         Ok(())
     }
 
@@ -190,7 +216,7 @@ impl Contents {
                 None => vec![path.to_owned()],
             };
             for path in paths {
-                let found = root.find(&path)?;
+                let (path, found) = find_data(root, path)?;
                 if !matches!(found.kind, Kind::File { .. }) {
                     return Err(ImageError::NotInRoot { path, hint: "it is not a regular file".to_owned() });
                 }
@@ -204,7 +230,8 @@ impl Contents {
         for module in kernel.modules(&MODULES)? {
             let file = module.path.rsplit('/').next().unwrap_or(&module.path);
             let path = format!("/lib/modules/{file}");
-            self.add(&path, 0o644, &module.host, module.package.as_ref())?;
+            self.archive.put(&path, 0o644, module.node()?)?;
+            self.belongs(&path, module.package.as_ref());
             self.modules.push(path);
         }
         Ok(())
@@ -226,10 +253,14 @@ impl Contents {
     }
 
     fn add(&mut self, path: &str, mode: u32, host: &PathBuf, package: Option<&Package>) -> Result<()> {
+        self.belongs(path, package);
+        self.archive.copy(path, mode, host)
+    }
+
+    fn belongs(&mut self, path: &str, package: Option<&Package>) {
         if let Some(package) = package {
             self.packages.insert(path.to_owned(), package.clone());
         }
-        self.archive.copy(path, mode, host)
     }
 
     /// Lists all files and links with their hashes.

@@ -13,7 +13,7 @@ use xen_types::KiB;
 
 pub use crate::manifest::Manifest;
 use crate::{
-    ImageError, Result, XEN,
+    Debian, ImageError, Result,
     closure::inspect,
     compiled::{self, CompileStep, Compiled, Program},
     files::{sha256_bytes, sha256_file, size_of},
@@ -44,6 +44,8 @@ const MINIMAL_MEMORY: KiB = KiB::from_mib(64);
 /// What to build.
 #[derive(Debug, Clone)]
 pub struct StubdomSpec {
+    /// The Debian that everything is taken from; need not be that of any host.
+    pub debian: Debian,
     /// The folder to write; its name must be new, or that of an earlier image.
     pub output: PathBuf,
     /// The agent's program, statically linked.
@@ -103,11 +105,13 @@ impl Origin {
 impl StubdomSpec {
     /// The quick start: Debian's newest kernel as ELF and Debian's QEMU for Xen.
     pub fn debian(
+        debian: Debian,
         output: impl Into<PathBuf>,
         agent: impl Into<PathBuf>,
         agent_version: impl Into<String>,
     ) -> Self {
         Self {
+            debian,
             output: output.into(),
             agent: agent.into(),
             agent_version: agent_version.into(),
@@ -127,7 +131,7 @@ impl StubdomSpec {
         agent: impl Into<PathBuf>,
         agent_version: impl Into<String>,
     ) -> Self {
-        let mut spec = Self::debian(output, agent, agent_version);
+        let mut spec = Self::debian(store.debian(), output, agent, agent_version);
         if compiled::newest(store, Program::Kernel).is_some() {
             spec.kernel = Origin::Compiled;
         }
@@ -141,7 +145,7 @@ impl StubdomSpec {
     pub fn packages(&self) -> Vec<String> {
         let mut packages: Vec<String> = PACKAGES.map(str::to_owned).into();
         if self.qemu.is_compiled() {
-            packages.extend(qemu_libraries());
+            packages.extend(qemu_libraries(self.debian));
         }
         let chosen = [&self.kernel, &self.qemu].into_iter().filter_map(Origin::package);
         packages.extend(chosen.map(str::to_owned));
@@ -161,7 +165,7 @@ impl StubdomSpec {
     fn recipe(&self) -> String {
         let mut recipes = vec![contents::recipe()];
         for (origin, program) in [(&self.kernel, Program::Kernel), (&self.qemu, Program::Qemu)] {
-            recipes.extend(origin.is_compiled().then(|| program.recipe()));
+            recipes.extend(origin.is_compiled().then(|| program.recipe(self.debian)).flatten());
         }
         sha256_bytes(recipes.join("\n").as_bytes())
     }
@@ -195,9 +199,11 @@ impl StubdomSpec {
 
 /// The libraries of a QEMU that was compiled here; what they need in turn comes with them, Xen's small ones with
 /// those of its release.
-fn qemu_libraries() -> [String; 7] {
-    let xen = XEN.libraries_package();
-    ["libc6", "libfdt1", "libglib2.0-0", "libpixman-1-0", "libseccomp2", &xen, "zlib1g"].map(str::to_owned)
+fn qemu_libraries(debian: Debian) -> Vec<String> {
+    // Where there is no recipe, nothing was compiled.
+    let glib = debian.recipe().map_or("libglib2.0-0", |recipe| recipe.glib);
+    let xen = debian.xen().libraries_package();
+    ["libc6", "libfdt1", glib, "libpixman-1-0", "libseccomp2", &xen, "zlib1g"].map(str::to_owned).into()
 }
 
 /// A step of building, for showing progress.
@@ -260,6 +266,7 @@ pub fn is_current(store: &Store, spec: &StubdomSpec) -> Result<bool> {
 fn describes(manifest: &Manifest, spec: &StubdomSpec, packages: &[Package]) -> Result<bool> {
     let known = |name: &str, sha256: &str| packages.iter().any(|p| p.name == name && p.sha256 == sha256);
     Ok(manifest.recipe == spec.recipe()
+        && manifest.debian == Some(spec.debian)
         && manifest.compression == spec.compression.name()
         && manifest.kernel.format == spec.kernel_format.name()
         && manifest.qemu.spice == spec.spice
@@ -308,6 +315,7 @@ pub fn build_from(root: &Root, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
     let manifest = Manifest {
         format: FORMAT,
         recipe: spec.recipe(),
+        debian: Some(spec.debian),
         kernel: manifest::Kernel {
             package: image.package.as_ref().map_or_else(String::new, |package| package.name.clone()),
             version: image.package.as_ref().map_or_else(String::new, |package| package.version.clone()),

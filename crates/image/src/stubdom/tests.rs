@@ -6,6 +6,9 @@ use crate::{
     testing::{Elf, module},
 };
 
+/// What QEMU answers to all questions.
+const ANSWER: &str = "xenfv-3.1 Xen\nname \"e1000\", bus PCI\nname \"qxl\"\nSupported formats: raw\n";
+
 /// Packages that have all that an image needs, very small.
 struct Fixture {
     dir: tempfile::TempDir,
@@ -26,7 +29,8 @@ impl Fixture {
             b"/usr/share/common-licenses/GPL-2.",
         );
         this.put("libc6", "/lib/x86_64-linux-gnu/libc.so.6", &Elf::new(&[]).bytes());
-        this.put("libc6", "/lib64/ld-linux-x86-64.so.2", &Elf::new(&[]).bytes());
+        // The loader runs QEMU when the image is built; this one answers in its place.
+        this.put("libc6", "/lib64/ld-linux-x86-64.so.2", &Elf::new(&[]).says(ANSWER).bytes());
         let kernel = "linux-image-6.1.0-9-amd64";
         this.put(kernel, "/boot/vmlinuz-6.1.0-9-amd64", b"a kernel");
         for name in
@@ -61,7 +65,7 @@ impl Fixture {
     }
 
     fn spec(&self, output: &str) -> StubdomSpec {
-        let spec = StubdomSpec::debian(self.dir.path().join(output), self.agent(), "0.1.0");
+        let spec = StubdomSpec::debian(Debian::Bookworm, self.dir.path().join(output), self.agent(), "0.1.0");
         StubdomSpec { kernel_format: KernelFormat::BzImage, ..spec }
     }
 
@@ -107,7 +111,14 @@ fn test_build_manifest_says_what_is_in() {
     let manifest = fixture.build("image").unwrap();
     assert_eq!(manifest.kernel.package, "linux-image-6.1.0-9-amd64");
     assert_eq!(manifest.kernel.release, "6.1.0-9-amd64");
+    assert_eq!(manifest.debian, Some(Debian::Bookworm));
     assert!(!manifest.qemu.sandbox);
+    let abilities = manifest.qemu.abilities.as_ref().unwrap();
+    assert!(
+        abilities.has_machine("xenfv-3.1") && abilities.has_device("e1000") && abilities.has_format("raw")
+    );
+    // Its library has a stand-in.
+    assert!(!abilities.has_device("qxl"));
     assert_eq!(manifest.modules[..2], ["/lib/modules/xen-privcmd.ko", "/lib/modules/xen-evtchn.ko"]);
     assert_eq!(
         manifest.modules[7..],
@@ -189,6 +200,7 @@ fn test_describes_sees_every_change() {
     newer[1].sha256 = "cd".repeat(32);
     assert!(!describes(&manifest, &spec, &newer).unwrap());
     for other in [
+        StubdomSpec { debian: Debian::Trixie, ..spec.clone() },
         StubdomSpec { kernel_format: KernelFormat::Elf, ..spec.clone() },
         StubdomSpec { compression: Compression::Gzip, ..spec.clone() },
         StubdomSpec { agent_version: "0.2.0".to_owned(), ..spec.clone() },
