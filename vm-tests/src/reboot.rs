@@ -10,9 +10,11 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::harness::command::{outrigger, run};
+use crate::harness::config::GuestConfig;
 use crate::harness::daemons::Daemon;
 use crate::harness::disk;
-use crate::harness::guest::{Made, bridge, hello, list};
+use crate::harness::guest::{Made, list};
+use crate::harness::network::bridge;
 use crate::harness::state_file::{FOLDER, wait_until_forgotten};
 use crate::harness::stranger::Stranger;
 
@@ -27,7 +29,7 @@ pub(crate) fn before() -> Result<()> {
     disk::mount()?;
     daemon.start()?;
     for name in NAMES {
-        Made::create(&hello(name, &format!("vif=['bridge={}']", bridge()?))?, &[])?.leave();
+        GuestConfig::hello(name).nic(&format!("bridge={}", bridge()?)).create()?.leave();
     }
     println!("     the power fails while these run:\n{}", outrigger(&["list"])?.good()?.stdout);
     run("sync", &[])?.good()?;
@@ -41,7 +43,10 @@ pub(crate) fn after() -> Result<()> {
     disk::mount()?;
     let files = files()?;
     ensure!(files.len() == NAMES.len(), "the state files of the first boot are {files:?}");
-    let strangers = [Stranger::running("xls-first", "")?, Stranger::paused("xls-second", "")?];
+    let strangers = [
+        Stranger::running(GuestConfig::pv("xls-first", "i"))?,
+        Stranger::paused(GuestConfig::pv("xls-second", "i"))?,
+    ];
     for stranger in &strangers {
         let named = files.iter().any(|(_, domids)| domids.contains(&u64::from(stranger.domid)));
         ensure!(named, "no state file names domain {}, so nothing is tried: {files:?}", stranger.domid);

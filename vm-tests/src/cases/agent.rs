@@ -4,8 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Case;
 use crate::harness::command::outrigger;
-use crate::harness::consoles::Console;
-use crate::harness::guest::{Made, hello};
+use crate::harness::config::GuestConfig;
 
 pub(super) const CASES: &[Case] = &[Case::new("agent::qemu_is_confined_and_serves", confined)];
 
@@ -18,21 +17,22 @@ const CONFINED: [&str; 2] = [
 
 fn confined() -> Result<()> {
     std::fs::write("/tmp/medium.iso", vec![0; 1 << 20])?;
-    let config = hello("jailed", "disk += [ '/tmp/medium.iso,raw,hdc,cdrom' ]")?;
-    let guest = Made::create(&config, &[])?;
+    let config = GuestConfig::hello("jailed").line("disk += [ '/tmp/medium.iso,raw,hdc,cdrom' ]");
+    let (guest, mut console) = config.boot()?;
     // A disk, a serial port and its echo work for a QEMU that may do little.
-    let mut console = Console::serial(&guest, 0)?;
-    for text in ["this is hda", "echoing COM1"] {
-        console.wait_for(text, 60)?;
-    }
-    console.type_text("freedom")?;
-    console.wait_for("freedom", 30)?;
-    let log = outrigger(&["dm-log", "jailed"])?.good()?.stdout;
+    ensure!(console.seen.contains("this is hda"), "it has not read its disk: {}", console.seen);
+    console.echo("freedom")?;
+    must_be_confined("jailed")?;
+    guest.destroy()
+}
+
+fn must_be_confined(name: &str) -> Result<()> {
+    let log = outrigger(&["dm-log", name])?.good()?.stdout;
     let filters = log.split_once(CONFINED[0]).and_then(|(_, rest)| rest.split_once(CONFINED[1]));
     ensure!(
         filters.is_some_and(|(count, _)| ["3", "4"].contains(&count)),
         "QEMU is not confined as it should be: {log}"
     );
     ensure!(log.contains("QEMU has the medium of PV disk"), "the CD drive's medium is in no set: {log}");
-    guest.destroy()
+    Ok(())
 }

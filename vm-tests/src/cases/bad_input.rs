@@ -1,12 +1,14 @@
 //! What a person can get wrong: a clear error each, and nothing left behind.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{self, Command};
 
 use anyhow::{Context, Result, ensure};
 
 use super::Case;
-use crate::harness::command::{outrigger, run};
-use crate::harness::guest::{HELLO_DISK, Made, hello, must_run, scratch};
+use crate::harness::command::{Output, outrigger, run};
+use crate::harness::config::GuestConfig;
+use crate::harness::guest::{Made, must_run, scratch};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
@@ -22,7 +24,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("bad_input::second_daemon", second_daemon),
 ];
 
-fn create(config: &std::path::Path) -> Result<crate::harness::command::Output> {
+fn create(config: &Path) -> Result<Output> {
     outrigger(&["create", &config.to_string_lossy()])
 }
 
@@ -45,34 +47,24 @@ fn examples() -> Result<()> {
 }
 
 fn missing_disk() -> Result<()> {
-    let config = scratch(
-        "nodisk.cfg",
-        b"name='nodisk'\ntype='hvm'\nmemory=64\ndisk=['format=raw, vdev=hda, access=rw, target=/nowhere/a.img']\n",
-    )?;
-    create(&config)?.refused(1, &["/nowhere/a.img", "hda"])?;
-    Ok(())
+    let config = GuestConfig::hello("nodisk").boot_disk("/nowhere/a.img".as_ref());
+    config.refused(1, &["/nowhere/a.img", "hda"])
 }
 
 fn missing_image() -> Result<()> {
-    let config = hello("noimage", "stubdomain_ramdisk='/nowhere/initramfs.img'")?;
-    create(&config)?.refused(1, &["/nowhere/initramfs.img"])?;
-    Ok(())
+    let config = GuestConfig::hello("noimage").line("stubdomain_ramdisk='/nowhere/initramfs.img'");
+    config.refused(1, &["/nowhere/initramfs.img"])
 }
 
 fn too_little_memory() -> Result<()> {
-    let config = scratch(
-        "big.cfg",
-        format!("name='big'\ntype='hvm'\nmemory=900000\ndisk=['{HELLO_DISK},raw,hda,rw']\n").as_bytes(),
-    )?;
-    create(&config)?.refused(1, &["memory"])?;
-    Ok(())
+    GuestConfig::hello("big").memory(900_000).refused(1, &["memory"])
 }
 
 /// No room for the state file: nothing is made of which nothing could be known after a crash.
 fn full_disk() -> Result<()> {
     const STATE: &str = "/var/lib/outrigger/guests";
     std::fs::create_dir_all(STATE)?;
-    let config = hello("squeezed", "")?;
+    let config = GuestConfig::hello("squeezed").write()?;
     run("mount", &["-t", "tmpfs", "-o", "size=8k", "full", STATE])?.good()?;
     let outcome = std::fs::write(format!("{STATE}/filler"), [0; 8192])
         .context("cannot fill the file system")
@@ -91,14 +83,13 @@ fn no_such_guest() -> Result<()> {
 }
 
 fn absurd_argument() -> Result<()> {
-    let config = hello("absurd", "device_model_args=['-no-such-option-of-qemu']")?;
     // QEMU's own complaint reaches the person through the stubdomain's log.
-    create(&config)?.refused(1, &["no-such-option-of-qemu"])?;
-    Ok(())
+    let config = GuestConfig::hello("absurd").line("device_model_args=['-no-such-option-of-qemu']");
+    config.refused(1, &["no-such-option-of-qemu"])
 }
 
 fn name_taken() -> Result<()> {
-    let config = hello("twin", "")?;
+    let config = GuestConfig::hello("twin").write()?;
     let first = Made::create(&config, &[])?;
     create(&config)?.refused(1, &["twin", &first.guest.domid.to_string()])?;
     must_run("twin")?;
@@ -107,20 +98,19 @@ fn name_taken() -> Result<()> {
 
 fn second_daemon() -> Result<()> {
     for daemon in ["outriggerd", "outrigger-consoled"] {
-        // Only a daemon that stayed would need the limit.
-        let limit = seconds(20).as_secs().to_string();
-        let output = Command::new("timeout")
-            .args([&limit, daemon])
-            .output()
-            .with_context(|| format!("cannot start {daemon}"))?;
+        let output = within_twenty_seconds(daemon)?;
         ensure!(!output.status.success(), "a second {daemon} started");
-        ensure!(
-            output.status.code() != Some(124) && output.status.code() != Some(143),
-            "a second {daemon} stayed"
-        );
+        ensure!(![Some(124), Some(143)].contains(&output.status.code()), "a second {daemon} stayed");
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(text.contains("Another"), "a second {daemon} does not say why it ends: {text}");
     }
     outrigger(&["list"])?.good()?;
     Ok(())
+}
+
+/// Runs a daemon that is expected to end by itself: only one that stayed would need the limit.
+fn within_twenty_seconds(daemon: &str) -> Result<process::Output> {
+    let limit = seconds(20).as_secs().to_string();
+    let output = Command::new("timeout").args([&limit, daemon]).output();
+    output.with_context(|| format!("cannot start {daemon}"))
 }

@@ -9,9 +9,10 @@ use vm_report::HostState;
 
 use super::Case;
 use crate::harness::clean::{self, Host};
-use crate::harness::command::{outrigger, run};
-use crate::harness::guest::BRIDGE;
+use crate::harness::command::{Output, outrigger};
+use crate::harness::files::md5;
 use crate::harness::idle;
+use crate::harness::network::{BRIDGE, no_ports};
 use crate::harness::qmp::{Qmp, socket};
 use crate::harness::shell::Shell;
 
@@ -21,21 +22,10 @@ pub(super) const CASES: &[Case] = &[
     Case::on(HostState::LinuxGuest, "changes::linux_hears_what_is_said_while_it_runs", rest),
 ];
 
-fn md5_here(path: &str) -> Result<String> {
-    let said = run("md5sum", &[path])?.good()?.stdout;
-    said.split_whitespace().next().map(str::to_owned).context("md5sum says nothing")
-}
-
 /// Looks at a disc that was changed, as udev does. To the first who reads it, QEMU's drive says that the disc has
 /// changed, which Linux takes for an error of that one reading.
 fn notice(shell: &mut Shell) -> Result<()> {
     shell.run("head -c 1 /dev/sr0 >/dev/null 2>&1", 60).map(drop)
-}
-
-fn md5_there(shell: &mut Shell, path: &str) -> Result<String> {
-    let said = shell.good(&format!("md5sum {path}"), 120)?;
-    let sum = said.lines().find_map(|line| line.strip_suffix(path));
-    sum.map(|sum| sum.trim().to_owned()).with_context(|| format!("no sum: {said}"))
 }
 
 fn disk_and_nic() -> Result<()> {
@@ -55,26 +45,39 @@ fn rest() -> Result<()> {
 
 fn discs() -> Result<()> {
     let shell = &mut idle::shell()?;
-    let first = &idle::first_disc()?;
-    let insert = |path: &str| outrigger(&["cd-insert", idle::NAME, "hdc", path]);
+    let (first, second) = (&idle::first_disc()?, &idle::file("second-disc.iso", 2)?);
     shell.good("for module in $(cat /modules/more); do insmod $module; done", 60)?;
     shell.until("[ -b /dev/sr0 ]", 30)?;
-    ensure!(md5_there(shell, "/dev/sr0")? == md5_here(first)?, "the first disc is not what it was made of");
-    let second = idle::file("second-disc.iso", 2)?;
-    insert(&second)?.good()?;
+    must_read(shell, "/dev/sr0", first).context("the first disc")?;
+    insert(second)?.good()?;
     notice(shell)?;
-    ensure!(md5_there(shell, "/dev/sr0")? == md5_here(&second)?, "the guest does not read the second disc");
-    // Linux locks the tray as long as somebody has the disc open.
-    shell.good("exec 5</dev/sr0", 30)?;
-    insert(first)?.refused(1, &["locked the tray", "--force"])?;
-    ensure!(md5_there(shell, "/dev/sr0")? == md5_here(&second)?, "the second disc is gone");
-    shell.good("exec 5<&-", 30)?;
+    must_read(shell, "/dev/sr0", second).context("the second disc")?;
+    locked_tray_keeps_its_disc(shell, second, first)?;
     insert(first)?.good()?;
     notice(shell)?;
-    ensure!(
-        md5_there(shell, "/dev/sr0")? == md5_here(first)?,
-        "the guest does not read the first disc again"
-    );
+    must_read(shell, "/dev/sr0", first).context("the first disc again")?;
+    forced_eject_empties_the_drive(shell)
+}
+
+fn insert(disc: &str) -> Result<Output> {
+    outrigger(&["cd-insert", idle::NAME, "hdc", disc])
+}
+
+/// Fails unless a device of the guest has what a file of dom0's has.
+fn must_read(shell: &mut Shell, device: &str, file: &str) -> Result<()> {
+    ensure!(shell.md5(device)? == md5(file)?, "the guest does not read {file} from {device}");
+    Ok(())
+}
+
+/// Linux locks the tray as long as somebody has the disc open.
+fn locked_tray_keeps_its_disc(shell: &mut Shell, disc: &str, other: &str) -> Result<()> {
+    shell.good("exec 5</dev/sr0", 30)?;
+    insert(other)?.refused(1, &["locked the tray", "--force"])?;
+    must_read(shell, "/dev/sr0", disc).context("the disc in the locked tray")?;
+    shell.good("exec 5<&-", 30).map(drop)
+}
+
+fn forced_eject_empties_the_drive(shell: &mut Shell) -> Result<()> {
     shell.good("exec 5</dev/sr0", 30)?;
     outrigger(&["cd-eject", "--force", idle::NAME, "hdc"])?.good()?;
     shell.good("exec 5<&-", 30)?;
@@ -87,15 +90,13 @@ fn disk(shell: &mut Shell) -> Result<()> {
     let image = idle::file("more.img", 4)?;
     outrigger(&["block-attach", idle::NAME, &format!("{image},raw,xvdd,rw")])?.good()?;
     shell.until("[ -b /dev/xvdd ]", 30)?;
-    ensure!(md5_there(shell, "/dev/xvdd")? == md5_here(&image)?, "the guest reads something else");
-    shell.good(
-        "mke2fs -F /dev/xvdd >/dev/null && dd if=/dev/urandom of=/dev/xvdd bs=64k seek=32 count=16 && sync",
-        60,
-    )?;
-    let sum = md5_there(shell, "/dev/xvdd")?;
+    must_read(shell, "/dev/xvdd", &image)?;
+    let write = "dd if=/dev/urandom of=/dev/xvdd bs=64k seek=32 count=16 && sync";
+    shell.good(&format!("mke2fs -F /dev/xvdd >/dev/null && {write}"), 60)?;
+    let sum = shell.md5("/dev/xvdd")?;
     outrigger(&["block-detach", idle::NAME, "xvdd"])?.good()?;
     shell.until("[ ! -e /dev/xvdd ]", 30)?;
-    ensure!(md5_here(&image)? == sum, "what the guest wrote is not in the file");
+    ensure!(md5(&image)? == sum, "what the guest wrote is not in the file");
     // The magic number of an ext2 file system.
     ensure!(fs::read(&image)?.get(1080..1082) == Some(&[0x53, 0xef]), "the guest's file system is not there");
     Ok(())
@@ -107,18 +108,11 @@ fn nic(shell: &mut Shell) -> Result<()> {
     shell.until("[ -e /sys/class/net/eth0 ]", 30)?;
     let said = shell.good("cat /sys/class/net/eth0/address", 30)?;
     ensure!(said == mac, "its address is {said}");
-    shell.good(
-        &format!(
-            "ip addr add 10.79.0.9/24 dev eth0 && ip link set eth0 up && ping -c 3 -W 20 {}",
-            idle::DOM0
-        ),
-        90,
-    )?;
+    shell.good("ip addr add 10.79.0.9/24 dev eth0 && ip link set eth0 up", 30)?;
+    shell.ping(idle::DOM0)?;
     outrigger(&["network-detach", idle::NAME, mac])?.good()?;
     shell.until("[ ! -e /sys/class/net/eth0 ]", 30)?;
-    let ports = fs::read_dir(Path::new("/sys/class/net").join(BRIDGE).join("brif"))?.count();
-    ensure!(ports == 0, "{ports} ports are left on the bridge");
-    Ok(())
+    no_ports()
 }
 
 fn memory_and_processors(shell: &mut Shell) -> Result<()> {

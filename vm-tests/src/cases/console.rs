@@ -8,12 +8,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use console::attach::SOCKET_DIR;
 use console::stream::Stream;
+use nix::sys::signal::{Signal, kill};
 
 use super::Case;
 use crate::harness::command::{XL, run};
-use crate::harness::console_guest::{ConsoleGuest, KERNEL};
+use crate::harness::config::GuestConfig;
+use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{ConsoleDaemon, start_ours};
+use crate::harness::files::{wait_for, wait_for_size, wait_until_gone};
 use crate::harness::guest::scratch;
 use crate::harness::seconds;
 use crate::harness::terminal::Terminal;
@@ -30,30 +33,6 @@ pub(super) const CASES: &[Case] = &[
 
 const XENCONSOLE: &str = "/usr/lib/xen-4.17/bin/xenconsole";
 const LOG_DIR: &str = "/var/log/outrigger/console";
-
-/// Waits until a file has what is looked for.
-fn wait_for(path: &Path, found: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>> {
-    let deadline = Instant::now() + seconds(60);
-    loop {
-        let bytes = fs::read(path).unwrap_or_default();
-        if found(&bytes) {
-            return Ok(bytes);
-        }
-        let end = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(200)..]).into_owned();
-        ensure!(Instant::now() < deadline, "{} has not what was expected but …{end:?}", path.display());
-        std::thread::yield_now();
-    }
-}
-
-/// Waits until a file has so many bytes.
-fn wait_for_size(path: &Path, size: u64) -> Result<()> {
-    let deadline = Instant::now() + seconds(60);
-    while fs::metadata(path).map_or(0, |meta| meta.len()) < size {
-        ensure!(Instant::now() < deadline, "{} does not get {size} bytes", path.display());
-        std::thread::yield_now();
-    }
-    Ok(())
-}
 
 fn ends_with(bytes: &[u8], line: u64) -> bool {
     bytes.ends_with(format!("{line:015x}\n").as_bytes())
@@ -90,18 +69,20 @@ fn lying_ring() -> Result<()> {
     let own_log = Path::new("/var/log/outrigger/consoled.log");
     let liar = ConsoleGuest::start("liar", "l", &[])?;
     let claim = format!("console={}.0", liar.domid);
-    let about = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        text.lines().filter(|line| line.contains(&claim) && line.contains("WARN")).count()
-    };
-    let said = wait_for(own_log, |bytes| about(bytes) > 0)?;
+    let said = wait_for(own_log, |bytes| warnings(bytes, &claim) > 0)?;
     ensure!(String::from_utf8_lossy(&said).contains("claims 2147483648 bytes"), "another complaint");
     // Another console does not notice.
     let honest = ConsoleGuest::start("honest", "s100", &[])?;
     wait_for(&Path::new(LOG_DIR).join("honest.0.log"), |bytes| ends_with(bytes, 0xff))?;
-    ensure!(about(&fs::read(own_log)?) == 1, "the lie was told more than once");
+    ensure!(warnings(&fs::read(own_log)?, &claim) == 1, "the lie was told more than once");
     drop((liar, honest));
     forget(&["liar.0.log", "honest.0.log"])
+}
+
+/// How many warnings a log has about a console.
+fn warnings(log: &[u8], console: &str) -> usize {
+    let text = String::from_utf8_lossy(log);
+    text.lines().filter(|line| line.contains(console) && line.contains("WARN")).count()
 }
 
 fn last_words() -> Result<()> {
@@ -118,34 +99,36 @@ fn last_words() -> Result<()> {
 fn sigkill_under_load() -> Result<()> {
     // A few here; a longer run asks for more.
     let kills = std::env::var("OUTRIGGER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_u32);
-    let options = ["--log=none"];
-    let mut daemon = ConsoleDaemon::ours(&options)?;
+    let mut daemon = ConsoleDaemon::ours(&["--log=none"])?;
     let file = scratch("stream", b"")?;
     fs::remove_file(&file)?;
     let output = format!("file:{}", file.display());
     let keys = [("output", output.as_str()), ("output-limit", "1000000000")];
     let guest = ConsoleGuest::start("writer", "s", &keys)?;
-    let size = || fs::metadata(&file).map_or(0, |meta| meta.len());
-    for _ in 0..kills {
-        // Only a daemon that works is worth killing.
-        wait_for_size(&file, size() + 1)?;
-        daemon.kill_and_restart(&options)?;
-    }
-    wait_for_size(&file, size() + 4096)?;
-    let socket = Path::new(SOCKET_DIR).join(format!("{}.0", guest.domid));
-    ensure!(socket.exists(), "{} is not there", socket.display());
-    drop(guest);
-    // It goes when the last bytes of the ring are in the file.
-    let deadline = Instant::now() + seconds(30);
-    while socket.exists() {
-        ensure!(Instant::now() < deadline, "the console of a domain that is gone stays");
-        std::thread::yield_now();
-    }
+    kill_while_it_writes(&mut daemon, &file, kills)?;
+    end_and_wait_for_the_rest(guest)?;
     let bytes = fs::read(&file)?;
     println!("     killed {kills} times while {} bytes came", bytes.len());
     all_lines(&bytes, bytes.len() as u64 / 16)?;
-    fs::remove_file(&file)?;
-    Ok(())
+    Ok(fs::remove_file(&file)?)
+}
+
+fn kill_while_it_writes(daemon: &mut ConsoleDaemon, file: &Path, kills: u32) -> Result<()> {
+    let size = || fs::metadata(file).map_or(0, |meta| meta.len());
+    for _ in 0..kills {
+        // Only a daemon that works is worth killing.
+        wait_for_size(file, size() + 1)?;
+        daemon.kill_and_restart(&["--log=none"])?;
+    }
+    wait_for_size(file, size() + 4096)
+}
+
+/// The console's socket goes when the last bytes of the ring are in the file.
+fn end_and_wait_for_the_rest(guest: ConsoleGuest) -> Result<()> {
+    let socket = Path::new(SOCKET_DIR).join(format!("{}.0", guest.domid));
+    ensure!(socket.exists(), "{} is not there", socket.display());
+    drop(guest);
+    wait_until_gone(&socket, "the console of a domain that is gone stays")
 }
 
 /// The sum that the guest makes of what it reads.
@@ -155,30 +138,35 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 fn state_streams() -> Result<()> {
-    const BYTES: u32 = 300_000;
+    into_a_guest(300_000)?;
+    out_of_a_guest(0x8000)?;
+    forget(&["reader.0.log", "writer.0.log"])
+}
+
+/// The guest makes a sum of all bytes.
+fn into_a_guest(bytes: u32) -> Result<()> {
     let sent: Vec<u8> =
-        (0..BYTES).map(|at| u8::try_from((at * 7 + at / 251) % 256)).collect::<Result<_, _>>()?;
-    let reader = ConsoleGuest::start("reader", &format!("c{BYTES:x}"), &[("output", "null")])?;
+        (0..bytes).map(|at| u8::try_from((at * 7 + at / 251) % 256)).collect::<Result<_, _>>()?;
+    let reader = ConsoleGuest::start("reader", &format!("c{bytes:x}"), &[("output", "null")])?;
     let mut console = waiting_console(&reader)?;
     let stream = Stream::open(Path::new(SOCKET_DIR), reader.domid, 0, seconds(60))?;
     let busy = Stream::open(Path::new(SOCKET_DIR), reader.domid, 0, seconds(60));
     ensure!(busy.is_err(), "two have one stream");
     let moved = stream.send_plain(&mut sent.as_slice())?;
-    ensure!(moved == u64::from(BYTES), "{moved} bytes were sent");
-    console.wait_for(&format!("{:015x}", checksum(&sent)), 60)?;
+    ensure!(moved == u64::from(bytes), "{moved} bytes were sent");
+    console.wait_for(&format!("{:015x}", checksum(&sent)), 60)
+}
 
-    const LINES: u64 = 0x8000;
-    let writer = ConsoleGuest::start("writer", &format!("w{LINES:x}"), &[("output", "null")])?;
+fn out_of_a_guest(lines: u64) -> Result<()> {
+    let writer = ConsoleGuest::start("writer", &format!("w{lines:x}"), &[("output", "null")])?;
     let mut console = waiting_console(&writer)?;
     let stream = Stream::open(Path::new(SOCKET_DIR), writer.domid, 0, seconds(60))?;
     console.type_text("!")?;
     let mut got = Vec::new();
-    let last = format!("{:015x}", LINES - 1);
+    let last = format!("{:015x}", lines - 1);
     let mut is_done = || console.wait_for(&last, 0).is_ok();
     stream.receive_plain(&mut got, seconds(1), &mut is_done)?;
-    all_lines(&got, LINES)?;
-    drop((reader, writer));
-    forget(&["reader.0.log", "writer.0.log"])
+    all_lines(&got, lines)
 }
 
 /// A viewer of a console that the daemon may not have found yet.
@@ -198,27 +186,31 @@ fn as_xenconsoled() -> Result<()> {
     fs::create_dir_all(folder)?;
     let option = format!("--log-dir={}", folder.display());
     let daemon = ConsoleDaemon::ours(&["--log=all", &option, "-t", "hv", "--overflow-data=discard", "-v"])?;
-    let hypervisor = folder.join("hypervisor.log");
-    let boot = wait_for(&hypervisor, |bytes| bytes.len() > 1000)?;
-    let text = String::from_utf8_lossy(&boot).into_owned();
-    ensure!(
-        text.starts_with("[20") && text.contains("Xen version"),
-        "no time or no boot messages: {text:.200}"
-    );
+    logs_xens_messages(&folder.join("hypervisor.log"))?;
     let guest = ConsoleGuest::start("plain", "s10", &[])?;
     let log = folder.join("guest-plain.log");
     wait_for(&log, |bytes| ends_with(bytes, 0xf))?;
-    // Xen says something now: what it makes of a key.
-    run(XL, &["debug-keys", "h"])?.good()?;
-    wait_for(&hypervisor, |bytes| String::from_utf8_lossy(bytes).contains("'h' pressed"))?;
-    // As a log rotator does it.
-    fs::rename(&log, folder.join("guest-plain.log.old"))?;
-    nix::sys::signal::kill(daemon.pid, nix::sys::signal::Signal::SIGHUP)?;
-    wait_for(&log, |bytes| bytes.is_empty() && log.exists())?;
+    rotate(&log, &daemon)?;
     drop(guest);
     drop(daemon);
-    fs::remove_dir_all(folder)?;
-    Ok(())
+    Ok(fs::remove_dir_all(folder)?)
+}
+
+/// Those of the boot, with the time, and what Xen makes of a key now.
+fn logs_xens_messages(log: &Path) -> Result<()> {
+    let boot = wait_for(log, |bytes| bytes.len() > 1000)?;
+    let text = String::from_utf8_lossy(&boot).into_owned();
+    let is_boot = text.starts_with("[20") && text.contains("Xen version");
+    ensure!(is_boot, "no time or no boot messages: {text:.200}");
+    run(XL, &["debug-keys", "h"])?.good()?;
+    wait_for(log, |bytes| String::from_utf8_lossy(bytes).contains("'h' pressed")).map(drop)
+}
+
+/// As a log rotator does it.
+fn rotate(log: &Path, daemon: &ConsoleDaemon) -> Result<()> {
+    fs::rename(log, log.with_extension("log.old"))?;
+    kill(daemon.pid, Signal::SIGHUP)?;
+    wait_for(log, |bytes| bytes.is_empty() && log.exists()).map(drop)
 }
 
 /// Types at a program's standard input and waits for the same on its standard output.
@@ -234,30 +226,17 @@ pub(super) fn echo_through(program: &str, arguments: &[&str], word: &str) -> Res
     Ok(())
 }
 
-/// A guest of xl's, destroyed when the case fails.
-struct Stock(&'static str);
-
-impl Drop for Stock {
-    fn drop(&mut self) {
-        // Gone already when the case succeeded.
-        let _ = run(XL, &["destroy", self.0]);
-    }
-}
-
 fn xl_console() -> Result<()> {
     const NAME: &str = "plain-pv";
     // xenconsole's lock file is there.
     fs::create_dir_all("/var/lock")?;
-    let config = format!("name='{NAME}'\ntype='pv'\nkernel='{KERNEL}'\ncmdline='e'\nmemory=4\nvcpus=1\n");
-    let config = scratch("plain-pv.cfg", config.as_bytes())?;
-    let guest = Stock(NAME);
-    run(XL, &["create", &config.to_string_lossy()])?.good()?;
+    let guest = GuestConfig::pv(NAME, "e").create_with_xl()?;
     echo_through(XL, &["console", NAME], "typed in xl console")?;
     let domid = run(XL, &["domid", NAME])?.good()?.stdout.trim().to_owned();
     echo_through(XENCONSOLE, &[&domid, "--num", "0", "--type", "pv"], "typed in xenconsole")?;
     let log = Path::new(LOG_DIR).join(format!("{NAME}.0.log"));
     wait_for(&log, |bytes| bytes.ends_with(b"typed in xenconsole"))?;
-    run(XL, &["destroy", guest.0])?.good()?;
+    guest.destroy()?;
     forget(&[&format!("{NAME}.0.log")])
 }
 

@@ -1,18 +1,21 @@
 //! The daemons: killed at any moment, they lose nothing; a dead device model is noticed.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use xenstore::{Store, Xenstore, XsPath};
+use xen_types::DomId;
 
 use super::Case;
 use crate::harness::command::{XL, outrigger, run};
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{kill_hard, start, start_outriggerd};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, hello, must_run};
+use crate::harness::guest::{Made, must_be_gone, wait_for_domain};
 use crate::harness::qmp::Qmp;
 use crate::harness::seconds;
 
@@ -26,23 +29,18 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn sigkill() -> Result<()> {
-    let guest = Made::create(&hello("keeper", "")?, &[])?;
-    let mut console = Console::serial(&guest, 0)?;
-    console.wait_for("echoing COM1", 60)?;
+    let (guest, mut console) = GuestConfig::hello("keeper").boot()?;
     kill_hard("outriggerd")?;
     outrigger(&["list"])?.refused(5, &["outriggerd"])?;
     // The guest does not notice.
-    console.type_text("anyone?")?;
-    console.wait_for("anyone?", 30)?;
+    console.echo("anyone?")?;
     start_outriggerd()?;
-    let again = must_run("keeper")?;
-    ensure!(again.domid == guest.guest.domid && again.stub_domid == guest.guest.stub_domid, "{again:?}");
+    guest.must_be_the_same()?;
     guest.destroy()
 }
 
 fn sigkill_during_create() -> Result<()> {
-    let config = hello("half", "")?;
-    let store = Xenstore::open()?;
+    let config = GuestConfig::hello("half").write()?;
     let child = Command::new("outrigger")
         .args(["create", &config.to_string_lossy()])
         .stdin(Stdio::null())
@@ -50,18 +48,7 @@ fn sigkill_during_create() -> Result<()> {
         .stderr(Stdio::null())
         .spawn()?;
     // The stubdomain's name is there as soon as it is made: well within the create.
-    let domains = XsPath::new("/local/domain")?;
-    let watch = store.watch(&domains)?;
-    let deadline = Instant::now() + seconds(60);
-    'found: loop {
-        for id in store.list(&domains)?.unwrap_or_default() {
-            let name = store.read_string(&domains.join(&id)?.join("name")?, 256)?;
-            if name.as_deref() == Some("half-dm") {
-                break 'found;
-            }
-        }
-        ensure!(watch.recv_deadline(deadline)?.is_some(), "no stubdomain came");
-    }
+    wait_for_domain("half-dm")?;
     kill_hard("outriggerd")?;
     let status = child.wait_with_output()?.status;
     ensure!(!status.success(), "create says it has succeeded");
@@ -76,14 +63,10 @@ fn sigkill_during_create() -> Result<()> {
 }
 
 fn consoled_sigkill() -> Result<()> {
-    let guest = Made::create(&hello("voice", "")?, &[])?;
-    let mut console = Console::serial(&guest, 0)?;
-    console.wait_for("echoing COM1", 60)?;
+    let (guest, _console) = GuestConfig::hello("voice").boot()?;
     kill_hard("outrigger-consoled")?;
     start("outrigger-consoled", || Console::serial(&guest, 0).is_ok())?;
-    let mut console = Console::serial(&guest, 0)?;
-    console.type_text("back again")?;
-    console.wait_for("back again", 30)?;
+    Console::serial(&guest, 0)?.echo("back again")?;
     guest.destroy()
 }
 
@@ -95,7 +78,7 @@ fn kill_stub(guest: &Made) -> Result<()> {
 }
 
 fn dead_stub() -> Result<()> {
-    let guest = Made::create(&hello("victim", "")?, &[])?;
+    let guest = GuestConfig::hello("victim").create()?;
     let mut events = Events::subscribe()?;
     kill_stub(&guest)?;
     let start = Instant::now();
@@ -103,67 +86,79 @@ fn dead_stub() -> Result<()> {
     let noticed = start.elapsed();
     ensure!(noticed < seconds(2), "noticed only after {noticed:?}");
     events.wait_for("victim", "destroyed", 30)?;
-    ensure!(outrigger(&["domid", "victim"])?.status == 4, "the guest without a device model is still there");
+    must_be_gone("victim").context("the guest without a device model")?;
     ensure!(outrigger(&["dm-log", "victim"])?.status == 0, "the log was not kept");
     guest.leave();
     Ok(())
 }
 
 fn dead_stub_restart() -> Result<()> {
-    let guest = Made::create(&hello("phoenix", "on_device_model_crash='restart'")?, &[])?;
+    let config = GuestConfig::hello("phoenix").line("on_device_model_crash='restart'");
+    let guest = config.create()?;
     let mut events = Events::subscribe()?;
-    let mut client = Qmp::connect("phoenix")?;
-    // A request that is with QEMU, which does not get to answer it.
-    run(XL, &["pause", &guest.stub()?.to_string()])?.good()?;
-    client.send(&json!({"execute": "query-status", "id": "mine"}))?;
-    Qmp::connect("phoenix")?.wait_in_flight(1, 30)?;
+    let mut client = client_with_a_request("phoenix", guest.stub()?)?;
     let start = Instant::now();
     kill_stub(&guest)?;
-    // Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
-    let failed = client.answer(60)?;
-    let why = failed["error"]["desc"].as_str().unwrap_or_default();
-    ensure!(failed["id"] == "mine" && why.contains("the device model has ended"), "{failed}");
-    client.event("OUTRIGGER_SESSION_LOST", 30)?;
+    client_is_told(&mut client)?;
     ensure!(start.elapsed() < seconds(10), "told only after {:?}", start.elapsed());
     events.wait_for("phoenix", "created", 120)?;
     while client.message(60).is_ok() {}
     ensure!(start.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
     let answer = Qmp::connect("phoenix")?.ask(&json!({"execute": "query-status", "id": 1}))?;
     ensure!(answer["id"] == 1 && answer["return"]["status"].is_string(), "{answer}");
-    let again = must_run("phoenix")?;
-    ensure!(again.domid != guest.guest.domid, "it is the same domain");
+    let again = Made::named("phoenix")?;
+    let old = guest.guest.domid;
     guest.leave();
-    let again = Made { guest: again };
-    Console::serial(&again, 0)?.wait_for("echoing COM1", 60)?;
+    ensure!(again.guest.domid != old, "it is the same domain");
+    config.booted(&again)?;
     again.destroy()
 }
 
+/// A client with a request that is with QEMU, which does not get to answer it.
+fn client_with_a_request(guest: &str, stub: DomId) -> Result<Qmp> {
+    let mut client = Qmp::connect(guest)?;
+    run(XL, &["pause", &stub.to_string()])?.good()?;
+    client.send(&json!({"execute": "query-status", "id": "mine"}))?;
+    Qmp::connect(guest)?.wait_in_flight(1, 30)?;
+    Ok(client)
+}
+
+/// Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
+fn client_is_told(client: &mut Qmp) -> Result<()> {
+    let failed = client.answer(60)?;
+    let why = failed["error"]["desc"].as_str().unwrap_or_default();
+    ensure!(failed["id"] == "mine" && why.contains("the device model has ended"), "{failed}");
+    client.event("OUTRIGGER_SESSION_LOST", 30).map(drop)
+}
+
 fn introspection() -> Result<()> {
-    use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(api::DEFAULT_SOCKET)?;
+    let mut stream = UnixStream::connect(api::DEFAULT_SOCKET)?;
     stream.set_read_timeout(Some(seconds(10)))?;
-    let ask = |stream: &mut std::os::unix::net::UnixStream, call: &str| -> Result<String> {
-        stream.write_all(call.as_bytes())?;
-        stream.write_all(&[0])?;
-        let mut text = Vec::new();
-        let mut byte = [0];
-        while stream.read(&mut byte)? == 1 && byte[0] != 0 {
-            text.push(byte[0]);
-        }
-        Ok(String::from_utf8(text)?)
-    };
-    let info = ask(&mut stream, r#"{"method":"org.varlink.service.GetInfo"}"#)?;
-    ensure!(info.contains("io.outrigger"), "{info}");
-    let text = ask(
-        &mut stream,
-        r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.outrigger"}}"#,
-    )?;
-    ensure!(text.contains("method Create"), "{text}");
-    let wrong = ask(&mut stream, r#"{"method":"io.outrigger.Nonsense"}"#)?;
-    ensure!(wrong.contains("org.varlink.service.MethodNotFound"), "{wrong}");
-    let wrong = ask(&mut stream, r#"{"method":"io.outrigger.Get","parameters":{"guest":7}}"#)?;
-    ensure!(wrong.contains("org.varlink.service.InvalidParameter"), "{wrong}");
-    // The connection has survived both.
-    ensure!(ask(&mut stream, r#"{"method":"io.outrigger.List"}"#)?.contains("guests"), "no list");
+    for (call, wanted) in [
+        (r#"{"method":"org.varlink.service.GetInfo"}"#, "io.outrigger"),
+        (
+            r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.outrigger"}}"#,
+            "method Create",
+        ),
+        (r#"{"method":"io.outrigger.Nonsense"}"#, "org.varlink.service.MethodNotFound"),
+        (r#"{"method":"io.outrigger.Get","parameters":{"guest":7}}"#, "org.varlink.service.InvalidParameter"),
+        // The connection has survived both.
+        (r#"{"method":"io.outrigger.List"}"#, "guests"),
+    ] {
+        let answer = call_varlink(&mut stream, call)?;
+        ensure!(answer.contains(wanted), "{call}: no \"{wanted}\" in {answer}");
+    }
     Ok(())
+}
+
+/// The answer to a call, frame by frame as the protocol has it.
+fn call_varlink(stream: &mut UnixStream, call: &str) -> Result<String> {
+    stream.write_all(call.as_bytes())?;
+    stream.write_all(&[0])?;
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while stream.read(&mut byte)? == 1 && byte[0] != 0 {
+        text.push(byte[0]);
+    }
+    Ok(String::from_utf8(text)?)
 }

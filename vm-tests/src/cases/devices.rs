@@ -2,14 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
-use crate::harness::command::{outrigger, run};
+use crate::harness::command::outrigger;
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
-use crate::harness::guest::{Made, bridge, hello, scratch};
+use crate::harness::guest::{HELLO_DISK, Made, scratch};
+use crate::harness::loops::LoopDevice;
+use crate::harness::network::{BRIDGE, bridge, ports};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("devices::scripts_of_disk_and_vif_run_and_are_taken_back", scripts),
@@ -57,32 +60,33 @@ fn scripts() -> Result<()> {
     let _ = fs::remove_file(LOG);
     let (block, vif, data) =
         (script("block-test", BLOCK)?, script("vif-test", VIF)?, data_disk("scripted-data.img")?);
-    let more = format!(
-        "disk+=['format=raw, vdev=hdb, access=rw, script={}, target=test:{}']\nvif=['bridge={bridge}, script={}']",
-        block.display(),
-        data.display(),
-        vif.display()
-    );
-    let guest = Made::create(&hello("scripted", &more)?, &[])?;
-    let (domid, stub) = (guest.guest.domid, guest.stub()?);
-    let mut console = Console::serial(&guest, 0)?;
-    console.wait_for("this is hdb", 60)?;
+    let target = format!("script={}, target=test:{}", block.display(), data.display());
+    let (guest, console) = GuestConfig::hello("scripted")
+        .disk(&format!("format=raw, vdev=hdb, access=rw, {target}"))
+        .nic(&format!("bridge={bridge}, script={}", vif.display()))
+        .boot()?;
+    ensure!(console.seen.contains("this is hdb"), "it has not read the disk: {}", console.seen);
+    let expected = what_the_scripts_log(&guest)?;
+    logged(&expected)?;
+    guest.destroy()?;
+    let take_back = |line: &String| line.replace(" add ", " remove ").replace(" online ", " offline ");
+    logged(&expected.iter().map(take_back).collect::<Vec<_>>())
+}
+
+/// The lines of the scripts' log for a guest and its stubdomain, both of which are on the bridge.
+fn what_the_scripts_log(guest: &Made) -> Result<Vec<String>> {
+    let (domid, stub) = guest.domids()?;
+    let ports = ports(BRIDGE)?;
     let mut expected = Vec::new();
     for domain in [domid, stub] {
-        let port = Path::new("/sys/class/net").join(bridge).join(format!("brif/vif{domain}.0"));
-        ensure!(port.exists(), "{} is not there", port.display());
-        expected.push(format!("vif online backend/vif/{domain}/0 vif{domain}.0 type_if=vif"));
+        let port = format!("vif{domain}.0");
+        ensure!(ports.contains(&port), "{port} is not on the bridge, but {ports:?}");
+        expected.push(format!("vif online backend/vif/{domain}/0 {port} type_if=vif"));
     }
     // Disk 1 of an IDE bus is 832 (0x340) to the guest, and 51728 (xvdb) to the stubdomain.
     expected.push(format!("block add backend/vbd/{domid}/832"));
     expected.push(format!("block add backend/vbd/{stub}/51728"));
-    logged(&expected)?;
-    guest.destroy()?;
-    let taken_back: Vec<String> = expected
-        .iter()
-        .map(|line| line.replace(" add ", " remove ").replace(" online ", " offline "))
-        .collect();
-    logged(&taken_back)
+    Ok(expected)
 }
 
 /// Fails unless the scripts' log has each of the lines once.
@@ -96,53 +100,31 @@ fn logged(lines: &[String]) -> Result<()> {
 }
 
 fn failing_script() -> Result<()> {
-    let script =
-        script("block-broken", "#!/bin/sh\n[ \"$1\" != add ] || { echo no such volume >&2; exit 3; }\n")?;
-    let more = format!("disk+=['format=raw, vdev=hdb, access=rw, script={}, target=x']", script.display());
-    let config = hello("broken", &more)?.display().to_string();
-    outrigger(&["create", &config])?.refused(1, &["block-broken", "status 3", "no such volume"])?;
-    let missing = "disk+=['format=raw, vdev=hdb, access=rw, script=block-nowhere, target=x']";
-    let config = hello("broken", missing)?.display().to_string();
-    outrigger(&["create", &config])?.refused(1, &["/etc/xen/scripts/block-nowhere"])?;
-    Ok(())
-}
-
-/// A loop device of the case's own, as any block device of dom0.
-struct Block(String);
-
-impl Block {
-    fn of(file: &Path) -> Result<Self> {
-        let device = run("losetup", &["-f"])?.good()?.stdout.trim().to_owned();
-        run("losetup", &[&device, &file.to_string_lossy()])?.good()?;
-        Ok(Self(device))
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        // What stays is seen by the comparison after the case.
-        let _ = run("losetup", &["-d", &self.0]);
-    }
+    let text = "#!/bin/sh\n[ \"$1\" != add ] || { echo no such volume >&2; exit 3; }\n";
+    let script = script("block-broken", text)?;
+    let disk = |script: &str| format!("format=raw, vdev=hdb, access=rw, script={script}, target=x");
+    let config = GuestConfig::hello("broken").disk(&disk(&script.to_string_lossy()));
+    config.refused(1, &["block-broken", "status 3", "no such volume"])?;
+    let config = GuestConfig::hello("broken").disk(&disk("block-nowhere"));
+    config.refused(1, &["/etc/xen/scripts/block-nowhere"])
 }
 
 fn block_and_scsi() -> Result<()> {
-    let config = hello("blocky", "")?;
-    let (boot, data) = (Block::of(Path::new("/tmp/vm-tests/blocky.img"))?, data_disk("blocky-data.img")?);
-    let text = fs::read_to_string(&config)?.replace("/tmp/vm-tests/blocky.img", &boot.0)
-        + &format!("disk+=['format=raw, vdev=sda, access=rw, target={}']\n", data.display());
-    fs::write(&config, text)?;
-    let guest = Made::create(&config, &[])?;
+    let image = scratch("blocky.img", &fs::read(HELLO_DISK)?)?;
+    let (boot, data) = (LoopDevice::of(&image)?, data_disk("blocky-data.img")?);
+    let config = GuestConfig::hello("blocky")
+        .boot_disk(boot.0.as_ref())
+        .disk(&format!("format=raw, vdev=sda, access=rw, target={}", data.display()));
+    let guest = config.create()?;
     let mut console = Console::serial(&guest, 0)?;
     console.wait_for("disk 0: this is hda", 60)?;
     console.wait_for("disk 1: this is hdb", 60)?;
     let info = outrigger(&["info", "blocky"])?.good()?.stdout;
-    ensure!(
-        info.contains("lsi53c895a") && info.contains("scsi-hd"),
-        "the second disk is not on SCSI:\n{info}"
-    );
+    for model in ["lsi53c895a", "scsi-hd"] {
+        ensure!(info.contains(model), "the second disk is not on SCSI:\n{info}");
+    }
     guest.destroy()?;
     // The device is its owner's: it is still attached.
-    let backing = format!("/sys/block/{}/loop/backing_file", boot.0.trim_start_matches("/dev/"));
-    ensure!(Path::new(&backing).exists(), "{} was detached", boot.0);
+    ensure!(boot.is_attached(), "{} was detached", boot.0);
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! How guests end: the ACPI button for one without PV drivers, and what is kept when the configuration says so.
 
 use anyhow::{Result, ensure};
-use api::types::State;
+use api::types::{Guest, State};
+use xen_types::DomId;
 
 use super::Case;
 use crate::harness::command::{XL, outrigger, run};
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, list, must_run, power};
+use crate::harness::guest::{Made, list, must_be_gone, must_run};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("ends::acpi_button_shuts_down_a_guest_without_pv_drivers", acpi_button),
@@ -15,35 +17,26 @@ pub(super) const CASES: &[Case] = &[
     Case::new("ends::rebooting_guest_is_renamed_and_restarted_when_asked", renamed),
 ];
 
-fn ready(guest: &Made) -> Result<Console> {
-    let mut console = Console::serial(guest, 0)?;
-    console.wait_for("TESTGUEST ready", 60)?;
-    Ok(console)
-}
-
 fn acpi_button() -> Result<()> {
-    let guest = Made::create(&power("button", "")?, &[])?;
-    let mut console = ready(&guest)?;
+    let (guest, mut console) = GuestConfig::power("button").boot()?;
     outrigger(&["reboot", "button"])?.refused(1, &["no PV drivers"])?;
     let mut events = Events::subscribe()?;
     let said = outrigger(&["shutdown", "--wait=60", "button"])?.good()?.stdout;
     ensure!(said.contains("ACPI"), "{said}");
     console.wait_for("TESTGUEST power button", 10)?;
     events.wait_for("button", "powered-off", 30)?;
-    ensure!(outrigger(&["domid", "button"])?.status == 4, "it is still there");
+    must_be_gone("button")?;
     guest.leave();
     Ok(())
 }
 
 fn preserved() -> Result<()> {
-    let guest = Made::create(&power("kept", "on_poweroff='preserve'")?, &[])?;
-    let mut console = ready(&guest)?;
+    let (guest, mut console) = GuestConfig::power("kept").line("on_poweroff='preserve'").boot()?;
     let mut events = Events::subscribe()?;
     console.type_text("p")?;
     events.wait_for("kept", "powered-off", 60)?;
     events.wait_for("kept", "preserved", 30)?;
-    let still = must_run("kept")?;
-    ensure!(still.domid == guest.guest.domid && still.state == State::ShutDown, "{still:?}");
+    must_be_shut_down("kept", guest.guest.domid)?;
     let listed = run(XL, &["list", "kept"])?.good()?.stdout;
     ensure!(listed.contains("---s--"), "xl list says otherwise: {listed}");
     // The console still tells what it said last.
@@ -51,20 +44,24 @@ fn preserved() -> Result<()> {
     guest.destroy()
 }
 
+fn must_be_shut_down(name: &str, domid: DomId) -> Result<Guest> {
+    let guest = must_run(name)?;
+    ensure!(guest.domid == domid && guest.state == State::ShutDown, "{guest:?}");
+    Ok(guest)
+}
+
 fn renamed() -> Result<()> {
-    let guest = Made::create(&power("phoenix2", "on_reboot='rename-restart'")?, &[])?;
-    let mut console = ready(&guest)?;
+    let config = GuestConfig::power("phoenix2").line("on_reboot='rename-restart'");
+    let (guest, mut console) = config.boot()?;
     let mut events = Events::subscribe()?;
     console.type_text("r")?;
     events.wait_for("phoenix2", "rebooted", 60)?;
     events.wait_for("phoenix2", "created", 120)?;
-    let old = format!("phoenix2-{}", guest.guest.domid);
-    let kept = must_run(&old)?;
-    ensure!(kept.domid == guest.guest.domid && kept.state == State::ShutDown, "{kept:?}");
-    let again = must_run("phoenix2")?;
-    ensure!(again.domid != kept.domid && again.uuid != kept.uuid, "{again:?}");
-    let again = Made { guest: again };
-    let mut console = ready(&again)?;
+    let domid = guest.guest.domid;
+    let kept = must_be_shut_down(&format!("phoenix2-{domid}"), domid)?;
+    let again = Made::named("phoenix2")?;
+    ensure!(again.guest.domid != kept.domid && again.guest.uuid != kept.uuid, "{again:?}");
+    let mut console = config.booted(&again)?;
     // The new one ends for itself.
     console.type_text("p")?;
     events.wait_for("phoenix2", "destroyed", 60)?;

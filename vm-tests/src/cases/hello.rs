@@ -7,10 +7,11 @@ use api::types::State;
 use vm_report::HostState;
 
 use super::Case;
-use crate::harness::clean::Host;
+use crate::harness::clean::{self, Host};
 use crate::harness::command::{outrigger, run};
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
-use crate::harness::guest::{Made, hello, list, must_run};
+use crate::harness::guest::{Made, must_run};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
@@ -23,32 +24,35 @@ pub(super) const CASES: &[Case] = &[
     Case::on(HostState::Daemons, "hello::example_runs_with_the_xenstored_in_c", example).on_c_xenstored(),
 ];
 
+/// What the guest says on its first serial port.
+const SAID: &str = "Hello from an HVM guest on COM1";
+
 fn example() -> Result<()> {
     let guest = Made::create("/examples/hello.cfg".as_ref(), &[])?;
     let mut first = Console::serial(&guest, 0)?;
-    first.wait_for("Hello from an HVM guest on COM1", 60)?;
-    first.wait_for("this is hda", 60)?;
-    first.wait_for("this is hdb", 60)?;
-    let mut second = Console::serial(&guest, 1)?;
-    second.wait_for("Hello from an HVM guest on COM2", 30)?;
+    for text in [SAID, "this is hda", "this is hdb"] {
+        first.wait_for(text, 60)?;
+    }
+    Console::serial(&guest, 1)?.wait_for("Hello from an HVM guest on COM2", 30)?;
     first.wait_for("echoing COM1", 30)?;
     for word in ["keyboard", "0123456789"] {
-        first.type_text(word)?;
-        first.wait_for(word, 30)?;
+        first.echo(word)?;
     }
     // A second viewer gets what was said before it came.
-    Console::serial(&guest, 0)?.wait_for("Hello from an HVM guest on COM1", 10)?;
-    console_command()?;
+    Console::serial(&guest, 0)?.wait_for(SAID, 10)?;
+    console_command_chooses()?;
+    console_command_forgets_what_is_older()?;
+    console_command_refuses()?;
     guest.destroy()
 }
 
-/// `outrigger console` with all that chooses a console and how much of it is shown.
-fn console_command() -> Result<()> {
-    const SAID: &str = "Hello from an HVM guest on COM1";
-    let shown = |options: &[&str]| -> Result<String> {
-        let arguments = [&["console", "--no-follow"], options, &["hello"]].concat();
-        Ok(outrigger(&arguments)?.good()?.stdout)
-    };
+/// What `outrigger console` shows with these options.
+fn shown(options: &[&str]) -> Result<String> {
+    let arguments = [&["console", "--no-follow"], options, &["hello"]].concat();
+    Ok(outrigger(&arguments)?.good()?.stdout)
+}
+
+fn console_command_chooses() -> Result<()> {
     for (options, said) in [
         (&[][..], SAID),
         (&["--since", "1h"], SAID),
@@ -59,48 +63,53 @@ fn console_command() -> Result<()> {
         let text = shown(options)?;
         ensure!(text.contains(said), "outrigger console {options:?} does not show {said:?} but {text:?}");
     }
-    // What was said becomes older than what is asked for.
+    shown(&["--pv"]).map(drop)
+}
+
+/// What was said becomes older than what is asked for.
+fn console_command_forgets_what_is_older() -> Result<()> {
     let deadline = Instant::now() + seconds(30);
     while shown(&["--since", "1s"])?.contains(SAID) {
         ensure!(Instant::now() < deadline, "--since shows what is older");
         std::thread::yield_now();
     }
-    shown(&["--pv"])?;
-    outrigger(&["console", "--channel", "nowhere", "hello"])?.refused(1, &["no console", "nowhere"])?;
-    outrigger(&["console", "--serial", "5", "hello"])?.refused(1, &["2 serial ports"])?;
-    outrigger(&["console", "--since", "tomorrow", "hello"])?.refused(2, &["tomorrow"])?;
     Ok(())
 }
 
+fn console_command_refuses() -> Result<()> {
+    outrigger(&["console", "--channel", "nowhere", "hello"])?.refused(1, &["no console", "nowhere"])?;
+    outrigger(&["console", "--serial", "5", "hello"])?.refused(1, &["2 serial ports"])?;
+    outrigger(&["console", "--since", "tomorrow", "hello"])?.refused(2, &["tomorrow"]).map(drop)
+}
+
 fn no_qemu() -> Result<()> {
-    let guest = Made::create(&hello("alone", "")?, &[])?;
+    let guest = GuestConfig::hello("alone").create()?;
     let processes = run("ps", &["-o", "comm"])?.good()?.stdout;
     ensure!(!processes.contains("qemu"), "QEMU runs in dom0:\n{processes}");
     guest.destroy()
 }
 
 fn two_guests() -> Result<()> {
-    let one = Made::create(&hello("one", "")?, &[])?;
+    let one = GuestConfig::hello("one");
+    let first = one.create()?;
     let between = Host::look()?;
-    let two = Made::create(&hello("two", "")?, &[])?;
-    let names: Vec<String> = list()?.into_iter().map(|guest| guest.name).collect();
-    ensure!(names.contains(&"one".to_owned()) && names.contains(&"two".to_owned()), "listed are {names:?}");
-    Console::serial(&two, 0)?.wait_for("Hello from an HVM guest on COM1", 60)?;
-    two.destroy()?;
-    crate::harness::clean::compare(&between)?;
+    let second = GuestConfig::hello("two").create()?;
+    for name in ["one", "two"] {
+        must_run(name)?;
+    }
+    Console::serial(&second, 0)?.wait_for(SAID, 60)?;
+    second.destroy()?;
+    clean::compare(&between)?;
     ensure!(must_run("one")?.state == State::Running, "the other guest does not run");
-    let mut console = Console::serial(&one, 0)?;
-    console.wait_for("echoing COM1", 60)?;
-    console.type_text("still here")?;
-    console.wait_for("still here", 30)?;
-    one.destroy()
+    one.booted(&first)?.echo("still here")?;
+    first.destroy()
 }
 
 fn pause() -> Result<()> {
-    let guest = Made::create(&hello("nap", "")?, &["--paused"])?;
+    let guest = GuestConfig::hello("nap").create_paused()?;
     ensure!(must_run("nap")?.state == State::Paused, "it is not paused after create --paused");
     outrigger(&["unpause", "nap"])?.good()?;
-    Console::serial(&guest, 0)?.wait_for("Hello from an HVM guest on COM1", 60)?;
+    Console::serial(&guest, 0)?.wait_for(SAID, 60)?;
     outrigger(&["pause", "nap"])?.good()?;
     ensure!(must_run("nap")?.state == State::Paused, "it is not paused after pause");
     outrigger(&["unpause", "nap"])?.good()?;
@@ -109,7 +118,7 @@ fn pause() -> Result<()> {
 }
 
 fn stub_log() -> Result<()> {
-    let guest = Made::create(&hello("talker", "")?, &[])?;
+    let guest = GuestConfig::hello("talker").create()?;
     let log = outrigger(&["dm-log", "talker"])?.good()?.stdout;
     ensure!(log.contains("outrigger-agent"), "the agent says nothing in the log: {log}");
     guest.destroy()?;
@@ -121,8 +130,5 @@ fn stub_log() -> Result<()> {
 fn rounds() -> Result<()> {
     // A few here; a longer run asks for more.
     let count = std::env::var("OUTRIGGER_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
-    for _ in 0..count {
-        Made::create(&hello("again", "")?, &[])?.destroy()?;
-    }
-    Ok(())
+    (0..count).try_for_each(|_| GuestConfig::hello("again").create()?.destroy())
 }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::Case;
 use crate::harness::command::{outrigger, run};
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, hello, scratch};
-use crate::harness::qmp::Qmp;
+use crate::harness::guest::{Made, scratch};
+use crate::harness::qmp::{Qmp, at_once};
 use crate::harness::{initramfs, seconds};
 
 pub(super) const CASES: &[Case] = &[
@@ -27,120 +28,167 @@ const MORE_KIB: u64 = 17 << 10;
 /// system's calls take.
 const SHARE: f64 = 0.4;
 
-/// The daemon's memory in KiB and the processor's time that it has used, in seconds.
-fn cost() -> Result<(u64, f64)> {
-    let pids = run("pidof", &["outriggerd"])?.good()?.stdout;
-    // One that an earlier case has killed may still be listed: it has no memory.
-    let memory = |pid: &&str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("VmRSS:")).map(str::to_owned)
-    };
-    let pid = pids.split_whitespace().find(|pid| memory(pid).is_some()).context("no outriggerd")?;
-    let rss = memory(&pid).context("no VmRSS")?;
-    let rss = rss.split_whitespace().next().context("no VmRSS")?.parse()?;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
-    let ticks = ticks.sum::<Result<u32, _>>()?;
-    Ok((rss, f64::from(ticks) / 100.0))
+/// What the daemon has cost until now.
+struct Cost {
+    memory_kib: u64,
+    /// The processor's time, in seconds.
+    time: f64,
+}
+
+impl Cost {
+    fn now() -> Result<Self> {
+        let pids = run("pidof", &["outriggerd"])?.good()?.stdout;
+        // One that an earlier case has killed may still be listed: it has no memory.
+        let (pid, memory_kib) = pids
+            .split_whitespace()
+            .find_map(|pid| Some((pid, resident(pid)?)))
+            .context("no outriggerd, or no VmRSS")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+        let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        let ticks = ticks.sum::<Result<u32, _>>()?;
+        Ok(Self { memory_kib, time: f64::from(ticks) / 100.0 })
+    }
+}
+
+fn resident(pid: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn ask(client: &mut Qmp, command: &str) -> Result<Value> {
     client.ask(&json!({"execute": command, "id": command}))
 }
 
-/// The other guest is as it was.
-fn unharmed(console: &mut Console, client: &mut Qmp) -> Result<()> {
-    let start = Instant::now();
-    let answer = ask(client, "query-status")?;
-    ensure!(answer["return"]["running"] == true, "{answer}");
-    ensure!(start.elapsed() < seconds(5), "the other guest's QEMU answers after {:?}", start.elapsed());
-    console.type_text("?")?;
-    console.wait_for("?", 30)
+/// The guest that must notice nothing.
+struct Bystander {
+    guest: Made,
+    console: Console,
+    client: Qmp,
+}
+
+impl Bystander {
+    fn boot() -> Result<Self> {
+        let (guest, console) = GuestConfig::hello("honest").boot()?;
+        Ok(Self { guest, console, client: Qmp::connect("honest")? })
+    }
+
+    /// It is as it was.
+    fn must_be_unharmed(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let answer = ask(&mut self.client, "query-status")?;
+        ensure!(answer["return"]["running"] == true, "{answer}");
+        ensure!(start.elapsed() < seconds(5), "the other guest's QEMU answers after {:?}", start.elapsed());
+        self.console.echo("?")
+    }
 }
 
 fn hostile() -> Result<()> {
-    let other = Made::create(&hello("honest", "")?, &[])?;
-    let mut console = Console::serial(&other, 0)?;
-    console.wait_for("echoing COM1", 60)?;
-    let mut honest = Qmp::connect("honest")?;
+    let mut other = Bystander::boot()?;
     let ramdisk = scratch("hostile.img", &initramfs::of_one(&fs::read(PROGRAM)?)?)?;
-    let more = format!("stubdomain_ramdisk='{}'\non_device_model_crash='destroy'", ramdisk.display());
-    let mut events = Events::subscribe()?;
-    let rogue = Made::create(&hello("rogue", &more)?, &[])?;
+    let events = Events::subscribe()?;
+    let rogue = GuestConfig::hello("rogue")
+        .line(&format!("stubdomain_ramdisk='{}'", ramdisk.display()))
+        .line("on_device_model_crash='destroy'")
+        .create()?;
     let mut client = Qmp::connect("rogue")?;
-    let before = cost()?;
-    // It plays along until it is told otherwise, and answers what makes no sense.
-    ensure!(ask(&mut client, "query-version")?["return"] == json!({}), "it does not play along");
-    outrigger(&["screenshot", "rogue", "/tmp/vm-tests/rogue.png"])?.refused(1, &[])?;
-    // What breaks the session: the answer is an error, and then there is another session.
+    let before = Cost::now()?;
+    plays_along_but_answers_nonsense(&mut client)?;
+    broken_sessions_are_replaced(&mut client, &mut other)?;
+    odd_answers_are_passed_over(&mut client)?;
+    silence_holds_up_nobody_else(&mut client)?;
+    flood(&mut other)?;
+    let after = Cost::now()?.memory_kib;
+    let had = before.memory_kib;
+    ensure!(after < had + MORE_KIB, "the daemon has {after} KiB, and had {had}");
+    crash_ends_it(rogue, events)?;
+    other.must_be_unharmed()?;
+    other.guest.destroy()
+}
+
+/// Until it is told otherwise.
+fn plays_along_but_answers_nonsense(client: &mut Qmp) -> Result<()> {
+    ensure!(ask(client, "query-version")?["return"] == json!({}), "it does not play along");
+    outrigger(&["screenshot", "rogue", "/tmp/vm-tests/rogue.png"])?.refused(1, &[]).map(drop)
+}
+
+fn still_answers(client: &mut Qmp, complaint: &str) -> Result<()> {
+    ensure!(ask(client, "query-version")?["id"] == "query-version", "{complaint}");
+    Ok(())
+}
+
+/// The answer is an error, and then there is another session.
+fn broken_sessions_are_replaced(client: &mut Qmp, other: &mut Bystander) -> Result<()> {
     for mode in ["garbage", "endless", "cut"] {
-        let answer = ask(&mut client, &format!("query-hostile-{mode}"))?;
+        let after = format!("after {mode}");
+        let answer = ask(client, &format!("query-hostile-{mode}"))?;
         ensure!(answer["error"]["class"].is_string(), "{mode}: {answer}");
-        client.event("OUTRIGGER_SESSION_RESTORED", 60).with_context(|| format!("after {mode}"))?;
-        ensure!(ask(&mut client, "query-version")?["id"] == "query-version", "after {mode}");
-        unharmed(&mut console, &mut honest).with_context(|| format!("after {mode}"))?;
+        client.event("OUTRIGGER_SESSION_RESTORED", 60).context(after.clone())?;
+        still_answers(client, &after)?;
+        other.must_be_unharmed().context(after)?;
     }
-    // What is passed over.
+    Ok(())
+}
+
+fn odd_answers_are_passed_over(client: &mut Qmp) -> Result<()> {
     for mode in ["twice", "strange"] {
-        let answer = ask(&mut client, &format!("query-hostile-{mode}"))?;
+        let answer = ask(client, &format!("query-hostile-{mode}"))?;
         ensure!(answer["id"] == format!("query-hostile-{mode}"), "{answer}");
-        ensure!(ask(&mut client, "query-version")?["id"] == "query-version", "after {mode}");
+        still_answers(client, &format!("after {mode}"))?;
     }
-    // What is never answered holds up nobody who does not wait for it.
+    Ok(())
+}
+
+fn silence_holds_up_nobody_else(client: &mut Qmp) -> Result<()> {
     client.send(&json!({"execute": "query-hostile-silent"}))?;
-    ensure!(ask(&mut Qmp::connect("rogue")?, "query-version")?["id"] == "query-version", "one holds up all");
-    flood(&mut console, &mut honest)?;
-    let after = cost()?;
-    ensure!(after.0 < before.0 + MORE_KIB, "the daemon has {} KiB, and had {}", after.0, before.0);
-    // Its end is noticed as any other's.
+    still_answers(&mut Qmp::connect("rogue")?, "one holds up all")
+}
+
+/// Its end is noticed as any other's.
+fn crash_ends_it(rogue: Made, mut events: Events) -> Result<()> {
     Qmp::connect("rogue")?.send(&json!({"execute": "query-hostile-crash"}))?;
     events.wait_for("rogue", "dm-died", 30)?;
     events.wait_for("rogue", "destroyed", 60)?;
     rogue.leave();
-    unharmed(&mut console, &mut honest)?;
-    other.destroy()
-}
-
-/// Ten seconds of events, as fast as they are taken.
-fn flood(console: &mut Console, honest: &mut Qmp) -> Result<()> {
-    let mut client = Qmp::connect("rogue")?;
-    ask(&mut client, "query-hostile-flood")?;
-    let memory = cost()?.0;
-    let mut most = memory;
-    let mut lasts = |length| -> Result<f64> {
-        let (start, used) = (Instant::now(), cost()?.1);
-        while start.elapsed() < seconds(length) {
-            unharmed(console, honest).context("in a flood")?;
-            most = most.max(cost()?.0);
-        }
-        Ok((cost()?.1 - used) / start.elapsed().as_secs_f64())
-    };
-    // What may be spent at once goes first.
-    lasts(3)?;
-    let share = lasts(5)?;
-    println!("     a flood takes {share:.2} of a processor, and {} KiB", most - memory);
-    ensure!(share < SHARE, "a flood takes {share:.2} of a processor");
-    ensure!(most < memory + MORE_KIB, "the daemon has {most} KiB in a flood, and had {memory}");
     Ok(())
 }
 
+/// Events, as fast as they are taken.
+fn flood(other: &mut Bystander) -> Result<()> {
+    let mut client = Qmp::connect("rogue")?;
+    ask(&mut client, "query-hostile-flood")?;
+    let had = Cost::now()?.memory_kib;
+    // What may be spent at once goes first.
+    let (_, first) = in_the_flood(other, 3)?;
+    let (share, then) = in_the_flood(other, 5)?;
+    let most = had.max(first).max(then);
+    println!("     a flood takes {share:.2} of a processor, and {} KiB", most - had);
+    ensure!(share < SHARE, "a flood takes {share:.2} of a processor");
+    ensure!(most < had + MORE_KIB, "the daemon has {most} KiB in a flood, and had {had}");
+    Ok(())
+}
+
+/// The share of a processor that the daemon takes for so many seconds, and the most memory that it has meanwhile.
+fn in_the_flood(other: &mut Bystander, length: u64) -> Result<(f64, u64)> {
+    let (start, used, mut most) = (Instant::now(), Cost::now()?.time, 0);
+    while start.elapsed() < seconds(length) {
+        other.must_be_unharmed().context("in a flood")?;
+        most = most.max(Cost::now()?.memory_kib);
+    }
+    Ok(((Cost::now()?.time - used) / start.elapsed().as_secs_f64(), most))
+}
+
 fn ten_clients() -> Result<()> {
-    let guest = Made::create(&hello("busy", "")?, &[])?;
+    let guest = GuestConfig::hello("busy").create()?;
     let clients = (0..10).map(|_| Qmp::connect("busy")).collect::<Result<Vec<_>>>()?;
-    let ask_on = |mut client: Qmp| -> Result<Qmp> {
+    at_once(clients, |_, client| {
         for number in 0..20 {
             let id = json!(number);
             let answer = client.ask(&json!({"execute": "query-status", "id": id}))?;
             ensure!(answer["return"]["status"] == "running" && answer["id"] == id, "{answer}");
         }
-        Ok(client)
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = clients.into_iter().map(|client| scope.spawn(move || ask_on(client))).collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?.map(drop))
+        Ok(())
     })?;
     guest.destroy()
 }

@@ -2,14 +2,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use vm_report::HostState;
 
 use super::Case;
+use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
-use crate::harness::guest::{HELLO_DISK, Made, cpus, list, scratch};
+use crate::harness::guest::{HELLO_DISK, list};
 use crate::harness::peer::{Peer, SHARED_DISK, Side};
 
 pub(super) const CASES: &[Case] =
@@ -19,36 +19,37 @@ fn in_turn() -> Result<()> {
     let mut peer = Peer::join()?;
     match peer.side {
         Side::A => {
-            let mut disk = OpenOptions::new().write(true).open(SHARED_DISK)?;
-            disk.write_all(&fs::read(HELLO_DISK)?).context("cannot write the shared disk")?;
-            disk.sync_all()?;
-            drop(disk);
-            let guest = Made::create(&config("")?, &[])?;
-            Console::serial(&guest, 0)?.wait_for("this is hda", 60)?;
-            let uuid = guest.guest.uuid.to_string();
-            guest.destroy()?;
+            write_shared_disk()?;
+            let uuid = run_to_its_disk(&config())?;
             peer.tell(&uuid)?;
             ensure!(peer.hear()? == uuid, "the other host ran something else");
             ensure!(list()?.is_empty(), "a guest is here again");
+            Ok(())
         }
         Side::B => {
             let uuid = peer.hear()?;
-            let guest = Made::create(&config(&format!("uuid='{uuid}'"))?, &[])?;
-            Console::serial(&guest, 0)?.wait_for("this is hda", 60)?;
-            let ran = guest.guest.uuid.to_string();
-            guest.destroy()?;
-            peer.tell(&ran)?;
+            let ran = run_to_its_disk(&config().line(&format!("uuid='{uuid}'")))?;
+            peer.tell(&ran)
         }
     }
-    Ok(())
+}
+
+fn write_shared_disk() -> Result<()> {
+    let mut disk = OpenOptions::new().write(true).open(SHARED_DISK)?;
+    disk.write_all(&fs::read(HELLO_DISK)?).context("cannot write the shared disk")?;
+    Ok(disk.sync_all()?)
 }
 
 /// The boot sector guest on the shared disk.
-fn config(more: &str) -> Result<PathBuf> {
-    let text = format!(
-        "name='shared'\ntype='hvm'\nmemory=64\nvcpus=1\n{}\nvga='none'\nserial='pty'\n\
-         disk=['format=raw, vdev=hda, access=rw, target={SHARED_DISK}']\n{more}\n",
-        cpus()
-    );
-    scratch("shared.cfg", text.as_bytes())
+fn config() -> GuestConfig {
+    GuestConfig::hello("shared").boot_disk(SHARED_DISK.as_ref())
+}
+
+/// Creates the guest, destroys it once it has read its disk, and returns its UUID.
+fn run_to_its_disk(config: &GuestConfig) -> Result<String> {
+    let guest = config.create()?;
+    Console::serial(&guest, 0)?.wait_for("this is hda", 60)?;
+    let uuid = guest.guest.uuid.clone();
+    guest.destroy()?;
+    Ok(uuid)
 }

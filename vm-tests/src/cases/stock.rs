@@ -1,18 +1,19 @@
 //! Stock Xen tools beside ours: they are at ease with our domains.
 
 use std::fs;
-use std::io::Read as _;
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
+use xen_types::DomId;
 use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
-use crate::harness::command::{XL, outrigger, run, run_within};
+use crate::harness::command::{XL, run, run_within};
+use crate::harness::config::{GuestConfig, cpus, padded};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, cpus, hello, linux, power, scratch};
+use crate::harness::guest::must_be_gone;
 use crate::harness::seconds;
+use crate::harness::xl_serial::Serial;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("stock::xl_list_shows_guest_and_stubdomain", xl_list),
@@ -34,51 +35,50 @@ const IMAGE: &str = "device_model_version='qemu-xen'\n\
      vnc=0";
 
 fn xl_list() -> Result<()> {
-    let pinned = if cpus().is_empty() { "cpus='1'" } else { "" };
-    let guest = Made::create(&hello("shown", pinned)?, &[])?;
-    let text = run(XL, &["list"])?.good()?.stdout;
+    let mut config = GuestConfig::hello("shown");
+    if cpus().is_none() {
+        config = config.line("cpus='1'");
+    }
+    let guest = config.create()?;
     // Where the configuration's `cpus` keeps it, by Xen's word; the stubdomain may run anywhere.
-    for (name, cpus) in [("shown", "1"), ("shown-dm", "all")] {
-        let text = run(XL, &["vcpu-list", name])?.good()?.stdout;
-        let hard = |line: &str| line.split_whitespace().rev().nth(2).map(str::to_owned);
-        let listed: Vec<String> = text.lines().skip(1).filter_map(hard).collect();
-        ensure!(listed == [cpus], "{name} may run on {listed:?}:\n{text}");
+    for (name, domid, cpus) in [("shown", guest.guest.domid, "1"), ("shown-dm", guest.stub()?, "all")] {
+        may_run_on(name, cpus)?;
+        is_shown_by_xl_list(name, domid)?;
     }
-    for (name, domid) in [("shown", guest.guest.domid), ("shown-dm", guest.stub()?)] {
-        ensure!(
-            text.lines().any(|line| {
-                let mut words = line.split_whitespace();
-                words.next() == Some(name) && words.next() == Some(&domid.to_string())
-            }),
-            "xl list does not show {name}:\n{text}"
-        );
-    }
-    let domid = run(XL, &["domid", "shown"])?.good()?.stdout;
-    ensure!(domid.trim() == guest.guest.domid.to_string(), "xl domid says {domid}");
+    let domid = domid("shown")?;
+    ensure!(domid == guest.guest.domid.to_string(), "xl domid says {domid}");
     run(XL, &["list", "-v"])?.good()?;
     run(XL, &["block-list", "shown"])?.good()?;
     guest.destroy()
 }
 
+fn may_run_on(name: &str, cpus: &str) -> Result<()> {
+    let text = run(XL, &["vcpu-list", name])?.good()?.stdout;
+    let hard = |line: &str| line.split_whitespace().rev().nth(2).map(str::to_owned);
+    let listed: Vec<String> = text.lines().skip(1).filter_map(hard).collect();
+    ensure!(listed == [cpus], "{name} may run on {listed:?}:\n{text}");
+    Ok(())
+}
+
+fn is_shown_by_xl_list(name: &str, domid: DomId) -> Result<()> {
+    let text = run(XL, &["list"])?.good()?.stdout;
+    let is_its = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(name) && words.next() == Some(&domid.to_string())
+    };
+    ensure!(text.lines().any(is_its), "xl list does not show {name}:\n{text}");
+    Ok(())
+}
+
 fn xl_destroy() -> Result<()> {
-    let guest = Made::create(&hello("taken", "")?, &[])?;
+    let guest = GuestConfig::hello("taken").create()?;
     let mut events = Events::subscribe()?;
     run(XL, &["destroy", "taken"])?.good()?;
     // The daemon clears what xl does not know of.
     events.wait_for("taken", "destroyed", 60)?;
-    ensure!(outrigger(&["domid", "taken"])?.status == 4, "the guest is still listed");
+    must_be_gone("taken")?;
     guest.leave();
     Ok(())
-}
-
-/// A guest of xl's, destroyed when the case fails.
-struct Stock(&'static str);
-
-impl Drop for Stock {
-    fn drop(&mut self) {
-        // Gone already when the case succeeded.
-        let _ = run(XL, &["destroy", self.0]);
-    }
 }
 
 /// A guest with a screen, two disks and a CD drive, at the memory that our toolstack gives: from its creation to its own
@@ -86,33 +86,19 @@ impl Drop for Stock {
 fn xl_life() -> Result<()> {
     const NAME: &str = "stocked";
     const FILE: &str = "/tmp/vm-tests/stocked.save";
-    let data = scratch("stocked-data.img", &[0; 1 << 20])?;
-    let disc = scratch("stocked.iso", &[0; 1 << 20])?;
-    let more = format!(
-        "{IMAGE}\nvga='stdvga'\nvideoram=16\nmemory=32\ndisk+=['{},raw,hdb,w','{},raw,hdc,cdrom']",
-        data.display(),
-        disc.display()
-    );
-    let config = power(NAME, &more)?;
-    let guest = Stock(NAME);
+    let (data, disc) = (padded("stocked-data.img", "")?, padded("stocked.iso", "")?);
+    let config = GuestConfig::power(NAME).line(IMAGE).vga("stdvga").line("videoram=16").memory(32);
+    let config = config.disk(&format!("{},raw,hdb,w", data.display()));
+    let config = config.disk(&format!("{},raw,hdc,cdrom", disc.display()));
     let mut serial = Serial::of(NAME);
-    run_within(seconds(180), XL, &["create", &config.to_string_lossy()])?.good()?;
+    let guest = config.create_with_xl()?;
     serial.wait_for("TESTGUEST ready")?;
-
-    // This xl changes no CD of a guest with a stubdomain.
-    for args in
-        [["cd-eject", NAME, "hdc"].as_slice(), &["cd-insert", NAME, "hdc", "/tmp/vm-tests/stocked.iso"]]
-    {
-        ensure!(
-            run(XL, args)?.stderr.contains("doesn't work for stub domains"),
-            "xl {args:?} can do more now"
-        );
-    }
+    cd_cannot_be_changed(NAME)?;
     pci_commands(NAME)?;
 
     // It goes on after a save, and starts from what was saved when it is gone.
     run_within(seconds(180), XL, &["save", "-c", NAME, FILE])?.good()?;
-    run(XL, &["destroy", guest.0])?.good()?;
+    guest.destroy()?;
     let mut serial = Serial::of(NAME);
     run_within(seconds(180), XL, &["restore", FILE])?.good()?;
     fs::remove_file(FILE)?;
@@ -120,6 +106,17 @@ fn xl_life() -> Result<()> {
     serial.wait_for("TESTGUEST power button")?;
     wait_until_gone(NAME)?;
     remove_empty_folder()
+}
+
+/// This xl changes no CD of a guest with a stubdomain.
+fn cd_cannot_be_changed(name: &str) -> Result<()> {
+    for args in
+        [["cd-eject", name, "hdc"].as_slice(), &["cd-insert", name, "hdc", "/tmp/vm-tests/stocked.iso"]]
+    {
+        let said = run(XL, args)?.stderr;
+        ensure!(said.contains("doesn't work for stub domains"), "xl {args:?} can do more now");
+    }
+    Ok(())
 }
 
 /// xl leaves the directory of its device models in dom0, empty.
@@ -194,11 +191,10 @@ fn xl_pci() -> Result<()> {
     const NAME: &str = "plugged";
     let image = IMAGE.replace("unrestricted=1'", "unrestricted=1 outrigger.pci=on'");
     ensure!(image != IMAGE, "the word for PCI has no place");
-    let config = linux(NAME, PCI_SCRIPT, &format!("{image}\npassthrough='enabled'"))?;
+    let config = GuestConfig::linux(NAME, PCI_SCRIPT).line(&image).line("passthrough='enabled'");
     let _assignable = Assignable::new()?;
-    let guest = Stock(NAME);
     let mut serial = Serial::of(NAME);
-    run_within(seconds(180), XL, &["create", &config.to_string_lossy()])?.good()?;
+    let guest = config.create_with_xl()?;
     serial.wait_for("TESTGUEST waits 1")?;
     run(XL, &["pci-attach", NAME, PCI_DEVICE])?.good()?;
     serial.wait_for("TESTGUEST reads 1 0x010000ED")?;
@@ -206,7 +202,7 @@ fn xl_pci() -> Result<()> {
     serial.wait_for("TESTGUEST waits 2")?;
     pci_command(NAME, "pci-ins", "pci-inserted")?;
     serial.wait_for("TESTGUEST reads 2 0x010000ED")?;
-    run(XL, &["destroy", guest.0])?.good()?;
+    guest.destroy()?;
     wait_until_gone(NAME)?;
     remove_empty_folder()
 }
@@ -224,76 +220,4 @@ fn wait_until_gone(name: &str) -> Result<()> {
         let _ = watch.recv_deadline(deadline);
     }
     Ok(())
-}
-
-/// What comes out of the first serial port of xl's guest.
-struct Serial {
-    name: String,
-    texts: Receiver<Result<String>>,
-    seen: String,
-}
-
-impl Serial {
-    /// To be called before the guest starts: xl's QEMU in dom0 throws away what nobody reads.
-    fn of(name: &str) -> Self {
-        Self { name: name.to_owned(), texts: serial_of(format!("{name}-dm")), seen: String::new() }
-    }
-
-    fn wait_for(&mut self, words: &str) -> Result<()> {
-        let deadline = Instant::now() + seconds(120);
-        while !self.seen.contains(words) {
-            match self.texts.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(text) => self.seen.push_str(&text?),
-                Err(_) => bail!("{} did not say \"{words}\", but {:?}", self.name, self.seen),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Sends what comes out of the first serial port of xl's guest, whose stubdomain has this name, from its creation on.
-fn serial_of(stub: String) -> Receiver<Result<String>> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::spawn(move || {
-        let read = || -> Result<()> {
-            let mut file = fs::File::open(wait_for_tty(&stub)?)?;
-            let mut bytes = [0; 256];
-            loop {
-                let count = file.read(&mut bytes)?;
-                if count == 0
-                    || sender.send(Ok(String::from_utf8_lossy(&bytes[..count]).into_owned())).is_err()
-                {
-                    return Ok(());
-                }
-            }
-        };
-        if let Err(error) = read() {
-            // Nobody listens any more when the guest was destroyed.
-            let _ = sender.send(Err(error.context("cannot read the guest's serial port")));
-        }
-    });
-    receiver
-}
-
-/// Waits until the stubdomain of this name has a pty for its console 3, and gives its path.
-fn wait_for_tty(stub: &str) -> Result<String> {
-    let store = Xenstore::open()?;
-    let domains = XsPath::new("/local/domain")?;
-    let watch = store.watch(&domains)?;
-    let deadline = Instant::now() + seconds(120);
-    loop {
-        for domain in store.list(&domains)?.unwrap_or_default() {
-            let domain = domains.join(&domain)?;
-            if store.read_string(&domain.join("name")?, 256)?.as_deref() != Some(stub) {
-                continue;
-            }
-            let tty = XsPath::new(format!("{domain}/device/console/3/tty"))?;
-            if let Some(tty) = store.read_string(&tty, 64)?.filter(|tty| !tty.is_empty()) {
-                return Ok(tty);
-            }
-        }
-        ensure!(Instant::now() < deadline, "{stub} got no serial port");
-        // Writes come one by one; after a quiet second the tree is looked at anyway.
-        let _ = watch.recv_deadline(deadline.min(Instant::now() + Duration::from_secs(1)));
-    }
 }

@@ -1,5 +1,6 @@
 //! What is not ours is never touched: neither a domid, a name nor a path is an identity.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use crate::harness::command::{Output, XL, outrigger, run};
-use crate::harness::consoles::Console;
+use crate::harness::config::{GuestConfig, padded, path_of};
 use crate::harness::daemons::Daemon;
 use crate::harness::disk;
-use crate::harness::guest::{Made, hello, must_run, scratch};
+use crate::harness::loops::{LoopDevice, loops_of};
 use crate::harness::state_file::{self, Ghost, Replaced, wait_until_forgotten};
-use crate::harness::stranger::{Stranger, loops_of};
+use crate::harness::stranger::Stranger;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("strangers::with_the_numbers_of_a_guest_that_is_gone_live_on", stale_file),
@@ -31,7 +32,10 @@ const ANOTHER_BOOT: &str = "6f1c1e0a-4f0d-4d0e-9c51-0d6f5b1f8f3e";
 /// paused.
 fn stale_file() -> Result<()> {
     let ghost = Ghost::of_a_real_guest()?;
-    let strangers = [Stranger::running("runner", "")?, Stranger::paused("sleeper", "")?];
+    let strangers = [
+        Stranger::running(GuestConfig::pv("runner", "i"))?,
+        Stranger::paused(GuestConfig::pv("sleeper", "i"))?,
+    ];
     let [runner, sleeper] = [&strangers[0], &strangers[1]].map(|stranger| stranger.domid);
     for (boot, phase, domids) in [
         (Some(ANOTHER_BOOT), "running", [runner, sleeper]),
@@ -39,20 +43,24 @@ fn stale_file() -> Result<()> {
         (None, "running", [sleeper, runner]),
         (None, "creating", [runner, sleeper]),
     ] {
-        let turn = || -> Result<()> {
-            let _file = Replaced::with(&state_file::path(&ghost.uuid), &ghost.text(domids, phase, boot)?)?;
-            // Asked for before and after the file was dealt with.
-            let early = cannot_be_destroyed(&domids);
-            let forgotten = wait_until_forgotten(&ghost.uuid);
-            strangers.iter().try_for_each(Stranger::must_be_untouched)?;
-            early.and(forgotten)?;
-            cannot_be_destroyed(&domids)?;
-            strangers.iter().try_for_each(Stranger::must_be_untouched)
-        };
         let which = if boot.is_some() { "another" } else { "this" };
-        turn().with_context(|| format!("the file is of {which} boot and says \"{phase}\""))?;
+        file_names_strangers(&ghost.uuid, &ghost.text(domids, phase, boot)?, &strangers)
+            .with_context(|| format!("the file is of {which} boot and says \"{phase}\""))?;
     }
     Ok(())
+}
+
+/// The daemon forgets the file's guest, and touches none of the domains that the file names.
+fn file_names_strangers(uuid: &str, text: &str, strangers: &[Stranger; 2]) -> Result<()> {
+    let domids = [strangers[0].domid, strangers[1].domid];
+    let _file = Replaced::with(&state_file::path(uuid), text)?;
+    // Asked for before and after the file was dealt with.
+    let early = cannot_be_destroyed(&domids);
+    let forgotten = wait_until_forgotten(uuid);
+    strangers.iter().try_for_each(Stranger::must_be_untouched)?;
+    early.and(forgotten)?;
+    cannot_be_destroyed(&domids)?;
+    strangers.iter().try_for_each(Stranger::must_be_untouched)
 }
 
 fn cannot_be_destroyed(domids: &[u16]) -> Result<()> {
@@ -62,13 +70,14 @@ fn cannot_be_destroyed(domids: &[u16]) -> Result<()> {
 /// Our guest was destroyed while the daemon was away, and xl made another with its name and UUID.
 fn uuid_and_name() -> Result<()> {
     const UUID: &str = "0c5f2d3e-7b1a-4c8d-9e6f-1a2b3c4d5e6f";
-    let ours = Made::create(&hello("reused", &format!("uuid='{UUID}'"))?, &[])?;
+    let uuid = format!("uuid='{UUID}'");
+    let ours = GuestConfig::hello("reused").line(&uuid).create()?;
     let _file = Replaced::gone_afterwards(&state_file::path(UUID));
     let daemon = Daemon::stop()?;
     for domid in [ours.stub()?, ours.guest.domid] {
         run(XL, &["destroy", &domid.to_string()])?.good()?;
     }
-    let stranger = Stranger::running("reused", &format!("uuid='{UUID}'"))?;
+    let stranger = Stranger::running(GuestConfig::pv("reused", "i").line(&uuid))?;
     daemon.start()?;
     let forgotten = wait_until_forgotten(UUID);
     stranger.must_be_untouched()?;
@@ -94,48 +103,65 @@ fn damaged_file() -> Result<()> {
 
 /// A guest whose state file cannot be read goes on with all that it has, and is managed again once it can.
 fn unreadable(spoil: fn(&str) -> Result<String>, advice: &str) -> Result<()> {
-    let guest = Made::create(&hello("elder", "")?, &[])?;
-    let mut console = Console::serial(&guest, 0)?;
-    console.wait_for("echoing COM1", 60)?;
-    let (image, file) = (Path::new("/tmp/vm-tests/elder.img"), state_file::path(&guest.guest.uuid));
-    let loops = loops_of(image)?;
+    let (guest, mut console) = GuestConfig::hello("elder").boot()?;
+    let (image, file) = (path_of("elder.img"), state_file::path(&guest.guest.uuid));
+    let loops = loops_of(&image)?;
     ensure!(!loops.is_empty(), "the guest has no loop device");
     let spoiled = Replaced::with(&file, &spoil(&fs::read_to_string(&file)?)?)?;
-    ensure!(loops_of(image)? == loops, "its loop devices were {loops:?} and are {:?}", loops_of(image)?);
+    must_have_loops(&image, &loops)?;
+    list_names_the_file(&file, advice)?;
+    // Nobody else gets its disk.
+    GuestConfig::hello("heir").boot_disk(&image).refused(1, &["elder.img"])?;
+    // It has noticed nothing of all this.
+    console.echo("still here?")?;
+    drop(spoiled);
+    guest.must_be_the_same()?;
+    must_have_loops(&image, &loops)?;
+    guest.destroy()
+}
+
+fn must_have_loops(image: &Path, wanted: &BTreeMap<String, String>) -> Result<()> {
+    let loops = loops_of(image)?;
+    ensure!(loops == *wanted, "its loop devices were {wanted:?} and are {loops:?}");
+    Ok(())
+}
+
+fn list_names_the_file(file: &Path, advice: &str) -> Result<()> {
     let listed = outrigger(&["list"])?;
     let said = format!("{}{}", listed.stdout, listed.stderr);
     ensure!(said.contains(&*file.to_string_lossy()), "outrigger list does not name the file: {listed}");
     ensure!(said.contains(advice), "outrigger list does not advise \"{advice}\": {listed}");
-    // Nobody else gets its disk.
-    let config = hello("heir", "")?;
-    let text = fs::read_to_string(&config)?.replace("/tmp/vm-tests/heir.img", &image.to_string_lossy());
-    fs::write(&config, text)?;
-    must_be_refused("heir", &config, &["elder.img"])?;
-    // It has noticed nothing of all this.
-    console.type_text("still here?")?;
-    console.wait_for("still here?", 30)?;
-    drop(spoiled);
-    let again = must_run("elder")?;
-    ensure!(again.domid == guest.guest.domid && again.stub_domid == guest.guest.stub_domid, "{again:?}");
-    ensure!(loops_of(image)? == loops, "its loop devices were {loops:?} and are {:?}", loops_of(image)?);
-    guest.destroy()
-}
-
-/// Fails unless the guest cannot be created, for a reason that has these words.
-fn must_be_refused(name: &str, config: &Path, words: &[&str]) -> Result<()> {
-    let output = outrigger(&["create", &config.to_string_lossy()])?;
-    if output.status == 0 {
-        outrigger(&["destroy", name])?.good()?;
-    }
-    output.refused(1, words).map(drop)
+    Ok(())
 }
 
 /// A disk of xl's guest, under whichever name, is not for a guest of ours; one that both only read is.
 fn other_names() -> Result<()> {
-    let shared = scratch("shared.img", &[0; 1 << 20])?;
-    let holder = Stranger::running("holder", &format!("disk+=['{},raw,xvdb,r']", shared.display()))?;
-    let guest = Made::create(&hello("seeker", "")?, &[])?;
+    let shared = padded("shared.img", "")?;
+    let holder = GuestConfig::pv("holder", "i").disk(&format!("{},raw,xvdb,r", shared.display()));
+    let holder = Stranger::running(holder)?;
+    let guest = GuestConfig::hello("seeker").create()?;
     let links = Links::to(&holder.image)?;
+    let mut taken = names_that_are_taken(&holder, &links)?;
+    let written = must_not_attach(&shared, "rw", "the guest holder");
+    taken.extend(written.err().map(|why| format!("what xl's guest reads, rw: {why}")));
+    let own_loop = LoopDevice::of(&holder.image)?;
+    let another = must_not_attach(own_loop.0.as_ref(), "rw", "in use");
+    taken.extend(another.err().map(|why| format!("a loop device of dom0's, rw: {why}")));
+    ensure!(taken.is_empty(), "{} attachments of the disk of another: {}", taken.len(), taken.join("\n"));
+    drop(own_loop);
+    // A new guest is no other than one that runs.
+    let late = GuestConfig::hello("late").disk(&format!("{},raw,hdb,rw", links.symbolic.display()));
+    late.refused(1, &["the guest holder"])?;
+    attach(&shared, "ro")?.good()?;
+    outrigger(&["block-detach", "seeker", "xvdc"])?.good()?;
+    holder.must_be_untouched()?;
+    drop(holder);
+    attach(&links.symbolic, "rw")?.good()?;
+    guest.destroy()
+}
+
+/// The names of the holder's disk by which it can be attached, each with why it should not have been.
+fn names_that_are_taken(holder: &Stranger, links: &Links) -> Result<Vec<String>> {
     let mut taken = Vec::new();
     for (what, disk) in [
         ("itself", holder.image.clone()),
@@ -149,22 +175,7 @@ fn other_names() -> Result<()> {
             taken.extend(outcome.err().map(|why| format!("{what}, {access}: {why}")));
         }
     }
-    let written = must_not_attach(&shared, "rw", "the guest holder");
-    taken.extend(written.err().map(|why| format!("what xl's guest reads, rw: {why}")));
-    let own_loop = LoopOf::attach(&holder.image)?;
-    let another = must_not_attach(Path::new(&own_loop.0), "rw", "in use");
-    taken.extend(another.err().map(|why| format!("a loop device of dom0's, rw: {why}")));
-    ensure!(taken.is_empty(), "{} attachments of the disk of another: {}", taken.len(), taken.join("\n"));
-    // A new guest is no other than one that runs.
-    let config = hello("late", &format!("disk+=['{},raw,hdb,rw']", links.symbolic.display()))?;
-    drop(own_loop);
-    must_be_refused("late", &config, &["the guest holder"])?;
-    attach(&shared, "ro")?.good()?;
-    outrigger(&["block-detach", "seeker", "xvdc"])?.good()?;
-    holder.must_be_untouched()?;
-    drop(holder);
-    attach(&links.symbolic, "rw")?.good()?;
-    guest.destroy()
+    Ok(taken)
 }
 
 fn attach(disk: &Path, access: &str) -> Result<Output> {
@@ -207,34 +218,17 @@ impl Drop for Links {
     }
 }
 
-/// A loop device of the case's own.
-struct LoopOf(String);
-
-impl LoopOf {
-    fn attach(file: &Path) -> Result<Self> {
-        let device = run("losetup", &["-f"])?.good()?.stdout.trim().to_owned();
-        run("losetup", &[&device, &file.to_string_lossy()])?.good()?;
-        Ok(Self(device))
-    }
-}
-
-impl Drop for LoopOf {
-    fn drop(&mut self) {
-        let _ = run("losetup", &["-d", &self.0]);
-    }
-}
-
 /// A file whose file system dom0 itself uses.
 fn mounted() -> Result<()> {
-    let image = scratch("mounted.img", &[0; 1 << 20])?;
-    let config = hello("user", &format!("disk+=['{},raw,hdb,rw']", image.display()))?;
+    let image = padded("mounted.img", "")?;
+    let config = GuestConfig::hello("user").disk(&format!("{},raw,hdb,rw", image.display()));
     disk::load_modules()?;
-    let device = LoopOf::attach(&image)?;
+    let device = LoopDevice::of(&image)?;
     run("mke2fs", &[&device.0])?.good()?;
     let mounted = Mounted::at("/tmp/vm-tests/mounted", &device.0)?;
-    must_be_refused("user", &config, &["mounted.img"])?;
+    config.refused(1, &["mounted.img"])?;
     drop((mounted, device));
-    Made::create(&config, &[])?.destroy()
+    config.create()?.destroy()
 }
 
 /// A file system of dom0's own, until this is dropped.

@@ -10,8 +10,7 @@ use xen_types::DomId;
 
 use super::Case;
 use crate::harness::command::{outrigger, run, run_within};
-use crate::harness::consoles::Console;
-use crate::harness::guest::{Made, hello};
+use crate::harness::config::GuestConfig;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[Case::the_end("xenstored_gone::is_said_and_nothing_is_left", gone)];
@@ -20,24 +19,13 @@ pub(super) const CASES: &[Case] = &[Case::the_end("xenstored_gone::is_said_and_n
 const NO_DAEMON: i32 = 5;
 
 fn gone() -> Result<()> {
-    let guest = Made::create(&hello("survivor", "")?, &[])?;
-    Console::serial(&guest, 0)?.wait_for("echoing COM1", 60)?;
-    let (domid, stub) = (guest.guest.domid, guest.stub()?);
+    let (guest, console) = GuestConfig::hello("survivor").boot()?;
+    drop(console);
+    let (domid, stub) = guest.domids()?;
     let loops = loops()?;
 
     kill_xenstored()?;
-    let next = hello("next", "")?;
-    // The daemon sees that its connection has broken, and ends; a request may come before or after.
-    let deadline = Instant::now() + seconds(30);
-    loop {
-        let output = run_within(seconds(20), "outrigger", &["create", &next.to_string_lossy()])?;
-        ensure!(output.status != 0, "A guest was made without xenstored");
-        ensure!(output.stderr.contains("xenstored"), "The error does not tell: {}", output.stderr);
-        if output.status == NO_DAEMON {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "outriggerd goes on without xenstored: {}", output.stderr);
-    }
+    daemon_says_why_it_ends()?;
     outrigger(&["list"])?.refused(NO_DAEMON, &["xenstored"])?;
     // A new one says so at once.
     let daemon = run_within(seconds(20), "outriggerd", &[])?;
@@ -49,6 +37,21 @@ fn gone() -> Result<()> {
     // Nothing could destroy it here.
     guest.leave();
     Ok(())
+}
+
+fn daemon_says_why_it_ends() -> Result<()> {
+    let next = GuestConfig::hello("next").write()?;
+    // The daemon sees that its connection has broken, and ends; a request may come before or after.
+    let deadline = Instant::now() + seconds(30);
+    loop {
+        let output = run_within(seconds(20), "outrigger", &["create", &next.to_string_lossy()])?;
+        ensure!(output.status != 0, "A guest was made without xenstored");
+        ensure!(output.stderr.contains("xenstored"), "The error does not tell: {}", output.stderr);
+        if output.status == NO_DAEMON {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "outriggerd goes on without xenstored: {}", output.stderr);
+    }
 }
 
 fn kill_xenstored() -> Result<()> {

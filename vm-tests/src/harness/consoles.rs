@@ -77,6 +77,12 @@ impl Console {
         self.stream.write_all(text.as_bytes()).with_context(|| format!("cannot write to {}", self.what))
     }
 
+    /// Types `text` and waits until it comes back.
+    pub(crate) fn echo(&mut self, text: &str) -> Result<()> {
+        self.type_text(text)?;
+        self.wait_for(text, 30)
+    }
+
     fn tail(&self) -> String {
         let start = self.seen.len().saturating_sub(1500);
         let start = (start..self.seen.len()).find(|&at| self.seen.is_char_boundary(at)).unwrap_or(0);

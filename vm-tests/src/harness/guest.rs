@@ -1,23 +1,21 @@
-//! Guests for the cases: configuration files and what became of them.
+//! Guests that cases have made, and the files that they need.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use api::types::Guest;
-use vm_report::GUEST_CPUS;
-use vm_report::places::{DISC_DISK, LINUX_DISK, POWER_DISK};
 use xen_types::DomId;
+use xenstore::{Store as _, Xenstore, XsPath};
 
-use super::command::{outrigger, run, run_within};
+use super::command::{outrigger, run_within};
 use super::seconds;
 
 /// The boot sector's disk, which the embedded host brings along.
 pub(crate) const HELLO_DISK: &str = "/examples/hello-disk.img";
 /// Where cases make files.
-const SCRATCH: &str = "/tmp/vm-tests";
-/// The bridge that guests' NICs join.
-pub(crate) const BRIDGE: &str = "xenbr0";
+pub(super) const SCRATCH: &str = "/tmp/vm-tests";
 
 /// Writes a file that the case needs and gives its path.
 pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
@@ -25,74 +23,6 @@ pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
     let path = Path::new(SCRATCH).join(name);
     fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
-}
-
-/// The line of a configuration that keeps the guest where the emulator does not break it; none where it breaks none.
-pub(crate) fn cpus() -> String {
-    std::env::var(GUEST_CPUS).map_or(String::new(), |cpus| format!("cpus='{cpus}'"))
-}
-
-/// A configuration of the boot sector guest, under a name and on a disk of its own, and with more lines.
-pub(crate) fn hello(name: &str, more: &str) -> Result<PathBuf> {
-    // Two guests must not write one disk.
-    let disk = scratch(&format!("{name}.img"), &fs::read(HELLO_DISK)?)?;
-    let text = format!(
-        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\n{}\nvga='none'\nserial=['pty','pty']\n\
-         disk=['format=raw, vdev=hda, access=rw, target={}']\n{more}\n",
-        cpus(),
-        disk.display()
-    );
-    scratch(&format!("{name}.cfg"), text.as_bytes())
-}
-
-/// A configuration of the guest that powers off (`p` on COM1, or the ACPI button) and reboots (`r`).
-pub(crate) fn power(name: &str, more: &str) -> Result<PathBuf> {
-    let disk = scratch(&format!("{name}.img"), &fs::read(POWER_DISK)?)?;
-    let text = format!(
-        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\n{}\nvga='none'\nserial='pty'\n\
-         disk=['format=raw, vdev=hda, access=rw, target={}']\n{more}\n",
-        cpus(),
-        disk.display()
-    );
-    scratch(&format!("{name}.cfg"), text.as_bytes())
-}
-
-/// A configuration of the guest with a screen (`vga`) and an empty CD drive `hdc` that reads its first sector when told
-/// so by `r` on COM1.
-pub(crate) fn disc(name: &str, vga: &str) -> Result<PathBuf> {
-    let disk = scratch(&format!("{name}.img"), &fs::read(DISC_DISK)?)?;
-    let text = format!(
-        "name='{name}'\ntype='hvm'\nmemory=64\nvcpus=1\n{}\nvga='{vga}'\nserial='pty'\n\
-         disk=['format=raw, vdev=hda, access=rw, target={}', 'devtype=cdrom, vdev=hdc, access=ro, format=empty']\n",
-        cpus(),
-        disk.display()
-    );
-    scratch(&format!("{name}.cfg"), text.as_bytes())
-}
-
-/// Makes the bridge of guests' NICs if it is not there, and gives its name.
-pub(crate) fn bridge() -> Result<&'static str> {
-    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
-        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?.good()?;
-    }
-    run("ip", &["link", "set", BRIDGE, "up"])?.good()?;
-    Ok(BRIDGE)
-}
-
-/// A configuration of the Linux guest whose second disk has the shell script `script`.
-pub(crate) fn linux(name: &str, script: &str, more: &str) -> Result<PathBuf> {
-    let mut disk = script.as_bytes().to_vec();
-    disk.resize(1 << 20, 0);
-    let disk = scratch(&format!("{name}-script.img"), &disk)?;
-    // AHCI, because SeaBIOS reads IDE disks a word at a time, which takes minutes under emulation.
-    let text = format!(
-        "name='{name}'\ntype='hvm'\nmemory=256\nvcpus=1\n{}\nvga='none'\nserial='pty'\nhdtype='ahci'\n\
-         disk=['format=raw, vdev=hda, access=rw, target={LINUX_DISK}',\
-         'format=raw, vdev=hdb, access=rw, target={}']\n{more}\n",
-        cpus(),
-        disk.display()
-    );
-    scratch(&format!("{name}.cfg"), text.as_bytes())
 }
 
 /// A guest that was created and is destroyed when the case ends.
@@ -115,6 +45,23 @@ impl Made {
         let guest = serde_json::from_value(progress["guest"].take())
             .with_context(|| format!("no guest in the last line: {last}"))?;
         Ok(Self { guest })
+    }
+
+    /// A guest that runs already.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        Ok(Self { guest: must_run(name)? })
+    }
+
+    /// The domids of the guest and of its stubdomain.
+    pub(crate) fn domids(&self) -> Result<(DomId, DomId)> {
+        Ok((self.guest.domid, self.stub()?))
+    }
+
+    /// Fails unless it is still in the same two domains.
+    pub(crate) fn must_be_the_same(&self) -> Result<()> {
+        let now = must_run(&self.guest.name)?;
+        ensure!(now.domid == self.guest.domid && now.stub_domid == self.guest.stub_domid, "{now:?}");
+        Ok(())
     }
 
     /// The stubdomain's domid.
@@ -153,5 +100,29 @@ pub(crate) fn must_run(name: &str) -> Result<Guest> {
     match list()?.into_iter().find(|guest| guest.name == name) {
         Some(guest) => Ok(guest),
         None => bail!("{name} is not listed"),
+    }
+}
+
+/// Fails unless the daemon knows no guest of this name.
+pub(crate) fn must_be_gone(name: &str) -> Result<()> {
+    let output = outrigger(&["domid", name])?;
+    ensure!(output.status == 4, "{name} is still there: {output}");
+    Ok(())
+}
+
+/// Waits until xenstore has a domain of this name, and returns its domid.
+pub(crate) fn wait_for_domain(name: &str) -> Result<DomId> {
+    let store = Xenstore::open()?;
+    let domains = XsPath::new("/local/domain")?;
+    let watch = store.watch(&domains)?;
+    let deadline = Instant::now() + seconds(60);
+    loop {
+        for domid in store.list(&domains)?.unwrap_or_default() {
+            let named = store.read_string(&domains.join(&domid)?.join("name")?, 256)?;
+            if named.as_deref() == Some(name) {
+                return domid.parse().with_context(|| format!("{domid} is no domid"));
+            }
+        }
+        ensure!(watch.recv_deadline(deadline)?.is_some(), "{name} did not come");
     }
 }

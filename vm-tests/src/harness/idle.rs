@@ -6,9 +6,11 @@ use std::fs;
 use anyhow::{Context as _, Result};
 
 use super::clean::Host;
-use super::command::{outrigger, run};
-use super::guest::{BRIDGE, Made, bridge, linux, must_run, scratch};
-use super::shell::{SCRIPT, Shell};
+use super::command::outrigger;
+use super::config::GuestConfig;
+use super::guest::{Made, scratch};
+use super::network;
+use super::shell::{BOOT, SCRIPT, Shell};
 
 /// Its name.
 pub(crate) const NAME: &str = "idle";
@@ -16,8 +18,6 @@ pub(crate) const NAME: &str = "idle";
 pub(crate) const DOM0: &str = "10.79.0.1";
 /// How dom0 was before the guest was made.
 const BEFORE: &str = "/run/idle-guest-before.json";
-/// How long it may take to its shell, under emulation, in seconds.
-const BOOT: u64 = 300;
 
 /// The disc in its CD drive `hdc`, of 1 MiB.
 pub(crate) fn first_disc() -> Result<String> {
@@ -33,13 +33,12 @@ pub(crate) fn file(name: &str, mib: usize) -> Result<String> {
 
 /// Makes it, with two processors of which one is on, a CD drive and no NIC, and waits until it is idle.
 pub(crate) fn prepare() -> Result<()> {
-    bridge()?;
-    run("ip", &["addr", "replace", &format!("{DOM0}/24"), "dev", BRIDGE])?.good()?;
-    let disc = first_disc()?;
-    let cd = format!("disk += ['devtype=cdrom, vdev=hdc, access=ro, format=raw, target={disc}']");
-    let config = linux(NAME, SCRIPT, &format!("maxvcpus=2\n{cd}"))?;
+    network::bridge_with(network::BRIDGE, &format!("{DOM0}/24"))?;
+    let cd = format!("devtype=cdrom, vdev=hdc, access=ro, format=raw, target={}", first_disc()?);
+    let config = GuestConfig::linux(NAME, SCRIPT).line("maxvcpus=2").disk(&cd);
+    let path = config.write()?;
     fs::write(BEFORE, serde_json::to_vec(&Host::look()?)?)?;
-    let guest = Made::create(&config, &[])?;
+    let guest = Made::create(&path, &[])?;
     Shell::wait(&guest, BOOT)?;
     guest.leave();
     Ok(())
@@ -47,7 +46,7 @@ pub(crate) fn prepare() -> Result<()> {
 
 /// Its shell.
 pub(crate) fn shell() -> Result<Shell> {
-    let guest = Made { guest: must_run(NAME)? };
+    let guest = Made::named(NAME)?;
     // The console daemon tells again what the guest has said.
     let shell = Shell::wait(&guest, 30);
     guest.leave();

@@ -2,21 +2,28 @@
 
 pub(crate) mod clean;
 pub(crate) mod command;
+pub(crate) mod config;
 pub(crate) mod console_guest;
 pub(crate) mod consoles;
 pub(crate) mod daemons;
 pub(crate) mod disk;
 pub(crate) mod events;
 pub(crate) mod evidence;
+pub(crate) mod files;
 pub(crate) mod guest;
 pub(crate) mod idle;
 pub(crate) mod initramfs;
+pub(crate) mod loops;
+pub(crate) mod network;
 pub(crate) mod peer;
 pub(crate) mod qmp;
+pub(crate) mod screen;
 pub(crate) mod shell;
 pub(crate) mod state_file;
 pub(crate) mod stranger;
 pub(crate) mod terminal;
+pub(crate) mod vchan;
+pub(crate) mod xl_serial;
 
 use std::time::Duration;
 

@@ -5,10 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use qmp::{Decoder, Limits};
 use serde_json::{Value, json};
 
+use super::command::outrigger;
 use super::seconds;
 
 /// A connection that has negotiated.
@@ -17,6 +18,12 @@ pub(crate) struct Qmp {
     stream: UnixStream,
     decoder: Decoder,
     events: VecDeque<Value>,
+}
+
+/// What `outrigger qmp --json` returns for a command without arguments.
+pub(crate) fn by_command(guest: &str, command: &str) -> Result<Value> {
+    let said = outrigger(&["qmp", "--json", guest, command])?.good()?.stdout;
+    serde_json::from_str(&said).with_context(|| format!("not JSON: {said}"))
 }
 
 /// Where the daemon serves a guest's QMP.
@@ -107,4 +114,21 @@ impl Qmp {
             }
         }
     }
+}
+
+/// Lets all clients do the same at once, each in a thread of its own with its number; every one stays connected until the
+/// last has finished.
+pub(crate) fn at_once(
+    mut clients: Vec<Qmp>,
+    work: impl Fn(usize, &mut Qmp) -> Result<()> + Sync,
+) -> Result<()> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = clients
+            .iter_mut()
+            .enumerate()
+            .map(|(number, client)| scope.spawn(move || work(number, client)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| anyhow!("a client panicked"))?)
+    })
 }

@@ -8,6 +8,9 @@ use super::guest::Made;
 /// What the guest's script disk has to hold: a shell without an echo.
 pub(crate) const SCRIPT: &str = "stty -echo; echo SHELL ready; while read -r line; do eval \"$line\"; done\n";
 
+/// How long the guest may take from its first byte to its init, under emulation, in seconds.
+pub(crate) const BOOT: u64 = 300;
+
 /// The guest's shell.
 #[derive(Debug)]
 pub(crate) struct Shell {
@@ -61,5 +64,17 @@ impl Shell {
     /// Waits for a text that comes without being asked for.
     pub(crate) fn hear(&mut self, text: &str, within: u64) -> Result<()> {
         self.console.wait_for(text, within)
+    }
+
+    /// The MD5 sum of a file or device in the guest.
+    pub(crate) fn md5(&mut self, path: &str) -> Result<String> {
+        let said = self.good(&format!("md5sum {path}"), 120)?;
+        let sum = said.lines().find_map(|line| line.strip_suffix(path));
+        sum.map(|sum| sum.trim().to_owned()).with_context(|| format!("no sum: {said}"))
+    }
+
+    /// Sends bytes from `eth0` to an address, and hears them come back.
+    pub(crate) fn ping(&mut self, address: &str) -> Result<()> {
+        self.good(&format!("ping -c 3 -W 20 {address}"), 90).map(drop)
     }
 }

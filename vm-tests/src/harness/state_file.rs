@@ -8,8 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::command::outrigger;
+use super::config::GuestConfig;
 use super::daemons::Daemon;
-use super::guest::{Made, bridge, hello, list};
+use super::guest::list;
+use super::network::bridge;
 use super::seconds;
 
 /// Where they are.
@@ -72,8 +74,10 @@ impl Ghost {
     /// Of a guest that is made and destroyed for this.
     pub(crate) fn of_a_real_guest() -> Result<Self> {
         let bridge = bridge()?;
-        let vif = format!("vif=['bridge={bridge}, script=vif-bridge', 'bridge={bridge}']");
-        let guest = Made::create(&hello("ghost", &vif)?, &[])?;
+        let guest = GuestConfig::hello("ghost")
+            .nic(&format!("bridge={bridge}, script=vif-bridge"))
+            .nic(&format!("bridge={bridge}"))
+            .create()?;
         let uuid = guest.guest.uuid.clone();
         let text = fs::read_to_string(path(&uuid)).context("the guest has no state file")?;
         let domids = [guest.guest.domid.into(), guest.stub()?.into()];

@@ -11,10 +11,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use xenstore::{Store as _, Xenstore, XsPath};
 
-use super::clean::names;
 use super::command::{XL, run, run_within};
-use super::console_guest::KERNEL;
-use super::guest::{bridge, scratch};
+use super::config::GuestConfig;
+use super::guest::scratch;
+use super::loops::loops_of;
+use super::network::bridge;
 use super::seconds;
 
 /// So many differences are named.
@@ -32,26 +33,23 @@ pub(crate) struct Stranger {
 }
 
 impl Stranger {
-    /// A guest that runs. `more` are lines of its configuration.
-    pub(crate) fn running(name: &str, more: &str) -> Result<Self> {
-        Self::create(name, more, &[])
+    /// Makes a guest that runs, with a disk and an interface beside what the configuration has.
+    pub(crate) fn running(config: GuestConfig) -> Result<Self> {
+        Self::create(config, &[])
     }
 
-    /// A guest that is paused, and never ran.
-    pub(crate) fn paused(name: &str, more: &str) -> Result<Self> {
-        Self::create(name, more, &["-p"])
+    /// Makes a guest that is paused, and never ran.
+    pub(crate) fn paused(config: GuestConfig) -> Result<Self> {
+        Self::create(config, &["-p"])
     }
 
-    fn create(name: &str, more: &str, options: &[&str]) -> Result<Self> {
+    fn create(config: GuestConfig, options: &[&str]) -> Result<Self> {
+        let name = &config.name().to_owned();
         // A guest of ours may have its name.
         let image = scratch(&format!("xl-{name}.img"), &[0; 1 << 20])?;
-        let text = format!(
-            "name='{name}'\ntype='pv'\nkernel='{KERNEL}'\ncmdline='i'\nmemory=4\n\
-             disk=['{},raw,xvda,w']\nvif=['bridge={}']\n{more}\n",
-            image.display(),
-            bridge()?
-        );
-        let config = scratch(&format!("xl-{name}.cfg"), text.as_bytes())?;
+        let config =
+            config.disk(&format!("{},raw,xvda,w", image.display())).nic(&format!("bridge={}", bridge()?));
+        let config = config.write()?;
         let config = config.to_string_lossy();
         run_within(seconds(120), XL, &[&["create"], options, &[&config]].concat())?.good()?;
         // From here on it is destroyed on every way out.
@@ -159,23 +157,6 @@ impl Drop for Stranger {
             let _ = self.sweep();
         }
     }
-}
-
-/// The loop devices of a file, each with whether it goes at its last close.
-pub(crate) fn loops_of(file: &Path) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for name in names("/sys/block")? {
-        let folder = Path::new("/sys/block").join(&name).join("loop");
-        let Ok(backing) = fs::read_to_string(folder.join("backing_file")) else { continue };
-        if Path::new(backing.trim()) == file {
-            let autoclear = fs::read_to_string(folder.join("autoclear")).unwrap_or_default();
-            found.insert(
-                format!("/dev/{name}"),
-                format!("of {}, autoclear {}", backing.trim(), autoclear.trim()),
-            );
-        }
-    }
-    Ok(found)
 }
 
 /// All nodes below these with their values, and the nodes themselves.
