@@ -1,10 +1,10 @@
-//! End-to-end cases that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
+//! End-to-end cases and benchmarks that run in the dom0 of the embedded host: real Xen, real QEMU in real stubdomains.
 //!
 //! `vm-tests list` names the cases, `vm-tests run [WORD…]` runs those whose name has one of the words, one after the
 //! other, prints one line per case and finally `N passed, N failed`. The runner outside wants `list --json` and
 //! `run --events NAME…`. `vm-tests prepare-linux` makes the idle Linux guest that some cases start from. `vm-tests
-//! measure …` prints figures. `vm-tests before-reboot` and `vm-tests after-reboot` are the two halves of the trial of a
-//! host that boots again. Each case finds dom0 as [`harness::clean`] knows it, and must leave it so: domains, xenstore,
+//! measure WHAT` prints a line of JSON for each figure ([`vm_report::Figure`]). `vm-tests before-reboot` and `vm-tests
+//! after-reboot` are the two halves of the trial of a host that boots again. Each case finds dom0 as [`harness::clean`] knows it, and must leave it so: domains, xenstore,
 //! loop devices, bridge ports, state files and free memory are compared.
 #![forbid(unsafe_code)]
 
@@ -53,10 +53,10 @@ enum Command {
     /// Prints figures.
     Measure {
         /// How often to measure.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, global = true)]
         runs: u32,
-        /// What to measure.
-        words: Vec<String>,
+        #[command(subcommand)]
+        what: measure::What,
     },
     /// The first half of the trial of a reboot.
     BeforeReboot,
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
         Command::Run { events: true, words } => for_the_runner(&words),
         Command::Run { events: false, words } => for_people(&words),
         Command::PrepareLinux => ended(idle::prepare()),
-        Command::Measure { runs, words } => ended(measure::main(&words, runs)),
+        Command::Measure { runs, what } => ended(measure::main(&what, runs)),
         Command::BeforeReboot => ended(reboot::before()),
         Command::AfterReboot => ended(reboot::after()),
     }
@@ -182,5 +182,27 @@ fn run(case: &Case) -> Result<()> {
     match (outcome, gone.and_then(|()| clean::compare(&before))) {
         (Err(error), Err(left)) => Err(error.context(format!("{left:#}; before that"))),
         (outcome, after) => outcome.and(after),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `cargo xtask bench` calls it.
+    #[test]
+    fn what_to_measure_comes_before_how_often() {
+        for what in ["console", "create", "emulator", "image", "qmp"] {
+            let arguments = Arguments::try_parse_from(["vm-tests", "measure", what, "--runs", "3"]).unwrap();
+            assert!(matches!(arguments.command, Command::Measure { runs: 3, .. }), "{what}");
+        }
+        let parts = ["vm-tests", "measure", "--runs", "2", "console", "file_one", "idle"];
+        let Command::Measure { runs: 2, what: measure::What::Console { parts } } =
+            Arguments::try_parse_from(parts).unwrap().command
+        else {
+            panic!("the parts of a bench are not taken")
+        };
+        assert_eq!(parts, ["file_one", "idle"]);
+        Arguments::try_parse_from(["vm-tests", "measure", "switch", "write"]).unwrap();
     }
 }

@@ -1,10 +1,10 @@
-//! What the end-to-end cases in dom0 and the runner outside say to each other: the list of cases, and a line of JSON
-//! on the script's output whenever a case begins or ends.
+//! What the program in dom0 (`vm-tests`) and the runner outside say to each other: the list of cases, and lines of JSON on
+//! the script's output, one whenever a case begins or ends, and one for each figure of a benchmark.
 #![forbid(unsafe_code)]
 
 use serde::{Deserialize, Serialize};
 
-/// Files that the runner brings into dom0 for the cases.
+/// Files that the runner brings into dom0 for the cases and the benchmarks.
 pub mod places {
     /// The disk of the Linux guest.
     pub const LINUX_DISK: &str = "/root/linux-guest.img";
@@ -12,6 +12,8 @@ pub mod places {
     pub const POWER_DISK: &str = "/root/power-guest.img";
     /// The disk of the guest that draws and reads discs.
     pub const DISC_DISK: &str = "/root/disc-guest.img";
+    /// The disk of the guest that leaves to Xen all the time.
+    pub const EXITS_DISK: &str = "/root/exits-guest.img";
     /// The folder of the image of Debian's kernel and QEMU.
     pub const DEBIAN_STUBDOM: &str = "/root/debian-stubdom";
     /// The program of the stubdomain that an attacker has taken over.
@@ -100,9 +102,57 @@ impl Event {
     }
 }
 
+/// A figure that `vm-tests measure` has found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// What names it, such as `create.ours`. One that was measured several times has several lines.
+    pub figure: String,
+    /// Its value.
+    pub value: f64,
+    /// The unit of its value, such as `s` or `MiB`.
+    pub unit: String,
+}
+
+impl Figure {
+    /// A figure by its name.
+    #[must_use]
+    pub fn new(figure: &str, value: f64, unit: &str) -> Self {
+        Self { figure: figure.to_owned(), value, unit: unit.to_owned() }
+    }
+
+    /// The figure as a line, without its end. A value that is no number makes a line that [`parse`](Self::parse) does not
+    /// take.
+    #[must_use]
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always make JSON")
+    }
+
+    /// The figure that a line is; nothing when it is something else that was printed.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line.trim()).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figure_is_what_its_line_says() {
+        let figure = Figure::new("idle_time.ours", 0.25, "ms");
+        assert_eq!(figure.line(), r#"{"figure":"idle_time.ours","value":0.25,"unit":"ms"}"#);
+        assert_eq!(Figure::parse(&format!("{}\r\n", figure.line())), Some(figure));
+    }
+
+    #[test]
+    fn other_output_is_no_figure() {
+        let missing = Figure::new("key.ours", f64::NAN, "ms").line();
+        for line in ["-- run 1 of 3", "@ create.ours 3.4 s", "{\"figure\":\"a\",\"value\":1}", &missing, ""] {
+            assert_eq!(Figure::parse(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn event_is_what_its_line_says() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use xen_types::DomId;
 use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
+use crate::harness::command::Stopped;
 use crate::harness::config::GuestConfig;
 use crate::harness::daemons::{kill_hard, start_outriggerd};
 use crate::harness::guest::scratch;
@@ -162,17 +163,6 @@ fn greet_and_echo(listener: UnixListener) -> Receiver<()> {
         }
     });
     ends
-}
-
-/// A process that is ended with the value.
-struct Stopped(Child);
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// What comes out of a pipe.

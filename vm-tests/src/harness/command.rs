@@ -89,6 +89,18 @@ pub(crate) fn outrigger(args: &[&str]) -> Result<Output> {
     run("outrigger", args)
 }
 
+/// A process that is ended with the value.
+#[derive(Debug)]
+pub(crate) struct Stopped(pub(crate) Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn drain(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {

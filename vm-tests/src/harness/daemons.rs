@@ -65,11 +65,16 @@ impl ConsoleDaemon {
 
     /// A number of `/proc/PID/status` or `smaps_rollup`.
     pub(crate) fn number(&self, file: &str, key: &str) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/{file}", self.pid))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(key));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-        number.with_context(|| format!("no {key} in /proc/PID/{file}"))
+        number(self.pid, file, key)
     }
+}
+
+/// A number of a process's `/proc/PID/status` or `smaps_rollup`.
+pub(crate) fn number(pid: Pid, file: &str, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.with_context(|| format!("no {key} in /proc/PID/{file}"))
 }
 
 impl Drop for ConsoleDaemon {

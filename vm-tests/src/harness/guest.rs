@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use api::types::Guest;
+use api::types::{Guest, Progress, Step};
 use xen_types::DomId;
 use xenstore::{Store as _, Xenstore, XsPath};
 
@@ -34,17 +34,25 @@ pub(crate) struct Made {
 impl Made {
     /// Creates a guest.
     pub(crate) fn create(config: &Path, more: &[&str]) -> Result<Self> {
+        Self::create_in_steps(config, more).map(|(guest, _)| guest)
+    }
+
+    /// Creates a guest, and returns the steps that this took.
+    pub(crate) fn create_in_steps(config: &Path, more: &[&str]) -> Result<(Self, Vec<Step>)> {
         let config = config.to_string_lossy();
         let mut args = vec!["create", "--json"];
         args.extend(more);
         args.push(&config);
         let output = run_within(seconds(180), "outrigger", &args)?.good()?;
-        let last = output.stdout.lines().last().unwrap_or_default();
-        let mut progress: serde_json::Value =
-            serde_json::from_str(last).with_context(|| format!("not JSON: {last}"))?;
-        let guest = serde_json::from_value(progress["guest"].take())
-            .with_context(|| format!("no guest in the last line: {last}"))?;
-        Ok(Self { guest })
+        let (mut guest, mut steps) = (None, Vec::new());
+        for line in output.stdout.lines() {
+            let progress: Progress =
+                serde_json::from_str(line).with_context(|| format!("no progress: {line}"))?;
+            steps.extend(progress.step);
+            guest = progress.guest;
+        }
+        let guest = guest.with_context(|| format!("no guest in the last line: {}", output.stdout))?;
+        Ok((Self { guest }, steps))
     }
 
     /// A guest that runs already.

@@ -25,11 +25,20 @@ impl Serial {
 
     /// Waits until the guest has said these words.
     pub(crate) fn wait_for(&mut self, words: &str) -> Result<()> {
+        self.wait_until(&format!("\"{words}\""), |seen| seen.contains(words))
+    }
+
+    /// Waits until the guest has said anything.
+    pub(crate) fn wait_for_byte(&mut self) -> Result<()> {
+        self.wait_until("anything", |seen| !seen.is_empty())
+    }
+
+    fn wait_until(&mut self, what: &str, found: impl Fn(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + seconds(120);
-        while !self.seen.contains(words) {
+        while !found(&self.seen) {
             match self.texts.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(text) => self.seen.push_str(&text?),
-                Err(_) => bail!("{} did not say \"{words}\", but {:?}", self.name, self.seen),
+                Err(_) => bail!("{} did not say {what}, but {:?}", self.name, self.seen),
             }
         }
         Ok(())

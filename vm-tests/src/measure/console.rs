@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use xenstore::{Store as _, Xenstore, XsPath};
 
-use super::figure;
 use super::sources::{
     echoes, file_rate, file_relay_rate, fresh_folder, open_tty, open_tty_blocking, precise, pty_rate,
     pty_relay_rate, read_rate, ring_rate, socket, wait_for_size,
 };
+use super::{FOLDER, STOCK_PID, figure};
 use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::daemons::ConsoleDaemon;
 use crate::harness::seconds;
 
-/// Where logs and files of the measurements go.
-const FOLDER: &str = "/tmp/bench";
 /// How long bytes are counted.
 const WINDOW: Duration = Duration::from_secs(3);
 /// How long idleness is watched.
@@ -31,7 +29,6 @@ const MANY: usize = 8;
 const IDLE: usize = 50;
 /// Keys pressed.
 const KEYS: u32 = 100;
-const STOCK_PID: &str = "--pid-file=/run/xenconsoled.pid";
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
 
 type Part = fn() -> Result<()>;

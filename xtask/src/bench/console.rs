@@ -3,15 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use testhost::Put;
 
-use super::Options;
 use super::results::Goal;
-use crate::binaries::{self, Profile};
+use super::{Needs, Options};
 use crate::guest;
 
-/// The part that runs in dom0.
-const SCRIPT: &str = "exec vm-tests measure console --runs $RUNS\n";
 /// What has to be reached. Of rates, how often ours goes into the other's.
 const GOALS: [Goal; 14] = [
     // 20 times stock xenconsoled, twice QEMU; or nearly what comes through the rings when a program does nothing but
@@ -38,7 +34,6 @@ const fn rate(theirs: &'static str, ours: &'static str, at_most: f64, relay: &'s
 
 /// Measures, prints the table, and succeeds when every goal is met.
 pub(super) fn main(options: &Options) -> Result<ExitCode> {
-    let program =
-        Put { source: binaries::program("vm-tests", Profile::Release)?, target: "/usr/bin/vm-tests".into() };
-    super::measure("console", SCRIPT, &[program], vec![guest::console()?], &GOALS, options)
+    let needs = Needs { files: vec![guest::console()?], ..Needs::default() };
+    super::measure("console", needs, &GOALS, options)
 }

@@ -4,11 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use super::Options;
 use super::results::Goal;
+use super::{Needs, Options};
 
-/// The part that runs in dom0.
-const SCRIPT: &str = include_str!("create.sh");
 /// What has to be reached.
 const GOALS: [Goal; 3] = [
     Goal::ratio("create.ours", "create.xl_stub", 0.5),
@@ -18,5 +16,5 @@ const GOALS: [Goal; 3] = [
 
 /// Measures, prints the table, and succeeds when every goal is met.
 pub(super) fn main(options: &Options) -> Result<ExitCode> {
-    super::measure("create", SCRIPT, &[], Vec::new(), &GOALS, options)
+    super::measure("create", Needs::default(), &GOALS, options)
 }

@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use testhost::Put;
+use vm_report::places::{EXITS_DISK, LINUX_DISK};
 
-use super::Options;
 use super::results::Goal;
+use super::{Needs, Options};
 use crate::view::View;
 use crate::{guest, workspace};
 
-/// The part that runs in dom0.
-const SCRIPT: &str = include_str!("emulator.sh");
 /// What has to be reached.
 const GOALS: [Goal; 2] = [Goal::at_most("exits.broken", 0.0), Goal::at_most("linux.broken", 0.0)];
 
@@ -21,8 +20,8 @@ pub(super) fn main(options: &Options) -> Result<ExitCode> {
     let exits = workspace::kept("guests").join("exits.img");
     testguest::exits_disk(&exits)?;
     let files = vec![
-        Put { source: linux, target: vm_report::places::LINUX_DISK.into() },
-        Put { source: exits, target: "/root/exits-guest.img".into() },
+        Put { source: linux, target: LINUX_DISK.into() },
+        Put { source: exits, target: EXITS_DISK.into() },
     ];
-    super::measure("emulator", SCRIPT, &[], files, &GOALS, options)
+    super::measure("emulator", Needs { files, ..Needs::default() }, &GOALS, options)
 }

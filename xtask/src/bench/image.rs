@@ -1,6 +1,5 @@
 //! `cargo xtask bench image`.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,15 +9,13 @@ use anyhow::{Context as _, Result};
 use image::packages::Store;
 use image::stubdom::Manifest;
 use testhost::{Observer as _, Put};
+use vm_report::Figure;
 
 use super::results::Goal;
-use super::{Options, measure};
-use crate::binaries::{self, Profile};
+use super::{Needs, Options, measure};
 use crate::view::View;
 use crate::{debian, guest, stubdom, workspace};
 
-/// The part that runs in dom0.
-const SCRIPT: &str = include_str!("image.sh");
 /// What has to be reached.
 const GOALS: [Goal; 6] = [
     Goal::ratio("start.ours", "start.reference", 0.35),
@@ -30,7 +27,7 @@ const GOALS: [Goal; 6] = [
     Goal::at_most("agent_ready.ours", 0.05),
 ];
 
-/// An image, and where it is for the script.
+/// An image, and where it is.
 struct Image {
     name: &'static str,
     folder: PathBuf,
@@ -40,21 +37,15 @@ struct Image {
 pub(super) fn main(options: &Options) -> Result<ExitCode> {
     debian::ensure(&debian::BUILD, options.yes)?;
     let images = images(options)?;
-    let mut script = String::new();
-    let mut files = Vec::new();
+    let mut needs = Needs::default();
     for image in &images {
-        for figure in sizes(image)? {
-            // Writing into a string does not fail.
-            let _ = writeln!(script, "echo '{figure}'");
-        }
+        needs.figures.extend(sizes(image)?);
         for file in [Manifest::KERNEL, Manifest::INITRAMFS] {
             let target = Path::new("/images").join(image.name).join(file);
-            files.push(Put { source: image.folder.join(file), target });
+            needs.files.push(Put { source: image.folder.join(file), target });
         }
     }
-    let program =
-        Put { source: binaries::program("vm-tests", Profile::Release)?, target: "/usr/bin/vm-tests".into() };
-    measure("image", &(script + SCRIPT), &[program], files, &GOALS, options)
+    measure("image", needs, &GOALS, options)
 }
 
 /// Makes the three images, as far as they are not there.
@@ -79,14 +70,15 @@ fn images(options: &Options) -> Result<Vec<Image>> {
 }
 
 /// What the files themselves tell.
-fn sizes(image: &Image) -> Result<Vec<String>> {
+fn sizes(image: &Image) -> Result<Vec<Figure>> {
     let read = |name: &str| {
         let path = image.folder.join(name);
         fs::read(&path).with_context(|| format!("Cannot read {}", path.display()))
     };
     let (kernel, initramfs) = (read(Manifest::KERNEL)?, read(Manifest::INITRAMFS)?);
     let listing = image::listing::list(&initramfs)?;
-    let figure = |what: &str, value: f64, unit: &str| format!("@ {what}.{} {value:.2} {unit}", image.name);
+    let figure =
+        |what: &str, value: f64, unit: &str| Figure::new(&format!("{what}.{}", image.name), value, unit);
     let packed = [&kernel, &initramfs].into_iter().map(|bytes| packed(bytes)).sum::<Result<f64>>()?;
     Ok(vec![
         figure("kernel_size", megabytes(kernel.len()), "MB"),

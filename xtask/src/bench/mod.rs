@@ -1,4 +1,7 @@
 //! `cargo xtask bench`: measurements on the embedded host, ours beside stock xl in one boot.
+//!
+//! `vm-tests measure` measures in dom0 (`vm-tests/src/measure`). Here is what it needs there, and what its figures have to
+//! reach.
 
 mod console;
 mod create;
@@ -15,13 +18,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use testhost::{Accel, Job, Put, Request, TimeScale};
+use vm_report::Figure;
 
 use self::results::{Goal, Results};
+use crate::binaries::{self, Profile};
 use crate::host::{self, BuildOptions};
 use crate::view::View;
 use crate::{debian, workspace};
 
-/// One run of a script, before scaling.
+/// One run, before scaling.
 const RUN_LIMIT: Duration = Duration::from_secs(900);
 
 /// What to measure.
@@ -72,15 +77,16 @@ pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     }
 }
 
-/// Runs a bench's script in dom0, prints the table, and succeeds when every goal is met.
-fn measure(
-    bench: &'static str,
-    script: &str,
-    programs: &[Put],
+/// What a bench needs in dom0 beside `vm-tests`, and what is known of it without a measurement.
+#[derive(Debug, Default)]
+struct Needs {
+    programs: Vec<Put>,
     files: Vec<Put>,
-    goals: &[Goal],
-    options: &Options,
-) -> Result<ExitCode> {
+    figures: Vec<Figure>,
+}
+
+/// Runs a bench in dom0, prints the table, and succeeds when every goal is met.
+fn measure(bench: &'static str, needs: Needs, goals: &[Goal], options: &Options) -> Result<ExitCode> {
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes)?;
     let mut view = View::new(false, false);
     let build = BuildOptions {
@@ -89,16 +95,19 @@ fn measure(
         no_build: options.no_build,
         ..BuildOptions::default()
     };
-    let host = host::built(&build, programs, &mut view)?;
+    let mut programs = needs.programs;
+    let program = binaries::program("vm-tests", Profile::Release)?;
+    programs.push(Put { source: program, target: "/usr/bin/vm-tests".into() });
+    let host = host::built(&build, &programs, &mut view)?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("bench");
-    fs::write(&path, format!("#!/bin/bash\nRUNS={}\n{script}", options.runs))?;
     let scale = TimeScale::from_env()?;
+    fs::write(&path, script(bench, options.runs, scale))?;
     let request = Request {
         machine: options.emulator.machine(Accel::Tcg, &mut view)?.stretched(scale),
         preparations: Vec::new(),
         job: Job::Script(path),
-        puts: files,
+        puts: needs.files,
         timeout: Some(RUN_LIMIT * options.runs.max(1)),
         fresh: options.fresh,
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
@@ -107,7 +116,8 @@ fn measure(
     let report = testhost::run(&host, &request, &mut view)?;
     let path = report.logs.join("output.log");
     let output = fs::read(&path).with_context(|| format!("Cannot read {}", path.display()))?;
-    let results = Results::read(bench, &String::from_utf8_lossy(&output), goals);
+    let measured = results::figures(&String::from_utf8_lossy(&output));
+    let results = Results::of(bench, [needs.figures, measured].concat(), goals);
     println!("\n{}", results.table());
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&results)?;
@@ -117,4 +127,11 @@ fn measure(
         bail!("A measurement failed (status {}); the logs are in {}", report.status, report.logs.display());
     }
     Ok(if results.falls_short(goals) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn script(bench: &str, runs: u32, scale: TimeScale) -> String {
+    format!(
+        "#!/bin/sh\nexport {}={scale}\nexec vm-tests measure {bench} --runs {runs}\n",
+        TimeScale::VARIABLE
+    )
 }

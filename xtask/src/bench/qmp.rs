@@ -11,14 +11,12 @@ use image::packages::Store;
 use image::stubdom::Manifest;
 use testhost::{Observer as _, Put};
 
-use super::Options;
 use super::results::Goal;
+use super::{Needs, Options};
 use crate::binaries::{self, Profile};
 use crate::view::View;
 use crate::{debian, guest, stubdom, workspace};
 
-/// The part that runs in dom0.
-const SCRIPT: &str = include_str!("qmp.sh");
 /// What has to be reached. The stock proxy has a single client, so its rate is that of one.
 const GOALS: [Goal; 2] = [
     Goal::ratio("qmp.latency.ours_1", "qmp.latency.stock_1", 0.7),
@@ -31,7 +29,8 @@ pub(super) fn main(options: &Options) -> Result<ExitCode> {
         source: binaries::example("qmp", "qmp_load", Profile::Release)?,
         target: "/usr/bin/qmp-load".into(),
     };
-    super::measure("qmp", SCRIPT, &[load], images(options)?, &GOALS, options)
+    let needs = Needs { programs: vec![load], files: images(options)?, ..Needs::default() };
+    super::measure("qmp", needs, &GOALS, options)
 }
 
 /// Makes the two images of stubdomains: ours with something in it that measures, and the one made by hand.

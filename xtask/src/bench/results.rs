@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use vm_report::Figure as Sample;
 
 /// All that a bench found.
 #[derive(Debug, Serialize)]
@@ -55,20 +56,12 @@ impl Goal {
     }
 }
 
-/// A line of a script's output that carries a figure begins so: `@ ID VALUE UNIT`.
-const MARK: &str = "@ ";
-
 impl Results {
-    /// Reads the figures out of a script's output; several of one name become their median.
-    pub(crate) fn read(bench: &'static str, output: &str, goals: &[Goal]) -> Self {
+    /// Judges the figures; several of one name become their median.
+    pub(crate) fn of(bench: &'static str, figures: Vec<Sample>, goals: &[Goal]) -> Self {
         let mut samples: BTreeMap<(String, String), Vec<f64>> = BTreeMap::new();
-        for line in output.lines().filter_map(|line| line.strip_prefix(MARK)) {
-            let mut words = line.split_whitespace();
-            if let (Some(id), Some(Ok(value)), Some(unit)) =
-                (words.next(), words.next().map(str::parse::<f64>), words.next())
-            {
-                samples.entry((id.to_owned(), unit.to_owned())).or_default().push(value);
-            }
+        for Sample { figure, value, unit } in figures {
+            samples.entry((figure, unit)).or_default().push(value);
         }
         let figures: Vec<Figure> = samples
             .into_iter()
@@ -120,6 +113,11 @@ impl Results {
     }
 }
 
+/// The figures in what `vm-tests measure` has printed, in which other lines are for people.
+pub(crate) fn figures(output: &str) -> Vec<Sample> {
+    output.lines().filter_map(Sample::parse).collect()
+}
+
 /// The middle value; of an even number, the mean of the two in the middle.
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -138,10 +136,18 @@ mod tests {
     const GOALS: [Goal; 2] =
         [Goal::ratio("create.ours", "create.xl", 0.5), Goal::at_most("memory.ours", 2.0)];
 
+    /// What a program in dom0 prints.
+    const OUTPUT: &str = r#"-- run 1 of 3
+{"figure":"create.xl","value":40.0,"unit":"s"}
+{"figure":"create.ours","value":9.0,"unit":"s"}
+FAILED: xl: no byte from the guest
+{"figure":"create.ours","value":30.0,"unit":"s"}
+{"figure":"create.ours","value":10,"unit":"s"}
+"#;
+
     #[test]
     fn medians_and_ratios_come_out_of_the_output() {
-        let output = "noise\n@ create.xl 40 s\n@ create.ours 9 s\n@ create.ours 30 s\n@ create.ours 10 s\n";
-        let results = Results::read("create", output, &GOALS);
+        let results = Results::of("create", figures(OUTPUT), &GOALS);
         assert_eq!(results.figures.len(), 2);
         assert_eq!(results.ratios.len(), 1);
         assert!(results.ratios[0].met && (results.ratios[0].value - 0.25).abs() < 1e-9);
@@ -151,14 +157,33 @@ mod tests {
         assert_eq!(json["figures"][0]["unit"], "s");
     }
 
+    /// What other programs read.
+    #[test]
+    fn document_has_the_figures_under_their_names() {
+        let results = Results::of("create", figures(OUTPUT), &GOALS);
+        let document: serde_json::Value =
+            serde_json::from_str(&serde_json::to_string_pretty(&results).unwrap()).unwrap();
+        assert_eq!(
+            document,
+            serde_json::json!({
+                "bench": "create",
+                "figures": [
+                    {"id": "create.ours", "value": 10.0, "unit": "s"},
+                    {"id": "create.xl", "value": 40.0, "unit": "s"},
+                ],
+                "ratios": [{"id": "create.ours/create.xl", "value": 0.25, "goal": 0.5, "met": true}],
+            })
+        );
+    }
+
     #[test]
     fn limit_stands_for_a_goal_beyond_it() {
         let goal =
             Goal { limit: Some(("rate.limit", 1.25)), ..Goal::ratio("rate.theirs", "rate.ours", 0.05) };
         let check = |theirs: f64, limit: f64, met: bool, shown: bool| {
-            let output =
-                format!("@ rate.theirs {theirs} MB/s\n@ rate.ours 10 MB/s\n@ rate.limit {limit} MB/s\n");
-            let results = Results::read("rate", &output, &[goal]);
+            let rates = [("rate.theirs", theirs), ("rate.ours", 10.0), ("rate.limit", limit)];
+            let rates = rates.map(|(id, value)| Sample::new(id, value, "MB/s"));
+            let results = Results::of("rate", rates.to_vec(), &[goal]);
             assert_eq!((results.ratios[0].met, results.ratios[0].limit.is_some()), (met, shown));
             assert_eq!(results.falls_short(&[goal]), !met);
         };
