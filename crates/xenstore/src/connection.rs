@@ -30,6 +30,8 @@ pub struct Connection {
     transport: Transport,
     state: RefCell<State>,
     timeout: Duration,
+    /// No call waits beyond this.
+    deadline: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +71,7 @@ impl Connection {
 
     fn new(transport: Transport) -> Self {
         let state = State { decoder: Decoder::for_client(), ..State::default() };
-        Self { transport, state: RefCell::new(state), timeout: DEFAULT_TIMEOUT }
+        Self { transport, state: RefCell::new(state), timeout: DEFAULT_TIMEOUT, deadline: None }
     }
 
     /// The same with another time limit for each call.
@@ -77,6 +79,19 @@ impl Connection {
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
+    }
+
+    /// Sets a time beyond which no call waits, however long its own time limit is; `None` removes it.
+    ///
+    /// This bounds what many calls take together. A call that it cuts short fails with [`StoreError::Timeout`].
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// Until when a call that begins now waits.
+    fn call_deadline(&self) -> Instant {
+        let own = Instant::now() + self.timeout;
+        self.deadline.map_or(own, |deadline| deadline.min(own))
     }
 
     /// The descriptor that is readable when something has come.
@@ -200,7 +215,7 @@ impl Connection {
             let mut sent = Vec::with_capacity(some.len());
             for (connection, path) in core::iter::once(self).chain(others).zip(some) {
                 let request = Request::read(path);
-                let deadline = Instant::now() + connection.timeout;
+                let deadline = connection.call_deadline();
                 let id = connection.send(&mut connection.state.borrow_mut(), &request, 0, deadline)?;
                 sent.push((connection, request, id, deadline));
             }
@@ -301,7 +316,7 @@ impl AsFd for Connection {
 impl RequestIo for Connection {
     fn call(&self, request: &Request, tx_id: u32) -> Result<Vec<u8>, StoreError> {
         let state = &mut *self.state.borrow_mut();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = self.call_deadline();
         let req_id = self.send(state, request, tx_id, deadline)?;
         self.answer(state, request, req_id, deadline)
     }
@@ -311,7 +326,7 @@ impl RequestIo for Connection {
         let mut outcome = Ok(());
         let batch = if self.transport.is_device() { 1 } else { BATCH };
         for chunk in requests.chunks(batch) {
-            let deadline = Instant::now() + self.timeout;
+            let deadline = self.call_deadline();
             let mut ids = Vec::with_capacity(chunk.len());
             for request in chunk {
                 ids.push(self.send(state, request, tx_id, deadline)?);

@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use xen_types::DomId;
 
@@ -166,6 +167,11 @@ impl Server {
     pub fn stall(&self, stalled: bool) {
         self.shared.lock().stalled = stalled;
         self.shared.wake();
+    }
+
+    /// Waits so long before it carries out each request, as a busy xenstored does; requests wait for each other.
+    pub fn delay(&self, delay: Duration) {
+        *self.shared.delay() = delay;
     }
 
     /// Drops every connection and takes no more, as when xenstored dies.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -26,19 +27,48 @@ const WATCH_EVENTS_MAX: usize = 1024;
 /// When an unavailable primary console is tried again: another daemon may have released it.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How long the loop looks at consoles in one turn, if more are to be looked at.
+const LOOK_TIME: Duration = Duration::from_millis(50);
+
+/// How the loop shares its time between xenstore and rings: when xenstored is slow, or many consoles are to be looked at,
+/// rings have the loop for at least as long.
+#[derive(Debug, Default)]
+pub(crate) struct LookTime {
+    /// When the looks of this turn began; `None` where nothing else is to be done, as at the start.
+    began: Option<Instant>,
+    /// Rings have the loop.
+    rests: bool,
+}
+
+impl LookTime {
+    pub(crate) const fn rests(&self) -> bool {
+        self.rests
+    }
+
+    pub(crate) const fn end_rest(&mut self) {
+        self.rests = false;
+    }
+
+    fn is_up(&self) -> bool {
+        self.began.is_some_and(|began| began.elapsed() >= LOOK_TIME)
+    }
+}
+
 /// What the events of watches say to look at again.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     domains: bool,
     /// Consoles, and whether looking was put off before (then the look needs no share of its own).
     consoles: BTreeMap<ConsoleId, bool>,
+    /// The console that was looked at last.
+    last: Option<ConsoleId>,
     /// Whether events of watches may wait where the poll does not see them.
     unread: bool,
 }
 
 impl Dirty {
     pub(crate) fn all() -> Self {
-        Self { domains: true, consoles: BTreeMap::new(), unread: true }
+        Self { domains: true, unread: true, ..Self::default() }
     }
 
     pub(crate) fn is_clean(&self) -> bool {
@@ -62,9 +92,12 @@ impl Dirty {
         self.unread = unread;
     }
 
-    /// Takes what is to be looked at: whether the domains are, and the consoles.
-    fn take(&mut self) -> (bool, BTreeMap<ConsoleId, bool>) {
-        (core::mem::take(&mut self.domains), core::mem::take(&mut self.consoles))
+    /// Takes the next console that is to be looked at. They take turns, whichever of them change all the time.
+    fn next_console(&mut self) -> Option<(ConsoleId, bool)> {
+        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.consoles.range((behind, Bound::Unbounded)).next().map(|(id, _)| *id);
+        self.last = next.or_else(|| self.consoles.first_key_value().map(|(id, _)| *id));
+        self.consoles.remove_entry(&self.last?)
     }
 
     fn add(&mut self, id: ConsoleId) {
@@ -114,16 +147,35 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
+    /// Looks at what has changed for [`LOOK_TIME`], and then leaves the loop to the rings for as long as it took.
+    ///
+    /// One console is looked at in one go, for which xenstored may take the time of one answer altogether: the loop waits
+    /// no longer, whether xenstored is slow or does not answer at all.
+    pub(crate) fn look_for_a_while(&mut self) -> Result<(), ServerError> {
+        let began = Instant::now();
+        self.look_time.began = Some(began);
+        let looked = self.look();
+        self.look_time.began = None;
+        self.store.set_deadline(None);
+        let took = began.elapsed();
+        if took >= LOOK_TIME {
+            self.look_time.rests = true;
+            self.scheduler.schedule(Instant::now() + took, Due::Looks);
+        }
+        self.survive(looked)
+    }
+
     /// Looks at what has changed.
     pub(crate) fn look(&mut self) -> Result<(), ServerError> {
-        let (domains, consoles) = self.dirty.take();
-        if domains {
+        if core::mem::take(&mut self.dirty.domains) {
             self.look_at_domains()?;
         }
-        // Without xenstore there is nothing to look at; when it answers again, everything is looked at.
-        let consoles = if self.reconnect.is_lost() { BTreeMap::new() } else { consoles };
-        for (id, due) in consoles {
-            if self.consoles.domain(id.domid).is_some()
+        while !self.look_time.is_up()
+            && let Some((id, due)) = self.dirty.next_console()
+        {
+            // Without xenstore there is nothing to look at; when it answers again, everything is looked at.
+            if !self.reconnect.is_lost()
+                && self.consoles.domain(id.domid).is_some()
                 && (due || self.scheduler.may_look(id, Instant::now()))
             {
                 self.look_at(id)?;
@@ -132,7 +184,15 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
+    /// Begins to look at something: xenstored has the time of one answer for all of it.
+    fn limit_look(&mut self) {
+        if self.look_time.began.is_some() {
+            self.store.set_deadline(Some(Instant::now() + self.settings.store_timeout));
+        }
+    }
+
     fn look_at(&mut self, id: ConsoleId) -> Result<(), ServerError> {
+        self.limit_look();
         let done = if id.number == 0 { self.look_at_primary(id) } else { self.look_at_secondary(id) };
         done?;
         // xenstored may not have answered when it was to be told first.
@@ -175,12 +235,21 @@ impl<P: Platform> Server<P> {
         let is_gone = |(domid, uuid): &(DomId, Uuid)| alive.get(domid) != Some(uuid);
         let gone: Vec<DomId> = self.consoles.domains().filter(is_gone).map(|(domid, _)| domid).collect();
         for domid in gone {
+            if self.look_time.is_up() {
+                self.dirty.add_domains();
+                return Ok(());
+            }
+            self.limit_look();
             self.forget_domain(domid)?;
         }
         if self.reconnect.is_lost() {
             return Ok(());
         }
         for (domid, uuid) in alive {
+            if self.look_time.is_up() {
+                self.dirty.add_domains();
+                return Ok(());
+            }
             if self.consoles.add_domain(domid, uuid) {
                 self.meet_domain(domid)?;
             }
@@ -191,12 +260,12 @@ impl<P: Platform> Server<P> {
     fn meet_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "new domain");
         let id = ConsoleId { domid, number: 0 };
+        self.limit_look();
         soft(self.store.watch(&primary_dir(domid), &id.to_string()).map(Some))?;
-        self.look_at(id)?;
         for number in Tree::new(&self.store).secondaries(domid)? {
-            self.look_at(ConsoleId { domid, number })?;
+            self.dirty.add_due(ConsoleId { domid, number });
         }
-        Ok(())
+        self.look_at(id)
     }
 
     fn forget_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
@@ -402,5 +471,27 @@ impl<P: Platform> Server<P> {
             self.consoles.remove_port(port);
             self.platform.unbind(port);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_that_changes_all_the_time_waits_for_the_others() {
+        let id = |number: u16| ConsoleId { domid: DomId::new(number).unwrap(), number: 0 };
+        let mut dirty = Dirty::default();
+        (1..4).for_each(|number| dirty.add(id(number)));
+        let mut looked = Vec::new();
+        for _ in 0..4 {
+            looked.extend(dirty.next_console().map(|(id, _)| id));
+            dirty.add(id(1));
+        }
+        assert_eq!(looked, [id(1), id(2), id(3), id(1)]);
+        dirty.add_due(id(1));
+        assert_eq!(dirty.next_console(), Some((id(1), true)));
+        assert_eq!(dirty.next_console(), None);
+        assert!(dirty.is_clean());
     }
 }

@@ -17,7 +17,8 @@
 //! its turns and no interrupts.
 //!
 //! Nothing here waits for a reader: what a reader does not read stays in the history until newer bytes need the
-//! room. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring. Nothing here
+//! room. xenstored is waited for, but no longer than for one answer at a time, and rings have the loop for at least as
+//! long. Outputs that are to lose nothing hold up their own domain instead: its bytes stay in the ring. Nothing here
 //! waits for a disk either: threads write the logs, and one whose disk hangs lacks bytes (`Writers`).
 //!
 //! Nothing is kept that cannot be read back from Xen and xenstore: a new process takes all consoles up again.
@@ -61,7 +62,7 @@ use crate::platform::Platform;
 use crate::xenbus::Link;
 use consoles::Consoles;
 use control::Control;
-use discovery::Dirty;
+use discovery::{Dirty, LookTime};
 use hypervisor::HypervisorLog;
 use leftovers::{make_folder, make_log_folder, remove_stale_names};
 use outage::{Reconnect, watch_host};
@@ -97,6 +98,7 @@ pub struct Server<P: Platform> {
     consoles: Consoles<P::Page>,
     scheduler: Scheduler,
     dirty: Dirty,
+    look_time: LookTime,
     hypervisor: Option<HypervisorLog>,
     /// Dropped after all that uses it, since it waits for its threads.
     writers: Writers,
@@ -132,6 +134,7 @@ impl<P: Platform> Server<P> {
             consoles: Consoles::new(),
             scheduler: Scheduler::default(),
             dirty: Dirty::all(),
+            look_time: LookTime::default(),
             hypervisor: None,
             writers,
         };
@@ -209,9 +212,8 @@ impl<P: Platform> Server<P> {
         if self.dirty.has_unread() {
             self.read_watches();
         }
-        if !self.dirty.is_clean() {
-            let looked = self.look();
-            self.survive(looked)?;
+        if !self.dirty.is_clean() && !self.look_time.rests() {
+            self.look_for_a_while()?;
             // Answers may have been preceded by events, which the poll does not know of any more.
             self.read_watches();
         }
@@ -256,7 +258,8 @@ impl<P: Platform> Server<P> {
     }
 
     fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
-        if self.scheduler.is_busy() || !self.dirty.is_clean() || self.dirty.has_unread() {
+        let is_dirty = !self.dirty.is_clean() && !self.look_time.rests();
+        if self.scheduler.is_busy() || is_dirty || self.dirty.has_unread() {
             return EpollTimeout::ZERO;
         }
         let until = self.scheduler.idle_until().map(|at| at.saturating_duration_since(Instant::now()));
@@ -286,6 +289,7 @@ impl<P: Platform> Server<P> {
                 Due::AcceptClients => self.control.rest(&self.poller, false),
                 Due::Files(key) => self.look_at_files(key, now),
                 Due::Outage => self.outage_is_due(),
+                Due::Looks => self.look_time.end_rest(),
             }
         }
     }

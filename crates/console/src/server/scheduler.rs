@@ -39,6 +39,8 @@ pub(crate) enum Due {
     Files(u64),
     /// Look after an outage of xenstored.
     Outage,
+    /// Look at consoles again, after rings have had the loop.
+    Looks,
 }
 
 /// What a console's turn has moved.

@@ -1,12 +1,14 @@
-//! xenstored does not answer for a while, or drops the connection.
+//! xenstored is slow, does not answer for a while, or drops the connection.
 
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use xen_types::DomId;
+
 use crate::hostile::Count;
-use crate::sim::Host;
+use crate::sim::{Host, PATIENCE, Page};
 
 /// A host whose server waits for one answer this long at most.
 fn host() -> Host {
@@ -59,6 +61,96 @@ fn known_consoles_are_served_while_xenstored_does_not_answer() {
     page.guest_write(b"new");
     host.until_log(3, 0, b"new");
     assert!(host.xen.is_bound(new, 2));
+}
+
+/// Plays a guest that writes without end, while the server is busy with xenstored.
+struct Writer {
+    id: DomId,
+    page: Page,
+    wanted: Vec<u8>,
+    longest: Duration,
+}
+
+impl Writer {
+    fn new(host: &mut Host) -> Self {
+        let (id, page) = host.domain(1, "null");
+        let mut writer = Self { id, page, wanted: Vec::new(), longest: Duration::ZERO };
+        writer.turn(host);
+        host.until_log(1, 0, &writer.wanted);
+        writer.longest = Duration::ZERO;
+        writer
+    }
+
+    fn turn(&mut self, host: &mut Host) {
+        self.wanted.extend_from_slice(&b"word "[..self.page.guest_write(b"word ")]);
+        host.xen.kick(self.id, 2);
+        let begin = Instant::now();
+        host.turn();
+        self.longest = self.longest.max(begin.elapsed());
+    }
+
+    #[track_caller]
+    fn write_until(&mut self, host: &mut Host, what: &str, done: impl Fn(&Host) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(host) {
+            assert!(Instant::now() < deadline, "{what} has not come");
+            self.turn(host);
+        }
+    }
+
+    /// Fails unless all that was written has come, and no turn took long.
+    #[track_caller]
+    fn must_be_served(&self, host: &mut Host) {
+        host.until_log(1, 0, &self.wanted);
+        assert!(self.longest < Duration::from_secs(1), "consoles waited {:?} for xenstored", self.longest);
+    }
+}
+
+/// xenstored takes this long for each request, of which the server waits 200 ms for all that one look needs.
+#[track_caller]
+fn check_slow(delay: Duration) {
+    let mut host = host();
+    let mut writer = Writer::new(&mut host);
+    let before = host.connections.load(Ordering::Relaxed);
+    let (new, page) = host.domain(2, "null");
+    host.xenstored.delay(delay);
+    let connections = |host: &Host| host.connections.load(Ordering::Relaxed) - before;
+    writer.write_until(&mut host, "the first attempt to connect again", |host| connections(host) >= 1);
+    let first = Instant::now();
+    writer.write_until(&mut host, "the second attempt", |host| connections(host) >= 2);
+    // The first is after a second, and the second one later still.
+    assert!(first.elapsed() > Duration::from_millis(1500), "asked again after {:?}", first.elapsed());
+    assert!(!host.xen.is_bound(new, 2), "xenstored was not slow enough");
+    writer.must_be_served(&mut host);
+
+    host.xenstored.delay(Duration::ZERO);
+    writer.write_until(&mut host, "the new console", |host| host.xen.is_bound(new, 2));
+    page.guest_write(b"new");
+    host.xen.kick(new, 2);
+    host.until_log(2, 0, b"new");
+    writer.must_be_served(&mut host);
+}
+
+#[test]
+fn known_consoles_are_served_while_each_answer_comes_too_late() {
+    check_slow(Duration::from_millis(300));
+}
+
+#[test]
+fn known_consoles_are_served_while_all_answers_together_come_too_late() {
+    check_slow(Duration::from_millis(100));
+}
+
+#[test]
+fn new_consoles_of_a_slow_xenstored_take_turns_with_known_ones() {
+    let mut host = Host::new();
+    let mut writer = Writer::new(&mut host);
+    let new: Vec<DomId> = (2..8).map(|number| host.domain(number, "null").0).collect();
+    let before = host.connections.load(Ordering::Relaxed);
+    host.xenstored.delay(Duration::from_millis(20));
+    writer.write_until(&mut host, "all consoles", |host| new.iter().all(|id| host.xen.is_bound(*id, 2)));
+    writer.must_be_served(&mut host);
+    assert_eq!(host.connections.load(Ordering::Relaxed), before, "the connection was given up");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,6 +17,8 @@ use crate::wire::Decoder;
 pub(super) struct Shared {
     core: Mutex<Core>,
     arrivals: Mutex<Arrivals>,
+    /// How long each request waits.
+    delay: Mutex<Duration>,
     wake: UnixStream,
     woken: UnixStream,
 }
@@ -38,11 +41,21 @@ impl Shared {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        Ok(Self { core: Mutex::new(Core::new()), arrivals: Mutex::default(), wake, woken })
+        Ok(Self {
+            core: Mutex::new(Core::new()),
+            arrivals: Mutex::default(),
+            delay: Mutex::default(),
+            wake,
+            woken,
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn delay(&self) -> MutexGuard<'_, Duration> {
+        self.delay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
@@ -158,6 +171,8 @@ impl Shared {
         loop {
             match peer.decoder.push(&mut input) {
                 Ok(Some(message)) => {
+                    let delay = *self.delay();
+                    std::thread::sleep(delay);
                     let mut core = self.lock();
                     core.handle(id, &message);
                     if core.clients.get(&id).is_none_or(|client| client.dropped) {

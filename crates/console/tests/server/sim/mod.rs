@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use console::logfile::{Disk, LogStyle};
@@ -32,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) rest: Duration,
     /// What is different from the usual settings.
     pub(crate) adapt: fn(&mut Settings),
+    /// How many connections to xenstored the server has made.
+    pub(crate) connections: Arc<AtomicU64>,
     /// The disk of logs and files, if it is not the host's.
     pub(crate) disk: Option<Arc<dyn Disk>>,
 }
@@ -59,6 +62,7 @@ impl Host {
             log_limit: LogStyle::DEFAULT_LIMIT,
             rest: Duration::from_millis(5),
             adapt: |_| {},
+            connections: Arc::default(),
             disk: None,
         };
         host.start();
@@ -75,7 +79,11 @@ impl Host {
             settings.disk = Arc::clone(disk);
         }
         let xenstored = Arc::clone(&self.xenstored);
-        let connect = Arc::new(move || Ok(xenstored.connection(DomId::DOM0)));
+        let connections = Arc::clone(&self.connections);
+        let connect = Arc::new(move || {
+            connections.fetch_add(1, Ordering::Relaxed);
+            Ok(xenstored.connection(DomId::DOM0))
+        });
         self.server = Some(Server::start(platform, connect, settings).unwrap());
     }
 
