@@ -2,8 +2,8 @@
 #![no_main]
 
 use console::output::Output;
-use console::xenbus::XenbusState;
 use libfuzzer_sys::fuzz_target;
+use xenbus::XenbusState;
 
 fuzz_target!(|data: &[u8]| {
     if let Some(state) = XenbusState::parse(data) {

@@ -1,7 +1,7 @@
 //! PV console rings to pty, log file and socket.
 //!
 //! - [`ring`]: the shared page's rules, over any memory.
-//! - [`xenbus`]: the handshake of secondary consoles, as a pure function.
+//! - [`handshake`]: the handshake of secondary consoles, as a pure function.
 //! - [`history`]: the last bytes of a console, for all of its readers; [`spool`]: the same, and how far everyone is, in
 //!   memory that outlives the process.
 //! - [`logfile`], [`output`], [`pty`]: where bytes go.
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod handshake;
 pub mod history;
 pub mod lock;
 pub mod logfile;
@@ -27,6 +28,5 @@ pub mod server;
 pub mod spool;
 pub mod stream;
 pub mod xen_platform;
-pub mod xenbus;
 
 pub use uuid::Uuid;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 use uuid::Uuid;
 use xen_types::{DomId, Gfn, GrantRef};
+use xenbus::XenbusState;
 use xenstore::{EventPath, StoreError, WatchEvent};
 
 use super::console::{Console, with_cause};
@@ -15,9 +16,9 @@ use super::id::ConsoleId;
 use super::scheduler::Due;
 use super::tree::{Tree, backend_of, frontend_dir, primary_dir, soft};
 use super::{Server, ServerError};
+use crate::handshake::{Link, Offer, Step, next_step};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
 use crate::ring::BackendRing;
-use crate::xenbus::{Link, Offer, Step, XenbusState, next_step};
 
 /// Steps of one handshake in one go; a sound one takes two or three.
 const STEPS_MAX: usize = 8;
@@ -298,8 +299,7 @@ impl<P: Platform> Server<P> {
         if self.reconnect.is_lost() {
             return Ok(());
         }
-        let dir = if id.number == 0 { primary_dir(id.domid) } else { frontend_dir(id) };
-        soft(self.store.unwatch(&dir, &id.to_string()).map(Some)).map(drop)
+        soft(self.store.unwatch(&frontend_dir(id), &id.to_string()).map(Some)).map(drop)
     }
 
     fn look_at_primary(&mut self, id: ConsoleId) -> Result<(), StoreError> {

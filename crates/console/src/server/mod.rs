@@ -58,8 +58,8 @@ pub use id::ConsoleId;
 pub use outage::Connect;
 pub use settings::{LogNames, LogPace, ServerError, Settings};
 
+use crate::handshake::Link;
 use crate::platform::Platform;
-use crate::xenbus::Link;
 use consoles::Consoles;
 use control::Control;
 use discovery::{Dirty, LookTime};

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use xen_types::EventPort;
 
+use crate::handshake::{Link, Offer};
 use crate::ring::{BackendRing, Batch, CorruptRing, OUT_SIZE, RingMemory};
 use crate::spool::RingRecord;
-use crate::xenbus::{Link, Offer};
 
 /// Input that waits for the guest; its sources are not read beyond it.
 pub(crate) const INPUT_MAX: usize = 4096;

@@ -2,12 +2,13 @@
 //! one that makes no sense counts as absent.
 
 use xen_types::{DomId, EventPort, GrantRef};
+use xenbus::{DeviceId, DeviceKind, XenbusState, kind_dir};
 use xenstore::{Access, Connection, Permissions, Store, StoreError, XsPath};
 
 use super::id::ConsoleId;
+use crate::handshake::{Offer, Picture};
 use crate::history::HISTORY;
 use crate::output::{OutputError, Plan};
-use crate::xenbus::{Offer, Picture, XenbusState};
 
 /// The longest text value that is looked at.
 const TEXT_MAX: usize = 1024;
@@ -22,19 +23,19 @@ pub(crate) struct Primary {
 
 /// Where the device model's side of a secondary console is kept, for all domains.
 pub(crate) fn backends() -> XsPath {
-    path("/local/domain/0/backend/console")
+    kind_dir(DeviceKind::Console, DomId::DOM0)
 }
 
 pub(crate) fn primary_dir(domid: DomId) -> XsPath {
-    path(&format!("/local/domain/{domid}/console"))
+    device(ConsoleId { domid, number: 0 }).front()
 }
 
 fn backend_dir(id: ConsoleId) -> XsPath {
-    path(&format!("/local/domain/0/backend/console/{}/{}", id.domid, id.number))
+    device(id).back()
 }
 
 pub(crate) fn frontend_dir(id: ConsoleId) -> XsPath {
-    path(&format!("/local/domain/{}/device/console/{}", id.domid, id.number))
+    device(id).front()
 }
 
 /// The directory of the console that the toolstack alone can write.
@@ -42,8 +43,9 @@ fn toolstack_dir(id: ConsoleId) -> XsPath {
     if id.number == 0 { primary_dir(id.domid) } else { backend_dir(id) }
 }
 
-fn path(text: &str) -> XsPath {
-    XsPath::new(text).expect("the path is made of words and numbers")
+/// This daemon serves its consoles from dom0.
+const fn device(id: ConsoleId) -> DeviceId {
+    DeviceId::of_dom0(DeviceKind::Console, id.domid, id.number)
 }
 
 fn below(dir: &XsPath, key: &str) -> XsPath {
@@ -177,7 +179,7 @@ impl<'a> Tree<'a> {
         tty: &str,
         is_owner: &mut dyn FnMut() -> bool,
     ) -> Result<(), StoreError> {
-        let dir = if id.number == 0 { primary_dir(id.domid) } else { frontend_dir(id) };
+        let dir = frontend_dir(id);
         let node = below(&dir, "tty");
         let permissions = Permissions::owned_by(DomId::DOM0).allow(id.domid, Access::Read);
         let written = self.store.transaction(|transaction| {

@@ -14,6 +14,7 @@ use qmp::commands::{
     QueryFdsets,
 };
 use stubdom_abi::StubDevid;
+use xenbus::{DeviceId, DeviceKind};
 
 use super::disk::attach::{detach_strays, forget_other_discs, known_backing};
 use super::{Detach, disk, release};
@@ -22,7 +23,7 @@ use crate::device::backend::wait_for;
 use crate::device::claims::{OpenDisks, claim};
 use crate::device::describe;
 use crate::device::disk::attach_image;
-use crate::device::nodes::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
+use crate::device::nodes::{DiskBacking, add_device, disk_node};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
@@ -298,7 +299,7 @@ impl EmulatedDrive {
     }
 
     fn device(&self, live: &Live<'_>) -> Result<DeviceId, Cause> {
-        Ok(DeviceId::new(DeviceKind::Vbd, live.stub()?, self.vdev.devid()))
+        Ok(DeviceId::of_dom0(DeviceKind::Vbd, live.stub()?, self.vdev.devid()))
     }
 
     fn ask<C: qmp::Command>(&self, ts: &Toolstack, command: &C) -> Result<(), Cause> {
@@ -340,9 +341,9 @@ impl EmulatedDrive {
         }
         let mut batch = Batch::new();
         let device = self.device(live)?;
-        add_device(&mut batch, device.frontend, &disk_node(disk, backing, device.frontend, self.vdev, true));
+        add_device(&mut batch, &disk_node(device, disk, backing, self.vdev, true));
         batch.commit(&live.ts.xenstore)?;
-        wait_for(live.ts, vec![device.back()])
+        wait_for(live.ts, vec![device])
     }
 
     /// Has QEMU take the descriptors that the agent has made of the stubdomain's PV disk.
@@ -384,13 +385,12 @@ impl EmulatedDrive {
 
 /// Replaces the guest's own PV device of the drive. Most guests have no use for it.
 fn plug_guest(live: &Live<'_>, disk: &Disk, backing: &DiskBacking) -> StepResult {
-    let domid = live.domid()?;
-    let id = DeviceId::new(DeviceKind::Vbd, domid, disk.vdev.devid());
+    let id = DeviceId::of_dom0(DeviceKind::Vbd, live.domid()?, disk.vdev.devid());
     release::remove(live.ts, &[id])?;
     let mut batch = Batch::new();
-    add_device(&mut batch, domid, &disk_node(disk, backing, domid, disk.vdev, false));
+    add_device(&mut batch, &disk_node(id, disk, backing, disk.vdev, false));
     batch.commit(&live.ts.xenstore)?;
-    wait_for(live.ts, vec![id.back()])
+    wait_for(live.ts, vec![id])
 }
 
 /// Puts the disc that the record names into the drive, whatever is there now.

@@ -7,14 +7,12 @@ use config::{Disk, GuestConfig, SerialOutput, Vdev};
 use qemu_args::{Plan, StubDisk};
 use stubdom_abi::StubConsole;
 use xen_types::{DomId, EventPort, Gfn};
+use xenbus::{DeviceId, DeviceKind, backend_parent};
 
 use super::backend::wait_for;
 use super::claims::OpenDisks;
 use super::nic::Vif;
-use super::nodes::{
-    DeviceId, DeviceKind, DiskBacking, add_device, backend_parent, channel_node, console_node, disk_node,
-    monitor_node,
-};
+use super::nodes::{DiskBacking, add_device, channel_node, console_node, disk_node, monitor_node};
 use super::removal::devices_of;
 use super::{check_backend, describe, disk, nic};
 use crate::Toolstack;
@@ -79,11 +77,11 @@ pub(crate) fn note_emulated(record: &mut GuestRecord, plan: &Plan) {
 
 /// Waits until each disk's and interface's backend has taken its device.
 pub(crate) fn wait_for_backends(ts: &Toolstack, record: &GuestRecord) -> StepResult {
-    let mut backends = Vec::new();
+    let mut devices = Vec::new();
     for domid in record.own_numbers(ts)? {
-        backends.extend(devices_of(ts, domid)?.into_iter().map(DeviceId::back));
+        devices.extend(devices_of(ts, domid)?);
     }
-    wait_for(ts, backends)
+    wait_for(ts, devices)
 }
 
 impl Initial<'_> {
@@ -93,12 +91,13 @@ impl Initial<'_> {
         for domid in [self.guest, self.stub] {
             // What an earlier domain of the number left would mix with what comes.
             for kind in DeviceKind::ALL {
-                batch.remove(backend_parent(kind, domid));
+                batch.remove(backend_parent(kind, DomId::DOM0, domid));
             }
         }
         for (domid, disk, vdev) in self.disks() {
             let (backing, pv) = (backing(backings, disk), domid == self.stub);
-            add_device(&mut batch, domid, &disk_node(disk, backing, domid, vdev, pv));
+            let id = DeviceId::of_dom0(DeviceKind::Vbd, domid, vdev.devid());
+            add_device(&mut batch, &disk_node(id, disk, backing, vdev, pv));
         }
         for vif in self.vifs() {
             vif.add_nodes(self.ts, &record.uuid, &mut batch);
@@ -110,7 +109,7 @@ impl Initial<'_> {
     pub(crate) fn run_disk_scripts(&self, record: &mut GuestRecord, backings: &Backings) -> StepResult {
         for (domid, each, vdev) in self.disks() {
             let DiskBacking::Script { script, .. } = backing(backings, each) else { continue };
-            let id = DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
+            let id = DeviceId::of_dom0(DeviceKind::Vbd, domid, vdev.devid());
             disk::run_script(self.ts, record, script, id).map_err(|cause| cause.about(describe(each)))?;
         }
         Ok(())
@@ -129,9 +128,9 @@ impl Initial<'_> {
     /// The guest's consoles: the primary one, and its channels.
     pub(crate) fn guest_consoles(&self, batch: &mut Batch, ring: (Gfn, EventPort)) {
         let guest = self.guest;
-        add_device(batch, guest, &console_node(guest, 0, "pty", Some(ring)));
+        add_device(batch, &console_node(guest, 0, "pty", Some(ring)));
         for (number, channel) in (1..).zip(&self.config.channels) {
-            add_device(batch, guest, &channel_node(guest, number, channel));
+            add_device(batch, &channel_node(guest, number, channel));
         }
     }
 
@@ -144,7 +143,7 @@ impl Initial<'_> {
     pub(crate) fn stubdomain_consoles(&self, batch: &mut Batch, ring: (Gfn, EventPort)) {
         let (stub, plan) = (self.stub, self.plan);
         let mut add = |number: u32, output: &str, ring| {
-            add_device(batch, stub, &console_node(stub, number, output, ring));
+            add_device(batch, &console_node(stub, number, output, ring));
         };
         add(0, "pty", Some(ring));
         if !plan.serials.is_empty() || plan.qmp.is_some() {
@@ -161,7 +160,7 @@ impl Initial<'_> {
             add(u32::from(serial.console.number()), &output, None);
         }
         if let Some(console) = plan.qmp {
-            add_device(batch, stub, &monitor_node(stub, console));
+            add_device(batch, &monitor_node(stub, console));
         }
     }
 

@@ -1,13 +1,13 @@
 //! Removing devices: closing both ends, and removing their nodes and bridge ports.
 
-use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use xen_types::DomId;
+use xenbus::{DeviceId, DeviceKind, XenbusState, backend_parent};
 use xenstore::{Store, XsPath};
 
-use super::backend::state;
-use super::nodes::{DeviceId, DeviceKind, backend_parent};
+use super::backend::{state, watch_backends};
 use crate::Toolstack;
 use crate::batch::Batch;
 use crate::error::Cause;
@@ -16,20 +16,16 @@ use crate::operation::StepResult;
 use crate::record::GuestRecord;
 use crate::wait::Watcher;
 
-/// `XenbusStateInitialising`: the backend's driver has not taken its device up, or is just doing so.
-const INITIALISING: u64 = 1;
-/// States of a backend (`enum xenbus_state`): it works on its device and will say when it has closed.
-const AT_WORK: std::ops::RangeInclusive<u64> = 2..=5;
-/// The backend shall close.
-const CLOSING: &[u8] = b"5";
+/// A backend in one of these works on its device, and will report when it has closed.
+const AT_WORK: RangeInclusive<XenbusState> = XenbusState::InitWait..=XenbusState::Closing;
 
-/// The PV devices of a domain that the kernel serves.
+/// The PV devices of a domain that dom0's kernel serves.
 pub(crate) fn devices_of(ts: &Toolstack, domid: DomId) -> Result<Vec<DeviceId>, Cause> {
     let mut devices = Vec::new();
     for kind in [DeviceKind::Vbd, DeviceKind::Vif] {
-        let devids = ts.xenstore.list(&backend_parent(kind, domid))?.unwrap_or_default();
+        let devids = ts.xenstore.list(&backend_parent(kind, DomId::DOM0, domid))?.unwrap_or_default();
         let devids = devids.iter().filter_map(|devid| devid.parse().ok());
-        devices.extend(devids.map(|devid| DeviceId::new(kind, domid, devid)));
+        devices.extend(devids.map(|devid| DeviceId::of_dom0(kind, domid, devid)));
     }
     Ok(devices)
 }
@@ -52,13 +48,11 @@ pub(crate) fn close_devices(ts: &Toolstack, domids: &[DomId]) -> StepResult {
 /// A driver that is just taking a device up writes what it can do below the backend's directory, whether that is still
 /// there or not (`xen_blkbk_probe` of Linux), and would make it anew. So each first gets the time to end that.
 pub(crate) fn close(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
-    let mut watcher = Watcher::new();
-    let parents: BTreeSet<_> = devices.iter().map(|id| backend_parent(id.kind, id.frontend)).collect();
-    for parent in &parents {
-        watcher.watch(&ts.xenstore, parent)?;
-    }
-    // Without a driver for it in dom0 a device stays as it is, and nobody writes anything.
-    await_none(ts, &watcher, devices.iter().map(|id| id.back()).collect(), |state| state == INITIALISING)?;
+    let watcher = watch_backends(ts, devices)?;
+    // Without a driver for it in the backend's domain a device stays as it is, and nobody writes anything.
+    await_none(ts, &watcher, devices.iter().map(|id| id.back()).collect(), |state| {
+        state == XenbusState::Initialising
+    })?;
     let mut batch = Batch::new();
     let mut awaited = Vec::new();
     for device in devices {
@@ -67,7 +61,7 @@ pub(crate) fn close(ts: &Toolstack, devices: &[DeviceId]) -> StepResult {
         if at_work && ts.xenstore.list(&front)?.is_some() {
             batch.remove(front);
             batch.write(&below(&back, "online"), "0");
-            batch.write(&below(&back, "state"), CLOSING);
+            batch.write(&below(&back, "state"), XenbusState::Closing.value());
             awaited.push(back);
         }
     }
@@ -84,7 +78,7 @@ fn await_none(
     ts: &Toolstack,
     watcher: &Watcher,
     mut backends: Vec<XsPath>,
-    such: impl Fn(u64) -> bool,
+    such: impl Fn(XenbusState) -> bool,
 ) -> StepResult {
     watcher.until(Instant::now() + ts.deadlines.backends_close, || {
         let mut left = Vec::new();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use xen_types::DomId;
+use xenbus::DeviceId;
 
-use super::nodes::DeviceId;
 use crate::Toolstack;
 use crate::dom0::{HostError, ScriptCall};
 use crate::operation::StepResult;

@@ -1,11 +1,11 @@
 //! Removing what xenstore has of a guest's two domains.
 
 use xen_types::DomId;
+use xenbus::{DeviceKind, backend_parent, errors_dir, errors_parent, kind_dir};
 use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
 use crate::batch::Batch;
-use crate::device::nodes::{DeviceKind, backend_parent};
 use crate::nodes::{below, libxl_dir, vm_dir};
 use crate::operation::StepResult;
 use crate::record::GuestRecord;
@@ -35,12 +35,13 @@ pub(crate) fn remove_nodes(ts: &Toolstack, record: &GuestRecord) -> StepResult {
 fn remove_empty_kinds(ts: &Toolstack) -> StepResult {
     let dom0 = XsPath::domain(DomId::DOM0);
     let (backends, errors) = (below(&dom0, "backend"), below(&dom0, "error/backend"));
-    let kinds = |of: &XsPath| DeviceKind::ALL.map(|kind| below(of, kind.name()));
     // A transaction, so that a device which someone adds meanwhile is not taken along.
     ts.xenstore.transaction(|inside| {
-        let mut dirs: Vec<_> = kinds(&backends).into_iter().chain([backends.clone()]).collect();
+        let kinds = DeviceKind::ALL.map(|kind| kind_dir(kind, DomId::DOM0));
+        let mut dirs: Vec<_> = kinds.into_iter().chain([backends.clone()]).collect();
         if inside.list(&errors)?.is_some() {
-            dirs.extend(kinds(&errors).into_iter().chain([errors.clone(), below(&dom0, "error")]));
+            let kinds = DeviceKind::ALL.map(|kind| errors_dir(kind, DomId::DOM0));
+            dirs.extend(kinds.into_iter().chain([errors.clone(), below(&dom0, "error")]));
         }
         for dir in dirs {
             if inside.list(&dir)?.is_some_and(|children| children.is_empty()) {
@@ -57,9 +58,9 @@ fn remove_numbered(ts: &Toolstack, batch: &mut Batch, domid: DomId) -> StepResul
     // Where Linux's xenbus writes the errors of backends.
     let errors = ts.xenstore.list(&below(&dom0, "error/backend"))?.is_some();
     for kind in DeviceKind::ALL {
-        batch.remove(backend_parent(kind, domid));
+        batch.remove(backend_parent(kind, DomId::DOM0, domid));
         if errors {
-            batch.remove(below(&dom0, &format!("error/backend/{}/{domid}", kind.name())));
+            batch.remove(errors_parent(kind, DomId::DOM0, domid));
         }
     }
     batch.remove(XsPath::domain(domid)).remove(libxl_dir(domid));

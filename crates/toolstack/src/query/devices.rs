@@ -2,12 +2,12 @@
 
 use config::{Disk, Nic, Uuid, Vdev};
 use xen_types::DomId;
+use xenbus::{DeviceId, DeviceKind, XenbusState};
 use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
 use crate::device::backend::state;
 use crate::device::nic::bridge_of;
-use crate::device::nodes::{DeviceId, DeviceKind};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::nodes::below;
@@ -42,8 +42,8 @@ pub struct NicEntry {
 /// How far a device is connected, as in `xl block-list`. The guest's numbers are not trusted; they are only displayed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// The frontend's state (`enum xenbus_state`); absent when it has none.
-    pub state: Option<u64>,
+    /// The frontend's state; absent when it has none.
+    pub state: Option<XenbusState>,
     /// Its event channel.
     pub event_channel: Option<u64>,
     /// Its rings' grants.
@@ -64,7 +64,7 @@ impl Toolstack {
             record.emulated_disks.iter().find(|disk| disk.vdev == vdev).map(|disk| disk.stub_vdev)
         };
         let entry = |disk: &Disk| {
-            let id = DeviceId::new(DeviceKind::Vbd, domid, disk.vdev.devid());
+            let id = DeviceId::of_dom0(DeviceKind::Vbd, domid, disk.vdev.devid());
             let link = self.link(id, &["ring-ref"])?;
             Ok(DiskEntry { disk: disk.clone(), stub_vdev: stub_of(&record, disk.vdev), link })
         };
@@ -80,7 +80,7 @@ impl Toolstack {
         let domid = self.shown_domid(&record)?;
         let uuid: Uuid = record.uuid;
         let entry = |nic: &Nic| {
-            let id = DeviceId::new(DeviceKind::Vif, domid, nic.devid);
+            let id = DeviceId::of_dom0(DeviceKind::Vif, domid, nic.devid);
             Ok(NicEntry {
                 mac: nic.address(&uuid),
                 bridge: bridge_of(nic).to_owned(),

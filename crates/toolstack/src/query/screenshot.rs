@@ -10,13 +10,14 @@ use config::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 use qmp::commands::{BlockdevAdd, BlockdevDel, Screendump};
 use qmp::{ErrorClass, QmpError};
 use serde_json::json;
+use xenbus::{DeviceId, DeviceKind};
 
 use super::picture;
 use crate::batch::Batch;
 use crate::device::backend::wait_for;
 use crate::device::disk::attach::detach_strays;
 use crate::device::disk::attach_image;
-use crate::device::nodes::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
+use crate::device::nodes::{DiskBacking, add_device, disk_node};
 use crate::device::release;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
@@ -97,7 +98,7 @@ fn file(live: &Live<'_>) -> PathBuf {
 }
 
 fn id(live: &Live<'_>, vdev: Vdev) -> Result<DeviceId, Cause> {
-    Ok(DeviceId::new(DeviceKind::Vbd, live.stub()?, vdev.devid()))
+    Ok(DeviceId::of_dom0(DeviceKind::Vbd, live.stub()?, vdev.devid()))
 }
 
 /// Undoes a screenshot that an earlier process began.
@@ -152,10 +153,10 @@ impl Shot<'_> {
 
     fn plug(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        let stub = self.live.stub()?;
-        add_device(&mut batch, stub, &disk_node(&self.disk(), &self.backing, stub, self.vdev, true));
+        let id = id(&self.live, self.vdev)?;
+        add_device(&mut batch, &disk_node(id, &self.disk(), &self.backing, self.vdev, true));
         batch.commit(&self.live.ts.xenstore)?;
-        wait_for(self.live.ts, vec![id(&self.live, self.vdev)?.back()])
+        wait_for(self.live.ts, vec![id])
     }
 
     /// QEMU makes a file that is not there, so it is asked first whether the disk is.

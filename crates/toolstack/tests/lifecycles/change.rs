@@ -571,7 +571,7 @@ fn lists_show_what_the_guest_has() {
     let named = |text: &str, stub: Option<&str>| (text.to_owned(), stub.map(str::to_owned));
     assert_eq!(shown[0], named("hda", Some("xvda")));
     assert_eq!(shown.last().unwrap(), &named("xvdc", None));
-    assert_eq!(disks[0].link.state, Some(4));
+    assert_eq!(disks[0].link.state, Some(xenbus::XenbusState::Connected));
     assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{}/768", guest.domid));
     let nics = world.toolstack.nics(guest.id()).unwrap();
     assert_eq!((nics[0].bridge.as_str(), nics[0].emulated, nics[0].nic.devid), ("xenbr0", true, 0));

@@ -1,12 +1,13 @@
 //! Attaching and detaching disks.
 
 use config::{Disk, DiskSource, Vdev};
+use xenbus::{DeviceId, DeviceKind};
 
 use crate::batch::Batch;
 use crate::device::backend::wait_for;
 use crate::device::claims::{OpenDisks, claim};
 use crate::device::disk::{self, attach_image};
-use crate::device::nodes::{DeviceId, DeviceKind, DiskBacking, add_device, disk_node};
+use crate::device::nodes::{DiskBacking, add_device, disk_node};
 use crate::device::scsi::{Emulation, ScsiDisk};
 use crate::device::{Detach, check_backend, describe, release, script};
 use crate::dom0::{BlockDevice, BlockNumber};
@@ -45,7 +46,7 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             .undo(|a: &mut Attachment<'_>| release::remove(a.live.ts, &a.users()?)),
         Step::new("run-script", "run its script", Attachment::run_script).undo(Attachment::undo_script),
         Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
-            wait_for(a.live.ts, a.users()?.into_iter().map(DeviceId::back).collect())?;
+            wait_for(a.live.ts, a.users()?)?;
             a.open.clear();
             Ok(())
         }),
@@ -201,7 +202,7 @@ impl OnGuest for Detachment<'_> {
 
     /// Unless the guest keeps it, which is no longer asked for it then.
     fn has_passed(&mut self) -> Result<bool, Cause> {
-        let id = DeviceId::new(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid());
+        let id = DeviceId::of_dom0(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid());
         Ok(!release::withdraw(self.live.ts, id)?)
     }
 }
@@ -258,14 +259,13 @@ impl Attachment<'_> {
 
     fn write_nodes(&mut self) -> StepResult {
         let mut batch = Batch::new();
-        let (guest, stub) = (self.live.domid()?, self.live.stub()?);
-        add_device(&mut batch, guest, &disk_node(&self.disk, &self.backing, guest, self.disk.vdev, false));
+        let mut add = |domid, vdev: Vdev, pv| {
+            let id = DeviceId::of_dom0(DeviceKind::Vbd, domid, vdev.devid());
+            add_device(&mut batch, &disk_node(id, &self.disk, &self.backing, vdev, pv));
+        };
+        add(self.live.domid()?, self.disk.vdev, false);
         if let Some(emulated) = self.emulated {
-            add_device(
-                &mut batch,
-                stub,
-                &disk_node(&self.disk, &self.backing, stub, emulated.stub_vdev, true),
-            );
+            add(self.live.stub()?, emulated.stub_vdev, true);
         }
         batch.commit(&self.live.ts.xenstore)
     }
@@ -344,7 +344,7 @@ impl Detachment<'_> {
             Detach::Ask => release::ask(
                 self.live.ts,
                 &self.live.record.name,
-                DeviceId::new(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid()),
+                DeviceId::of_dom0(DeviceKind::Vbd, self.live.domid()?, self.vdev.devid()),
             ),
         }
     }
@@ -356,7 +356,7 @@ impl Detachment<'_> {
 
 /// The disk's PV devices: the guest's, and its stubdomain's if QEMU has one.
 fn users(live: &Live<'_>, vdev: Vdev) -> Result<Vec<DeviceId>, Cause> {
-    let of = |domid, vdev: Vdev| DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
+    let of = |domid, vdev: Vdev| DeviceId::of_dom0(DeviceKind::Vbd, domid, vdev.devid());
     let mut users = vec![of(live.domid()?, vdev)];
     if let Some(vdev) = live.stub_vdev(vdev) {
         users.push(of(live.stub()?, vdev));
@@ -407,7 +407,7 @@ pub(crate) fn detach_strays(live: &Live<'_>) -> StepResult {
 /// Returns a disk to a guest that was asked to release it.
 pub(crate) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     let domid = live.domid()?;
-    let id = DeviceId::new(DeviceKind::Vbd, domid, vdev.devid());
+    let id = DeviceId::of_dom0(DeviceKind::Vbd, domid, vdev.devid());
     if release::withdraw(live.ts, id)? {
         return Ok(());
     }
@@ -418,13 +418,13 @@ pub(crate) fn restore_disk(live: &mut Live<'_>, vdev: Vdev) -> StepResult {
     release::remove(live.ts, &[id])?;
     let backing = known_backing(live, &disk)?;
     let mut batch = Batch::new();
-    add_device(&mut batch, domid, &disk_node(&disk, &backing, domid, vdev, false));
+    add_device(&mut batch, &disk_node(id, &disk, &backing, vdev, false));
     batch.commit(&live.ts.xenstore)?;
     if let DiskBacking::Script { script, .. } = &backing {
         script::undo_of(live.ts, &mut live.record, &[id])?;
         disk::run_script(live.ts, &mut live.record, script, id)?;
     }
-    wait_for(live.ts, vec![id.back()])
+    wait_for(live.ts, vec![id])
 }
 
 /// The backing of an attached disk, even if its name now leads to another file.

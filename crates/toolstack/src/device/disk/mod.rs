@@ -5,9 +5,10 @@ pub(crate) mod attach;
 use std::path::Path;
 
 use config::{Disk, DiskSource};
+use xenbus::DeviceId;
 
 use super::claims::open_disk;
-use super::nodes::{DeviceId, DiskBacking};
+use super::nodes::DiskBacking;
 use super::script;
 use crate::Toolstack;
 use crate::dom0::{FileKind, HostDevices, OpenDisk};

@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use config::Nic;
+use xenbus::{DeviceId, DeviceKind};
 
 use crate::batch::Batch;
 use crate::device::backend::wait_for;
 use crate::device::emulated_nic::EmulatedNic;
 use crate::device::nic::{Vif, check_bridge};
-use crate::device::nodes::{DeviceId, DeviceKind};
 use crate::device::{Detach, check_backend, release, script};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
@@ -37,8 +37,8 @@ fn attach_steps<'b>() -> Vec<Step<Attachment<'b>>> {
             .undo(Attachment::remove_nodes),
         Step::new("connect-bridge", "add it to its bridge", Attachment::connect).undo(Attachment::disconnect),
         Step::new("await-backend", "wait for its backend", |a: &mut Attachment<'_>| {
-            let backends = a.users()?.iter().map(|vif| vif.id().back()).collect();
-            wait_for(a.live.ts, backends)
+            let devices = a.users()?.iter().map(Vif::id).collect();
+            wait_for(a.live.ts, devices)
         }),
         Step::new("plug-emulated", "plug in its emulated NIC", Attachment::plug).undo(Attachment::unplug),
         Step::new("record-device", "record the network interface", Attachment::record)
@@ -167,7 +167,7 @@ impl OnGuest for Detachment<'_> {
 
     /// Unless the guest keeps it, which is no longer asked for it then.
     fn has_passed(&mut self) -> Result<bool, Cause> {
-        let id = DeviceId::new(DeviceKind::Vif, self.live.domid()?, self.devid);
+        let id = DeviceId::of_dom0(DeviceKind::Vif, self.live.domid()?, self.devid);
         Ok(!release::withdraw(self.live.ts, id)?)
     }
 }
@@ -362,5 +362,5 @@ fn restore_nic(live: &mut Live<'_>, devid: u32) -> StepResult {
     vif.add_nodes(live.ts, &live.record.uuid, &mut batch);
     batch.commit(&live.ts.xenstore)?;
     vif.connect(live.ts, &mut live.record, Instant::now() + live.ts.deadlines.backends)?;
-    wait_for(live.ts, vec![vif.id().back()])
+    wait_for(live.ts, vec![vif.id()])
 }

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use config::Nic;
 use xen_types::DomId;
+use xenbus::{DeviceId, DeviceKind};
 use xenstore::Store;
 
 use super::backend::backend_trouble;
-use super::nodes::{DeviceId, DeviceKind, add_device, interface_name, nic_node, vif_name};
+use super::nodes::{add_device, interface_name, nic_node, vif_name};
 use super::script;
 use crate::Toolstack;
 use crate::batch::Batch;
@@ -45,7 +46,7 @@ pub(crate) struct Vif {
 
 impl Vif {
     pub(crate) const fn id(&self) -> DeviceId {
-        DeviceId::new(DeviceKind::Vif, self.domid, self.nic.devid)
+        DeviceId::of_dom0(DeviceKind::Vif, self.domid, self.nic.devid)
     }
 
     /// Its backend in dom0's kernel.
@@ -70,7 +71,7 @@ impl Vif {
 
     pub(crate) fn add_nodes(&self, ts: &Toolstack, uuid: &config::Uuid, batch: &mut Batch) {
         let (script, bridge) = (script_of(ts, &self.nic), bridge_of(&self.nic));
-        add_device(batch, self.domid, &nic_node(&self.nic, uuid, self.domid, &script, bridge, self.stub));
+        add_device(batch, &nic_node(self.id(), &self.nic, uuid, &script, bridge, self.stub));
     }
 
     /// Waits for the interface and makes it a bridge's port, or lets its script do that; then the backend may
@@ -93,12 +94,12 @@ impl Vif {
     }
 
     fn wait_for_interface(&self, ts: &Toolstack, deadline: Instant) -> StepResult {
-        let backend = self.id().back();
+        let id = self.id();
         let mut watcher = Watcher::new();
-        watcher.watch(&ts.xenstore, &backend)?;
+        watcher.watch(&ts.xenstore, &id.back())?;
         match watcher.until(deadline, || Ok(ts.host.has_interface(self.backend())?.then_some(())))? {
             Some(()) => Ok(()),
-            None => Err(backend_trouble(ts, &backend, ts.deadlines.backends)),
+            None => Err(backend_trouble(ts, id, ts.deadlines.backends)),
         }
     }
 

@@ -1,19 +1,20 @@
 use stubdom_abi::QmpConsole;
 use xen_types::{DomId, EventPort, Gfn};
+use xenbus::{DeviceId, DeviceKind};
 
-use super::{DeviceKind, DeviceNode};
+use super::DeviceNode;
 
 /// How many bytes of a console's output were once kept (`LIBXL_XENCONSOLE_LIMIT`).
 const CONSOLE_LIMIT: &str = "1048576";
 
-/// A console; the primary one (number 0) has its ring and port.
+/// A console, which the console daemon of dom0 serves; the primary one (number 0) has its ring and port.
 pub(crate) fn console_node(
     domid: DomId,
     number: u32,
     output: &str,
     ring: Option<(Gfn, EventPort)>,
 ) -> DeviceNode {
-    let mut node = DeviceNode::new(DeviceKind::Console, number, domid);
+    let mut node = DeviceNode::new(DeviceId::of_dom0(DeviceKind::Console, domid, number));
     node.back("protocol", "vt100").back("type", "xenconsoled").back("output", output);
     node.fixed("limit", CONSOLE_LIMIT).fixed("type", "xenconsoled").fixed("output", output).fixed("tty", "");
     match ring {

@@ -1,7 +1,7 @@
 use config::{Access, Disk};
-use xen_types::DomId;
+use xenbus::DeviceId;
 
-use super::{DeviceKind, DeviceNode};
+use super::DeviceNode;
 use crate::dom0::BlockDevice;
 
 /// The script that stock tools run for a disk without one of its own.
@@ -29,17 +29,16 @@ pub(crate) enum DiskBacking {
 /// The nodes of a disk for one of its two users: the guest's PV drivers, or its stubdomain (`device_disk_add` in
 /// `libxl_disk.c`, the branch for block devices).
 pub(crate) fn disk_node(
+    id: DeviceId,
     disk: &Disk,
     backing: &DiskBacking,
-    frontend: DomId,
     vdev: config::Vdev,
     pv: bool,
 ) -> DeviceNode {
-    let devid = vdev.devid();
     let kind = if disk.is_cdrom() { "cdrom" } else { "disk" };
     let writable = disk.access == Access::ReadWrite;
     let flag = |set: bool| if set { "1" } else { "0" };
-    let mut node = DeviceNode::new(DeviceKind::Vbd, devid, frontend);
+    let mut node = DeviceNode::new(id);
     let path = match backing {
         DiskBacking::Device { device } => device.path.to_string_lossy(),
         DiskBacking::Script { target, .. } => target.into(),
@@ -67,7 +66,7 @@ pub(crate) fn disk_node(
         node.back("direct-io-safe", "1");
     }
     node.back("discard-enable", flag(disk.discard.unwrap_or(writable))).back("specification", "xen");
-    node.front("virtual-device", devid.to_string())
+    node.front("virtual-device", id.devid.to_string())
         .front("device-type", kind)
         .front("trusted", flag(disk.trusted));
     if pv {

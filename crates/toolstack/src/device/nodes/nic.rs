@@ -1,7 +1,8 @@
 use config::{Nic, NicKind, Uuid};
 use xen_types::DomId;
+use xenbus::DeviceId;
 
-use super::{DeviceKind, DeviceNode};
+use super::DeviceNode;
 
 /// The MTU that a frontend is told when the configuration names none, in bytes.
 const DEFAULT_MTU: u32 = 1500;
@@ -20,15 +21,15 @@ pub(crate) fn interface_name(frontend: DomId, devid: u32) -> String {
 /// Without a script of its own, `script` names the stock one: netback wants the key, and stock tools run it when
 /// they destroy our guest.
 pub(crate) fn nic_node(
+    id: DeviceId,
     nic: &Nic,
     guest_uuid: &Uuid,
-    frontend: DomId,
     script: &str,
     bridge: &str,
     stub: bool,
 ) -> DeviceNode {
     let mac = nic.address(guest_uuid).to_string();
-    let mut node = DeviceNode::new(DeviceKind::Vif, nic.devid, frontend);
+    let mut node = DeviceNode::new(id);
     node.back("script", script);
     if let Some(name) = vif_name(nic, stub) {
         node.back("vifname", name);
