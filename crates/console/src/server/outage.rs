@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::EpollFlags;
@@ -61,6 +62,8 @@ struct Outage {
 
 /// The thread that asks again.
 struct Asker {
+    /// Until it is known to have ended.
+    thread: Option<JoinHandle<()>>,
     answer: Receiver<Answer>,
     /// Readable when there is an answer.
     bell: Arc<EventFd>,
@@ -114,6 +117,14 @@ pub(crate) fn watch_host(store: &Connection) -> Result<(), StoreError> {
     store.watch(&SpecialWatch::IntroduceDomain, "introduce")?;
     store.watch(&SpecialWatch::ReleaseDomain, "release")?;
     store.watch(&backends(), "backends")
+}
+
+impl Asker {
+    /// Whether the thread has ended without an answer, as it does only by a panic.
+    fn has_panicked(&mut self) -> bool {
+        let ended = self.thread.take_if(|thread| thread.is_finished());
+        ended.is_some_and(|thread| thread.join().is_err())
+    }
 }
 
 impl Job {
@@ -186,9 +197,14 @@ impl<P: Platform> Server<P> {
     }
 
     fn mind_outage(&mut self) {
-        let Some(outage) = &self.reconnect.outage else { return };
+        let Some(outage) = &mut self.reconnect.outage else { return };
         // Some domains may be gone, and their last bytes are still in the rings.
         self.dirty.add_domains();
+        if let Some(Asker { bell, slot, .. }) = outage.asker.take_if(Asker::has_panicked) {
+            self.poller.remove(&slot, &*bell);
+            outage.first_delay = (outage.first_delay * 2).min(LONGEST_DELAY);
+            warn!("the thread that retries xenstored has failed because of a bug; starting another");
+        }
         if outage.asker.is_none() {
             let first_delay = outage.first_delay;
             match self.ask_again(first_delay) {
@@ -217,9 +233,15 @@ impl<P: Platform> Server<P> {
         };
         let own_bell = Arc::clone(&bell);
         let work = move || job.run(first_delay, &stopped, &sender, &own_bell);
-        std::thread::Builder::new().name("xenstore".to_owned()).spawn(work)?;
         let slot = self.poller.add(&*bell, Source::StoreAgain, EpollFlags::EPOLLIN)?;
-        Ok(Asker { answer, bell, slot, _stop: stop })
+        let thread = std::thread::Builder::new().name("xenstore".to_owned()).spawn(work);
+        match thread {
+            Ok(thread) => Ok(Asker { thread: Some(thread), answer, bell, slot, _stop: stop }),
+            Err(error) => {
+                self.poller.remove(&slot, &*bell);
+                Err(error)
+            }
+        }
     }
 
     /// Takes over the connection that was made, and looks at everything.

@@ -189,6 +189,20 @@ fn a_connection_that_is_dropped_at_any_request_is_made_again() {
 }
 
 #[test]
+fn a_panic_of_the_thread_that_asks_again_is_survived() {
+    let mut host = host();
+    host.turn();
+    let (id, page) = host.domain(1, "pty");
+    host.bug_of_connect.store(true, Ordering::Relaxed);
+    host.xenstored.drop_at_nth_request(1);
+    host.until("the console", |host| host.xen.is_bound(id, 2).then_some(()));
+    assert!(!host.bug_of_connect.load(Ordering::Relaxed), "the thread did not panic");
+    page.guest_write(b"one");
+    host.xen.kick(id, 2);
+    host.until_log(1, 0, b"one");
+}
+
+#[test]
 fn an_outage_has_a_line_at_its_beginning_and_one_at_its_end() {
     let lines = Arc::new(AtomicU64::new(0));
     tracing::subscriber::with_default(Count(Arc::clone(&lines)), || {

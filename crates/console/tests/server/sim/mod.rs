@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use console::logfile::{Disk, LogStyle};
@@ -37,6 +37,8 @@ pub(crate) struct Host {
     pub(crate) connections: Arc<AtomicU64>,
     /// The disk of logs and files, if it is not the host's.
     pub(crate) disk: Option<Arc<dyn Disk>>,
+    /// Lets whoever connects to xenstored next panic.
+    pub(crate) bug_of_connect: Arc<AtomicBool>,
 }
 
 pub(crate) fn domid(number: u16) -> DomId {
@@ -64,6 +66,7 @@ impl Host {
             adapt: |_| {},
             connections: Arc::default(),
             disk: None,
+            bug_of_connect: Arc::default(),
         };
         host.start();
         host
@@ -80,8 +83,12 @@ impl Host {
         }
         let xenstored = Arc::clone(&self.xenstored);
         let connections = Arc::clone(&self.connections);
+        let bug = Arc::clone(&self.bug_of_connect);
         let connect = Arc::new(move || {
             connections.fetch_add(1, Ordering::Relaxed);
+            if bug.swap(false, Ordering::Relaxed) {
+                std::panic::resume_unwind(Box::new("a bug, for a test"));
+            }
             Ok(xenstored.connection(DomId::DOM0))
         });
         self.server = Some(Server::start(platform, connect, settings).unwrap());
