@@ -148,7 +148,7 @@ pub struct HostInfo {
 
 /// An event of a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happening {
+pub struct Event {
     /// The guest's name.
     pub name: String,
     /// Its UUID in its usual text form.
@@ -312,7 +312,7 @@ pub struct Info {
 
 /// A reply of `Monitor`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Happened {
+pub struct Monitored {
     /// What happened.
-    pub happening: Happening,
+    pub event: Event,
 }

@@ -24,7 +24,7 @@ pub struct Deadlines {
     /// Without a new heartbeat of the stubdomain's agent, until its device model is considered dead.
     pub heartbeat: Duration,
     /// From when another program has destroyed the stubdomain until it must have destroyed the guest, too.
-    pub taken: Duration,
+    pub orphaned: Duration,
 }
 
 impl Default for Deadlines {
@@ -40,7 +40,7 @@ impl Default for Deadlines {
             screen: Duration::from_secs(30),
             script: Duration::from_secs(40),
             heartbeat: stubdom_abi::HEARTBEAT_STALE,
-            taken: Duration::from_secs(3),
+            orphaned: Duration::from_secs(3),
         }
     }
 }
@@ -74,7 +74,7 @@ impl Deadlines {
             screen: self.screen.mul_f64(scale),
             script: self.script.mul_f64(scale),
             heartbeat: self.heartbeat.mul_f64(scale),
-            taken: self.taken.mul_f64(scale),
+            orphaned: self.orphaned.mul_f64(scale),
         }
     }
 }

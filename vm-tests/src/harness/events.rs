@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use api::client::Client;
-use api::types::{Happened, Happening};
+use api::types::{Event, Monitored};
 
 use super::seconds;
 
-/// A subscription; happenings since its beginning are not lost.
+/// A subscription; events since its beginning are not lost.
 #[derive(Debug)]
 pub(crate) struct Events {
     client: Client,
@@ -24,8 +24,8 @@ impl Events {
         Ok(Self { client, seen: Vec::new() })
     }
 
-    /// Waits for a happening of a guest.
-    pub(crate) fn wait_for(&mut self, name: &str, kind: &str, within: u64) -> Result<Happening> {
+    /// Waits for an event of a guest.
+    pub(crate) fn wait_for(&mut self, name: &str, kind: &str, within: u64) -> Result<Event> {
         let deadline = Instant::now() + seconds(within);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -33,13 +33,13 @@ impl Events {
                 bail!("\"{kind}\" of {name} did not happen within {within} s; this did: {:?}", self.seen);
             }
             self.client.set_deadline(Some(left))?;
-            let (Happened { happening }, _) = self
+            let (Monitored { event }, _) = self
                 .client
                 .next_reply("Monitor")
                 .with_context(|| format!("waiting for \"{kind}\" of {name}; until now: {:?}", self.seen))?;
-            self.seen.push(format!("{} {}", happening.name, happening.kind));
-            if happening.name == name && happening.kind == kind {
-                return Ok(happening);
+            self.seen.push(format!("{} {}", event.name, event.kind));
+            if event.name == name && event.kind == kind {
+                return Ok(event);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use api::client::Client;
-use api::types::{Guest, GuestParameter, Guests, Happened, Progress, Via};
+use api::types::{Guest, GuestParameter, Guests, Monitored, Progress, Via};
 use serde_json::json;
 
 use super::find;
@@ -117,13 +117,13 @@ pub(crate) fn shutdown(connect: impl Fn() -> Result<Client>, args: &Stop) -> Res
             bail!("{} is still running; `outrigger destroy` ends it at once", guest.name);
         }
         watcher.set_deadline(Some(remaining))?;
-        let happening = watcher
-            .next_reply::<Happened>("Monitor")
+        let event = watcher
+            .next_reply::<Monitored>("Monitor")
             .with_context(|| format!("{} is still running; `outrigger destroy` ends it at once", guest.name))?
             .0
-            .happening;
-        if matches!(happening.kind.as_str(), "destroyed" | "preserved") {
-            left.retain(|guest| guest.domid != happening.domid);
+            .event;
+        if matches!(event.kind.as_str(), "destroyed" | "preserved") {
+            left.retain(|guest| guest.domid != event.domid);
         }
     }
     Ok(code)
@@ -132,17 +132,13 @@ pub(crate) fn shutdown(connect: impl Fn() -> Result<Client>, args: &Stop) -> Res
 /// Prints what happens to guests until interrupted.
 pub(crate) fn events(client: &mut Client, json: bool) -> Result<ExitCode> {
     client.set_deadline(None)?;
-    client.call_more("Monitor", &json!({}), |happened: Happened| {
-        let happening = happened.happening;
+    client.call_more("Monitor", &json!({}), |Monitored { event }: Monitored| {
         if json {
-            if let Ok(line) = serde_json::to_string(&happening) {
+            if let Ok(line) = serde_json::to_string(&event) {
                 println!("{line}");
             }
         } else {
-            println!(
-                "{} (domain {}): {} {}",
-                happening.name, happening.domid, happening.kind, happening.detail
-            );
+            println!("{} (domain {}): {} {}", event.name, event.domid, event.kind, event.detail);
         }
         true
     })?;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use api::call::{Call, CallError, Incoming, SERVICE_INTERFACE, SERVICE_NAME, Service};
 use api::types::{
-    CreateParameters, Disks, Guests, Happened, HostInfo, Info, Inspection, Nics, OneGuest, QmpSocket, Refusal,
+    CreateParameters, Disks, Guests, HostInfo, Info, Inspection, Monitored, Nics, OneGuest, QmpSocket,
+    Refusal,
 };
 use config::Uuid;
 use serde_json::json;
@@ -222,7 +223,7 @@ impl Calls {
                     () = replies.closed() => return,
                 };
                 let answer = match event {
-                    Ok(happening) => Answer::more(&Happened { happening }),
+                    Ok(event) => Answer::more(&Monitored { event }),
                     // A subscriber that was too slow misses events; it continues with the next.
                     Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return,

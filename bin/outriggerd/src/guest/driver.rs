@@ -126,7 +126,7 @@ pub(crate) fn finish(shared: &Shared, unfinished: Unfinished) -> Result<(), Refu
 
 fn limits(shared: &Shared) -> Limits {
     let deadlines = shared.toolstack.deadlines();
-    Limits { heartbeat: deadlines.heartbeat, orphaned: deadlines.taken }
+    Limits { heartbeat: deadlines.heartbeat, orphaned: deadlines.orphaned }
 }
 
 impl Driver {

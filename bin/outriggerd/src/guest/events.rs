@@ -1,12 +1,12 @@
 //! Events of guests in the interface's words.
 
-use api::types::{Happening, State};
+use api::types::{Event, State};
 use toolstack::{Guest, GuestEvent};
 use xen::ShutdownReason;
 
 /// An event of a guest, for subscribers.
-pub(crate) fn event(guest: &Guest, kind: &str, detail: &str) -> Happening {
-    Happening {
+pub(crate) fn event(guest: &Guest, kind: &str, detail: &str) -> Event {
+    Event {
         name: guest.name.clone(),
         uuid: guest.uuid.to_string(),
         domid: guest.domid,
@@ -19,7 +19,7 @@ pub(crate) fn event(guest: &Guest, kind: &str, detail: &str) -> Happening {
 pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone | GuestEvent::EndedWithHost => "gone",
-        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => "dm-died",
+        GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed => "dm-died",
         GuestEvent::Shutdown(reason) => match reason {
             ShutdownReason::PowerOff => "powered-off",
             ShutdownReason::Reboot => "rebooted",
@@ -37,7 +37,7 @@ pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
         GuestEvent::Gone => "the guest was destroyed externally",
         GuestEvent::EndedWithHost => "the guest ended when the host went down",
         GuestEvent::DeviceModelDied => "see `outrigger dm-log` for QEMU's last log lines",
-        GuestEvent::DeviceModelTaken => "its stubdomain was destroyed externally",
+        GuestEvent::StubdomainDestroyed => "its stubdomain was destroyed externally",
         GuestEvent::Shutdown(_) => "",
     }
 }
@@ -45,7 +45,7 @@ pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
 /// The state that is shown for a preserved guest.
 pub(crate) const fn shown(event: &GuestEvent) -> State {
     match event {
-        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => State::DmDead,
+        GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed => State::DmDead,
         GuestEvent::Shutdown(ShutdownReason::Crash) => State::Crashed,
         GuestEvent::Shutdown(_) | GuestEvent::Gone | GuestEvent::EndedWithHost => State::ShutDown,
     }

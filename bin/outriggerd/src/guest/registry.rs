@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::types::{Happening, Refusal};
+use api::types::{Event, Refusal};
 use config::Uuid;
 use tokio::sync::broadcast;
 use toolstack::Guest;
@@ -51,7 +51,7 @@ pub(crate) struct Registry {
     /// Names that guests are about to get.
     names: Names,
     observer: Option<Arc<dyn Observer>>,
-    events: broadcast::Sender<Happening>,
+    events: broadcast::Sender<Event>,
 }
 
 #[derive(Debug, Default)]
@@ -170,15 +170,15 @@ impl Registry {
     }
 
     /// Publishes an event of a guest.
-    pub(crate) fn publish(&self, event: Happening) {
-        let Happening { name, domid, kind, detail, .. } = &event;
+    pub(crate) fn publish(&self, event: Event) {
+        let Event { name, domid, kind, detail, .. } = &event;
         tracing::info!(guest = name, %domid, detail, "{kind}");
         // There may be no subscriber.
         let _ = self.events.send(event);
     }
 
     /// Subscribes to events from now on.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Happening> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 

@@ -44,7 +44,7 @@ mod tests;
 
 use std::time::Duration;
 
-use api::types::{Happening, Refusal, State as Shown};
+use api::types::{self, Refusal, State as Shown};
 use config::Uuid;
 use toolstack::{Guest, GuestEvent, Turn};
 
@@ -173,7 +173,7 @@ pub(crate) enum Effect {
     /// Answer a request.
     Reply(RequestId, Reply),
     /// Tell subscribers.
-    Publish(Happening),
+    Publish(types::Event),
     /// End the session with the device model, which has ended.
     ReleaseMonitor,
     /// Record a delayed restart, so that the next daemon waits only for the rest.

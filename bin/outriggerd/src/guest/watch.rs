@@ -25,7 +25,7 @@ fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<
     match stub.map(|info| (info.state.shutdown, info.state.dying)) {
         Some((Some(_), _)) => Some(GuestEvent::DeviceModelDied),
         // A domain that ends by itself stays until a toolstack destroys it: this one was not ended by itself.
-        None | Some((None, true)) => Some(GuestEvent::DeviceModelTaken),
+        None | Some((None, true)) => Some(GuestEvent::StubdomainDestroyed),
         Some((None, false)) => None,
     }
 }
@@ -64,7 +64,7 @@ mod tests {
         assert_eq!(what_ended(Some(&dying), Some(&runs)), Some(GuestEvent::Gone));
         assert_eq!(what_ended(Some(&runs), Some(&off)), Some(GuestEvent::DeviceModelDied));
         for stub in [None, Some(&dying)] {
-            assert_eq!(what_ended(Some(&runs), stub), Some(GuestEvent::DeviceModelTaken));
+            assert_eq!(what_ended(Some(&runs), stub), Some(GuestEvent::StubdomainDestroyed));
         }
         // A guest that powers off while its stubdomain is gone has powered off.
         assert_eq!(what_ended(Some(&off), None), Some(GuestEvent::Shutdown(ShutdownReason::PowerOff)));

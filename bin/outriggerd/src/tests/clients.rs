@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use api::client::ClientError;
-use api::types::{Guests, Happened};
+use api::types::{Guests, Monitored};
 use serde_json::{Value, json};
 
 use super::world::{Mode, Raw, World, config, eventually, parameters};
@@ -41,9 +41,9 @@ fn monitor_that_is_never_read_holds_nobody_up() {
     assert_eq!(service.list().len(), 1);
     service.shared.registry.publish(event(&guest, "last", ""));
     loop {
-        let (Happened { happening }, continues) = hears.next_reply("Monitor").unwrap();
+        let (Monitored { event }, continues) = hears.next_reply("Monitor").unwrap();
         assert!(continues);
-        if happening.kind == "last" {
+        if event.kind == "last" {
             break;
         }
     }

@@ -186,10 +186,10 @@ fn running_guest_that_another_toolstack_destroys_is_cleared() {
     world.check_clean();
 }
 
-/// A guest whose stubdomain is destroyed by another program, while whoever did it has `taken` to go on.
-fn with_stub_taken(taken: Duration, more: &str) -> (World, Service, DomId) {
+/// A guest whose stubdomain is destroyed by another program, while whoever did it has `time` to go on.
+fn with_stub_destroyed(time: Duration, more: &str) -> (World, Service, DomId) {
     let world = World::new();
-    let deadlines = Deadlines { taken, ..Deadlines::default() };
+    let deadlines = Deadlines { orphaned: time, ..Deadlines::default() };
     let mut service = world.start_with(world.toolstack().with_deadlines(deadlines));
     let guest = service.create(more).unwrap();
     service.events.expect(&["created"]);
@@ -203,7 +203,7 @@ fn with_stub_taken(taken: Duration, more: &str) -> (World, Service, DomId) {
 #[test]
 fn other_toolstack_that_takes_the_stubdomain_first_may_take_the_guest() {
     let more = "on_device_model_crash = \"restart\"";
-    let (world, mut service, guest) = with_stub_taken(Duration::from_secs(60), more);
+    let (world, mut service, guest) = with_stub_destroyed(Duration::from_secs(60), more);
     // Ours has not destroyed it, or this would fail as it would fail for `xl destroy`.
     world.hypervisor.destroy_domain(guest).unwrap();
     world.server.destroy_domain(guest);
@@ -213,7 +213,7 @@ fn other_toolstack_that_takes_the_stubdomain_first_may_take_the_guest() {
 
 #[test]
 fn guest_whose_stubdomain_alone_was_taken_is_not_left_without_one() {
-    let (world, mut service, _) = with_stub_taken(Duration::from_millis(50), "");
+    let (world, mut service, _) = with_stub_destroyed(Duration::from_millis(50), "");
     service.events.expect(&["destroyed"]);
     world.check_clean();
 }

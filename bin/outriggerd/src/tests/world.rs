@@ -13,7 +13,7 @@ use ::qmp::policy::Policy;
 use api::client::{Client, ClientError};
 use api::frame::Splitter;
 use api::types::{
-    CreateParameters, Guest, GuestParameter, Guests, Happening, OneGuest, Outcome, Progress, Refusal, State,
+    CreateParameters, Event, Guest, GuestParameter, Guests, OneGuest, Outcome, Progress, Refusal, State,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -258,7 +258,7 @@ pub(crate) fn failure<T: std::fmt::Debug>(result: Result<T, ClientError>) -> Ref
 
 /// Subscribes to events.
 pub(crate) struct Listener {
-    events: broadcast::Receiver<Happening>,
+    events: broadcast::Receiver<Event>,
 }
 
 impl Listener {
@@ -266,15 +266,15 @@ impl Listener {
         Self { events: shared.registry.subscribe() }
     }
 
-    pub(crate) fn next(&mut self) -> Happening {
+    pub(crate) fn next(&mut self) -> Event {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let next = async { tokio::time::timeout(PATIENCE, self.events.recv()).await };
         runtime.block_on(next).expect("something happens").unwrap()
     }
 
     /// The next events are these, in this order; the last one is returned.
-    pub(crate) fn expect(&mut self, kinds: &[&str]) -> Happening {
-        let seen: Vec<Happening> = kinds.iter().map(|_| self.next()).collect();
+    pub(crate) fn expect(&mut self, kinds: &[&str]) -> Event {
+        let seen: Vec<Event> = kinds.iter().map(|_| self.next()).collect();
         assert_eq!(seen.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), kinds);
         seen.into_iter().next_back().unwrap()
     }

@@ -12,7 +12,7 @@ pub enum GuestEvent {
     /// The stubdomain, or QEMU in it, ended while the guest ran.
     DeviceModelDied,
     /// Another program destroyed the stubdomain. `xl destroy` does so before it destroys the guest.
-    DeviceModelTaken,
+    StubdomainDestroyed,
     /// The guest's domain is gone: someone else destroyed it.
     Gone,
     /// The host was restarted, which ended all its guests.
@@ -46,7 +46,7 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
         GuestEvent::Gone => return Decision::Destroy,
         // The host decides whether a guest starts with it, and nothing is left that could be preserved.
         GuestEvent::EndedWithHost => return Decision::Destroy,
-        GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken => {
+        GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed => {
             return match config.device_model.on_crash {
                 DeviceModelCrashAction::Destroy => Decision::Destroy,
                 DeviceModelCrashAction::Restart => Decision::Restart,

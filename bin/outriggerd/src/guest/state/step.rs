@@ -169,7 +169,7 @@ impl<'a> Step<'a> {
 
     /// Handles an event as the configuration says.
     fn act(&mut self, event: &GuestEvent) {
-        if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::DeviceModelTaken | GuestEvent::Gone) {
+        if matches!(event, GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed | GuestEvent::Gone) {
             // A domain cannot be destroyed completely while we map its pages.
             self.push(Effect::ReleaseMonitor);
         }
@@ -181,7 +181,7 @@ impl<'a> Step<'a> {
         self.publish(events::kind(event), events::detail(event));
         match (event, &self.state.guest) {
             // The program that destroyed the stubdomain destroys the guest next, and should find it as it was.
-            (GuestEvent::DeviceModelTaken, Some(guest)) => {
+            (GuestEvent::StubdomainDestroyed, Some(guest)) => {
                 let timer = Timer::Orphaned(guest.stub_uuid);
                 self.push(Effect::Timer(self.state.limits.orphaned, timer));
             }
@@ -192,9 +192,9 @@ impl<'a> Step<'a> {
     /// The guest should be gone by now, like its stubdomain, which was destroyed externally.
     fn orphaned(&mut self, stub: Uuid) {
         let is_same = self.state.guest.as_ref().is_some_and(|guest| guest.stub_uuid == stub);
-        let taken = GuestEvent::DeviceModelTaken;
-        if is_same && self.state.phase == Phase::Running && self.state.found.as_ref() == Some(&taken) {
-            self.follow(&taken);
+        let found = GuestEvent::StubdomainDestroyed;
+        if is_same && self.state.phase == Phase::Running && self.state.found.as_ref() == Some(&found) {
+            self.follow(&found);
         }
     }
 

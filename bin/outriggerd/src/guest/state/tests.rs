@@ -308,14 +308,14 @@ fn incomplete_guest_is_removed() {
 #[test]
 fn stubdomain_destroyed_externally_gives_the_guest_time() {
     let mut machine = Machine::running("");
-    let effects = machine.finds(GuestEvent::DeviceModelTaken);
+    let effects = machine.finds(GuestEvent::StubdomainDestroyed);
     assert_eq!(effects, ["release monitor", "dm-died", "timer orphaned"]);
     let other = Timer::Orphaned(Uuid::from_u128(99));
     assert_eq!(machine.step(Event::Expired(other)), [""; 0]);
     let orphaned = Timer::Orphaned(Uuid::from_u128(10));
     assert_eq!(machine.step(Event::Expired(orphaned)), ["start destroy"]);
     let mut machine = Machine::running("");
-    machine.finds(GuestEvent::DeviceModelTaken);
+    machine.finds(GuestEvent::StubdomainDestroyed);
     assert_eq!(machine.finds(GuestEvent::Gone), ["release monitor", "gone", "start destroy"]);
     assert_eq!(machine.step(Event::Expired(orphaned)), [""; 0]);
 }

@@ -75,7 +75,7 @@ impl Ledger {
                     3 => Some(Some(REBOOT)),
                     4 => Some(Some(SUSPEND)),
                     5 => Some(Some(GuestEvent::DeviceModelDied)),
-                    6 => Some(Some(GuestEvent::DeviceModelTaken)),
+                    6 => Some(Some(GuestEvent::StubdomainDestroyed)),
                     _ => Some(Some(GuestEvent::Gone)),
                 };
                 Event::Observed(own(*is_own, machine), found)
