@@ -25,6 +25,8 @@ pub struct Deadlines {
     pub heartbeat: Duration,
     /// From when another program has destroyed the stubdomain until it must have destroyed the guest, too.
     pub orphaned: Duration,
+    /// A write of a state file that another operation of the guest waits for.
+    pub state_file: Duration,
 }
 
 impl Default for Deadlines {
@@ -41,6 +43,7 @@ impl Default for Deadlines {
             script: Duration::from_secs(40),
             heartbeat: stubdom_abi::HEARTBEAT_STALE,
             orphaned: Duration::from_secs(3),
+            state_file: Duration::from_secs(30),
         }
     }
 }
@@ -75,6 +78,7 @@ impl Deadlines {
             script: self.script.mul_f64(scale),
             heartbeat: self.heartbeat.mul_f64(scale),
             orphaned: self.orphaned.mul_f64(scale),
+            state_file: self.state_file.mul_f64(scale),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use xen_types::DomId;
 use xenbus::DeviceId;
 
 use crate::Toolstack;
-use crate::dom0::{HostError, ScriptCall};
+use crate::dom0::{HostError, ScriptCall, ScriptProcess};
 use crate::operation::StepResult;
 use crate::record::{GuestRecord, ScriptRecord};
 
@@ -20,11 +21,13 @@ pub(crate) fn run(
     env: BTreeMap<String, String>,
 ) -> StepResult {
     let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
-    record.scripts.push(ScriptRecord { script: script.into(), backend, args: undo_args, env: env.clone() });
+    let (script, process) = (PathBuf::from(script), None);
+    let undo = ScriptRecord { script: script.clone(), backend, args: undo_args, env: env.clone(), process };
+    record.scripts.push(undo);
     // Before it runs: nothing else records that it has to be undone.
     record.save(&*ts.host, &ts.paths)?;
     let deadline = ts.deadlines.script;
-    let outcome = ts.host.run_script(&ScriptCall { script: script.into(), args, env, deadline });
+    let outcome = ts.host.run_script(&ScriptCall { script, args, env, deadline });
     if let Err(HostError::Script { source, .. }) = &outcome
         && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
     {
@@ -32,7 +35,19 @@ pub(crate) fn run(
         record.scripts.pop();
         record.save(&*ts.host, &ts.paths)?;
     }
+    if let (Err(HostError::ScriptStuck { process, .. }), Some(undo)) = (&outcome, record.scripts.last_mut()) {
+        undo.process = Some(*process);
+        record.save(&*ts.host, &ts.paths)?;
+    }
     Ok(outcome?)
+}
+
+/// The process of a script that could not be killed.
+const fn process_of(error: &HostError) -> Option<ScriptProcess> {
+    match error {
+        HostError::ScriptStuck { process, .. } => Some(*process),
+        _ => None,
+    }
 }
 
 /// The variables of a hotplug script (`get_hotplug_env` in `libxl_linux.c`).
@@ -47,7 +62,8 @@ pub(crate) fn variables(script: &str, id: DeviceId) -> BTreeMap<String, String> 
     .into()
 }
 
-/// Undoes every script that has run, last first, by running it again with the arguments for that. Those that would find
+/// Undoes every script that has run, last first, by running it again with the arguments for that; not while an earlier
+/// run of it still goes on. Those that would find
 /// another domain's device under the domid, or whose device is unknown, are forgotten without being run.
 pub(crate) fn undo_all(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
     let deadline = ts.deadlines.script;
@@ -64,8 +80,14 @@ pub(crate) fn undo_all(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
             env: script.env.clone(),
             deadline,
         };
-        if let Err(error) = ts.host.run_script(&call) {
-            record.scripts.push(script);
+        let result = match script.process.filter(|process| ts.host.script_runs(*process)) {
+            Some(process) => {
+                Err(HostError::ScriptStuck { script: call.script, process, after: call.deadline })
+            }
+            None => ts.host.run_script(&call),
+        };
+        if let Err(error) = result {
+            record.scripts.push(ScriptRecord { process: process_of(&error), ..script });
             outcome = Err(error.into());
             break;
         }

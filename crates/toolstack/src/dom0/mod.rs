@@ -140,6 +140,15 @@ pub struct ScriptCall {
     pub deadline: Duration,
 }
 
+/// A process that runs a script. Its number alone may be another process's later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptProcess {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in the kernel's clock ticks since the boot (`starttime` in `proc_pid_stat(5)`).
+    pub started: u64,
+}
+
 /// Side effects in dom0 outside Xen and xenstore.
 ///
 /// What undoes (detach, remove) succeeds when there is nothing left to undo.
@@ -253,6 +262,12 @@ pub trait HostDevices: Send + Sync {
     /// When the interface or the bridge is missing, the interface belongs to another backend, or the kernel refuses.
     fn move_port(&self, interface: &str, of: VifId, bridge: &str) -> Result<(), HostError>;
 
+    /// The bridge that the interface of this backend is a port of; `None` when it is none, or is gone.
+    ///
+    /// # Errors
+    /// When this cannot be learnt.
+    fn bridge_of(&self, interface: &str, of: VifId) -> Result<Option<String>, HostError>;
+
     /// Removes the interface of this backend from its bridge and brings it down. Does nothing when the interface is
     /// gone (it disappears with its backend), even if another interface has the name now.
     ///
@@ -266,6 +281,9 @@ pub trait HostDevices: Send + Sync {
     /// When it cannot be started, fails, or is still running at the deadline (it is killed then);
     /// [`HostError::ScriptStuck`] when even that does not end it.
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError>;
+
+    /// Whether the process of a script that could not be killed still exists.
+    fn script_runs(&self, process: ScriptProcess) -> bool;
 
     /// Identifies the current boot of the host.
     ///
@@ -365,13 +383,15 @@ pub enum HostError {
     },
     /// A script has not ended although it was killed.
     #[error(
-        "The hotplug script {script} did not end within {} s and cannot be killed, so it may still be running: the \
-         kernel waits for a device or a server that it uses",
-        after.as_secs()
+        "The hotplug script {script} (process {}) did not end within {} s and cannot be killed, so it may still be \
+         running: the kernel waits for a device or a server that it uses. It is not started again before it has ended",
+        process.pid, after.as_secs()
     )]
     ScriptStuck {
         /// The script.
         script: PathBuf,
+        /// The process that runs it.
+        process: ScriptProcess,
         /// Its deadline.
         after: Duration,
     },

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::{HostError, ScriptCall, harmless_line};
+use super::{HostError, ScriptCall, ScriptProcess, harmless_line};
 
 /// How much of a script's output is kept for the error, in bytes.
 const OUTPUT_LIMIT: u64 = 16 * 1024;
@@ -41,6 +41,8 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
         .process_group(0)
         .spawn()
         .map_err(failed)?;
+    // Before anything can reap it.
+    let process = ScriptProcess { pid: child.id(), started: start_time(child.id()).unwrap_or(0) };
     let group = i32::try_from(child.id()).map(Pid::from_raw).ok();
     let output = collect_output(&mut child);
     let (done, ended) = mpsc::channel();
@@ -57,7 +59,7 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
             let what = format!("ran for more than {} s and was killed", call.deadline.as_secs());
             return Err(HostError::ScriptFailed { script, what, output: last_line(&output) });
         }
-        Waited::Stuck => return Err(HostError::ScriptStuck { script, after: call.deadline }),
+        Waited::Stuck => return Err(HostError::ScriptStuck { script, process, after: call.deadline }),
     };
     let status = status.map_err(failed)?;
     if status.success() {
@@ -69,6 +71,21 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
         (None, None) => "failed".to_owned(),
     };
     Err(HostError::ScriptFailed { script: call.script.clone(), what, output: last_line(&output) })
+}
+
+/// Whether the process of a script still exists and has not ended.
+pub(super) fn runs(process: ScriptProcess) -> bool {
+    start_time(process.pid) == Some(process.started)
+}
+
+/// When a process was started (`starttime` in `proc_pid_stat(5)`); `None` for one that has ended.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name, which may contain anything.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") { None } else { fields.nth(18)?.parse().ok() }
 }
 
 /// Waits for a script; kills it at the deadline, and gives up when even that does not end it.
@@ -138,6 +155,21 @@ mod tests {
     fn a_script_that_hangs_is_killed_with_its_children() {
         let error = call("sleep 1000 & wait", Duration::from_millis(100)).unwrap_err();
         assert!(error.to_string().contains("was killed"), "{error}");
+    }
+
+    #[test]
+    fn process_is_known_by_its_number_and_its_start() {
+        let own = std::process::id();
+        let process = ScriptProcess { pid: own, started: start_time(own).unwrap() };
+        assert!(process.started > 0 && runs(process));
+        assert!(
+            !runs(ScriptProcess { started: process.started + 1, ..process }),
+            "another process of the number"
+        );
+        let mut child = Command::new("/bin/true").spawn().unwrap();
+        let ended = ScriptProcess { pid: child.id(), started: start_time(child.id()).unwrap_or(0) };
+        child.wait().unwrap();
+        assert!(!runs(ended));
     }
 
     #[test]

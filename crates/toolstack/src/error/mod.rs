@@ -371,8 +371,8 @@ pub enum Cause {
     },
     /// What an earlier daemon had begun is still half done.
     #[error(
-        "A change of its devices that was cut off earlier could not be ended, and no other begins before that; destroying \
-         the guest ends it too"
+        "An earlier change of its devices was interrupted and could not be undone or completed, so no other begins. \
+         Remove the cause that follows and repeat the command; or destroy the guest, which ends the change too"
     )]
     EarlierChange(#[source] Box<Cause>),
     /// A peer has to decide about an operation of the guest.

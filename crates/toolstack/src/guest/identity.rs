@@ -39,9 +39,9 @@ pub(crate) fn check_records(record: &GuestRecord, records: &Records) -> StepResu
         if other.uuid == record.uuid {
             return Err(Cause::UuidTaken(record.uuid));
         }
-        if wanted.contains(&other.name) || wanted.contains(&other.stub_name()) {
+        if let Some(name) = other.name_among(&wanted) {
             let domid = other.domid.unwrap_or(DomId::DOM0);
-            return Err(Cause::NameTaken { name: other.name.clone(), domid });
+            return Err(Cause::NameTaken { name: name.to_owned(), domid });
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::batch::Batch;
 use crate::device::claims::{OpenDisks, claim};
 use crate::device::initial::{self, Backings, Initial};
 use crate::device::{disk, removal, script};
-use crate::domain::{self, Domain};
+use crate::domain::{self, Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
@@ -116,14 +116,20 @@ impl Toolstack {
         options: CreateOptions,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let uuid = match options.uuid.or(config.uuid) {
-            Some(uuid) => uuid,
-            None => self.random_uuid()?,
-        };
+        let GuestId(uuid) = self.choose_id(config, options)?;
         let record = self.new_record(config, uuid)?;
         let mut creation = Creation::new(self, config, record);
         creation.paused = options.paused;
         creation.run(events)
+    }
+
+    /// Chooses the identity of a guest that is to be created: the UUID of the options or of the configuration, or a
+    /// random one.
+    ///
+    /// # Errors
+    /// When there are no random bytes.
+    pub fn choose_id(&self, config: &GuestConfig, options: CreateOptions) -> Result<GuestId, Cause> {
+        options.uuid.or(config.uuid).map_or_else(|| self.random_uuid(), Ok).map(GuestId)
     }
 
     /// A record of a guest that is to be created in this boot of the host.

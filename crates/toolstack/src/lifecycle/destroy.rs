@@ -5,16 +5,12 @@
 //! telling anyone who watches them, and a backend would not learn that its frontend is gone. Every function looks at
 //! what is there and finds nothing to do at its second call.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use super::cleanup::remove_nodes;
 use crate::device::disk::detach_loops;
 use crate::device::removal::{close_devices, remove_ports};
 use crate::device::script;
-use crate::dom0::HostError;
 use crate::domain::{GuestId, kill, pause, wait_gone};
-use crate::error::{Cause, ToolstackError as Error};
+use crate::error::ToolstackError as Error;
 use crate::event::Event;
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, must_be_free,
@@ -30,8 +26,6 @@ struct Destruction<'a> {
     killed: bool,
     /// What destroys it so that it is created again.
     restart: Option<Restart>,
-    /// A script that may still be running, with its deadline: another copy of it is not started beside it.
-    stuck: Option<(PathBuf, Duration)>,
 }
 
 fn steps<'b>() -> Vec<Step<Destruction<'b>>> {
@@ -43,7 +37,9 @@ fn steps<'b>() -> Vec<Step<Destruction<'b>>> {
         Step::new("close-devices", "close the devices", |d: &mut Destruction<'_>| {
             close_devices(d.ts, &d.record.own_numbers(d.ts)?)
         }),
-        Step::new("undo-scripts", "undo the scripts", Destruction::undo_scripts),
+        Step::new("undo-scripts", "undo the scripts", |d: &mut Destruction<'_>| {
+            script::undo_all(d.ts, &mut d.record)
+        }),
         Step::new("leave-bridges", "remove vifs from bridges", |d: &mut Destruction<'_>| {
             remove_ports(d.ts, &mut d.record)
         }),
@@ -91,7 +87,7 @@ impl Toolstack {
                 format!("The script {path} is not run to undo its work: its device {backend:?} is unknown");
             events(Event::Warning { text });
         }
-        let mut destruction = Destruction { ts: self, record, killed: false, restart, stuck: None };
+        let mut destruction = Destruction { ts: self, record, killed: false, restart };
         let left = run(&steps(), &mut destruction, &self.faults, events);
         // Nothing is before the point of no return, so that nothing is undone.
         let left = left.unwrap_or_default();
@@ -128,17 +124,6 @@ impl Destruction<'_> {
     fn pause(&mut self) -> StepResult {
         self.ts.find_domains(&mut self.record)?;
         self.record.domains(self.ts)?.into_iter().try_for_each(|domain| pause(self.ts, domain))
-    }
-
-    fn undo_scripts(&mut self) -> StepResult {
-        if let Some((script, after)) = self.stuck.clone() {
-            return Err(HostError::ScriptStuck { script, after }.into());
-        }
-        script::undo_all(self.ts, &mut self.record).inspect_err(|cause| {
-            if let Cause::Host(HostError::ScriptStuck { script, after }) = cause {
-                self.stuck = Some((script.clone(), *after));
-            }
-        })
     }
 
     fn kill(&mut self) -> StepResult {

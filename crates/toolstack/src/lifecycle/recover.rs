@@ -138,6 +138,14 @@ impl Toolstack {
         }
     }
 
+    /// Whether this guest's create, destroy or restart has ended and is not complete, so that [`Self::destroy`] has
+    /// something to remove. To be called when none is under way. A guest of this UUID with another name is another one.
+    #[must_use]
+    pub fn is_incomplete(&self, id: GuestId, name: &str) -> bool {
+        let record = self.record_of(id).ok().filter(|record| record.name == name);
+        record.and_then(|record| record.operation).is_some_and(|operation| operation.is_of_domains())
+    }
+
     /// Only the file outlived the boot of the host.
     fn end_with_host(&self, record: &GuestRecord, recovered: &mut Recovered) {
         if decide(&record.config, &GuestEvent::EndedWithHost) != Decision::Destroy {

@@ -139,8 +139,9 @@ impl Renaming<'_> {
             return Err(Cause::UnreadableInTheWay { path: file.path.clone(), why: file.cause.chain() });
         }
         for other in others.guests.into_iter().filter(|other| other.uuid != self.record.uuid) {
-            if wanted.contains(&other.name) || wanted.contains(&other.stub_name()) {
-                return Err(Cause::NameTaken { domid: other.domid.unwrap_or(DomId::DOM0), name: other.name });
+            if let Some(name) = other.name_among(&wanted) {
+                let domid = other.domid.unwrap_or(DomId::DOM0);
+                return Err(Cause::NameTaken { name: name.to_owned(), domid });
             }
         }
         Ok(())

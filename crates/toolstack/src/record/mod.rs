@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
 use crate::Guest;
-use crate::dom0::{BootId, DiskId, HostDevices, LoopAttachment, VifId};
+use crate::dom0::{BootId, DiskId, HostDevices, LoopAttachment, ScriptProcess, VifId};
 use crate::error::Cause;
 use crate::operation::{Kind, Operation, Stage};
 use crate::paths::Paths;
@@ -97,6 +97,9 @@ pub struct ScriptRecord {
     pub args: Vec<String>,
     /// Its other variables.
     pub env: std::collections::BTreeMap<String, String>,
+    /// A run of it that could not be killed. While that process exists, the script is not started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ScriptProcess>,
 }
 
 /// A disk of the guest for which QEMU has a PV disk of the stubdomain, or has one once its drive has a medium.
@@ -163,6 +166,17 @@ impl GuestRecord {
     /// Whether it has ended and is preserved under another name, beside a new guest of its configuration.
     pub(crate) fn is_preserved(&self) -> bool {
         self.name != self.config.name
+    }
+
+    /// Which of its names, or its stubdomain's, is one of these. The name that the undo of a rename gives back is one of
+    /// them too.
+    pub(crate) fn name_among(&self, wanted: &[String]) -> Option<&str> {
+        let before = match &self.operation {
+            Some(Operation { kind: Kind::Rename { from, .. }, .. }) => Some(from),
+            _ => None,
+        };
+        let is_wanted = |name: &&String| wanted.contains(name) || wanted.contains(&format!("{name}-dm"));
+        [&self.name].into_iter().chain(before).find(is_wanted).map(String::as_str)
     }
 
     pub(crate) fn new(config: &GuestConfig, boot: BootId, uuid: Uuid, stub_uuid: Uuid) -> Self {

@@ -148,3 +148,21 @@ fn a_script_that_cannot_be_killed_does_not_hold_up_the_rest() {
     world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
     world.check_clean("destroyed again");
 }
+
+#[test]
+fn a_script_that_still_runs_is_not_started_again() {
+    let world = World::new(Stubs::Work);
+    let guest = world.create().unwrap();
+    let before = world.host.state().scripts.len();
+    world.host.scripts(Scripts::Stick);
+    for toolstack in [world.toolstack.clone(), world.toolstack.clone(), world.successor()] {
+        let Err(Error::NotClean { left, .. }) = toolstack.destroy(guest.id(), &mut |_| ()) else {
+            panic!("a script is left")
+        };
+        assert!(left[0].cause.to_string().contains("(process 4711)"), "{left:?}");
+        assert_eq!(world.host.state().scripts.len(), before + 1, "scripts that were started");
+    }
+    world.host.scripts(Scripts::Run);
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+    world.check_clean("destroyed when the script had ended");
+}

@@ -2,11 +2,30 @@
 
 use toolstack::host::Scripts;
 use toolstack::operation::{Faults, Side};
-use toolstack::{Cause, Error, Event};
+use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
 
 use crate::change::{destroy, disk, nic, with_guest};
+use crate::world::World;
 
 const SCRIPT_DISK: &str = "script=block-x,vdev=xvdf,target=v:2";
+
+/// A daemon that dies at a step: nothing is undone.
+fn die_at(
+    world: &World,
+    step: &'static str,
+    side: Side,
+    work: impl FnOnce(&Toolstack, &mut dyn FnMut(Event)),
+) {
+    let faulty = world.toolstack.clone().with_faults(Faults::none().at(step, side));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        work(&faulty, &mut |event| {
+            // The failed step is reported before its undo begins.
+            if let Event::StepFailed { .. } = event {
+                std::panic::resume_unwind(Box::new(()));
+            }
+        });
+    }));
+}
 
 #[test]
 fn what_cannot_be_undone_blocks_no_other_change() {
@@ -24,14 +43,9 @@ fn what_cannot_be_undone_blocks_no_other_change() {
 #[test]
 fn change_of_a_killed_daemon_that_cannot_be_ended_is_named_and_ended_later() {
     let (world, guest) = with_guest();
-    let faulty = world.toolstack.clone().with_faults(Faults::none().at("await-backend", Side::Before));
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = faulty.attach_disk(guest.id(), &disk(SCRIPT_DISK), &mut |event| {
-            if let Event::StepFailed { .. } = event {
-                std::panic::resume_unwind(Box::new(()));
-            }
-        });
-    }));
+    die_at(&world, "await-backend", Side::Before, |toolstack, events| {
+        let _ = toolstack.attach_disk(guest.id(), &disk(SCRIPT_DISK), events);
+    });
     let successor = world.successor();
     world.host.scripts(Scripts::Stick);
     let wanted = nic("bridge=xenbr1");
@@ -45,4 +59,36 @@ fn change_of_a_killed_daemon_that_cannot_be_ended_is_named_and_ended_later() {
     // The script for the disk was run back, once.
     assert_eq!(world.host.state().scripts.len(), before + 1);
     destroy(&world, &guest, "after a change that was ended later");
+}
+
+#[test]
+fn name_that_the_undo_of_a_rename_gives_back_is_not_free() {
+    let (world, guest) = with_guest();
+    die_at(&world, "write-names", Side::After, |toolstack, events| {
+        let _ = toolstack.rename(guest.id(), "other", events);
+    });
+    let successor = world.successor();
+    let text = format!("type = 'hvm'\nname = '{}'\nmemory = 64", guest.name);
+    let config = config::load_str("second.cfg", &text).config.unwrap();
+    let created = successor.create(&config, CreateOptions::default(), &mut |_| ());
+    let Err(Error::Step(failure)) = created else { panic!("{created:?}") };
+    assert!(matches!(&failure.cause, Cause::NameTaken { name, .. } if *name == guest.name), "{failure:?}");
+    let settled = successor.settle_change(guest.id()).unwrap().unwrap();
+    assert_eq!(settled.name, guest.name);
+    destroy(&world, &guest, "after the undo of a rename");
+}
+
+#[test]
+fn interface_stays_on_its_bridge_when_the_one_before_was_deleted() {
+    let (world, guest) = with_guest();
+    die_at(&world, "move-device-model", Side::Before, |toolstack, events| {
+        let _ = toolstack.set_bridge(guest.id(), 0, "xenbr1", events);
+    });
+    world.host.delete_bridge("xenbr0");
+    let successor = world.successor();
+    successor.attach_nic(guest.id(), &nic("bridge=xenbr1"), &mut |_| ()).unwrap();
+    let nics = successor.nics(guest.id()).unwrap();
+    assert_eq!((nics[0].nic.devid, nics[0].bridge.as_str()), (0, "xenbr1"));
+    assert!(world.host.state().ports.values().all(|bridge| bridge == "xenbr1"));
+    destroy(&world, &guest, "after its bridge was deleted");
 }

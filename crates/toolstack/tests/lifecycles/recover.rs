@@ -50,6 +50,8 @@ fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
     die_at(&world, "start-guest", Side::Before);
     let recovered = world.successor().recover(&mut |_| ()).unwrap();
     assert_eq!(recovered.guests.len(), 1);
+    let info = world.toolstack.hypervisor().domain_info(recovered.guests[0].domid).unwrap().unwrap();
+    assert!(!info.state.paused, "it was to run");
     world.successor().destroy(recovered.guests[0].id(), &mut |_| ()).unwrap();
     world.check_clean("taken up before its start");
 }

@@ -5,6 +5,7 @@ use xenstore::Store;
 
 use super::attach::{find_nic, users};
 use super::{Vif, bridge_of, check_bridge};
+use crate::dom0::HostError;
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
@@ -110,8 +111,23 @@ impl Move<'_> {
     }
 
     fn back(&mut self, stub: bool) -> StepResult {
-        let vif = self.vif(stub, None)?;
-        vif.map_or(Ok(()), |vif| place(&mut self.live, &vif))
+        let Some(vif) = self.vif(stub, None)? else { return Ok(()) };
+        match place(&mut self.live, &vif) {
+            // Someone has deleted it. Trying again would fail too, and the guest could not be changed any more.
+            Err(Cause::Host(HostError::NoBridge(_))) => self.leave(&vif),
+            other => other,
+        }
+    }
+
+    /// Leaves an interface where it is, and records that.
+    fn leave(&mut self, vif: &Vif) -> StepResult {
+        let bridge = self.live.ts.host.bridge_of(&vif.interface(), vif.backend())?;
+        // An interface whose bridge was deleted is on none; the configuration keeps that bridge's name.
+        let Some(bridge) = bridge else { return Ok(()) };
+        if !vif.stub {
+            set_bridge_of(&mut self.live, self.devid, Some(&bridge));
+        }
+        note_bridge(&mut self.live, vif, &bridge)
     }
 
     fn record(&mut self) -> StepResult {
@@ -135,10 +151,15 @@ fn set_bridge_of(live: &mut Live<'_>, devid: u32, bridge: Option<&str>) {
 
 /// Puts an interface that is connected on the bridge that it names.
 fn place(live: &mut Live<'_>, vif: &Vif) -> StepResult {
-    let (interface, to) = (vif.interface(), bridge_of(&vif.nic).to_owned());
-    live.ts.host.move_port(&interface, vif.backend(), &to)?;
+    let to = bridge_of(&vif.nic);
+    live.ts.host.move_port(&vif.interface(), vif.backend(), to)?;
+    note_bridge(live, vif, to)
+}
+
+fn note_bridge(live: &mut Live<'_>, vif: &Vif, bridge: &str) -> StepResult {
+    let interface = vif.interface();
     for port in live.record.ports.iter_mut().filter(|port| port.interface == interface) {
-        port.bridge.clone_from(&to);
+        bridge.clone_into(&mut port.bridge);
     }
-    Ok(live.ts.xenstore.write(&below(&vif.id().back(), "bridge"), to.as_bytes())?)
+    Ok(live.ts.xenstore.write(&below(&vif.id().back(), "bridge"), bridge.as_bytes())?)
 }

@@ -12,7 +12,7 @@ use nix::net::if_::if_nametoindex;
 use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
 use super::{
     BlockDevice, BlockNumber, BootId, DiskAccess, DiskId, DiskUsers, FileKind, HostDevices, HostError,
-    LoopAttachment, OpenDisk, PortRequest, ScriptCall, VifId, harmless_line, script,
+    LoopAttachment, OpenDisk, PortRequest, ScriptCall, ScriptProcess, VifId, harmless_line, script,
 };
 
 /// The address of a bridge's port on dom0's side, as Xen's own scripts give it: the highest, so that the bridge
@@ -195,6 +195,15 @@ impl HostDevices for RealHost {
         LinkChange::of(index).master(master).send().map_err(network("move to another bridge", interface))
     }
 
+    fn bridge_of(&self, interface: &str, of: VifId) -> Result<Option<String>, HostError> {
+        if !is_of(interface, of)? {
+            return Ok(None);
+        }
+        let bridge = fs::read_link(interface_folder(interface)?.join("master")).ok();
+        let name = bridge.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+        Ok(name.map(str::to_owned))
+    }
+
     fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError> {
         let index = match interface_index(interface) {
             Ok(index) => index,
@@ -212,6 +221,10 @@ impl HostDevices for RealHost {
 
     fn run_script(&self, call: &ScriptCall) -> Result<(), HostError> {
         script::run(call)
+    }
+
+    fn script_runs(&self, process: ScriptProcess) -> bool {
+        script::runs(process)
     }
 
     fn boot_id(&self) -> Result<BootId, HostError> {

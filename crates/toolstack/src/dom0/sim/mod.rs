@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::dom0::disks::{Handle, Holds};
 use crate::dom0::{
     BlockNumber, BootId, DiskAccess, DiskId, DiskUsers, FileKind, HostDevices, HostError, LoopAttachment,
-    OpenDisk, PortRequest, ScriptCall, VifId, harmless_line,
+    OpenDisk, PortRequest, ScriptCall, ScriptProcess, VifId, harmless_line,
 };
 use disks::{loop_device, missing};
 
@@ -21,6 +21,9 @@ pub struct SimHost {
     state: Mutex<SimState>,
     pub(super) holds: Holds,
 }
+
+/// The process of each script that cannot be killed.
+const STUCK: ScriptProcess = ScriptProcess { pid: 4711, started: 17 };
 
 /// What scripts do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +113,13 @@ impl SimHost {
     /// Adds a bridge.
     pub fn put_bridge(&self, name: &str) {
         self.lock().bridges.insert(name.to_owned());
+    }
+
+    /// Deletes a bridge as the kernel does: its ports stay, and are those of no bridge.
+    pub fn delete_bridge(&self, name: &str) {
+        let mut state = self.lock();
+        state.bridges.remove(name);
+        state.ports.retain(|_, bridge| bridge != name);
     }
 
     /// Adds a port that another toolstack made for one of its backends.
@@ -326,6 +336,12 @@ impl HostDevices for SimHost {
         state.ports.get_mut(interface).map(|port| bridge.clone_into(port)).ok_or_else(missing)
     }
 
+    fn bridge_of(&self, interface: &str, of: VifId) -> Result<Option<String>, HostError> {
+        let state = self.call("bridge_of")?;
+        let is_its = state.renamed.get(interface) == Some(&of.first_name());
+        Ok(state.ports.get(interface).filter(|_| is_its).cloned())
+    }
+
     fn remove_port(&self, interface: &str, of: VifId) -> Result<(), HostError> {
         let mut state = self.call("remove_port")?;
         if state.renamed.get(interface) == Some(&of.first_name()) {
@@ -347,9 +363,14 @@ impl HostDevices for SimHost {
         match state.does {
             Scripts::Run | Scripts::Hang => Ok(()),
             Scripts::Stick => {
-                Err(HostError::ScriptStuck { script: call.script.clone(), after: call.deadline })
+                let (script, after) = (call.script.clone(), call.deadline);
+                Err(HostError::ScriptStuck { script, process: STUCK, after })
             }
         }
+    }
+
+    fn script_runs(&self, process: ScriptProcess) -> bool {
+        process == STUCK && self.lock().does == Scripts::Stick
     }
 
     fn boot_id(&self) -> Result<BootId, HostError> {
