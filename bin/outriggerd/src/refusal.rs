@@ -1,6 +1,7 @@
 //! From the errors of jobs and of the toolstack to those of the interface.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use api::types::Refusal;
 use thiserror::Error;
@@ -19,6 +20,16 @@ pub(crate) enum JobError {
     Panicked {
         /// The guest's name.
         guest: String,
+    },
+    /// The disk with the state files does not answer.
+    #[error(
+        "Nothing was done, because the guest's state file is still being written after {} s; make the disk with \
+         /var/lib/outrigger respond again, then repeat the command",
+        after.as_secs()
+    )]
+    DiskHangs {
+        /// How long it was waited for.
+        after: Duration,
     },
     /// There is no thread for it.
     #[error("Guest {guest} cannot be handled, because no thread can be started")]
@@ -60,7 +71,7 @@ pub(crate) fn of_job(guest: &str, lifecycle: &str, error: JobError) -> Refusal {
     let step = match error {
         JobError::Toolstack(Error::Step(step)) => step,
         JobError::Toolstack(error) => return of(guest, &error),
-        error @ (JobError::Panicked { .. } | JobError::NoThread { .. }) => {
+        error @ (JobError::Panicked { .. } | JobError::DiskHangs { .. } | JobError::NoThread { .. }) => {
             return Refusal::Failed { message: error.to_string(), causes: causes(&error), hint: None };
         }
     };

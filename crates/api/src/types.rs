@@ -256,9 +256,23 @@ pub struct Progress {
 pub struct Guests {
     /// By domid.
     pub guests: Vec<Guest>,
+    /// What is left of guests that were not created.
+    #[serde(default)]
+    pub incomplete: Vec<Incomplete>,
     /// State files that this release cannot read; their guests are left alone.
     #[serde(default)]
     pub unreadable: Vec<Unreadable>,
+}
+
+/// What is left of a guest whose create has failed and could not be undone completely.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incomplete {
+    /// The guest's name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// The failure.
+    pub problem: String,
 }
 
 /// A state file that cannot be read.

@@ -15,12 +15,15 @@ use crate::timeline::Timeline;
 
 /// Prints the guests.
 pub(crate) fn list(client: &mut Client, args: &List) -> Result<ExitCode> {
-    let Guests { guests, unreadable } = if args.guests.is_empty() {
+    let Guests { guests, incomplete, unreadable } = if args.guests.is_empty() {
         client.call("List", &json!({}))?
     } else {
         let guests = args.guests.iter().map(|guest| find(client, guest)).collect::<Result<Vec<_>>>()?;
-        Guests { guests, unreadable: Vec::new() }
+        Guests { guests, incomplete: Vec::new(), unreadable: Vec::new() }
     };
+    for left in &incomplete {
+        eprintln!("warning: {}", left.problem);
+    }
     for file in &unreadable {
         eprintln!("warning: {}", file.problem);
     }
@@ -51,8 +54,15 @@ pub(crate) fn list(client: &mut Client, args: &List) -> Result<ExitCode> {
             ]);
         }
     }
+    let dash = || "-".to_owned();
+    rows.extend(incomplete.into_iter().map(|left| {
+        let mut row = vec![left.name, dash(), dash(), dash(), dash(), "incomplete".to_owned(), dash()];
+        if args.long {
+            row.extend([dash(), dash(), left.uuid]);
+        }
+        row
+    }));
     rows.extend(unreadable.into_iter().map(|file| {
-        let dash = || "-".to_owned();
         let name = file.name.unwrap_or_else(dash);
         let domid = file.domid.map_or_else(dash, |domid| domid.to_string());
         let mut row = vec![name, domid, dash(), dash(), dash(), "unreadable".to_owned(), dash()];

@@ -150,12 +150,13 @@ impl Calls {
             let entries = shared.registry.all();
             let guests =
                 entries.iter().filter_map(|entry| show_guest(&shared.toolstack, &entry.view)).collect();
+            let incomplete = entries.iter().filter_map(|entry| show::incomplete(&entry.view)).collect();
             let unreadable = match shared.toolstack.unreadable() {
                 Ok(files) => files.iter().map(show::unreadable).collect(),
                 // The guests are shown all the same.
                 Err(error) => vec![show::unreadable_folder(&shared.toolstack.paths().guests(), &error)],
             };
-            Answer::last(&Guests { guests, unreadable })
+            Answer::last(&Guests { guests, incomplete, unreadable })
         });
     }
 

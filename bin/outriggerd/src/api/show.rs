@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use api::types::{Disk, Nic, TriggerKind, Unreadable};
+use api::types::{Disk, Incomplete, Nic, TriggerKind, Unreadable};
 use config::DiskSource;
 use toolstack::{Cause, DiskEntry, NicEntry, Signal, UnreadableRecord};
 use xen::HostCapabilities;
+
+use crate::guest::view::View;
 
 /// The processor's capabilities, as `xl info` prints them.
 pub(super) fn virt_caps(caps: &HostCapabilities) -> String {
@@ -21,6 +23,13 @@ pub(super) fn virt_caps(caps: &HostCapabilities) -> String {
         (caps.vpmu, "vpmu"),
     ];
     words.into_iter().filter_map(|(has, word)| has.then_some(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// What is left of a guest that was not created, in the interface's form.
+pub(super) fn incomplete(view: &View) -> Option<Incomplete> {
+    let left = view.incomplete.as_ref()?;
+    let (uuid, problem) = (left.id.to_string(), left.problem.clone());
+    Some(Incomplete { name: view.name.clone(), uuid, problem })
 }
 
 /// An unreadable state file in the interface's form.

@@ -5,13 +5,13 @@
 //! the guest's state file, so that a new daemon's driver continues where a killed one was.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::types::{Progress, Refusal};
 use config::Uuid;
 use tokio::sync::mpsc;
-use toolstack::{Cause, Error, Guest, GuestId, Monitors as _, Turn, Unfinished};
+use toolstack::{Cause, CreateOptions, Error, Guest, GuestId, Monitors as _, Turn, Unfinished};
 
 use super::handle::{Handle, Inbox};
 use super::heartbeat::{self, Check};
@@ -35,8 +35,9 @@ enum Message {
     Event(Event),
     /// The heartbeat was checked.
     Heartbeat(Uuid, Option<Check>),
-    /// The job in progress has ended; the name that it gave the guest is reserved until that is published.
-    Ended(Box<Ended>, Option<Reservation>),
+    /// The job in progress has ended; the name that it gave the guest is reserved until that is published. After a
+    /// failure, with the guest if its state file says that a part of it remains.
+    Ended(Box<Ended>, Option<Reservation>, Option<GuestId>),
     /// The guest that is created when this one is preserved.
     Successor(GuestId),
 }
@@ -60,6 +61,8 @@ struct Driver {
     shared: Shared,
     key: Key,
     state: State,
+    /// The guest's identity, once it has one. A create chooses it on its thread.
+    id: Arc<OnceLock<GuestId>>,
     pending: BTreeMap<RequestId, Pending>,
     next_request: RequestId,
     /// What is being written about the delayed restart.
@@ -82,8 +85,11 @@ pub(crate) fn create(shared: &Shared, new: NewGuest, replies: Option<Replies>) -
     if let Some(replies) = &replies {
         driver.add(Work::Nothing, replies.clone());
     }
-    let toolstack = shared.toolstack.clone();
+    let (toolstack, known) = (shared.toolstack.clone(), Arc::clone(&driver.id));
     driver.spawn(Job::Create, replies, None, move |events| {
+        let id = toolstack.choose_id(&config, options)?;
+        let _ = known.set(id);
+        let options = CreateOptions { uuid: Some(id.0), ..options };
         Ok(toolstack.create(&config, options, events).map(Some)?)
     });
     tokio::spawn(driver.run());
@@ -118,6 +124,7 @@ pub(crate) fn finish(shared: &Shared, unfinished: Unfinished) -> Result<(), Refu
         None => (State::cleaning_up(name, guest, limits(shared)), Job::CleanUp),
     };
     let driver = Driver::enter(shared, state)?;
+    let _ = driver.id.set(id);
     let toolstack = shared.toolstack.clone();
     driver.spawn(job, None, None, move |events| Ok(toolstack.finish(id, events)?));
     tokio::spawn(driver.run());
@@ -138,6 +145,7 @@ impl Driver {
         Ok(Self {
             shared: shared.clone(),
             key,
+            id: state.id().map(OnceLock::from).unwrap_or_default().into(),
             state,
             pending: BTreeMap::new(),
             next_request: 0,
@@ -180,8 +188,8 @@ impl Driver {
                 self.last_check = check;
                 self.step(Event::Heartbeat(stub, beat));
             }
-            Message::Ended(ended, reservation) => {
-                let result = (*ended).map_err(|error| self.failed(error));
+            Message::Ended(ended, reservation, recorded) => {
+                let result = (*ended).map_err(|error| self.failed(error, recorded));
                 self.step(Event::Ended(Box::new(result)));
                 // The guest has its new name by now.
                 drop(reservation);
@@ -191,7 +199,7 @@ impl Driver {
     }
 
     /// What the failure of the job in progress means.
-    fn failed(&self, error: JobError) -> Failed {
+    fn failed(&self, error: JobError, recorded: Option<GuestId>) -> Failed {
         let view = self.state.view();
         let job = view.job.unwrap_or_default();
         tracing::error!(guest = view.name, lifecycle = job, error = error.report(), "lifecycle failed");
@@ -200,11 +208,13 @@ impl Driver {
             JobError::Toolstack(Error::Step(failure)) if failure.undo.is_empty() => Remains::Nothing,
             // It was destroyed externally.
             JobError::Toolstack(Error::Cause(Cause::NoGuest(_))) => Remains::Nothing,
-            JobError::Toolstack(Error::NotRestarted { .. }) => Remains::Unchanged,
+            JobError::Toolstack(Error::NotRestarted { .. })
+            | JobError::DiskHangs { .. }
+            | JobError::NoThread { .. } => Remains::Unchanged,
             _ => Remains::Something,
         };
         let detail = chain(&error);
-        Failed { remains, refusal: refusal::of_job(&view.name, job, error), detail }
+        Failed { remains, recorded, refusal: refusal::of_job(&view.name, job, error), detail }
     }
 
     fn add(&mut self, work: Work, replies: Replies) -> RequestId {
@@ -315,26 +325,26 @@ impl Driver {
         );
     }
 
-    /// Starts a job on a guest that exists.
+    /// Starts a job on a guest that exists, or on what is left of one.
     fn start(&mut self, job: Job, request: Option<RequestId>) {
-        let Some(guest) = self.state.guest().cloned() else { return };
-        let id = guest.id();
+        let Some(id) = self.state.id() else { return };
         let pending = request.and_then(|request| self.pending.get_mut(&request));
         let (work, replies) = pending
             .map(|pending| (std::mem::replace(&mut pending.work, Work::Nothing), pending.replies.clone()))
             .unzip();
-        let (toolstack, write) = (self.shared.toolstack.clone(), std::mem::take(&mut self.write));
+        let (toolstack, write) = (self.shared.toolstack.clone(), self.write.clone());
+        let patience = toolstack.deadlines().state_file;
         match (job, work) {
             (Job::Change(_), Some(Work::Change(Change { work, new_name, .. }))) => {
                 self.spawn(job, replies, new_name, move |events| {
-                    write.wait();
+                    write.wait(patience)?;
                     work(&toolstack, id, events).map(Some)
                 });
             }
             (Job::Screenshot, _) => {
                 let client = replies.clone();
                 self.spawn(job, replies, None, move |events| {
-                    write.wait();
+                    write.wait(patience)?;
                     if let Some(client) = client {
                         screenshot(&toolstack, id, events, &client)?;
                     }
@@ -343,20 +353,21 @@ impl Driver {
             }
             (Job::Destroy, _) => {
                 self.spawn(job, replies, None, move |events| {
-                    write.wait();
+                    write.wait(patience)?;
                     Ok(toolstack.destroy(id, events).map(|()| None)?)
                 });
             }
             (Job::Restart(turn), _) => {
                 self.spawn(job, None, None, move |events| {
-                    write.wait();
+                    write.wait(patience)?;
                     Ok(toolstack.restart(id, turn, events).map(Some)?)
                 });
             }
             (Job::PreserveAs(turn, _), _) => {
+                let Some(guest) = self.state.guest().cloned() else { return };
                 let sender = self.sender.clone();
                 self.spawn(job, None, None, move |_| {
-                    write.wait();
+                    write.wait(patience)?;
                     restart::preserve_as(&toolstack, &guest, turn, |next| {
                         let _ = sender.send(Message::Successor(next));
                     })
@@ -364,7 +375,7 @@ impl Driver {
             }
             (Job::Pause, _) => {
                 self.spawn(job, None, None, move |_| {
-                    write.wait();
+                    write.wait(patience)?;
                     Ok(toolstack.pause_once(id).map(|()| None)?)
                 });
             }
@@ -380,10 +391,15 @@ impl Driver {
         reservation: Option<Reservation>,
         work: impl FnOnce(&mut dyn FnMut(toolstack::Event)) -> Ended + Send + 'static,
     ) {
-        let sender = self.sender.clone();
-        job::spawn(job.name(), &self.state.view().name, replies, work, move |ended| {
+        let (sender, toolstack, id) =
+            (self.sender.clone(), self.shared.toolstack.clone(), Arc::clone(&self.id));
+        let name = self.state.view().name;
+        job::spawn(job.name(), &name.clone(), replies, work, move |ended| {
+            // Without a thread nothing was done, and this is not one that may wait for the disk.
+            let has_run = !matches!(ended, Ok(_) | Err(JobError::NoThread { .. }));
+            let recorded = id.get().copied().filter(|id| has_run && toolstack.is_incomplete(*id, &name));
             // The driver lives until its job has ended.
-            let _ = sender.send(Message::Ended(Box::new(ended), reservation));
+            let _ = sender.send(Message::Ended(Box::new(ended), reservation, recorded));
         });
     }
 
@@ -445,7 +461,7 @@ mod tests {
         let handle = shared.registry.find("gone", None).unwrap().handle;
         // Its create fails before the driver takes a request.
         let failed = Err(Cause::NoGuest("x".to_owned()).into());
-        assert!(driver.sender.send(Message::Ended(Box::new(failed), None)).is_ok());
+        assert!(driver.sender.send(Message::Ended(Box::new(failed), None, None)).is_ok());
         handle.ask(Request::Destroy, &replies).unwrap();
         handle.ask(Request::Quick(Quick::Pause), &replies).unwrap();
         driver.run().await;

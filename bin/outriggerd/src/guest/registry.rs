@@ -158,8 +158,11 @@ impl Registry {
         };
         let mut entries = inner.entries.values();
         let by_name = entries.clone().find(|entry| entry.view.name == asked);
+        let is_left =
+            |entry: &Entry| entry.view.incomplete.as_ref().is_some_and(|left| Some(left.id.0) == uuid);
+        let is_meant = |entry: &&Entry| entry.view.guest.as_ref().is_some_and(is_meant) || is_left(entry);
         by_name
-            .or_else(|| entries.find(|entry| entry.view.guest.as_ref().is_some_and(is_meant)))
+            .or_else(|| entries.find(is_meant))
             .cloned()
             .ok_or_else(|| Refusal::NoSuchGuest { guest: asked.chars().take(256).collect() })
     }
@@ -200,7 +203,13 @@ mod tests {
     use super::*;
 
     fn enter(registry: &Registry, name: &str) -> Result<Key, Refusal> {
-        let view = View { name: name.to_owned(), guest: None, state: State::Creating, job: Some("create") };
+        let view = View {
+            name: name.to_owned(),
+            guest: None,
+            incomplete: None,
+            state: State::Creating,
+            job: Some("create"),
+        };
         registry.enter(view, Handle::new().0)
     }
 
@@ -229,7 +238,13 @@ mod tests {
     #[test]
     fn full_queue_is_busy_with_the_job_in_progress() {
         let registry = Registry::new();
-        let view = View { name: "a".to_owned(), guest: None, state: State::Running, job: Some("settle") };
+        let view = View {
+            name: "a".to_owned(),
+            guest: None,
+            incomplete: None,
+            state: State::Running,
+            job: Some("settle"),
+        };
         let (handle, _inbox) = Handle::new();
         registry.enter(view, handle).unwrap();
         let entry = registry.find("a", None).unwrap();

@@ -10,7 +10,7 @@
 //!  Busy(create)          Busy(settle)                   Busy(clean up)
 //!     │   │ failed            │                               │
 //!     │   ▼                   │                               │
-//!     │  Gone                 │                               │
+//!     │  Gone, or incomplete  │                               │
 //!     ▼                       ▼                               │
 //!  ┌───────────────────── Running ◀──▶ Busy(change, screenshot)◀──▶ Preserved
 //!  │ a client destroys it     │ it ended, or its device model died:         │
@@ -33,7 +33,8 @@
 //!   Gone  Preserved
 //! ```
 //!
-//! A restart that fails before anything was destroyed leaves the guest Preserved. While a job is in progress the guest
+//! A create that fails and cannot be undone completely leaves an incomplete guest, which is Preserved until a client
+//! destroys it. A restart that fails before anything was destroyed leaves the guest Preserved. While a job is in progress the guest
 //! is not looked at; it is looked at when the job has ended. Requests are refused while a job is in progress, and the
 //! refusal names it; quick requests (pause, shut down and others) are executed during a screenshot too. While an
 //! earlier daemon's change is settled, the driver takes no requests: they wait in its queue.
@@ -46,10 +47,10 @@ use std::time::Duration;
 
 use api::types::{self, Refusal, State as Shown};
 use config::Uuid;
-use toolstack::{Guest, GuestEvent, Turn};
+use toolstack::{Guest, GuestEvent, GuestId, Turn};
 
 use super::heartbeat::{Beat, Heartbeat};
-use super::view::View;
+use super::view::{Incomplete, View};
 use crate::backoff::Backoff;
 use step::Step;
 
@@ -138,6 +139,8 @@ pub(crate) enum Timer {
 pub(crate) struct Failed {
     /// What remains of the guest.
     pub(crate) remains: Remains,
+    /// The guest, if its state file says that a part of it remains.
+    pub(crate) recorded: Option<GuestId>,
     /// For the client.
     pub(crate) refusal: Refusal,
     /// For the event.
@@ -149,7 +152,7 @@ pub(crate) struct Failed {
 pub(crate) enum Remains {
     /// Nothing.
     Nothing,
-    /// All of it: a restart failed before anything was destroyed.
+    /// All of it: the job failed before anything was destroyed.
     Unchanged,
     /// Some of it, or it is not known what.
     Something,
@@ -254,6 +257,8 @@ pub(crate) struct State {
     /// Its name, also before there is a guest.
     name: String,
     guest: Option<Guest>,
+    /// What is left of a guest that was not created.
+    incomplete: Option<Incomplete>,
     phase: Phase,
     /// The last event that was found and reported: none is reported twice.
     found: Option<GuestEvent>,
@@ -272,6 +277,7 @@ impl State {
         Self {
             name,
             guest,
+            incomplete: None,
             phase,
             found: None,
             backoff,
@@ -336,7 +342,14 @@ impl State {
                 (state, Some(job))
             }
         };
-        View { name: self.name.clone(), guest: self.guest.clone(), state, job: job.map(Job::name) }
+        let (guest, incomplete) = (self.guest.clone(), self.incomplete.clone());
+        View { name: self.name.clone(), guest, incomplete, state, job: job.map(Job::name) }
+    }
+
+    /// The identity of the guest, or of what is left of it.
+    pub(crate) fn id(&self) -> Option<GuestId> {
+        let guest = self.guest.as_ref().map(Guest::id);
+        guest.or_else(|| self.incomplete.as_ref().map(|incomplete| incomplete.id))
     }
 
     /// The guest, if it exists.

@@ -2,13 +2,13 @@
 
 use std::thread;
 
-use api::types::{HostInfo, Info, Inspection, Outcome, Progress, Refusal, State, Via};
+use api::types::{Guests, HostInfo, Info, Inspection, Outcome, Progress, Refusal, State, Via};
 use serde_json::json;
 use toolstack::Toolstack;
 use toolstack::operation::{Faults, Side};
 use xen::{Errno, ShutdownReason};
 
-use super::world::{Mode, World, config, create, failure, named, parameters, stub_log};
+use super::world::{Mode, Service, World, config, create, failure, named, parameters, stub_log};
 
 #[test]
 fn created_guest_is_shown_until_it_is_destroyed() {
@@ -133,6 +133,35 @@ fn failed_step_is_named_and_everything_is_undone() {
     world.check_clean();
     // The name is free again.
     assert!(matches!(failure(service.create("")), Refusal::StepFailed { .. }));
+}
+
+#[test]
+fn create_that_is_not_undone_completely_can_be_destroyed() {
+    let world = World::new();
+    let faults = Faults::none().at("build-guest", Side::After);
+    let service = world.start_with(world.toolstack().with_faults(faults));
+    world.hypervisor.fail_operation("destroy_domain", Errno::EIO);
+    let failed = failure(service.create(""));
+    assert!(
+        matches!(&failed, Refusal::StepFailed { undo_failures, .. } if !undo_failures.is_empty()),
+        "{failed:?}"
+    );
+    let left = |service: &Service| {
+        let Guests { guests, incomplete, .. } = service.client().call("List", &json!({})).unwrap();
+        assert!(guests.is_empty(), "{guests:?}");
+        incomplete
+    };
+    let [incomplete] = &left(&service)[..] else { panic!("it is not listed") };
+    assert_eq!(incomplete.name, "hello");
+    for refused in [failure(service.get("hello")), failure(service.create(""))] {
+        let Refusal::NotRunning { message, .. } = refused else { panic!("{refused:?}") };
+        assert!(message.contains("outrigger destroy hello"), "{message}");
+    }
+    assert!(matches!(failure(service.destroy("hello")), Refusal::Failed { .. }));
+    world.hypervisor.heal();
+    service.destroy(&incomplete.uuid).unwrap();
+    assert_eq!(left(&service), []);
+    world.check_clean();
 }
 
 #[test]

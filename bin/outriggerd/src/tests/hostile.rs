@@ -121,7 +121,7 @@ fn unreadable_state_file_is_listed_with_what_to_do() {
     let text = read(&world, &path);
     world.host.put_file(&path, text.replacen("\"form\": 2", "\"form\": 7", 1).as_bytes());
     let service = world.start();
-    let Guests { guests, unreadable } = service.client().call("List", &json!({})).unwrap();
+    let Guests { guests, unreadable, .. } = service.client().call("List", &json!({})).unwrap();
     assert_eq!((guests.len(), unreadable.len()), (0, 1));
     let file = &unreadable[0];
     assert_eq!((file.uuid.as_deref(), file.name.as_deref()), (Some(guest.uuid.as_str()), Some("hello")));

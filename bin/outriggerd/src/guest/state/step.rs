@@ -8,6 +8,7 @@ use toolstack::{Decision, Guest, GuestEvent, Turn, decide};
 
 use super::super::events;
 use super::super::heartbeat::{Beat, Heartbeat};
+use super::super::view::Incomplete;
 use super::{
     Effect, Event, FIRST_LOOK_AGAIN, Failed, Job, Look, Phase, Remains, Reply, RequestId, State, Timer, Way,
 };
@@ -80,8 +81,8 @@ impl<'a> Step<'a> {
     }
 
     fn start_for(&mut self, request: RequestId, job: Job) {
-        let delayed = matches!(self.state.phase, Phase::Delayed(..)).then(|| self.state.view().busy());
-        match self.refusal().or(delayed) {
+        let is_none = self.state.guest.is_none() || matches!(self.state.phase, Phase::Delayed(..));
+        match self.refusal().or_else(|| is_none.then(|| self.state.view().busy())) {
             Some(refusal) => self.refuse(request, refusal),
             None => self.start(job, Some(request)),
         }
@@ -89,7 +90,8 @@ impl<'a> Step<'a> {
 
     fn quick(&mut self, request: RequestId) {
         let during_query = matches!(self.state.phase, Phase::Busy { job: Job::Screenshot, .. });
-        match self.refusal().filter(|_| !during_query) {
+        let is_none = self.state.guest.is_none().then(|| self.state.view().busy());
+        match self.refusal().filter(|_| !during_query).or(is_none) {
             Some(refusal) => self.refuse(request, refusal),
             None => self.push(Effect::Perform(request)),
         }
@@ -106,7 +108,7 @@ impl<'a> Step<'a> {
 
     /// Has the guest looked at, unless a job is in progress.
     fn look(&mut self) {
-        if matches!(self.state.phase, Phase::Busy { .. } | Phase::Gone) {
+        if matches!(self.state.phase, Phase::Busy { .. } | Phase::Gone) || self.state.guest.is_none() {
             return;
         }
         if self.state.look == Look::No {
@@ -325,7 +327,7 @@ impl<'a> Step<'a> {
     }
 
     fn created(&mut self, guest: Guest) -> Reply {
-        self.state.guest = Some(guest);
+        (self.state.guest, self.state.incomplete) = (Some(guest), None);
         self.state.phase = Phase::Running;
         self.state.backoff.started(self.now);
         self.state.heartbeat = Heartbeat::new(self.state.limits.heartbeat);
@@ -346,16 +348,29 @@ impl<'a> Step<'a> {
 
     fn gone(&mut self) {
         self.state.phase = Phase::Gone;
-        self.state.guest = None;
+        (self.state.guest, self.state.incomplete) = (None, None);
     }
 
     fn failed(&mut self, job: Job, failed: Failed) -> Reply {
-        let Failed { remains, refusal, detail } = failed;
+        let Failed { remains, recorded, refusal, detail } = failed;
         match remains {
-            _ if self.state.guest.is_none() => self.gone(),
+            _ if self.state.guest.is_none() => match recorded.filter(|_| remains != Remains::Nothing) {
+                // A client can destroy it, as can the next daemon.
+                Some(id) => {
+                    self.state.incomplete = Some(Incomplete { id, problem: detail });
+                    self.state.phase = Phase::Preserved(Shown::ShutDown);
+                }
+                None => self.gone(),
+            },
             Remains::Unchanged => {
-                self.publish("create-failed", &detail);
-                self.preserve(self.state.found.as_ref().map_or(Shown::ShutDown, events::shown));
+                let is_restart = matches!(job, Job::Restart(_));
+                self.publish(if is_restart { "create-failed" } else { "destroy-failed" }, &detail);
+                let has_run = self.state.phase == Phase::Running;
+                let ended = self.state.found.as_ref().filter(|_| has_run).map(events::shown);
+                // A guest that a client wanted destroyed may run.
+                if let Some(shown) = ended.or(is_restart.then_some(Shown::ShutDown)) {
+                    self.preserve(shown);
+                }
             }
             Remains::Nothing => {
                 if matches!(job, Job::Restart(_)) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::types::{Refusal, State as Shown};
 use config::{GuestConfig, Uuid};
-use toolstack::{Guest, GuestEvent, Turn};
+use toolstack::{Guest, GuestEvent, GuestId, Turn};
 use xen::ShutdownReason;
 use xen_types::DomId;
 
@@ -39,7 +39,7 @@ fn guest(stub: u128, more: &str) -> Guest {
 
 fn failed(remains: Remains) -> Failed {
     let refusal = Refusal::Failed { message: "x".to_owned(), causes: Vec::new(), hint: None };
-    Failed { remains, refusal, detail: "x".to_owned() }
+    Failed { remains, recorded: Some(GuestId(Uuid::from_u128(1))), refusal, detail: "x".to_owned() }
 }
 
 /// A machine, with a clock and the guest's configuration.
@@ -147,6 +147,29 @@ fn create_answers_with_the_guest_or_its_failure() {
 }
 
 #[test]
+fn create_that_is_not_undone_completely_leaves_something_to_destroy() {
+    let creating = State::creating("hello".to_owned(), Some(7), Backoff::default(), LIMITS);
+    let restarting = State::restarting("hello".to_owned(), None, Turn::default(), LIMITS);
+    for (state, answers) in [(creating, vec!["7 Failed"]), (restarting, vec![])] {
+        let mut machine = Machine { state, now: START, more: "" };
+        assert_eq!(machine.fails(Remains::Something), answers);
+        let view = machine.state.view();
+        assert_eq!(view.incomplete.unwrap().problem, "x");
+        assert!(view.guest.is_none() && !machine.state.is_gone());
+        for event in [Event::Change(8, "mem-set"), Event::Screenshot(8), Event::Quick(8)] {
+            assert_eq!(machine.step(event), ["8 NotRunning"]);
+        }
+        assert_eq!(machine.step(Event::Look), [""; 0]);
+        assert_eq!(machine.step(Event::Destroy(9)), ["start destroy for 9"]);
+        assert_eq!((machine.shown(), machine.job()), (Shown::Destroying, Some("destroy")));
+        assert_eq!(machine.fails(Remains::Something), ["9 Failed"]);
+        assert_eq!(machine.step(Event::Destroy(10)), ["start destroy for 10"]);
+        assert_eq!(machine.ends(Ok(None)), ["10 done"]);
+        assert!(machine.state.is_gone());
+    }
+}
+
+#[test]
 fn configuration_decides_what_follows_an_end() {
     let mut machine = Machine::running("on_poweroff=\"destroy\"");
     assert_eq!(machine.finds(OFF), ["powered-off", "start destroy"]);
@@ -243,6 +266,20 @@ fn failed_restart_leaves_what_its_failure_says() {
     machine.step(Event::Observed(Uuid::from_u128(10), Some(Some(GuestEvent::Gone))));
     assert_eq!(machine.step(Event::Destroy(1)), ["start destroy for 1"]);
     assert_eq!(machine.fails(Remains::Something), ["destroy-failed", "1 Failed", "observe"]);
+}
+
+#[test]
+fn destroy_that_did_not_begin_leaves_the_guest_as_it_was() {
+    let mut machine = Machine::running("on_poweroff=\"destroy\"");
+    assert_eq!(machine.step(Event::Destroy(1)), ["start destroy for 1"]);
+    assert_eq!(machine.fails(Remains::Unchanged), ["destroy-failed", "1 Failed", "observe"]);
+    assert_eq!(machine.shown(), Shown::Running);
+    // One that has ended is not forgotten.
+    machine.step(Event::Observed(Uuid::from_u128(10), Some(Some(OFF))));
+    assert_eq!(machine.fails(Remains::Unchanged), ["destroy-failed", "preserved", "observe"]);
+    assert_eq!(machine.step(Event::Destroy(2)), ["start destroy for 2"]);
+    assert_eq!(machine.fails(Remains::Unchanged), ["destroy-failed", "2 Failed"]);
+    assert_eq!(machine.shown(), Shown::ShutDown);
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Ledger {
             match effect {
                 Effect::Start(job, _) => {
                     assert_eq!(self.job, None, "one job at a time");
-                    assert!(machine.state.guest().is_some(), "{job:?} has a guest");
+                    assert!(machine.state.id().is_some(), "{job:?} has a guest");
                     self.job = Some(*job);
                 }
                 Effect::Perform(request) | Effect::Reply(request, _) => {
@@ -140,7 +140,8 @@ impl Ledger {
         let view = machine.state.view();
         let busy = self.job.map(Job::name);
         assert!(view.job == busy || busy.is_none() && view.state == Shown::Restarting, "{view:?} {busy:?}");
-        assert_eq!(machine.state.is_gone(), view.guest.is_none() && self.job.is_none());
+        let is_nothing = view.guest.is_none() && view.incomplete.is_none();
+        assert_eq!(machine.state.is_gone(), is_nothing && self.job.is_none());
     }
 }
 
