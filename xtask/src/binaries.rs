@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use image::packages::Store;
 use testhost::Put;
+use xen_types::Release;
 
+use crate::sysroot::{self, Sysroot};
 use crate::workspace;
 
 /// Programs of dom0: the binary's name and its place there.
@@ -14,6 +17,9 @@ const DOM0: [(&str, &str); 3] = [
     ("outriggerd", "/usr/sbin/outriggerd"),
     ("outrigger-consoled", "/usr/sbin/outrigger-consoled"),
 ];
+
+/// Packages with programs or examples that dom0 of an embedded host gets.
+const FOR_DOM0: [&str; 6] = ["outrigger", "outriggerd", "outrigger-consoled", "vm-tests", "xen", "xenstore"];
 
 /// Features without which some examples are not built. The unit tests get them too, so that both are built of the same.
 pub(crate) const DEV_FEATURES: &str = "xen/testing,xenstore/server";
@@ -47,13 +53,41 @@ impl Profile {
     }
 }
 
+/// What programs of dom0 are linked with.
+#[derive(Debug, Clone)]
+pub(crate) enum Xen {
+    /// The libraries that are installed.
+    Installed,
+    /// Those of another release.
+    Other(Sysroot),
+}
+
+impl Xen {
+    /// The libraries of a release, installed or from the packages of a Debian that has it.
+    pub(crate) fn of(store: &Store, release: Release) -> Result<Self> {
+        if sysroot::is_installed(release) {
+            Ok(Self::Installed)
+        } else {
+            Ok(Self::Other(Sysroot::of(store, release)?))
+        }
+    }
+
+    /// The folder with what was built.
+    fn programs(&self, profile: Profile) -> PathBuf {
+        match self {
+            Self::Installed => workspace::target().join(profile.folder()),
+            Self::Other(sysroot) => sysroot.programs(profile.folder()),
+        }
+    }
+}
+
 /// Says where each program of dom0 goes, and builds them first if `build`.
-pub(crate) fn dom0(profile: Profile, build: bool) -> Result<Vec<Put>> {
+pub(crate) fn dom0(profile: Profile, build: bool, xen: &Xen) -> Result<Vec<Put>> {
     if build {
         let packages: Vec<&str> = DOM0.iter().map(|(name, _)| *name).collect();
-        self::build(&packages, profile, &[])?;
+        self::build(&packages, profile, &[], xen)?;
     }
-    let folder = workspace::target().join(profile.folder());
+    let folder = xen.programs(profile);
     DOM0.iter()
         .map(|(name, target)| {
             Ok(Put { source: stripped(&folder.join(name), profile)?, target: PathBuf::from(target) })
@@ -62,26 +96,29 @@ pub(crate) fn dom0(profile: Profile, build: bool) -> Result<Vec<Put>> {
 }
 
 /// Builds one more program, such as a test runner for dom0.
-pub(crate) fn program(package: &str, profile: Profile) -> Result<PathBuf> {
-    build(&[package], profile, &[])?;
-    stripped(&workspace::target().join(profile.folder()).join(package), profile)
+pub(crate) fn program(package: &str, profile: Profile, xen: &Xen) -> Result<PathBuf> {
+    build(&[package], profile, &[], xen)?;
+    stripped(&xen.programs(profile).join(package), profile)
 }
 
 /// Builds a crate's example, such as a measuring tool for dom0.
-pub(crate) fn example(package: &str, example: &str, profile: Profile) -> Result<PathBuf> {
-    build(&[package], profile, &["--example", example])?;
-    stripped(&workspace::target().join(profile.folder()).join("examples").join(example), profile)
+pub(crate) fn example(package: &str, example: &str, profile: Profile, xen: &Xen) -> Result<PathBuf> {
+    build(&[package], profile, &["--example", example], xen)?;
+    stripped(&xen.programs(profile).join("examples").join(example), profile)
 }
 
 /// Builds programs that go into dom0.
-fn build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
-    match profile {
+fn build(packages: &[&str], profile: Profile, more: &[&str], xen: &Xen) -> Result<()> {
+    let all = ["--bins", "--examples", "--features", DEV_FEATURES];
+    match (profile, xen) {
         // All of them at once, with the features that the unit tests are built with. For a part of the packages cargo
         // would choose other features of what they have in common, and compile all of that again.
-        Profile::Dev => {
-            cargo_build(&[], profile, &["--workspace", "--bins", "--examples", "--features", DEV_FEATURES])
+        (Profile::Dev, Xen::Installed) => {
+            cargo_build(&[], profile, &[&["--workspace"], &all[..]].concat(), xen)
         }
-        Profile::Release | Profile::Agent => cargo_build(packages, profile, more),
+        // What is for this machine only need not be built again.
+        (Profile::Dev, Xen::Other(_)) => cargo_build(&FOR_DOM0, profile, &all, xen),
+        (Profile::Release | Profile::Agent, _) => cargo_build(packages, profile, more, xen),
     }
 }
 
@@ -112,16 +149,19 @@ fn in_stubdomain(what: &[&str], file: &str, build: bool) -> Result<PathBuf> {
     let folder_text = folder.to_string_lossy();
     let more = ["--target", triple, "--config", &flags, "--target-dir", &folder_text];
     if build {
-        cargo_build(&[], Profile::Agent, &[what, &more].concat())?;
+        cargo_build(&[], Profile::Agent, &[what, &more].concat(), &Xen::Installed)?;
     }
     Ok(folder.join(triple).join(Profile::Agent.folder()).join(file))
 }
 
-fn cargo_build(packages: &[&str], profile: Profile, more: &[&str]) -> Result<()> {
+fn cargo_build(packages: &[&str], profile: Profile, more: &[&str], xen: &Xen) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     command.arg("build").args(["--profile", profile.name()]).args(more).current_dir(workspace::root());
     for package in packages {
         command.args(["--package", package]);
+    }
+    if let Xen::Other(sysroot) = xen {
+        sysroot.apply(&mut command);
     }
     let status = command.stdout(std::io::stderr()).status().context("Cannot start cargo")?;
     if !status.success() {

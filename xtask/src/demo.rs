@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use testhost::{Accel, Host, Job, Report, Request, TimeScale};
 
-use crate::host::{self, AccelOption, BuildOptions};
+use crate::host::{self, AccelOption, BuildOptions, DebianOptions};
 use crate::view::View;
 use crate::{debian, emulator, native, workspace};
 
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     #[arg(long, requires = "native")]
     no_build: bool,
     #[command(flatten)]
+    debian: DebianOptions,
+    #[command(flatten)]
     accel: AccelOption,
     /// Boots the embedded host from scratch.
     #[arg(long, env = "OUTRIGGER_FRESH")]
@@ -66,7 +68,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
         view.hide_output();
     }
     let accel = options.accel.decide(&mut view)?;
-    let build = BuildOptions { release: true, ..BuildOptions::default() };
+    let build = BuildOptions { release: true, debian: options.debian, ..BuildOptions::default() };
     let host = host::built(&build, &[], &mut view)?;
     if options.shell {
         return shell(options, &host, accel, &mut view);

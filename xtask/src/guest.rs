@@ -21,9 +21,14 @@ pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec
     Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept(&folder), store, view)?)
 }
 
+/// The folder of the stubdomain's image that was built last of a Debian's packages.
+pub(crate) fn image_folder(store: &Store) -> PathBuf {
+    workspace::kept("stubdom").join(store.debian().name()).join("current")
+}
+
 /// Builds the quick start's image, of Debian's kernel and QEMU, or finds it built, and gives its folder.
 pub(crate) fn debian_stubdom(store: &Store, view: &mut View) -> Result<PathBuf> {
-    let kept = workspace::kept("debian-stubdom");
+    let kept = workspace::kept("debian-stubdom").join(store.debian().name());
     std::fs::create_dir_all(&kept)?;
     let folder = kept.join("image");
     let version = env!("CARGO_PKG_VERSION");

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use image::packages::Store;
+use image::Debian;
+use image::packages::{Mirrors, Store};
 use testhost::accel::{self, Choice};
 use testhost::pair::{PairRequest, Role};
 use testhost::{
     Accel, Host, Job, Machine, Observer as _, Put, Recipe, Report, Request, TimeScale, Xenstored,
 };
 
-use crate::binaries::{self, Profile};
+use crate::binaries::{self, Profile, Xen};
 use crate::pair::{self, PairOptions};
 use crate::view::View;
 use crate::{debian, emulator, guest, workspace};
@@ -61,6 +62,45 @@ pub(crate) struct BuildOptions {
     /// Compiles our programs as users get them, rather than quickly.
     #[arg(long)]
     pub(crate) release: bool,
+    #[command(flatten)]
+    pub(crate) debian: DebianOptions,
+}
+
+/// Which Debian the host is made of, and which one the stubdomain's image.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct DebianOptions {
+    /// The Debian release that the host's Xen, kernel and tools are from: bookworm or trixie; by default this machine's.
+    #[arg(long, value_name = "RELEASE", env = "OUTRIGGER_DEBIAN", value_parser = parse_debian)]
+    debian: Option<Debian>,
+    /// The Debian release that the stubdomain's image is made of; by default the host's.
+    #[arg(long, value_name = "RELEASE", env = "OUTRIGGER_IMAGE_DEBIAN")]
+    image_debian: Option<Debian>,
+}
+
+impl DebianOptions {
+    /// The host's, which is this machine's if none is asked for; Debian 12 on another system.
+    pub(crate) fn host(self) -> Debian {
+        let known = |debian: &Debian| parse_debian(debian.name()).is_ok();
+        self.debian.or_else(|| Debian::of_machine().filter(known)).unwrap_or(Debian::Bookworm)
+    }
+
+    /// The packages that the host is made of.
+    pub(crate) fn store(self) -> Result<Store> {
+        Ok(Store::from_environment()?.of(self.host(), &Mirrors::default()))
+    }
+
+    /// The packages that the stubdomain's image is made of.
+    pub(crate) fn image_store(self) -> Result<Store> {
+        Ok(Store::from_environment()?.of(self.image_debian.unwrap_or(self.host()), &Mirrors::default()))
+    }
+}
+
+/// A host is made of stable releases.
+fn parse_debian(text: &str) -> Result<Debian, String> {
+    match text.parse()? {
+        Debian::Sid => Err("a host is made of bookworm or trixie".to_owned()),
+        debian => Ok(debian),
+    }
 }
 
 /// How the host runs.
@@ -160,13 +200,14 @@ pub(crate) fn main(command: Command) -> Result<ExitCode> {
 
 /// Builds the host with everything that the options ask for, and `more` programs.
 pub(crate) fn built(options: &BuildOptions, more: &[Put], view: &mut View) -> Result<Host> {
-    let mut recipe = Recipe { with_xen_tools: options.with_xen_tools, ..Recipe::default() };
-    let store = Store::from_environment()?;
+    let store = options.debian.store()?;
+    let mut recipe =
+        Recipe { with_xen_tools: options.with_xen_tools, ..Recipe::minimal(store.debian().xen()) };
     if !options.bare {
         let profile = if options.release { Profile::Release } else { Profile::Dev };
-        recipe.programs = binaries::dom0(profile, !options.no_build)?;
+        recipe.programs = binaries::dom0(profile, !options.no_build, &Xen::of(&store, recipe.xen)?)?;
         if !options.no_stubdom {
-            recipe.files.extend(guest::stubdom(&store, !options.no_build, view)?);
+            recipe.files.extend(guest::stubdom(&options.debian.image_store()?, !options.no_build, view)?);
         }
     }
     recipe.files.extend(guest::examples()?);

@@ -21,6 +21,7 @@ mod prepush;
 mod stages;
 mod stubdom;
 mod suite;
+mod sysroot;
 mod test;
 mod tidy;
 mod view;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use image::packages::Store;
 use testhost::{Origin, Report};
 
-use crate::binaries::{self, Profile};
+use crate::binaries::{self, Profile, Xen};
 use crate::view::View;
 use crate::{demo, guest, workspace};
 
@@ -70,7 +70,7 @@ pub(crate) fn demo(json: bool, build: bool) -> Result<ExitCode> {
 /// Builds the programs, the stubdomain's image and the example's disks.
 fn prepare() -> Result<()> {
     let mut view = View::new(false, false);
-    binaries::dom0(Profile::Release, true)?;
+    binaries::dom0(Profile::Release, true, &Xen::Installed)?;
     install_image(&mut view)?;
     guest::examples()?;
     let config = workspace::kept("examples").join("hello.cfg");

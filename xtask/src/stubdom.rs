@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use image::compiled::{CompileStep, Compiled, Program};
 use image::Debian;
+use image::compiled::{CompileStep, Compiled, Program};
 use image::packages::{Mirrors, Progress, Store};
 use testhost::Observer as _;
 
+use crate::host::DebianOptions;
 use crate::view::View;
 use crate::{debian, guest};
 
@@ -46,8 +47,16 @@ pub(crate) fn compile_missing(store: &Store, yes: bool, view: &mut View) -> Resu
 }
 
 /// As [`compile_missing`], and the emulator of the embedded host.
-pub(crate) fn compile_all(store: &Store, yes: bool, view: &mut View) -> Result<Vec<(Program, Compiled)>> {
-    compile(store, &[Program::Kernel, Program::Qemu, Program::Emulator], yes, view)
+///
+/// The emulator is this machine's, whatever Debian the host is made of.
+pub(crate) fn compile_all(
+    debian: DebianOptions,
+    yes: bool,
+    view: &mut View,
+) -> Result<Vec<(Program, Compiled)>> {
+    let mut done = compile_missing(&debian.image_store()?, yes, view)?;
+    done.extend(compile(&Store::from_environment()?, &[Program::Emulator], yes, view)?);
+    Ok(done)
 }
 
 /// Compiles programs, as far as the cache does not have them.

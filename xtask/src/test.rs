@@ -7,13 +7,12 @@ use anyhow::{Result, bail};
 use clap::Args;
 use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
-use image::packages::Store;
 use testhost::Xenstored;
 
-use crate::host::{AccelOption, XenstoredOption};
+use crate::host::{AccelOption, DebianOptions, XenstoredOption};
 use crate::stages::{Budget, Stages};
 use crate::view::View;
-use crate::{binaries, bindings, checks, debian, long, suite, tidy, workspace};
+use crate::{binaries, bindings, checks, debian, guest, long, suite, tidy};
 
 /// What to test.
 #[derive(Debug, Args)]
@@ -41,6 +40,8 @@ pub(crate) struct Options {
     #[command(flatten)]
     xenstored: XenstoredOption,
     #[command(flatten)]
+    debian: DebianOptions,
+    #[command(flatten)]
     accel: AccelOption,
     /// Installs missing Debian packages without asking.
     #[arg(long)]
@@ -57,8 +58,8 @@ fn parse_jobs(text: &str) -> Result<usize, String> {
 }
 
 /// Prints the hashes of the stubdomain's image, to compare two machines: the same packages give the same bytes.
-fn tell_image() -> Result<()> {
-    let manifest = Manifest::read(&workspace::kept("stubdom").join("current"))?;
+fn tell_image(debian: DebianOptions) -> Result<()> {
+    let manifest = Manifest::read(&guest::image_folder(&debian.image_store()?))?;
     for output in manifest.outputs {
         eprintln!("== tested with {} {}, {} bytes", output.name, output.sha256, output.size);
     }
@@ -111,9 +112,8 @@ fn whole(options: &Options, xenstored: Xenstored, ci: bool) -> Result<String> {
     let accel = options.accel.decide(&mut View::new(false, false))?;
     // What users are to run is what is tested.
     stages.run("the stubdomain's kernel and QEMU, the host's emulator", Budget::Compiling, || {
-        let store = Store::from_environment()?;
         let mut view = View::new(false, false);
-        let compiled = crate::stubdom::compile_all(&store, options.yes || ci, &mut view)?;
+        let compiled = crate::stubdom::compile_all(options.debian, options.yes || ci, &mut view)?;
         compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
     })?;
     let suite = suite::Options {
@@ -123,13 +123,14 @@ fn whole(options: &Options, xenstored: Xenstored, ci: bool) -> Result<String> {
         junit: options.junit.clone(),
         accel,
         xenstored,
+        debian: options.debian,
     };
     let mut cases = 0;
     stages.run("end-to-end suite", Budget::minutes(15), || {
         cases = suite::run(&suite)?.cases;
         Ok(())
     })?;
-    tell_image()?;
+    tell_image(options.debian)?;
     Ok(format!("{}; {cases} cases passed", stages.end()?))
 }
 

@@ -49,8 +49,8 @@ impl Debian {
         }
     }
 
-    /// The release of Xen that its QEMU is linked with.
-    pub(crate) fn xen(self) -> Release {
+    /// The release of Xen that it has, which its QEMU is linked with.
+    pub fn xen(self) -> Release {
         match self {
             Self::Bookworm => Release::DEBIAN_12,
             Self::Trixie | Self::Sid => Release::new(4, 20),

@@ -43,16 +43,8 @@ pub mod stubdom;
 mod testing;
 mod tools;
 
-use xen_types::Release;
-
 pub use debian::Debian;
 pub use error::ImageError;
-
-/// The release of Xen in the Debian that the embedded host and the reference stubdomain are made of.
-///
-/// A stubdomain's image has the libraries of its own Debian's release of Xen. It works on other releases too, as long
-/// as no PCI device is passed through.
-pub const XEN: Release = Release::DEBIAN_12;
 
 /// What this crate's functions give back.
 pub type Result<T, E = ImageError> = std::result::Result<T, E>;

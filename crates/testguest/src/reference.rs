@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
 
-use image::XEN;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
 use image::packages::{Progress, Store, Take};
 use image::root::{Kind, Root};
+use xen_types::Release;
 
 use crate::{Result, io_error};
 
@@ -25,7 +25,7 @@ const PACKAGES: [&str; 7] = [
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
 const PROXY: &str = "vchan-socket-proxy";
 const TOOLS: [&str; 2] = ["/usr/bin/xenstore-list", "/usr/bin/xenstore-read"];
-/// QEMU's data, each folder as a whole.
+/// QEMU's data, each folder as a whole; the last is there up to Debian 12 only.
 const DATA: [&str; 3] = ["/usr/share/qemu/keymaps", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
 const MODULES: [&str; 7] =
     ["xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-blkfront", "xen-netfront", "xenfs"];
@@ -35,11 +35,12 @@ const MODULES: [&str; 7] =
 /// # Errors
 /// That a package or something in it is missing, or a file cannot be written.
 pub fn reference_stubdom(store: &Store, output: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
-    let xen_utils = XEN.utils_package();
+    let xen = store.debian().xen();
+    let xen_utils = xen.utils_package();
     let packages = [&PACKAGES[..], &[&xen_utils]].concat();
     let root = store.root(&packages, Take::Libraries, progress)?;
     let kernel = Kernel::find(&root)?;
-    let archive = archive(&root, &kernel)?;
+    let archive = archive(xen, &root, &kernel)?;
     fs::create_dir_all(output).map_err(io_error("make the folder", output))?;
     let path = output.join("vmlinuz");
     fs::write(&path, root.read(&kernel.image()?.path)?).map_err(io_error("write", &path))?;
@@ -48,13 +49,13 @@ pub fn reference_stubdom(store: &Store, output: &Path, progress: &mut dyn FnMut(
     Ok(archive.write(BufWriter::new(file), Compression::Gzip, "the reference's initramfs")?)
 }
 
-fn archive(root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
+fn archive(xen: Release, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
     let mut archive = Initramfs::new();
     for folder in ["/bin", "/dev", "/proc", "/run", "/sys", "/tmp"] {
         archive.directory(folder, 0o755)?;
     }
     archive.device("/dev/console", 0o600, 5, 1)?;
-    let proxy = XEN.tool(PROXY);
+    let proxy = xen.tool(PROXY);
     archive.bytes("/init", 0o755, include_str!("reference-init.sh").replace("@PROXY@", &proxy))?;
     archive.copy("/bin/busybox", 0o755, root.find("/bin/busybox")?.host)?;
     let mut closure = Closure::new(root);
@@ -65,7 +66,8 @@ fn archive(root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs> {
         archive.copy(&file.path, 0o755, &file.host)?;
     }
     for folder in DATA {
-        let place = root.find(folder)?.path;
+        let Some(found) = root.lookup(folder)? else { continue };
+        let place = found.path;
         for path in root.walk(&place)? {
             let found = root.find(&path)?;
             if found.kind != Kind::Directory {

@@ -8,13 +8,13 @@ use std::io::{BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use image::XEN;
 use image::closure::Closure;
 use image::initramfs::{Compression, Initramfs};
 use image::modules::Kernel;
 use image::packages::{Progress, Store, Take};
 use image::root::{Found, Kind, Root};
 use sha2::{Digest as _, Sha256};
+use xen_types::Release;
 
 use crate::error::AtPath as _;
 use crate::hash::hex;
@@ -26,14 +26,24 @@ const FORMAT: &str = "2";
 const KEPT: usize = 6;
 
 /// What goes into a host besides Xen, the kernel and a minimal dom0.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Recipe {
+    /// The release of Xen, which is that of the packages' Debian.
+    pub xen: Release,
     /// Adds stock `xl`, `xenconsoled`, QEMU for dom0, and the hotplug scripts with all that they run.
     pub with_xen_tools: bool,
     /// Programs of the caller; the libraries that they need are found in the packages.
     pub programs: Vec<Put>,
     /// Other files of the caller.
     pub files: Vec<Put>,
+}
+
+impl Recipe {
+    /// Xen, the kernel and a minimal dom0, without Xen's own tools.
+    #[must_use]
+    pub const fn minimal(xen: Release) -> Self {
+        Self { xen, with_xen_tools: false, programs: Vec::new(), files: Vec::new() }
+    }
 }
 
 /// Builds the host, or finds it built, in a folder of `hosts` that is named after its contents.
@@ -46,7 +56,7 @@ pub fn build(
     hosts: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Host, HostError> {
-    let packages = contents::packages();
+    let packages = contents::packages(recipe.xen);
     let mut wanted: Vec<&str> = packages.iter().map(String::as_str).collect();
     if recipe.with_xen_tools {
         wanted.extend(contents::TOOLS_PACKAGES);
@@ -94,7 +104,7 @@ pub(crate) fn gather<E: std::error::Error + Send + Sync + 'static>(
 
 /// Writes the three files.
 fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), HostError> {
-    let hypervisor = root.find(&XEN.hypervisor()).map_err(gather("the hypervisor"))?;
+    let hypervisor = root.find(&recipe.xen.hypervisor()).map_err(gather("the hypervisor"))?;
     let packed = File::open(&hypervisor.host).at("open", &hypervisor.host)?;
     let mut xen = Vec::new();
     flate2::read::GzDecoder::new(packed).read_to_end(&mut xen).at("unpack", &hypervisor.host)?;
@@ -114,17 +124,17 @@ fn write(recipe: &Recipe, root: &Root, folder: &Path) -> Result<(), HostError> {
 /// Puts dom0 together.
 fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, HostError> {
     let mut archive = Initramfs::new();
-    skeleton(&mut archive).map_err(gather("dom0's skeleton"))?;
+    skeleton(recipe.xen, &mut archive).map_err(gather("dom0's skeleton"))?;
     modules(kernel, &mut archive).map_err(gather("dom0's kernel modules"))?;
     let mut closure = Closure::new(root);
-    for program in contents::programs() {
+    for program in contents::programs(recipe.xen) {
         closure.add(&program).map_err(gather(&program))?;
     }
-    for path in contents::files() {
+    for path in contents::files(recipe.xen) {
         tree(root, &path, &mut archive).map_err(gather(&path))?;
     }
     if recipe.with_xen_tools {
-        for program in contents::tools_programs() {
+        for program in contents::tools_programs(recipe.xen) {
             closure.add(&program).map_err(gather(&program))?;
         }
         for path in contents::TOOLS_FILES {
@@ -132,7 +142,7 @@ fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, 
         }
         // libxl looks for it there, Debian has it elsewhere.
         let proxy = "/usr/bin/vchan-socket-proxy";
-        archive.link(proxy, &XEN.tool("vchan-socket-proxy")).map_err(gather(proxy))?;
+        archive.link(proxy, &recipe.xen.tool("vchan-socket-proxy")).map_err(gather(proxy))?;
     }
     for put in &recipe.programs {
         closure.add_needs_of(&put.source).map_err(gather(&put.source.display().to_string()))?;
@@ -150,14 +160,14 @@ fn dom0(recipe: &Recipe, root: &Root, kernel: &Kernel<'_>) -> Result<Initramfs, 
     Ok(archive)
 }
 
-fn skeleton(archive: &mut Initramfs) -> image::Result<()> {
+fn skeleton(xen: Release, archive: &mut Initramfs) -> image::Result<()> {
     for folder in contents::FOLDERS {
         archive.directory(folder, 0o755)?;
     }
     archive.directory("/tmp", 0o1777)?;
     archive.device("/dev/console", 0o600, 5, 1)?;
     archive.device("/dev/null", 0o666, 1, 3)?;
-    archive.bytes("/init", 0o755, contents::init())?;
+    archive.bytes("/init", 0o755, contents::init(xen))?;
     archive.link("/bin/sh", "busybox")?;
     archive.link("/var/run", "/run")?;
     archive.bytes("/etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\n")?;
@@ -216,10 +226,10 @@ fn key(recipe: &Recipe, root: &Root) -> Result<String, HostError> {
         hash.update(part.as_bytes());
         hash.update([0]);
     };
-    for part in [FORMAT, &contents::init(), contents::PROFILE] {
+    for part in [FORMAT, &contents::init(recipe.xen), contents::PROFILE] {
         add(part);
     }
-    add(&format!("{:?}", contents::all()));
+    add(&format!("{:?}", contents::all(recipe.xen)));
     for package in root.packages() {
         add(&package.sha256);
     }

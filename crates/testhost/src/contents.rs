@@ -1,10 +1,10 @@
 //! What dom0 is made of, by name.
 
-use image::XEN;
+use xen_types::Release;
 
 /// Packages of every host.
-pub(crate) fn packages() -> Vec<String> {
-    let (hypervisor, utils) = (XEN.hypervisor_package(), XEN.utils_package());
+pub(crate) fn packages(xen: Release) -> Vec<String> {
+    let (hypervisor, utils) = (xen.hypervisor_package(), xen.utils_package());
     owned(&[
         &hypervisor,
         "linux-image-amd64",
@@ -32,7 +32,7 @@ pub(crate) const TOOLS_PACKAGES: [&str; 10] = [
 ];
 
 /// Programs of every host.
-pub(crate) fn programs() -> Vec<String> {
+pub(crate) fn programs(xen: Release) -> Vec<String> {
     let mut programs = owned(&[
         "/bin/busybox",
         "/usr/bin/xenstore-list",
@@ -42,22 +42,24 @@ pub(crate) fn programs() -> Vec<String> {
         "/usr/bin/xenstore-watch",
         "/usr/bin/xenstore-write",
     ]);
-    programs.extend(["oxenstored", "xen-init-dom0", "xenstored"].map(|name| XEN.tool(name)));
+    programs.extend(["oxenstored", "xen-init-dom0", "xenstored"].map(|name| xen.tool(name)));
     programs
 }
 
 /// Files and folders of every host: oxenstored's settings, and the firmware of guests.
-pub(crate) fn files() -> Vec<String> {
-    owned(&[
+pub(crate) fn files(xen: Release) -> Vec<String> {
+    let mut files = owned(&[
         "/etc/xen/oxenstored.conf",
-        &XEN.hvmloader(),
+        &xen.hvmloader(),
         "/usr/share/seabios/bios-256k.bin",
         "/usr/share/ovmf/OVMF.fd",
-    ])
+    ]);
+    files.extend(xen.oxenstored_plugins());
+    files
 }
 
 /// Programs of a host with Xen's own tools. The hotplug scripts want the real bash, losetup, stat and flock.
-pub(crate) fn tools_programs() -> Vec<String> {
+pub(crate) fn tools_programs(xen: Release) -> Vec<String> {
     let mut programs = owned(&[
         "/bin/bash",
         "/sbin/losetup",
@@ -76,7 +78,7 @@ pub(crate) fn tools_programs() -> Vec<String> {
         "xentop",
         "xl",
     ];
-    programs.extend(tools.map(|name| XEN.tool(name)));
+    programs.extend(tools.map(|name| xen.tool(name)));
     programs.push("/usr/libexec/xen-qemu-system-i386".to_owned());
     programs
 }
@@ -144,15 +146,23 @@ pub(crate) const FOLDERS: [&str; 14] = [
 pub(crate) const PROFILE: &str = "PS1='dom0:\\w\\$ '\nstty sane 2>/dev/null\n";
 
 /// All of the above that decides what a host is, for its hash.
-pub(crate) fn all() -> impl std::fmt::Debug {
-    let always =
-        (packages(), programs(), files(), MODULES, MORE_MODULES, DISK_MODULES, PAIR_MODULES, FOLDERS);
-    (always, TOOLS_PACKAGES, tools_programs(), TOOLS_FILES)
+pub(crate) fn all(xen: Release) -> impl std::fmt::Debug {
+    let always = (
+        packages(xen),
+        programs(xen),
+        files(xen),
+        MODULES,
+        MORE_MODULES,
+        DISK_MODULES,
+        PAIR_MODULES,
+        FOLDERS,
+    );
+    (always, TOOLS_PACKAGES, tools_programs(xen), TOOLS_FILES)
 }
 
 /// dom0's `/init`, with the folder of Xen's programs in its search path.
-pub(crate) fn init() -> String {
-    include_str!("dom0-init.sh").replace("@XEN_TOOLS@", &XEN.tools_dir())
+pub(crate) fn init(xen: Release) -> String {
+    include_str!("dom0-init.sh").replace("@XEN_TOOLS@", &xen.tools_dir())
 }
 
 fn owned(names: &[&str]) -> Vec<String> {

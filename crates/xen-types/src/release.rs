@@ -83,6 +83,12 @@ impl Release {
         format!("{}/hvmloader", self.firmware_dir())
     }
 
+    /// The folder of what oxenstored loads to speak to this release of Xen; from 4.20 on. Before, it is linked with it.
+    #[must_use]
+    pub fn oxenstored_plugins(self) -> Option<String> {
+        self.is_at_least(20).then(|| format!("/usr/lib/xen-{self}/ocaml/xsd_glue"))
+    }
+
     /// The hypervisor, packed with gzip.
     #[must_use]
     pub fn hypervisor(self) -> String {
@@ -213,6 +219,8 @@ mod tests {
         assert_eq!(release.utils_package(), "xen-utils-4.20");
         assert_eq!(release.libraries_package(), "libxenmisc4.20");
         assert_eq!(release.daemons_package(), "outriggerd-xen4.20");
+        assert_eq!(release.oxenstored_plugins().as_deref(), Some("/usr/lib/xen-4.20/ocaml/xsd_glue"));
+        assert_eq!(Release::DEBIAN_12.oxenstored_plugins(), None);
     }
 
     #[track_caller]

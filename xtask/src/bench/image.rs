@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use image::packages::Store;
 use image::stubdom::Manifest;
 use testhost::{Observer as _, Put};
 use vm_report::Figure;
@@ -51,7 +50,7 @@ pub(super) fn main(options: &Options) -> Result<ExitCode> {
 /// Makes the three images, as far as they are not there.
 fn images(options: &Options) -> Result<Vec<Image>> {
     let mut view = View::new(false, false);
-    let store = Store::from_environment()?;
+    let store = options.debian.image_store()?;
     stubdom::compile_missing(&store, options.yes, &mut view)?;
     let ours = guest::stubdom(&store, !options.no_build, &mut view)?;
     let ours = ours.first().and_then(|put| put.source.parent()).context("The image has no files")?.to_owned();

@@ -21,8 +21,8 @@ use testhost::{Accel, Job, Put, Request, TimeScale};
 use vm_report::Figure;
 
 use self::results::{Goal, Results};
-use crate::binaries::{self, Profile};
-use crate::host::{self, BuildOptions};
+use crate::binaries::{self, Profile, Xen};
+use crate::host::{self, BuildOptions, DebianOptions};
 use crate::view::View;
 use crate::{debian, workspace};
 
@@ -64,6 +64,15 @@ pub(crate) struct Options {
     fresh: bool,
     #[command(flatten)]
     emulator: crate::emulator::EmulatorOption,
+    #[command(flatten)]
+    debian: DebianOptions,
+}
+
+impl Options {
+    /// What programs of the host's dom0 are linked with.
+    fn xen(&self) -> Result<Xen> {
+        Xen::of(&self.debian.store()?, self.debian.host().xen())
+    }
 }
 
 /// Measures.
@@ -93,10 +102,11 @@ fn measure(bench: &'static str, needs: Needs, goals: &[Goal], options: &Options)
         with_xen_tools: true,
         release: true,
         no_build: options.no_build,
+        debian: options.debian,
         ..BuildOptions::default()
     };
     let mut programs = needs.programs;
-    let program = binaries::program("vm-tests", Profile::Release)?;
+    let program = binaries::program("vm-tests", Profile::Release, &options.xen()?)?;
     programs.push(Put { source: program, target: "/usr/bin/vm-tests".into() });
     let host = host::built(&build, &programs, &mut view)?;
     let folder = tempfile::tempdir()?;

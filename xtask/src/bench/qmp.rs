@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use image::initramfs::{Compression, Initramfs};
-use image::packages::Store;
 use image::stubdom::Manifest;
 use testhost::{Observer as _, Put};
 
@@ -26,7 +25,7 @@ const GOALS: [Goal; 2] = [
 /// Measures, prints the table, and succeeds when every goal is met.
 pub(super) fn main(options: &Options) -> Result<ExitCode> {
     let load = Put {
-        source: binaries::example("qmp", "qmp_load", Profile::Release)?,
+        source: binaries::example("qmp", "qmp_load", Profile::Release, &options.xen()?)?,
         target: "/usr/bin/qmp-load".into(),
     };
     let needs = Needs { programs: vec![load], files: images(options)?, ..Needs::default() };
@@ -37,7 +36,7 @@ pub(super) fn main(options: &Options) -> Result<ExitCode> {
 fn images(options: &Options) -> Result<Vec<Put>> {
     debian::ensure(&debian::BUILD, options.yes)?;
     let mut view = View::new(false, false);
-    let store = Store::from_environment()?;
+    let store = options.debian.image_store()?;
     stubdom::compile_missing(&store, options.yes, &mut view)?;
     let ours = guest::stubdom(&store, !options.no_build, &mut view)?;
     let ours = ours.first().and_then(|put| put.source.parent()).context("The image has no files")?.to_owned();

@@ -21,6 +21,7 @@ use self::report::{Board, Outcome, Times};
 use self::schedule::{Piece, side_by_side};
 use self::states::{Hosts, Kind};
 use self::trials::Trial;
+use crate::host::DebianOptions;
 use crate::view::View;
 use crate::workspace;
 
@@ -46,6 +47,8 @@ pub(crate) struct Options<'a> {
     pub(crate) accel: Accel,
     /// What keeps xenstore in the hosts' dom0, except for cases that are about the one in C.
     pub(crate) xenstored: Xenstored,
+    /// What the hosts and the stubdomain's image are made of.
+    pub(crate) debian: DebianOptions,
 }
 
 /// A suite all of whose cases passed.
@@ -59,7 +62,7 @@ pub(crate) struct Summary {
 pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     let jobs = options.jobs.unwrap_or_else(jobs);
     let mut view = View::new(false, false);
-    let hosts = Hosts::build(scale(jobs)?, options.accel, options.xenstored, &mut view)?;
+    let hosts = Hosts::build(scale(jobs)?, options.accel, options.xenstored, options.debian, &mut view)?;
     let is_asked = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
     // With the xenstored in C, all other cases are about it already.
     let is_twice = |case: &CaseInfo| case.on_c_xenstored && options.xenstored == Xenstored::C;

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use image::packages::Store;
 use testhost::{Accel, Host, Job, Machine, Preparation, Put, Request, TimeScale, Xenstored};
 use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POWER_DISK};
 use vm_report::{CaseInfo, GUEST_CPUS, HostState};
 
-use crate::binaries::{self, Profile};
-use crate::host::{self, BuildOptions};
+use crate::binaries::{self, Profile, Xen};
+use crate::host::{self, BuildOptions, DebianOptions};
 use crate::view::View;
 use crate::{emulator, guest, workspace};
 
@@ -60,18 +59,20 @@ impl Hosts {
         scale: TimeScale,
         accel: Accel,
         xenstored: Xenstored,
+        debian: DebianOptions,
         view: &mut View,
     ) -> Result<Self> {
-        let cases = binaries::program("vm-tests", PROFILE)?;
-        let programs = programs(&cases)?;
+        let xen = Xen::of(&debian.store()?, debian.host().xen())?;
+        let cases = binaries::program("vm-tests", PROFILE, &xen)?;
+        let programs = programs(&cases, &xen)?;
         let build = |bare, with_xen_tools, view: &mut View| {
-            let options = BuildOptions { bare, with_xen_tools, ..BuildOptions::default() };
+            let options = BuildOptions { bare, with_xen_tools, debian, ..BuildOptions::default() };
             host::built(&options, &programs, view)
         };
         let (bare, daemons) = (build(true, false, view)?, build(false, false, view)?);
         let tools = build(false, true, view)?;
         let machine = Machine { xenstored, ..emulator::machine(accel, view)? }.stretched(scale);
-        let files = Preparation::new("files", "#!/bin/sh\n", files(view)?, PREPARATION_LIMIT)?;
+        let files = Preparation::new("files", "#!/bin/sh\n", files(debian, view)?, PREPARATION_LIMIT)?;
         let script = format!("#!/bin/sh\n{}exec vm-tests prepare-linux\n", exports(&machine, scale));
         let linux = Preparation::new("linux", &script, Vec::new(), PREPARATION_LIMIT)?;
         Ok(Self { bare, daemons, tools, cases, machine, files, linux, scale })
@@ -132,22 +133,22 @@ fn exports(machine: &Machine, scale: TimeScale) -> String {
 }
 
 /// What runs in dom0 besides the product: the program of the cases, and the conformance suite.
-fn programs(cases: &Path) -> Result<Vec<Put>> {
+fn programs(cases: &Path, xen: &Xen) -> Result<Vec<Put>> {
     let mut puts = vec![Put { source: cases.to_owned(), target: "/usr/bin/vm-tests".into() }];
     for (package, target) in CONFORMANCE {
-        let source = binaries::example(package, &format!("{package}-conformance"), PROFILE)?;
+        let source = binaries::example(package, &format!("{package}-conformance"), PROFILE, xen)?;
         puts.push(Put { source, target: target.into() });
     }
     Ok(puts)
 }
 
 /// What cases find in dom0's `/root`.
-fn files(view: &mut View) -> Result<Vec<Put>> {
+fn files(debian: DebianOptions, view: &mut View) -> Result<Vec<Put>> {
     let linux = guest::linux_disk(view)?;
     let [power, disc] = ["power.img", "disc.img"].map(|name| workspace::kept("guests").join(name));
     testguest::power_disk(&power)?;
     testguest::disc_disk(&disc)?;
-    let debian = guest::debian_stubdom(&Store::from_environment()?, view)?;
+    let debian = guest::debian_stubdom(&debian.image_store()?, view)?;
     Ok(vec![
         Put { source: linux, target: LINUX_DISK.into() },
         Put { source: power, target: POWER_DISK.into() },

@@ -141,7 +141,9 @@ fn print_summary(dir: &Path, manifest: &Manifest) {
             has.devices.len(),
             has.formats.len()
         ),
-        None => println!("          its devices are not known, and are not checked before a guest is created"),
+        None => {
+            println!("          its devices are not known, and are not checked before a guest is created")
+        }
     }
     println!("Agent     {}", manifest.agent.version);
     println!("Memory    {} of a stubdomain, without video memory", mib(manifest.memory_kib * 1024));
