@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -40,13 +40,7 @@ fn sigkill() -> Result<()> {
 }
 
 fn sigkill_during_create() -> Result<()> {
-    let config = GuestConfig::hello("half").write()?;
-    let child = Command::new("outrigger")
-        .args(["create", &config.to_string_lossy()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
+    let child = create_in_background(&GuestConfig::hello("half"))?;
     // The stubdomain's name is there as soon as it is made: well within the create.
     wait_for_domain("half-dm")?;
     kill_hard("outriggerd")?;
@@ -54,8 +48,19 @@ fn sigkill_during_create() -> Result<()> {
     ensure!(!status.success(), "create says it has succeeded");
     start_outriggerd()?;
     // It listens first, and clears up then.
+    wait_until_gone("half")
+}
+
+fn create_in_background(config: &GuestConfig) -> Result<Child> {
+    let config = config.write()?;
+    let mut command = Command::new("outrigger");
+    command.args(["create", &config.to_string_lossy()]);
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+fn wait_until_gone(name: &str) -> Result<()> {
     let deadline = Instant::now() + seconds(60);
-    while outrigger(&["domid", "half"])?.status != 4 {
+    while outrigger(&["domid", name])?.status != 4 {
         ensure!(Instant::now() < deadline, "the half-made guest is still there");
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -104,8 +109,7 @@ fn dead_stub_restart() -> Result<()> {
     events.wait_for("phoenix", "created", 120)?;
     while client.message(60).is_ok() {}
     ensure!(start.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
-    let answer = Qmp::connect("phoenix")?.ask(&json!({"execute": "query-status", "id": 1}))?;
-    ensure!(answer["id"] == 1 && answer["return"]["status"].is_string(), "{answer}");
+    is_answered("phoenix")?;
     let again = Made::named("phoenix")?;
     let old = guest.guest.domid;
     guest.leave();
@@ -121,6 +125,12 @@ fn client_with_a_request(guest: &str, stub: DomId) -> Result<Qmp> {
     client.send(&json!({"execute": "query-status", "id": "mine"}))?;
     Qmp::connect(guest)?.wait_in_flight(1, 30)?;
     Ok(client)
+}
+
+fn is_answered(guest: &str) -> Result<()> {
+    let answer = Qmp::connect(guest)?.ask(&json!({"execute": "query-status", "id": 1}))?;
+    ensure!(answer["id"] == 1 && answer["return"]["status"].is_string(), "{answer}");
+    Ok(())
 }
 
 /// Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.

@@ -86,12 +86,8 @@ impl Bystander {
 
 fn hostile() -> Result<()> {
     let mut other = Bystander::boot()?;
-    let ramdisk = scratch("hostile.img", &initramfs::of_one(&fs::read(PROGRAM)?)?)?;
     let events = Events::subscribe()?;
-    let rogue = GuestConfig::hello("rogue")
-        .line(&format!("stubdomain_ramdisk='{}'", ramdisk.display()))
-        .line("on_device_model_crash='destroy'")
-        .create()?;
+    let rogue = create_rogue()?;
     let mut client = Qmp::connect("rogue")?;
     let before = Cost::now()?;
     plays_along_but_answers_nonsense(&mut client)?;
@@ -105,6 +101,15 @@ fn hostile() -> Result<()> {
     crash_ends_it(rogue, events)?;
     other.must_be_unharmed()?;
     other.guest.destroy()
+}
+
+/// A guest whose stubdomain is the attacker's.
+fn create_rogue() -> Result<Made> {
+    let ramdisk = scratch("hostile.img", &initramfs::of_one(&fs::read(PROGRAM)?)?)?;
+    GuestConfig::hello("rogue")
+        .line(&format!("stubdomain_ramdisk='{}'", ramdisk.display()))
+        .line("on_device_model_crash='destroy'")
+        .create()
 }
 
 /// Until it is told otherwise.

@@ -9,7 +9,7 @@ use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
 use crate::harness::command::{XL, run, run_within};
-use crate::harness::config::{GuestConfig, cpus, padded};
+use crate::harness::config::{GuestConfig, OfXl, cpus, padded};
 use crate::harness::events::Events;
 use crate::harness::guest::must_be_gone;
 use crate::harness::seconds;
@@ -85,7 +85,6 @@ fn xl_destroy() -> Result<()> {
 /// end, and once through a file.
 fn xl_life() -> Result<()> {
     const NAME: &str = "stocked";
-    const FILE: &str = "/tmp/vm-tests/stocked.save";
     let (data, disc) = (padded("stocked-data.img", "")?, padded("stocked.iso", "")?);
     let config = GuestConfig::power(NAME).line(IMAGE).vga("stdvga").line("videoram=16").memory(32);
     let config = config.disk(&format!("{},raw,hdb,w", data.display()));
@@ -95,17 +94,22 @@ fn xl_life() -> Result<()> {
     serial.wait_for("TESTGUEST ready")?;
     cd_cannot_be_changed(NAME)?;
     pci_commands(NAME)?;
-
-    // It goes on after a save, and starts from what was saved when it is gone.
-    run_within(seconds(180), XL, &["save", "-c", NAME, FILE])?.good()?;
-    guest.destroy()?;
-    let mut serial = Serial::of(NAME);
-    run_within(seconds(180), XL, &["restore", FILE])?.good()?;
-    fs::remove_file(FILE)?;
+    let mut serial = through_a_file(NAME, &guest)?;
     run(XL, &["shutdown", "-F", NAME])?.good()?;
     serial.wait_for("TESTGUEST power button")?;
     wait_until_gone(NAME)?;
     remove_empty_folder()
+}
+
+/// It goes on after a save, and starts from what was saved when it is gone.
+fn through_a_file(name: &str, guest: &OfXl) -> Result<Serial> {
+    const FILE: &str = "/tmp/vm-tests/stocked.save";
+    run_within(seconds(180), XL, &["save", "-c", name, FILE])?.good()?;
+    guest.destroy()?;
+    let serial = Serial::of(name);
+    run_within(seconds(180), XL, &["restore", FILE])?.good()?;
+    fs::remove_file(FILE)?;
+    Ok(serial)
 }
 
 /// This xl changes no CD of a guest with a stubdomain.

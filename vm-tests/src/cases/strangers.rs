@@ -142,13 +142,8 @@ fn other_names() -> Result<()> {
     let guest = GuestConfig::hello("seeker").create()?;
     let links = Links::to(&holder.image)?;
     let mut taken = names_that_are_taken(&holder, &links)?;
-    let written = must_not_attach(&shared, "rw", "the guest holder");
-    taken.extend(written.err().map(|why| format!("what xl's guest reads, rw: {why}")));
-    let own_loop = LoopDevice::of(&holder.image)?;
-    let another = must_not_attach(own_loop.0.as_ref(), "rw", "in use");
-    taken.extend(another.err().map(|why| format!("a loop device of dom0's, rw: {why}")));
+    taken.extend(what_is_in_use_is_taken(&holder, &shared)?);
     ensure!(taken.is_empty(), "{} attachments of the disk of another: {}", taken.len(), taken.join("\n"));
-    drop(own_loop);
     // A new guest is no other than one that runs.
     let late = GuestConfig::hello("late").disk(&format!("{},raw,hdb,rw", links.symbolic.display()));
     late.refused(1, &["the guest holder"])?;
@@ -176,6 +171,16 @@ fn names_that_are_taken(holder: &Stranger, links: &Links) -> Result<Vec<String>>
         }
     }
     Ok(taken)
+}
+
+/// The same for the disk that the holder only reads, and for dom0's own loop device.
+fn what_is_in_use_is_taken(holder: &Stranger, shared: &Path) -> Result<Vec<String>> {
+    let written = must_not_attach(shared, "rw", "the guest holder");
+    let written = written.err().map(|why| format!("what xl's guest reads, rw: {why}"));
+    let own_loop = LoopDevice::of(&holder.image)?;
+    let another = must_not_attach(own_loop.0.as_ref(), "rw", "in use");
+    let another = another.err().map(|why| format!("a loop device of dom0's, rw: {why}"));
+    Ok(written.into_iter().chain(another).collect())
 }
 
 fn attach(disk: &Path, access: &str) -> Result<Output> {

@@ -27,15 +27,23 @@ fn gone() -> Result<()> {
     kill_xenstored()?;
     daemon_says_why_it_ends()?;
     outrigger(&["list"])?.refused(NO_DAEMON, &["xenstored"])?;
-    // A new one says so at once.
-    let daemon = run_within(seconds(20), "outriggerd", &[])?;
-    ensure!(daemon.status == 1 && daemon.stderr.contains("xenstore"), "A new daemon: {}", daemon.stderr);
-
-    let running = domains()?;
-    ensure!(running == [DomId::DOM0, domid, stub], "Domains are {running:?}");
+    new_daemon_says_it_at_once()?;
+    only_these_run(&[DomId::DOM0, domid, stub])?;
     ensure!(loops == self::loops()?, "Loop devices are left");
     // Nothing could destroy it here.
     guest.leave();
+    Ok(())
+}
+
+fn new_daemon_says_it_at_once() -> Result<()> {
+    let daemon = run_within(seconds(20), "outriggerd", &[])?;
+    ensure!(daemon.status == 1 && daemon.stderr.contains("xenstore"), "A new daemon: {}", daemon.stderr);
+    Ok(())
+}
+
+fn only_these_run(wanted: &[DomId]) -> Result<()> {
+    let running = domains()?;
+    ensure!(running == wanted, "Domains are {running:?}");
     Ok(())
 }
 
