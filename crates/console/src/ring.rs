@@ -18,6 +18,15 @@ pub const OUT_SIZE: usize = 2048;
 /// Bytes in the ring that the guest reads (`xencons_interface.in`).
 pub const IN_SIZE: usize = 1024;
 
+/// Where the page says since Xen 4.21 whether its console is served (`xencons_interface.connection`). Before, nobody
+/// looks at this byte.
+pub(crate) const CONNECTION_OFFSET: usize = 3088;
+/// The console is served (`XENCONSOLE_CONNECTED`).
+pub(crate) const CONNECTED: u8 = 0;
+/// The console is not served yet (`XENCONSOLE_DISCONNECTED`): what libxenguest writes into a new domain's page. Linux
+/// writes nothing to its console then.
+const DISCONNECTED: u8 = 1;
+
 /// Names one of the four shared indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Index {
@@ -84,6 +93,8 @@ pub trait RingMemory {
     fn copy_out(&self, offset: usize, to: &mut [u8]);
     /// Copies bytes into the input queue from `offset` on; they do not wrap.
     fn copy_in(&self, offset: usize, from: &[u8]);
+    /// Tells the guest that its console is served, where the page has a place for that.
+    fn mark_connected(&self) {}
 }
 
 /// The shared page as Xen's header lays it out, each field atomic because the guest writes it at any moment.
@@ -96,6 +107,7 @@ pub struct XenconsInterface {
     in_prod: AtomicU32,
     out_cons: AtomicU32,
     out_prod: AtomicU32,
+    connection: AtomicU8,
 }
 
 const _: () = {
@@ -104,6 +116,7 @@ const _: () = {
     assert!(core::mem::offset_of!(XenconsInterface, in_prod) == 3076);
     assert!(core::mem::offset_of!(XenconsInterface, out_cons) == 3080);
     assert!(core::mem::offset_of!(XenconsInterface, out_prod) == 3084);
+    assert!(core::mem::offset_of!(XenconsInterface, connection) == CONNECTION_OFFSET);
 };
 
 impl Default for XenconsInterface {
@@ -115,6 +128,7 @@ impl Default for XenconsInterface {
             in_prod: AtomicU32::new(0),
             out_cons: AtomicU32::new(0),
             out_prod: AtomicU32::new(0),
+            connection: AtomicU8::new(DISCONNECTED),
         }
     }
 }
@@ -132,6 +146,12 @@ impl XenconsInterface {
     /// Plays the guest: writes an index without any check, as a hostile guest may.
     pub fn guest_set(&self, index: Index, value: u32) {
         self.index(index).store(value, Ordering::Release);
+    }
+
+    /// Plays the guest: looks whether its console is served.
+    #[must_use]
+    pub fn guest_is_served(&self) -> bool {
+        self.connection.load(Ordering::Acquire) == CONNECTED
     }
 
     /// Plays the guest: reads an index.
@@ -188,6 +208,10 @@ impl RingMemory for XenconsInterface {
             shared.store(*byte, Ordering::Relaxed);
         }
     }
+
+    fn mark_connected(&self) {
+        self.connection.store(CONNECTED, Ordering::Release);
+    }
 }
 
 impl<M: RingMemory> RingMemory for std::sync::Arc<M> {
@@ -208,6 +232,10 @@ impl<M: RingMemory> RingMemory for std::sync::Arc<M> {
 
     fn copy_in(&self, offset: usize, from: &[u8]) {
         (**self).copy_in(offset, from);
+    }
+
+    fn mark_connected(&self) {
+        (**self).mark_connected();
     }
 }
 
@@ -257,6 +285,11 @@ impl<M: RingMemory> BackendRing<M> {
     /// Continues a ring at its current indices.
     pub const fn new(memory: M) -> Self {
         Self { memory }
+    }
+
+    /// Tells the guest that its console is served.
+    pub fn mark_connected(&self) {
+        self.memory.mark_connected();
     }
 
     /// Gives the memory back, for unmapping.

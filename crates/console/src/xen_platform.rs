@@ -14,7 +14,7 @@ use xen::{
 use xen_types::{DomId, EventPort, Gfn, GrantRef};
 
 use crate::platform::{DomainState, Platform};
-use crate::ring::{IN_SIZE, Index, OUT_SIZE, RingMemory};
+use crate::ring::{CONNECTED, CONNECTION_OFFSET, IN_SIZE, Index, OUT_SIZE, RingMemory};
 
 /// Event channels, grants and foreign pages of the host that this process runs on.
 pub struct XenPlatform {
@@ -170,6 +170,10 @@ impl RingMemory for RingPage {
     fn copy_in(&self, offset: usize, from: &[u8]) {
         self.0.write(offset, from);
     }
+
+    fn mark_connected(&self) {
+        self.0.store_u8(CONNECTION_OFFSET, CONNECTED, Ordering::Release);
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +189,9 @@ mod tests {
         page.0.write(1024, b"c");
         page.0.store_u32(3080, 2046, Ordering::Release);
         page.0.store_u32(3084, 2049, Ordering::Release);
+        page.0.store_u8(3088, 1, Ordering::Release);
         let mut ring = BackendRing::new(page);
+        ring.mark_connected();
         let mut buffer = [0; 8];
         assert_eq!(ring.take(&mut buffer), Ok(3));
         assert_eq!(&buffer[..3], b"abc");
@@ -196,6 +202,7 @@ mod tests {
         let mut input = [0; 3];
         page.0.read(0, &mut input);
         assert_eq!(&input, b"xyz");
-        assert_eq!(size_of::<XenconsInterface>(), 3088);
+        assert_eq!(page.0.load_u8(3088, Ordering::Acquire), 0);
+        assert_eq!(size_of::<XenconsInterface>(), 3092);
     }
 }

@@ -18,12 +18,8 @@ pub(super) const CASES: &[Case] = &[
     Case::on(HostState::Daemons, "conformance::xen_behaves_as_the_hypervisor_trait_says", xen),
 ];
 
-/// Files of which guests are made.
-const FILES: [&str; 3] = [
-    "/usr/lib/xen-4.17/boot/hvmloader",
-    "/usr/share/seabios/bios-256k.bin",
-    "/usr/lib/outrigger/stubdom/vmlinuz",
-];
+/// Files of which guests are made, besides hvmloader.
+const FILES: [&str; 2] = ["/usr/share/seabios/bios-256k.bin", "/usr/lib/outrigger/stubdom/vmlinuz"];
 
 /// The suite and the libraries that it needs, from dom0's root folder.
 const PROGRAM: [&str; 4] = [
@@ -63,5 +59,7 @@ fn guest() -> Result<()> {
 }
 
 fn xen() -> Result<()> {
-    run_within(seconds(180), "xen-conformance", &FILES)?.good().map(drop)
+    let hvmloader = xen::release::BUILT.hvmloader();
+    let files: Vec<&str> = std::iter::once(hvmloader.as_str()).chain(FILES).collect();
+    run_within(seconds(180), "xen-conformance", &files)?.good().map(drop)
 }

@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("console::xl_console_attaches_to_a_guest_of_xl", xl_console),
 ];
 
-const XENCONSOLE: &str = "/usr/lib/xen-4.17/bin/xenconsole";
+const XENCONSOLE: &str = "xenconsole";
 const LOG_DIR: &str = "/var/log/outrigger/console";
 
 fn ends_with(bytes: &[u8], line: u64) -> bool {

@@ -9,7 +9,7 @@ use crate::harness::config::GuestConfig;
 
 pub(super) const CASES: &[Case] = &[Case::new("ease::xl_console_xentop_and_xenstore_ls", tools)];
 
-const XENTOP: &str = "/usr/lib/xen-4.17/bin/xentop";
+const XENTOP: &str = "xentop";
 
 fn tools() -> Result<()> {
     let (guest, console) = GuestConfig::hello("easy").boot()?;

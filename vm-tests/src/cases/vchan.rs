@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("vchan::two_hundred_monitor_sessions", monitor_sessions),
 ];
 
-const PROXY: &str = "/usr/lib/xen-4.17/bin/vchan-socket-proxy";
+const PROXY: &str = "vchan-socket-proxy";
 
 fn own() -> Result<()> {
     for (to_server, to_client) in [(0, 0), (2048, 1024), (4096, 4096)] {

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 use super::seconds;
 
-/// Xen's own toolstack.
-pub(crate) const XL: &str = "/usr/lib/xen-4.17/bin/xl";
+/// Xen's own toolstack, in the folder of Xen's programs, which is in dom0's search path like those of ours.
+pub(crate) const XL: &str = "xl";
 
 /// What a command did.
 #[derive(Debug)]

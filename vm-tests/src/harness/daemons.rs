@@ -14,7 +14,7 @@ use super::seconds;
 
 /// Both names.
 const NAMES: [&str; 2] = ["outrigger-consoled", "xenconsoled"];
-const XENCONSOLED: &str = "/usr/lib/xen-4.17/bin/xenconsoled";
+const XENCONSOLED: &str = "xenconsoled";
 
 /// A console daemon with options of its own; the usual one comes back when this is dropped.
 #[derive(Debug)]

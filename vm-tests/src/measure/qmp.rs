@@ -23,7 +23,7 @@ use crate::harness::seconds;
 const LOAD: &str = "qmp-load";
 /// How long it asks, in seconds.
 const LENGTH: &str = "4";
-const PROXY: &str = "/usr/lib/xen-4.17/bin/vchan-socket-proxy";
+const PROXY: &str = "vchan-socket-proxy";
 /// Our image with the probe, which the runner brings in.
 const PROBED: &str = "'/images/probed.img'";
 

@@ -429,7 +429,9 @@ impl<P: Platform> Server<P> {
         let console = self.consoles.get_mut(key)?;
         Some(match bound {
             Ok((page, port)) => {
-                console.attach(BackendRing::new(page), port);
+                let ring = BackendRing::new(page);
+                ring.mark_connected();
+                console.attach(ring, port);
                 console.ring_mut().set_handshake(Link::Connected { offer, confirmed: false });
                 console.report("console is connected");
                 self.consoles.set_port(port, key);

@@ -33,7 +33,9 @@ fn a_primary_console_has_log_socket_and_tty() {
     let mut host = Host::new();
     let (id, page) = host.domain(1, "pty");
     page.guest_write(b"early\n");
+    assert!(!page.guest_is_served());
     host.until_log(1, 0, b"early\n");
+    assert!(page.guest_is_served());
     page.guest_write(b"late\n");
     host.xen.kick(id, 2);
     host.until_log(1, 0, b"early\nlate\n");

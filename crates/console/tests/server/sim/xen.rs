@@ -203,6 +203,11 @@ impl RingMemory for Mapped {
         self.xen.access();
         self.page.copy_in(offset, from);
     }
+
+    fn mark_connected(&self) {
+        self.xen.access();
+        self.page.mark_connected();
+    }
 }
 
 /// One process's handle on the simulated Xen; what it holds goes when it is dropped, as when a process is killed.
