@@ -87,7 +87,8 @@ fn start(arguments: &Arguments) -> Result<()> {
     let consoles = Path::new(console::attach::SOCKET_DIR);
     let dial = Arc::new(HostDial::new(Arc::clone(&hypervisor), xenstore.clone(), consoles));
     let config = MuxConfig::default().scaled(time_scale());
-    let qmp = Qmp::new(&arguments.socket, read_access(&arguments.qmp_policy)?, config, dial);
+    let qmp = Qmp::new(&arguments.socket, read_access(&arguments.qmp_policy)?, config, dial)
+        .context("Cannot start the thread for the QMP sockets")?;
     let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost)).with_paths(paths);
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -95,7 +95,7 @@ impl Calls {
                 entry.ask(Request::Change(change), replies)?;
             }
             Call::Screenshot(of) => self.ask(&of.guest, Request::Screenshot, replies).await?,
-            Call::Qmp(of) => return Ok(Some(self.qmp(&self.find(&of.guest).await?)?)),
+            Call::Qmp(of) => return Ok(Some(self.qmp(&self.find(&of.guest).await?).await?)),
             Call::Monitor => self.monitor(replies),
         }
         Ok(None)
@@ -137,9 +137,13 @@ impl Calls {
         });
     }
 
-    fn qmp(&self, entry: &Entry) -> Result<Answer, Refusal> {
+    async fn qmp(&self, entry: &Entry) -> Result<Answer, Refusal> {
         let guest = entry.view.guest.as_ref();
         let socket = guest.and_then(|guest| self.shared.qmp.socket(guest.id()));
+        let socket = match socket {
+            Some(socket) => socket.ready().await,
+            None => None,
+        };
         let socket = socket.ok_or_else(|| entry.view.busy())?;
         Ok(Answer::last(&QmpSocket { socket: socket.display().to_string() }))
     }

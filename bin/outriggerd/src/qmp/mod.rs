@@ -2,7 +2,8 @@
 //!
 //! [`Qmp`] has a [`session::Session`] for each guest that runs: a task that owns the connection to the device model
 //! and moves its bytes in and out of a [`qmp::mux::Mux`], and one small task for each client of the guest's socket,
-//! `/run/outrigger/qmp/<name>.sock`.
+//! `/run/outrigger/qmp/<name>.sock`. The socket files are made and removed by a thread ([`sockets`]), because the file
+//! system may hang.
 
 mod access;
 mod client;
@@ -11,10 +12,12 @@ mod link;
 mod monitor;
 mod session;
 mod shared;
+mod sockets;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +28,8 @@ use toolstack::{Guest, GuestId, Monitors};
 pub(crate) use access::Access;
 use monitor::SharedMonitor;
 use session::Session;
+pub(crate) use sockets::SocketPath;
+use sockets::{Files, RealFiles, Sockets};
 
 use crate::dial::Dial;
 use crate::guest::observer::Observer;
@@ -44,14 +49,35 @@ struct Inner {
     config: MuxConfig,
     dial: Arc<dyn Dial>,
     sessions: Mutex<BTreeMap<GuestId, Session>>,
+    /// After the sessions, which remove theirs.
+    sockets: Sockets,
 }
 
 impl Qmp {
     /// No sessions yet; sockets will be in a folder beside the daemon's own socket.
-    pub(crate) fn new(socket: &Path, access: Access, config: MuxConfig, dial: Arc<dyn Dial>) -> Self {
+    ///
+    /// # Errors
+    /// When the system has no thread for the sockets.
+    pub(crate) fn new(
+        socket: &Path,
+        access: Access,
+        config: MuxConfig,
+        dial: Arc<dyn Dial>,
+    ) -> io::Result<Self> {
+        Self::with_files(socket, access, config, dial, Box::new(RealFiles))
+    }
+
+    fn with_files(
+        socket: &Path,
+        access: Access,
+        config: MuxConfig,
+        dial: Arc<dyn Dial>,
+        files: Box<dyn Files>,
+    ) -> io::Result<Self> {
         let folder = socket.parent().unwrap_or(Path::new("/")).join(FOLDER);
-        let sessions = Mutex::default();
-        Self { inner: Arc::new(Inner { folder, access: Arc::new(access), config, dial, sessions }) }
+        let (access, sessions) = (Arc::new(access), Mutex::default());
+        let sockets = Sockets::start(files)?;
+        Ok(Self { inner: Arc::new(Inner { folder, access, config, dial, sessions, sockets }) })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestId, Session>> {
@@ -60,8 +86,8 @@ impl Qmp {
     }
 
     /// The socket of a guest: absent when the guest has no session.
-    pub(crate) fn socket(&self, guest: GuestId) -> Option<PathBuf> {
-        self.lock().get(&guest).map(|session| session.socket().to_owned())
+    pub(crate) fn socket(&self, guest: GuestId) -> Option<SocketPath> {
+        self.lock().get(&guest).and_then(Session::socket)
     }
 }
 
@@ -83,8 +109,8 @@ impl Observer for Qmp {
         let inner = &self.inner;
         // The previous one must release the socket first.
         sessions.remove(&guest.id());
-        let session =
-            Session::start(guest, socket, Arc::clone(&inner.access), inner.config.clone(), &inner.dial);
+        let shared = (&inner.sockets, Arc::clone(&inner.access));
+        let session = Session::start(guest, socket, shared, inner.config.clone(), &inner.dial);
         sessions.insert(guest.id(), session);
     }
 

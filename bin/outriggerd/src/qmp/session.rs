@@ -1,15 +1,16 @@
 //! One guest's session: its tasks and its socket.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener as Bound;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Peer;
 use config::Uuid;
-use nix::unistd::Gid;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use toolstack::{Guest, GuestId};
 
@@ -17,12 +18,14 @@ use super::access::Access;
 use super::client;
 use super::link::Link;
 use super::shared::Shared;
+use super::sockets::{Socket, SocketPath, Sockets};
 use crate::dial::{Dial, Place};
 
 /// A guest's session. Dropping it ends it, and its clients with it.
 pub(super) struct Session {
     stub: Uuid,
-    socket: PathBuf,
+    /// Absent at the daemon's end only.
+    socket: Option<Socket>,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -32,23 +35,19 @@ impl Session {
     pub(super) fn start(
         guest: &Guest,
         socket: PathBuf,
-        access: Arc<Access>,
+        (sockets, access): (&Sockets, Arc<Access>),
         config: MuxConfig,
         dial: &Arc<dyn Dial>,
     ) -> Self {
-        let group = access.group;
+        let bound = sockets.bind(socket, access.group);
         let shared = Arc::new(Shared::new(&guest.name, config, &access));
         let place = Place::of(guest);
         let link = Link::new(Arc::clone(&shared), Arc::clone(dial), place);
         let mut tasks = vec![tokio::spawn(link.run())];
-        match bind(&socket, group) {
-            Ok(listener) => {
-                tasks.push(tokio::spawn(accept(listener, Arc::clone(&shared), access, guest.id())));
-            }
-            Err(error) => {
-                tracing::error!(guest = guest.name, socket = %socket.display(), %error, "no QMP socket");
-            }
-        }
+        let socket = bound.map(|(socket, listener)| {
+            tasks.push(tokio::spawn(listen(listener, Arc::clone(&shared), access, guest.id())));
+            socket
+        });
         Self { stub: guest.stub_uuid, socket, shared, tasks }
     }
 
@@ -56,8 +55,8 @@ impl Session {
         self.stub == stub
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn socket(&self) -> Option<SocketPath> {
+        self.socket.as_ref().map(Socket::path)
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -72,14 +71,8 @@ impl Session {
 
     /// The guest has another name.
     pub(super) fn move_socket(&mut self, socket: PathBuf) {
-        if socket == self.socket {
-            return;
-        }
-        match std::fs::rename(&self.socket, &socket) {
-            Ok(()) => self.socket = socket,
-            Err(error) => {
-                tracing::error!(socket = %socket.display(), %error, "cannot rename a QMP socket");
-            }
+        if let Some(own) = &mut self.socket {
+            own.rename(socket);
         }
     }
 }
@@ -89,26 +82,24 @@ impl Drop for Session {
         for task in &self.tasks {
             task.abort();
         }
-        // Already removed when the daemon clears its directory.
-        let _ = std::fs::remove_file(&self.socket);
         self.end("the guest has ended");
         self.shared.end();
     }
 }
 
-pub(super) fn bind(socket: &Path, group: Option<Gid>) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder)?;
+/// Accepts clients as soon as the socket is bound. Until then the session serves the toolstack alone.
+async fn listen(
+    bound: oneshot::Receiver<io::Result<Bound>>,
+    shared: Arc<Shared>,
+    access: Arc<Access>,
+    guest: GuestId,
+) {
+    // Errors of binding are reported where it is done.
+    let Ok(Ok(listener)) = bound.await else { return };
+    match UnixListener::from_std(listener) {
+        Ok(listener) => accept(listener, shared, access, guest).await,
+        Err(error) => tracing::error!(guest = shared.name, %error, "cannot listen for QMP clients"),
     }
-    let listener = crate::listen::bind(socket)?;
-    if let Some(group) = group {
-        // Who may do what is decided by the peer's credentials.
-        std::os::unix::fs::chown(socket, None, Some(group.as_raw()))?;
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
-    }
-    Ok(listener)
 }
 
 async fn accept(listener: UnixListener, shared: Arc<Shared>, access: Arc<Access>, guest: GuestId) {

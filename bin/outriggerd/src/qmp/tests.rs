@@ -1,10 +1,11 @@
 //! Sessions over real sockets, with a QEMU that the test plays.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener as Listener, UnixStream};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use ::qmp::policy::Policy;
 use ::qmp::testing::{Play, Stage, conformance, conformance_after_loss};
@@ -171,14 +172,15 @@ impl World {
     }
 
     fn of(played: Played, config: MuxConfig) -> Self {
+        Self::with_files(played, config, Box::new(RealFiles))
+    }
+
+    fn with_files(played: Played, config: MuxConfig, files: Box<dyn Files>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dial = Arc::new(played.clone());
-        let qmp = Qmp::new(
-            &folder.path().join("outriggerd.sock"),
-            Access::new(Policy::default()).unwrap(),
-            config,
-            dial,
-        );
+        let access = Access::new(Policy::default()).unwrap();
+        let qmp =
+            Qmp::with_files(&folder.path().join("outriggerd.sock"), access, config, dial, files).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = mpsc::channel();
         let kept = qmp.clone();
@@ -195,12 +197,15 @@ impl World {
         Self { qmp, played, stop: Some(stop), thread: Some(thread), folder }
     }
 
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("qmp/hello.sock")
+    /// Where the guest's socket is, once it is settled.
+    fn socket(&self) -> Option<PathBuf> {
+        let socket = self.qmp.socket(guest().id()).expect("a session");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(socket.ready())
     }
 
     fn client(&self) -> Client {
-        let stream = UnixStream::connect(self.socket()).unwrap();
+        let stream = UnixStream::connect(self.socket().unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Client { writer: stream.try_clone().unwrap(), reader: BufReader::new(stream) };
         assert!(!client.line()["QMP"].is_null());
@@ -363,27 +368,96 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     let mut client = world.client();
     let renamed = Guest { name: "a/b".to_owned(), ..guest() };
     world.qmp.has(&renamed);
-    assert_eq!(world.qmp.socket(guest().id()).unwrap(), world.folder.path().join("qmp/a_b.sock"));
+    let socket = world.folder.path().join("qmp/a_b.sock");
+    assert_eq!(world.socket().unwrap(), socket);
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.qmp.gone(&renamed);
     let end = client.line();
     assert!(end["data"]["reason"].as_str().unwrap().contains("ended"), "{end}");
     let mut line = String::new();
     assert_eq!(client.reader.read_line(&mut line).unwrap(), 0, "{line}");
-    assert!(!world.folder.path().join("qmp/a_b.sock").exists());
     assert!(world.qmp.monitor(guest().id()).is_err());
+    let start = Instant::now();
+    while socket.exists() {
+        assert!(start.elapsed() < PATIENCE, "the socket is still there");
+        thread::yield_now();
+    }
 }
 
-#[tokio::test]
-async fn socket_is_for_its_group_alone() {
+#[test]
+fn socket_is_for_its_group_alone() {
     use std::os::unix::fs::MetadataExt as _;
 
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("hello.sock");
     let own = nix::unistd::getgid();
     for (group, mode) in [(None, 0o600), (Some(own), 0o660)] {
-        let _listener = super::session::bind(&socket, group).unwrap();
+        let _listener = RealFiles.bind(&socket, group).unwrap();
         let meta = std::fs::metadata(&socket).unwrap();
         assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, own.as_raw()));
     }
+}
+
+/// A file system that hangs until the other end is dropped.
+struct Hung(Mutex<mpsc::Receiver<()>>);
+
+impl Hung {
+    fn new() -> (Box<dyn Files>, mpsc::Sender<()>) {
+        let (thaw, frozen) = mpsc::channel();
+        (Box::new(Self(Mutex::new(frozen))), thaw)
+    }
+
+    fn hang(&self) {
+        let _ = self.0.lock().unwrap().recv();
+    }
+}
+
+impl Files for Hung {
+    fn bind(&self, socket: &Path, group: Option<nix::unistd::Gid>) -> io::Result<Listener> {
+        self.hang();
+        RealFiles.bind(socket, group)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.hang();
+        RealFiles.rename(from, to)
+    }
+
+    fn remove(&self, socket: &Path) {
+        self.hang();
+        RealFiles.remove(socket);
+    }
+}
+
+#[test]
+fn file_system_of_the_sockets_that_hangs_delays_nothing_else() {
+    let (files, thaw) = Hung::new();
+    // It has started, so the event loop did not wait for the socket.
+    let world = World::with_files(Played::default(), MuxConfig::default(), files);
+    let monitor = world.qmp.monitor(guest().id()).unwrap();
+    let status = monitor.execute(&::qmp::Request::new("query-status"), Instant::now() + PATIENCE).unwrap();
+    assert!(status.get().contains("running"), "{status}");
+    // All the changes that wait are made in order when it answers again.
+    for name in ["b", "c", "hello"] {
+        world.qmp.has(&Guest { name: name.to_owned(), ..guest() });
+    }
+    assert!(!world.folder.path().join("qmp/hello.sock").exists());
+    drop(thaw);
+    assert_eq!(world.socket().unwrap(), world.folder.path().join("qmp/hello.sock"));
+    assert_eq!(world.client().ask(&json!({"execute": "query-status"}))["return"]["running"], true);
+    assert!(!world.folder.path().join("qmp/b.sock").exists());
+}
+
+#[tokio::test]
+async fn next_guest_of_a_name_keeps_its_socket_when_the_previous_one_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hello.sock");
+    let sockets = Sockets::start(Box::new(RealFiles)).unwrap();
+    let (first, listener) = sockets.bind(path.clone(), None).unwrap();
+    assert!(listener.await.unwrap().is_ok());
+    drop(first);
+    let (second, listener) = sockets.bind(path.clone(), None).unwrap();
+    let _listener = listener.await.unwrap().unwrap();
+    assert_eq!(second.path().ready().await, Some(path.clone()));
+    assert!(UnixStream::connect(&path).is_ok());
 }

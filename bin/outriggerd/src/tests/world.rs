@@ -39,7 +39,8 @@ fn no_qmp(socket: &Path) -> Qmp {
             Box::pin(std::future::pending())
         }
     }
-    Qmp::new(socket, Access::new(Policy::default()).unwrap(), MuxConfig::default(), Arc::new(Never))
+    let access = Access::new(Policy::default()).unwrap();
+    Qmp::new(socket, access, MuxConfig::default(), Arc::new(Never)).unwrap()
 }
 
 /// How long anything that has to come may take.
