@@ -387,18 +387,3 @@ fn timestamp(now: SystemTime) -> String {
     let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
     format!("[{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}] ")
 }
-
-/// Makes a file name of a domain's name: no separators, no leading dot, no control characters, at most 128 bytes.
-///
-/// The name is a person's choice and usually well behaved, but it ends up in a path of a root-owned folder.
-#[must_use]
-pub fn file_stem(name: &str) -> String {
-    let mut stem: String = name
-        .chars()
-        .map(|c| if c.is_ascii_graphic() && c != '/' || c.is_alphanumeric() { c } else { '_' })
-        .collect();
-    while stem.len() > 128 {
-        stem.pop();
-    }
-    if stem.is_empty() || stem.starts_with('.') { format!("_{stem}") } else { stem }
-}

@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::logfile::Sync;
 
 /// The longest name of a channel that is honoured, in bytes.
-const NAME_MAX: usize = 64;
+const NAME_MAX: usize = 128;
 /// The least size at which a file is rotated, in bytes.
 const LIMIT_MIN: u64 = 4096;
 
@@ -192,7 +192,7 @@ fn channel(connection: Option<&str>, path: Option<&str>) -> Result<Output, Outpu
 
 /// A name that is no number, since it stands where a number may stand too.
 fn channel_name(name: &str) -> Option<String> {
-    let name = crate::logfile::file_stem(name);
+    let name = xen_types::file_name(name);
     let fits = name.len() <= NAME_MAX && !name.bytes().all(|byte| byte.is_ascii_digit());
     fits.then_some(name)
 }

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use xen::release::{self, Release};
+use xen_types::file_name;
 
 /// Where things live in dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Paths {
     /// The log file that the console daemon keeps of console `number` of the domain called `name`.
     #[must_use]
     pub fn console_log(&self, name: &str, number: u32) -> PathBuf {
-        self.log.join("console").join(format!("{name}.{number}.log"))
+        self.log.join("console").join(format!("{}.{number}.log", file_name(name)))
     }
 
     /// A configured script's path: as it is when it is absolute, else in the scripts' folder.
@@ -82,6 +83,12 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn log_has_the_name_that_the_console_daemon_gives_it() {
+        let log = Paths::default().console_log("a b-dm", 0);
+        assert_eq!(log, Path::new("/var/log/outrigger/console/a%20b-dm.0.log"));
+    }
 
     #[test]
     fn what_goes_into_guests_is_of_the_release_that_runs() {

@@ -9,9 +9,8 @@ use anyhow::{Context, Result, bail};
 use api::client::Client;
 use api::types::Guest;
 use console::attach::{AttachOptions, Ended, SOCKET_DIR, ask, attach, connect};
-use console::logfile::file_stem;
 use console::request::{Request, Wanted, Which};
-use xen_types::DomId;
+use xen_types::{DomId, file_name};
 
 use super::find;
 use crate::cli::{Console, DmLog, WhichConsole};
@@ -47,7 +46,7 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
         return Ok(of_guest(Which::Number(0)));
     }
     if let Some(name) = &which.channel {
-        return Ok(of_guest(Which::Name(file_stem(name))));
+        return Ok(of_guest(Which::Name(file_name(name))));
     }
     let number = |domid, number| Ok(of_stub(guest, domid, number));
     let Some(stub) = guest.stub_domid else {
@@ -129,10 +128,9 @@ pub(crate) fn dm_log(client: impl Fn() -> Result<Client>, args: &DmLog) -> Resul
 
 /// The log, in one of both places: the newer, if there is one in each.
 fn log_file(guest: &str) -> PathBuf {
-    // A name with a slash is no guest's name and must not lead out of the folder.
-    let name = guest.replace('/', "_");
-    let ours = Path::new(LOG_DIR).join(format!("{name}-dm.{LOG_CONSOLE}.log"));
-    let as_xenconsoled = Path::new(XENCONSOLED_LOG_DIR).join(format!("guest-{name}-dm.log"));
+    let name = file_name(&format!("{guest}-dm"));
+    let ours = Path::new(LOG_DIR).join(format!("{name}.{LOG_CONSOLE}.log"));
+    let as_xenconsoled = Path::new(XENCONSOLED_LOG_DIR).join(format!("guest-{name}.log"));
     let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
     if changed(&as_xenconsoled) > changed(&ours) { as_xenconsoled } else { ours }
 }
@@ -159,5 +157,6 @@ mod tests {
     fn name_cannot_leave_the_log_folder() {
         assert!(log_file("../../etc/passwd").starts_with(LOG_DIR));
         assert!(!log_file("../../etc/passwd").to_string_lossy().contains("/../"));
+        assert_eq!(log_file("a b"), Path::new(LOG_DIR).join("a%20b-dm.0.log"));
     }
 }

@@ -57,6 +57,8 @@ pub(super) fn name_problem(name: &str) -> Option<&'static str> {
         Some("begins with a full stop or a hyphen")
     } else if name.bytes().all(|b| b.is_ascii_digit()) {
         Some("is a number, which commands would interpret as a domid")
+    } else if xen_types::file_name(&format!("{name}-dm")).len() >= xen_types::MAX_FILE_NAME {
+        Some("is too long for the names of its files, in which blanks and symbols are encoded like `%20`")
     } else {
         None
     }

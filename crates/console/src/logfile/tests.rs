@@ -91,14 +91,6 @@ fn the_time_is_written_in_utc() {
 }
 
 #[test]
-fn names_of_domains_become_names_of_files() {
-    for (name, stem) in [("guest-dm", "guest-dm"), ("../x y", "_.._x_y"), ("", "_"), ("Grün", "Grün")] {
-        assert_eq!(file_stem(name), stem, "{name:?}");
-    }
-    assert_eq!(file_stem(&"ü".repeat(200)).len(), 128);
-}
-
-#[test]
 fn what_was_appended_is_found_again_across_a_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");

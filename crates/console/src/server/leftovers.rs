@@ -35,13 +35,15 @@ impl<P: Platform> Server<P> {
             let Some(console) = name.to_str().and_then(|name| name.strip_suffix(".journal")) else {
                 continue;
             };
+            // A channel's name may end like a journal's.
+            let Some(id) = ConsoleId::parse(console) else { continue };
             let Ok(journal) = OwnPath::of(entry.path()) else { continue };
             if given.contains(&journal) {
                 continue;
             }
-            match ConsoleId::parse(console).zip(Spool::read_kept(&entry.path(), OUT_SIZE)) {
-                Some((id, kept)) if !is_gone(self, id, kept.uuid) => {}
-                Some((_, kept)) => {
+            match Spool::read_kept(&entry.path(), OUT_SIZE) {
+                Some(kept) if !is_gone(self, id, kept.uuid) => {}
+                Some(kept) => {
                     self.finish_journal(kept, &journal);
                     all.push(journal);
                 }

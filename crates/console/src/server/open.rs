@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use xen_types::{DomId, file_name};
 use xenstore::StoreError;
 
 use super::console::Console;
@@ -16,7 +17,7 @@ use super::share::Share;
 use super::tree::Tree;
 use super::{LogNames, Server};
 use crate::history::HISTORY;
-use crate::logfile::{LogStyle, file_stem};
+use crate::logfile::LogStyle;
 use crate::output::{Direction, LogChoice, Output, Overflow, Plan};
 use crate::own_path::OwnPath;
 use crate::platform::Platform;
@@ -51,7 +52,7 @@ impl<P: Platform> Server<P> {
         self.open_output(&mut console, &plan, limit);
         self.open_files(&mut console, log, self.output_file(&plan));
         if let Some(name) = plan.name {
-            let link = self.settings.socket_dir.join(format!("{}.{name}", id.domid));
+            let link = self.settings.socket_dir.join(link_name(id.domid, &name));
             // Stale, or another console's of the same name: the last one wins.
             let _ = fs::remove_file(&link);
             match symlink(id.to_string(), &link).and_then(|()| OwnPath::of(link.clone())) {
@@ -77,7 +78,8 @@ impl<P: Platform> Server<P> {
             LogChoice::Usual if !self.settings.log_guests || self.settings.log_style.limit == 0 => None,
             LogChoice::Usual => {
                 let name = Tree::new(&self.store).domain_name(id.domid)?;
-                let stem = name.map_or_else(|| format!("domain-{}", id.domid), |name| file_stem(&name));
+                // No name is encoded like that of a domain without one.
+                let stem = name.map_or_else(|| format!("%domain-{}", id.domid), |name| file_name(&name));
                 Some(self.settings.log_dir.join(log_name(self.settings.log_names, &stem, id.number)))
             }
         })
@@ -159,6 +161,15 @@ impl<P: Platform> Server<P> {
             Ok(path) => console.outputs_mut().set_tty(path),
             Err(error) => console.complain(&format_args!("cannot allocate a pseudo-terminal: {error}")),
         }
+    }
+}
+
+/// The file name of the link to a console with this encoded name. A digit at its beginning is encoded too: consoles'
+/// sockets and journals have their numbers there.
+fn link_name(domid: DomId, name: &str) -> String {
+    match name.as_bytes().first() {
+        Some(digit @ b'0'..=b'9') => format!("{domid}.%{digit:02X}{}", name.get(1..).unwrap_or_default()),
+        _ => format!("{domid}.{name}"),
     }
 }
 

@@ -145,15 +145,58 @@ fn a_channel_is_found_by_its_name() {
     let path = path.display().to_string();
     let keys = [("connection", "socket"), ("path", path.as_str()), ("name", "org.example/../agent")];
     let page = secondary(&mut host, 1, "chardev:libxl-channel0", &keys);
-    let stream = host.ask("view 1.org.example_.._agent\n");
+    let stream = host.ask("view 1.org.example%2F..%2Fagent\n");
     page.guest_write(b"by name");
     host.xen.kick(domid(1), 5);
     assert_eq!(host.read_viewer(&stream, 10), b"ok\nby name");
-    let link = host.folder.path().join("run/1.org.example_.._agent");
+    let link = host.folder.path().join("run/1.org.example%2F..%2Fagent");
     assert_eq!(fs::read_link(&link).unwrap().to_str(), Some("1.1"));
     assert!(UnixStream::connect(&path).is_ok());
     host.destroy(domid(1));
     host.until("the link's end", |_| fs::symlink_metadata(&link).is_err().then_some(()));
+}
+
+#[test]
+fn a_channel_with_the_name_of_a_journal_harms_no_journal() {
+    let mut host = Host::new();
+    let names = ["1.journal", "agent.journal"];
+    let (id, _) = host.domain(1, "null");
+    let pages: Vec<_> = (1..)
+        .zip(names)
+        .map(|(number, name)| {
+            host.secondary(id, number, "xenconsoled", "null");
+            host.write(&format!("/local/domain/0/backend/console/1/{number}/name"), name);
+            let page = host.frontend(id, number, 8 + number, 5 + number);
+            host.until_state(id, number, "4");
+            page
+        })
+        .collect();
+    let links = ["1.%31.journal", "1.agent.journal"];
+    for (round, link) in (0..3).zip(links.iter().cycle()) {
+        for (page, port) in pages.iter().zip(6..) {
+            page.guest_write(b"x");
+            host.xen.kick(id, port);
+        }
+        host.until("the links", |host| {
+            let names = host.run_names();
+            links.iter().all(|link| names.iter().any(|name| name == link)).then_some(())
+        });
+        let stream = host.ask(&format!("view 1.{}\n", names[round % 2]));
+        assert_eq!(
+            host.read_viewer(&stream, 4 + round),
+            [b"ok\n".as_slice(), &vec![b'x'; round + 1]].concat(),
+            "{link}"
+        );
+        host.kill();
+        host.start();
+    }
+    // The next server removes the links of a domain that ended while there was none.
+    host.kill();
+    host.destroy(id);
+    host.xenstored.destroy_domain(id);
+    host.start();
+    let left = host.run_names();
+    assert!(links.iter().all(|link| !left.iter().any(|name| name == link)), "{left:?}");
 }
 
 #[test]
