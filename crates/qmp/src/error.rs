@@ -128,13 +128,35 @@ impl QmpError {
     }
 }
 
+/// Whether a character could make a line look like another one: control characters, those that change the direction of
+/// text or have no width, and separators of lines.
+#[must_use]
+pub fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// A text of QEMU's making as one harmless line of at most `limit` characters.
 #[must_use]
 pub fn harmless(text: &str, limit: usize) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_deceptive(c) { ' ' } else { c })
         .take(limit)
         .collect::<String>()
         .trim()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_cannot_pretend_to_be_another() {
+        assert_eq!(harmless("a\u{202e}b\u{200b}c\n\u{feff}Grün 你好", 99), "a b c  Grün 你好");
+    }
 }

@@ -18,7 +18,7 @@ mod resync;
 pub mod testing;
 
 pub use decode::{DecodeError, Decoder};
-pub use error::{ErrorClass, QmpError, harmless};
+pub use error::{ErrorClass, QmpError, harmless, is_deceptive};
 pub use limits::Limits;
 pub use message::{Kind, Member, Message};
 pub use monitor::{Command, Event, Events, Monitor, Request, run};

@@ -2,9 +2,10 @@
 //!
 //! A [`Role`] allows commands by pattern, their arguments by name and value, members of answers, and events. Three are
 //! built in, each with all that the one before it has: `observer` looks, `operator` presses the buttons of a machine,
-//! `admin` does all that does not break the toolstack's bookkeeping. Commands that do ([`is_for_toolstack`]) are for a
-//! client that has said `unsafe` alone. A file adds roles and says which of them a local user may take.
+//! `admin` does all that does not break the toolstack's bookkeeping. Commands that do ([`is_for_toolstack`]), and those that
+//! are not in the lists ([`Class`]), are for a client that has said `unsafe` alone. A file adds roles and says which of them a local user may take.
 
+mod commands;
 mod file;
 mod pattern;
 
@@ -13,83 +14,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use commands::Class;
 pub use file::PolicyError;
 use pattern::Pattern;
 
-/// Commands after which the toolstack's records would be wrong, that end or move the machine, or that reach beyond it.
-const TOOLSTACK: &[&str] = &[
-    "quit",
-    "stop",
-    "cont",
-    "migrate*",
-    "savevm",
-    "loadvm",
-    "delvm",
-    "snapshot-*",
-    "xen-*",
-    "device_add",
-    "device_del",
-    "*-add",
-    "*-del",
-    "netdev_*",
-    "object*",
-    "chardev*",
-    "*fd",
-    "*fd-*",
-    "add_client",
-    "blockdev*",
-    "block-*",
-    "block_*",
-    "drive*",
-    "nbd-*",
-    "job-*",
-    "transaction",
-    "eject",
-    "change*",
-    "human-monitor-command",
-    "qom-set",
-    "balloon",
-    "cpu-*",
-    "dump-*",
-    "memsave",
-    "pmemsave",
-    "set-action",
-    "watchdog-set-action",
-    "set_password",
-    "expire_password",
-    "client_*",
-    "display-*",
-    "exit-preconfig",
-    "set-numa-node",
-    "replay-*",
-    "yank",
-    "x-exit-preconfig",
-    "rtc-reset-reinjection",
-    "*dirty*",
-    "calc-*",
-    "x-colo*",
-    "x-blockdev*",
-    "x-debug*",
-];
-
-const OBSERVER: &[&str] = &["query-*", "qom-list", "qom-list-types", "device-list-properties", "x-query-*"];
-const OPERATOR: &[&str] = &[
-    "system_powerdown",
-    "system_reset",
-    "system_wakeup",
-    "inject-nmi",
-    "send-key",
-    "input-send-event",
-    "screendump",
-    "set_link",
-    "qom-get",
-    "announce-self",
-];
-
-/// Whether a command is for the toolstack alone.
+/// Whether a command is for the toolstack alone: it is classified so, or not at all.
 #[must_use]
 pub fn is_for_toolstack(command: &str) -> bool {
-    !command.starts_with("query-") && TOOLSTACK.iter().any(|pattern| Pattern::matches(pattern, command))
+    Class::of(command).is_none_or(|class| class == Class::Toolstack)
 }
 
 /// Why a request is refused.
@@ -108,6 +40,12 @@ pub enum Denied {
         "{command} would invalidate the toolstack's records; use the toolstack's own command, or --unsafe"
     )]
     Toolstack {
+        /// The command.
+        command: String,
+    },
+    /// The command is unknown, so that it is not known either what it would do.
+    #[error("{command} is no command that Outrigger knows; check its spelling, or use --unsafe")]
+    Unknown {
         /// The command.
         command: String,
     },
@@ -138,18 +76,26 @@ pub struct Role {
 }
 
 impl Role {
-    fn built_in(name: &str, commands: &[&[&str]]) -> Self {
-        let screendump = [
-            ("filename".to_owned(), vec![Pattern::new("/dev/fdset/*"), Pattern::new("/tmp/*")]),
-            ("format".to_owned(), vec![Pattern::new("*")]),
-            ("device".to_owned(), vec![Pattern::new("*")]),
-            ("head".to_owned(), vec![Pattern::new("*")]),
-        ];
+    fn built_in(name: &str, class: Class) -> Self {
+        let classes =
+            [Class::Observer, Class::Operator, Class::Admin].into_iter().filter(|each| *each <= class);
+        let rules = |rules: &[(&str, &[&str])]| -> BTreeMap<String, Vec<Pattern>> {
+            let patterns = |texts: &[&str]| texts.iter().map(|text| Pattern::new(text)).collect();
+            rules.iter().map(|(argument, texts)| ((*argument).to_owned(), patterns(texts))).collect()
+        };
+        let files = ["/dev/fdset/*", "/tmp/*"];
+        let screendump = [("filename", &files[..]), ("format", &["*"]), ("device", &["*"]), ("head", &["*"])];
+        let mut arguments = BTreeMap::from([("screendump".to_owned(), rules(&screendump))]);
+        if class < Class::Admin {
+            // Objects beside the machine may be secrets.
+            let get = [("path", &["/machine", "/machine/*"][..]), ("property", &["*"])];
+            arguments.insert("qom-get".to_owned(), rules(&get));
+        }
         Self {
             name: name.to_owned(),
-            commands: commands.iter().copied().flatten().map(|text| Pattern::new(text)).collect(),
+            commands: classes.flat_map(Class::commands).map(|text| Pattern::new(text)).collect(),
             deny: Vec::new(),
-            arguments: BTreeMap::from([("screendump".to_owned(), BTreeMap::from(screendump))]),
+            arguments,
             answers: BTreeMap::new(),
             events: vec![Pattern::new("*")],
             toolstack: false,
@@ -159,26 +105,25 @@ impl Role {
     /// Looks, and changes nothing.
     #[must_use]
     pub fn observer() -> Self {
-        Self::built_in("observer", &[OBSERVER])
+        Self::built_in("observer", Class::Observer)
     }
 
     /// Presses the machine's buttons.
     #[must_use]
     pub fn operator() -> Self {
-        Self::built_in("operator", &[OBSERVER, OPERATOR])
+        Self::built_in("operator", Class::Operator)
     }
 
     /// All that the toolstack's records survive.
     #[must_use]
     pub fn admin() -> Self {
-        Self { arguments: BTreeMap::new(), ..Self::built_in("admin", &[&["*"]]) }
+        Self::built_in("admin", Class::Admin)
     }
 
     /// The same, with what is for the toolstack alone: the client has said that it knows.
     #[must_use]
     pub fn with_toolstack(mut self) -> Self {
         self.toolstack = true;
-        self.commands.extend(TOOLSTACK.iter().map(|text| Pattern::new(text)));
         self
     }
 
@@ -194,11 +139,15 @@ impl Role {
     /// Why it may not.
     pub fn check(&self, command: &str, arguments: Option<&str>) -> Result<(), Denied> {
         let named = || command.chars().take(64).collect::<String>();
-        if !self.toolstack && is_for_toolstack(command) {
-            return Err(Denied::Toolstack { command: named() });
+        let reserved = is_for_toolstack(command);
+        if reserved && !self.toolstack {
+            return Err(match Class::of(command) {
+                Some(_) => Denied::Toolstack { command: named() },
+                None => Denied::Unknown { command: named() },
+            });
         }
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(command));
-        if !any(&self.commands) || any(&self.deny) {
+        if !(reserved || any(&self.commands)) || any(&self.deny) {
             return Err(Denied::Command { role: self.name.clone(), command: named() });
         }
         let (Some(rules), Some(arguments)) = (self.arguments.get(command), arguments) else { return Ok(()) };

@@ -27,6 +27,12 @@ fn each_role_has_what_the_one_before_it_has() {
         ("human-monitor-command", [false, false, false]),
         ("getfd", [false, false, false]),
         ("add-fd", [false, false, false]),
+        ("dumpdtb", [false, false, false]),
+        ("qom-list-get", [false, false, true]),
+        ("query-something-new", [false, false, false]),
+        ("QUERY-status", [false, false, false]),
+        ("query-status ", [false, false, false]),
+        ("", [false, false, false]),
     ] {
         for (role, allowed) in [&observer, &operator, &admin].into_iter().zip(roles) {
             assert_eq!(check(role, command, "").is_ok(), allowed, "{} {command}", role.name());
@@ -50,6 +56,56 @@ fn arguments_are_held_against_their_patterns() {
             "{arguments}"
         );
     }
+}
+
+#[test]
+fn screendump_of_every_role_stays_in_the_stubdomains_files() {
+    for role in [Role::operator(), Role::admin(), Role::admin().with_toolstack()] {
+        assert!(check(&role, "screendump", r#"{"filename": "/tmp/a"}"#).is_ok(), "{}", role.name());
+        for path in ["/dev/xvda", "/tmp/../dev/xvda", "/run/qmp", "relative"] {
+            let arguments = format!(r#"{{"filename": "{path}"}}"#);
+            assert!(check(&role, "screendump", &arguments).is_err(), "{} {path}", role.name());
+        }
+    }
+}
+
+#[test]
+fn operators_get_properties_of_the_machine_alone() {
+    let operator = Role::operator();
+    let get = |path: &str| format!(r#"{{"path": "{path}", "property": "type"}}"#);
+    for path in ["/machine", "/machine/unattached/device[0]"] {
+        assert!(check(&operator, "qom-get", &get(path)).is_ok(), "{path}");
+    }
+    // A partial path finds objects anywhere.
+    for path in ["/objects/secret0", "secret0", "/", "", "/machine/../objects/secret0", "/machines"] {
+        assert!(check(&operator, "qom-get", &get(path)).is_err(), "{path}");
+        assert!(check(&Role::admin(), "qom-get", &get(path)).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn command_is_in_one_list() {
+    let classes = [Class::Observer, Class::Operator, Class::Admin, Class::Toolstack];
+    let mut all: Vec<_> = classes.iter().flat_map(|class| class.commands()).collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count);
+    for (class, name) in
+        classes.iter().flat_map(|class| class.commands().iter().map(move |name| (class, name)))
+    {
+        assert_eq!(Class::of(name), Some(*class), "{name}");
+    }
+}
+
+#[test]
+fn role_of_a_file_gets_no_unknown_command() {
+    let policy = Policy::parse("[role.all]\ncommands = ['*', 'query-new']\n[peers]\n0 = ['all']").unwrap();
+    let role = policy.first_role(ROOT).unwrap();
+    assert!(check(&role, "query-status", "").is_ok());
+    assert!(matches!(check(&role, "query-new", ""), Err(Denied::Unknown { .. })));
+    assert!(matches!(check(&role, "quit", ""), Err(Denied::Toolstack { .. })));
+    assert!(check(&policy.take(ROOT, "all", true).unwrap(), "query-new", "").is_ok());
 }
 
 #[test]
