@@ -16,6 +16,8 @@ use stubdom_abi::harmless;
 
 /// The longest line of QEMU's that is looked at; what is longer ends the session.
 const LINE_MAX: usize = 256 * 1024;
+/// How much is read at once, in bytes: the loop has others to serve.
+const TURN_MAX: usize = 64 * 1024;
 /// The most commands that wait for their turn.
 const WAITING_MAX: usize = 256;
 
@@ -201,20 +203,25 @@ impl Qmp {
         self.is_open
     }
 
-    /// Reads and writes what can be without waiting.
+    /// Reads and writes what can be without waiting, but only so much: a QEMU that sends without end gets another turn
+    /// when everything else had one, since its socket stays readable.
     pub(crate) fn pump(&mut self) -> Result<Vec<Message>, Broken> {
         let mut messages = Vec::new();
         let mut buffer = [0; 4096];
-        while self.is_open {
+        let mut taken = 0;
+        while self.is_open && taken < TURN_MAX {
             match self.stream.read(&mut buffer) {
                 Ok(0) => self.is_open = false,
-                Ok(count) => match self.session.take(buffer.get(..count).unwrap_or_default()) {
-                    Ok(more) => messages.extend(more),
-                    Err(broken) => {
-                        self.is_open = false;
-                        return Err(broken);
+                Ok(count) => {
+                    taken += count;
+                    match self.session.take(buffer.get(..count).unwrap_or_default()) {
+                        Ok(more) => messages.extend(more),
+                        Err(broken) => {
+                            self.is_open = false;
+                            return Err(broken);
+                        }
                     }
-                },
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => self.is_open = false,
@@ -362,6 +369,29 @@ mod tests {
         assert_eq!(qmp.pump(), Ok(vec![]));
         assert!(!qmp.is_open());
         assert!(!qmp.ask(command(2, "late"), None));
+    }
+
+    #[test]
+    fn news_without_end_are_taken_in_turns() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut qmp = Qmp::new(ours);
+        (&theirs).write_all(GREETING).unwrap();
+        let event: &[u8] = b"{\"event\": \"RESET\"}\r\n";
+        theirs.set_nonblocking(true).unwrap();
+        let mut sent = 0;
+        // As much as its socket takes, again and again.
+        for _ in 0..20 {
+            while (&theirs).write_all(event).is_ok() {
+                sent += event.len();
+            }
+            let messages = qmp.pump().unwrap_or_default();
+            assert!(messages.len() <= (TURN_MAX + 4096) / event.len() + 1, "{}", messages.len());
+            if !qmp.is_open() {
+                break;
+            }
+        }
+        assert!(sent > TURN_MAX, "{sent}");
     }
 
     proptest! {

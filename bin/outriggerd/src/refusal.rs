@@ -31,6 +31,12 @@ pub(crate) enum JobError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The client did not read what it asked for.
+    #[error("The client of guest {guest} read the screenshot too slowly; it is incomplete")]
+    SlowClient {
+        /// The guest's UUID.
+        guest: toolstack::GuestId,
+    },
     /// There is no thread for it.
     #[error("Guest {guest} cannot be handled, because no thread can be started")]
     NoThread {
@@ -71,7 +77,10 @@ pub(crate) fn of_job(guest: &str, lifecycle: &str, error: JobError) -> Refusal {
     let step = match error {
         JobError::Toolstack(Error::Step(step)) => step,
         JobError::Toolstack(error) => return of(guest, &error),
-        error @ (JobError::Panicked { .. } | JobError::DiskHangs { .. } | JobError::NoThread { .. }) => {
+        error @ (JobError::Panicked { .. }
+        | JobError::DiskHangs { .. }
+        | JobError::NoThread { .. }
+        | JobError::SlowClient { .. }) => {
             return Refusal::Failed { message: error.to_string(), causes: causes(&error), hint: None };
         }
     };

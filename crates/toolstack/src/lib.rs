@@ -23,6 +23,8 @@ pub mod dom0;
 mod domain;
 mod error;
 mod event;
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod lifecycle;
 mod monitors;
@@ -57,7 +59,7 @@ use operation::Faults;
 pub use operation::Turn;
 pub use paths::Paths;
 pub use phase::Phase;
-pub use query::{DiskEntry, DomainEntry, GuestInfo, Link, NicEntry};
+pub use query::{DiskEntry, DomainEntry, GuestInfo, Link, NicEntry, Screenshot};
 pub use record::{
     DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, PortRecord, ScriptRecord, UnreadableRecord,
 };
@@ -74,6 +76,7 @@ pub struct Toolstack {
     pub(crate) monitors: Arc<dyn Monitors>,
     /// Locked while a disk is being claimed.
     pub(crate) disks: Arc<Mutex<()>>,
+    pub(crate) screens: Arc<query::Turns>,
 }
 
 /// A guest that runs, with its stubdomain.
@@ -114,6 +117,7 @@ impl Toolstack {
             faults: Faults::none(),
             monitors: Arc::new(monitors::NoMonitors),
             disks: Arc::default(),
+            screens: Arc::default(),
         }
     }
 

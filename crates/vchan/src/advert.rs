@@ -25,6 +25,16 @@ pub struct Advert {
     pub fresh: bool,
 }
 
+impl Advert {
+    /// Reads what a server has written; `None` if there is no server.
+    ///
+    /// # Errors
+    /// When xenstore does not answer, or what is written is no advertisement.
+    pub fn read(store: &dyn Snapshot, place: &Place) -> Result<Option<Self>, VchanError> {
+        Keys::of(place.clone())?.get(store)
+    }
+}
+
 /// The three keys of a vchan.
 #[derive(Debug)]
 pub(crate) struct Keys {

@@ -6,7 +6,7 @@ use xen::{Access, Errno, EventChannels, GrantTable, OnUnmap, XenError};
 use xen_types::{DomId, EventPort};
 use xenstore::{Xenstore, XsPath};
 
-use crate::advert::{Advert, Keys, Snapshot};
+use crate::advert::{Advert, Snapshot};
 use crate::channel::{self, Channel};
 use crate::error::VchanError;
 use crate::layout::{self, RingSizes};
@@ -75,8 +75,7 @@ impl Client {
     /// # Errors
     /// When the drivers are not there, xenstore fails, or the server offers something absurd.
     pub fn attempt(store: &dyn Snapshot, peer: DomId, place: &XsPath) -> Result<Attempt, VchanError> {
-        let keys = Keys::of(place.clone().into())?;
-        let Some(advert) = keys.get(store)? else { return Ok(Attempt::NotServed) };
+        let Some(advert) = Advert::read(store, &place.clone().into())? else { return Ok(Attempt::NotServed) };
         let events = EventChannels::open().map_err(VchanError::xen("open the event channel", peer))?;
         // Xen lets one client bind: a second client fails here, before it touches the ring.
         let Some(port) = not_any_more(events.bind_interdomain(peer, advert.port))

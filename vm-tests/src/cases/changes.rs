@@ -150,8 +150,8 @@ fn signals(shell: &mut Shell) -> Result<()> {
 fn name(shell: &mut Shell) -> Result<()> {
     let mut before = Qmp::connect(idle::NAME)?;
     outrigger(&["rename", idle::NAME, "renamed"])?.good()?;
-    ensure!(!Path::new(&socket(idle::NAME)).exists(), "the old name's socket is still there");
     let answer = Qmp::connect("renamed")?.ask(&json!({"execute": "query-name"}))?;
+    ensure!(!Path::new(&socket(idle::NAME)).exists(), "the old name's socket is still there");
     ensure!(answer["return"]["name"].is_string(), "{answer}");
     let answer = before.ask(&json!({"execute": "query-status"}))?;
     ensure!(answer["return"]["running"] == true, "the rename has ended a connection: {answer}");

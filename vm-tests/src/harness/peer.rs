@@ -87,7 +87,7 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
 }
 
 /// Tries until it succeeds.
-fn until<T>(complaint: &str, mut attempt: impl FnMut() -> std::io::Result<T>) -> Result<T> {
+pub(crate) fn until<T>(complaint: &str, mut attempt: impl FnMut() -> std::io::Result<T>) -> Result<T> {
     let deadline = Instant::now() + seconds(PATIENCE);
     loop {
         match attempt() {

@@ -10,6 +10,7 @@ use qmp::{Decoder, Limits};
 use serde_json::{Value, json};
 
 use super::command::outrigger;
+use super::peer::until;
 use super::seconds;
 
 /// A connection that has negotiated.
@@ -35,7 +36,9 @@ impl Qmp {
     /// Connects, is greeted, negotiates.
     pub(crate) fn connect(guest: &str) -> Result<Self> {
         let socket = socket(guest);
-        let stream = UnixStream::connect(&socket).with_context(|| format!("cannot connect to {socket}"))?;
+        // A daemon that has just started binds it on a thread.
+        let complaint = format!("cannot connect to {socket}");
+        let stream = until(&complaint, || UnixStream::connect(&socket))?;
         let mut client = Self { stream, decoder: Decoder::new(Limits::QEMU), events: VecDeque::new() };
         let greeting = client.message(30).context("no greeting")?;
         ensure!(greeting["QMP"]["version"]["qemu"]["major"].is_u64(), "no greeting: {greeting}");

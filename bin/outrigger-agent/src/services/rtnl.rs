@@ -119,7 +119,7 @@ impl Rtnl {
 /// The kernel's answer to the request with this number; nothing when the message is about another.
 ///
 /// Only the head of the message is looked at: to decode every kind of message would double the agent's size.
-fn outcome(message: &[u8], sequence: u32) -> Option<io::Result<()>> {
+pub(crate) fn outcome(message: &[u8], sequence: u32) -> Option<io::Result<()>> {
     let malformed = || Some(Err(io::Error::from(io::ErrorKind::InvalidData)));
     let Ok(message) = NetlinkBuffer::new_checked(message) else { return malformed() };
     if message.sequence_number() != sequence {

@@ -342,11 +342,11 @@ impl Driver {
                 });
             }
             (Job::Screenshot, _) => {
-                let client = replies.clone();
+                let (client, runtime) = (replies.clone(), tokio::runtime::Handle::current());
                 self.spawn(job, replies, None, move |events| {
                     write.wait(patience)?;
                     if let Some(client) = client {
-                        screenshot(&toolstack, id, events, &client)?;
+                        screenshot(&toolstack, id, events, (&runtime, &client))?;
                     }
                     Ok(None)
                 });
@@ -419,9 +419,17 @@ impl Driver {
             Reply::Refused(refusal) => send(&replies, Answer::refusal(&refusal)),
             Reply::Created => {
                 let (toolstack, view) = (self.shared.toolstack.clone(), self.state.view());
-                tokio::task::spawn_blocking(move || {
-                    let guest = show::guest(&toolstack, &view);
-                    let _ = replies.blocking_send(Answer::last(&Progress { guest, ..Progress::default() }));
+                let socket = self.state.guest().and_then(|guest| self.shared.qmp.socket(guest.id()));
+                tokio::spawn(async move {
+                    // Clients may connect to it as soon as the guest is created.
+                    if let Some(socket) = socket {
+                        socket.ready().await;
+                    }
+                    tokio::task::spawn_blocking(move || {
+                        let guest = show::guest(&toolstack, &view);
+                        let answer = Answer::last(&Progress { guest, ..Progress::default() });
+                        let _ = replies.blocking_send(answer);
+                    });
                 });
             }
         }

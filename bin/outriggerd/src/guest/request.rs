@@ -1,14 +1,20 @@
 //! What clients ask a guest's driver for.
 
+use std::time::{Duration, Instant};
+
 use api::types::{Progress, Via};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use toolstack::{Guest, GuestId, ShutdownWay, Signal, Toolstack};
 
 use super::names::Reservation;
 use crate::refusal::{self, JobError};
 use crate::reply::{Answer, Replies};
 
+/// How long a client may take to read a picture.
+const SENDING: Duration = Duration::from_secs(30);
 /// How much of a picture goes into one reply, in bytes.
 const PART: usize = 1 << 20;
 
@@ -95,18 +101,63 @@ pub(crate) fn perform(toolstack: &Toolstack, guest: &Guest, request: Quick) -> A
     outcome.unwrap_or_else(|error| Answer::refusal(&refusal::of(&guest.name, &error)))
 }
 
-/// Takes a screenshot, which goes to the client in parts. Blocks on QEMU and on the client.
+/// The client did not read.
+#[derive(Debug)]
+struct Late;
+
+/// Sends an answer, and waits at most this long for the client. One that has gone wants none.
+fn send(runtime: &Handle, replies: &Replies, answer: Answer, patience: Duration) -> Result<(), Late> {
+    match runtime.block_on(replies.send_timeout(answer, patience)) {
+        Err(SendTimeoutError::Timeout(_)) => Err(Late),
+        Ok(()) | Err(SendTimeoutError::Closed(_)) => Ok(()),
+    }
+}
+
+/// Takes a screenshot, which goes to the client in parts. Blocks on QEMU and on the client; a client that does not read
+/// holds up the next screenshot, so it has to read this one in time.
 pub(crate) fn screenshot(
     toolstack: &Toolstack,
     id: GuestId,
     events: &mut dyn FnMut(toolstack::Event),
-    replies: &Replies,
+    (runtime, replies): (&Handle, &Replies),
 ) -> Result<(), JobError> {
-    let png = toolstack.screenshot(id, events)?;
-    for part in png.chunks(PART) {
+    let screenshot = toolstack.screenshot(id, events)?;
+    let deadline = Instant::now() + SENDING;
+    for part in screenshot.png.chunks(PART) {
         let data = Some(BASE64_STANDARD.encode(part));
-        // A client that has gone wants no picture.
-        let _ = replies.blocking_send(Answer::more(&Progress { data, ..Progress::default() }));
+        let part = Answer::more(&Progress { data, ..Progress::default() });
+        let left = deadline.saturating_duration_since(Instant::now());
+        send(runtime, replies, part, left).map_err(|Late| JobError::SlowClient { guest: id })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn client_that_does_not_read_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let handle = runtime.handle().clone();
+        let (replies, answers) = mpsc::channel(1);
+        let part = || Answer::more(&Progress::default());
+        // As the daemon: a job's thread, and an event loop on another one.
+        let job = std::thread::spawn(move || {
+            assert!(send(&handle, &replies, part(), Duration::from_secs(60)).is_ok());
+            let late = send(&handle, &replies, part(), Duration::from_millis(10)).is_err();
+            drop(answers);
+            let gone = send(&handle, &replies, part(), Duration::from_secs(60)).is_ok();
+            (late, gone)
+        });
+        let ended = async {
+            while !job.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        runtime.block_on(ended);
+        assert_eq!(job.join().unwrap(), (true, true));
+    }
 }

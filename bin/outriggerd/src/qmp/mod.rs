@@ -91,14 +91,23 @@ impl Qmp {
     }
 }
 
-/// The file name of a guest's socket. A name with a slash must not lead out of the folder.
-fn file_name(guest: &Guest) -> String {
-    format!("{}.sock", guest.name.replace('/', "_"))
+/// The longest path of a socket that Linux takes (`sockaddr_un`), in bytes, with room for the end of the name that it is
+/// bound under at first.
+const LONGEST: usize = 107;
+
+/// The path of a guest's socket. Where its name makes that too long, its UUID is used.
+fn socket_path(folder: &Path, guest: &Guest) -> PathBuf {
+    let path = folder.join(format!("{}.sock", xen_types::file_name(&guest.name)));
+    if path.as_os_str().len() <= LONGEST {
+        return path;
+    }
+    // No name is encoded like this.
+    folder.join(format!("%uuid-{}.sock", guest.uuid))
 }
 
 impl Observer for Qmp {
     fn has(&self, guest: &Guest) {
-        let socket = self.inner.folder.join(file_name(guest));
+        let socket = socket_path(&self.inner.folder, guest);
         let mut sessions = self.lock();
         if let Some(session) = sessions.get_mut(&guest.id())
             && session.serves(guest.stub_uuid)

@@ -8,7 +8,7 @@ use ::qmp::mux::Token;
 use ::qmp::{Event, Events, Monitor, QmpError, Request};
 use serde_json::value::RawValue;
 
-use super::shared::{BACKLOG, Listener, Notification, Shared};
+use super::shared::{BACKLOG, Notification, Shared};
 
 /// The multiplexer keeps deadlines; this is only for the case that the event loop is late.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,17 +27,11 @@ impl SharedMonitor {
 impl Monitor for SharedMonitor {
     fn execute(&self, request: &Request, deadline: Instant) -> Result<Box<RawValue>, QmpError> {
         let (sender, answer) = sync_channel(1);
-        let token = {
-            let mut waiters = self.shared.waiters();
-            waiters.next_token += 1;
-            let token = waiters.next_token;
-            waiters.answers.insert(token, sender);
-            token
-        };
         let command = || request.command.clone();
-        if self.shared.has_ended() {
+        // Its end clears what waits, so nothing is added after that.
+        let Some(token) = self.shared.waiters().wait_for_answer(sender) else {
             return Err(QmpError::NoSession { command: command(), why: "the guest has ended".to_owned() });
-        }
+        };
         self.shared.ask(Token(token), request.clone(), deadline);
         let wait = deadline.saturating_duration_since(Instant::now()) + GRACE;
         let outcome = answer.recv_timeout(wait);
@@ -55,15 +49,25 @@ impl Monitor for SharedMonitor {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let (sender, events) = sync_channel(BACKLOG);
         let what = names.join(" or ");
-        self.shared.waiters().listeners.push(Listener { names, events: sender });
-        Ok(Box::new(Subscription { events, what }))
+        let number = self.shared.waiters().listen(names, sender);
+        Ok(Box::new(Subscription { shared: Arc::clone(&self.shared), number, events, what }))
     }
 }
 
 struct Subscription {
+    shared: Arc<Shared>,
+    /// Which listener it is.
+    number: u64,
     events: Receiver<Notification>,
     /// What is waited for, for messages.
     what: String,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // Events of its names may never come.
+        self.shared.waiters().listeners.retain(|listener| listener.number != self.number);
+    }
 }
 
 impl Events for Subscription {

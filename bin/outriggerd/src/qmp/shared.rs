@@ -35,7 +35,7 @@ pub(super) struct Waiters {
     pub(super) closing: BTreeMap<ClientId, Vec<u8>>,
     pub(super) answers: BTreeMap<u64, SyncSender<Result<Box<RawValue>, QmpError>>>,
     pub(super) listeners: Vec<Listener>,
-    pub(super) next_token: u64,
+    next_number: u64,
     /// Until when the connection's task sleeps.
     pub(super) planned: Option<Instant>,
     /// The connection is to be dropped.
@@ -44,6 +44,33 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Waits for an answer; returns its token, or nothing when the guest has ended.
+    pub(super) fn wait_for_answer(
+        &mut self,
+        answer: SyncSender<Result<Box<RawValue>, QmpError>>,
+    ) -> Option<u64> {
+        if self.ended {
+            return None;
+        }
+        let token = self.number();
+        self.answers.insert(token, answer);
+        Some(token)
+    }
+
+    /// Adds a subscription, which ends at once when the guest has ended; returns its number.
+    pub(super) fn listen(&mut self, names: Vec<String>, events: SyncSender<Notification>) -> u64 {
+        let number = self.number();
+        if !self.ended {
+            self.listeners.push(Listener { number, names, events });
+        }
+        number
+    }
+
     fn act(&mut self, action: Action, guest: &str) {
         match action {
             // The connection's task looks at the multiplexer.
@@ -77,6 +104,7 @@ impl Waiters {
 
 /// A subscription of the toolstack.
 pub(super) struct Listener {
+    pub(super) number: u64,
     pub(super) names: Vec<String>,
     pub(super) events: SyncSender<Notification>,
 }

@@ -60,14 +60,12 @@ impl Files for RealFiles {
 }
 
 /// Where a guest's socket is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// It is being bound or renamed.
-    Pending,
-    /// It is here.
-    At(PathBuf),
-    /// It could not be bound.
-    Nowhere,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// What is still to be done with it.
+    pending: usize,
+    /// Absent when it could not be bound.
+    at: Option<PathBuf>,
 }
 
 /// A client's wait for a guest's socket.
@@ -76,11 +74,9 @@ pub(crate) struct SocketPath(watch::Receiver<Place>);
 impl SocketPath {
     /// The path of the socket when it is there; `None` if it cannot be bound, or not soon.
     pub(crate) async fn ready(mut self) -> Option<PathBuf> {
-        let settled = self.0.wait_for(|place| *place != Place::Pending);
-        match tokio::time::timeout(PATIENCE, settled).await.ok()?.ok()?.clone() {
-            Place::At(path) => Some(path),
-            Place::Pending | Place::Nowhere => None,
-        }
+        let settled = self.0.wait_for(|place| place.pending == 0);
+        let settled = tokio::time::timeout(PATIENCE, settled).await.ok()?;
+        settled.ok()?.at.clone()
     }
 }
 
@@ -137,7 +133,7 @@ impl Sockets {
             *next
         };
         let (bound, listener) = oneshot::channel();
-        let place = Arc::new(watch::Sender::new(Place::Pending));
+        let place = Arc::new(watch::Sender::new(Place { pending: 1, at: None }));
         let job = Job::Bind { id, socket: socket.clone(), group, bound, place: Arc::clone(&place) };
         jobs.send(job).ok()?;
         Some((Socket { id, wanted: socket, place, jobs }, listener))
@@ -166,7 +162,7 @@ impl Socket {
             return;
         }
         self.wanted.clone_from(&socket);
-        self.place.send_replace(Place::Pending);
+        self.place.send_modify(|place| place.pending += 1);
         // The thread lives as long as this.
         let _ = self.jobs.send(Job::Rename { id: self.id, socket });
     }
@@ -180,7 +176,7 @@ impl Drop for Socket {
 
 /// Does the jobs until nobody can send any more.
 fn work(files: &dyn Files, jobs: &Receiver<Job>) {
-    let mut sockets: BTreeMap<u64, (Place, Arc<watch::Sender<Place>>)> = BTreeMap::new();
+    let mut sockets: BTreeMap<u64, Arc<watch::Sender<Place>>> = BTreeMap::new();
     while let Ok(job) = jobs.recv() {
         match job {
             Job::Bind { id, socket, group, bound, place } => {
@@ -188,35 +184,41 @@ fn work(files: &dyn Files, jobs: &Receiver<Job>) {
                     listener.set_nonblocking(true)?;
                     Ok(listener)
                 });
-                let at = match &listener {
-                    Ok(_) => Place::At(socket),
-                    Err(error) => {
-                        tracing::error!(socket = %socket.display(), %error, "cannot bind a QMP socket");
-                        Place::Nowhere
-                    }
-                };
-                place.send_replace(at.clone());
-                sockets.insert(id, (at, place));
+                if let Err(error) = &listener {
+                    tracing::error!(socket = %socket.display(), %error, "cannot bind a QMP socket");
+                }
+                settle(&place, listener.is_ok().then_some(socket));
+                sockets.insert(id, place);
                 // Without a receiver, the guest has ended meanwhile, and the removal of its socket is next.
                 let _ = bound.send(listener);
             }
             Job::Rename { id, socket } => {
-                let Some((at, place)) = sockets.get_mut(&id) else { continue };
-                if let Place::At(from) = at {
+                let Some(place) = sockets.get(&id) else { continue };
+                let mut at = place.borrow().at.clone();
+                if let Some(from) = &mut at {
                     match files.rename(from, &socket) {
-                        Ok(()) => *at = Place::At(socket),
+                        Ok(()) => *from = socket,
                         Err(error) => {
                             tracing::error!(socket = %socket.display(), %error, "cannot rename a QMP socket");
                         }
                     }
                 }
-                place.send_replace(at.clone());
+                settle(place, at);
             }
             Job::Remove { id } => {
-                if let Some((Place::At(at), _)) = sockets.remove(&id) {
+                let at = sockets.remove(&id).and_then(|place| place.borrow().at.clone());
+                if let Some(at) = at {
                     files.remove(&at);
                 }
             }
         }
     }
+}
+
+/// Something was done with a socket, which is here now.
+fn settle(place: &watch::Sender<Place>, at: Option<PathBuf>) {
+    place.send_modify(|place| {
+        place.pending = place.pending.saturating_sub(1);
+        place.at = at;
+    });
 }

@@ -368,7 +368,7 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     let mut client = world.client();
     let renamed = Guest { name: "a/b".to_owned(), ..guest() };
     world.qmp.has(&renamed);
-    let socket = world.folder.path().join("qmp/a_b.sock");
+    let socket = world.folder.path().join("qmp/a%2Fb.sock");
     assert_eq!(world.socket().unwrap(), socket);
     assert_eq!(client.ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     world.qmp.gone(&renamed);
@@ -460,4 +460,32 @@ async fn next_guest_of_a_name_keeps_its_socket_when_the_previous_one_is_removed(
     let _listener = listener.await.unwrap().unwrap();
     assert_eq!(second.path().ready().await, Some(path.clone()));
     assert!(UnixStream::connect(&path).is_ok());
+}
+
+#[test]
+fn long_name_of_a_guest_does_not_cost_it_its_socket() {
+    let long = |last: &str| Guest { name: "x".repeat(99) + last, uuid: Uuid::from_u128(7), ..guest() };
+    let folder = Path::new("/run/outrigger/qmp");
+    let path = super::socket_path(folder, &long("a"));
+    assert_eq!(path, folder.join("%uuid-00000000-0000-0000-0000-000000000007.sock"));
+    assert_eq!(super::socket_path(folder, &guest()), folder.join("hello.sock"));
+}
+
+#[test]
+fn what_a_listener_and_a_late_request_leave_is_removed() {
+    let world = World::new();
+    let shared = world.qmp.lock().get(&guest().id()).unwrap().shared();
+    let monitor = world.qmp.monitor(guest().id()).unwrap();
+    let subscriptions: Vec<_> = (0..10).map(|_| monitor.events(&["STOP"]).unwrap()).collect();
+    assert_eq!(shared.waiters().listeners.len(), 10);
+    drop(subscriptions);
+    assert_eq!(shared.waiters().listeners.len(), 0);
+    drop(world);
+    let late = monitor.execute(&::qmp::Request::new("query-status"), Instant::now() + PATIENCE);
+    assert!(matches!(late, Err(QmpError::NoSession { .. })), "{late:?}");
+    assert_eq!(shared.waiters().answers.len(), 0);
+    // Nor does one whose events are all that is left of the session.
+    let subscription = monitor.events(&["STOP"]);
+    drop(subscription);
+    assert_eq!(shared.waiters().listeners.len(), 0);
 }

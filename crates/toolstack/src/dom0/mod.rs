@@ -423,7 +423,7 @@ pub enum HostError {
 pub(crate) fn harmless_line(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .chars()
-        .filter(|c| *c == '\t' || !c.is_control())
+        .filter(|c| *c == '\t' || !qmp::is_deceptive(*c))
         .take(400)
         .collect::<String>()
         .trim_end()

@@ -11,3 +11,6 @@ pub(crate) mod screenshot;
 pub use devices::{DiskEntry, Link, NicEntry};
 pub use info::GuestInfo;
 pub use list::DomainEntry;
+pub(crate) use picture::redraw;
+pub use screenshot::Screenshot;
+pub(crate) use screenshot::Turns;

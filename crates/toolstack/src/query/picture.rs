@@ -4,8 +4,10 @@ use png::{BitDepth, ColorType, Encoder};
 
 use crate::error::Cause;
 
-/// The most pixels of a picture.
-const PIXELS: u64 = 32 << 20;
+/// Room for a picture, in bytes: the largest that is accepted, and its header.
+pub(super) const ROOM: u64 = 32 << 20;
+/// The most pixels of a picture: what fits into that.
+const PIXELS: u64 = (ROOM - HEADER as u64) / 3;
 
 /// The header of a portable pixmap has at most this many bytes here.
 const HEADER: usize = 64;

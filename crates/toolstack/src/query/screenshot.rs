@@ -4,7 +4,8 @@
 //! a disk, a file in dom0, to which QEMU writes. QEMU may be hostile: the file is read within bounds and encoded again.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use config::{Access, Disk, DiskFormat, DiskKind, DiskSource, Vdev, VdevBus};
 use qmp::commands::{BlockdevAdd, BlockdevDel, Screendump};
@@ -12,7 +13,7 @@ use qmp::{ErrorClass, QmpError};
 use serde_json::json;
 use xenbus::{DeviceId, DeviceKind};
 
-use super::picture;
+use super::picture::{self, ROOM};
 use crate::batch::Batch;
 use crate::device::backend::wait_for;
 use crate::device::disk::attach::detach_strays;
@@ -28,12 +29,51 @@ use crate::record::GuestRecord;
 use crate::wait::Watcher;
 use crate::{Toolstack, UndoFailure};
 
-/// Room for a picture, in bytes: the largest that is accepted, and its header.
-const ROOM: u64 = 100 << 20;
 /// QEMU's name for the disk while it is looked whether it is there.
 const PROBE: &str = "outrigger-screen";
 /// Where the letters of the stubdomain's disks end.
 const LETTERS: u32 = 26;
+
+/// A screenshot. No other is taken before it is dropped.
+#[derive(Debug)]
+pub struct Screenshot {
+    /// It as a PNG, RGB of 8 bits.
+    pub png: Vec<u8>,
+    _turn: Turn,
+}
+
+/// Lets one screenshot into memory at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    taken: Mutex<bool>,
+    free: Condvar,
+}
+
+/// The right to have a screenshot in memory.
+#[derive(Debug)]
+struct Turn(Arc<Turns>);
+
+impl Turns {
+    /// Waits for the turn, at most this long.
+    fn take(self: &Arc<Self>, patience: Duration) -> Option<Turn> {
+        // A flag is right whatever its holder did.
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.free.wait_timeout_while(taken, patience, |taken| *taken);
+        let (mut taken, result) = waited.unwrap_or_else(PoisonError::into_inner);
+        if result.timed_out() {
+            return None;
+        }
+        *taken = true;
+        Some(Turn(Arc::clone(self)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.free.notify_one();
+    }
+}
 
 /// A screenshot in progress.
 struct Shot<'a> {
@@ -65,17 +105,22 @@ impl Toolstack {
         ids(&steps())
     }
 
-    /// Takes a screenshot of a running guest; returns it as a PNG, RGB of 8 bits.
+    /// Takes a screenshot of a running guest. There is one at a time, until it is dropped: a hostile stubdomain decides
+    /// how much of dom0's memory a picture takes, up to its limit.
     ///
     /// # Errors
-    /// [`Error::Step`], and nothing is left: among others when the guest has no screen.
-    pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Vec<u8>, Error> {
+    /// [`Cause::NotNow`] while another screenshot is in memory for long, [`Error::Step`], and nothing is left: among others when the guest has no screen.
+    pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Screenshot, Error> {
         let live = Live::settled(self, id)?;
+        let turn = self.screens.take(self.deadlines.backends).ok_or_else(|| Cause::NotNow {
+            name: live.record.name.clone(),
+            why: "has to wait, because another guest's screenshot takes long: try again".to_owned(),
+        })?;
         let vdev = free_disk(&live.record)?;
         let mut shot = Shot { live, vdev, backing: DiskBacking::Empty, png: Vec::new() };
         let left = run(&steps(), &mut shot, &self.faults, events)?;
         if left.is_empty() {
-            Ok(shot.png)
+            Ok(Screenshot { png: shot.png, _turn: turn })
         } else {
             Err(Error::NotDetached { name: shot.live.record.name, left })
         }
@@ -200,5 +245,23 @@ impl Shot<'_> {
         let drawn = self.live.ts.host.read_file(&file(&self.live), ROOM)?;
         self.png = picture::redraw(&drawn)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_screenshot_at_a_time() {
+        let turns = Arc::new(Turns::default());
+        let first = turns.take(Duration::ZERO).unwrap();
+        assert!(turns.take(Duration::ZERO).is_none());
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| turns.take(Duration::from_secs(60)).is_some());
+            drop(first);
+            assert!(waits.join().unwrap());
+        });
+        assert!(turns.take(Duration::ZERO).is_some());
     }
 }

@@ -35,6 +35,8 @@ const FORM: u32 = 2;
 const OLDEST: u32 = 1;
 /// The largest state file that is read or written, in bytes.
 const LIMIT: u64 = 1 << 20;
+/// The largest one that a guest may begin with: what is done with it later needs room too.
+const FIRST_LIMIT: u64 = LIMIT / 2;
 /// The extension of state files.
 const EXTENSION: &str = "json";
 /// What the tags of this toolstack's loop devices begin with.
@@ -242,10 +244,17 @@ impl GuestRecord {
         let path = Self::path(paths, self.uuid);
         let bad = |why: String| Cause::Record { path: path.clone(), why };
         let text = self.to_text().map_err(|error| bad(error.to_string()))?;
-        if text.len() as u64 > LIMIT {
-            return Err(bad(format!("it would exceed the limit of {LIMIT} bytes")));
+        let limit = if self.is_first() { FIRST_LIMIT } else { LIMIT };
+        if text.len() as u64 > limit {
+            return Err(bad(format!("it would have {} bytes, and the limit is {limit}", text.len())));
         }
         Ok(host.write_file(&path, &text)?)
+    }
+
+    /// Whether it is written before the guest has anything.
+    fn is_first(&self) -> bool {
+        let creates = matches!(&self.operation, Some(Operation { kind: Kind::Create { .. }, .. }));
+        creates && self.domid.is_none() && self.stub_domid.is_none()
     }
 
     pub(crate) fn remove(&self, host: &dyn HostDevices, paths: &Paths) -> Result<(), Cause> {

@@ -44,7 +44,7 @@ impl GuestRecord {
     }
 
     /// The file's text, including the keys that only another release knows.
-    pub(super) fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
+    pub(crate) fn to_text(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut value = serde_json::to_value(self)?;
         keep_unknown(&mut value, &self.stored.file, &self.stored.understood);
         serde_json::to_vec_pretty(&value)
