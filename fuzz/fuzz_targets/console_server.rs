@@ -3,8 +3,13 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use console::logfile::{Disk, HostDisk};
 use console::ring::{Index, OUT_SIZE};
 use libfuzzer_sys::fuzz_target;
 
@@ -13,6 +18,7 @@ use libfuzzer_sys::fuzz_target;
 mod sim;
 
 use sim::{Host, Page, domid, path};
+use xen_types::DomId;
 use xenstore::Store as _;
 
 const HOSTILE: u16 = 1;
@@ -24,8 +30,36 @@ const FRONT_KEYS: [&str; 6] = ["state", "ring-ref", "port", "type", "output", "t
 const BACK_KEYS: [&str; 9] =
     ["state", "online", "type", "output", "connection", "name", "output-overflow", "output-limit", "log"];
 
+/// Bytes of a log, beside what a line about bytes that are left out takes.
+const LIMIT: u64 = 4096;
+const LINE: u64 = 128;
+
+/// A disk with room for so many bytes; no number means enough.
+#[derive(Debug)]
+struct Full(AtomicU64);
+
+impl Disk for Full {
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.0.load(Ordering::SeqCst);
+        let count = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        if count == 0 && !bytes.is_empty() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let written = HostDisk.write(file, &bytes[..count])?;
+        if room != u64::MAX {
+            self.0.fetch_sub(written as u64, Ordering::SeqCst);
+        }
+        Ok(written)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        if self.0.load(Ordering::SeqCst) == 0 { Err(io::ErrorKind::StorageFull.into()) } else { HostDisk.sync(file) }
+    }
+}
+
 struct Scene {
     host: Host,
+    disk: Arc<Full>,
     honest: Page,
     said: u32,
 }
@@ -36,13 +70,15 @@ thread_local! {
 
 fn scene() -> Scene {
     let mut host = Host::new();
-    host.log_limit = 4096;
+    host.log_limit = LIMIT;
+    let disk = Arc::new(Full(AtomicU64::new(u64::MAX)));
+    host.disk = Some(Arc::clone(&disk) as Arc<dyn Disk>);
     // Whatever is waited for comes of what another thread does at once.
     host.rest = Duration::ZERO;
     host.kill();
     host.start();
     let (_, honest) = host.domain(HONEST, "null");
-    Scene { host, honest, said: 0 }
+    Scene { host, disk, honest, said: 0 }
 }
 
 /// A value for a key: a short number or word, or the bytes as they are.
@@ -61,6 +97,18 @@ fn remove(host: &Host, at: &str) {
     let _ = host.store.rm(&path(at));
 }
 
+/// No log is larger than its limit, full disk or not.
+fn check_logs(host: &Host) {
+    for number in 0..4 {
+        let log = host.log_path(HOSTILE, number);
+        let older = log.with_extension("log.1");
+        for path in [log, older] {
+            let length = path.metadata().map_or(0, |about| about.len());
+            assert!(length <= LIMIT + LINE, "{} has {length} bytes", path.display());
+        }
+    }
+}
+
 fn play(scene: &mut Scene, data: &[u8]) {
     let host = &mut scene.host;
     let id = domid(HOSTILE);
@@ -74,7 +122,7 @@ fn play(scene: &mut Scene, data: &[u8]) {
         let text = value(&operation[3..]);
         let page = &pages[usize::from(operation[2]) % pages.len()];
         let word = u32::from_le_bytes([operation[3], operation[4], operation[5], operation[6]]);
-        match operation[0] % 10 {
+        match operation[0] % 12 {
             0 => host.secondary(id, number, "xenconsoled", "null"),
             1 => pages.push(host.frontend(id, number, 8 + number, 5 + number)),
             2 => host.write(&format!("{front}/{}", FRONT_KEYS[usize::from(operation[2]) % FRONT_KEYS.len()]), &text),
@@ -94,10 +142,34 @@ fn play(scene: &mut Scene, data: &[u8]) {
                 host.xenstored.destroy_domain(id);
                 pages = vec![host.domain(HOSTILE, "null").1];
             }
+            // It is destroyed, and its domid comes again with a console of the same number in the same turn.
+            10 => {
+                host.destroy(id);
+                host.xenstored.destroy_domain(id);
+                remove(host, &format!("/local/domain/0/backend/console/{HOSTILE}"));
+                pages = vec![host.domain(HOSTILE, "null").1];
+                host.secondary(id, number, "xenconsoled", "null");
+                pages.push(host.frontend(id, number, 8 + number, 5 + number));
+                if operation[7] % 4 == 0 {
+                    host.turn();
+                }
+            }
+            // The disk is full, nearly, or has room again.
+            11 => {
+                let room = [0, u64::from(operation[3]), u64::MAX, u64::from(word % 8192)];
+                scene.disk.0.store(room[usize::from(operation[7]) % room.len()], Ordering::SeqCst);
+            }
             _ => host.turn(),
         }
+        check_logs(host);
     }
-    // Whatever happened, another domain is served.
+    scene.disk.0.store(u64::MAX, Ordering::SeqCst);
+    check_end(scene, id);
+}
+
+/// Whatever happened, another domain is served, and the hostile one can end.
+fn check_end(scene: &mut Scene, id: DomId) {
+    let host = &mut scene.host;
     let line = format!("{:08}\n", scene.said);
     scene.said += 1;
     let honest = &scene.honest;
