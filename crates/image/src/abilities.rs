@@ -1,7 +1,7 @@
 //! What a QEMU has, asked of it where the image is built.
 //!
-//! It runs with the libraries of its image and the image's own loader, with an empty environment, and opens no guest, no
-//! disk and no connection.
+//! It runs with the libraries of its image and the image's own loader, with an empty environment, and opens no guest,
+//! no disk and no connection.
 
 use std::{
     collections::BTreeSet,

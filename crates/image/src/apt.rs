@@ -1,7 +1,7 @@
 //! apt: that of the machine as it is, or one with lists and settings of its own for another Debian.
 //!
-//! The second one reads nothing of the machine's settings but how the network is reached, and changes nothing
-//! outside of its folder in the cache. Its lists count only if Debian's own keys have signed them.
+//! The second one reads nothing of the machine's settings but how the network is reached and whether old lists will do,
+//! and changes nothing outside of its folder in the cache. Its lists count only if Debian's own keys have signed them.
 
 use std::{
     env,
@@ -27,8 +27,10 @@ const ARCHIVE: &str = "http://deb.debian.org/debian";
 const SECURITY: &str = "http://deb.debian.org/debian-security";
 /// Lists of our own are fetched again when they are this old.
 const FRESH: Duration = Duration::from_secs(6 * 3600);
-/// Settings of the machine's apt that say how the network is reached.
-const NETWORK: [&str; 2] = ["Acquire::http", "Acquire::https"];
+/// Settings of the machine's apt that hold for lists of our own too: how the network is reached, and whether lists may
+/// be older than they say. The latter is for mirrors that are snapshots, and the mirror is the machine's.
+const TAKEN_OVER: [&str; 4] =
+    ["Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date"];
 
 /// Where the packages of another Debian come from; what is not named is taken from the machine's own sources, where
 /// they name a mirror of Debian's, and from deb.debian.org otherwise.
@@ -162,7 +164,7 @@ impl Own {
         let status = self.folder.join("status");
         write_changed(&status, "")?;
         let machine = Apt { debian: apt.debian, own: None };
-        let settings = settings(&self.folder, &network(&machine, &status)?);
+        let settings = settings(&self.folder, &taken_over(&machine, &status)?);
         let sources = sources(apt.debian, &self.mirrors, &sites(&machine, &status)?);
         let changed =
             [write_changed(&self.settings(), &settings)?, write_changed(&self.sources(), &sources)?];
@@ -213,15 +215,17 @@ fn write_changed(path: &Path, text: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// The machine's settings of how the network is reached, as lines of a configuration.
-fn network(machine: &Apt, status: &Path) -> Result<String> {
+/// The machine's settings that are taken over, as lines of a configuration.
+fn taken_over(machine: &Apt, status: &Path) -> Result<String> {
     let output = run(machine.command("apt-config", status).arg("dump"), "apt-config")?;
-    Ok(network_lines(&String::from_utf8_lossy(&output.stdout)))
+    Ok(lines_taken_over(&String::from_utf8_lossy(&output.stdout)))
 }
 
-fn network_lines(dump: &str) -> String {
+fn lines_taken_over(dump: &str) -> String {
     let belongs = |line: &&str| {
-        NETWORK.iter().any(|name| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("::")))
+        TAKEN_OVER.iter().any(|name| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with("::") || rest.starts_with(' '))
+        })
     };
     dump.lines().filter(belongs).map(|line| format!("{line}\n")).collect()
 }
@@ -234,7 +238,7 @@ fn sites(machine: &Apt, status: &Path) -> Result<String> {
 }
 
 /// Settings under which apt has everything in a folder and nothing from elsewhere.
-fn settings(folder: &Path, network: &str) -> String {
+fn settings(folder: &Path, more: &str) -> String {
     let folder = folder.display();
     let nothing = "\"/dev/null\"";
     format!(
@@ -254,7 +258,7 @@ fn settings(folder: &Path, network: &str) -> String {
          APT::Architecture \"amd64\";\n\
          APT::Architectures {{ \"amd64\"; }};\n\
          Acquire::Languages \"none\";\n\
-         {network}"
+         {more}"
     )
 }
 
@@ -315,14 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn test_network_settings_are_taken_over_and_no_others() {
+    fn test_few_settings_are_taken_over() {
         let dump = "Acquire::http \"\";\nAcquire::http::Proxy \"http://p:3128\";\n\
                     Acquire::httpsX::y \"1\";\nAcquire::Check-Valid-Until \"false\";\n\
                     Acquire::https::CAInfo \"/c\";\nAPT::Update::Post-Invoke:: \"rm\";\n";
-        assert_eq!(
-            network_lines(dump),
-            "Acquire::http::Proxy \"http://p:3128\";\nAcquire::https::CAInfo \"/c\";\n"
-        );
+        let expected = "Acquire::http \"\";\nAcquire::http::Proxy \"http://p:3128\";\n\
+                        Acquire::Check-Valid-Until \"false\";\nAcquire::https::CAInfo \"/c\";\n";
+        assert_eq!(lines_taken_over(dump), expected);
     }
 
     #[test]

@@ -91,8 +91,8 @@ fn payload(image: &[u8]) -> std::result::Result<&[u8], &'static str> {
     image.get(start..end).filter(|payload| payload.len() > 8).ok_or("its payload is outside the file")
 }
 
-/// Decompresses a kernel's payload or a module, telling its kind by its first bytes. The kernel's build appends the size to most kinds, which
-/// the decoders leave unread.
+/// Decompresses a kernel's payload or a module, telling its kind by its first bytes. The kernel's build appends the size
+/// to most kinds, which the decoders leave unread.
 pub(crate) fn decompress(payload: &[u8]) -> io::Result<Vec<u8>> {
     let other = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
     let reader: Box<dyn Read + '_> = match payload {

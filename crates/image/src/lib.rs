@@ -14,8 +14,8 @@
 //! 7. [`compiled`]: a kernel and a QEMU for stubdomains alone, compiled from Debian's sources.
 //! 8. [`stubdom`]: all of it together: `vmlinuz`, `initramfs.img`, `manifest.json`, `sbom.cdx.json`.
 //!
-//! Invariants: no step needs root, runs a package's scripts, changes the machine's apt, or reads the build machine's own libraries; an
-//! output folder holds either the whole earlier image or the whole new one.
+//! Invariants: no step needs root, runs a package's scripts, changes the machine's apt, or reads the build machine's own
+//! libraries; an output folder holds either the whole earlier image or the whole new one.
 #![forbid(unsafe_code)]
 
 mod abilities;

@@ -8,9 +8,9 @@
 //!   So a state crosses between `xl` and this toolstack, and between both releases.
 //! - `xenfv-4.2` where the QEMU has no `xenfv-3.1`, which is from QEMU 11.1 on, and what `xenfv` means there. States do
 //!   not cross between the two; a guest changes from one to the other when it is started anew.
-//! - Without Xen's platform device (`xen_platform_pci=0`), `xl` says `pc`, which is another type in each release of QEMU,
-//!   so that its own states do not cross releases. `pc-i440fx-7.2` is in all of QEMU 7.2 to 11.1 and what `pc` means in
-//!   Debian 12.
+//! - Without Xen's platform device (`xen_platform_pci=0`), `xl` says `pc`, which is another type in each release of
+//!   QEMU, so that its own states do not cross releases. `pc-i440fx-7.2` is in all of QEMU 7.2 to 11.1 and what `pc`
+//!   means in Debian 12.
 //!
 //! For an image whose manifest lists nothing, the first of each is taken.
 
@@ -68,8 +68,9 @@ pub(crate) fn machine(config: &GuestConfig, has: Option<&QemuAbilities>) -> &'st
 pub(crate) fn check(args: &[String], has: &QemuAbilities) -> Result<(), PlanError> {
     let mut args = args.iter().peekable();
     while let Some(option) = args.next() {
+        let Some(option) = option.strip_prefix("--").or(option.strip_prefix('-')) else { continue };
         let value = args.peek().map_or("", |value| value.as_str());
-        let (kind, name) = match option.trim_start_matches('-') {
+        let (kind, name) = match option {
             "machine" | "M" => (Part::Machine, first_or(value, "type")),
             "device" => (Part::Device, first_or(value, "driver")),
             "usbdevice" => {

@@ -157,11 +157,12 @@ pub fn newest(store: &Store, program: Program) -> Option<Compiled> {
 /// Compiles from the newest sources that apt knows, or finds that it was done. `jobs` compilers run at once.
 ///
 /// Sources of another Debian than the machine's are compiled by that Debian's compiler, which is unpacked for it; the
-/// machine then only needs a few packages to do so. The emulator runs on this machine, and is always compiled by its own.
+/// machine then only needs a few packages to do so. The emulator runs on this machine, and is always compiled by its
+/// own.
 ///
 /// # Errors
-/// That the sources cannot be had or are not known, that Debian packages are missing on this machine, that the machine is no x86-64
-/// one, that the compiler fails (its words are kept in a file that the error names), or that the disk is full.
+/// That the sources cannot be had or are not known, that Debian packages are missing on this machine, that the machine is
+/// no x86-64 one, that the compiler fails (its words are kept in a file that the error names), or that the disk is full.
 pub fn compile(
     store: &Store,
     program: Program,

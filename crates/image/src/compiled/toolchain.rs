@@ -134,14 +134,16 @@ pub(super) fn command_in(tree: &Path, folder: &Path, program: &std::ffi::OsStr) 
     command
         .current_dir(tree)
         .args(["--map-root-user", "--mount", "--net", "--", "/bin/sh", "-c"])
-        .arg(
-            "mount --rbind /dev \"$0/dev\" && mount --rbind /proc \"$0/proc\" && exec chroot \"$0\" /usr/bin/env -u PWD \"$@\"",
-        )
+        .arg(ENTER)
         .arg(tree)
         .arg(chdir)
         .arg(program);
     command
 }
+
+/// What enters a tree, its first argument, and runs the others there. The shell adds `PWD`, a path outside of the tree.
+const ENTER: &str = r#"mount --rbind /dev "$0/dev" && mount --rbind /proc "$0/proc" &&
+exec chroot "$0" /usr/bin/env -u PWD "$@""#;
 
 /// Names the versions of packages that are installed on the machine; those that are needed must be.
 fn installed(program: Program, wanted: &[&str], needs: &[&str]) -> Result<Vec<String>> {

@@ -1,4 +1,4 @@
-use std::{fs, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use super::*;
 use crate::{
@@ -31,6 +31,8 @@ impl Fixture {
         this.put("libc6", "/lib/x86_64-linux-gnu/libc.so.6", &Elf::new(&[]).bytes());
         // The loader runs QEMU when the image is built; this one answers in its place.
         this.put("libc6", "/lib64/ld-linux-x86-64.so.2", &Elf::new(&[]).says(ANSWER).bytes());
+        let loader = this.dir.path().join("trees/libc6/lib64/ld-linux-x86-64.so.2");
+        fs::set_permissions(loader, fs::Permissions::from_mode(0o755)).unwrap();
         let kernel = "linux-image-6.1.0-9-amd64";
         this.put(kernel, "/boot/vmlinuz-6.1.0-9-amd64", b"a kernel");
         for name in
