@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     match &loaded.config {
         None => assert!(!rendered.is_empty(), "refused without a word"),
         Some(config) => {
-            let qemu = QemuFeatures { sandbox: true };
+            let qemu = QemuFeatures { sandbox: true, abilities: None };
             let uuid = Uuid::from_bytes([7; 16]);
             if let Ok(plan) = qemu_args::plan(config, &Facts { uuid, qemu, incoming: false }) {
                 plan.argv(DomId::DOM0).expect("a plan has arguments for every domid");
