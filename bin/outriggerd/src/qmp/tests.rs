@@ -402,7 +402,7 @@ fn socket_is_for_its_group_alone() {
 struct Hung(Mutex<mpsc::Receiver<()>>);
 
 impl Hung {
-    fn new() -> (Box<dyn Files>, mpsc::Sender<()>) {
+    fn until_dropped() -> (Box<dyn Files>, mpsc::Sender<()>) {
         let (thaw, frozen) = mpsc::channel();
         (Box::new(Self(Mutex::new(frozen))), thaw)
     }
@@ -431,7 +431,7 @@ impl Files for Hung {
 
 #[test]
 fn file_system_of_the_sockets_that_hangs_delays_nothing_else() {
-    let (files, thaw) = Hung::new();
+    let (files, thaw) = Hung::until_dropped();
     // It has started, so the event loop did not wait for the socket.
     let world = World::with_files(Played::default(), MuxConfig::default(), files);
     let monitor = world.qmp.monitor(guest().id()).unwrap();

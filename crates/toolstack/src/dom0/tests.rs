@@ -216,3 +216,9 @@ fn with_real_partitions(check: impl FnOnce(&Parts) + std::panic::UnwindSafe) {
     }
     assert!(detached.unwrap().success());
 }
+
+#[test]
+fn line_from_elsewhere_cannot_look_like_another() {
+    let line = "a\u{202e}b\u{200b}c\x1b[2J\tü\u{feff} \n".as_bytes();
+    assert_eq!(super::harmless_line(line), "abc[2J\tü");
+}

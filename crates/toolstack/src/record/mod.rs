@@ -254,10 +254,37 @@ impl GuestRecord {
     /// Whether it is written before the guest has anything.
     fn is_first(&self) -> bool {
         let creates = matches!(&self.operation, Some(Operation { kind: Kind::Create { .. }, .. }));
-        creates && self.domid.is_none() && self.stub_domid.is_none()
+        let has_nothing = self.loops.is_empty() && self.ports.is_empty() && self.scripts.is_empty();
+        creates && has_nothing && self.domid.is_none() && self.stub_domid.is_none()
     }
 
     pub(crate) fn remove(&self, host: &dyn HostDevices, paths: &Paths) -> Result<(), Cause> {
         Ok(host.remove_file(&Self::path(paths, self.uuid))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dom0::SimHost;
+    use crate::operation::{Cursor, ENTRY};
+
+    #[test]
+    fn guest_that_can_be_created_has_room_for_its_life_in_its_file() {
+        let (host, paths) = (SimHost::new(), Paths::default());
+        let loaded = config::load_str("x.cfg", "name='hello'\ntype='hvm'\nmemory=32\n");
+        let config = loaded.config.expect("a configuration");
+        let boot = host.boot_id().expect("a boot");
+        let mut record = GuestRecord::new(&config, boot, Uuid::from_u128(1), Uuid::from_u128(2));
+        let kind = Kind::Create { paused: false };
+        record.operation = Some(Operation { kind, cursor: Cursor::back(ENTRY) });
+        record.name = "x".repeat(600 << 10);
+        assert!(matches!(record.save(&host, &paths), Err(Cause::Record { .. })), "more than half the limit");
+        record.domid = DomId::new(5).ok();
+        assert!(record.save(&host, &paths).is_ok());
+        let path = GuestRecord::path(&paths, record.uuid);
+        assert!(matches!(GuestRecord::load(&host, &path), Found::Read(_)), "what was written can be read");
+        record.name = "x".repeat(1100 << 10);
+        assert!(matches!(record.save(&host, &paths), Err(Cause::Record { .. })), "more than can be read");
     }
 }
