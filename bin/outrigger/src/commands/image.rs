@@ -142,7 +142,7 @@ fn print_summary(dir: &Path, manifest: &Manifest) {
             has.formats.len()
         ),
         None => {
-            println!("          its devices are not known, and are not checked before a guest is created")
+            println!("          its devices are not known, and are not checked before a guest is created");
         }
     }
     println!("Agent     {}", manifest.agent.version);

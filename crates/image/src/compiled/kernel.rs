@@ -54,7 +54,7 @@ pub(super) fn source(
     root.layers()
         .iter()
         .find_map(|layer| Some((layer.folder.clone(), layer.package.clone()?)))
-        .ok_or_else(|| ImageError::NoSuchPackage { package: name, debian: recipe.debian })
+        .ok_or(ImageError::NoSuchPackage { package: name, debian: recipe.debian })
 }
 
 /// Compiles the kernel of an unpacked package.
