@@ -31,6 +31,11 @@ CONFIG_LSI_SCSI_PCI=y
 CONFIG_USB_UHCI=y
 CONFIG_USB_EHCI_PCI=y
 CONFIG_USB_XHCI_NEC=y
+#: from 10.0
+# Came with them before. QEMU adds the hub by itself where ports run out.
+CONFIG_USB_HID=y
+CONFIG_USB_HUB=y
+#: any
 # usbdevice="wacom-tablet".
 CONFIG_USB_TABLET_WACOM=y
 

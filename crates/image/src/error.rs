@@ -216,6 +216,12 @@ pub enum ImageError {
         /// Its own words.
         stderr: String,
     },
+    /// A QEMU that was compiled for stubdomains lacks devices.
+    #[error("The QEMU that was compiled has no {devices}: its configuration, stubdom.mak, must name them")]
+    QemuLacks {
+        /// Their names.
+        devices: String,
+    },
     /// A bzImage cannot be taken apart.
     #[error(
         "{what} is not a Linux bzImage that can be unpacked: {reason} (use the bzImage format to keep it unchanged)"

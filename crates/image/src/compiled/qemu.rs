@@ -223,7 +223,10 @@ mod tests {
         let (old, new) = (Debian::Bookworm.recipe().unwrap(), Debian::Trixie.recipe().unwrap());
         assert!(configure(&new).contains(&"--enable-pixman") && needs(&new).contains(&"python3-venv"));
         assert!(configure(&old) == CONFIGURE && needs(&old) == NEEDS);
-        // Brought by the machine type in 7.2, and to be named in 10.0: without it a state of 7.2 does not load.
-        assert!(devices(&new).contains("CONFIG_FDC_ISA=y\n") && !devices(&old).contains("FDC_ISA"));
+        // Brought by others in 7.2, and to be named in 10.0; without the first, a state of 7.2 does not load.
+        for name in ["FDC_ISA", "USB_HID"] {
+            let line = format!("CONFIG_{name}=y\n");
+            assert!(devices(&new).contains(&line) && !devices(&old).contains(&line), "{name}");
+        }
     }
 }

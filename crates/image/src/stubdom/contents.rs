@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use stubdom_abi::ImageConfig;
+use stubdom_abi::{ImageConfig, QemuAbilities};
 
 use super::{QEMU, StubdomSpec};
 use crate::{
@@ -83,6 +83,37 @@ pub(super) const MINIMAL_DATA_FILES: [&str; 8] = [
     "/usr/lib/ipxe/qemu/pxe-eepro100.rom",
 ];
 
+/// The devices that a guest configuration can ask for, as far as QEMU's arguments name them. A QEMU that is compiled for
+/// stubdomains has to have them: its configuration may lose one that another brought along in older versions.
+const DEVICES: [&str; 26] = [
+    "AC97",
+    "VGA",
+    "adlib",
+    "ahci",
+    "cirrus-vga",
+    "cs4231a",
+    "e1000",
+    "gus",
+    "hda-duplex",
+    "i82551",
+    "ich9-usb-ehci1",
+    "ich9-usb-uhci1",
+    "ide-cd",
+    "ide-hd",
+    "intel-hda",
+    "lsi53c895a",
+    "ne2k_pci",
+    "nec-usb-xhci",
+    "pcnet",
+    "piix3-usb-uhci",
+    "rtl8139",
+    "sb16",
+    "scsi-hd",
+    "usb-kbd",
+    "usb-mouse",
+    "usb-tablet",
+];
+
 /// Folders that the agent mounts something on, or that programs expect.
 const FOLDERS: [(&str, u32); 8] = [
     ("/dev", 0o755),
@@ -106,6 +137,11 @@ const ROMS: (&str, &str) = ("/usr/lib/ipxe/qemu/", "/usr/share/qemu/");
 
 /// The package name of what the project itself puts in.
 const OURS: &str = "outrigger";
+
+/// The devices of guests that a QEMU does not have.
+pub(super) fn lacking(abilities: &QemuAbilities) -> Vec<&'static str> {
+    DEVICES.into_iter().filter(|device| !abilities.has_device(device)).collect()
+}
 
 /// Finds a data file where this or a later release of Debian has it.
 fn find_data(root: &Root, path: String) -> Result<(String, Found)> {
@@ -173,6 +209,9 @@ impl Contents {
             this.archive.link(path, "/init")?;
         }
         this.add_qemu(root)?;
+        if spec.qemu.is_compiled() {
+            this.check_devices()?;
+        }
         this.add_data(root, if spec.qemu.is_compiled() { &MINIMAL_DATA_FILES } else { &DATA_FILES })?;
         this.add_modules(kernel)?;
         this.add_config()?;
@@ -200,6 +239,16 @@ impl Contents {
         let loader = root.find(&loader)?.host;
         self.qemu.abilities = ask(&self.archive, &loader, &qemu, self.qemu.spice)?;
         Ok(())
+    }
+
+    /// Refuses a compiled QEMU that lacks what guests may be given.
+    fn check_devices(&self) -> Result<()> {
+        match self.qemu.abilities.as_ref().map(lacking) {
+            Some(missing) if !missing.is_empty() => {
+                Err(ImageError::QemuLacks { devices: missing.join(", ") })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Leaves SPICE out if QEMU is linked with it, and says where its stand-in belongs.

@@ -138,6 +138,16 @@ fn test_build_manifest_says_what_is_in() {
 }
 
 #[test]
+fn test_compiled_qemu_that_lacks_a_device_is_refused() {
+    let fixture = Fixture::new();
+    let spec = StubdomSpec { qemu: Origin::Minimal, ..fixture.spec("image") };
+    let error = build_from(&fixture.root, &spec, &mut |_| {}).unwrap_err();
+    let ImageError::QemuLacks { devices } = error else { panic!("{error:?}") };
+    assert!(devices.contains("usb-tablet") && !devices.contains("e1000"), "{devices}");
+    assert!(!spec.output.exists());
+}
+
+#[test]
 fn test_build_sandbox_is_seen_by_its_library() {
     let fixture = Fixture::new();
     fixture.put("qemu-system-xen", QEMU, &Elf::new(&["libseccomp.so.2"]).bytes());
