@@ -44,7 +44,7 @@ pub(super) struct Hosts {
     daemons: Host,
     /// One with Xen's own tools.
     pub(super) tools: Host,
-    /// The program of the cases, which also lists them here.
+    /// The program of the cases as it lists them here.
     pub(super) cases: PathBuf,
     /// The usual machine.
     machine: Machine,
@@ -63,8 +63,9 @@ impl Hosts {
         view: &mut View,
     ) -> Result<Self> {
         let xen = Xen::of(&debian.store()?, debian.host().xen())?;
-        let cases = binaries::program("vm-tests", PROFILE, &xen)?;
-        let programs = programs(&cases, &xen)?;
+        // This machine need not be able to run what dom0 runs.
+        let cases = binaries::program("vm-tests", PROFILE, &Xen::Installed)?;
+        let programs = programs(&xen)?;
         let build = |bare, with_xen_tools, view: &mut View| {
             let options = BuildOptions { bare, with_xen_tools, debian, ..BuildOptions::default() };
             host::built(&options, &programs, view)
@@ -133,8 +134,9 @@ fn exports(machine: &Machine, scale: TimeScale) -> String {
 }
 
 /// What runs in dom0 besides the product: the program of the cases, and the conformance suite.
-fn programs(cases: &Path, xen: &Xen) -> Result<Vec<Put>> {
-    let mut puts = vec![Put { source: cases.to_owned(), target: "/usr/bin/vm-tests".into() }];
+fn programs(xen: &Xen) -> Result<Vec<Put>> {
+    let source = binaries::program("vm-tests", PROFILE, xen)?;
+    let mut puts = vec![Put { source, target: "/usr/bin/vm-tests".into() }];
     for (package, target) in CONFORMANCE {
         let source = binaries::example(package, &format!("{package}-conformance"), PROFILE, xen)?;
         puts.push(Put { source, target: target.into() });
