@@ -5,6 +5,7 @@
 //! the guest's state file, so that a new daemon's driver continues where a killed one was.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -352,8 +353,15 @@ impl Driver {
                 });
             }
             (Job::Destroy, _) => {
+                // Without a handle, only the record says what its domains are.
+                let expected = self.state.guest().is_none().then(|| self.state.view().name);
                 self.spawn(job, replies, None, move |events| {
                     write.wait(patience)?;
+                    if let Some(name) = expected
+                        && !toolstack.is_incomplete(id, &name)
+                    {
+                        return Err(Error::Cause(Cause::NoGuest(name)).into());
+                    }
                     Ok(toolstack.destroy(id, events).map(|()| None)?)
                 });
             }
@@ -395,9 +403,15 @@ impl Driver {
             (self.sender.clone(), self.shared.toolstack.clone(), Arc::clone(&self.id));
         let name = self.state.view().name;
         job::spawn(job.name(), &name.clone(), replies, work, move |ended| {
-            // Without a thread nothing was done, and this is not one that may wait for the disk.
-            let has_run = !matches!(ended, Ok(_) | Err(JobError::NoThread { .. }));
-            let recorded = id.get().copied().filter(|id| has_run && toolstack.is_incomplete(*id, &name));
+            let recorded = id.get().copied().filter(|id| match &ended {
+                Ok(_) => false,
+                // Nothing was done. This may be the event loop, and the disk may hang: it is not read.
+                Err(JobError::NoThread { .. } | JobError::DiskHangs { .. }) => true,
+                // A bug there must not keep the driver waiting.
+                Err(_) => {
+                    catch_unwind(AssertUnwindSafe(|| toolstack.is_incomplete(*id, &name))).unwrap_or(true)
+                }
+            });
             // The driver lives until its job has ended.
             let _ = sender.send(Message::Ended(Box::new(ended), reservation, recorded));
         });

@@ -140,10 +140,16 @@ impl Toolstack {
 
     /// Whether this guest's create, destroy or restart has ended and is not complete, so that [`Self::destroy`] has
     /// something to remove. To be called when none is under way. A guest of this UUID with another name is another one.
+    /// Where the state file cannot be read now, it may be so.
     #[must_use]
     pub fn is_incomplete(&self, id: GuestId, name: &str) -> bool {
-        let record = self.record_of(id).ok().filter(|record| record.name == name);
-        record.and_then(|record| record.operation).is_some_and(|operation| operation.is_of_domains())
+        match self.record_of(id) {
+            Ok(record) => {
+                record.name == name && record.operation.is_some_and(|operation| operation.is_of_domains())
+            }
+            Err(Cause::NoGuest(_)) => false,
+            Err(_) => true,
+        }
     }
 
     /// Only the file outlived the boot of the host.

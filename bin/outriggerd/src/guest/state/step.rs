@@ -322,6 +322,8 @@ impl<'a> Step<'a> {
             self.preserve(shown);
             self.push(Effect::CreateSuccessor(Box::new(guest), turn));
         } else {
+            // Else a later daemon would do it to a guest that is shown as preserved.
+            self.push(Effect::ForgetRestart);
             self.preserve(shown);
         }
     }
@@ -362,8 +364,13 @@ impl<'a> Step<'a> {
                 }
                 None => self.gone(),
             },
-            Remains::Unchanged => {
+            // A clean-up that did not begin leaves a guest that was to be destroyed.
+            Remains::Unchanged if job != Job::CleanUp => {
                 let is_restart = matches!(job, Job::Restart(_));
+                if is_restart {
+                    // Else a later daemon would restart a guest that is shown as preserved.
+                    self.push(Effect::ForgetRestart);
+                }
                 self.publish(if is_restart { "create-failed" } else { "destroy-failed" }, &detail);
                 let has_run = self.state.phase == Phase::Running;
                 let ended = self.state.found.as_ref().filter(|_| has_run).map(events::shown);
@@ -380,7 +387,7 @@ impl<'a> Step<'a> {
                 self.gone();
             }
             // What is left of it is destroyed when a client asks again or the daemon restarts.
-            Remains::Something => {
+            Remains::Unchanged | Remains::Something => {
                 self.publish("destroy-failed", &detail);
                 self.state.found = Some(GuestEvent::Gone);
                 self.state.phase = Phase::Preserved(Shown::ShutDown);

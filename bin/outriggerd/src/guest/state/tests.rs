@@ -11,7 +11,7 @@ use xen::ShutdownReason;
 use xen_types::DomId;
 
 use super::super::heartbeat::Beat;
-use super::{Effect, Event, Failed, Job, Limits, Remains, Reply, State, Timer};
+use super::{Effect, Event, Failed, Job, Limits, Phase, Remains, Reply, State, Timer};
 use crate::backoff::Backoff;
 
 const LIMITS: Limits = Limits { heartbeat: Duration::from_secs(30), orphaned: Duration::from_secs(5) };
@@ -216,7 +216,7 @@ fn rename_restart_preserves_the_old_and_creates_a_new_guest() {
     assert_eq!((machine.state.view().name.as_str(), machine.shown()), ("hello-1", Shown::ShutDown));
     let mut machine = Machine::running(more);
     machine.finds(REBOOT);
-    assert_eq!(machine.fails(Remains::Something), ["preserved", "observe"]);
+    assert_eq!(machine.fails(Remains::Something), ["forget restart", "preserved", "observe"]);
     assert_eq!((machine.state.view().name.as_str(), machine.shown()), ("hello", Shown::ShutDown));
 }
 
@@ -254,7 +254,10 @@ fn failed_restart_leaves_what_its_failure_says() {
         machine
     };
     let mut machine = restarting();
-    assert_eq!(machine.fails(Remains::Unchanged), ["create-failed", "preserved", "observe"]);
+    assert_eq!(
+        machine.fails(Remains::Unchanged),
+        ["forget restart", "create-failed", "preserved", "observe"]
+    );
     assert_eq!(machine.shown(), Shown::ShutDown);
     let mut machine = restarting();
     assert_eq!(machine.fails(Remains::Nothing), ["create-failed", "destroyed"]);
@@ -266,6 +269,14 @@ fn failed_restart_leaves_what_its_failure_says() {
     machine.step(Event::Observed(Uuid::from_u128(10), Some(Some(GuestEvent::Gone))));
     assert_eq!(machine.step(Event::Destroy(1)), ["start destroy for 1"]);
     assert_eq!(machine.fails(Remains::Something), ["destroy-failed", "1 Failed", "observe"]);
+}
+
+#[test]
+fn clean_up_that_did_not_begin_leaves_something_to_destroy() {
+    let mut machine = Machine::running("on_reboot=\"restart\"");
+    machine.state.phase = Phase::Busy { job: Job::CleanUp, request: None, preserved: None };
+    assert_eq!(machine.fails(Remains::Unchanged), ["destroy-failed", "observe"]);
+    assert_eq!(machine.shown(), Shown::ShutDown);
 }
 
 #[test]
