@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use testhost::{Accel, Host, Job, Report, Request, TimeScale};
 
-use crate::host::{self, AccelOption, BuildOptions, DebianOptions};
+use crate::host::{self, AccelOption, BuildOptions};
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::{debian, emulator, native, workspace};
 

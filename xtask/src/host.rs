@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use image::Debian;
-use image::packages::{Mirrors, Store};
 use testhost::accel::{self, Choice};
 use testhost::pair::{PairRequest, Role};
 use testhost::{
@@ -16,6 +14,7 @@ use testhost::{
 
 use crate::binaries::{self, Profile, Xen};
 use crate::pair::{self, PairOptions};
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::{debian, emulator, guest, workspace};
 
@@ -64,43 +63,6 @@ pub(crate) struct BuildOptions {
     pub(crate) release: bool,
     #[command(flatten)]
     pub(crate) debian: DebianOptions,
-}
-
-/// Which Debian the host is made of, and which one the stubdomain's image.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct DebianOptions {
-    /// The Debian release that the host's Xen, kernel and tools are from: bookworm or trixie; by default this machine's.
-    #[arg(long, value_name = "RELEASE", env = "OUTRIGGER_DEBIAN", value_parser = parse_debian)]
-    debian: Option<Debian>,
-    /// The Debian release that the stubdomain's image is made of; by default the host's.
-    #[arg(long, value_name = "RELEASE", env = "OUTRIGGER_IMAGE_DEBIAN")]
-    image_debian: Option<Debian>,
-}
-
-impl DebianOptions {
-    /// The host's, which is this machine's if none is asked for; Debian 12 on another system.
-    pub(crate) fn host(self) -> Debian {
-        let known = |debian: &Debian| parse_debian(debian.name()).is_ok();
-        self.debian.or_else(|| Debian::of_machine().filter(known)).unwrap_or(Debian::Bookworm)
-    }
-
-    /// The packages that the host is made of.
-    pub(crate) fn store(self) -> Result<Store> {
-        Ok(Store::from_environment()?.of(self.host(), &Mirrors::default()))
-    }
-
-    /// The packages that the stubdomain's image is made of.
-    pub(crate) fn image_store(self) -> Result<Store> {
-        Ok(Store::from_environment()?.of(self.image_debian.unwrap_or(self.host()), &Mirrors::default()))
-    }
-}
-
-/// A host is made of stable releases.
-fn parse_debian(text: &str) -> Result<Debian, String> {
-    match text.parse()? {
-        Debian::Sid => Err("a host is made of bookworm or trixie".to_owned()),
-        debian => Ok(debian),
-    }
 }
 
 /// How the host runs.

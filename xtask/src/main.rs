@@ -18,6 +18,7 @@ mod meter;
 mod native;
 mod pair;
 mod prepush;
+mod releases;
 mod stages;
 mod stubdom;
 mod suite;

@@ -11,7 +11,7 @@ use image::compiled::{CompileStep, Compiled, Program};
 use image::packages::{Mirrors, Progress, Store};
 use testhost::Observer as _;
 
-use crate::host::DebianOptions;
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::{debian, guest};
 

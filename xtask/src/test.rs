@@ -9,7 +9,8 @@ use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
 use testhost::Xenstored;
 
-use crate::host::{AccelOption, DebianOptions, XenstoredOption};
+use crate::host::{AccelOption, XenstoredOption};
+use crate::releases::DebianOptions;
 use crate::stages::{Budget, Stages};
 use crate::view::View;
 use crate::{binaries, bindings, checks, debian, guest, long, suite, tidy};

@@ -22,7 +22,8 @@ use vm_report::Figure;
 
 use self::results::{Goal, Results};
 use crate::binaries::{self, Profile, Xen};
-use crate::host::{self, BuildOptions, DebianOptions};
+use crate::host::{self, BuildOptions};
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::{debian, workspace};
 

@@ -21,7 +21,7 @@ use self::report::{Board, Outcome, Times};
 use self::schedule::{Piece, side_by_side};
 use self::states::{Hosts, Kind};
 use self::trials::Trial;
-use crate::host::DebianOptions;
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::workspace;
 

@@ -9,7 +9,8 @@ use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POW
 use vm_report::{CaseInfo, GUEST_CPUS, HostState};
 
 use crate::binaries::{self, Profile, Xen};
-use crate::host::{self, BuildOptions, DebianOptions};
+use crate::host::{self, BuildOptions};
+use crate::releases::DebianOptions;
 use crate::view::View;
 use crate::{emulator, guest, workspace};
 

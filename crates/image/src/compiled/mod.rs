@@ -7,7 +7,7 @@
 //! Nothing depends on the build machine: sources have relative paths, times, users and host names are fixed, the
 //! environment is empty. So the same sources and the same compiler give the same bytes.
 //!
-//! Where sources are of another Debian than the machine, so are compiler and libraries ([`toolchain`]).
+//! Where sources are of another Debian than the machine, so are compiler and libraries (`toolchain`).
 
 mod debian_qemu;
 mod emulator;

@@ -64,8 +64,8 @@ impl Toolstack {
     /// Destroys a guest at once, its stubdomain, and everything that was made for them.
     ///
     /// # Errors
-    /// [`Cause::NoGuest`] when there is none, [`Error::NotClean`] when something stays; its state file stays then too,
-    /// and destroying it again continues there.
+    /// [`NoGuest`](crate::Cause::NoGuest) when there is none, [`Error::NotClean`] when something stays; its state file
+    /// stays then too, and destroying it again continues there.
     pub fn destroy(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<(), Error> {
         let record = self.record_of(id)?;
         let name = record.name.clone();
