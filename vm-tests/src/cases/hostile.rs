@@ -88,7 +88,7 @@ fn hostile() -> Result<()> {
     let mut other = Bystander::boot()?;
     let events = Events::subscribe()?;
     let rogue = create_rogue()?;
-    let mut client = Qmp::connect("rogue")?;
+    let mut client = Qmp::connect_unsafe("rogue")?;
     let before = Cost::now()?;
     plays_along_but_answers_nonsense(&mut client)?;
     broken_sessions_are_replaced(&mut client, &mut other)?;
@@ -152,7 +152,7 @@ fn silence_holds_up_nobody_else(client: &mut Qmp) -> Result<()> {
 
 /// Its end is noticed as any other's.
 fn crash_ends_it(rogue: Made, mut events: Events) -> Result<()> {
-    Qmp::connect("rogue")?.send(&json!({"execute": "query-hostile-crash"}))?;
+    Qmp::connect_unsafe("rogue")?.send(&json!({"execute": "query-hostile-crash"}))?;
     events.wait_for("rogue", "dm-died", 30)?;
     events.wait_for("rogue", "destroyed", 60)?;
     rogue.leave();
@@ -161,7 +161,7 @@ fn crash_ends_it(rogue: Made, mut events: Events) -> Result<()> {
 
 /// Events, as fast as they are taken.
 fn flood(other: &mut Bystander) -> Result<()> {
-    let mut client = Qmp::connect("rogue")?;
+    let mut client = Qmp::connect_unsafe("rogue")?;
     ask(&mut client, "query-hostile-flood")?;
     let had = Cost::now()?.memory_kib;
     // What may be spent at once goes first.

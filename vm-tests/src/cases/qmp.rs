@@ -122,7 +122,7 @@ fn prompt_completes(terminal: &mut Terminal) -> Result<()> {
     terminal.hear("path=", 30)?;
     terminal.hear("\"type\"", 30)?;
     terminal.press(b"query-nothing\r")?;
-    terminal.hear("query-nothing failed: CommandNotFound", 30)
+    terminal.hear("query-nothing failed: GenericError: query-nothing is no command that Outrigger knows", 30)
 }
 
 fn prompt_hears_events(terminal: &mut Terminal) -> Result<()> {
