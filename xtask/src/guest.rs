@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use image::Debian;
 use image::packages::Store;
 use image::stubdom::{StubdomSpec, build_in, is_current};
 use testhost::{Observer as _, Put};
@@ -13,17 +12,17 @@ use crate::{binaries, workspace};
 
 /// Builds the stubdomain's image, or finds it built, and says where its files go.
 pub(crate) fn stubdom(store: &Store, build: bool, view: &mut View) -> Result<Vec<Put>> {
-    // One for each Debian, so that none takes the place of another.
-    let folder = match store.debian() {
-        debian if Debian::of_machine() == Some(debian) => "stubdom".to_owned(),
-        other => format!("stubdom-{other}"),
-    };
-    Ok(testhost::stubdom(&binaries::agent(build)?, &workspace::kept(&folder), store, view)?)
+    Ok(testhost::stubdom(&binaries::agent(build)?, &images(store), store, view)?)
 }
 
 /// The folder of the stubdomain's image that was built last of a Debian's packages.
 pub(crate) fn image_folder(store: &Store) -> PathBuf {
-    workspace::kept("stubdom").join(store.debian().name()).join("current")
+    images(store).join("current")
+}
+
+/// Each Debian has its own, so that none takes the place of another.
+fn images(store: &Store) -> PathBuf {
+    workspace::kept("stubdom").join(store.debian().name())
 }
 
 /// Builds the quick start's image, of Debian's kernel and QEMU, or finds it built, and gives its folder.
