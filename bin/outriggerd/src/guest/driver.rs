@@ -355,7 +355,9 @@ impl Driver {
             (Job::Destroy, _) => {
                 // Without a handle, only the record says what its domains are.
                 let expected = self.state.guest().is_none().then(|| self.state.view().name);
+                let vanished = if request.is_none() { self.state.vanished() } else { None };
                 self.spawn(job, replies, None, move |events| {
+                    vanished.inspect(|guest| watch::until_stub_is_gone(&toolstack, guest));
                     write.wait(patience)?;
                     if let Some(name) = expected
                         && !toolstack.is_incomplete(id, &name)

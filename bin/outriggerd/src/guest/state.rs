@@ -362,6 +362,11 @@ impl State {
         !matches!(self.phase, Phase::Busy { job: Job::Settle, .. })
     }
 
+    /// The guest, if another program has destroyed it.
+    pub(crate) fn vanished(&self) -> Option<Guest> {
+        self.guest.clone().filter(|_| self.found == Some(GuestEvent::Gone))
+    }
+
     /// Whether the guest does not exist any more.
     pub(crate) fn is_gone(&self) -> bool {
         self.phase == Phase::Gone

@@ -1,7 +1,12 @@
 //! Looks at a guest and its stubdomain in Xen, on a thread that may block.
 
+use std::time::{Duration, Instant};
+
 use toolstack::{Cause, Guest, GuestEvent, Toolstack};
 use xen::DomainInfo;
+
+/// How often it is looked whether a stubdomain is there.
+const PACE: Duration = Duration::from_millis(50);
 
 /// What has ended, if anything.
 ///
@@ -11,6 +16,16 @@ pub(super) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<Guest
     let target = toolstack.domain_info(guest.domid, guest.uuid)?;
     let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
     Ok(what_ended(target.as_ref(), stub.as_ref()))
+}
+
+/// Waits until a stubdomain has ended too whose guest another program has destroyed: that program destroys both, and
+/// should find the stubdomain as it was.
+pub(super) fn until_stub_is_gone(toolstack: &Toolstack, guest: &Guest) {
+    let deadline = Instant::now() + toolstack.deadlines().orphaned;
+    let is_there = || matches!(toolstack.domain_info(guest.stub_domid, guest.stub_uuid), Ok(Some(_)));
+    while Instant::now() < deadline && is_there() {
+        std::thread::sleep(PACE);
+    }
 }
 
 fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<GuestEvent> {
@@ -33,7 +48,6 @@ fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use xen::{DomainState, ShutdownReason};
     use xen_types::{DomId, KiB};
 

@@ -212,6 +212,25 @@ fn other_toolstack_that_takes_the_stubdomain_first_may_take_the_guest() {
 }
 
 #[test]
+fn other_toolstack_that_takes_the_guest_first_may_take_the_stubdomain() {
+    let world = World::new();
+    let deadlines = Deadlines { orphaned: Duration::from_secs(60), ..Deadlines::default() };
+    let mut service = world.start_with(world.toolstack().with_deadlines(deadlines));
+    let guest = service.create("").unwrap();
+    service.events.expect(&["created"]);
+    let destroy = |domid| {
+        world.hypervisor.destroy_domain(domid).unwrap();
+        world.server.destroy_domain(domid);
+    };
+    destroy(guest.domid);
+    service.events.expect(&["gone"]);
+    // Ours has not destroyed it, or this would fail as it would fail for `xl destroy`.
+    destroy(guest.stub_domid.unwrap());
+    service.events.expect(&["destroyed"]);
+    world.check_clean();
+}
+
+#[test]
 fn guest_whose_stubdomain_alone_was_taken_is_not_left_without_one() {
     let (world, mut service, _) = with_stub_destroyed(Duration::from_millis(50), "");
     service.events.expect(&["destroyed"]);
