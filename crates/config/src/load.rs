@@ -26,7 +26,7 @@ pub struct Loaded {
     newer: Vec<Newer>,
 }
 
-/// A key that stands in the file and that not every release of Xen knows.
+/// A key of the file that older releases of Xen do not know.
 #[derive(Clone, Copy, Debug)]
 struct Newer {
     key: &'static str,

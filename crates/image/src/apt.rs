@@ -32,8 +32,8 @@ const FRESH: Duration = Duration::from_secs(6 * 3600);
 const TAKEN_OVER: [&str; 4] =
     ["Acquire::http", "Acquire::https", "Acquire::Check-Valid-Until", "Acquire::Check-Date"];
 
-/// Where the packages of another Debian come from; what is not named is taken from the machine's own sources, where
-/// they name a mirror of Debian's, and from deb.debian.org otherwise.
+/// Mirrors for the packages of another Debian. The default for each is the mirror that the machine's own sources name,
+/// or deb.debian.org if they name none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mirrors {
     /// A mirror of Debian's archive, such as `http://deb.debian.org/debian`.

@@ -25,7 +25,7 @@ const PACKAGES: [&str; 7] = [
 const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
 const PROXY: &str = "vchan-socket-proxy";
 const TOOLS: [&str; 2] = ["/usr/bin/xenstore-list", "/usr/bin/xenstore-read"];
-/// QEMU's data, each folder as a whole; the last is there up to Debian 12 only.
+/// The folders of QEMU's data, each copied as a whole. The last exists up to Debian 12 only.
 const DATA: [&str; 3] = ["/usr/share/qemu/keymaps", "/usr/share/seabios", "/usr/lib/ipxe/qemu"];
 const MODULES: [&str; 7] =
     ["xen-privcmd", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-blkfront", "xen-netfront", "xenfs"];

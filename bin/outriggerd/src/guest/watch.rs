@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use toolstack::{Cause, Guest, GuestEvent, Toolstack};
 use xen::DomainInfo;
 
-/// How often it is looked whether a stubdomain is there.
+/// The time between two checks whether a stubdomain still exists.
 const PACE: Duration = Duration::from_millis(50);
 
 /// What has ended, if anything.

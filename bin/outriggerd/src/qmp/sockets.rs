@@ -72,7 +72,7 @@ pub(super) struct Place {
 pub(crate) struct SocketPath(watch::Receiver<Place>);
 
 impl SocketPath {
-    /// The path of the socket when it is there; `None` if it cannot be bound, or not soon.
+    /// The path of the socket once it is bound; `None` if it cannot be bound, or not within `PATIENCE`.
     pub(crate) async fn ready(mut self) -> Option<PathBuf> {
         let settled = self.0.wait_for(|place| place.pending == 0);
         let settled = tokio::time::timeout(PATIENCE, settled).await.ok()?;

@@ -186,7 +186,7 @@ fn running_guest_that_another_toolstack_destroys_is_cleared() {
     world.check_clean();
 }
 
-/// A guest whose stubdomain is destroyed by another program, while whoever did it has `time` to go on.
+/// A guest whose stubdomain another program has destroyed. That program has `time` to destroy the guest too.
 fn with_stub_destroyed(time: Duration, more: &str) -> (World, Service, DomId) {
     let world = World::new();
     let deadlines = Deadlines { orphaned: time, ..Deadlines::default() };

@@ -1,8 +1,8 @@
 //! Lists of options in which some lines are for some versions only.
 //!
-//! Lines that begin with `#:` belong to this format and never come out. `#: from 6.12` has the lines behind it for 6.12
-//! and newer, `#: before 6.12` for older ones, `#: any` for all again. Whoever takes the lines refuses those that his
-//! version does not know: so a list says of each version what it has, and nothing is lost unnoticed.
+//! Lines that begin with `#:` belong to this format and are never part of the result. The lines after `#: from 6.12` are
+//! for 6.12 and newer, those after `#: before 6.12` for older versions, those after `#: any` for all. The build refuses
+//! an option that its version lacks, so no option is lost unnoticed.
 
 use crate::debian::Version;
 

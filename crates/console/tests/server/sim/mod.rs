@@ -37,7 +37,7 @@ pub(crate) struct Host {
     pub(crate) connections: Arc<AtomicU64>,
     /// The disk of logs and files, if it is not the host's.
     pub(crate) disk: Option<Arc<dyn Disk>>,
-    /// Lets whoever connects to xenstored next panic.
+    /// Makes the next connection to xenstored panic.
     pub(crate) bug_of_connect: Arc<AtomicBool>,
 }
 
