@@ -15,3 +15,6 @@
 #include <xen/hvm/params.h>
 #include <xen/hvm/hvm_info_table.h>
 #include <xen/hvm/e820.h>
+
+/* libxenguest calls it, and libxenctrl exports it, but no header that is installed declares it. */
+int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, xen_pfn_t *arr);

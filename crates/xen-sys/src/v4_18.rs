@@ -72,6 +72,27 @@ pub const XEN_DOMINF_xs_domain: u32 = 128;
 pub const XEN_DOMINF_hap: u32 = 256;
 pub const XEN_DOMINF_shutdownmask: u32 = 255;
 pub const XEN_DOMINF_shutdownshift: u32 = 16;
+pub const XEN_DOMCTL_PFINFO_LTAB_SHIFT: u32 = 28;
+pub const XEN_DOMCTL_PFINFO_NOTAB: u32 = 0;
+pub const XEN_DOMCTL_PFINFO_L1TAB: u32 = 268435456;
+pub const XEN_DOMCTL_PFINFO_L2TAB: u32 = 536870912;
+pub const XEN_DOMCTL_PFINFO_L3TAB: u32 = 805306368;
+pub const XEN_DOMCTL_PFINFO_L4TAB: u32 = 1073741824;
+pub const XEN_DOMCTL_PFINFO_LTABTYPE_MASK: u32 = 1879048192;
+pub const XEN_DOMCTL_PFINFO_LPINTAB: u32 = 2147483648;
+pub const XEN_DOMCTL_PFINFO_XTAB: u32 = 4026531840;
+pub const XEN_DOMCTL_PFINFO_XALLOC: u32 = 3758096384;
+pub const XEN_DOMCTL_PFINFO_BROKEN: u32 = 3489660928;
+pub const XEN_DOMCTL_PFINFO_LTAB_MASK: u32 = 4026531840;
+pub const XEN_DOMCTL_SHADOW_OP_OFF: u32 = 0;
+pub const XEN_DOMCTL_SHADOW_OP_ENABLE: u32 = 32;
+pub const XEN_DOMCTL_SHADOW_OP_CLEAN: u32 = 11;
+pub const XEN_DOMCTL_SHADOW_OP_PEEK: u32 = 12;
+pub const XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION: u32 = 30;
+pub const XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION: u32 = 31;
+pub const XEN_DOMCTL_SHADOW_OP_ENABLE_TEST: u32 = 1;
+pub const XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY: u32 = 2;
+pub const XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL: u32 = 1;
 pub const XEN_VCPUAFFINITY_HARD: u32 = 1;
 pub const XEN_VCPUAFFINITY_SOFT: u32 = 2;
 pub const XEN_VCPUAFFINITY_FORCE: u32 = 4;
@@ -209,6 +230,8 @@ pub const E820_NVS: u32 = 4;
 pub const E820_UNUSABLE: u32 = 5;
 pub const X86_HVM_NR_SPECIAL_PAGES: u32 = 8;
 pub const X86_HVM_END_SPECIAL_REGION: u32 = 1044480;
+pub const XGR_SDD_MISSING_CPUID: u32 = 1;
+pub const XGR_SDD_MISSING_MSR: u32 = 2;
 pub const HVM_INFO_PFN: u32 = 159;
 pub const HVM_INFO_OFFSET: u32 = 2048;
 pub const HVM_INFO_PADDR: u32 = 653312;
@@ -278,6 +301,44 @@ const _: () = {
     ["Offset of field: xen_arch_domainconfig::misc_flags"]
         [::core::mem::offset_of!(xen_arch_domainconfig, misc_flags) - 4usize];
 };
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct xen_cpuid_leaf {
+    pub leaf: u32,
+    pub subleaf: u32,
+    pub a: u32,
+    pub b: u32,
+    pub c: u32,
+    pub d: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_cpuid_leaf"][::core::mem::size_of::<xen_cpuid_leaf>() - 24usize];
+    ["Alignment of xen_cpuid_leaf"][::core::mem::align_of::<xen_cpuid_leaf>() - 4usize];
+    ["Offset of field: xen_cpuid_leaf::leaf"][::core::mem::offset_of!(xen_cpuid_leaf, leaf) - 0usize];
+    ["Offset of field: xen_cpuid_leaf::subleaf"][::core::mem::offset_of!(xen_cpuid_leaf, subleaf) - 4usize];
+    ["Offset of field: xen_cpuid_leaf::a"][::core::mem::offset_of!(xen_cpuid_leaf, a) - 8usize];
+    ["Offset of field: xen_cpuid_leaf::b"][::core::mem::offset_of!(xen_cpuid_leaf, b) - 12usize];
+    ["Offset of field: xen_cpuid_leaf::c"][::core::mem::offset_of!(xen_cpuid_leaf, c) - 16usize];
+    ["Offset of field: xen_cpuid_leaf::d"][::core::mem::offset_of!(xen_cpuid_leaf, d) - 20usize];
+};
+pub type xen_cpuid_leaf_t = xen_cpuid_leaf;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct xen_msr_entry {
+    pub idx: u32,
+    pub flags: u32,
+    pub val: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_msr_entry"][::core::mem::size_of::<xen_msr_entry>() - 16usize];
+    ["Alignment of xen_msr_entry"][::core::mem::align_of::<xen_msr_entry>() - 8usize];
+    ["Offset of field: xen_msr_entry::idx"][::core::mem::offset_of!(xen_msr_entry, idx) - 0usize];
+    ["Offset of field: xen_msr_entry::flags"][::core::mem::offset_of!(xen_msr_entry, flags) - 4usize];
+    ["Offset of field: xen_msr_entry::val"][::core::mem::offset_of!(xen_msr_entry, val) - 8usize];
+};
+pub type xen_msr_entry_t = xen_msr_entry;
 pub type domid_t = u16;
 pub type xen_domain_handle_t = [u8; 16usize];
 #[repr(C)]
@@ -409,6 +470,22 @@ const _: () = {
 pub type xen_domctl_getdomaininfo_t = xen_domctl_getdomaininfo;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct xen_domctl_shadow_op_stats {
+    pub fault_count: u32,
+    pub dirty_count: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_domctl_shadow_op_stats"][::core::mem::size_of::<xen_domctl_shadow_op_stats>() - 8usize];
+    ["Alignment of xen_domctl_shadow_op_stats"]
+        [::core::mem::align_of::<xen_domctl_shadow_op_stats>() - 4usize];
+    ["Offset of field: xen_domctl_shadow_op_stats::fault_count"]
+        [::core::mem::offset_of!(xen_domctl_shadow_op_stats, fault_count) - 0usize];
+    ["Offset of field: xen_domctl_shadow_op_stats::dirty_count"]
+        [::core::mem::offset_of!(xen_domctl_shadow_op_stats, dirty_count) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_sysctl_physinfo {
     pub threads_per_core: u32,
     pub cores_per_socket: u32,
@@ -482,8 +559,42 @@ pub type xc_error_code = core::ffi::c_uint;
 pub struct xenforeignmemory_handle {
     _unused: [u8; 0],
 }
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct xc_hypercall_buffer {
+    pub hbuf: *mut core::ffi::c_void,
+    pub param_shadow: *mut xc_hypercall_buffer,
+    pub dir: core::ffi::c_int,
+    pub ubuf: *mut core::ffi::c_void,
+    pub sz: usize,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xc_hypercall_buffer"][::core::mem::size_of::<xc_hypercall_buffer>() - 40usize];
+    ["Alignment of xc_hypercall_buffer"][::core::mem::align_of::<xc_hypercall_buffer>() - 8usize];
+    ["Offset of field: xc_hypercall_buffer::hbuf"]
+        [::core::mem::offset_of!(xc_hypercall_buffer, hbuf) - 0usize];
+    ["Offset of field: xc_hypercall_buffer::param_shadow"]
+        [::core::mem::offset_of!(xc_hypercall_buffer, param_shadow) - 8usize];
+    ["Offset of field: xc_hypercall_buffer::dir"]
+        [::core::mem::offset_of!(xc_hypercall_buffer, dir) - 16usize];
+    ["Offset of field: xc_hypercall_buffer::ubuf"]
+        [::core::mem::offset_of!(xc_hypercall_buffer, ubuf) - 24usize];
+    ["Offset of field: xc_hypercall_buffer::sz"][::core::mem::offset_of!(xc_hypercall_buffer, sz) - 32usize];
+};
+impl Default for xc_hypercall_buffer {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+pub type xc_hypercall_buffer_t = xc_hypercall_buffer;
 pub type xc_cpumap_t = *mut u8;
 pub type xc_domaininfo_t = xen_domctl_getdomaininfo_t;
+pub type xc_shadow_op_stats_t = xen_domctl_shadow_op_stats;
 pub type xc_evtchn_port_or_error_t = core::ffi::c_int;
 pub type xc_physinfo_t = xen_sysctl_physinfo;
 #[repr(C, packed)]
@@ -954,6 +1065,62 @@ const _: () = {
     ["Size of xc_dom_arch"][::core::mem::size_of::<xc_dom_arch>() - 120usize];
     ["Alignment of xc_dom_arch"][::core::mem::align_of::<xc_dom_arch>() - 8usize];
 };
+pub const XC_STREAM_PLAIN: xc_stream_type_t = 0;
+pub const XC_STREAM_REMUS: xc_stream_type_t = 1;
+pub const XC_STREAM_COLO: xc_stream_type_t = 2;
+pub type xc_stream_type_t = core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct restore_callbacks {
+    pub static_data_done: ::core::option::Option<
+        unsafe extern "C" fn(missing: core::ffi::c_uint, data: *mut core::ffi::c_void) -> core::ffi::c_int,
+    >,
+    pub suspend:
+        ::core::option::Option<unsafe extern "C" fn(data: *mut core::ffi::c_void) -> core::ffi::c_int>,
+    pub postcopy:
+        ::core::option::Option<unsafe extern "C" fn(data: *mut core::ffi::c_void) -> core::ffi::c_int>,
+    pub checkpoint:
+        ::core::option::Option<unsafe extern "C" fn(data: *mut core::ffi::c_void) -> core::ffi::c_int>,
+    pub wait_checkpoint:
+        ::core::option::Option<unsafe extern "C" fn(data: *mut core::ffi::c_void) -> core::ffi::c_int>,
+    pub restore_results: ::core::option::Option<
+        unsafe extern "C" fn(store_gfn: xen_pfn_t, console_gfn: xen_pfn_t, data: *mut core::ffi::c_void),
+    >,
+    pub data: *mut core::ffi::c_void,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of restore_callbacks"][::core::mem::size_of::<restore_callbacks>() - 56usize];
+    ["Alignment of restore_callbacks"][::core::mem::align_of::<restore_callbacks>() - 8usize];
+    ["Offset of field: restore_callbacks::static_data_done"]
+        [::core::mem::offset_of!(restore_callbacks, static_data_done) - 0usize];
+    ["Offset of field: restore_callbacks::suspend"]
+        [::core::mem::offset_of!(restore_callbacks, suspend) - 8usize];
+    ["Offset of field: restore_callbacks::postcopy"]
+        [::core::mem::offset_of!(restore_callbacks, postcopy) - 16usize];
+    ["Offset of field: restore_callbacks::checkpoint"]
+        [::core::mem::offset_of!(restore_callbacks, checkpoint) - 24usize];
+    ["Offset of field: restore_callbacks::wait_checkpoint"]
+        [::core::mem::offset_of!(restore_callbacks, wait_checkpoint) - 32usize];
+    ["Offset of field: restore_callbacks::restore_results"]
+        [::core::mem::offset_of!(restore_callbacks, restore_results) - 40usize];
+    ["Offset of field: restore_callbacks::data"][::core::mem::offset_of!(restore_callbacks, data) - 48usize];
+};
+impl Default for restore_callbacks {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct xc_cpu_policy {
+    _unused: [u8; 0],
+}
+pub type xc_cpu_policy_t = xc_cpu_policy;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct hvm_info_table {
@@ -1041,6 +1208,16 @@ unsafe extern "C" {
         open_flags: core::ffi::c_uint,
     ) -> *mut xc_interface;
     pub fn xc_interface_close(xch: *mut xc_interface) -> core::ffi::c_int;
+    pub fn xc__hypercall_buffer_alloc_pages(
+        xch: *mut xc_interface,
+        b: *mut xc_hypercall_buffer_t,
+        nr_pages: core::ffi::c_int,
+    ) -> *mut core::ffi::c_void;
+    pub fn xc__hypercall_buffer_free_pages(
+        xch: *mut xc_interface,
+        b: *mut xc_hypercall_buffer_t,
+        nr_pages: core::ffi::c_int,
+    );
     pub fn xc_domain_create(
         xch: *mut xc_interface,
         pdomid: *mut u32,
@@ -1073,6 +1250,28 @@ unsafe extern "C" {
         max_domains: core::ffi::c_uint,
         info: *mut xc_domaininfo_t,
     ) -> core::ffi::c_int;
+    pub fn xc_domain_hvm_getcontext(
+        xch: *mut xc_interface,
+        domid: u32,
+        ctxt_buf: *mut u8,
+        size: u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_shadow_control(
+        xch: *mut xc_interface,
+        domid: u32,
+        sop: core::ffi::c_uint,
+        mb: *mut core::ffi::c_uint,
+        mode: core::ffi::c_uint,
+    ) -> core::ffi::c_int;
+    pub fn xc_logdirty_control(
+        xch: *mut xc_interface,
+        domid: u32,
+        sop: core::ffi::c_uint,
+        dirty_bitmap: *mut xc_hypercall_buffer_t,
+        pages: core::ffi::c_ulong,
+        mode: core::ffi::c_uint,
+        stats: *mut xc_shadow_op_stats_t,
+    ) -> core::ffi::c_longlong;
     pub fn xc_set_paging_mempool_size(xch: *mut xc_interface, domid: u32, size: u64) -> core::ffi::c_int;
     pub fn xc_domain_send_trigger(
         xch: *mut xc_interface,
@@ -1119,10 +1318,30 @@ unsafe extern "C" {
         gtsc_khz: u32,
         incarnation: u32,
     ) -> core::ffi::c_int;
+    pub fn xc_domain_get_tsc_info(
+        xch: *mut xc_interface,
+        domid: u32,
+        tsc_mode: *mut u32,
+        elapsed_nsec: *mut u64,
+        gtsc_khz: *mut u32,
+        incarnation: *mut u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_domain_maximum_gpfn(
+        xch: *mut xc_interface,
+        domid: u32,
+        gpfns: *mut xen_pfn_t,
+    ) -> core::ffi::c_int;
     pub fn xc_domain_set_pod_target(
         xch: *mut xc_interface,
         domid: u32,
         target_pages: u64,
+        tot_pages: *mut u64,
+        pod_cache_pages: *mut u64,
+        pod_entries: *mut u64,
+    ) -> core::ffi::c_int;
+    pub fn xc_domain_get_pod_target(
+        xch: *mut xc_interface,
+        domid: u32,
         tot_pages: *mut u64,
         pod_cache_pages: *mut u64,
         pod_entries: *mut u64,
@@ -1188,7 +1407,41 @@ unsafe extern "C" {
     pub fn xc_dom_boot_mem_init(dom: *mut xc_dom_image) -> core::ffi::c_int;
     pub fn xc_dom_boot_image(dom: *mut xc_dom_image) -> core::ffi::c_int;
     pub fn xc_dom_gnttab_init(dom: *mut xc_dom_image) -> core::ffi::c_int;
+    pub fn xc_domain_restore(
+        xch: *mut xc_interface,
+        io_fd: core::ffi::c_int,
+        dom: u32,
+        store_evtchn: core::ffi::c_uint,
+        store_mfn: *mut core::ffi::c_ulong,
+        store_domid: u32,
+        console_evtchn: core::ffi::c_uint,
+        console_mfn: *mut core::ffi::c_ulong,
+        console_domid: u32,
+        stream_type: xc_stream_type_t,
+        callbacks: *mut restore_callbacks,
+        send_back_fd: core::ffi::c_int,
+    ) -> core::ffi::c_int;
     pub fn xc_domain_resume(xch: *mut xc_interface, domid: u32, fast: core::ffi::c_int) -> core::ffi::c_int;
+    pub fn xc_cpu_policy_init() -> *mut xc_cpu_policy_t;
+    pub fn xc_cpu_policy_destroy(policy: *mut xc_cpu_policy_t);
+    pub fn xc_cpu_policy_get_domain(
+        xch: *mut xc_interface,
+        domid: u32,
+        policy: *mut xc_cpu_policy_t,
+    ) -> core::ffi::c_int;
+    pub fn xc_cpu_policy_serialise(
+        xch: *mut xc_interface,
+        policy: *const xc_cpu_policy_t,
+        leaves: *mut xen_cpuid_leaf_t,
+        nr_leaves: *mut u32,
+        msrs: *mut xen_msr_entry_t,
+        nr_msrs: *mut u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_cpu_policy_get_size(
+        xch: *mut xc_interface,
+        nr_leaves: *mut u32,
+        nr_msrs: *mut u32,
+    ) -> core::ffi::c_int;
     pub fn xenforeignmemory_open(
         logger: *mut xentoollog_logger,
         open_flags: core::ffi::c_uint,
@@ -1206,5 +1459,11 @@ unsafe extern "C" {
         fmem: *mut xenforeignmemory_handle,
         addr: *mut core::ffi::c_void,
         pages: usize,
+    ) -> core::ffi::c_int;
+    pub fn xc_get_pfn_type_batch(
+        xch: *mut xc_interface,
+        dom: u32,
+        num: core::ffi::c_uint,
+        arr: *mut xen_pfn_t,
     ) -> core::ffi::c_int;
 }

@@ -7,7 +7,9 @@ use thiserror::Error;
 /// (`xc_cpuid_apply_policy` in `xenctrl.h`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidPolicy {
-    /// Whether the domain is being restored, and shall see what it saw before.
+    /// Whether the domain is being restored from a stream of a Xen before 4.14, which has no CPU policy in it: then Xen's
+    /// defaults are those of that time. `libxl` sets it there and nowhere else (`static_data_done` in `libxl_create.c`,
+    /// 4.17 to 4.22). Newer streams bring the policy along, and `Hypervisor::restore_memory` sets it.
     pub restore: bool,
     /// Whether PAE is shown. For PV domains always true.
     pub pae: bool,

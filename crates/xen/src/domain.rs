@@ -233,6 +233,16 @@ impl fmt::Display for ShutdownReason {
     }
 }
 
+/// How a domain that has suspended goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumeWay {
+    /// The guest has called suspend itself, and is told by the call's result that it goes on where it was and not in a
+    /// new domain. Right only for a guest that did: another one finds a register of its first virtual CPU changed.
+    Cooperative,
+    /// The domain was shut down from outside and does not know of it. Nothing in it is changed.
+    Forced,
+}
+
 /// A signal to an HVM domain's virtual hardware (`XEN_DOMCTL_SENDTRIGGER_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {

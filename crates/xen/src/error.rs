@@ -52,6 +52,31 @@ pub enum XenError {
         /// How long it was waited, in milliseconds.
         waited_ms: u64,
     },
+    /// A save or restore was given up although nothing was wrong with it.
+    #[error("{operation} of domain {domid} was given up: {why}")]
+    Abandoned {
+        /// What was given up.
+        operation: &'static str,
+        /// The domain.
+        domid: DomId,
+        /// Why.
+        why: Abandoned,
+    },
+    /// The process that writes or reads a domain's memory did not return a result.
+    #[error(
+        "{operation} of domain {domid} failed because its helper process failed: {reason}{}",
+        listed(said)
+    )]
+    Helper {
+        /// What it was for.
+        operation: &'static str,
+        /// The domain.
+        domid: DomId,
+        /// How it ended, or what it did wrong.
+        reason: String,
+        /// The last lines that it and the library wrote, oldest first.
+        said: Vec<String>,
+    },
     /// The running Xen is not of the release that this program was built for.
     #[error(
         "Xen {running} is running, but this program was built for Xen {built}: the package that fits is {}; to use \
@@ -75,7 +100,11 @@ impl XenError {
             Self::Open { source, .. } | Self::ReadFile { source, .. } => {
                 source.raw_os_error().map(Errno::from_raw)
             }
-            Self::Invalid { .. } | Self::Timeout { .. } | Self::Release { .. } => None,
+            Self::Invalid { .. }
+            | Self::Timeout { .. }
+            | Self::Abandoned { .. }
+            | Self::Helper { .. }
+            | Self::Release { .. } => None,
         }
     }
 
@@ -88,6 +117,35 @@ impl XenError {
     pub(crate) fn refused(operation: &'static str, domid: Option<DomId>, errno: Errno) -> Self {
         Self::Refused(Box::new(Refusal { operation, domid, errno, said: Vec::new(), free: None }))
     }
+}
+
+/// Why a save or restore was given up although nothing was wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// [`Cancel::cancel`](crate::Cancel::cancel) was called.
+    Cancelled,
+    /// [`SaveEvents::suspend`](crate::SaveEvents::suspend) returned `false`.
+    NotSuspended,
+    /// [`SaveEvents::log_dirty`](crate::SaveEvents::log_dirty) returned `false`.
+    NoLogDirty,
+    /// [`SaveEvents::precopy`](crate::SaveEvents::precopy) returned [`Verdict::Abort`](crate::Verdict::Abort).
+    Aborted,
+}
+
+impl fmt::Display for Abandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cancelled => "it was cancelled",
+            Self::NotSuspended => "the domain was not suspended",
+            Self::NoLogDirty => "the device model does not report the memory that it writes",
+            Self::Aborted => "the domain changes its memory too fast",
+        })
+    }
+}
+
+/// Lines to follow a sentence.
+fn listed(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
 }
 
 /// A refusal: which operation, on which domain, why, and what the library said about it.

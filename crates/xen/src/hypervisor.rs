@@ -1,11 +1,14 @@
+use std::os::fd::BorrowedFd;
+
 use xen_types::{DomId, EventPort, KiB, Release};
 
 use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostInfo, ShutdownReason, Trigger, TscMode, VersionInfo,
+    CpuMap, DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
+use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
 
 /// What a toolstack asks of Xen. All calls block, building for seconds; all may be made from any thread.
@@ -26,6 +29,15 @@ use crate::param::HvmParam;
 /// 9. [`build_hvm`](Self::build_hvm) or [`build_pv`](Self::build_pv).
 /// 10. For a stubdomain, [`set_target`](Self::set_target), before it runs.
 /// 11. xenstore's INTRODUCE, then [`unpause_domain`](Self::unpause_domain).
+///
+/// A domain that is restored is made by the same steps with the same values, as in `libxl__build_pre` and
+/// `domcreate_bootloader_done` (the same from 4.17 to 4.22), except for these:
+/// - in step 3 its memory limit is that of a new domain, and it holds nothing yet;
+/// - in step 5 HPET, timers, alternate page tables and machine checks are set, but not Viridian, which is in the stream;
+/// - step 8 is left out: the stream brings the CPU policy along (see [`CpuidPolicy::restore`]);
+/// - step 9 is [`restore_memory`](Self::restore_memory).
+///
+/// Its device model starts after that, because it maps what is in the stream.
 ///
 /// # Errors
 /// Each method fails with [`XenError::Refused`](crate::XenError::Refused) when Xen refuses: `ESRCH` for an unknown domain,
@@ -96,11 +108,11 @@ pub trait Hypervisor: Send + Sync {
     /// As said at the trait.
     fn shutdown_domain(&self, domid: DomId, reason: ShutdownReason) -> Result<()>;
 
-    /// Resumes a domain that has suspended itself and knows that it may go on where it was (`fast` resume).
+    /// Lets a domain that has suspended go on.
     ///
     /// # Errors
-    /// As said at the trait.
-    fn resume_domain(&self, domid: DomId) -> Result<()>;
+    /// As said at the trait; for [`ResumeWay::Cooperative`] `EINVAL` when it is not suspended.
+    fn resume_domain(&self, domid: DomId, way: ResumeWay) -> Result<()>;
 
     /// Sends a signal to an HVM domain's virtual hardware.
     ///
@@ -207,6 +219,45 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// As for [`build_hvm`](Self::build_hvm).
     fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt>;
+
+    /// Writes an HVM domain's memory and CPU state to `to`, as libxc's migration stream
+    /// (`docs/specs/libxc-migration-stream.pandoc` of Xen), and nothing else. The domain stays, suspended. A real
+    /// hypervisor starts the caller's program again for it: see `memory_stream_helper`.
+    ///
+    /// The descriptor is made blocking, for whoever shares its open file too. Writing starts where it stands. With a pipe
+    /// or socket, a reader that is too slow is waited for until the deadline.
+    ///
+    /// # Errors
+    /// [`XenError::Abandoned`](crate::XenError::Abandoned) when `events` or `how.cancel` wanted no save,
+    /// [`XenError::Timeout`](crate::XenError::Timeout), [`XenError::Helper`](crate::XenError::Helper); otherwise as said
+    /// at the trait. In all cases Xen and, through `events`, the device model have ended to record which memory is
+    /// written. What was written so far is of no use. A domain that was suspended still is: resume it.
+    fn save_memory(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &SaveMemory,
+        events: &mut dyn SaveEvents,
+    ) -> Result<()>;
+
+    /// Fills an HVM domain with what [`save_memory`](Self::save_memory) has written: memory, CPU policy and state, HVM
+    /// parameters, and empty xenstore and console rings with their grants. The domain stays paused. Exactly the stream is
+    /// read from `from`, and not a byte behind it. [`HvmBuilt::smbios`] and [`HvmBuilt::acpi`] are `None`.
+    ///
+    /// The descriptor is made blocking, for whoever shares its open file too.
+    ///
+    /// # Errors
+    /// As for [`build_hvm`](Self::build_hvm), and as for `save_memory`. For a stream that ends early or makes no
+    /// sense, or one of a Xen before 4.14, libxc's words are in the error, and the number may be any. The domain is then to
+    /// be destroyed.
+    fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt>;
+
+    /// Ends Xen's recording of which memory of a domain is written, which a live save leaves behind when it is killed
+    /// with its helper process. Does nothing where there is none.
+    ///
+    /// # Errors
+    /// As said at the trait.
+    fn stop_log_dirty(&self, domid: DomId) -> Result<()>;
 
     /// Reads what is in Xen's own console ring (`xl dmesg`), at most 256 KiB of it, the newest.
     ///

@@ -18,6 +18,7 @@ mod event;
 mod foreign;
 mod grant;
 mod hypervisor;
+mod memory;
 mod page;
 mod param;
 #[cfg(feature = "libxenctrl")]
@@ -30,18 +31,19 @@ pub mod testing;
 pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
 pub use domain::{
-    Altp2m, CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo,
+    Altp2m, CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo, ResumeWay,
     ShutdownReason, Trigger, TscMode, VersionInfo,
 };
-pub use error::{Refusal, Result, XenError};
+pub use error::{Abandoned, Refusal, Result, XenError};
 pub use event::{EventChannels, Virq};
 #[cfg(feature = "libxenctrl")]
 pub use foreign::ForeignMemory;
 pub use grant::{GrantAllocator, GrantMapping, GrantTable, GrantedPages, MAX_PAGES, OnUnmap};
 pub use hypervisor::Hypervisor;
+pub use memory::{Cancel, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
 pub use nix::errno::Errno;
 pub use page::{Access, SharedPages};
 pub use param::{HvmParam, Viridian};
 #[cfg(feature = "libxenctrl")]
-pub use real::RealHypervisor;
+pub use real::{RealHypervisor, memory_stream_helper};
 pub use sim::{Operation, SimHypervisor};

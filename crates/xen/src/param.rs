@@ -58,6 +58,26 @@ pub enum HvmParam {
 }
 
 impl HvmParam {
+    /// The parameters that are in a saved domain's memory stream, in the order of libxc.
+    pub(crate) const SAVED: [Self; 16] = [
+        Self::StorePfn,
+        Self::IoreqPfn,
+        Self::BufioreqPfn,
+        Self::PagingRingPfn,
+        Self::MonitorRingPfn,
+        Self::SharingRingPfn,
+        Self::Vm86TssSized,
+        Self::ConsolePfn,
+        Self::AcpiIoportsLocation,
+        Self::Viridian,
+        Self::IdentPt,
+        Self::VmGenerationIdAddr,
+        Self::IoreqServerPfn,
+        Self::NrIoreqServerPages,
+        Self::X87FipWidth,
+        Self::McaCap,
+    ];
+
     /// The parameter's number in Xen's interface.
     #[must_use]
     pub const fn number(self) -> u32 {

@@ -4,6 +4,7 @@
 //! dom0. Each case clears away the domains that it makes, also when it fails.
 
 mod cases;
+mod memory;
 
 use core::fmt;
 use core::time::Duration;
@@ -17,7 +18,10 @@ use crate::domain::{DomainKind, DomainSpec};
 use crate::error::{Result, XenError};
 use crate::hypervisor::Hypervisor;
 
-pub use cases::CASES;
+/// All cases, from the simple to the composed.
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    cases::CASES.iter().chain(memory::CASES)
+}
 
 /// How long Xen may take to clear away a domain after its destruction.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -62,7 +66,7 @@ impl Case {
 /// # Errors
 /// The first case that was not as it must be, and why.
 pub fn conformance(xen: &dyn Hypervisor, files: &GuestFiles) -> Result<(), Broken> {
-    CASES.iter().try_for_each(|case| {
+    cases().try_for_each(|case| {
         case.run(xen, files).map_err(|broken| Broken(format!("{}: {broken}", case.name)))
     })
 }
@@ -81,6 +85,12 @@ impl std::error::Error for Broken {}
 
 impl From<XenError> for Broken {
     fn from(error: XenError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
         Self(error.to_string())
     }
 }
@@ -221,7 +231,7 @@ mod tests {
         let bytes = || Blob::Bytes(vec![0x7f]);
         let files = GuestFiles { hvmloader: bytes(), firmware: bytes(), kernel: bytes() };
         let xen = SimHypervisor::new();
-        for case in CASES {
+        for case in cases() {
             case.run(&xen, &files).unwrap_or_else(|broken| panic!("{}: {broken}", case.name));
             assert!(xen.leftovers().is_empty(), "{}: {:?}", case.name, xen.leftovers());
         }

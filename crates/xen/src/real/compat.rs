@@ -3,7 +3,9 @@
 //! Which release has what is [`Release`](crate::Release)'s to say. Here is what has to be compiled or called
 //! differently.
 
-use xen_sys::xen_domctl_createdomain;
+use core::ffi::{c_int, c_ulong};
+
+use xen_sys::{restore_callbacks, xc_interface, xen_domctl_createdomain};
 use xen_types::DomId;
 
 use super::handle::Handle;
@@ -56,6 +58,50 @@ pub(super) fn complete(handle: &Handle, domid: DomId, spec: &DomainSpec) -> Resu
         xen_sys::xc_hvm_param_set(xc, domid.get().into(), xen_sys::HVM_PARAM_ALTP2M, spec.altp2m as u64)
     })?;
     Ok(())
+}
+
+/// The rings of a domain that is restored: its own ports, and the domains that hold the other ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rings {
+    pub(super) store_port: u32,
+    pub(super) store_peer: u32,
+    pub(super) console_port: u32,
+    pub(super) console_peer: u32,
+}
+
+/// Calls `xc_domain_restore` for a plain stream; writes the frames of the xenstore ring and of the console ring.
+///
+/// # Safety
+/// The connection must be open, and the callbacks must live until this returns.
+pub(super) unsafe fn restore(
+    xc: *mut xc_interface,
+    stream: c_int,
+    domid: DomId,
+    rings: &Rings,
+    frames: &mut [c_ulong; 2],
+    callbacks: *mut restore_callbacks,
+) -> c_int {
+    let [store, console] = frames;
+    // SAFETY: as the caller guarantees; the numbers are those that the call writes. The descriptor at the end is for a
+    // replicated domain only, and the flags that follow it are none.
+    unsafe {
+        xen_sys::xc_domain_restore(
+            xc,
+            stream,
+            domid.get().into(),
+            rings.store_port,
+            store,
+            rings.store_peer,
+            rings.console_port,
+            console,
+            rings.console_peer,
+            xen_sys::XC_STREAM_PLAIN,
+            callbacks,
+            -1,
+            #[cfg(restore = "with-memory-flags")]
+            0,
+        )
+    }
 }
 
 #[cfg(test)]

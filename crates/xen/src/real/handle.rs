@@ -27,12 +27,17 @@ unsafe impl Send for Handle {}
 impl Handle {
     /// Opens a connection to Xen.
     pub(crate) fn open() -> Result<Self> {
+        Self::open_with(Listener::default())
+    }
+
+    /// Opens a connection to Xen, of which another hears too.
+    pub(crate) fn open_with(listener: Listener) -> Result<Self> {
         let vtable = xentoollog_logger {
             vmessage: Some(on_message),
             progress: Some(on_progress),
             destroy: Some(on_destroy),
         };
-        let log = Box::into_raw(Box::new(Log { vtable, said: Mutex::new(Vec::new()) }));
+        let log = Box::into_raw(Box::new(Log { vtable, said: Mutex::new(Vec::new()), listener }));
         // SAFETY: `log` starts with the logger's functions and lives until after the handle is closed. One logger
         // serves for both of the library's purposes.
         let xc = unsafe { xen_sys::xc_interface_open(log.cast(), log.cast(), 0) };
@@ -121,11 +126,21 @@ impl Drop for Handle {
     }
 }
 
+/// Who else hears what the library says.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Listener {
+    /// Is given each warning and error.
+    pub(crate) message: Option<fn(&str)>,
+    /// Is told how much of a step is done, and how much there is.
+    pub(crate) progress: Option<fn(u64, u64)>,
+}
+
 /// What the library takes for a logger, followed by what is ours.
 #[repr(C)]
 struct Log {
     vtable: xentoollog_logger,
     said: Mutex<Vec<String>>,
+    listener: Listener,
 }
 
 /// Keeps what the library says. All goes to `tracing`; warnings and errors are remembered for the caller's error too.
@@ -147,6 +162,9 @@ unsafe extern "C" fn on_message(
         tracing::warn!(target: "xen::library", "{text}");
         // SAFETY: the library gives back the pointer of `Handle::open`, which is to a whole `Log`.
         let log = unsafe { &*logger.cast::<Log>() };
+        if let Some(heard) = log.listener.message {
+            heard(text);
+        }
         let mut said = log.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.len() < MAX_MESSAGES && !text.is_empty() {
             said.push(text.to_owned());
@@ -158,14 +176,22 @@ unsafe extern "C" fn on_message(
     saved.set();
 }
 
+/// Passes on how far the library is.
 unsafe extern "C" fn on_progress(
-    _logger: *mut xentoollog_logger,
+    logger: *mut xentoollog_logger,
     _context: *const c_char,
     _doing: *const c_char,
     _percent: c_int,
-    _done: c_ulong,
-    _total: c_ulong,
+    done: c_ulong,
+    total: c_ulong,
 ) {
+    let saved = Errno::last();
+    // SAFETY: the library gives back the pointer of `Handle::open_with`, which is to a whole `Log`.
+    let log = unsafe { &*logger.cast::<Log>() };
+    if let Some(heard) = log.listener.progress {
+        heard(done, total);
+    }
+    saved.set();
 }
 
 unsafe extern "C" fn on_destroy(_logger: *mut xentoollog_logger) {}

@@ -1,31 +1,42 @@
 //! The hypervisor behind libxenctrl and libxenguest.
 
 mod compat;
+mod cpuid;
 mod describe;
 mod handle;
+mod helper;
 mod image;
+mod memory_stream;
+mod memory_writer;
 
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 use core::time::Duration;
+use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use xen_sys::{xc_interface, xc_xend_cpuid, xen_domctl_getdomaininfo};
+use xen_sys::{xc_interface, xen_domctl_getdomaininfo};
 use xen_types::{DomId, EventPort, KiB};
 
+use self::cpuid::CpuidTable;
 use self::describe::{create_config, domain_info, pages};
 use self::handle::Handle;
 use self::image::c_string;
+use self::memory_stream::Program;
 use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
-use crate::cpuid::{CpuidLeaf, CpuidPolicy};
+use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostCapabilities, HostInfo, ShutdownReason, Trigger, TscMode, VersionInfo,
+    CpuMap, DomainInfo, DomainSpec, HostCapabilities, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode,
+    VersionInfo,
 };
 use crate::error::{Result, XenError};
 use crate::hypervisor::Hypervisor;
+use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
+
+pub use self::helper::memory_stream_helper;
 
 /// Connections that are kept open between calls.
 const MAX_IDLE: usize = 4;
@@ -76,6 +87,16 @@ impl RealHypervisor {
     ) -> Result<()> {
         let raw = domid.get().into();
         self.with(|handle| handle.call(operation, Some(domid), |xc| call(xc, raw)).map(drop))
+    }
+
+    /// Fails for what is no HVM domain.
+    fn only_hvm(&self, operation: &'static str, domid: DomId) -> Result<()> {
+        let refused = |errno| Err(XenError::refused(operation, Some(domid), errno));
+        match self.domain_info(domid)? {
+            None => refused(Errno::ESRCH),
+            Some(info) if !info.hvm => refused(Errno::EINVAL),
+            Some(_) => Ok(()),
+        }
     }
 
     fn domains_from(handle: &Handle, first: u32, into: &mut [xen_domctl_getdomaininfo]) -> Result<usize> {
@@ -231,9 +252,10 @@ impl Hypervisor for RealHypervisor {
         })
     }
 
-    fn resume_domain(&self, domid: DomId) -> Result<()> {
+    fn resume_domain(&self, domid: DomId, way: ResumeWay) -> Result<()> {
+        let fast = i32::from(way == ResumeWay::Cooperative);
         // SAFETY: see the implementation.
-        self.simple("xc_domain_resume", domid, |xc, raw| unsafe { xen_sys::xc_domain_resume(xc, raw, 1) })
+        self.simple("xc_domain_resume", domid, |xc, raw| unsafe { xen_sys::xc_domain_resume(xc, raw, fast) })
     }
 
     fn send_trigger(&self, domid: DomId, trigger: Trigger, vcpu: u32) -> Result<()> {
@@ -401,6 +423,34 @@ impl Hypervisor for RealHypervisor {
         self.with(|handle| knowing_free(handle, || image::build_pv(handle, domid, build)))
     }
 
+    fn save_memory(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &SaveMemory,
+        events: &mut dyn SaveEvents,
+    ) -> Result<()> {
+        self.only_hvm("save_memory", domid)?;
+        memory_stream::save(&Program::own(), domid, to, how, events, || {
+            // It may be gone.
+            if let Err(error) = self.stop_log_dirty(domid) {
+                tracing::debug!(%domid, %error, "Log-dirty was not switched off after a save");
+            }
+        })
+    }
+
+    fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt> {
+        self.only_hvm("xc_domain_restore", domid)?;
+        self.with(|handle| knowing_free(handle, || memory_stream::restore(&Program::own(), domid, from, how)))
+    }
+
+    fn stop_log_dirty(&self, domid: DomId) -> Result<()> {
+        // SAFETY: see the implementation. This operation takes no size.
+        self.simple("xc_shadow_control", domid, |xc, raw| unsafe {
+            xen_sys::xc_shadow_control(xc, raw, xen_sys::XEN_DOMCTL_SHADOW_OP_OFF, ptr::null_mut(), 0)
+        })
+    }
+
     fn console_ring(&self) -> Result<Vec<u8>> {
         let mut ring = vec![0_u8; 256 << 10];
         let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
@@ -437,44 +487,11 @@ fn knowing_free<T>(handle: &Handle, build: impl FnOnce() -> Result<T>) -> Result
     let free = handle.free_memory();
     build().map_err(|error| match error {
         XenError::Refused(mut refusal) => {
-            refusal.free = refusal.free.and(free);
+            refusal.free = free.filter(|_| refusal.errno == Errno::ENOMEM);
             XenError::Refused(refusal)
         }
         other => other,
     })
-}
-
-/// CPUID leaves as the library takes them, with the texts that they point to.
-struct CpuidTable {
-    entries: Vec<xc_xend_cpuid>,
-    _texts: Vec<std::ffi::CString>,
-}
-
-impl CpuidTable {
-    fn new(leaves: &[CpuidLeaf]) -> Result<Self> {
-        let mut texts = Vec::new();
-        let mut entries = Vec::new();
-        for leaf in leaves {
-            let mut policy = [ptr::null_mut(); 4];
-            for (slot, bits) in policy.iter_mut().zip(&leaf.registers) {
-                if let Some(bits) = bits {
-                    let text = c_string("set a CPUID leaf", "A register", bits.as_str())?;
-                    // The library only reads it, though its type does not say so.
-                    *slot = text.as_ptr().cast_mut();
-                    texts.push(text);
-                }
-            }
-            entries.push(entry(leaf.leaf, leaf.subleaf.unwrap_or(xen_sys::XEN_CPUID_INPUT_UNUSED), policy));
-        }
-        let end = xen_sys::XEN_CPUID_INPUT_UNUSED;
-        entries.push(entry(end, end, [ptr::null_mut(); 4]));
-        Ok(Self { entries, _texts: texts })
-    }
-}
-
-fn entry(leaf: u32, subleaf: u32, policy: [*mut c_char; 4]) -> xc_xend_cpuid {
-    let input = xen_sys::xc_xend_cpuid__bindgen_ty_1 { input: [leaf, subleaf] };
-    xc_xend_cpuid { __bindgen_anon_1: input, policy }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::cpuid::CpuidLeaf;
 use crate::domain::DomainKind;
 
 #[test]

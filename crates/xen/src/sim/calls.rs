@@ -1,18 +1,20 @@
 //! What the simulated hypervisor does when it is asked.
 
 use core::time::Duration;
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, Gfn, KiB};
 
-use super::{SimDomain, SimHypervisor, State, host};
-use crate::build::{Blob, Channel, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
+use super::{SimDomain, SimHypervisor, host, memory};
+use crate::build::{Blob, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostInfo, ShutdownReason, Trigger, TscMode, VersionInfo,
+    CpuMap, DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
+use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
 
 /// Special pages of an HVM domain, and the hole in its memory for a graphics adapter.
@@ -94,8 +96,11 @@ impl Hypervisor for SimHypervisor {
         })
     }
 
-    fn resume_domain(&self, domid: DomId) -> Result<()> {
+    fn resume_domain(&self, domid: DomId, way: ResumeWay) -> Result<()> {
         self.on("resume_domain", domid, |domain| {
+            if way == ResumeWay::Cooperative && domain.shutdown != Some(ShutdownReason::Suspend) {
+                return Err(Errno::EINVAL);
+            }
             domain.shutdown = None;
             Ok(())
         })
@@ -269,7 +274,7 @@ impl Hypervisor for SimHypervisor {
                 return Err(Errno::EINVAL);
             }
             let size = KiB(ram - VGA_HOLE + SPECIAL_PAGES);
-            fill(state, domid, true, size, [build.store, build.console])?;
+            state.fill(domid, true, size, [build.store, build.console])?;
             let domain = state.living(domid)?;
             for (param, value) in [
                 (HvmParam::StorePfn, STORE_GFN),
@@ -291,10 +296,31 @@ impl Hypervisor for SimHypervisor {
             if build.memory.get() < 1024 || !build.memory.get().is_multiple_of(1024) {
                 return Err(Errno::EINVAL);
             }
-            fill(state, domid, false, build.memory, [build.store, build.console])?;
+            state.fill(domid, false, build.memory, [build.store, build.console])?;
             // Machine frames: some that no other domain of the simulation has.
             let first = 0x10_0000 + u64::from(domid.get()) * 2;
             Ok(PvBuilt { store_mfn: Gfn(first), console_mfn: Gfn(first + 1) })
+        })
+    }
+
+    fn save_memory(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &SaveMemory,
+        events: &mut dyn SaveEvents,
+    ) -> Result<()> {
+        memory::save(self, domid, to, how, events)
+    }
+
+    fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt> {
+        memory::restore(self, domid, from, how)
+    }
+
+    fn stop_log_dirty(&self, domid: DomId) -> Result<()> {
+        self.on("stop_log_dirty", domid, |domain| {
+            domain.log_dirty = false;
+            Ok(())
         })
     }
 
@@ -321,28 +347,6 @@ const CONSOLE_GFN: u64 = 0xfefff;
 fn placed(blob: &Blob, address: u64) -> Result<Placed> {
     let bytes = blob.read("firmware tables")?;
     Ok(Placed { address, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
-}
-
-/// Gives a domain its memory, or says why not.
-fn fill(
-    state: &mut State,
-    domid: DomId,
-    hvm: bool,
-    memory: KiB,
-    channels: [Channel; 2],
-) -> Result<(), Errno> {
-    let domain = state.living(domid)?;
-    let known = |channel: &Channel| domain.ports.get(&channel.port) == Some(&channel.peer);
-    if domain.spec.kind.is_hvm() != hvm || domain.built || domain.vcpus == 0 || !channels.iter().all(known) {
-        return Err(Errno::EINVAL);
-    }
-    if memory > domain.max_memory {
-        return Err(Errno::ENOMEM);
-    }
-    state.take_memory(memory)?;
-    let domain = state.living(domid)?;
-    (domain.memory, domain.built) = (memory, true);
-    Ok(())
 }
 
 fn info(domid: DomId, domain: &SimDomain) -> DomainInfo {

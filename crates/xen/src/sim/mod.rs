@@ -1,6 +1,8 @@
 //! A hypervisor for tests that keeps everything in memory.
 
 mod calls;
+mod memory;
+mod stream;
 
 use core::cell::Cell;
 use core::fmt;
@@ -11,6 +13,7 @@ use std::thread::{self, ThreadId};
 use nix::errno::Errno;
 use xen_types::{DomId, EventPort, KiB, Release};
 
+use crate::build::Channel;
 use crate::domain::{Altp2m, CpuMap, DomainKind, DomainSpec, DomainState, HostInfo, ShutdownReason, Trigger};
 use crate::error::{Result, XenError};
 use crate::param::HvmParam;
@@ -149,6 +152,25 @@ impl SimHypervisor {
         {
             domain.shutdown.get_or_insert(reason);
         }
+    }
+
+    /// Plays a guest that suspends itself, as one does that was asked to through xenstore. Does nothing to a domain that
+    /// does not run.
+    pub fn suspend_guest(&self, domid: DomId) {
+        self.guest_shuts_down(domid, ShutdownReason::Suspend);
+    }
+
+    /// Says how many pages a domain writes during each round of a live save; 16 when nothing is said.
+    pub fn set_dirty_pages(&self, domid: DomId, pages: u64) {
+        if let Some(domain) = self.lock().domains.get_mut(&domid) {
+            domain.dirty_pages = pages;
+        }
+    }
+
+    /// Whether Xen records which memory of a domain is written.
+    #[must_use]
+    pub fn log_dirty(&self, domid: DomId) -> bool {
+        self.lock().domains.get(&domid).is_some_and(|domain| domain.log_dirty)
     }
 
     /// Whether a domain runs: it is not paused, has not shut down and is not being destroyed.
@@ -315,6 +337,23 @@ impl State {
         Ok(())
     }
 
+    /// Gives a domain its memory, or says why not.
+    fn fill(&mut self, domid: DomId, hvm: bool, memory: KiB, channels: [Channel; 2]) -> Result<(), Errno> {
+        let domain = self.living(domid)?;
+        let known = |channel: &Channel| domain.ports.get(&channel.port) == Some(&channel.peer);
+        let fits = domain.spec.kind.is_hvm() == hvm && !domain.built && domain.vcpus > 0;
+        if !fits || !channels.iter().all(known) {
+            return Err(Errno::EINVAL);
+        }
+        if memory > domain.max_memory {
+            return Err(Errno::ENOMEM);
+        }
+        self.take_memory(memory)?;
+        let domain = self.living(domid)?;
+        (domain.memory, domain.built) = (memory, true);
+        Ok(())
+    }
+
     fn destroy(&mut self, domid: DomId) -> Result<(), Errno> {
         if domid == DomId::DOM0 {
             return Err(Errno::EINVAL);
@@ -348,6 +387,8 @@ struct SimDomain {
     memory_target: KiB,
     paging_memory: KiB,
     built: bool,
+    log_dirty: bool,
+    dirty_pages: u64,
     dying: bool,
     shutdown: Option<ShutdownReason>,
     target: Option<DomId>,
@@ -368,6 +409,8 @@ impl SimDomain {
             memory_target: KiB(0),
             paging_memory: KiB(0),
             built: false,
+            log_dirty: false,
+            dirty_pages: 16,
             dying: false,
             shutdown: None,
             target: None,

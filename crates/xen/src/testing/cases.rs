@@ -10,8 +10,8 @@ use crate::domain::{Altp2m, CpuMap, DomainKind, DomainSpec, ShutdownReason, Trig
 use crate::error::XenError;
 use crate::param::HvmParam;
 
-/// All cases, from the simple to the composed.
-pub const CASES: &[Case] = &[
+/// The cases about what is made and what Xen refuses.
+pub(super) const CASES: &[Case] = &[
     Case { name: "the host and domain 0 are told of", run: host },
     Case { name: "an unknown domain is refused everywhere", run: unknown_domain },
     Case { name: "a new domain is empty, paused, and goes when destroyed", run: new_domain },
