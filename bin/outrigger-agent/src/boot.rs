@@ -8,15 +8,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signalfd::SignalFd;
-use stubdom_abi::{AgentExit, DmKey, ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole, harmless};
+use stubdom_abi::{
+    AgentExit, DmKey, HELD_STEP, HOLD_WORD, ImageConfig, STATE_IN_FD, STATE_OUT_FD, Serves, StubConsole,
+    harmless, has_word,
+};
 use xen_types::DomId;
 use xenstore::Connection;
 
 use crate::error::{AgentError, chain};
 use crate::fd::Descriptors;
+use crate::machines::supervise::SERVING;
 use crate::plan::Plan;
 use crate::qemu::{self, Qemu};
 use crate::sandbox::filter::Mode;
+use crate::sandbox::launch::Begin;
 use crate::sandbox::{self, Confinement};
 use crate::services::bridge::{self, Service};
 use crate::services::consoles::{self, open_raw};
@@ -26,9 +31,6 @@ use crate::services::relay::Relay;
 use crate::services::{disks, store};
 use crate::signals;
 use crate::system::{self, Loading};
-
-/// The value of `agent/step` once QEMU is started.
-const SERVING: &str = "serving";
 
 /// What the steps find and make, in the order of the steps. What a later step fills is empty until then.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct Boot {
     pub(crate) store: Connection,
     /// The kernel's.
     cmdline: String,
+    /// Whether QEMU is held until the toolstack has it started.
+    pub(crate) holds: bool,
     /// The guest, where the command line names it.
     serves: Option<Serves>,
     /// The guest's domain.
@@ -88,7 +92,7 @@ impl Steps<'_> {
     }
 }
 
-/// Prepares the domain and starts QEMU. Returns nothing if that failed, which is then reported.
+/// Prepares the domain and starts QEMU, or has it held one step before. Returns nothing if that failed, which is then reported.
 pub(crate) fn boot(log: &mut Log) -> Option<(Boot, Nics, Qemu)> {
     let mut steps = Steps { log, begin: uptime(), current: "start" };
     // Workers of the kernel would take milliseconds from every step. So they run while the agent waits for dom0.
@@ -104,11 +108,16 @@ pub(crate) fn boot(log: &mut Log) -> Option<(Boot, Nics, Qemu)> {
     let started = linux_sched::undisturbed(|| boot.prepare(&mut steps))
         .and_then(|nics| Ok((nics, boot.launch(&mut steps)?)));
     // Only now: each line is an event for dom0, which then has the processor instead of QEMU's start.
-    boot.show(if started.is_ok() { SERVING } else { steps.current }, steps.log);
+    let step = match (&started, boot.holds) {
+        (Ok(_), true) => HELD_STEP,
+        (Ok(_), false) => SERVING,
+        (Err(_), _) => steps.current,
+    };
+    boot.show(step, steps.log);
     match started {
         Ok((nics, qemu)) => {
-            let took = steps.since_begin();
-            log.line(&format!("QEMU started {took} ms after the agent's first instruction"));
+            let (took, what) = (steps.since_begin(), if boot.holds { "held" } else { "started" });
+            log.line(&format!("QEMU {what} {took} ms after the agent's first instruction"));
             Some((boot, nics, qemu))
         }
         Err(error) => {
@@ -152,6 +161,7 @@ impl Boot {
             loading,
             store,
             services: bridge::services(&cmdline),
+            holds: has_word(&cmdline, HOLD_WORD),
             cmdline,
             serves,
             target,
@@ -205,15 +215,22 @@ impl Boot {
         Ok(nics)
     }
 
-    /// Starts QEMU, and takes from it what it does not need at its start.
+    /// Starts QEMU, and takes from it what it does not need at its start. A QEMU that is held is still its launcher, which
+    /// has nothing left to do but to become QEMU: all else here is done before.
     fn launch(&mut self, steps: &mut Steps<'_>) -> Result<Qemu, AgentError> {
         let program = &self.config.qemu;
         let args = qemu::arguments(&self.config, self.has_state_out, take(&mut self.plan.args));
         let filter = Mode::of_cmdline(&self.cmdline);
-        let command = sandbox::launch::command(self.confinement, filter, program, &args);
+        let begin = if self.holds { Begin::WhenContinued } else { Begin::AtOnce };
+        let command = sandbox::launch::command(self.confinement, filter, begin, program, &args);
         let ready = steps.since_begin();
         steps.log.line(&format!("ready to start QEMU {ready} ms after the agent's first instruction"));
-        let qemu = steps.step("qemu", |_| Qemu::start(program, command, take(&mut self.descriptors)))?;
+        let qemu = steps.step("qemu", |_| {
+            let qemu = Qemu::start(program, command, take(&mut self.descriptors))?;
+            // A launcher that failed has ended: the loop reports it as any end of QEMU.
+            self.holds = self.holds && qemu.is_waiting()?;
+            Ok(qemu)
+        })?;
         steps.log.line(&format!("{program} {}", describe(&args)));
         // QEMU has far to go until it reads anything from its guest.
         steps.step("hardening", |_| {
@@ -222,7 +239,10 @@ impl Boot {
             Ok(())
         })?;
         // Each watch causes an event at once for what exists already.
-        store::watch(&self.store, self.target, self.relay.is_used())?;
+        let mut keys = vec![DmKey::State, DmKey::Command];
+        keys.extend(self.relay.is_used().then_some(DmKey::StateEnd));
+        keys.extend(self.holds.then_some(DmKey::Start));
+        store::watch(&self.store, self.target, &keys)?;
         Ok(qemu)
     }
 
@@ -284,6 +304,7 @@ impl Boot {
             loading: Loading::default(),
             store,
             cmdline: String::new(),
+            holds: false,
             serves: None,
             target,
             services: &[],

@@ -23,6 +23,8 @@ pub(crate) enum Effect {
     Ask(Command),
     /// Send QEMU a command with a descriptor of the disk with this path; only log it if the disk cannot be opened.
     PassDisk(Command, String),
+    /// Let the launcher that waits become QEMU.
+    Continue,
     /// Ask QEMU to end.
     Terminate,
     /// Kill QEMU.

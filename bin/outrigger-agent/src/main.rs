@@ -6,7 +6,7 @@
 //! ([`sandbox`]). One thread, no runtime: PID 1 reaps every child itself.
 //!
 //! ```text
-//! boot   once, in order: the steps up to QEMU
+//! boot   once, in order: the steps up to QEMU, which may be held there
 //! run    then: a source (services, signals, qmp) ─▶ machines ─▶ effect ─▶ performed
 //! ```
 //!

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use stubdom_abi::{ImageConfig, STATE_OUT_FD, STATE_OUT_FDSET};
 
@@ -94,6 +96,24 @@ impl Qemu {
         Ok(Self { pid: Pid::from_raw(id), output, qmp: Qmp::new(ours) })
     }
 
+    /// Waits until a launcher that is to wait does so; returns whether it does, or has ended instead. How it ended is
+    /// still to be taken.
+    pub(crate) fn is_waiting(&self) -> Result<bool, AgentError> {
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        loop {
+            match waitid(Id::Pid(self.pid), flags) {
+                Ok(status) => return Ok(matches!(status, WaitStatus::Stopped(..))),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(AgentError::system("wait for the launcher")(errno)),
+            }
+        }
+    }
+
+    /// Lets a launcher that waits become QEMU.
+    pub(crate) fn proceed(&self) {
+        let _ = kill(self.pid, Signal::SIGCONT);
+    }
+
     /// Puts it under a limit of memory, where the kernel has such limits. It has taken next to nothing yet.
     pub(crate) fn limit_memory(&self) {
         launch::limit_memory(self.pid);
@@ -166,6 +186,31 @@ mod tests {
         };
         assert_eq!(given(&["-name", "x"]), "-sandbox on,spawn=deny -msg timestamp=on");
         assert_eq!(given(&["-sandbox", "on"]), "-msg timestamp=on");
+    }
+
+    /// A process of a shell in QEMU's place.
+    fn running(script: &str) -> (Qemu, std::process::Child) {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let (output, _) = std::io::pipe().unwrap();
+        let (qmp, _) = UnixStream::pair().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        (Qemu { pid, output, qmp: Qmp::new(qmp) }, child)
+    }
+
+    #[test]
+    fn a_launcher_that_waits_goes_on_when_it_is_continued() {
+        let (qemu, mut child) = running("kill -STOP $$; exit 7");
+        assert!(qemu.is_waiting().unwrap());
+        assert!(qemu.is_waiting().unwrap(), "it is only looked at");
+        qemu.proceed();
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+    }
+
+    #[test]
+    fn a_launcher_that_failed_does_not_wait_and_is_still_to_be_reaped() {
+        let (qemu, mut child) = running("exit 126");
+        assert!(!qemu.is_waiting().unwrap());
+        assert_eq!(child.wait().unwrap().code(), Some(126));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) struct Command {
 /// What came from QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
+    /// The first of all: QEMU's monitors are there.
+    Greeting,
     /// The answer to a command: what it returns, or QEMU's description of the error.
     Answer(Purpose, Result<Value, String>),
     /// An event with its data.
@@ -142,7 +144,7 @@ impl Session {
             return match self.phase {
                 Phase::Greeting => {
                     self.phase = Phase::Greeted;
-                    Ok(None)
+                    Ok(Some(Message::Greeting))
                 }
                 _ => Err(Broken("it sent two greetings")),
             };
@@ -304,7 +306,7 @@ mod tests {
         session.waiting.push_back((command(1, "one"), None));
         session.waiting.push_back((command(2, "two"), None));
         assert!(session.next().is_none());
-        session.take(GREETING).unwrap();
+        assert_eq!(session.take(GREETING), Ok(vec![Message::Greeting]));
         assert!(session.next().is_some() && session.next().is_none());
         session.take(b"{\"return\": {}}\n").unwrap();
         assert!(session.next().unwrap().0.starts_with(b"{\"arguments\":{},\"execute\":\"one\"}"));
@@ -350,7 +352,7 @@ mod tests {
         let mut reader = BufReader::new(theirs.try_clone().unwrap());
         let mut line = String::new();
         (&theirs).write_all(GREETING).unwrap();
-        assert_eq!(qmp.pump(), Ok(vec![]));
+        assert_eq!(qmp.pump(), Ok(vec![Message::Greeting]));
         reader.read_line(&mut line).unwrap();
         (&theirs).write_all(b"{\"return\": {}}\n").unwrap();
         assert_eq!(qmp.pump(), Ok(vec![]));

@@ -1,4 +1,4 @@
-//! The loop while QEMU runs: what a source reports goes to a machine, and what the machine wants is performed.
+//! The loop while QEMU runs, or is held before: what a source reports goes to a machine, and what the machine wants is performed.
 //!
 //! One thread, one epoll, no waiting anywhere else but for a disk that has just come (a moment).
 
@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
+use stubdom_abi::DmKey;
 
 use self::sources::{Source, Sources};
 use crate::boot::Boot;
@@ -89,6 +90,7 @@ fn open(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<Loop<'_>, A
     let disks = DiskWatch::open()?;
     sources.add(Source::Disks, &disks, EpollFlags::EPOLLIN)?;
     let pci = PciCommands::new(boot.confinement == Confinement::Pci);
+    let supervisor = if boot.holds { Supervisor::held(uptime()) } else { Supervisor::new(uptime()) };
     Ok(Loop {
         boot,
         nics,
@@ -99,7 +101,7 @@ fn open(boot: Boot, nics: Nics, qemu: Qemu, log: &mut Log) -> Result<Loop<'_>, A
         sources,
         output: Polled::Yes,
         console: Polled::No,
-        supervisor: Supervisor::new(uptime()),
+        supervisor,
         pci,
         events: vec![Event::Tick],
         end: None,
@@ -112,12 +114,19 @@ impl Loop<'_> {
     /// System calls are what a round trip of QMP costs: those that can be left out are.
     fn turn(&mut self) -> Result<Option<bool>, AgentError> {
         let now = uptime();
-        for event in take(&mut self.events) {
-            let effects = self.supervisor.handle(now, event);
-            self.perform(effects);
-            if self.end.is_some() {
-                return Ok(self.end);
+        loop {
+            for event in take(&mut self.events) {
+                let effects = self.supervisor.handle(now, event);
+                self.perform(effects);
+                if self.end.is_some() {
+                    return Ok(self.end);
+                }
             }
+            // What came while an answer was waited for, before this loop too: xenstore's descriptor does not show it.
+            if !self.boot.store.has_event() {
+                break;
+            }
+            self.take_store()?;
         }
         self.poll_console()?;
         let ready = self.sources.wait(self.timeout(now))?;
@@ -222,6 +231,10 @@ impl Loop<'_> {
 
     fn take_message(&mut self, message: &Message) {
         let effects = match message {
+            Message::Greeting => {
+                self.events.push(Event::MonitorReady);
+                Vec::new()
+            }
             Message::Answer(Purpose::AddMedium(devid), answer) => vec![media::added(*devid, answer)],
             // Most often there was none, or the toolstack removed it.
             Message::Answer(Purpose::RemoveMedium(_), _) => Vec::new(),
@@ -249,19 +262,23 @@ impl Loop<'_> {
 
     fn take_store(&mut self) -> Result<(), AgentError> {
         let (connection, target) = (&self.boot.store, self.boot.target);
-        let (mut changed, mut commanded, mut state_ends) = (false, false, false);
+        let (mut changed, mut commanded, mut state_ends, mut starts) = (false, false, false, false);
         while let Some(event) = connection.next_event(Instant::now())? {
             match event.token.as_str() {
                 store::COMMAND_TOKEN => commanded = true,
                 store::STATE_END_TOKEN => state_ends = true,
+                store::START_TOKEN => starts = true,
                 _ => changed = true,
             }
+        }
+        if starts && store::take(connection, target, DmKey::Start)? {
+            self.events.push(Event::Start);
         }
         if changed && store::is_running(connection, target)? {
             self.events.push(Event::Running);
         }
         // The key is removed before the stream's end can be seen: what is written then is for the next state.
-        if state_ends && store::take_state_end(connection, target)? {
+        if state_ends && store::take(connection, target, DmKey::StateEnd)? {
             self.boot.relay.end();
             self.boot.relay.pump(self.log);
         }
@@ -326,6 +343,7 @@ impl Loop<'_> {
                     Ok(file) => self.ask(command, Some(file.into())),
                     Err(error) => self.log.error(&error),
                 },
+                Effect::Continue => self.qemu.proceed(),
                 Effect::Terminate => self.qemu.terminate(),
                 Effect::Kill => self.qemu.kill(),
                 Effect::End { clean } => self.end = Some(clean),
@@ -355,131 +373,4 @@ impl Loop<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader, Write};
-    use std::os::unix::net::UnixStream;
-
-    use serde_json::Value;
-    use stubdom_abi::{AgentExit, DmKey, paths};
-    use xen_types::DomId;
-    use xenstore::server::Server;
-    use xenstore::{Store, Xenstore};
-
-    use super::*;
-
-    fn stub() -> DomId {
-        DomId::new(9).unwrap()
-    }
-
-    fn target() -> DomId {
-        DomId::new(8).unwrap()
-    }
-
-    /// dom0 and QEMU, as the loop sees them.
-    struct Outside {
-        _server: Server,
-        dom0: Xenstore,
-        qmp: BufReader<UnixStream>,
-    }
-
-    impl Outside {
-        fn read(&self, key: DmKey) -> Option<String> {
-            self.dom0.read_string(&key.path(stub(), target()), 128).unwrap()
-        }
-
-        fn write(&self, key: DmKey, value: &str) {
-            self.dom0.write(&key.path(stub(), target()), value.as_bytes()).unwrap();
-        }
-
-        /// QEMU's side of one command: the agent has to turn until it is sent.
-        fn command(&mut self, agent: &mut Loop<'_>) -> String {
-            let mut line = String::new();
-            until(agent, || match self.qmp.read_line(&mut line) {
-                Ok(_) => true,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
-                Err(error) => panic!("{error}"),
-            });
-            line
-        }
-
-        fn greet(&mut self, agent: &mut Loop<'_>) {
-            self.answer("{\"QMP\": {}}\n");
-            assert!(self.command(agent).contains("qmp_capabilities"));
-            self.answer("{\"return\": {}}\n");
-        }
-
-        fn answer(&mut self, line: &str) {
-            self.qmp.get_mut().write_all(line.as_bytes()).unwrap();
-        }
-    }
-
-    /// Turns until it is done.
-    fn until(agent: &mut Loop<'_>, mut is_done: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !is_done() {
-            assert!(Instant::now() < deadline, "it does not happen");
-            assert_eq!(agent.turn().unwrap(), None);
-        }
-    }
-
-    fn opened(log: &mut Log) -> (Loop<'_>, Outside) {
-        let server = Server::start();
-        let (dom0, store) = (server.connect(DomId::DOM0), server.connection(stub()));
-        let folder = paths::device_model_dir(stub(), target());
-        dom0.mkdir(&folder).unwrap();
-        dom0.set_perms(&folder, &paths::device_model_permissions(stub(), target())).unwrap();
-        store::watch(&store, target(), false).unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        for end in [&ours, &theirs] {
-            end.set_nonblocking(true).unwrap();
-        }
-        let nics = Nics::prepare(&[], 0, &store, &mut || ()).unwrap().0;
-        let (output, _) = std::io::pipe().unwrap();
-        let agent = open(Boot::for_tests(store, target()), nics, Qemu::for_tests(output, ours), log).unwrap();
-        (agent, Outside { _server: server, dom0, qmp: BufReader::new(theirs) })
-    }
-
-    #[test]
-    fn qemu_gets_no_medium_that_cannot_be_opened() {
-        let mut log = Log::default();
-        let (mut agent, mut outside) = opened(&mut log);
-        outside.greet(&mut agent);
-        let add = Command { purpose: Purpose::AddMedium(51728), name: "add-fd", arguments: Value::Null };
-        let after = Command { purpose: Purpose::Pci(0), name: "query-pci", arguments: Value::Null };
-        agent.perform([
-            Effect::PassDisk(add.clone(), "/nonexistent/xvdb".to_owned()),
-            Effect::PassDisk(add, "/dev/null".to_owned()),
-            Effect::Ask(after),
-        ]);
-        assert!(outside.command(&mut agent).contains("add-fd"));
-        outside.answer("{\"return\": {}}\n");
-        assert!(outside.command(&mut agent).contains("query-pci"));
-    }
-
-    #[test]
-    fn a_pci_command_goes_from_xenstore_to_qemu_and_back() {
-        let mut log = Log::default();
-        let (mut agent, mut outside) = opened(&mut log);
-        outside.greet(&mut agent);
-        outside.write(DmKey::Parameter, "0000:00:10.0");
-        outside.write(DmKey::Command, "pci-rem");
-        let command = outside.command(&mut agent);
-        assert!(command.contains("device_del") && command.contains("pci-pt-00_10.0"), "{command}");
-        outside.answer(
-            "{\"return\": {}}\n{\"event\": \"DEVICE_DELETED\", \"data\": {\"device\": \"pci-pt-00_10.0\"}}\n",
-        );
-        until(&mut agent, || outside.read(DmKey::State).as_deref() == Some("pci-removed"));
-        assert!(outside.read(DmKey::AgentHeartbeat).is_some());
-    }
-
-    #[test]
-    fn the_end_of_qemu_is_reported_and_ends_the_loop() {
-        let mut log = Log::default();
-        let (mut agent, outside) = opened(&mut log);
-        outside.write(DmKey::State, "running");
-        until(&mut agent, || outside.read(DmKey::AgentHeartbeat).is_some());
-        agent.events.push(Event::Ended(AgentExit::Exited(1), "bad option".to_owned()));
-        assert_eq!(agent.turn().unwrap(), Some(false));
-        assert_eq!(outside.read(DmKey::AgentExit).as_deref(), Some("exited 1"));
-    }
-}
+mod tests;

@@ -16,6 +16,10 @@ pub const PCI_WORD: &str = "outrigger.pci=on";
 /// vchan too.
 pub const QMP_CONSOLE_WORD: &str = "outrigger.qmp=console";
 
+/// The word with which the toolstack asks the stubdomain to prepare everything for QEMU and to start it only when
+/// [`DmKey::Start`](crate::DmKey::Start) is written. Until then nothing of the target is needed but its domid.
+pub const HOLD_WORD: &str = "outrigger.hold=qemu";
+
 /// Whether a kernel command line has a word.
 #[must_use]
 pub fn has_word(cmdline: &str, word: &str) -> bool {

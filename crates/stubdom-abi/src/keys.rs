@@ -17,6 +17,10 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// taken for stuck. Six beats, because a busy host may not run the stubdomain for seconds.
 pub const HEARTBEAT_STALE: Duration = Duration::from_secs(30);
 
+/// What [`DmKey::AgentStep`](crate::DmKey::AgentStep) says while everything is prepared and QEMU is held
+/// ([`HOLD_WORD`](crate::HOLD_WORD)).
+pub const HELD_STEP: &str = "held";
+
 /// What [`DmKey::State`](crate::DmKey::State) holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DmState {
@@ -56,11 +60,14 @@ pub enum Feature {
     /// Consoles 1 and 2 carry frames ([`crate::stream`]) where the kernel's command line has
     /// [`STATE_FRAMES_WORD`](crate::STATE_FRAMES_WORD).
     StateFrames,
+    /// QEMU is held until [`DmKey::Start`](crate::DmKey::Start) is written, where the kernel's command line has
+    /// [`HOLD_WORD`](crate::HOLD_WORD).
+    Hold,
 }
 
 impl Feature {
     /// All features, in the order in which they are written.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Exit,
         Self::Heartbeat,
         Self::Shutdown,
@@ -68,6 +75,7 @@ impl Feature {
         Self::VncVchan,
         Self::StateVchan,
         Self::StateFrames,
+        Self::Hold,
     ];
 
     /// The feature's word in xenstore.
@@ -81,6 +89,7 @@ impl Feature {
             Self::VncVchan => "vnc-vchan",
             Self::StateVchan => "state-vchan",
             Self::StateFrames => "state-frames",
+            Self::Hold => "hold",
         }
     }
 }

@@ -21,13 +21,13 @@ pub mod stream;
 
 pub use abilities::QemuAbilities;
 pub use argv::{Argv, ArgvError};
-pub use cmdline::{PCI_WORD, QMP_CONSOLE_WORD, STATE_FRAMES_WORD, Serves, has_word};
+pub use cmdline::{HOLD_WORD, PCI_WORD, QMP_CONSOLE_WORD, STATE_FRAMES_WORD, Serves, has_word};
 pub use console::{ConsoleError, QmpConsole, SerialPort, StubConsole};
 pub use fdset::{StubDevid, StubDevidError};
 pub use image::ImageConfig;
 pub use keys::{
-    AgentExit, DmState, Feature, Features, HEARTBEAT_INTERVAL, HEARTBEAT_STALE, Heartbeat, MAX_STUB_VALUE,
-    harmless,
+    AgentExit, DmState, Feature, Features, HEARTBEAT_INTERVAL, HEARTBEAT_STALE, HELD_STEP, Heartbeat,
+    MAX_STUB_VALUE, harmless,
 };
 pub use paths::DmKey;
 pub use report::StubReport;

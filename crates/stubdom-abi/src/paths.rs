@@ -21,7 +21,8 @@ pub enum DmKey {
     Features,
     /// `agent/version`: the agent's name and version, a text for people.
     AgentVersion,
-    /// `agent/step`: the step of its start that the agent is at, or `serving` once QEMU was started; for people.
+    /// `agent/step`: the step of its start that the agent is at, or `serving` once QEMU was started; for people, but for
+    /// [`HELD_STEP`](crate::HELD_STEP).
     AgentStep,
     /// `agent/heartbeat`: seconds since the stubdomain's start ([`crate::Heartbeat`]).
     AgentHeartbeat,
@@ -36,6 +37,9 @@ pub enum DmKey {
     /// `state-end`: written by the toolstack when QEMU has written its whole state; removed by the agent before the
     /// framed stream's end.
     StateEnd,
+    /// `start`: written by the toolstack when a QEMU that is held ([`HOLD_WORD`](crate::HOLD_WORD)) is to start; removed
+    /// by the agent as it starts it.
+    Start,
 }
 
 impl DmKey {
@@ -55,6 +59,7 @@ impl DmKey {
             Self::VncVchan => "vnc-vchan",
             Self::StateVchan => "state-vchan",
             Self::StateEnd => "state-end",
+            Self::Start => "start",
         }
     }
 

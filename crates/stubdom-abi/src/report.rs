@@ -3,7 +3,7 @@
 use xen_types::DomId;
 use xenstore::{Store, StoreError};
 
-use crate::{AgentExit, DmKey, DmState, Features, harmless};
+use crate::{AgentExit, DmKey, DmState, Features, HELD_STEP, harmless};
 
 /// What a stubdomain has reported in `/local/domain/<stub>/device-model/<target>/`, at the moment of reading.
 ///
@@ -113,6 +113,12 @@ impl StubReport {
         self.text(DmKey::AgentStep)
     }
 
+    /// Whether everything is prepared for QEMU, and the agent waits for [`DmKey::Start`] to start it.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.step() == Some(HELD_STEP)
+    }
+
     /// The last heartbeat, only to be compared with the one before: any change is a sign of life, and as a number
     /// it would prove no more.
     #[must_use]
@@ -181,6 +187,13 @@ mod tests {
         assert_eq!(report.features(), [Feature::Exit, Feature::Heartbeat].into_iter().collect());
         assert_eq!(report.exit(), Some(AgentExit::Exited(0)));
         assert!(report.texts().map(|(key, _)| key).eq(StubReport::KEYS));
+    }
+
+    #[test]
+    fn a_qemu_is_held_at_one_step_only() {
+        let held = |step: &str| StubReport::of([(DmKey::AgentStep, step)]).is_held();
+        assert!(held("held") && !held("serving") && !held("held "));
+        assert!(!StubReport::default().is_held());
     }
 
     #[test]

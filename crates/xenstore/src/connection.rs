@@ -147,6 +147,12 @@ impl Connection {
         }
     }
 
+    /// Whether an event has come already, while a call waited for its answer. The descriptor does not show it.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        !self.state.borrow().events.is_empty()
+    }
+
     /// Waits until `condition` finds what it looks for in a node's value (nothing when there is no node).
     ///
     /// # Errors

@@ -108,6 +108,10 @@ impl EventQueue {
         self.events.pop_front()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
     pub(crate) fn take_matching(&mut self, token: &str) -> Option<WatchEvent> {
         let at = self.events.iter().position(|event| event.token == token)?;
         self.events.remove(at)

@@ -1,13 +1,16 @@
-//! The life of the stubdomain while QEMU runs.
+//! The life of the stubdomain while QEMU runs, and before that while it is held.
 //!
 //! ```text
-//!            Running                 Stop (SIGTERM from /sbin/poweroff)
-//! Starting ─────────▶ Serving ─────────────────────────────▶ Stopping
-//!    │                   │                                      │   │ 5 s: SIGKILL
-//!    └───────────────────┴───────── Ended ──────────────────────┘◀──┘
-//!                                     ▼
-//!                    agent/exit, then power off, or crash when QEMU failed
+//!       Start           Running              Stop (SIGTERM from /sbin/poweroff)
+//! Held ──────▶ Starting ──────▶ Serving ─────────────────────────────▶ Stopping
+//!  │ │            │                │                                      │   │ 5 s: SIGKILL
+//!  │ └────────────┴────────────────┴────── Ended ─────────────────────────┘◀──┘
+//!  │ Stop                                    ▼
+//!  └───────────────────────▶ agent/exit, then power off, or crash when QEMU failed
 //! ```
+//!
+//! The vchans are open from Serving on; for a QEMU that was held, from the moment when its monitor answers, because the
+//! toolstack may want to look at it before it runs (`-S`).
 
 use std::time::Duration;
 
@@ -20,9 +23,16 @@ const STOP: Duration = Duration::from_secs(5);
 /// After this time without `running`, the log says so. The toolstack has its own deadline and acts on it.
 const SLOW: Duration = Duration::from_secs(20);
 
+/// The value of `agent/step` once QEMU is started.
+pub(crate) const SERVING: &str = "serving";
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
+    /// The toolstack wants the QEMU started that is held.
+    Start,
+    /// QEMU's monitor answers.
+    MonitorReady,
     /// QEMU wrote `running`.
     Running,
     /// The stubdomain is asked to shut down.
@@ -35,6 +45,7 @@ pub(crate) enum Event {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
+    Held,
     Starting { logged: bool },
     Serving,
     Stopping { deadline: Duration },
@@ -47,12 +58,27 @@ pub(crate) struct Supervisor {
     phase: Phase,
     started: Duration,
     next_heartbeat: Duration,
+    bridges: Bridges,
+}
+
+/// Whether dom0 has the vchans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bridges {
+    WhenRunning,
+    WhenMonitorReady,
+    Open,
 }
 
 impl Supervisor {
     /// QEMU was started at this time.
     pub(crate) fn new(now: Duration) -> Self {
-        Self { phase: Phase::Starting { logged: false }, started: now, next_heartbeat: now }
+        let phase = Phase::Starting { logged: false };
+        Self { phase, started: now, next_heartbeat: now, bridges: Bridges::WhenRunning }
+    }
+
+    /// QEMU is held from this time on.
+    pub(crate) fn held(now: Duration) -> Self {
+        Self { phase: Phase::Held, bridges: Bridges::WhenMonitorReady, ..Self::new(now) }
     }
 
     /// When [`Event::Tick`] is due at the latest.
@@ -67,13 +93,47 @@ impl Supervisor {
     /// Takes an event.
     pub(crate) fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
         match event {
+            Event::Start if self.phase == Phase::Held => {
+                self.phase = Phase::Starting { logged: false };
+                self.started = now;
+                vec![
+                    Effect::Continue,
+                    Effect::Write(DmKey::AgentStep, SERVING.to_owned()),
+                    Effect::Log("the toolstack has QEMU started".to_owned()),
+                ]
+            }
+            Event::MonitorReady if self.bridges == Bridges::WhenMonitorReady => {
+                let took = now.saturating_sub(self.started).as_millis();
+                self.bridges = Bridges::Open;
+                // It may be left stopped as long as the toolstack likes.
+                if let Phase::Starting { logged } = &mut self.phase {
+                    *logged = true;
+                }
+                vec![
+                    Effect::OpenBridges,
+                    Effect::Log(format!("QEMU's monitor answers, {took} ms after its start")),
+                ]
+            }
             Event::Running if matches!(self.phase, Phase::Starting { .. }) => {
                 self.phase = Phase::Serving;
                 let took = now.saturating_sub(self.started).as_millis();
-                vec![
+                let mut effects = vec![
                     Effect::Log(format!("QEMU is running, {took} ms after its start")),
                     Effect::LogConfinement,
-                    Effect::OpenBridges,
+                ];
+                if self.bridges != Bridges::Open {
+                    self.bridges = Bridges::Open;
+                    effects.push(Effect::OpenBridges);
+                }
+                effects
+            }
+            Event::Stop if self.phase == Phase::Held => {
+                self.phase = Phase::Over;
+                let exit = AgentExit::Stopped;
+                vec![
+                    Effect::Log("shutdown requested; QEMU was not started".to_owned()),
+                    Effect::Write(DmKey::AgentExit, exit.encode()),
+                    Effect::End { clean: exit.is_clean() },
                 ]
             }
             Event::Stop if !matches!(self.phase, Phase::Stopping { .. } | Phase::Over) => {
@@ -82,7 +142,7 @@ impl Supervisor {
             }
             Event::Ended(exit, last_line) => self.ended(exit, &last_line),
             Event::Tick => self.tick(now),
-            Event::Running | Event::Stop => Vec::new(),
+            Event::Start | Event::MonitorReady | Event::Running | Event::Stop => Vec::new(),
         }
     }
 
@@ -183,6 +243,60 @@ mod tests {
         let slow = Effect::Log("QEMU is not ready after 20 s".to_owned());
         assert!(supervisor.handle(after(20), Event::Tick).contains(&slow));
         assert!(!supervisor.handle(after(30), Event::Tick).contains(&slow));
+    }
+
+    #[test]
+    fn a_held_qemu_starts_when_it_is_told_and_once() {
+        let mut supervisor = Supervisor::held(T0);
+        assert_eq!(
+            supervisor.handle(T0, Event::Tick),
+            [Effect::Write(DmKey::AgentHeartbeat, "10".to_owned())]
+        );
+        assert_eq!(supervisor.deadline(), after(5));
+        assert_eq!(supervisor.handle(after(60), Event::Tick).len(), 1, "a heartbeat, and no complaint");
+        let effects = supervisor.handle(after(61), Event::Start);
+        assert_eq!(effects.first(), Some(&Effect::Continue));
+        assert!(effects.contains(&Effect::Write(DmKey::AgentStep, SERVING.to_owned())));
+        assert_eq!(supervisor.handle(after(61), Event::Start), []);
+        // Its time counts from there.
+        let slow = Effect::Log("QEMU is not ready after 20 s".to_owned());
+        assert!(!supervisor.handle(after(80), Event::Tick).contains(&slow));
+        assert!(supervisor.handle(after(81), Event::Tick).contains(&slow));
+    }
+
+    #[test]
+    fn a_held_qemu_is_served_from_its_monitors_greeting_on() {
+        let mut supervisor = Supervisor::held(T0);
+        supervisor.handle(after(1), Event::Start);
+        assert!(supervisor.handle(after(2), Event::MonitorReady).contains(&Effect::OpenBridges));
+        assert_eq!(supervisor.handle(after(2), Event::MonitorReady), []);
+        let slow = Effect::Log("QEMU is not ready after 20 s".to_owned());
+        assert!(!supervisor.handle(after(60), Event::Tick).contains(&slow), "it may stay stopped");
+        let effects = supervisor.handle(after(61), Event::Running);
+        assert!(effects.contains(&Effect::LogConfinement) && !effects.contains(&Effect::OpenBridges));
+    }
+
+    #[test]
+    fn without_a_hold_the_greeting_opens_nothing() {
+        let mut supervisor = Supervisor::new(T0);
+        assert_eq!(supervisor.handle(after(1), Event::Start), []);
+        assert_eq!(supervisor.handle(after(1), Event::MonitorReady), []);
+        assert!(supervisor.handle(after(2), Event::Running).contains(&Effect::OpenBridges));
+    }
+
+    #[test]
+    fn a_held_stubdomain_stops_without_a_qemu() {
+        let mut supervisor = Supervisor::held(T0);
+        assert_eq!(exit_of(&supervisor.handle(after(1), Event::Stop)), ("stopped".to_owned(), true));
+        assert_eq!(supervisor.handle(after(2), Event::Start), []);
+        assert_eq!(supervisor.handle(after(60), Event::Tick), []);
+    }
+
+    #[test]
+    fn a_launcher_that_is_gone_ends_the_hold() {
+        let mut supervisor = Supervisor::held(T0);
+        let effects = supervisor.handle(after(1), Event::Ended(AgentExit::Killed(9), String::new()));
+        assert_eq!(exit_of(&effects), ("killed 9".to_owned(), false));
     }
 
     #[test]

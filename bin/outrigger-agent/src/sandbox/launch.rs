@@ -15,6 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, chdir, chroot, setgroups, setresgid, setresuid};
 
 use super::{CGROUP, Confinement, DEV, ROOT, filter};
@@ -25,6 +26,29 @@ pub(crate) const NAME: &str = "qemu-launcher";
 pub(crate) const FAILED: u8 = 126;
 /// The most processes and threads of QEMU's user. QEMU's own pools have 64 threads each.
 const PROCESSES: u64 = 256;
+
+/// When the launcher becomes QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// As soon as it can.
+    AtOnce,
+    /// It stops itself as soon as it could, and becomes QEMU when it is continued (SIGCONT).
+    WhenContinued,
+}
+
+impl Begin {
+    /// Its word among the launcher's arguments.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::AtOnce => "at-once",
+            Self::WhenContinued => "when-continued",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        [Self::AtOnce, Self::WhenContinued].into_iter().find(|known| known.word() == word)
+    }
+}
 
 /// What could not be given up, and why.
 #[derive(Debug)]
@@ -51,36 +75,41 @@ fn failed<E: core::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Unconf
 pub(crate) fn command(
     confinement: Confinement,
     mode: filter::Mode,
+    begin: Begin,
     program: &str,
     args: &[OsString],
 ) -> Command {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0(NAME).args([confinement.word(), mode.word(), program]).args(args);
+    command.arg0(NAME).args([confinement.word(), mode.word(), begin.word(), program]).args(args);
     command
 }
 
 /// What the launcher does with its arguments; comes back only when it failed.
 pub(crate) fn run(mut args: impl Iterator<Item = OsString>) -> Unconfined {
     let mut word = || args.next().and_then(|arg| arg.into_string().ok()).unwrap_or_default();
-    let (confinement, mode, program) = (word(), word(), word());
-    let known = Confinement::of_word(&confinement).zip(filter::Mode::of_word(&mode));
-    let Some((confinement, mode)) = known else {
+    let (confinement, mode, begin, program) = (word(), word(), word(), word());
+    let known = (Confinement::of_word(&confinement), filter::Mode::of_word(&mode), Begin::of_word(&begin));
+    let (Some(confinement), Some(mode), Some(begin)) = known else {
         return Unconfined { what: "read its arguments", why: confinement };
     };
-    match give_up(confinement, mode) {
+    match give_up(confinement, mode, begin) {
         // The environment is what the agent gave.
         Ok(()) => failed("start QEMU")(Command::new(program).args(args).exec()),
         Err(unconfined) => unconfined,
     }
 }
 
-fn give_up(confinement: Confinement, mode: filter::Mode) -> Result<(), Unconfined> {
+fn give_up(confinement: Confinement, mode: filter::Mode, begin: Begin) -> Result<(), Unconfined> {
     let filters = filter::compile(mode).map_err(failed("make the filter"))?;
     separate()?;
     build_root(confinement)?;
     enter_root()?;
     set_limits()?;
     drop_privileges(confinement)?;
+    if begin == Begin::WhenContinued {
+        // Here, since the filter has no call for it.
+        raise(Signal::SIGSTOP).map_err(failed("wait"))?;
+    }
     filters.apply().map_err(failed("install the filter"))
 }
 
@@ -203,7 +232,10 @@ mod tests {
         for confinement in [Confinement::User, Confinement::Pci] {
             assert_eq!(Confinement::of_word(confinement.word()), Some(confinement));
         }
-        let unknown = run(["root", "enforce", "/bin/true"].into_iter().map(OsString::from));
+        for begin in [Begin::AtOnce, Begin::WhenContinued] {
+            assert_eq!(Begin::of_word(begin.word()), Some(begin));
+        }
+        let unknown = run(["root", "enforce", "at-once", "/bin/true"].into_iter().map(OsString::from));
         assert!(unknown.to_string().contains("cannot read its arguments: root"));
     }
 

@@ -97,7 +97,68 @@ impl Relay {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::fd::OwnedFd;
+
+    use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollTimeout};
+    use stubdom_abi::stream::Encoder;
+
     use super::*;
+
+    /// A pipe whose ends do not wait.
+    fn pipe() -> (PipeReader, PipeWriter) {
+        let (reader, writer) = io::pipe().unwrap();
+        set_nonblocking(&reader).unwrap();
+        set_nonblocking(&writer).unwrap();
+        (reader, writer)
+    }
+
+    /// As with a QEMU that is held: what its pipe does not take waits in the console, and events alone move it then.
+    #[test]
+    fn a_state_that_comes_before_its_reader_arrives_whole() {
+        let state: Vec<u8> = (0..=250_u8).cycle().take(400_000).collect();
+        let (mut encoder, mut stream) = (Encoder::default(), Vec::new());
+        state.chunks(16 * 1024).for_each(|chunk| encoder.data(chunk, &mut stream));
+        encoder.end(&mut stream);
+        let ((console, mut dom0), (mut qemu, sink)) = (pipe(), pipe());
+        let console = File::from(OwnedFd::from(console));
+        let mut relay = Relay { outgoing: None, incoming: Some(In::new(console, sink)) };
+        let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        relay.poll(&epoll, 0).unwrap();
+        let (mut log, mut sent) = (Log::default(), 0);
+        // Returns how much of the stream the console has taken.
+        let mut turn = || {
+            while let Ok(count @ 1..) = dom0.write(&stream[sent..]) {
+                sent += count;
+            }
+            if epoll.wait(&mut [EpollEvent::empty(); 4], EpollTimeout::ZERO).unwrap() > 0 {
+                relay.pump(&mut log);
+            }
+            sent
+        };
+        let (mut before, mut taken) = (0, turn());
+        while taken > before {
+            (before, taken) = (taken, turn());
+        }
+        assert!((64 * 1024..stream.len()).contains(&taken), "{taken}");
+        let (mut received, mut buffer, mut idle) = (Vec::new(), [0; 5000], 0);
+        loop {
+            match qemu.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    received.extend_from_slice(&buffer[..count]);
+                    idle = 0;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    idle += 1;
+                    assert!(idle < 3, "nothing comes after {} bytes", received.len());
+                    turn();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(received == state, "{} bytes", received.len());
+    }
 
     #[test]
     fn a_word_of_the_command_line_asks_for_frames() {

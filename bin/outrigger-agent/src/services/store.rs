@@ -18,12 +18,12 @@ pub(crate) const DEVICE: &str = "/dev/xen/xenbus";
 const AT_ONCE: usize = 16;
 /// Where the kernel shows the PCI devices that it has found.
 const PCI_DEVICES: &str = "/sys/bus/pci/devices";
-/// Marks the events of QEMU's state.
-const STATE_TOKEN: &str = "state";
 /// Marks the events of the older PCI protocol's command.
-pub(crate) const COMMAND_TOKEN: &str = "command";
+pub(crate) const COMMAND_TOKEN: &str = DmKey::Command.name();
 /// Marks the events of the key that ends a state.
-pub(crate) const STATE_END_TOKEN: &str = "state-end";
+pub(crate) const STATE_END_TOKEN: &str = DmKey::StateEnd.name();
+/// Marks the events of the key that starts a QEMU that is held.
+pub(crate) const START_TOKEN: &str = DmKey::Start.name();
 
 /// The guest that this stubdomain serves.
 pub(crate) fn target(store: &Connection) -> Result<DomId, AgentError> {
@@ -67,7 +67,7 @@ pub(crate) fn announce(
     target: DomId,
     services: &'static [Service],
 ) -> Result<(), StoreError> {
-    let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown, Feature::StateFrames];
+    let always = [Feature::Exit, Feature::Heartbeat, Feature::Shutdown, Feature::StateFrames, Feature::Hold];
     let services = services.iter().map(|service| service.feature);
     let features: Features = always.into_iter().chain(services).collect();
     let version = concat!("outrigger-agent ", env!("CARGO_PKG_VERSION"));
@@ -80,13 +80,9 @@ pub(crate) fn write(store: &Connection, target: DomId, key: DmKey, value: &str) 
     store.write(&key.own_path(target), value.as_bytes())
 }
 
-/// Watches QEMU's state, the toolstack's commands, and, where states are relayed, the key that ends one.
-pub(crate) fn watch(store: &Connection, target: DomId, relays: bool) -> Result<(), StoreError> {
-    store.watch(&DmKey::State.own_path(target), STATE_TOKEN)?;
-    if relays {
-        store.watch(&DmKey::StateEnd.own_path(target), STATE_END_TOKEN)?;
-    }
-    store.watch(&DmKey::Command.own_path(target), COMMAND_TOKEN)
+/// Watches keys of the stubdomain's directory. Each one's name marks its events.
+pub(crate) fn watch(store: &Connection, target: DomId, keys: &[DmKey]) -> Result<(), StoreError> {
+    keys.iter().try_for_each(|key| store.watch(&key.own_path(target), key.name()))
 }
 
 /// The older PCI protocol's command and its parameter; both may be absent.
@@ -95,9 +91,9 @@ pub(crate) fn command(store: &Connection, target: DomId) -> Result<(Vec<u8>, Vec
     Ok((read(DmKey::Command)?, read(DmKey::Parameter)?))
 }
 
-/// Whether the toolstack reports that the outgoing state is complete; removes the key.
-pub(crate) fn take_state_end(store: &Connection, target: DomId) -> Result<bool, StoreError> {
-    let key = DmKey::StateEnd.own_path(target);
+/// Whether the toolstack has written a key with which it says something once; removes the key.
+pub(crate) fn take(store: &Connection, target: DomId, key: DmKey) -> Result<bool, StoreError> {
+    let key = key.own_path(target);
     let is_set = store.read(&key)?.is_some_and(|value| !value.is_empty());
     if is_set {
         store.rm(&key)?;
