@@ -7,9 +7,9 @@ CONFIG_I440FX=y
 #: from 10.0
 # Came with it by itself before: the floppy controller, which every saved state of this machine has.
 CONFIG_FDC_ISA=y
+#: any
 # Debian's own QEMU has one, and a state of it does not load without.
 CONFIG_HPET=y
-#: any
 
 # vga="stdvga" and vga="cirrus".
 CONFIG_VGA_PCI=y

@@ -1,9 +1,10 @@
-//! The arguments, in libxl's order: QEMU puts devices on the PCI bus as they come, and a saved state remembers where.
+//! The arguments, in libxl's order: devices get their places on the PCI bus as they come.
 
 use config::{DiskController, GuestConfig, UsbController, VendorDevice, Vga};
 use stubdom_abi::{Argv, ImageConfig, QmpConsole};
 use xen_types::KiB;
 
+use crate::pci::{PciSlots, is_elsewhere};
 use crate::{Facts, Place, PlanError, StubDisk, StubNic, StubSerial};
 
 /// The devices that the plan found places for.
@@ -15,17 +16,26 @@ pub(crate) struct Devices<'a> {
     pub(crate) qmp: Option<QmpConsole>,
 }
 
-#[derive(Default)]
-struct Args(Vec<String>);
+struct Args {
+    list: Vec<String>,
+    slots: PciSlots,
+}
 
 impl Args {
     fn flag(&mut self, name: &str) {
-        self.0.push(name.to_owned());
+        self.list.push(name.to_owned());
     }
 
     fn pair(&mut self, name: &str, value: impl Into<String>) {
-        self.0.push(name.to_owned());
-        self.0.push(value.into());
+        self.list.push(name.to_owned());
+        self.list.push(value.into());
+    }
+
+    /// A device in the next slot of the PCI bus.
+    fn pci(&mut self, device: &str) -> Result<(), PlanError> {
+        let slot = self.slots.first_free(device)?;
+        self.pair("-device", format!("{device},addr={slot}"));
+        Ok(())
     }
 }
 
@@ -36,7 +46,7 @@ pub(crate) fn build(
     machine_type: &str,
     devices: &Devices<'_>,
 ) -> Result<Vec<String>, PlanError> {
-    let mut args = Args::default();
+    let mut args = Args { list: Vec::new(), slots: PciSlots::of_machine(config.platform.xen_platform_pci) };
     args.flag("-no-shutdown");
     args.flag("-nodefaults");
     args.flag("-no-user-config");
@@ -54,84 +64,97 @@ pub(crate) fn build(
         args.pair("-k", keymap);
     }
     if devices.disks.iter().any(|disk| matches!(disk.place, Place::Scsi(_))) {
-        args.pair("-device", "lsi53c895a");
+        args.pci("lsi53c895a")?;
     }
     for serial in devices.serials {
         args.pair("-serial", serial.console.device());
     }
-    vga(config, &mut args);
+    vga(config, &mut args)?;
     args.pair("-boot", format!("order={}", config.boot.order()));
-    usb(config, &mut args);
-    sound(config, &mut args);
+    usb(config, &mut args)?;
+    sound(config, &mut args)?;
     if config.max_vcpus > 1 {
         args.pair("-smp", format!("{},maxcpus={}", config.vcpus, config.max_vcpus));
     }
-    for nic in devices.nics {
-        args.0.extend(nic.args());
-    }
-    if devices.nics.is_empty() {
-        args.pair("-net", "none");
-    }
+    nics(devices.nics, &mut args)?;
     if facts.incoming {
+        args.flag("-S");
         args.pair("-incoming", Argv::RESTORE_INCOMING);
     }
     args.pair("-machine", machine(config, machine_type));
     args.pair("-m", memory(config)?.mib().to_string());
     if config.disk_controller == DiskController::Ahci {
-        args.pair("-device", "ahci,id=ahci0");
+        args.pci("ahci,id=ahci0")?;
     }
     for disk in devices.disks {
-        args.0.extend(disk.args());
+        args.list.extend(disk.args());
     }
     if config.vendor_device == VendorDevice::XenServer {
-        args.pair("-device", "xen-pvdevice,device-id=0xc000");
+        args.pci("xen-pvdevice,device-id=0xc000")?;
     }
-    args.0.extend(config.device_model.extra_args.iter().cloned());
-    Ok(args.0)
+    args.list.extend(config.device_model.extra_args.iter().cloned());
+    Ok(args.list)
 }
 
-fn vga(config: &GuestConfig, args: &mut Args) {
+fn nics(nics: &[StubNic], args: &mut Args) -> Result<(), PlanError> {
+    for nic in nics {
+        let model = nic.model.as_str();
+        let slot = if is_elsewhere(model) { None } else { Some(args.slots.first_free(model)?) };
+        args.list.extend(nic.args(slot));
+    }
+    if nics.is_empty() {
+        args.pair("-net", "none");
+    }
+    Ok(())
+}
+
+fn vga(config: &GuestConfig, args: &mut Args) -> Result<(), PlanError> {
     let card = match config.display.vga {
         Vga::Cirrus => "cirrus-vga",
         Vga::StdVga => "VGA",
-        Vga::None => return,
+        Vga::None => return Ok(()),
     };
-    args.pair("-device", format!("{card},vgamem_mb={}", config.display.video_memory.mib()));
+    args.pci(&format!("{card},vgamem_mb={}", config.display.video_memory.mib()))
 }
 
-fn usb(config: &GuestConfig, args: &mut Args) {
+fn usb(config: &GuestConfig, args: &mut Args) -> Result<(), PlanError> {
     match config.usb.controller {
         UsbController::None => {}
         UsbController::Machine => args.flag("-usb"),
-        UsbController::Uhci => args.pair("-device", "piix3-usb-uhci,id=usb"),
+        UsbController::Uhci => args.pci("piix3-usb-uhci,id=usb")?,
         UsbController::Ehci => {
-            args.pair("-device", "ich9-usb-ehci1,id=usb,addr=0x1d.0x7,multifunction=on");
+            let slot = PciSlots::EHCI;
+            args.slots.take(slot);
+            args.pair("-device", format!("ich9-usb-ehci1,id=usb,addr={slot}.0x7,multifunction=on"));
             for (companion, (port, function)) in (1..).zip([(0, "0"), (2, "0x1"), (4, "0x2")]) {
                 args.pair(
                     "-device",
                     format!(
-                        "ich9-usb-uhci{companion},masterbus=usb.0,firstport={port},addr=0x1d.{function},\
+                        "ich9-usb-uhci{companion},masterbus=usb.0,firstport={port},addr={slot}.{function},\
                          multifunction=on"
                     ),
                 );
             }
         }
-        UsbController::Xhci => args.pair("-device", "nec-usb-xhci,id=usb"),
+        UsbController::Xhci => args.pci("nec-usb-xhci,id=usb")?,
     }
     for device in &config.usb.devices {
         args.pair("-usbdevice", device);
     }
+    Ok(())
 }
 
-fn sound(config: &GuestConfig, args: &mut Args) {
+fn sound(config: &GuestConfig, args: &mut Args) -> Result<(), PlanError> {
     match config.sound.as_deref() {
         None => {}
         Some("hda") => {
-            args.pair("-device", "intel-hda");
+            args.pci("intel-hda")?;
             args.pair("-device", "hda-duplex");
         }
-        Some(card) => args.pair("-device", card),
+        Some(card) if is_elsewhere(card) => args.pair("-device", card),
+        Some(card) => args.pci(card)?,
     }
+    Ok(())
 }
 
 fn machine(config: &GuestConfig, machine_type: &str) -> String {

@@ -18,6 +18,8 @@
 //! | the guest's name | `-name NAME` | `-name guest=NAME`, commas doubled | a name with `,` or `=` would be taken for options |
 //! | no ACPI | `-no-acpi` | `acpi=off` of the machine | QEMU has removed the former |
 //! | machine | `xenfv`, `pc` | `xenfv-3.1`, `pc-i440fx-7.2`, or the next that the QEMU has | what an alias means changes from release to release, and a state fits one machine only; see [`mod@abilities`] |
+//! | PCI addresses | those that QEMU gives | the same, said (`addr=`) | a device that is left out shifts no other, and a state still fits; see `pci.rs` |
+//! | `-incoming` | alone | with `-S` | a device model is looked at before it runs |
 //! | `-sandbox` | never | everything denied, where the QEMU has it | |
 //! | `device_model_args` | before `-machine`, `_hvm` behind it | at the end | what is said last counts |
 //!
@@ -31,6 +33,8 @@ pub mod abilities;
 mod args;
 mod disks;
 mod nics;
+mod pci;
+mod unsavable;
 
 use config::{GuestConfig, QmpTransport, Uuid, Vdev};
 use stubdom_abi::{Argv, ArgvError, ConsoleError, QemuAbilities, QmpConsole, StubConsole};
@@ -40,6 +44,7 @@ use xen_types::{DomId, KiB};
 pub use abilities::Part;
 pub use disks::{Place, StubDisk, Unemulated, WhyNot, cd_device, scsi_drive, scsi_target};
 pub use nics::StubNic;
+pub use unsavable::{Unsavable, WhyUnsavable, unsavable};
 
 /// What is known of the guest and its stubdomain besides the configuration, before they have domains.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +53,9 @@ pub struct Facts {
     pub uuid: Uuid,
     /// What the QEMU in the image can do, as the image's manifest says it.
     pub qemu: QemuFeatures,
-    /// A device state waits for QEMU: it is started for a restore, a migration or a replacement.
+    /// A device state waits for QEMU: it is started for a restore, a migration or a replacement. It loads the state
+    /// and stays stopped until it is told `cont`. Since it does not report `running` before that, its stubdomain has
+    /// to be one that holds QEMU ([`stubdom_abi::HOLD_WORD`]).
     pub incoming: bool,
 }
 
@@ -116,6 +123,12 @@ pub enum PlanError {
         /// The guest's memory.
         memory: KiB,
     },
+    /// More devices than slots of the PCI bus.
+    #[error("The guest's PCI bus has no slot left for {device}: configure fewer NICs")]
+    NoPciSlot {
+        /// QEMU's name of the device.
+        device: String,
+    },
     /// The image's QEMU lacks something.
     #[error(
         "The QEMU of the stubdomain's image has no {kind} {name}: change the configuration, or build an image whose \
@@ -161,6 +174,16 @@ impl Plan {
         let mut args = vec!["-xen-domid".to_owned(), target.to_string()];
         args.extend_from_slice(&self.args);
         Argv::new(args).map_err(PlanError::Argv)
+    }
+}
+
+impl Plan {
+    /// The slots of the PCI bus that QEMU's devices are said to have, each with its class (base class and subclass) where
+    /// that is known. What the machine brings itself, and what the configuration's own arguments name, is not in it.
+    #[must_use]
+    pub fn pci_devices(&self) -> Vec<(u32, Option<u32>)> {
+        let pairs = self.args.windows(2).filter(|pair| pair.first().is_some_and(|name| name == "-device"));
+        pairs.filter_map(|pair| pci::device(pair.last()?)).collect()
     }
 }
 

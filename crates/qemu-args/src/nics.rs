@@ -1,3 +1,4 @@
+use crate::pci::PciSlot;
 use config::{GuestConfig, MacAddr, Nic, NicKind, Uuid};
 
 /// A NIC that QEMU emulates: a tap in the stubdomain, bridged with a PV NIC of the stubdomain.
@@ -34,11 +35,12 @@ fn stub_nic(index: usize, nic: &Nic, uuid: &Uuid) -> StubNic {
 impl StubNic {
     /// QEMU's arguments for it. No script brings the tap up: the agent sees it come, and a sandboxed QEMU could not
     /// start one.
-    pub(crate) fn args(&self) -> [String; 4] {
+    pub(crate) fn args(&self, slot: Option<PciSlot>) -> [String; 4] {
         let Self { devid, mac, model, tap, .. } = self;
+        let addr = slot.map_or(String::new(), |slot| format!(",addr={slot}"));
         [
             "-device".to_owned(),
-            format!("{model},id=nic{devid},netdev=net{devid},mac={mac}"),
+            format!("{model},id=nic{devid},netdev=net{devid},mac={mac}{addr}"),
             "-netdev".to_owned(),
             format!("type=tap,id=net{devid},ifname={tap},script=no,downscript=no"),
         ]

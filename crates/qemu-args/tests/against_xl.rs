@@ -48,6 +48,22 @@ impl Theirs {
         this
     }
 
+    /// `-device` with the PCI slots that QEMU gives by itself, in the arguments' order.
+    fn in_slots(self, slots: &[(&str, &str)]) -> Self {
+        slots.iter().fold(self, |this, (device, slot)| {
+            let with_slot = format!("{device},addr={slot}");
+            let mut found = 0;
+            let arg = |arg: String| {
+                let is_it = arg == *device;
+                found += usize::from(is_it);
+                if is_it { with_slot.clone() } else { arg }
+            };
+            let args = this.0.into_iter().map(arg).collect();
+            assert_eq!(found, 1, "xl says {device:?} once");
+            Self(args)
+        })
+    }
+
     /// `-name NAME` is `-name guest=NAME`.
     fn named(mut self) -> Self {
         let at = self.0.iter().position(|arg| arg == "-name").expect("xl names the guest");
@@ -59,6 +75,7 @@ impl Theirs {
 #[test]
 fn a_disk_and_two_serial_ports() {
     let theirs = Theirs::recorded(include_str!("xl/one.argv")).named().replace("xenfv,", "xenfv-3.1,");
+    let theirs = theirs.in_slots(&[("cirrus-vga,vgamem_mb=8", "0x3")]);
     assert_eq!(ours(include_str!("xl/one.cfg")), theirs.0);
 }
 
@@ -68,7 +85,13 @@ fn disks_on_ahci_and_scsi_drives_usb_sound_and_arguments() {
         .named()
         .replace("xenfv,", "xenfv-3.1,")
         .last(&["-trace", "xen*"])
-        .last(&["-global", "isa-fdc.fdtypeA=none"]);
+        .last(&["-global", "isa-fdc.fdtypeA=none"])
+        .in_slots(&[
+            ("lsi53c895a", "0x3"),
+            ("VGA,vgamem_mb=32", "0x4"),
+            ("intel-hda", "0x5"),
+            ("ahci,id=ahci0", "0x6"),
+        ]);
     assert_eq!(ours(include_str!("xl/two.cfg")), theirs.0);
 }
 
@@ -81,6 +104,13 @@ fn nics_another_machine_and_a_disk_that_xl_gives_another_letter() {
         .replace("max-ram-below-4g=2147483648", "max-ram-below-4g=2147483648,acpi=off")
         .replace("ifname=vif7.0-emu,br=xenbr0", "ifname=tap0")
         .replace("ifname=vif7.2-emu,br=xenbr0", "ifname=tap2")
-        .replace("/dev/xvdc", "/dev/xvdb");
+        .replace("/dev/xvdc", "/dev/xvdb")
+        // Without Xen's platform device, its slot is free.
+        .in_slots(&[
+            ("lsi53c895a", "0x2"),
+            ("e1000,id=nic0,netdev=net0,mac=00:16:3e:00:00:01", "0x3"),
+            ("rtl8139,id=nic2,netdev=net2,mac=00:16:3e:00:00:03", "0x4"),
+            ("xen-pvdevice,device-id=0xc000", "0x5"),
+        ]);
     assert_eq!(ours(include_str!("xl/three.cfg")), theirs.0);
 }

@@ -120,6 +120,15 @@ fn nics_of_each_kind() {
 }
 
 #[test]
+fn nics_beyond_the_pci_bus_are_refused() {
+    let nics = |count: usize| format!("vif = [ {} ]", vec!["'model=e1000'"; count].join(", "));
+    // 32 slots but for the bridges, the platform device and the graphics card.
+    plan_of(&nics(28));
+    let refused = plan(&guest(&nics(29)), &facts());
+    assert_eq!(refused, Err(PlanError::NoPciSlot { device: "e1000".to_owned() }));
+}
+
+#[test]
 fn graphics_and_keyboard() {
     check("vga-std", "vga = 'stdvga'\nvideoram = 32\nkeymap = 'de'");
     check("vga-none", "vga = 'none'");

@@ -74,6 +74,17 @@ pub struct PciDevice {
     /// Its id in QEMU; empty without one.
     #[serde(default)]
     pub qdev_id: String,
+    /// What kind of device it says that it is.
+    #[serde(default)]
+    pub class_info: PciClass,
+}
+
+/// The class of a PCI device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct PciClass {
+    /// Base class and subclass: 0x0200 of an Ethernet card.
+    #[serde(default)]
+    pub class: u32,
 }
 
 /// A property of an object.
