@@ -71,6 +71,17 @@ pub enum StreamError {
     },
 }
 
+/// Ends a stream that another thread works on, which then fails.
+#[derive(Debug)]
+pub struct Closer(UnixStream);
+
+impl Closer {
+    /// Ends it now.
+    pub fn close(&self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// One console's bytes from now on, none lost.
 #[derive(Debug)]
 pub struct Stream {
@@ -234,6 +245,14 @@ impl Stream {
             }
             self.write(&buffer[..count])?;
         }
+    }
+
+    /// Lets another thread end the stream.
+    ///
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub fn closer(&self) -> Result<Closer, StreamError> {
+        self.socket.try_clone().map(Closer).map_err(self.own("share"))
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {

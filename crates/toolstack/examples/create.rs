@@ -25,6 +25,7 @@ fn main() -> Result<()> {
     let toolstack = Toolstack::new(hypervisor, Xenstore::open()?, Arc::new(RealHost)).with_paths(paths);
     let begin = Instant::now();
     let mut show = |event: Event| match event {
+        Event::Progress { done, total } => println!("  {done} of {total}"),
         Event::StepFinished { label, took, .. } => println!("{:9.3} s  {label}", took.as_secs_f64()),
         Event::StepFailed { label, took, error, .. } => {
             println!("{:9.3} s  {label}: FAILED: {error}", took.as_secs_f64());

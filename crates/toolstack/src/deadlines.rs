@@ -13,6 +13,14 @@ pub struct Deadlines {
     pub domain_gone: Duration,
     /// Until a guest with PV drivers acknowledges a shutdown request.
     pub shutdown_ack: Duration,
+    /// Until a guest with PV drivers acknowledges the request to suspend. It may have to write out much first.
+    pub suspend_ack: Duration,
+    /// From then until it is suspended.
+    pub suspend: Duration,
+    /// Until the state of a device model has moved, while none of it moves.
+    pub state: Duration,
+    /// Until the memory of a guest has been written or read, as large as it may be.
+    pub memory: Duration,
     /// Until a guest has released a device that is to be detached.
     pub release: Duration,
     /// Until QEMU has answered one command.
@@ -37,6 +45,10 @@ impl Default for Deadlines {
             backends_close: Duration::from_secs(5),
             domain_gone: Duration::from_secs(20),
             shutdown_ack: Duration::from_secs(10),
+            suspend_ack: Duration::from_secs(60),
+            suspend: Duration::from_secs(60),
+            state: Duration::from_secs(30),
+            memory: Duration::from_secs(4 * 3600),
             release: Duration::from_secs(10),
             qmp: Duration::from_secs(10),
             screen: Duration::from_secs(30),
@@ -72,6 +84,10 @@ impl Deadlines {
             backends_close: self.backends_close.mul_f64(scale),
             domain_gone: self.domain_gone.mul_f64(scale),
             shutdown_ack: self.shutdown_ack.mul_f64(scale),
+            suspend_ack: self.suspend_ack.mul_f64(scale),
+            suspend: self.suspend.mul_f64(scale),
+            state: self.state.mul_f64(scale),
+            memory: self.memory.mul_f64(scale),
             release: self.release.mul_f64(scale),
             qmp: self.qmp.mul_f64(scale),
             screen: self.screen.mul_f64(scale),

@@ -43,6 +43,13 @@ pub enum Event {
         /// The error with its causes.
         error: String,
     },
+    /// The step in progress has come so far.
+    Progress {
+        /// What is done of it.
+        done: u64,
+        /// What there is to do.
+        total: u64,
+    },
     /// A step is being undone.
     Undoing {
         /// What names it to programs.

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod cancel;
 mod deadlines;
 mod device;
 pub mod dom0;
@@ -34,6 +35,8 @@ mod paths;
 mod phase;
 mod query;
 mod record;
+mod saved;
+mod states;
 mod stubdomain;
 mod wait;
 
@@ -52,17 +55,20 @@ pub use domain::{Domain, GuestId};
 pub use error::{Cause, DiskUser, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
 pub use event::Event;
 pub use lifecycle::{
-    CreateOptions, Decision, EndedWithHost, GuestEvent, Recovered, ShutdownWay, Signal, Unfinished, decide,
+    CreateOptions, Decision, EndedWithHost, GuestEvent, Recovered, RestoreOptions, ShutdownWay, Signal,
+    Unfinished, decide,
 };
 pub use monitors::Monitors;
 use operation::Faults;
-pub use operation::Turn;
+pub use operation::{AfterSave, Turn};
 pub use paths::Paths;
 pub use phase::Phase;
 pub use query::{DiskEntry, DomainEntry, GuestInfo, Link, NicEntry, Screenshot};
 pub use record::{
     DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, PortRecord, ScriptRecord, UnreadableRecord,
 };
+pub use saved::Saved;
+pub use states::{DeviceStates, STATE_LIMIT};
 
 /// Makes, changes and destroys guests. Cheap to clone; all clones do the same.
 #[derive(Clone)]
@@ -74,6 +80,8 @@ pub struct Toolstack {
     pub(crate) deadlines: Deadlines,
     pub(crate) faults: Faults,
     pub(crate) monitors: Arc<dyn Monitors>,
+    pub(crate) states: Arc<dyn DeviceStates>,
+    pub(crate) cancels: cancel::Cancels,
     /// Locked while a disk is being claimed.
     pub(crate) disks: Arc<Mutex<()>>,
     pub(crate) screens: Arc<query::Turns>,
@@ -116,6 +124,8 @@ impl Toolstack {
             deadlines: Deadlines::from_environment(),
             faults: Faults::none(),
             monitors: Arc::new(monitors::NoMonitors),
+            states: Arc::new(states::NoStates),
+            cancels: cancel::Cancels::default(),
             disks: Arc::default(),
             screens: Arc::default(),
         }
@@ -153,6 +163,21 @@ impl Toolstack {
     pub fn with_monitors(mut self, monitors: Arc<dyn Monitors>) -> Self {
         self.monitors = monitors;
         self
+    }
+
+    /// The same with a way for states of device models.
+    #[must_use]
+    pub fn with_states(mut self, states: Arc<dyn DeviceStates>) -> Self {
+        self.states = states;
+        self
+    }
+
+    /// Gives up the save of this guest that is in progress, from any thread; returns whether there is one that can be
+    /// given up: its file does not have its name yet. It fails then, mostly with [`Cause::Cancelled`], and the guest runs
+    /// on.
+    #[must_use]
+    pub fn cancel(&self, guest: GuestId) -> bool {
+        self.cancels.cancel(guest)
     }
 
     /// Where things live in dom0.

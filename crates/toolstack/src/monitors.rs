@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use qmp::{Monitor, QmpError};
 
+use crate::Guest;
 use crate::domain::GuestId;
 
 /// Knows the monitors of all guests.
@@ -13,6 +14,16 @@ pub trait Monitors: Send + Sync {
     /// # Errors
     /// [`QmpError::NoSession`] when there is none.
     fn monitor(&self, guest: GuestId) -> Result<Arc<dyn Monitor>, QmpError>;
+
+    /// Begins to connect to the device model of a guest that is still being made: its QEMU is asked before the guest runs.
+    fn begin(&self, guest: &Guest) {
+        let _ = guest;
+    }
+
+    /// Gives up the monitor of a guest whose making has failed.
+    fn give_up(&self, guest: &Guest) {
+        let _ = guest;
+    }
 
     /// Releases the device model of this guest, which is about to end: a connection to it holds pages of its domain.
     fn release(&self, guest: GuestId) {

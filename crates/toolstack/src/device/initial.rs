@@ -12,7 +12,7 @@ use xenbus::{DeviceId, DeviceKind, backend_parent};
 use super::backend::wait_for;
 use super::claims::OpenDisks;
 use super::nic::Vif;
-use super::nodes::{DiskBacking, add_device, channel_node, console_node, disk_node, monitor_node};
+use super::nodes::{DiskBacking, add_device, channel_node, console_node, disk_node, private_node};
 use super::removal::devices_of;
 use super::{check_backend, describe, disk, nic};
 use crate::Toolstack;
@@ -134,22 +134,16 @@ impl Initial<'_> {
         }
     }
 
-    /// The stubdomain's consoles: the primary one, and from 3 on the guest's serial ports, and QEMU's monitor where it
-    /// has one.
+    /// The stubdomain's consoles: the primary one; 1 and 2, by which the state of its devices goes out and comes in; and
+    /// from 3 on the guest's serial ports, and QEMU's monitor where it has one.
     ///
-    /// With one of them there are consoles 1 and 2 too, which carry nothing here: Linux gives each secondary console
-    /// the next free `hvc` number (`hvc_alloc`), whatever its own number, so that console 3 is `/dev/hvc3` only if all
-    /// below it are there and come before it.
+    /// Linux gives each secondary console the next free `hvc` number (`hvc_alloc`), whatever its own number, so that
+    /// console 3 is `/dev/hvc3` only if all below it are there and come before it.
     pub(crate) fn stubdomain_consoles(&self, batch: &mut Batch, ring: (Gfn, EventPort)) {
         let (stub, plan) = (self.stub, self.plan);
-        let mut add = |number: u32, output: &str, ring| {
-            add_device(batch, &console_node(stub, number, output, ring));
-        };
-        add(0, "pty", Some(ring));
-        if !plan.serials.is_empty() || plan.qmp.is_some() {
-            for console in [StubConsole::StateOut, StubConsole::StateIn] {
-                add(u32::from(console.number()), "null", None);
-            }
+        add_device(batch, &console_node(stub, 0, "pty", Some(ring)));
+        for console in [StubConsole::StateOut, StubConsole::StateIn] {
+            add_device(batch, &private_node(stub, console.number()));
         }
         for (serial, output) in plan.serials.iter().zip(&self.config.serials) {
             let output = match output {
@@ -157,10 +151,10 @@ impl Initial<'_> {
                 SerialOutput::File(path) => format!("file:{path}"),
                 SerialOutput::Null => "null".to_owned(),
             };
-            add(u32::from(serial.console.number()), &output, None);
+            add_device(batch, &console_node(stub, u32::from(serial.console.number()), &output, None));
         }
         if let Some(console) = plan.qmp {
-            add_device(batch, &monitor_node(stub, console));
+            add_device(batch, &private_node(stub, console.number()));
         }
     }
 

@@ -11,9 +11,10 @@ mod sim;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use linux_loop::LoopError;
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,8 @@ pub enum FileKind {
         /// Its minor number.
         minor: u32,
     },
+    /// A named pipe.
+    Pipe,
     /// Anything else.
     Other,
 }
@@ -183,6 +186,42 @@ pub trait HostDevices: Send + Sync {
     /// # Errors
     /// When it is there and cannot be removed.
     fn remove_file(&self, path: &Path) -> Result<(), HostError>;
+
+    /// Makes a file that does not exist yet, for root alone, and opens it to be written.
+    ///
+    /// # Errors
+    /// When something is there already, or the file cannot be made.
+    fn create_file(&self, path: &Path) -> Result<File, HostError>;
+
+    /// When the content of a regular file was last changed; `None` when it is none.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn modified(&self, path: &Path) -> Result<Option<SystemTime>, HostError>;
+
+    /// How many bytes more the folder of a file has room for.
+    ///
+    /// # Errors
+    /// When its file system cannot be asked.
+    fn room_beside(&self, path: &Path) -> Result<u64, HostError>;
+
+    /// Opens a regular file to be read, or a named pipe whose other end has come within `patience`. Both block.
+    ///
+    /// # Errors
+    /// When it is neither, cannot be opened, or nobody writes into the pipe.
+    fn open_stream(&self, path: &Path, patience: Duration) -> Result<File, HostError>;
+
+    /// Opens a named pipe to be written, which someone reads. It blocks.
+    ///
+    /// # Errors
+    /// When it is none, nobody reads it, or it cannot be opened.
+    fn open_pipe(&self, path: &Path) -> Result<File, HostError>;
+
+    /// Puts the file `from`, whose content is on the disk, in the place of `to` in the same folder.
+    ///
+    /// # Errors
+    /// When it is not there or cannot be moved, or the folder cannot be synced.
+    fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), HostError>;
 
     /// The files of a folder; none when there is no folder.
     ///
@@ -324,6 +363,18 @@ pub enum HostError {
         path: PathBuf,
         /// The limit in bytes.
         limit: u64,
+    },
+    /// What a stream is to be read from or written to is neither a file nor a pipe.
+    #[error("{path} is neither a regular file nor a named pipe")]
+    NoStream {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The other end of a pipe did not come.
+    #[error("Nothing has opened the other end of the pipe {path}")]
+    LonelyPipe {
+        /// The pipe.
+        path: PathBuf,
     },
     /// The path of a disk is neither a file nor a block device.
     #[error("{path} is neither a file nor a block device")]

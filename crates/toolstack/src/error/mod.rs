@@ -1,5 +1,7 @@
+mod chain;
 mod disk_user;
 mod failure;
+mod operation;
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -13,62 +15,10 @@ use xen_types::{DomId, KiB};
 use xenstore::{PathError, StoreError};
 
 use crate::dom0::HostError;
+use chain::{because, ended, said};
 pub use disk_user::DiskUser;
-use failure::list;
 pub use failure::{Failure, UndoFailure};
-
-/// Why an operation of the toolstack did not happen.
-#[derive(Debug, Error)]
-pub enum ToolstackError {
-    /// A step of a lifecycle failed; what it and its predecessors did was undone.
-    #[error(transparent)]
-    Step(Box<Failure>),
-    /// A guest was not completely destroyed.
-    #[error("Guest {name} is not completely destroyed: {}", list(left))]
-    NotClean {
-        /// The guest's name.
-        name: String,
-        /// What failed at the second try.
-        left: Vec<UndoFailure>,
-    },
-    /// A device was released, but its cleanup is incomplete.
-    #[error("Guest {name} released the device, but cleanup is incomplete: {}", list(left))]
-    NotDetached {
-        /// The guest's name.
-        name: String,
-        /// What failed at the second try.
-        left: Vec<UndoFailure>,
-    },
-    /// A guest could not be created again, so it was not destroyed either.
-    #[error("Guest {name} was not restarted and is unchanged: {}", cause.chain())]
-    NotRestarted {
-        /// The guest's name.
-        name: String,
-        /// What would have failed.
-        cause: Cause,
-    },
-    /// Something else failed before anything was changed.
-    #[error(transparent)]
-    Cause(#[from] Cause),
-}
-
-impl ToolstackError {
-    /// The error with all its causes and the stubdomain's last log lines, as text.
-    #[must_use]
-    pub fn report(&self) -> String {
-        match self {
-            Self::Step(failure) => failure.report(),
-            Self::Cause(cause) => cause.chain(),
-            Self::NotClean { .. } | Self::NotDetached { .. } | Self::NotRestarted { .. } => self.to_string(),
-        }
-    }
-}
-
-impl From<Failure> for ToolstackError {
-    fn from(failure: Failure) -> Self {
-        Self::Step(Box::new(failure))
-    }
-}
+pub use operation::ToolstackError;
 
 /// Why a step failed.
 #[derive(Debug, Error)]
@@ -95,6 +45,15 @@ pub enum Cause {
     /// The device model could not be asked, or refused.
     #[error(transparent)]
     Qmp(#[from] qmp::QmpError),
+    /// The stream of a saved guest.
+    #[error(transparent)]
+    Stream(#[from] migration_stream::StreamError),
+    /// The configuration in the file of a saved guest.
+    #[error(transparent)]
+    SavedConfig(#[from] migration_stream::libxl_json::JsonError),
+    /// The console of a stubdomain that its device model's state goes through.
+    #[error("Cannot move the state of the device model")]
+    DeviceState(#[source] Box<dyn StdError + Send + Sync>),
     /// Something about one of the configuration's devices.
     #[error("{device}")]
     Device {
@@ -272,6 +231,88 @@ pub enum Cause {
         /// The deadline.
         after: Duration,
     },
+    /// The guest acknowledged the request to suspend, and did not.
+    #[error(
+        "Guest {name} did not suspend within {after:?}; a device or a program in it may refuse (its kernel's log says          which)"
+    )]
+    NotSuspended {
+        /// The guest.
+        name: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// QEMU's devices are not where those of a restored guest would be.
+    #[error(
+        "Guest {name} cannot be saved: its device in PCI slot {slot:#x} was plugged in, or another one unplugged, while it \
+         ran, and a restored guest would have it elsewhere. Shut the guest down and create it again first"
+    )]
+    Replugged {
+        /// The guest.
+        name: String,
+        /// The slot.
+        slot: u32,
+    },
+    /// The guest has a device whose state QEMU cannot save.
+    #[error("Guest {name} cannot be saved: {device}")]
+    Unsavable {
+        /// The guest.
+        name: String,
+        /// The device, and why.
+        device: qemu_args::Unsavable,
+    },
+    /// QEMU did not take the state of its devices.
+    #[error("QEMU does not take the saved state of its devices: {why}; see `outrigger dm-log`")]
+    StateRefused {
+        /// What it says.
+        why: String,
+    },
+    /// The saved guest's QEMU had another machine than ours would have.
+    #[error(
+        "The guest in {path} was saved with the machine type {saved}, and this image's QEMU would give it {ours}; install          an image whose QEMU has {saved}"
+    )]
+    OtherMachine {
+        /// The file.
+        path: PathBuf,
+        /// Its machine type.
+        saved: String,
+        /// What it would get.
+        ours: String,
+    },
+    /// A guest cannot be saved there.
+    #[error("No guest is saved to {path}: {why}")]
+    NotASaveFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// It was cancelled by whoever wanted it.
+    #[error("Cancelled; guest {name} runs on")]
+    Cancelled {
+        /// The guest.
+        name: String,
+    },
+    /// A disk was written to after the guest was saved.
+    #[error(
+        "The disk {disk} was changed after the guest was saved to {path}: the guest would go on with its old memory, and \
+         damage its file systems. Restore the disk as it was then; with --force, the guest is restored all the same"
+    )]
+    DiskChanged {
+        /// The disk's file.
+        disk: String,
+        /// The saved guest's.
+        path: PathBuf,
+    },
+    /// The file system has too little room for a saved guest.
+    #[error("There is no room for the saved guest in {path}: it needs {need}, and {free} is free")]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+        /// What is needed.
+        need: KiB,
+        /// What is free.
+        free: KiB,
+    },
     /// The guest did not release a device in time.
     #[error("Guest {name} did not release {device} within {after:?}")]
     NotReleased {
@@ -393,39 +434,6 @@ pub enum Cause {
         /// The step.
         step: String,
     },
-}
-
-impl Cause {
-    /// Says which device of the configuration it is about.
-    #[must_use]
-    pub fn about(self, device: impl Into<String>) -> Self {
-        Self::Device { device: device.into(), source: Box::new(self) }
-    }
-
-    /// The error with all its causes in one line.
-    #[must_use]
-    pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
-    }
-}
-
-fn ended(reason: Option<xen::ShutdownReason>) -> String {
-    reason.map_or_else(|| "is gone".to_owned(), |reason| format!("has ended ({reason})"))
-}
-
-fn because(exit: Option<&AgentExit>) -> String {
-    exit.map(|exit| format!(": {exit}")).unwrap_or_default()
-}
-
-fn said(error: Option<&str>) -> String {
-    error.map(|error| format!("; its driver reports: {error}")).unwrap_or_default()
 }
 
 #[cfg(test)]

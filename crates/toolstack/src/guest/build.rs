@@ -1,16 +1,22 @@
 //! A guest's memory.
 
-use xen::{Blob, GuestMemory, HvmBuild, HvmBuilt};
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use xen::{Blob, GuestMemory, HvmBuild, HvmBuilt, RestoreMemory};
 
 use super::make::{Made, Spec};
 use crate::Toolstack;
+use crate::domain::Channels;
 use crate::error::Cause;
 
 /// Where a guest's memory and the state of its vCPUs come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
     /// It starts afresh: hvmloader and the firmware, and everything else zero.
     Fresh,
+    /// It goes on: libxenguest's stream begins with the next byte, and no byte behind it is read.
+    Stream(BorrowedFd<'a>),
 }
 
 /// A guest's domain that has its memory.
@@ -22,9 +28,16 @@ pub(crate) struct Built {
 }
 
 /// Fills the domain from the source.
-pub(crate) fn build(ts: &Toolstack, spec: Spec<'_>, made: Made, source: Source) -> Result<Built, Cause> {
+pub(crate) fn build(ts: &Toolstack, spec: Spec<'_>, made: Made, source: Source<'_>) -> Result<Built, Cause> {
     let places = match source {
         Source::Fresh => ts.hypervisor.build_hvm(made.domain.domid(), &fresh(spec, made))?,
+        Source::Stream(from) => {
+            let Made { domain, channels } = made;
+            let deadline = Instant::now() + ts.deadlines.memory;
+            let Channels { store, console } = channels;
+            let how = RestoreMemory { store, console, deadline, cancel: xen::Cancel::new() };
+            ts.hypervisor.restore_memory(domain.domid(), from, &how)?
+        }
     };
     Ok(Built { made, places })
 }

@@ -1,5 +1,6 @@
 //! A guest's name and UUID, which no other guest may have.
 
+use config::Uuid;
 use xen_types::DomId;
 use xenstore::{Store, XsPath};
 
@@ -11,6 +12,18 @@ use crate::record::{GuestRecord, Records};
 
 /// The longest name of a domain that is looked at, in bytes.
 const NAME_LIMIT: usize = 4096;
+
+impl Toolstack {
+    /// A random UUID (version 4).
+    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
+        let mut bytes = [0; 16];
+        self.host.random(&mut bytes)?;
+        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Ok(Uuid::from_bytes(bytes))
+    }
+}
 
 /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
 pub(crate) fn check(ts: &Toolstack, record: &GuestRecord) -> StepResult {

@@ -1,12 +1,12 @@
 //! A running guest that is being changed.
 
 use config::{Uuid, Vdev};
-use xen::{DomainState, HvmParam};
+use xen::{DomainState, HvmParam, ShutdownReason};
 use xen_types::DomId;
 
 use crate::domain::{Domain, GuestId, lives};
 use crate::error::{Cause, ToolstackError as Error};
-use crate::operation::StepResult;
+use crate::operation::{Kind, StepResult};
 use crate::phase::Phase;
 use crate::record::GuestRecord;
 use crate::{Guest, Toolstack, UndoFailure};
@@ -20,12 +20,28 @@ pub(crate) struct Live<'a> {
 impl<'a> Live<'a> {
     /// Finds a guest that runs, paused or not, with its stubdomain.
     pub(crate) fn find(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
+        Self::found(ts, id, false)
+    }
+
+    /// Finds a guest that is suspended, with its stubdomain.
+    pub(crate) fn suspended(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
+        let live = Self::found(ts, id, true)?;
+        if super::suspend::is_suspended(ts, live.domain()?)? {
+            return Ok(live);
+        }
+        Err(live.not_now("is not suspended"))
+    }
+
+    fn found(ts: &'a Toolstack, id: GuestId, may_be_suspended: bool) -> Result<Self, Cause> {
         let live = Self { ts, record: ts.record_of(id)? };
         if live.record.phase() != Phase::Running {
             return Err(live.not_now("is being created or destroyed"));
         }
         match ts.look(live.domain()?)?.map(|info| info.state) {
             None => return Err(live.gone()),
+            // Where what was begun with it is undone, it goes on.
+            Some(DomainState { shutdown: Some(ShutdownReason::Suspend), .. })
+                if may_be_suspended || live.goes_on() => {}
             Some(DomainState { shutdown: Some(reason), .. }) => {
                 return Err(Cause::NotRunning { name: live.record.name, reason: Some(reason) });
             }
@@ -35,6 +51,11 @@ impl<'a> Live<'a> {
             Some(stub) if lives(ts, stub)? => Ok(live),
             _ => Err(live.lost()),
         }
+    }
+
+    fn goes_on(&self) -> bool {
+        let kind = self.record.operation.as_ref().map(|operation| &operation.kind);
+        matches!(kind, Some(Kind::Save { .. } | Kind::Suspend | Kind::Resume))
     }
 
     fn gone(&self) -> Cause {

@@ -18,6 +18,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) config: &'a GuestConfig,
     pub(crate) uuid: Uuid,
     pub(crate) prepared: &'a Prepared,
+    /// Its vCPUs start afresh. Else a stream says what they see of the processor and of Viridian.
+    pub(crate) is_fresh: bool,
 }
 
 /// A guest's domain without memory.
@@ -33,7 +35,7 @@ pub(crate) fn make(
     spec: Spec<'_>,
     created: &mut dyn FnMut(DomId) -> StepResult,
 ) -> Result<Made, Cause> {
-    let Spec { config, uuid, prepared } = spec;
+    let Spec { config, uuid, prepared, is_fresh } = spec;
     let xen = &*ts.hypervisor;
     let domid = xen.create_domain(&domain_spec(spec))?;
     created(domid)?;
@@ -41,7 +43,7 @@ pub(crate) fn make(
     pin_vcpus(ts, config, domid)?;
     xen.set_max_memory(domid, config.memory + EXTRA_MEMORY)?;
     let channels = Channels::allocate(ts, domid)?;
-    for (param, value) in params(config) {
+    for (param, value) in params(config, is_fresh) {
         xen.set_hvm_param(domid, param, value)?;
     }
     xen.set_tsc_mode(domid, tsc_mode(config))?;
@@ -50,12 +52,14 @@ pub(crate) fn make(
         xen.set_time_offset(domid, offset)?;
     }
     xen.set_paging_memory(domid, prepared.paging_memory(config))?;
-    xen.apply_cpuid_policy(domid, &cpuid(config)?)?;
+    if is_fresh {
+        xen.apply_cpuid_policy(domid, &cpuid(config)?)?;
+    }
     Ok(Made { domain: ts.new_domain(domid, uuid)?, channels })
 }
 
 fn domain_spec(spec: Spec<'_>) -> DomainSpec {
-    let Spec { config, uuid, prepared } = spec;
+    let Spec { config, uuid, prepared, .. } = spec;
     let kind = DomainKind::Hvm { hap: prepared.hap, nested: config.platform.nested_hvm };
     let mut spec = DomainSpec::new(kind, *uuid.as_bytes(), config.max_vcpus);
     spec.max_event_port = config.max_event_channels;

@@ -1,7 +1,7 @@
 //! The guest's own domain: prepared, made, built. It knows nothing of a stubdomain.
 //!
 //! ```text
-//!   prepare ──▶ Prepared ──make──▶ Made ──build──▶ Built
+//!   prepare ──▶ Prepared ──make──▶ Made ──build──▶ Built ──▶ runs ◀──suspend, resume──▶ suspended
 //! ```
 
 mod build;
@@ -11,6 +11,7 @@ mod make;
 mod nodes;
 mod params;
 mod prepare;
+pub(crate) mod suspend;
 
 pub(crate) use build::{Built, Source, build};
 pub(crate) use live::Live;

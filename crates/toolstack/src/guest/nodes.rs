@@ -2,7 +2,7 @@
 
 use config::GuestConfig;
 use xen::{HvmBuilt, Placed};
-use xen_types::KiB;
+use xen_types::{DomId, KiB};
 use xenstore::XsPath;
 
 use crate::Toolstack;
@@ -28,7 +28,7 @@ pub(crate) fn details(
     domain: Domain,
     config: &GuestConfig,
     built: &HvmBuilt,
-    stub: Domain,
+    stub: DomId,
 ) {
     let (dir, vm) = (XsPath::domain(domain.domid()), vm_dir(domain.uuid()));
     let video = config.display.video_memory;
@@ -48,7 +48,7 @@ pub(crate) fn details(
     batch.write(&below(&dir, "hvmloader/allow-memory-relocate"), "0");
     placed(batch, &dir, "hvmloader/smbios", built.smbios);
     placed(batch, &dir, "hvmloader/acpi", built.acpi);
-    batch.write(&below(&dir, "image/device-model-domid"), stub.domid().to_string());
+    batch.write(&below(&dir, "image/device-model-domid"), stub.to_string());
     batch.write(&below(&vm, "rtc/timeoffset"), "");
     batch.write(&below(&vm, "image/ostype"), "hvm");
     batch.write(&below(&vm, "start_time"), start_time());

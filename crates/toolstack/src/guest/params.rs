@@ -8,8 +8,9 @@ use crate::error::Cause;
 /// `XEN_HVM_MCA_CAP_LMCE` (`xen/include/public/hvm/params.h`).
 const MCA_LMCE: u64 = 1;
 
-/// What must be known before a vCPU runs (`hvm_set_conf_params` in `libxl_x86.c`).
-pub(super) fn params(config: &GuestConfig) -> Vec<(HvmParam, u64)> {
+/// What must be known before a vCPU runs (`hvm_set_conf_params` in `libxl_x86.c`). A stream has Viridian itself, which can
+/// be set once only.
+pub(super) fn params(config: &GuestConfig, is_fresh: bool) -> Vec<(HvmParam, u64)> {
     let platform = &config.platform;
     let mut params = vec![
         (HvmParam::HpetEnabled, u64::from(platform.hpet)),
@@ -20,7 +21,7 @@ pub(super) fn params(config: &GuestConfig) -> Vec<(HvmParam, u64)> {
         params.push((HvmParam::McaCap, MCA_LMCE));
     }
     let viridian = viridian(&platform.viridian);
-    if viridian != Viridian::NONE {
+    if is_fresh && viridian != Viridian::NONE {
         params.push((HvmParam::Viridian, viridian.bits()));
     }
     params

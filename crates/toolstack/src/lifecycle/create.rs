@@ -7,8 +7,10 @@ mod details;
 mod prepare;
 mod progress;
 
+use std::os::fd::AsFd;
+
 use config::{GuestConfig, Uuid};
-use details::Details;
+pub(super) use details::Nodes;
 use prepare::{Prepared, check_restart};
 use progress::Progress;
 
@@ -18,7 +20,7 @@ use crate::device::claims::{OpenDisks, claim};
 use crate::device::initial::{self, Backings, Initial};
 use crate::device::{disk, removal, script};
 use crate::domain::{self, Domain, GuestId};
-use crate::error::{Cause, ToolstackError as Error, UndoFailure};
+use crate::error::{Cause, Failure, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
 use crate::nodes::{DomainNodes, make_domain};
@@ -26,6 +28,7 @@ use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
 };
 use crate::record::GuestRecord;
+use crate::saved::Saved;
 use crate::{Guest, Toolstack, stubdomain};
 
 /// The id of the last step.
@@ -41,21 +44,25 @@ pub struct CreateOptions {
 }
 
 /// A guest that is being created.
-struct Creation<'a> {
-    ts: &'a Toolstack,
-    config: &'a GuestConfig,
-    paused: bool,
-    record: GuestRecord,
+pub(super) struct Creation<'a> {
+    pub(super) ts: &'a Toolstack,
+    pub(super) config: &'a GuestConfig,
+    pub(super) paused: bool,
+    pub(super) record: GuestRecord,
     /// The state file is this guest's.
     recorded: bool,
     /// The restart that creates it, which goes on when what was interrupted of it is undone.
     restart: Option<Restart>,
     goes_on: bool,
-    progress: Progress<'a>,
+    pub(super) progress: Progress<'a>,
     backings: Backings,
     /// The claimed disks, held open until the backends have them.
     disks: OpenDisks,
     warnings: Vec<String>,
+    /// What it is restored from.
+    pub(super) saved: Option<Saved>,
+    /// The state of QEMU's devices, of a guest that is restored.
+    pub(super) state: Vec<u8>,
 }
 
 /// The steps, in order.
@@ -181,20 +188,10 @@ impl Toolstack {
         without.disks.clear();
         check_restart(self, without)
     }
-
-    /// A random UUID (version 4).
-    pub(crate) fn random_uuid(&self) -> Result<Uuid, Cause> {
-        let mut bytes = [0; 16];
-        self.host.random(&mut bytes)?;
-        // RFC 9562, section 5.4: version in the high half of byte 6, variant in the high bits of byte 8.
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        Ok(Uuid::from_bytes(bytes))
-    }
 }
 
 impl<'a> Creation<'a> {
-    fn new(ts: &'a Toolstack, config: &'a GuestConfig, record: GuestRecord) -> Self {
+    pub(super) fn new(ts: &'a Toolstack, config: &'a GuestConfig, record: GuestRecord) -> Self {
         Self {
             ts,
             config,
@@ -207,17 +204,28 @@ impl<'a> Creation<'a> {
             backings: Backings::new(),
             disks: OpenDisks::new(),
             warnings: Vec::new(),
+            saved: None,
+            state: Vec::new(),
         }
     }
 
     fn run(mut self, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
         let faults = &self.ts.faults;
-        let result = run(&steps(), &mut self, faults, events);
+        let result = run(&steps(), &mut self, faults, events).map(drop);
+        self.conclude(result, events)
+    }
+
+    /// The guest, or why there is none.
+    pub(super) fn conclude(
+        mut self,
+        result: Result<(), Failure>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
         for text in std::mem::take(&mut self.warnings) {
             events(Event::Warning { text });
         }
         match result {
-            Ok(_) => Ok(self.record.guest().ok_or(Cause::TooEarly { what: "guest" })?),
+            Ok(()) => Ok(self.record.guest().ok_or(Cause::TooEarly { what: "guest" })?),
             Err(mut failure) => {
                 // A restart has its entry from the start, also where the check fails.
                 if self.restart.is_some()
@@ -289,9 +297,9 @@ impl Creation<'_> {
 
 /// The steps.
 impl Creation<'_> {
-    fn check(&mut self) -> StepResult {
+    pub(super) fn check(&mut self) -> StepResult {
         identity::check(self.ts, &self.record)?;
-        let prepared = Prepared::find(self.ts, self.config, self.record.uuid)?;
+        let prepared = Prepared::find(self.ts, self.config, self.record.uuid, self.saved.as_ref())?;
         prepared.check_memory(self.ts, self.config)?;
         self.warnings.extend(prepared.guest.warning(self.ts, self.config)?);
         self.progress.prepared = Some(prepared);
@@ -299,7 +307,7 @@ impl Creation<'_> {
     }
 
     /// Claims the guest's disks and its name. Two guests that want the same do this one after the other.
-    fn write_record(&mut self) -> StepResult {
+    pub(super) fn write_record(&mut self) -> StepResult {
         let ts = self.ts;
         let lock = ts.lock_disks();
         identity::check_records(&self.record, &ts.records()?)?;
@@ -308,7 +316,7 @@ impl Creation<'_> {
         self.enter(Cursor::back(ENTRY))
     }
 
-    fn make_guest(&mut self) -> StepResult {
+    pub(super) fn make_guest(&mut self) -> StepResult {
         let (ts, record) = (self.ts, &mut self.record);
         let spec = self.progress.guest_spec(self.config, record)?;
         let made = guest::make(ts, spec, &mut |domid| {
@@ -319,11 +327,11 @@ impl Creation<'_> {
         Ok(())
     }
 
-    fn unmake_guest(&mut self) -> StepResult {
+    pub(super) fn unmake_guest(&mut self) -> StepResult {
         end(self.ts, self.record.guest_domain(self.ts)?)
     }
 
-    fn make_stub(&mut self) -> StepResult {
+    pub(super) fn make_stub(&mut self) -> StepResult {
         let (ts, guest) = (self.ts, self.progress.guest_made()?.domain);
         let spec = self.progress.stub_spec(self.config, &self.record)?;
         let record = &mut self.record;
@@ -336,18 +344,18 @@ impl Creation<'_> {
         stubdomain::set_target(ts, made.domain, guest)
     }
 
-    fn unmake_stub(&mut self) -> StepResult {
+    pub(super) fn unmake_stub(&mut self) -> StepResult {
         end(self.ts, self.record.stub_domain(self.ts)?)
     }
 
-    fn attach_images(&mut self) -> StepResult {
+    pub(super) fn attach_images(&mut self) -> StepResult {
         let disks = &self.config.disks;
         self.backings = initial::attach_images(self.ts, &mut self.record, disks, &self.disks)?;
         Ok(())
     }
 
     /// Both domains' directories, then all their devices.
-    fn write_nodes(&mut self) -> StepResult {
+    pub(super) fn write_nodes(&mut self) -> StepResult {
         let (guest, stub) = (self.progress.guest_made()?.domain, self.progress.stub_made()?.domain);
         let (record, mut domains) = (&self.record, Batch::new());
         make_domain(&mut domains, &DomainNodes { domain: guest, name: &record.name, hvm: true });
@@ -360,37 +368,34 @@ impl Creation<'_> {
     }
 
     /// Closes the devices and removes everything that xenstore has of the two domains.
-    fn remove_nodes(&mut self) -> StepResult {
+    pub(super) fn remove_nodes(&mut self) -> StepResult {
         removal::close_devices(self.ts, &self.record.own_numbers(self.ts)?)?;
         cleanup::remove_nodes(self.ts, &self.record)
     }
 
-    fn run_disk_scripts(&mut self) -> StepResult {
+    pub(super) fn run_disk_scripts(&mut self) -> StepResult {
         self.with_devices(|devices, record, backings| devices.run_disk_scripts(record, backings))
     }
 
-    fn connect_nics(&mut self) -> StepResult {
+    pub(super) fn connect_nics(&mut self) -> StepResult {
         self.with_devices(|devices, record, _| devices.connect_nics(record))
     }
 
-    fn await_backends(&mut self) -> StepResult {
+    pub(super) fn await_backends(&mut self) -> StepResult {
         initial::wait_for_backends(self.ts, &self.record)?;
         self.disks.clear();
         Ok(())
     }
 
-    fn build_guest(&mut self) -> StepResult {
-        let built = guest::build(
-            self.ts,
-            self.progress.guest_spec(self.config, &self.record)?,
-            self.progress.guest_made()?,
-            Source::Fresh,
-        )?;
+    pub(super) fn build_guest(&mut self) -> StepResult {
+        let source = self.saved.as_ref().map_or(Source::Fresh, |saved| Source::Stream(saved.file.as_fd()));
+        let spec = self.progress.guest_spec(self.config, &self.record)?;
+        let built = guest::build(self.ts, spec, self.progress.guest_made()?, source)?;
         self.progress.guest_built = Some(built);
         Ok(())
     }
 
-    fn build_stub(&mut self) -> StepResult {
+    pub(super) fn build_stub(&mut self) -> StepResult {
         let built = stubdomain::build(
             self.ts,
             &self.progress.stub_spec(self.config, &self.record)?,
@@ -401,26 +406,47 @@ impl Creation<'_> {
     }
 
     fn write_details(&mut self) -> StepResult {
-        let (guest, stub) = (self.progress.guest_built()?, self.progress.stub_built()?);
+        let mut nodes = Nodes::default();
+        self.describe_guest(&mut nodes)?;
+        self.describe_stub(&mut nodes)?;
+        nodes.write(self.ts)
+    }
+
+    pub(super) fn describe_guest(&self, nodes: &mut Nodes) -> StepResult {
+        details::of_guest(nodes, self.devices()?, self.progress.guest_built()?)
+    }
+
+    pub(super) fn describe_stub(&self, nodes: &mut Nodes) -> StepResult {
         let spec = self.progress.stub_spec(self.config, &self.record)?;
-        Details { record: &self.record, guest, stub, spec, devices: self.devices()? }.write()
+        let (devices, built) = (self.devices()?, self.progress.stub_built()?);
+        details::of_stubdomain(nodes, devices, built, &spec, self.record.uuid)
     }
 
     /// Connects both domains to xenstored, and lets the stubdomain act for its target there.
     fn introduce(&mut self) -> StepResult {
-        let (guest, stub) = (self.progress.guest_built()?, self.progress.stub_built()?);
-        domain::introduce(self.ts, guest.made.domain, guest.places.store_gfn, guest.made.channels)?;
-        domain::introduce(self.ts, stub.made.domain, stub.places.store_mfn, stub.made.channels)?;
-        stubdomain::introduce_target(self.ts, stub.made.domain, guest.made.domain)
+        self.introduce_stub()?;
+        self.introduce_guest()
     }
 
-    fn start_stub(&mut self) -> StepResult {
+    pub(super) fn introduce_stub(&mut self) -> StepResult {
+        let stub = self.progress.stub_built()?;
+        domain::introduce(self.ts, stub.made.domain, stub.places.store_mfn, stub.made.channels)
+    }
+
+    /// The stubdomain has to be connected already.
+    pub(super) fn introduce_guest(&mut self) -> StepResult {
+        let (guest, stub) = (self.progress.guest_built()?, self.progress.stub_made()?);
+        domain::introduce(self.ts, guest.made.domain, guest.places.store_gfn, guest.made.channels)?;
+        stubdomain::introduce_target(self.ts, stub.domain, guest.made.domain)
+    }
+
+    pub(super) fn start_stub(&mut self) -> StepResult {
         self.progress.stub_running = Some(stubdomain::start(self.ts, self.progress.stub_built()?)?);
         Ok(())
     }
 
     /// Stops the running stubdomain; it dies when its devices are closed.
-    fn stop_stub(&mut self) -> StepResult {
+    pub(super) fn stop_stub(&mut self) -> StepResult {
         match self.record.stub_domain(self.ts)? {
             Some(stub) => domain::pause(self.ts, stub),
             None => Ok(()),
@@ -428,7 +454,7 @@ impl Creation<'_> {
     }
 
     /// Starts the guest, unless it has run already: it may have ended since.
-    fn start_guest(&mut self) -> StepResult {
+    pub(super) fn start_guest(&mut self) -> StepResult {
         let Some(domain) = self.record.guest_domain(self.ts)? else {
             // An earlier process came this far, and another toolstack has destroyed the guest since.
             let was_resumed = self.progress.stub_running.is_none();
@@ -442,7 +468,7 @@ impl Creation<'_> {
         }
     }
 
-    fn stop_guest(&mut self) -> StepResult {
+    pub(super) fn stop_guest(&mut self) -> StepResult {
         match self.record.guest_domain(self.ts)? {
             Some(guest) => domain::pause(self.ts, guest),
             None => Ok(()),

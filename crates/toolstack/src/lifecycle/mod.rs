@@ -9,11 +9,15 @@ mod pause;
 mod recover;
 mod rename;
 mod restart;
+mod restore;
+mod save;
 mod signals;
+mod suspend;
 mod vcpus;
 
 pub use create::CreateOptions;
 pub use decide::{Decision, GuestEvent, decide};
 pub use pause::ShutdownWay;
 pub use recover::{EndedWithHost, Recovered, Unfinished};
+pub use restore::RestoreOptions;
 pub use signals::Signal;

@@ -6,6 +6,8 @@ use super::create::START;
 use super::decide::{Decision, GuestEvent, decide};
 use super::memory::resume_memory;
 use super::rename::resume_rename;
+use super::save::resume_save;
+use super::suspend::resume_suspension;
 use super::vcpus::resume_vcpus;
 use crate::device::scsi::is_plugged;
 use crate::device::{cdrom, disk, nic};
@@ -262,6 +264,10 @@ impl Toolstack {
             Kind::MoveNic { devid } => nic::bridge::resume_move(live, devid, &cursor),
             Kind::SetMemory { from } => resume_memory(live, from, &cursor),
             Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor),
+            // Given up, it is the driver's to destroy.
+            Kind::Save { .. } if cursor.way == Way::Forward => return Ok(live),
+            kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor),
+            Kind::Save { id, to, after } => resume_save(live, (id, to, after), &cursor),
             Kind::Rename { from, for_good } => {
                 let Live { ts, record } = live;
                 let (record, resumed) = resume_rename(ts, record, (from, for_good), &cursor);

@@ -3,6 +3,8 @@
 //! The entry is in the guest's state file as long as the operation is in progress, and is durable before what it
 //! announces is done. What the operation made is in the same file: domids, loop devices, ports, scripts, disks.
 
+use std::path::PathBuf;
+
 use config::{Disk, Nic, Uuid, Vdev};
 use serde::{Deserialize, Serialize};
 use xen_types::KiB;
@@ -77,6 +79,32 @@ pub enum Kind {
         /// The number before.
         from: u32,
     },
+    /// The guest is suspended, and stays in memory.
+    Suspend,
+    /// It goes on.
+    Resume,
+    /// The guest is saved.
+    Save {
+        /// What names this save; its file has the same.
+        id: Uuid,
+        /// The file, or named pipe.
+        to: PathBuf,
+        /// What becomes of the guest.
+        after: AfterSave,
+    },
+}
+
+/// What becomes of a guest that is saved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AfterSave {
+    /// It is destroyed: it goes on where it is restored.
+    #[default]
+    Destroy,
+    /// It goes on at once.
+    Run,
+    /// It stays, paused.
+    Pause,
 }
 
 /// A restart: the guest is created again whatever happens to the daemon meanwhile, unless the host goes down.
@@ -140,6 +168,8 @@ impl Operation {
     pub(crate) fn is_of_domains(&self) -> bool {
         match &self.kind {
             Kind::Create { .. } | Kind::Destroy => true,
+            // Its file is whole: there is no guest to go on any more.
+            Kind::Save { .. } => self.cursor.way == Way::Forward,
             Kind::Restart(restart) => restart.stage != Stage::Delayed,
             _ => false,
         }

@@ -1,7 +1,7 @@
 //! A stubdomain's memory: kernel and RAM disk.
 
 use config::QmpTransport;
-use stubdom_abi::QMP_CONSOLE_WORD;
+use stubdom_abi::{HOLD_WORD, QMP_CONSOLE_WORD};
 use xen::{Blob, PvBuild, PvBuilt};
 
 use super::make::{Made, Spec};
@@ -32,7 +32,7 @@ pub(crate) fn build(ts: &Toolstack, spec: &Spec<'_>, made: Made) -> Result<Built
     Ok(Built { made, places })
 }
 
-/// The image's command line, the guest that is served, and whether QEMU's monitor is on a console.
+/// The image's command line, the guest that is served, whether QEMU's monitor is on a console, and whether QEMU is held.
 pub(crate) fn command_line(spec: &Spec<'_>) -> String {
     let mut line = spec.prepared.image.cmdline.clone();
     if let Some(serves) = &spec.target {
@@ -40,6 +40,9 @@ pub(crate) fn command_line(spec: &Spec<'_>) -> String {
     }
     if spec.qmp == QmpTransport::Console {
         line.push_str(&format!(" {QMP_CONSOLE_WORD}"));
+    }
+    if spec.hold {
+        line.push_str(&format!(" {HOLD_WORD}"));
     }
     line
 }

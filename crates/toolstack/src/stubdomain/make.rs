@@ -19,6 +19,8 @@ pub(crate) struct Spec<'a> {
     pub(crate) grants: &'a GrantLimits,
     /// How QEMU's monitor is reached.
     pub(crate) qmp: QmpTransport,
+    /// Its agent prepares everything, and starts QEMU only when it is told.
+    pub(crate) hold: bool,
     /// The guest that it serves, as its kernel's command line says; a stubdomain without a target is told later, through
     /// xenstore.
     pub(crate) target: Option<Serves>,

@@ -12,6 +12,7 @@ mod make;
 mod nodes;
 mod prepare;
 mod start;
+mod state;
 mod target;
 
 pub(crate) use build::{Built, build};
@@ -19,4 +20,7 @@ pub(crate) use make::{Made, Spec, make};
 pub(crate) use nodes::{arguments, details};
 pub(crate) use prepare::Prepared;
 pub(crate) use start::{Running, await_device_model, last_log_lines, start};
+pub(crate) use state::{
+    DeviceModel, check_places, check_state, cont, load_state, processors, stop, take_state,
+};
 pub(crate) use target::{introduce_target, set_target, write_target};

@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use toolstack::operation::{Faults, Side};
-use toolstack::{CreateOptions, Event, GuestId, Toolstack, Turn};
+use toolstack::{AfterSave, CreateOptions, Event, GuestId, RestoreOptions, Toolstack, Turn};
 
 use xen::Hypervisor as _;
 
@@ -256,6 +256,70 @@ fn screenshot_of_a_killed_daemon_leaves_nothing() {
         recover(&world, &case);
         world.picture().check_same(&before, &case);
         destroy(&world, &guest, &case);
+        killed
+    });
+}
+
+/// A guest that can be saved.
+fn with_small_guest() -> (World, toolstack::Guest) {
+    let world = World::new(crate::world::Stubs::Work);
+    let guest = world.create_small().unwrap();
+    world.give_drivers(guest.domid, crate::world::Drivers::Polite);
+    (world, guest)
+}
+
+#[test]
+fn save_of_a_killed_daemon_leaves_a_running_guest_or_a_whole_file() {
+    let file = std::path::Path::new("/srv/hello.save");
+    for after in [AfterSave::Destroy, AfterSave::Run, AfterSave::Pause] {
+        at_places(&Toolstack::save_steps(after), 3, |place| {
+            let case = format!("save, {after:?}, killed at {place:?}");
+            let (world, guest) = with_small_guest();
+            let before = world.picture();
+            let killed = is_killed(&world, place, |toolstack, events| {
+                let _ = toolstack.save(guest.id(), file, after, events);
+            });
+            let (successor, guests) = recover(&world, &case);
+            let files = world.host.state().files;
+            assert!(!files.keys().any(|path| path.to_string_lossy().contains("partial")), "{case}");
+            if guests.is_empty() {
+                let saved = successor.open_saved(file).unwrap_or_else(|error| panic!("{case}: {error}"));
+                let restored = successor.restore(saved, &RestoreOptions::default(), &mut |_| ()).unwrap();
+                successor.destroy(restored.id(), &mut |_| ()).unwrap();
+            } else {
+                let state = world.hypervisor.domain_info(guest.domid).unwrap().unwrap().state;
+                assert!(state.shutdown.is_none() && world.qemu.runs(), "{case}: {state:?}");
+                assert_eq!(state.paused, !killed && after == AfterSave::Pause, "{case}");
+                world.picture().check_same(&before, &case);
+                successor.destroy(guest.id(), &mut |_| ()).unwrap();
+            }
+            world.forget_file(file);
+            world.check_clean(&case);
+            killed
+        });
+    }
+}
+
+#[test]
+fn restore_of_a_killed_daemon_is_undone_or_completed() {
+    let file = std::path::Path::new("/srv/hello.save");
+    at_places(&Toolstack::restore_steps(), 3, |place| {
+        let case = format!("restore, killed at {place:?}");
+        let (world, guest) = with_small_guest();
+        assert_eq!(world.toolstack.save(guest.id(), file, AfterSave::Destroy, &mut |_| ()).unwrap(), None);
+        let killed = is_killed(&world, place, |toolstack, events| {
+            if let Ok(saved) = toolstack.open_saved(file) {
+                let _ = toolstack.restore(saved, &RestoreOptions::default(), events);
+            }
+        });
+        let (successor, guests) = recover(&world, &case);
+        for id in guests {
+            let info = successor.info(id).unwrap();
+            assert!(!info.domain.unwrap().state.paused, "{case}: recovered and not started");
+            successor.destroy(id, &mut |_| ()).unwrap();
+        }
+        world.forget_file(file);
+        world.check_clean(&case);
         killed
     });
 }

@@ -15,5 +15,6 @@ mod identity;
 mod killed;
 mod qemu;
 mod recover;
+mod save;
 mod strangers;
 mod world;

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use config::{Vdev, VdevBus};
 use qmp::testing::{FakeMonitor, Play};
 use qmp::{ErrorClass, Event, Monitor, QmpError};
 use serde_json::{Value, json};
-use toolstack::GuestId;
-use toolstack::Monitors;
+use toolstack::{Cause, DeviceStates, Domain, GuestId, Monitors};
+use xen_types::DomId;
 use xenstore::server::Server;
+use xenstore::{Store as _, XsPath};
 
 /// A CD drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,12 @@ struct Machine {
     draw: Option<Draw>,
     /// The guest lets no card go.
     holds_cards: bool,
+    /// What is on its PCI bus.
+    places: Vec<Value>,
+    /// It was stopped, or has loaded a state and was not told to run.
+    stopped: bool,
+    /// The stubdomain in which it has loaded a state, and the state.
+    loaded: Option<(DomId, Vec<u8>)>,
     /// Commands until one is refused.
     fail_after: Option<u64>,
     broken: bool,
@@ -49,6 +57,7 @@ struct Machine {
 pub(crate) struct Qemu {
     machine: Arc<Mutex<Machine>>,
     monitor: FakeMonitor,
+    server: Arc<Server>,
 }
 
 impl Monitors for Qemu {
@@ -57,11 +66,66 @@ impl Monitors for Qemu {
     }
 }
 
+/// What every state of this QEMU is.
+pub(crate) const STATE: &[u8] = b"QEVM\x00\x00\x00\x03\x04 devices\x00";
+
+impl DeviceStates for Qemu {
+    fn receive(
+        &self,
+        stub: Domain,
+        _: Duration,
+        ask: &mut dyn FnMut() -> Result<(), Cause>,
+    ) -> Result<Vec<u8>, Cause> {
+        ask()?;
+        assert!(self.take_key(stub, "state-end"), "the agent was not told that this is all");
+        Ok(STATE.to_vec())
+    }
+
+    fn send(&self, stub: Domain, state: &[u8], _: Duration) -> Result<(), Cause> {
+        assert!(self.take_key(stub, "start"), "the agent was not told to start QEMU");
+        let mut machine = self.machine.lock().unwrap();
+        (machine.stopped, machine.loaded) = (true, Some((stub.domid(), state.to_vec())));
+        Ok(())
+    }
+}
+
 impl Qemu {
+    /// Removes a key that the toolstack has written for the agent; returns whether it was there.
+    fn take_key(&self, stub: Domain, key: &str) -> bool {
+        let store = self.server.connect(DomId::DOM0);
+        let models = XsPath::domain(stub.domid()).join("device-model").unwrap();
+        let targets = store.list(&models).unwrap().unwrap_or_default();
+        let paths = targets.iter().map(|target| models.join(format!("{target}/{key}")).unwrap());
+        paths.filter(|path| store.read(path).unwrap().is_some_and(|_| store.rm(path).is_ok())).count() > 0
+    }
+
+    /// Whether it runs, rather than being stopped.
+    pub(crate) fn runs(&self) -> bool {
+        !self.machine.lock().unwrap().stopped
+    }
+
+    /// Something is on its PCI bus, in this slot and of this class.
+    pub(crate) fn put_device(&self, slot: u32, class: u32) {
+        let device =
+            json!({"bus": 0, "slot": slot, "function": 0, "qdev_id": "", "class_info": {"class": class}});
+        self.machine.lock().unwrap().places.push(device);
+    }
+
+    /// The state that it has loaded.
+    pub(crate) fn loaded(&self) -> Option<Vec<u8>> {
+        self.machine.lock().unwrap().loaded.clone().map(|(_, state)| state)
+    }
+
+    /// Whether it has loaded a state in this stubdomain, and runs.
+    pub(crate) fn goes_on_in(&self, stub: DomId) -> bool {
+        let machine = self.machine.lock().unwrap();
+        !machine.stopped && machine.loaded.as_ref().is_some_and(|(its, _)| *its == stub)
+    }
+
     pub(crate) fn new(server: &Arc<Server>) -> Self {
         let machine: Arc<Mutex<Machine>> = Arc::default();
         machine.lock().unwrap().cpus = 1;
-        let (player, server) = (machine.clone(), server.clone());
+        let (player, known, server) = (machine.clone(), server.clone(), server.clone());
         let monitor = FakeMonitor::new(move |command, arguments| {
             let mut machine = player.lock().unwrap();
             machine.asked += 1;
@@ -74,11 +138,12 @@ impl Qemu {
                     return Play::Refuse(ErrorClass::Generic, "refused for a test".to_owned());
                 }
             }
-            machine
-                .play(command, arguments, &sets(&server), &devices(&server))
+            let played = machine.play_state(command, arguments);
+            played
+                .unwrap_or_else(|| machine.play(command, arguments, &sets(&server), &devices(&server)))
                 .unwrap_or_else(|why| Play::Refuse(ErrorClass::Generic, why))
         });
-        Self { machine, monitor }
+        Self { machine, monitor, server: known }
     }
 
     /// Gives the machine a CD drive.
@@ -181,6 +246,40 @@ impl Machine {
                 "inserted": {"file": "/dev/xvda", "node-name": node, "ro": false, "drv": "host_device"}})
         });
         trays.chain(disks).collect()
+    }
+
+    /// Stopping and running, and the state of the devices.
+    fn play_state(&mut self, command: &str, arguments: &Value) -> Option<Result<Play, String>> {
+        let nothing = Ok(Play::Return(json!({})));
+        Some(match command {
+            "stop" => {
+                self.stopped = true;
+                nothing
+            }
+            "cont" => {
+                self.stopped = false;
+                nothing
+            }
+            "xen-save-devices-state" => {
+                let asked = arguments["filename"] == "/dev/fdset/1" && arguments["live"] == false;
+                // QEMU would do it while it runs, and the state would be older than the memory.
+                if asked && self.stopped { nothing } else { Err(format!("not now: {arguments}")) }
+            }
+            "query-pci" => Ok(Play::Return(json!([{"bus": 0, "devices": self.places}]))),
+            "query-version" => {
+                let qemu = json!({"major": 7, "minor": 2, "micro": 1});
+                Ok(Play::Return(json!({"qemu": qemu, "package": ""})))
+            }
+            "query-migrate" => {
+                let status = if self.loaded.is_some() { json!({"status": "completed"}) } else { json!({}) };
+                Ok(Play::Return(status))
+            }
+            "query-status" => {
+                let status = if self.stopped { "paused" } else { "running" };
+                Ok(Play::Return(json!({"status": status, "running": !self.stopped})))
+            }
+            _ => return None,
+        })
     }
 
     fn play(

@@ -139,10 +139,11 @@ impl World {
         let toolstack = Toolstack::new(hypervisor.clone(), xenstore, host.clone())
             .with_paths(paths)
             .with_monitors(Arc::new(qemu.clone()))
+            .with_states(Arc::new(qemu.clone()))
             .with_deadlines(Deadlines::default().scaled(if stubs == Stubs::Hang { 0.01 } else { 1.0 }));
         let stop = Arc::new(AtomicBool::new(false));
         let drivers = Arc::new(Mutex::new(Drivers::None));
-        let actor = Actor::new(&hypervisor, &server, stubs, (&drivers, &stop));
+        let actor = Actor::new(&hypervisor, &server, stubs, (&drivers, &stop), &qemu);
         let actor = Some(thread::spawn(move || actor.play()));
         let before = leftovers(&hypervisor, &server, &host.state());
         Self { hypervisor, server, host, link, qemu, toolstack, drivers, before, actor, stop, files, stubs }
@@ -229,6 +230,7 @@ impl World {
         Toolstack::new(self.hypervisor.clone(), self.server.connect(DomId::DOM0), self.host.clone())
             .with_paths(self.toolstack.paths().clone())
             .with_monitors(Arc::new(self.qemu.clone()))
+            .with_states(Arc::new(self.qemu.clone()))
     }
 
     /// Removes a file that is the test's own.
@@ -308,6 +310,7 @@ struct Actor {
     stubs: Stubs,
     drivers: Arc<Mutex<Drivers>>,
     stop: Arc<AtomicBool>,
+    qemu: Qemu,
 }
 
 impl Actor {
@@ -316,12 +319,13 @@ impl Actor {
         server: &Arc<Server>,
         stubs: Stubs,
         (drivers, stop): (&Arc<Mutex<Drivers>>, &Arc<AtomicBool>),
+        qemu: &Qemu,
     ) -> Self {
         let store = server.connect(DomId::DOM0);
         let wake = store.watch(&XsPath::new("/local/domain").unwrap()).unwrap();
         let (hypervisor, server) = (hypervisor.clone(), server.clone());
         let (drivers, stop) = (drivers.clone(), stop.clone());
-        Self { hypervisor, server, store, wake, stubs, drivers, stop }
+        Self { hypervisor, server, store, wake, stubs, drivers, stop, qemu: qemu.clone() }
     }
 
     fn play(&self) {
@@ -355,6 +359,15 @@ impl Actor {
                     if self.reads(&back, b"4") {
                         self.change(path, b"1", b"4");
                     }
+                }
+            }
+            (["local", "domain", guest, "control", "shutdown"], b"suspend") => {
+                let drivers = *self.drivers.lock().unwrap();
+                if drivers == Drivers::Polite
+                    && let Ok(guest) = guest.parse()
+                {
+                    self.change(path, b"suspend", b"");
+                    self.hypervisor.guest_shuts_down(guest, ShutdownReason::Suspend);
                 }
             }
             (["local", "domain", stub, "target"], target) => {
@@ -403,6 +416,28 @@ impl Actor {
         self.change(back, b"5", b"6");
     }
 
+    /// What the agent can do.
+    fn announce(&self, dir: &XsPath, is_held: bool) {
+        let (features, step) = (dir.join("features").unwrap(), dir.join("agent/step").unwrap());
+        let _ = self.store.transaction(|transaction| {
+            if transaction.list(dir)?.is_some() && transaction.read(&features)?.is_none() {
+                transaction.write(&features, b"exit hold state-frames")?;
+                transaction.write(&step, if is_held { b"held".as_slice() } else { b"serving" })?;
+            }
+            Ok(())
+        });
+    }
+
+    /// QEMU of a restored guest starts when the agent is told, and says that it runs when it was told too.
+    fn is_held(&self, stub: DomId) -> bool {
+        let read = |path: &XsPath| self.store.read(path).ok().flatten();
+        let vm = read(&XsPath::new(format!("/local/domain/{stub}/vm")).unwrap()).unwrap_or_default();
+        let line = format!("{}/image/cmdline", String::from_utf8_lossy(&vm));
+        let line = XsPath::new(line).ok().and_then(|line| read(&line)).unwrap_or_default();
+        let held = stubdom_abi::has_word(&String::from_utf8_lossy(&line), stubdom_abi::HOLD_WORD);
+        held && !self.qemu.goes_on_in(stub)
+    }
+
     fn play_stub(&self, stub: DomId, target: DomId) {
         // Not through a call, since tests count calls.
         if !self.hypervisor.runs(stub) {
@@ -411,6 +446,11 @@ impl Actor {
         match self.stubs {
             Stubs::Work => {
                 let dir = XsPath::new(format!("/local/domain/{stub}/device-model/{target}")).unwrap();
+                let is_held = self.is_held(stub);
+                self.announce(&dir, is_held);
+                if is_held {
+                    return;
+                }
                 let state = dir.join("state").unwrap();
                 let _ = self.store.transaction(|transaction| {
                     if transaction.list(&dir)?.is_some() && transaction.read(&state)?.is_none() {

@@ -1,4 +1,3 @@
-use stubdom_abi::QmpConsole;
 use xen_types::{DomId, EventPort, Gfn};
 use xenbus::{DeviceId, DeviceKind};
 
@@ -29,9 +28,10 @@ pub(crate) fn console_node(
     node
 }
 
-/// The console of QEMU's monitor: what it says goes to the toolstack's stream alone, while there is one.
-pub(crate) fn monitor_node(stub: DomId, console: QmpConsole) -> DeviceNode {
-    let mut node = console_node(stub, u32::from(console.number()), "null", None);
+/// A console of a stubdomain for the toolstack: what comes out goes to the toolstack's stream alone, while there is one.
+/// It is QEMU's monitor, or the state of its devices, which has secrets of the guest's.
+pub(crate) fn private_node(stub: DomId, number: u8) -> DeviceNode {
+    let mut node = console_node(stub, u32::from(number), "null", None);
     node.back("log", "none");
     node
 }

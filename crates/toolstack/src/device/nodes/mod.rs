@@ -13,7 +13,7 @@ use xenstore::{Access, Permissions};
 use crate::batch::Batch;
 use crate::nodes::below;
 
-pub(crate) use console::{channel_node, console_node, monitor_node};
+pub(crate) use console::{channel_node, console_node, private_node};
 pub(crate) use disk::{DiskBacking, disk_node};
 pub(crate) use nic::{interface_name, nic_node, vif_name};
 

@@ -1,9 +1,11 @@
 mod disks;
+mod streams;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use linux_loop::LoopDevice;
 use nix::errno::Errno;
@@ -43,6 +45,8 @@ impl HostDevices for RealHost {
             FileKind::Regular { bytes: meta.len() }
         } else if kind.is_block_device() {
             FileKind::Block { major: linux_loop::major(meta.rdev()), minor: linux_loop::minor(meta.rdev()) }
+        } else if kind.is_fifo() {
+            FileKind::Pipe
         } else {
             FileKind::Other
         })
@@ -87,6 +91,30 @@ impl HostDevices for RealHost {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
             _ => Ok(()),
         }
+    }
+
+    fn create_file(&self, path: &Path) -> Result<File, HostError> {
+        streams::create(path)
+    }
+
+    fn modified(&self, path: &Path) -> Result<Option<SystemTime>, HostError> {
+        streams::modified(path)
+    }
+
+    fn room_beside(&self, path: &Path) -> Result<u64, HostError> {
+        streams::room_beside(path)
+    }
+
+    fn open_stream(&self, path: &Path, patience: Duration) -> Result<File, HostError> {
+        streams::open(path, patience)
+    }
+
+    fn open_pipe(&self, path: &Path) -> Result<File, HostError> {
+        streams::open_pipe(path)
+    }
+
+    fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), HostError> {
+        streams::put_in_place(from, to)
     }
 
     fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError> {

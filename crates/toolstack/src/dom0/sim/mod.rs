@@ -1,10 +1,12 @@
 mod disks;
+mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::dom0::disks::{Handle, Holds};
 use crate::dom0::{
@@ -20,6 +22,8 @@ use disks::{loop_device, missing};
 pub struct SimHost {
     state: Mutex<SimState>,
     pub(super) holds: Holds,
+    /// Files that are being written through a descriptor.
+    streams: Mutex<BTreeMap<PathBuf, File>>,
 }
 
 /// The process of each script that cannot be killed.
@@ -75,6 +79,10 @@ pub struct SimState {
     pub does: Scripts,
     /// How far local time is ahead of UTC, in seconds.
     pub utc_offset: i32,
+    /// When files were changed, in seconds since 1970; 0 for all others.
+    pub changed: BTreeMap<PathBuf, u64>,
+    /// How many bytes any folder has room for; nothing: enough.
+    pub room: Option<u64>,
     /// How many calls were made.
     pub calls: u64,
     /// The call that fails, from 1.
@@ -144,6 +152,16 @@ impl SimHost {
         self.lock().does = does;
     }
 
+    /// Changes a file's content at this time, in seconds since 1970.
+    pub fn change_file(&self, path: impl Into<PathBuf>, at: u64) {
+        self.lock().changed.insert(path.into(), at);
+    }
+
+    /// Leaves room for so many bytes.
+    pub fn put_room(&self, bytes: u64) {
+        self.lock().room = Some(bytes);
+    }
+
     /// Moves the host to another time zone.
     pub fn put_utc_offset(&self, seconds: i32) {
         self.lock().utc_offset = seconds;
@@ -180,6 +198,10 @@ impl SimHost {
     pub(super) fn lock(&self) -> MutexGuard<'_, SimState> {
         // A panic of one test thread says nothing about the plain data.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<PathBuf, File>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn call(&self, operation: &'static str) -> Result<MutexGuard<'_, SimState>, HostError> {
@@ -239,7 +261,36 @@ impl HostDevices for SimHost {
         let mut state = self.call("remove_file")?;
         state.files.remove(path);
         state.inodes.remove(path);
+        self.streams().remove(path);
         Ok(())
+    }
+
+    fn create_file(&self, path: &Path) -> Result<File, HostError> {
+        self.create_stream(path)
+    }
+
+    fn modified(&self, path: &Path) -> Result<Option<SystemTime>, HostError> {
+        let state = self.call("modified")?;
+        let changed = state.changed.get(path).copied().unwrap_or_default();
+        Ok(state.files.contains_key(path).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(changed)))
+    }
+
+    fn room_beside(&self, _path: &Path) -> Result<u64, HostError> {
+        let state = self.call("room_beside")?;
+        Ok(state.room.unwrap_or(u64::MAX))
+    }
+
+    fn open_stream(&self, path: &Path, _patience: Duration) -> Result<File, HostError> {
+        self.open_stream_at(path)
+    }
+
+    fn open_pipe(&self, path: &Path) -> Result<File, HostError> {
+        // There are no pipes here.
+        Err(HostError::LonelyPipe { path: path.to_owned() })
+    }
+
+    fn put_in_place(&self, from: &Path, to: &Path) -> Result<(), HostError> {
+        self.put_stream_in_place(from, to)
     }
 
     fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError> {

@@ -12,7 +12,7 @@ use crate::{Toolstack, guest, stubdomain};
 
 /// What the steps have made so far, in this process: what a step leaves, its accessor finds. A domain is looked up in
 /// Xen again each time. The undo of a step uses none of it: it works from the record.
-pub(super) struct Progress<'a> {
+pub(crate) struct Progress<'a> {
     ts: &'a Toolstack,
     name: &'a str,
     pub(super) prepared: Option<Prepared>,
@@ -42,7 +42,7 @@ impl<'a> Progress<'a> {
         self.prepared.as_ref().ok_or(Cause::TooEarly { what: "plan of the guest" })
     }
 
-    pub(super) fn guest_made(&self) -> Result<guest::Made, Cause> {
+    pub(crate) fn guest_made(&self) -> Result<guest::Made, Cause> {
         self.found(self.guest_made, |made| made.domain, "domain")
     }
 
@@ -58,7 +58,7 @@ impl<'a> Progress<'a> {
         self.found(self.stub_built, |built| built.made.domain, "stubdomain with memory")
     }
 
-    pub(super) fn stub_running(&self) -> Result<stubdomain::Running, Cause> {
+    pub(crate) fn stub_running(&self) -> Result<stubdomain::Running, Cause> {
         self.found(self.stub_running, |running| running.domain, "running stubdomain")
     }
 
@@ -75,7 +75,8 @@ impl<'a> Progress<'a> {
         config: &'s GuestConfig,
         record: &GuestRecord,
     ) -> Result<guest::Spec<'s>, Cause> {
-        Ok(guest::Spec { config, uuid: record.uuid, prepared: &self.prepared()?.guest })
+        let Prepared { guest: prepared, incoming, .. } = self.prepared()?;
+        Ok(guest::Spec { config, uuid: record.uuid, prepared, is_fresh: !incoming })
     }
 
     pub(super) fn stub_spec<'s>(
@@ -87,6 +88,7 @@ impl<'a> Progress<'a> {
         Ok(stubdomain::Spec {
             uuid: record.stub_uuid,
             prepared: &self.prepared()?.stubdomain,
+            hold: self.prepared()?.incoming,
             grants: &config.grants,
             qmp: config.device_model.qmp,
             target: Some(Serves { target, vm: vm_dir(record.uuid) }),

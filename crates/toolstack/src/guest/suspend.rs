@@ -1,0 +1,136 @@
+//! Suspending a guest, and letting it go on.
+//!
+//! A guest with PV drivers is asked and suspends itself, because its drivers have to let go of their devices. One
+//! without is shut down from outside with the reason "suspend" (`libxl_dom_suspend.c`), whatever it does at that moment:
+//! its vCPUs first finish what they wait for from the device model.
+
+use std::time::Instant;
+
+use xen::{Cancel, DomainInfo, DomainState, HvmParam, ResumeWay, ShutdownReason};
+use xenstore::{SpecialWatch, Store, XsPath};
+
+use crate::Toolstack;
+use crate::domain::Domain;
+use crate::error::Cause;
+use crate::nodes::below;
+use crate::operation::StepResult;
+use crate::wait::Watcher;
+
+/// What asks the PV drivers.
+const SUSPEND: &[u8] = b"suspend";
+
+/// Refuses what cannot be suspended, or not so that it can go on: before anything is done.
+pub(crate) fn check(ts: &Toolstack, domain: Domain, name: &str) -> StepResult {
+    let not_now = |why: &str| Err(Cause::NotNow { name: name.to_owned(), why: why.to_owned() });
+    match ts.look(domain)?.map(|info| info.state) {
+        None => return Err(Cause::NotRunning { name: name.to_owned(), reason: None }),
+        Some(DomainState { shutdown: Some(reason), .. }) => {
+            return Err(Cause::NotRunning { name: name.to_owned(), reason: Some(reason) });
+        }
+        Some(DomainState { paused: true, .. }) => return Err(Cause::Paused { name: name.to_owned() }),
+        Some(_) => {}
+    }
+    // Its state is in no stream: it would come back awake, with a firmware that believes it asleep.
+    if ts.hypervisor.hvm_param(domain.domid(), HvmParam::AcpiSState)? != 0 {
+        return not_now("is asleep (ACPI S3): wake it first (outrigger trigger GUEST sleep)");
+    }
+    Ok(())
+}
+
+/// Suspends a guest that runs, and waits until it has.
+///
+/// When it fails, the guest runs on, except where it has ended.
+pub(crate) fn suspend(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResult {
+    if has_pv_drivers(ts, domain)? {
+        ask(ts, domain, name, cancel)?;
+    } else {
+        ts.hypervisor.shutdown_domain(domain.domid(), ShutdownReason::Suspend)?;
+    }
+    let after = ts.deadlines.suspend;
+    let mut watcher = Watcher::new();
+    watcher.watch(&ts.xenstore, &SpecialWatch::ReleaseDomain)?;
+    let ended = watcher.until(Instant::now() + after, || match ts.look(domain)? {
+        None => Err(Cause::NotRunning { name: name.to_owned(), reason: None }),
+        Some(DomainInfo { state, .. }) if state.shutdown.is_some() => Ok(state.shutdown),
+        // It has promised to suspend: it would later, with nobody to resume it.
+        Some(_) => Ok(None),
+    })?;
+    match ended {
+        Some(ShutdownReason::Suspend) if cancel.is_cancelled() => {
+            Err(Cause::Cancelled { name: name.to_owned() })
+        }
+        Some(ShutdownReason::Suspend) => Ok(()),
+        Some(reason) => Err(Cause::NotRunning { name: name.to_owned(), reason: Some(reason) }),
+        None => Err(Cause::NotSuspended { name: name.to_owned(), after }),
+    }
+}
+
+/// Asks the PV drivers, and waits until they have taken notice.
+fn ask(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResult {
+    let path = request(domain);
+    let mut watcher = Watcher::new();
+    watcher.watch(&ts.xenstore, &path)?;
+    ts.xenstore.write(&path, SUSPEND)?;
+    let after = ts.deadlines.suspend_ack;
+    let taken = |value: Option<Vec<u8>>| value.is_none_or(|value| value != SUSPEND);
+    let seen = watcher.until(Instant::now() + after, || {
+        if ts.look(domain)?.is_none() {
+            return Err(Cause::NotRunning { name: name.to_owned(), reason: None });
+        }
+        let is_taken = taken(ts.xenstore.read(&path)?);
+        Ok((is_taken || cancel.is_cancelled()).then_some(is_taken))
+    })?;
+    if seen == Some(true) || !withdraw(ts, &path)? {
+        return Ok(());
+    }
+    if seen.is_some() {
+        return Err(Cause::Cancelled { name: name.to_owned() });
+    }
+    Err(Cause::NotAcknowledged { name: name.to_owned(), what: "request to suspend", after })
+}
+
+/// Takes back a request to suspend that an earlier process has left, if the guest has not taken notice of it.
+pub(crate) fn withdraw_request(ts: &Toolstack, domain: Domain) -> StepResult {
+    withdraw(ts, &request(domain)).map(drop)
+}
+
+/// Takes the request back, unless the drivers take it at this very moment.
+fn withdraw(ts: &Toolstack, path: &XsPath) -> Result<bool, Cause> {
+    Ok(ts.xenstore.transaction(|transaction| {
+        let is_there = transaction.read(path)?.as_deref() == Some(SUSPEND);
+        if is_there {
+            transaction.write(path, b"")?;
+        }
+        Ok(is_there)
+    })?)
+}
+
+/// Lets a suspended guest go on where it was; one that runs, or has ended in another way, is left alone.
+///
+/// QEMU has to run already: what the guest writes to a device model that is stopped is lost.
+pub(crate) fn resume(ts: &Toolstack, domain: Domain) -> StepResult {
+    let is_suspended = |info: &DomainInfo| info.state.shutdown == Some(ShutdownReason::Suspend);
+    if !ts.look(domain)?.as_ref().is_some_and(is_suspended) {
+        return Ok(());
+    }
+    // Only a guest that made the call itself gets its answer.
+    let way = if has_pv_drivers(ts, domain)? { ResumeWay::Cooperative } else { ResumeWay::Forced };
+    ts.hypervisor.resume_domain(domain.domid(), way)?;
+    // Else xenstored, which has reported this end, would not report the next.
+    Ok(ts.xenstore.resume(domain.domid())?)
+}
+
+/// Whether a guest is suspended.
+pub(crate) fn is_suspended(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    let state = ts.look(domain)?.map(|info| info.state);
+    Ok(state.is_some_and(|state| state.shutdown == Some(ShutdownReason::Suspend)))
+}
+
+/// A guest's PV drivers set this when they listen for event channels.
+fn has_pv_drivers(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    Ok(ts.hypervisor.hvm_param(domain.domid(), HvmParam::CallbackIrq)? != 0)
+}
+
+fn request(domain: Domain) -> XsPath {
+    below(&XsPath::domain(domain.domid()), "control/shutdown")
+}
