@@ -1,6 +1,7 @@
 //! The command line's grammar; man pages and shell completion are generated from it.
 
 mod images;
+mod saved;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap_complete::Shell;
 use xen_types::KiB;
 
 pub(crate) use images::{Image, ImagePart};
+pub(crate) use saved::{Restore, Save};
 
 const EXIT_CODES: &str = "Exit status:\n  \
     0    success\n  \
@@ -152,6 +154,14 @@ pub(crate) enum Command {
         #[arg(value_parser = memory)]
         memory: KiB,
     },
+    /// Save a guest to a file, and destroy it
+    Save(Save),
+    /// Restore a guest from a file, which goes on where it was saved
+    Restore(Restore),
+    /// Suspend guests, which stay in memory
+    Suspend(Guests),
+    /// Resume suspended guests
+    Resume(Guests),
     /// Take a screenshot of a guest
     Screenshot {
         /// Name, UUID or domid.

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use api::types::{Outcome, Progress, Step};
+use api::types::{Moved, Outcome, Progress, Step};
 
 /// Shows steps on standard error as they come.
 #[derive(Debug)]
@@ -30,9 +30,23 @@ impl Timeline {
         if let Some(step) = &progress.step {
             self.show(step);
         }
+        if let Some(moved) = &progress.moved {
+            self.moved(moved);
+        }
         if let Some(warning) = &progress.warning {
             eprintln!("warning: {warning}");
         }
+    }
+
+    /// How far the running step is, on its line.
+    fn moved(&self, moved: &Moved) {
+        if !self.live || moved.total == 0 {
+            return;
+        }
+        let mut err = std::io::stderr().lock();
+        let percent = u128::from(moved.done.min(moved.total)) * 100 / u128::from(moved.total);
+        let _ = write!(err, "\r\x1b[K… {} of {} MiB, {percent} %", mib(moved.done), mib(moved.total));
+        let _ = err.flush();
     }
 
     fn show(&mut self, step: &Step) {
@@ -67,6 +81,11 @@ impl Timeline {
             .collect();
         format!("{head} {:>8.2} s  at {:>6.2} s  {bar}", millis / 1000.0, at / 1000.0).trim_end().to_owned()
     }
+}
+
+/// Pages of 4 KiB as MiB.
+const fn mib(pages: u64) -> u64 {
+    pages / 256
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use toolstack::{Cause, Error, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
@@ -47,6 +48,7 @@ impl Daemon {
                     Err(error) => lose.try_send(error).is_ok(),
                 };
             });
+        qmp.run_in(Handle::current());
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_observer(Arc::new(qmp.clone()));
         let shared = Shared { toolstack, registry, qmp };

@@ -15,6 +15,7 @@ mod lock;
 mod qmp;
 mod refusal;
 mod reply;
+mod states;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
 use clap::Parser;
 use daemon::Daemon;
+use states::ConsoleStates;
 use tokio::signal::unix::{SignalKind, signal};
 use toolstack::host::RealHost;
 use toolstack::{Deadlines, Paths, Toolstack};
@@ -53,6 +55,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // First of all: a process that saves or restores a guest's memory is this program too, and no daemon.
+    if let Some(code) = xen::memory_stream_helper(std::env::args_os()) {
+        return code;
+    }
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -89,7 +95,9 @@ fn start(arguments: &Arguments) -> Result<()> {
     let config = MuxConfig::default().scaled(time_scale());
     let qmp = Qmp::new(&arguments.socket, read_access(&arguments.qmp_policy)?, config, dial)
         .context("Cannot start the thread for the QMP sockets")?;
-    let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost)).with_paths(paths);
+    let toolstack = Toolstack::new(hypervisor, xenstore, Arc::new(RealHost))
+        .with_paths(paths)
+        .with_states(Arc::new(ConsoleStates::new(consoles)));
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A guest that takes no notice of a request holds one for ten seconds. More than these wait for their turn.

@@ -12,7 +12,8 @@ use crate::INTERFACE_NAME;
 use crate::frame::{self, FrameError, Request};
 use crate::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Rename, Sysrq, TriggerParameters, VcpuSet,
+    NetworkDetach, NetworkSetBridge, Rename, RestoreParameters, SaveParameters, Sysrq, TriggerParameters,
+    VcpuSet,
 };
 
 /// The interface that every varlink service has.
@@ -198,6 +199,16 @@ calls! {
     MemSet(MemSet),
     /// Renames a guest.
     Rename(Rename),
+    /// Saves a guest.
+    Save(SaveParameters),
+    /// Restores a guest.
+    Restore(RestoreParameters),
+    /// Gives up a save.
+    Cancel(GuestParameter),
+    /// Suspends a guest.
+    Suspend(GuestParameter),
+    /// Resumes a suspended guest.
+    Resume(GuestParameter),
     /// Takes a screenshot.
     Screenshot(GuestParameter),
     /// Sends a signal to the virtual hardware.

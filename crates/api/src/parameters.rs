@@ -164,3 +164,34 @@ pub struct Sysrq {
     /// The key, one character.
     pub key: String,
 }
+
+/// Parameters of `Save`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaveParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The absolute path of the file, or of a named pipe.
+    pub path: String,
+    /// The guest goes on at once.
+    #[serde(default)]
+    pub checkpoint: bool,
+    /// The guest stays, paused.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+/// Parameters of `Restore`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RestoreParameters {
+    /// The absolute path of the file, or of a named pipe.
+    pub path: String,
+    /// Another name than the guest was saved under; empty for the same.
+    #[serde(default)]
+    pub name: String,
+    /// Restore it although a disk was written to after the save.
+    #[serde(default)]
+    pub force: bool,
+    /// The guest stays paused.
+    #[serde(default)]
+    pub paused: bool,
+}

@@ -5,7 +5,8 @@ use xen_types::{DomId, KiB};
 
 pub use crate::parameters::{
     BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Rename, Sysrq, TriggerKind, TriggerParameters, VcpuSet,
+    NetworkDetach, NetworkSetBridge, Rename, RestoreParameters, SaveParameters, Sysrq, TriggerKind,
+    TriggerParameters, VcpuSet,
 };
 pub use crate::refusal::{ERRORS, Refusal};
 
@@ -19,6 +20,8 @@ pub enum State {
     Running,
     /// Paused by the toolstack.
     Paused,
+    /// Suspended, in memory.
+    Suspended,
     /// Ended and preserved.
     ShutDown,
     /// Ended; it is created again now, or after a delay if it ended soon after its last start.
@@ -39,6 +42,7 @@ impl State {
             Self::Creating => "creating",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Suspended => "suspended",
             Self::ShutDown => "shut-down",
             Self::Restarting => "restarting",
             Self::Crashed => "crashed",
@@ -234,19 +238,31 @@ pub struct Nics {
     pub nics: Vec<Nic>,
 }
 
+/// How far a step has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Pages of 4 KiB that are done.
+    pub done: u64,
+    /// All pages.
+    pub total: u64,
+}
+
 /// A reply of `Create`, `Destroy` and the methods that change a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// A step, in every reply but the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
+    /// How far that step has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// A warning for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     /// A part of what was asked for, in base64, in the replies of `Screenshot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// The guest, in the last reply of `Create`.
+    /// The guest, in the last reply of `Create`, `Restore` and `Save`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
 }

@@ -9,6 +9,7 @@ mod image;
 mod info;
 mod meta;
 mod qmp;
+mod save;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,8 +28,9 @@ const QUICK: Duration = Duration::from_secs(30);
 
 /// Does what the command line asks.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
-    let connect = || -> Result<Client> {
-        let client = Client::connect(&cli.socket)?;
+    let socket = cli.socket;
+    let connect = move || -> Result<Client> {
+        let client = Client::connect(&socket)?;
         client.set_deadline(Some(QUICK))?;
         Ok(client)
     };
@@ -43,14 +45,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Console(args) => console::console(&mut connect()?, &args),
         Command::DmLog(args) => console::dm_log(connect, &args),
         Command::Info(args) => info::info(&mut connect()?, &args),
-        Command::Domid { guest } => {
-            println!("{}", find(&mut connect()?, &guest)?.domid);
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Domname { guest } => {
-            println!("{}", find(&mut connect()?, &guest)?.name);
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Domid { guest } => show(find(&mut connect()?, &guest)?.domid),
+        Command::Domname { guest } => show(find(&mut connect()?, &guest)?.name),
         Command::BlockAttach { guest, disk } => {
             change::steps(&mut connect()?, "BlockAttach", &BlockAttach { guest, disk: disk.join(",") })
         }
@@ -82,6 +78,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::MemSet { guest, memory } => {
             change::steps(&mut connect()?, "MemSet", &MemSet { guest, memory_kib: memory })
         }
+        Command::Save(args) => save::save(connect, &args),
+        Command::Restore(args) => save::restore(&mut connect()?, &args),
+        Command::Suspend(args) => save::each(&mut connect()?, "Suspend", &args.guests),
+        Command::Resume(args) => save::each(&mut connect()?, "Resume", &args.guests),
         Command::Screenshot { guest, file } => change::screenshot(&mut connect()?, guest, &file),
         Command::Trigger { guest, trigger, vcpu } => {
             let trigger = change::trigger(trigger);
@@ -98,6 +98,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completion { shell } => meta::completion(shell),
         Command::Man { dir } => meta::man(&dir),
     }
+}
+
+/// Prints one value.
+fn show(value: impl std::fmt::Display) -> Result<ExitCode> {
+    println!("{value}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn find(client: &mut Client, guest: &str) -> Result<Guest> {

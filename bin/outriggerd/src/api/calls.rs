@@ -5,14 +5,16 @@ use std::sync::Arc;
 use api::call::{Call, CallError, Incoming, SERVICE_INTERFACE, SERVICE_NAME, Service};
 use api::types::{
     CreateParameters, Disks, Guests, HostInfo, Info, Inspection, Monitored, Nics, OneGuest, QmpSocket,
-    Refusal,
+    Refusal, RestoreParameters,
 };
 use config::Uuid;
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
 use toolstack::{CreateOptions, GuestId, Toolstack};
 use xen_types::DomId;
 
+use super::changes::absolute;
 use super::{inspect, show};
 use crate::guest::driver;
 use crate::guest::registry::Entry;
@@ -89,6 +91,16 @@ impl Calls {
             }
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,
             Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies).await?,
+            Call::Save(of) => self.change(&of.guest.clone(), Change::save(of)?, replies).await?,
+            Call::Cancel(of) => {
+                let entry = self.find(&of.guest).await?;
+                let guest = entry.view.guest.as_ref();
+                let cancelled = guest.is_some_and(|guest| self.shared.toolstack.cancel(guest.id()));
+                return Ok(Some(Answer::last(&json!({ "cancelled": cancelled }))));
+            }
+            Call::Suspend(of) => self.change(&of.guest, Change::suspend(), replies).await?,
+            Call::Resume(of) => self.change(&of.guest, Change::resume(), replies).await?,
+            Call::Restore(of) => self.restore(of, replies)?,
             Call::Rename(of) => {
                 let entry = self.find(&of.guest).await?;
                 let change = Change::rename(&self.shared.registry, entry.key, of.name)?;
@@ -213,8 +225,29 @@ impl Calls {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
-        let new = NewGuest { config, options };
+        let new = NewGuest { config, options, saved: None };
         driver::create(&self.shared, new, Some(replies.clone()))
+    }
+
+    /// Reads the file's header on a thread, because its disk may hang; only then the guest has a name.
+    fn restore(&self, parameters: RestoreParameters, replies: &Replies) -> Result<(), Refusal> {
+        let RestoreParameters { path, name, paused, force } = parameters;
+        let path = absolute(path)?;
+        let (shared, replies, runtime) = (self.shared.clone(), replies.clone(), Handle::current());
+        tokio::task::spawn_blocking(move || {
+            let opened = shared.toolstack.open_saved(&path).and_then(|saved| saved.named(&name));
+            let restored =
+                opened.map_err(|error| refusal::of(&path.display().to_string(), &error)).and_then(|saved| {
+                    let _guard = runtime.enter();
+                    let options = CreateOptions { paused, ..CreateOptions::default() };
+                    let new = NewGuest { config: saved.config.clone(), options, saved: Some((saved, force)) };
+                    driver::create(&shared, new, Some(replies.clone()))
+                });
+            if let Err(refusal) = restored {
+                let _ = replies.blocking_send(Answer::refusal(&refusal));
+            }
+        });
+        Ok(())
     }
 
     fn monitor(&self, replies: &Replies) {

@@ -1,10 +1,13 @@
 //! Changes of a running guest: from a call's parameters to what the guest's driver has the toolstack do.
 
+use std::path::PathBuf;
+
 use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, NetworkAttach, NetworkDetach, NetworkSetBridge, Refusal,
+    SaveParameters,
 };
 use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
-use toolstack::{Cause, Detach, Guest, GuestId, Toolstack};
+use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, Toolstack};
 use xen_types::KiB;
 
 use crate::guest::registry::{Key, Registry};
@@ -18,7 +21,32 @@ impl Change {
         + Send
         + 'static,
     ) -> Self {
-        Self { name, work: Box::new(work), new_name: None }
+        Self { name, work: Box::new(|ts, id, events| work(ts, id, events).map(Some)), new_name: None }
+    }
+
+    /// Saves the guest.
+    pub(super) fn save(parameters: SaveParameters) -> Result<Self, Refusal> {
+        let SaveParameters { path, checkpoint, paused, .. } = parameters;
+        let path = absolute(path)?;
+        let after = match (paused, checkpoint) {
+            (true, _) => AfterSave::Pause,
+            (false, true) => AfterSave::Run,
+            (false, false) => AfterSave::Destroy,
+        };
+        let work = move |ts: &Toolstack, id, events: &mut dyn FnMut(toolstack::Event)| {
+            Ok(ts.save(id, &path, after, events)?)
+        };
+        Ok(Self { name: "save", work: Box::new(work), new_name: None })
+    }
+
+    /// Suspends the guest.
+    pub(super) fn suspend() -> Self {
+        Self::new("suspend", |ts, id, events| Ok(ts.suspend(id, events)?))
+    }
+
+    /// Resumes it.
+    pub(super) fn resume() -> Self {
+        Self::new("resume", |ts, id, events| Ok(ts.resume(id, events)?))
     }
 
     /// Attaches a disk.
@@ -124,6 +152,16 @@ impl WhichNic {
         }
         let name = toolstack.info(id)?.guest.name;
         Err(Cause::NoDevice { name, device: format!("network interface {address}") }.into())
+    }
+}
+
+/// A path that does not depend on the daemon's folder.
+pub(super) fn absolute(path: String) -> Result<PathBuf, Refusal> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(bad(format!("the path {} is not absolute", path.display())))
     }
 }
 

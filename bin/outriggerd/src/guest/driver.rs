@@ -12,7 +12,7 @@ use std::time::Duration;
 use api::types::{Progress, Refusal};
 use config::Uuid;
 use tokio::sync::mpsc;
-use toolstack::{Cause, CreateOptions, Error, Guest, GuestId, Monitors as _, Turn, Unfinished};
+use toolstack::{Cause, Error, Guest, GuestId, Monitors as _, Turn, Unfinished};
 
 use super::handle::{Handle, Inbox};
 use super::heartbeat::{self, Check};
@@ -79,20 +79,15 @@ struct Driver {
 
 /// Creates a new guest, for a client when there are `replies`.
 pub(crate) fn create(shared: &Shared, new: NewGuest, replies: Option<Replies>) -> Result<(), Refusal> {
-    let NewGuest { config, options } = new;
+    let name = new.config.name.clone();
     let request = replies.as_ref().map(|_| 0);
-    let state = State::creating(config.name.clone(), request, Backoff::default(), limits(shared));
+    let state = State::creating(name, request, Backoff::default(), limits(shared));
     let mut driver = Driver::enter(shared, state)?;
     if let Some(replies) = &replies {
         driver.add(Work::Nothing, replies.clone());
     }
     let (toolstack, known) = (shared.toolstack.clone(), Arc::clone(&driver.id));
-    driver.spawn(Job::Create, replies, None, move |events| {
-        let id = toolstack.choose_id(&config, options)?;
-        let _ = known.set(id);
-        let options = CreateOptions { uuid: Some(id.0), ..options };
-        Ok(toolstack.create(&config, options, events).map(Some)?)
-    });
+    driver.spawn(Job::Create, replies, None, move |events| new.make(&toolstack, &known, events));
     tokio::spawn(driver.run());
     Ok(())
 }
@@ -339,7 +334,7 @@ impl Driver {
             (Job::Change(_), Some(Work::Change(Change { work, new_name, .. }))) => {
                 self.spawn(job, replies, new_name, move |events| {
                     write.wait(patience)?;
-                    work(&toolstack, id, events).map(Some)
+                    work(&toolstack, id, events)
                 });
             }
             (Job::Screenshot, _) => {

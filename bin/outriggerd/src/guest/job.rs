@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::types::{Outcome, Progress, Step};
+use api::types::{Moved, Outcome, Progress, Step};
 use toolstack::Guest;
 
 use crate::refusal::JobError;
@@ -65,7 +65,7 @@ fn log(event: &toolstack::Event) {
         }
         toolstack::Event::Undoing { label, .. } => tracing::info!(step = label, "undoing"),
         toolstack::Event::Warning { text } => tracing::warn!("{text}"),
-        toolstack::Event::StepStarted { .. } => {}
+        toolstack::Event::StepStarted { .. } | toolstack::Event::Progress { .. } => {}
     }
 }
 
@@ -84,6 +84,9 @@ fn progress(job: &'static str, count: &mut u32, event: toolstack::Event) -> Prog
             (id, label, number(index), Outcome::Failed, Some(took))
         }
         toolstack::Event::Undoing { id, label } => (id, label, 0, Outcome::Undone, None),
+        toolstack::Event::Progress { done, total } => {
+            return Progress { moved: Some(Moved { done, total }), ..Progress::default() };
+        }
         toolstack::Event::Warning { text } => {
             return Progress { warning: Some(text), ..Progress::default() };
         }

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use toolstack::{Guest, GuestId, ShutdownWay, Signal, Toolstack};
 
+use super::job::Ended;
 use super::names::Reservation;
 use crate::refusal::{self, JobError};
 use crate::reply::{Answer, Replies};
@@ -57,9 +58,8 @@ pub(crate) enum Quick {
     Sysrq(char),
 }
 
-/// The toolstack's operation on the guest.
-pub(crate) type Work =
-    dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Result<Guest, JobError> + Send;
+/// The toolstack's operation on the guest; returns the guest, unless it is destroyed.
+pub(crate) type Work = dyn FnOnce(&Toolstack, GuestId, &mut dyn FnMut(toolstack::Event)) -> Ended + Send;
 
 /// A change of a guest.
 pub(crate) struct Change {

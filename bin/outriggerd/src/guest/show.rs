@@ -40,6 +40,7 @@ fn state(guest: &Managed, known: State, target: Option<&DomainInfo>) -> State {
     let ended = domain.shutdown.map(GuestEvent::Shutdown);
     let decision = ended.as_ref().map_or(Decision::Nothing, |event| decide(&guest.config, event));
     match decision {
+        Decision::Nothing if ended.is_some() => State::Suspended,
         Decision::Nothing if domain.paused => State::Paused,
         Decision::Nothing => State::Running,
         Decision::Destroy => State::Destroying,
@@ -89,7 +90,7 @@ mod tests {
         let running = |reason| shown(State::Running, false, Some(reason));
         assert_eq!(shown(State::Running, false, None), State::Running);
         assert_eq!(shown(State::Running, true, None), State::Paused);
-        assert_eq!(running(ShutdownReason::Suspend), State::Running);
+        assert_eq!(running(ShutdownReason::Suspend), State::Suspended);
         assert_eq!(running(ShutdownReason::PowerOff), State::Destroying);
         assert_eq!(running(ShutdownReason::Reboot), State::Restarting);
         assert_eq!(running(ShutdownReason::Crash), State::Crashed);

@@ -19,10 +19,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ::qmp::mux::MuxConfig;
 use ::qmp::{Monitor, QmpError};
+use tokio::runtime::Handle;
 use toolstack::{Guest, GuestId, Monitors};
 
 pub(crate) use access::Access;
@@ -51,6 +52,8 @@ struct Inner {
     sessions: Mutex<BTreeMap<GuestId, Session>>,
     /// After the sessions, which remove theirs.
     sockets: Sockets,
+    /// Where sessions run that a job's thread begins.
+    runtime: OnceLock<Handle>,
 }
 
 impl Qmp {
@@ -77,7 +80,22 @@ impl Qmp {
         let folder = socket.parent().unwrap_or(Path::new("/")).join(FOLDER);
         let (access, sessions) = (Arc::new(access), Mutex::default());
         let sockets = Sockets::start(files)?;
-        Ok(Self { inner: Arc::new(Inner { folder, access, config, dial, sessions, sockets }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                folder,
+                access,
+                config,
+                dial,
+                sessions,
+                sockets,
+                runtime: OnceLock::new(),
+            }),
+        })
+    }
+
+    /// Says in which event loop sessions run.
+    pub(crate) fn run_in(&self, runtime: Handle) {
+        let _ = self.inner.runtime.set(runtime);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestId, Session>> {
@@ -129,6 +147,15 @@ impl Observer for Qmp {
 }
 
 impl Monitors for Qmp {
+    fn begin(&self, guest: &Guest) {
+        let _guard = self.inner.runtime.get().map(Handle::enter);
+        Observer::has(self, guest);
+    }
+
+    fn give_up(&self, guest: &Guest) {
+        Observer::gone(self, guest);
+    }
+
     fn release(&self, guest: GuestId) {
         if let Some(session) = self.lock().get(&guest) {
             session.end("the device model has ended");

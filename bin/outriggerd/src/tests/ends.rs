@@ -242,7 +242,7 @@ fn suspended_guest_is_told_once_and_left_alone() {
     let (world, mut service, guest) = running("");
     world.end(guest.domid, ShutdownReason::Suspend);
     service.events.expect(&["suspended"]);
-    world.hypervisor.resume_domain(guest.domid).unwrap();
+    world.hypervisor.resume_domain(guest.domid, xen::ResumeWay::Cooperative).unwrap();
     world.end(DomId::DOM0, ShutdownReason::PowerOff);
     world.end(guest.domid, ShutdownReason::PowerOff);
     service.events.expect(&["powered-off", "destroyed"]);

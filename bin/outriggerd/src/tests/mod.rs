@@ -5,6 +5,8 @@ mod clients;
 mod creates;
 mod ends;
 mod hostile;
+mod qemu;
 mod release;
+mod saves;
 mod successors;
 pub(crate) mod world;

@@ -22,25 +22,28 @@ use toolstack::host::SimHost;
 use toolstack::{Deadlines, Paths, Toolstack};
 use xen::{Hypervisor, Operation, ShutdownReason, SimHypervisor};
 use xen_types::DomId;
+use xenstore::Xenstore;
 use xenstore::server::Server;
-use xenstore::{Store, Xenstore, XsPath};
 
+use super::qemu::{self, Qemus};
 use crate::daemon::Daemon;
 use crate::dial::{Dial, Dialing, Place};
 use crate::guest::registry::Registry;
 use crate::guest::shared::Shared;
 use crate::qmp::{Access, Qmp};
 
-/// Sessions with device models that never answer.
-fn no_qmp(socket: &Path) -> Qmp {
-    struct Never;
-    impl Dial for Never {
-        fn dial(&self, _: Place) -> Dialing {
-            Box::pin(std::future::pending())
-        }
+/// Device models that never answer.
+struct Never;
+
+impl Dial for Never {
+    fn dial(&self, _: Place) -> Dialing {
+        Box::pin(std::future::pending())
     }
+}
+
+fn sessions(socket: &Path, dial: Arc<dyn Dial>) -> Qmp {
     let access = Access::new(Policy::default()).unwrap();
-    Qmp::new(socket, access, MuxConfig::default(), Arc::new(Never)).unwrap()
+    Qmp::new(socket, access, MuxConfig::default(), dial).unwrap()
 }
 
 /// How long anything that has to come may take.
@@ -54,6 +57,7 @@ pub(crate) struct World {
     pub(crate) server: Arc<Server>,
     pub(crate) host: Arc<SimHost>,
     pub(crate) stubs: Arc<Stubs>,
+    pub(crate) qemus: Qemus,
     files: TempDir,
 }
 
@@ -75,8 +79,8 @@ impl World {
         hypervisor.observe(move |hypervisor, operation| {
             player.play(hypervisor, &store, &xenstored, operation);
         });
-        let world =
-            Self { hypervisor, server, host: Arc::default(), stubs, files: tempfile::tempdir().unwrap() };
+        let (qemus, files) = (Qemus::new(&server), tempfile::tempdir().unwrap());
+        let world = Self { hypervisor, server, host: Arc::default(), stubs, qemus, files };
         for name in ["vmlinuz", "initramfs.img", "hvmloader", "seabios"] {
             let path = world.files.path().join(name);
             // The simulated hypervisor reads what goes into a domain from real files.
@@ -105,7 +109,7 @@ impl World {
     /// What drivers share, without a daemon.
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
-        let qmp = no_qmp(&self.files.path().join("outriggerd.sock"));
+        let qmp = sessions(&self.files.path().join("outriggerd.sock"), Arc::new(Never));
         Shared { toolstack, registry: Registry::new(), qmp }
     }
 
@@ -114,6 +118,16 @@ impl World {
     }
 
     pub(crate) fn start_with(&self, toolstack: Toolstack) -> Service {
+        self.serve(toolstack, Arc::new(Never))
+    }
+
+    /// A daemon that reaches the QEMUs.
+    pub(crate) fn start_with_qemu(&self, toolstack: Toolstack) -> Service {
+        let qemus = Arc::new(self.qemus.clone());
+        self.serve(toolstack.with_states(qemus.clone()), qemus)
+    }
+
+    fn serve(&self, toolstack: Toolstack, dial: Arc<dyn Dial>) -> Service {
         let socket = self.files.path().join("outriggerd.sock");
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = mpsc::channel();
@@ -121,7 +135,7 @@ impl World {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(async {
-                let daemon = Daemon::start(&path, toolstack, no_qmp(&path)).await?;
+                let daemon = Daemon::start(&path, toolstack, sessions(&path, dial)).await?;
                 // Drivers have not begun yet, so nothing is missed.
                 let events = Listener::new(&daemon.shared);
                 let _ = ready.send((daemon.shared.clone(), events));
@@ -401,10 +415,7 @@ impl Stubs {
         };
         let Some(target) = hypervisor.target(stub) else { return };
         match self.wait_turn() {
-            Mode::Work => {
-                let state = format!("/local/domain/{stub}/device-model/{target}/state");
-                store.write(&XsPath::new(state).unwrap(), b"running").unwrap();
-            }
+            Mode::Work => qemu::begin(store, stub, target),
             Mode::Die => {
                 hypervisor.guest_shuts_down(stub, ShutdownReason::Crash);
                 server.shut_down_domain(stub);

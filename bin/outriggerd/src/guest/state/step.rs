@@ -296,6 +296,13 @@ impl<'a> Step<'a> {
     /// A change has ended: it was either undone or completed.
     fn changed(&mut self, job: Job, result: Result<Option<Guest>, Failed>) -> Reply {
         match result {
+            // It was saved.
+            Ok(None) if matches!(job, Job::Change(_)) => {
+                if let Job::Change(name) = job {
+                    self.publish("changed", name);
+                }
+                self.destroyed(job)
+            }
             Ok(guest) => {
                 if let Some(guest) = guest {
                     if job == Job::Settle {

@@ -310,6 +310,33 @@ fn change_ends_where_it_began() {
 }
 
 #[test]
+fn change_that_leaves_no_guest_ends_it_and_a_failed_one_does_not() {
+    let mut machine = Machine::running("");
+    assert_eq!(machine.step(Event::Change(1, "save")), ["start save for 1"]);
+    assert_eq!((machine.shown(), machine.job()), (Shown::Running, Some("save")));
+    // Its suspension is the save's, and is not looked at.
+    assert_eq!(machine.step(Event::Look), [""; 0]);
+    assert_eq!(machine.fails(Remains::Nothing), ["1 Failed", "observe"]);
+    assert_eq!((machine.shown(), machine.job()), (Shown::Running, None));
+    machine.step(Event::Observed(Uuid::from_u128(10), Some(None)));
+    assert_eq!(machine.step(Event::Change(2, "save")), ["start save for 2"]);
+    assert_eq!(machine.ends(Ok(None)), ["changed", "destroyed", "2 done"]);
+    assert!(machine.state.is_gone() && machine.state.guest().is_none());
+    assert_eq!(machine.step(Event::Change(3, "save")), ["3 NoSuchGuest"]);
+    assert_eq!(machine.step(Event::Look), [""; 0]);
+}
+
+#[test]
+fn saved_guest_of_which_something_is_left_is_destroyed() {
+    let mut machine = Machine::running("");
+    machine.step(Event::Change(1, "save"));
+    assert_eq!(machine.fails(Remains::Something), ["1 Failed", "observe"]);
+    let effects = machine.step(Event::Observed(Uuid::from_u128(10), Some(Some(GuestEvent::Gone))));
+    assert_eq!(effects, ["release monitor", "gone", "start destroy"]);
+    assert_eq!(machine.ends(Ok(None)), ["destroyed"]);
+}
+
+#[test]
 fn screenshot_is_a_query() {
     let mut machine = Machine::running("");
     assert_eq!(machine.step(Event::Screenshot(1)), ["start screenshot for 1"]);

@@ -89,6 +89,8 @@ impl Ledger {
                     (1, _) => Err(failed(Remains::Unchanged)),
                     (2, _) => Err(failed(Remains::Something)),
                     (_, Job::Create | Job::Restart(_)) => Ok(new()),
+                    // It was saved.
+                    (3, Job::Change(_)) => Ok(None),
                     (_, Job::PreserveAs(..) | Job::Change(_)) => {
                         Ok(machine.state.guest().map(|old| Guest { name: "new".to_owned(), ..old.clone() }))
                     }
