@@ -78,6 +78,7 @@ fn session(data: &[u8]) {
         if let Ok(messages) = qmp.pump() {
             for message in messages {
                 let effects = match message {
+                    Message::Greeting => Vec::new(),
                     Message::Answer(Purpose::Pci(number), answer) => pci.answered(number, &answer),
                     Message::Answer(..) => Vec::new(),
                     Message::Event(name, data) => pci.event(&name, &data),

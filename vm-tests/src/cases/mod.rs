@@ -17,6 +17,7 @@ mod linux;
 mod media;
 mod pair;
 mod qmp;
+mod save;
 mod state;
 mod stock;
 mod strangers;
@@ -84,6 +85,7 @@ pub(crate) fn all() -> Vec<Case> {
         ease::CASES,
         hotplug::CASES,
         media::CASES,
+        save::CASES,
         state::CASES,
         vchan::CASES,
         qmp::CASES,

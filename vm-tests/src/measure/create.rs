@@ -22,7 +22,37 @@ use crate::harness::xl_serial::Serial;
 /// The stubdomain's image.
 const IMAGE: &str = "/usr/lib/outrigger/stubdom";
 /// The example's name.
-const NAME: &str = "hello";
+pub(super) const NAME: &str = "hello";
+
+/// Who makes a guest, and where its QEMU runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Stock xl with QEMU in dom0.
+    XlDom0,
+    /// Stock xl with the stubdomain.
+    XlStub,
+    /// Outrigger.
+    Ours,
+}
+
+impl Kind {
+    /// As figures are called.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::XlDom0 => "xl_dom0",
+            Self::XlStub => "xl_stub",
+            Self::Ours => "ours",
+        }
+    }
+
+    /// The command.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::XlDom0 | Self::XlStub => XL,
+            Self::Ours => "outrigger",
+        }
+    }
+}
 
 /// Measures all three, `runs` times.
 pub(super) fn measure(runs: u32) -> Result<()> {
@@ -51,7 +81,8 @@ fn settle() {
     std::thread::sleep(Duration::from_secs(1));
 }
 
-struct Configs {
+/// A configuration for each.
+pub(super) struct Configs {
     xl_dom0: PathBuf,
     xl_stub: PathBuf,
     ours: PathBuf,
@@ -62,7 +93,20 @@ struct Configs {
 
 impl Configs {
     fn write() -> Result<Self> {
-        let example = Example::read()?;
+        Self::of(Example::read()?)
+    }
+
+    /// The configuration of one kind.
+    pub(super) fn of_kind(&self, kind: Kind) -> &Path {
+        match kind {
+            Kind::XlDom0 => &self.xl_dom0,
+            Kind::XlStub => &self.xl_stub,
+            Kind::Ours => &self.ours,
+        }
+    }
+
+    /// Writes those of this example.
+    pub(super) fn of(example: Example) -> Result<Self> {
         let com1 = folder()?.join("com1");
         let xl_dom0 = example
             .clone()

@@ -9,6 +9,7 @@ mod example;
 mod image;
 mod processes;
 mod qmp;
+mod save;
 mod sources;
 
 use std::path::Path;
@@ -45,6 +46,8 @@ pub(crate) enum What {
     Image,
     /// QMP's round trip, its rate and its memory.
     Qmp,
+    /// Saving and restoring.
+    Save,
     /// One end of a pipe between two processes, of which only one can run.
     #[command(hide = true)]
     Switch {
@@ -61,6 +64,7 @@ pub(crate) fn main(what: &What, runs: u32) -> Result<()> {
         What::Emulator => emulator::measure(runs),
         What::Image => image::measure(runs),
         What::Qmp => qmp::measure(runs),
+        What::Save => save::measure(runs),
         What::Switch { end } => emulator::switch(*end),
     }
 }

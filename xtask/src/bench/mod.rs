@@ -9,6 +9,7 @@ mod emulator;
 mod image;
 mod qmp;
 mod results;
+mod save;
 
 use std::fs;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Qmp(Options),
     /// Consoles: throughput, key latency, idle cost and memory: stock xenconsoled, QEMU's backend, ours.
     Console(Options),
+    /// Saving and restoring: xl with QEMU in dom0, xl with the stubdomain, ours.
+    Save(Options),
     /// The emulator itself: guests that it breaks, exits to Xen a second, the boot of Linux.
     Emulator(Options),
 }
@@ -80,6 +83,7 @@ impl Options {
 pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Create(options) => create::main(options),
+        Command::Save(options) => save::main(options),
         Command::Image(options) => image::main(options),
         Command::Qmp(options) => qmp::main(options),
         Command::Console(options) => console::main(options),
