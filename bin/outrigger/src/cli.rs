@@ -156,7 +156,7 @@ pub(crate) enum Command {
     },
     /// Save a guest to a file, and destroy it
     Save(Save),
-    /// Restore a guest from a file, which goes on where it was saved
+    /// Restore a saved guest from a file; it continues where it was saved
     Restore(Restore),
     /// Suspend guests, which stay in memory
     Suspend(Guests),

@@ -67,27 +67,27 @@ reasons! {
         /// A daemon was restarted before the point of no return.
         DaemonRestarted = 8, "a daemon was restarted";
         /// The receiver refused the guest.
-        Refused = 9, "the other host refused the guest";
+        Refused = 9, "the receiver refused the guest";
         /// The receiver has this guest, or an unfinished migration of it.
-        Busy = 10, "the other host already has this guest or an unfinished migration of it";
+        Busy = 10, "the receiver already has this guest or an unfinished migration of it";
         /// The guest's domains cannot be built at the receiver.
-        BuildFailed = 11, "the other host could not build the guest";
+        BuildFailed = 11, "the receiver could not build the guest";
         /// The guest cannot be loaded at the receiver.
-        LoadFailed = 12, "the other host could not load the guest";
+        LoadFailed = 12, "the receiver could not load the guest";
         /// The receiver cannot use the disks.
-        ArmFailed = 13, "the other host could not take over the disks";
+        ArmFailed = 13, "the receiver could not take over the disks";
         /// The incoming copy was destroyed before the receiver committed.
         CopyDestroyed = 14, "the incoming copy was destroyed";
         /// The receiver has loaded something else than was sent.
-        DigestMismatch = 15, "the other host loaded something else than was sent";
+        DigestMismatch = 15, "the receiver loaded something else than was sent";
         /// The sender asked for an end before the receiver had committed.
         Settled = 16, "the sender ended it";
         /// The receiver never got the offer.
-        NeverOffered = 17, "the other host never got the offer";
+        NeverOffered = 17, "the receiver never got the offer";
         /// Sender and receiver have no version in common.
         VersionMismatch = 18, "the hosts' versions do not fit";
         /// The receiver's disks are not the sender's.
-        DisksDiffer = 19, "the other host has other disks";
+        DisksDiffer = 19, "the receiver has other disks";
     }
 }
 

@@ -46,6 +46,7 @@ impl DeviceStates for NoStates {
 }
 
 fn none() -> Cause {
-    let (what, why) = ("A device model's state".to_owned(), "there is no console daemon".to_owned());
+    let (what, why) =
+        ("Transferring the state of QEMU's devices".to_owned(), "there is no console daemon".to_owned());
     Cause::Unsupported { what, why }
 }

@@ -255,7 +255,7 @@ fn full_disk() -> Result<()> {
     let said = outrigger(&["save", "kept", &file.to_string_lossy()]);
     let left = fs::read_dir(&folder)?.count();
     run("umount", &[&at])?.good()?;
-    said?.refused(1, &["no room"])?;
+    said?.refused(1, &["Not enough space"])?;
     ensure!(left == 0, "{left} files are left");
     Ok(fs::remove_dir(folder)?)
 }

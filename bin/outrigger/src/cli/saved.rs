@@ -10,7 +10,7 @@ pub(crate) struct Save {
     /// Let the guest go on after it was saved.
     #[arg(short, long)]
     pub(crate) checkpoint: bool,
-    /// Keep the guest, paused, after it was saved.
+    /// Keep the guest, paused, after it was saved; also with -c.
     #[arg(short, long)]
     pub(crate) paused: bool,
     /// Print one JSON object per step, on standard error if the file is `-`.
@@ -18,7 +18,7 @@ pub(crate) struct Save {
     pub(crate) json: bool,
     /// Name, UUID or domid.
     pub(crate) guest: String,
-    /// The file, a named pipe, or `-` for standard output. An earlier saved guest in it is replaced; other files are not.
+    /// The file, a named pipe, or `-` for standard output. Only an empty file or an earlier save of the same guest is replaced.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Restore {
     /// Restore it although its disks were written to after it was saved.
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Give it another name than it was saved under.
+    /// Give the guest this name instead of its saved one.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
     /// Print one JSON object per step; the last one contains the guest.

@@ -29,7 +29,7 @@ pub(crate) fn save(
 ) -> Result<ExitCode> {
     let pipe = if is_dash(&args.file) {
         if io::stdout().is_terminal() {
-            bail!("A saved guest is no text for a terminal: redirect standard output, or name a file");
+            bail!("Refusing to write a saved guest to a terminal: redirect standard output, or name a file");
         }
         Some(Pipe::to_stdout()?)
     } else {
@@ -55,7 +55,7 @@ pub(crate) fn save(
     let guest = GuestParameter { guest: args.guest.clone() };
     if let Err(error) = copied {
         let _: serde_json::Value = client.call("Unpause", &guest)?;
-        return Err(error.context(format!("{} goes on, because it is not saved", args.guest)));
+        return Err(error.context(format!("{} was not saved and continues to run", args.guest)));
     }
     follow(client, "Destroy", &guest, json)?;
     Ok(ExitCode::SUCCESS)
@@ -80,7 +80,8 @@ pub(crate) fn restore(client: &mut Client, args: &Restore) -> Result<ExitCode> {
         return console::serial(&guest, 0, true);
     }
     if !args.json {
-        println!("{} runs as domain {}", guest.name, guest.domid);
+        let paused = if args.paused { ", paused" } else { "" };
+        println!("{} is restored as domain {}{paused}", guest.name, guest.domid);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,12 +115,12 @@ fn cancel_on_signal(connect: impl Fn() -> Result<Client> + Send + 'static, guest
                 connect().and_then(|mut client| Ok(client.call("Cancel", &guest)?));
             match cancelled {
                 Ok(answer) if answer["cancelled"] == true => {
-                    eprintln!("\nGiving up; press Ctrl-C again to leave outriggerd to it");
+                    eprintln!("\nCancelling the save; press Ctrl-C again to exit without waiting");
                 }
                 Ok(_) => eprintln!(
-                    "\nToo late or too early to give up; press Ctrl-C again to leave outriggerd to it"
+                    "\nNothing to cancel: the save has not begun, or its file is complete; press Ctrl-C again to exit"
                 ),
-                Err(error) => eprintln!("\nCannot give up: {error:#}"),
+                Err(error) => eprintln!("\nCannot cancel the save: {error:#}"),
             }
         }
     });

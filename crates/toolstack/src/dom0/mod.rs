@@ -371,7 +371,9 @@ pub enum HostError {
         path: PathBuf,
     },
     /// The other end of a pipe did not come.
-    #[error("Nothing has opened the other end of the pipe {path}")]
+    #[error(
+        "Nothing has opened the other end of the pipe {path}; start its reader (save) or its writer (restore) first"
+    )]
     LonelyPipe {
         /// The pipe.
         path: PathBuf,

@@ -52,7 +52,7 @@ pub enum Cause {
     #[error(transparent)]
     SavedConfig(#[from] migration_stream::libxl_json::JsonError),
     /// The console of a stubdomain that its device model's state goes through.
-    #[error("Cannot move the state of the device model")]
+    #[error("Cannot transfer the state of QEMU's devices through the stubdomain's console")]
     DeviceState(#[source] Box<dyn StdError + Send + Sync>),
     /// Something about one of the configuration's devices.
     #[error("{device}")]
@@ -71,7 +71,9 @@ pub enum Cause {
         domid: DomId,
     },
     /// Another guest has this UUID.
-    #[error("The UUID {0} is already used by another guest; omit the key uuid to get a new one")]
+    #[error(
+        "The UUID {0} is already used by another guest: destroy that one first, or omit the key uuid to get a new one"
+    )]
     UuidTaken(Uuid),
     /// A file that the guest needs is missing.
     #[error("The {what} {path} is missing; {hint}")]
@@ -233,7 +235,8 @@ pub enum Cause {
     },
     /// The guest acknowledged the request to suspend, and did not.
     #[error(
-        "Guest {name} did not suspend within {after:?}; a device or a program in it may refuse (its kernel's log says          which)"
+        "Guest {name} did not suspend within {after:?}; a device or program in the guest may be refusing: see its \
+         kernel's log"
     )]
     NotSuspended {
         /// The guest.
@@ -243,8 +246,8 @@ pub enum Cause {
     },
     /// QEMU's devices are not where those of a restored guest would be.
     #[error(
-        "Guest {name} cannot be saved: its device in PCI slot {slot:#x} was plugged in, or another one unplugged, while it \
-         ran, and a restored guest would have it elsewhere. Shut the guest down and create it again first"
+        "Guest {name} cannot be saved: the device in PCI slot {slot:#x} was plugged in, or another was unplugged, while the \
+         guest ran; a restored guest would have it in another slot. Shut the guest down and create it again first"
     )]
     Replugged {
         /// The guest.
@@ -261,14 +264,15 @@ pub enum Cause {
         device: qemu_args::Unsavable,
     },
     /// QEMU did not take the state of its devices.
-    #[error("QEMU does not take the saved state of its devices: {why}; see `outrigger dm-log`")]
+    #[error("QEMU could not load the saved state of its devices: {why}; see `outrigger dm-log`")]
     StateRefused {
         /// What it says.
         why: String,
     },
     /// The saved guest's QEMU had another machine than ours would have.
     #[error(
-        "The guest in {path} was saved with the machine type {saved}, and this image's QEMU would give it {ours}; install          an image whose QEMU has {saved}"
+        "The guest in {path} was saved with the machine type {saved}, and this image's QEMU would give it {ours}; install \
+         an image whose QEMU has {saved}"
     )]
     OtherMachine {
         /// The file.
@@ -279,7 +283,7 @@ pub enum Cause {
         ours: String,
     },
     /// A guest cannot be saved there.
-    #[error("No guest is saved to {path}: {why}")]
+    #[error("Cannot save the guest to {path}: {why}")]
     NotASaveFile {
         /// The file.
         path: PathBuf,
@@ -295,7 +299,8 @@ pub enum Cause {
     /// A disk was written to after the guest was saved.
     #[error(
         "The disk {disk} was changed after the guest was saved to {path}: the guest would go on with its old memory, and \
-         damage its file systems. Restore the disk as it was then; with --force, the guest is restored all the same"
+         damage its file systems. Put back a copy of the disk from that moment, with its modification time (cp -p); or use --force if you are \
+         sure that the disk has that content"
     )]
     DiskChanged {
         /// The disk's file.
@@ -304,7 +309,10 @@ pub enum Cause {
         path: PathBuf,
     },
     /// The file system has too little room for a saved guest.
-    #[error("There is no room for the saved guest in {path}: it needs {need}, and {free} is free")]
+    #[error(
+        "Not enough space to save the guest to {path}: {need} needed, {free} free; free some space, or name a file on \
+         another file system"
+    )]
     NoRoom {
         /// The file.
         path: PathBuf,

@@ -46,7 +46,7 @@ where
         Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
             .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
         Step::new("await-backends", "wait for the backends", Creation::await_backends),
-        Step::new("load-devices", "load the state of its devices", load_devices),
+        Step::new("load-devices", "load the state of QEMU's devices", load_devices),
         Step::new("run-device-model", "let the device model run", run_device_model),
         Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
     ]

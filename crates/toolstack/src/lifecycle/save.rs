@@ -55,18 +55,17 @@ struct Save<'a, 'e> {
 /// The steps. A guest that goes on does so before its file is on the disk, to be away for a shorter time.
 fn steps<'b, 'e: 'b>(after: AfterSave) -> Vec<Step<Save<'b, 'e>>> {
     let mut steps: Vec<Step<Save<'_, '_>>> = vec![
-        Step::new("check", "check whether it can be saved", Save::check),
+        Step::new("check", "check whether the guest can be saved", Save::check),
         Step::new(ENTRY, "record the save", |s: &mut Save<'_, '_>| s.enter(Cursor::back(ENTRY))).entry(),
         Step::new("make-file", "make the file", Save::make_file).undo(Save::remove_file),
-        Step::new("save-memory", "suspend the guest and write its memory", Save::save_memory)
-            .undo(Save::go_on),
-        Step::new("save-devices", "write the state of its devices", Save::save_devices),
+        Step::new("save-memory", "suspend it and write its memory", Save::save_memory).undo(Save::go_on),
+        Step::new("save-devices", "write the state of QEMU's devices", Save::save_devices),
     ];
     let sync = Step::new("sync", "write the file to the disk", Save::sync);
     let put = Step::new("put-in-place", "give the file its name", Save::put_in_place).undo(Save::take_away);
     let resume = Step::new("resume", "let the guest go on", Save::go_on);
-    let pause = Step::new("resume", "resume the guest, paused", Save::go_on_paused).undo(Save::unpause);
-    let give_up = Step::new(GIVE_UP, "give up the guest", |_: &mut Save<'_, '_>| Ok(()));
+    let pause = Step::new("resume", "keep the guest, paused", Save::go_on_paused).undo(Save::unpause);
+    let give_up = Step::new(GIVE_UP, "commit to the saved copy", |_: &mut Save<'_, '_>| Ok(()));
     steps.extend(match after {
         AfterSave::Destroy => [sync, put, give_up.point_of_no_return()],
         AfterSave::Run => [resume, sync, put],

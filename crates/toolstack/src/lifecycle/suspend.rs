@@ -19,7 +19,7 @@ struct Suspension<'a> {
 
 fn suspend_steps<'b>() -> Vec<Step<Suspension<'b>>> {
     vec![
-        Step::new("check", "check whether it can be suspended", Suspension::check),
+        Step::new("check", "check whether the guest can be suspended", Suspension::check),
         Step::new(ENTRY, "record the suspension", |s: &mut Suspension<'_>| s.enter(Cursor::back(ENTRY)))
             .entry(),
         Step::new("suspend", "suspend the guest", Suspension::suspend).undo(Suspension::go_on),
@@ -31,7 +31,7 @@ fn suspend_steps<'b>() -> Vec<Step<Suspension<'b>>> {
 
 fn resume_steps<'b>() -> Vec<Step<Suspension<'b>>> {
     vec![
-        Step::new(ENTRY, "record the resumption", |s: &mut Suspension<'_>| s.enter(Cursor::forward(ENTRY)))
+        Step::new(ENTRY, "record the resume", |s: &mut Suspension<'_>| s.enter(Cursor::forward(ENTRY)))
             .entry()
             .point_of_no_return(),
         Step::new("resume", "let the guest go on", Suspension::go_on),

@@ -33,7 +33,7 @@ pub(crate) fn describe(
     let xen = ts.hypervisor.version_info()?;
     let machine = record.machine.clone().ok_or_else(|| Cause::Unsupported {
         what: format!("Saving guest {}", record.name),
-        why: "it was created by a release that did not record the machine type of its QEMU; restart it first"
+        why: "it was created by a release that did not record the machine type of its QEMU; destroy it and create it again first"
             .into(),
     })?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -73,15 +73,17 @@ impl Toolstack {
 /// What the language of xl.cfg(5) would have refused: a file may come from anyone.
 fn check_config(metadata: &Metadata) -> StepResult {
     let Metadata { config, vcpus_online, .. } = metadata;
-    let bad = |why: String| Err(Cause::Unsupported { what: "The configuration in the file".to_owned(), why });
+    let bad = |why: String| {
+        Err(Cause::Unsupported { what: "Restoring the configuration in the file".to_owned(), why })
+    };
     if let Err(why) = config::check_name(&config.name) {
-        return bad(format!("the name is none: {why}"));
+        return bad(format!("the name is not valid: {why}"));
     }
     let fits = (1..=MAX_VCPUS).contains(&config.max_vcpus)
         && (1..=config.max_vcpus).contains(&config.vcpus)
         && (1..=config.max_vcpus).contains(vcpus_online);
     if !fits {
-        return bad("its numbers of vCPUs are no possible ones".to_owned());
+        return bad("its vCPU counts are out of range or contradict each other".to_owned());
     }
     if config.memory > config.max_memory || config.display.video_memory >= config.memory {
         return bad("its sizes of memory contradict each other".to_owned());
@@ -89,7 +91,7 @@ fn check_config(metadata: &Metadata) -> StepResult {
     let vdevs: BTreeSet<_> = config.disks.iter().map(|disk| disk.vdev).collect();
     let devids: BTreeSet<_> = config.nics.iter().map(|nic| nic.devid).collect();
     if vdevs.len() != config.disks.len() || devids.len() != config.nics.len() {
-        return bad("two of its devices are the same".to_owned());
+        return bad("two disks or two network interfaces have the same number".to_owned());
     }
     if config.serials.len() > GuestConfig::MAX_SERIALS || config.channels.len() > GuestConfig::MAX_CHANNELS {
         return bad("it has too many consoles".to_owned());
