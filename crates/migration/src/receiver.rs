@@ -385,7 +385,7 @@ impl Receiver {
                 self.phase = Phase::Arming { forward: true };
                 vec![Effect::Arm]
             }
-            // It was unpaused once; whoever paused it decides.
+            // We have unpaused it already: if it is paused again, someone else did that and has to unpause it.
             (Phase::Inspecting, Event::Inspected(Copy::Paused)) => self.settled(Outcome::Running),
             (Phase::Inspecting, Event::Inspected(Copy::Gone(why))) => self.settled(Outcome::Ended(*why)),
             (Phase::Arming { .. } | Phase::Unpausing, Event::CopyGone(why)) => {

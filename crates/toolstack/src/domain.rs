@@ -4,7 +4,7 @@
 //! contain UUIDs, with the domids that went with them. Code that acts on a domain first checks that the domid still
 //! belongs to it. The result is a [`Domain`], which is made for one step and not stored.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use config::Uuid;
 use serde::{Deserialize, Serialize};
@@ -109,6 +109,19 @@ impl Toolstack {
     /// Xen's current information about a domain; `None` when it is gone.
     pub(crate) fn look(&self, domain: Domain) -> Result<Option<DomainInfo>, Cause> {
         self.domain_info(domain.domid, domain.uuid)
+    }
+
+    /// Waits until a domain is gone, woken when any domain ends, at most this long; returns whether it is.
+    ///
+    /// # Errors
+    /// When Xen or xenstore does not answer.
+    pub fn wait_until_gone(&self, domid: DomId, uuid: Uuid, patience: Duration) -> Result<bool, Cause> {
+        let mut watcher = Watcher::new();
+        watcher.watch(&self.xenstore, &SpecialWatch::ReleaseDomain)?;
+        let gone = watcher.until(Instant::now() + patience, || {
+            Ok(self.domain_info(domid, uuid)?.is_none().then_some(()))
+        })?;
+        Ok(gone.is_some())
     }
 
     /// A domain's name.

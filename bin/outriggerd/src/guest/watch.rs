@@ -1,12 +1,7 @@
 //! Looks at a guest and its stubdomain in Xen, on a thread that may block.
 
-use std::time::{Duration, Instant};
-
 use toolstack::{Cause, Guest, GuestEvent, Toolstack};
 use xen::DomainInfo;
-
-/// The time between two checks whether a stubdomain still exists.
-const PACE: Duration = Duration::from_millis(50);
 
 /// What has ended, if anything.
 ///
@@ -21,11 +16,9 @@ pub(super) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<Guest
 /// Waits until a stubdomain has ended too whose guest another program has destroyed: that program destroys both, and
 /// should find the stubdomain as it was.
 pub(super) fn until_stub_is_gone(toolstack: &Toolstack, guest: &Guest) {
-    let deadline = Instant::now() + toolstack.deadlines().orphaned;
-    let is_there = || matches!(toolstack.domain_info(guest.stub_domid, guest.stub_uuid), Ok(Some(_)));
-    while Instant::now() < deadline && is_there() {
-        std::thread::sleep(PACE);
-    }
+    let patience = toolstack.deadlines().orphaned;
+    // What follows looks again, and says what cannot be done.
+    let _ = toolstack.wait_until_gone(guest.stub_domid, guest.stub_uuid, patience);
 }
 
 fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<GuestEvent> {
@@ -47,6 +40,8 @@ fn what_ended(target: Option<&DomainInfo>, stub: Option<&DomainInfo>) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use xen::{DomainState, ShutdownReason};
     use xen_types::{DomId, KiB};

@@ -235,7 +235,7 @@ impl Checker {
     }
 }
 
-/// The four bytes at a place. Whoever calls has counted them.
+/// Returns the four bytes from `at` on, which the caller knows to be there.
 fn four(bytes: &[u8], at: usize) -> [u8; 4] {
     bytes
         .get(at..)

@@ -404,9 +404,7 @@ impl Translation {
     }
 
     fn finish(self) -> Result<Decoded, JsonError> {
-        let loaded = self.lines.load()?;
-        let warnings = loaded.diagnostics.into_iter().map(|diagnostic| diagnostic.message).collect();
-        let mut config = loaded.config.expect("there is a configuration where there is no error");
+        let (mut config, warnings) = self.lines.load()?;
         let memory = self.memory.or(self.max_memory).unwrap_or(config.memory);
         config.memory = memory;
         config.max_memory = self.max_memory.unwrap_or(memory).max(memory);

@@ -34,7 +34,7 @@ impl Words {
         Ok(())
     }
 
-    /// Adds the member of an object, if it is there.
+    /// Adds one member of an object, if the object has it.
     fn member(&mut self, key: &str, fields: &mut Fields<'_>, member: &str) -> Result<(), JsonError> {
         match fields.text(member)? {
             Some(value) => self.text(key, value, fields.path(member)),

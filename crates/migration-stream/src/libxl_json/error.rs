@@ -23,7 +23,7 @@ pub enum JsonError {
         /// The type, empty if there is none.
         found: String,
     },
-    /// A value is of another JSON type than libxl gives it.
+    /// A value does not have the JSON type that libxl gives it.
     #[error("`{key}` is not {wanted}; the file is damaged, or of another release of Xen")]
     WrongType {
         /// The key.
@@ -56,7 +56,7 @@ pub enum JsonError {
         key: String,
     },
     /// The configuration is refused as that of a new guest would be.
-    #[error("`{key}` is refused: {reason}")]
+    #[error("{}: {reason}{}", refused(key), others(*more))]
     Refused {
         /// The key; empty if it is none of them alone.
         key: String,
@@ -67,4 +67,12 @@ pub enum JsonError {
         /// How many other errors there were.
         more: usize,
     },
+}
+
+fn refused(key: &str) -> String {
+    if key.is_empty() { "The configuration is refused".to_owned() } else { format!("`{key}` is refused") }
+}
+
+fn others(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" (and {more} more errors)") }
 }

@@ -25,7 +25,7 @@ impl<'a> Fields<'a> {
         Self { prefix, members: members.map(|(key, value)| (key.as_str(), value)).collect() }
     }
 
-    /// An object without members, in place of one that is not there.
+    /// Returns an object without members, to stand for a missing one.
     pub(super) fn empty(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), members: BTreeMap::new() }
     }

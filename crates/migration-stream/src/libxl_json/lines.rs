@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use config::Loaded;
+use config::GuestConfig;
 
 use super::error::JsonError;
 
@@ -48,22 +48,27 @@ impl Lines {
     }
 
     /// Reads the text as a configuration.
-    pub(super) fn load(&self) -> Result<Loaded, JsonError> {
+    pub(super) fn load(&self) -> Result<(GuestConfig, Vec<String>), JsonError> {
         let loaded = config::load_str("libxl-json", &self.text);
-        let Some(first) = loaded.diagnostics.iter().find(|d| d.is_error()) else { return Ok(loaded) };
-        let origin = first.position(&loaded.source).and_then(|position| {
-            self.origins.get(position.line.checked_sub(1)?).filter(|origin| !origin.is_empty())
-        });
-        let mut reason = first.message.clone();
-        for help in &first.help {
-            let _ = write!(reason, "; {help}");
+        let more = loaded.errors().saturating_sub(1);
+        let first = loaded.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+        match (first, loaded.config) {
+            (None, Some(config)) => {
+                let warnings = loaded.diagnostics.into_iter().map(|diagnostic| diagnostic.message);
+                Ok((config, warnings.collect()))
+            }
+            (first, _) => {
+                let origin = first.and_then(|first| first.position(&loaded.source)).and_then(|position| {
+                    self.origins.get(position.line.checked_sub(1)?).filter(|origin| !origin.is_empty())
+                });
+                let mut reason = first.map_or_else(String::new, |first| first.message.clone());
+                for help in first.iter().flat_map(|first| &first.help) {
+                    let _ = write!(reason, "; {help}");
+                }
+                let (key, id) = (origin.cloned().unwrap_or_default(), first.map_or("", |first| first.id));
+                Err(JsonError::Refused { key, id, reason, more })
+            }
         }
-        Err(JsonError::Refused {
-            key: origin.cloned().unwrap_or_default(),
-            id: first.id,
-            reason,
-            more: loaded.errors().saturating_sub(1),
-        })
     }
 }
 

@@ -99,7 +99,7 @@ pub enum Effect {
     Unpause,
     /// Look what there is of the guest; then [`Event::Inspected`].
     Inspect,
-    /// Destroy the paused copy, if it is there; then [`Event::Destroyed`] or [`Event::DestroyFailed`].
+    /// Destroy the paused copy, if it still exists; then [`Event::Destroyed`] or [`Event::DestroyFailed`].
     DestroyIncoming,
     /// Boot the guest anew from its disks.
     BootAnew,

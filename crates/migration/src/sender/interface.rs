@@ -85,7 +85,7 @@ pub enum Effect {
     /// Let the guest run again, whatever of suspending and saving was done: arm its disks, resume QEMU and the guest;
     /// then [`Event::Resumed`], [`Event::ResumeFailed`] or [`Event::GuestEnded`].
     Resume,
-    /// Destroy the suspended copy, if it is there: nothing that runs; then [`Event::Destroyed`] or
+    /// Destroy the suspended copy, if it still exists, but never a running one; then [`Event::Destroyed`] or
     /// [`Event::DestroyFailed`].
     DestroyCopy,
     /// Boot the guest anew from its disks.

@@ -1,7 +1,7 @@
 //! Saving a guest to a file, as stock xl does, and destroying it or letting it go on.
 //!
 //! The guest is suspended first, then its QEMU is stopped: after that nothing writes to its memory or its disks. Its
-//! memory and vCPUs are written by libxenguest, and the state of QEMU's devices follows. The file has another name until
+//! memory and vCPUs are written by a helper process (`xen`), and the state of QEMU's devices follows. The file has another name until
 //! it is complete and on the disk, so that a part of one is never taken for a whole.
 
 use std::cell::RefCell;
@@ -325,7 +325,7 @@ impl Save<'_, '_> {
     }
 }
 
-/// What is done at the points where libxenguest asks for it.
+/// What is done at the points where the writer of the memory asks for it.
 struct Suspending<'a> {
     ts: &'a Toolstack,
     of: DeviceModel,
