@@ -26,6 +26,11 @@ fn arguments_have_the_names_of_the_protocol() {
     );
     let command = RemoveFd { fdset_id: 3, fd: None };
     assert_eq!(Request::of(&command).unwrap().arguments.unwrap().get(), "{\"fdset-id\":3}");
+    let log = Request::of(&XenSetGlobalDirtyLog { enable: false }).unwrap();
+    assert_eq!(
+        log.line(2),
+        "{\"execute\":\"xen-set-global-dirty-log\",\"arguments\":{\"enable\":false},\"id\":2}\n"
+    );
     let status = Request::of(&QueryStatus {}).unwrap().out_of_band();
     assert_eq!(status.line(1), "{\"exec-oob\":\"query-status\",\"arguments\":{},\"id\":1}\n");
 }

@@ -7,6 +7,7 @@ use super::*;
 
 mod console;
 mod flood;
+mod toolstack;
 
 const ROOT: Peer = Peer { uid: 0, gid: 0 };
 const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 1, \"minor\": 2, \"major\": 7}, \
@@ -350,39 +351,6 @@ fn session_that_never_answers_is_given_up() {
     world.mux.connected(world.now);
     world.pass(10_000);
     assert!(world.done.contains(&"hangup".to_owned()));
-}
-
-#[test]
-fn toolstack_goes_first_and_keeps_its_deadlines() {
-    let mut world = World::new(MuxConfig::default());
-    world.mux.ask(Token(1), Request::new("stop"), world.now + Duration::from_millis(30), world.now);
-    world.pass(40);
-    assert!(
-        world.done.iter().any(|done| done.starts_with("answer 1 QEMU cannot execute stop")),
-        "{:?}",
-        world.done
-    );
-    world.done.clear();
-    world.mux.disconnected("test", world.now);
-    world.connect();
-    world.mux.ask(Token(2), Request::new("stop"), world.now + Duration::from_millis(30), world.now);
-    world.look();
-    world.pass(40);
-    assert!(
-        world.done.iter().any(|done| done.starts_with("answer 2 QEMU did not answer")),
-        "{:?}",
-        world.done
-    );
-    // The late answer is no strike.
-    world.answer();
-    assert_eq!(world.mux.counts().strikes, 0);
-    world.mux.ask(Token(3), Request::new("stop"), world.now + Duration::from_secs(1), world.now);
-    world.look();
-    let (id, _) = world.asked.pop_front().unwrap();
-    world.say(&format!(
-        "{{\"error\": {{\"class\": \"DeviceNotFound\", \"desc\": \"a\\u001b[2Jb\"}}, \"id\": {id}}}"
-    ));
-    assert!(world.done.iter().any(|done| done.contains("DeviceNotFound") && done.contains("a [2Jb")));
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn each_role_has_what_the_one_before_it_has() {
         ("blockdev-change-medium", [false, false, false]),
         ("migrate", [false, false, false]),
         ("xen-save-devices-state", [false, false, false]),
+        ("xen-set-global-dirty-log", [false, false, false]),
         ("human-monitor-command", [false, false, false]),
         ("getfd", [false, false, false]),
         ("add-fd", [false, false, false]),
