@@ -161,6 +161,13 @@ impl Release {
     pub const fn domid_any_chooses(self) -> bool {
         self.is_at_least(22)
     }
+
+    /// Whether a page that an HVM domain is given while Xen records what is written counts as written (`p2m_add_page`);
+    /// from 4.22 on. Before, neither that nor what the domain writes to it is recorded until the record is next taken.
+    #[must_use]
+    pub const fn log_dirty_has_added_pages(self) -> bool {
+        self.is_at_least(22)
+    }
 }
 
 impl fmt::Display for Release {
@@ -236,5 +243,6 @@ mod tests {
         begins_with(19, Release::hvm_pirq_is_optional);
         begins_with(21, Release::console_ring_has_connection);
         begins_with(22, Release::domid_any_chooses);
+        begins_with(22, Release::log_dirty_has_added_pages);
     }
 }

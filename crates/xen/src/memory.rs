@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -58,8 +58,8 @@ pub trait SaveEvents {
     }
 }
 
-/// How far a live save is (`struct precopy_stats` in `xenguest.h`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a live save is (`struct precopy_stats` in `xenguest.h`, and a time).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Precopy {
     /// Rounds that are complete.
     pub round: u32,
@@ -67,6 +67,9 @@ pub struct Precopy {
     pub written_pages: u64,
     /// Pages that have to be written again; `None` while Xen has not been asked, after a round.
     pub dirty_pages: Option<u64>,
+    /// How long the last complete round took, in which [`written_pages`](Self::written_pages) grew by its pages; zero
+    /// before there was one. A reader of the stream who is slow makes it long.
+    pub elapsed: Duration,
 }
 
 /// How a live save goes on.

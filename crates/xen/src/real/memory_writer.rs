@@ -2,6 +2,19 @@
 //!
 //! The order and the contents are those of `xc_domain_save`, and `xc_domain_restore` reads it. What differs is how the
 //! pages are found ([`survey`]), and that pages which are not there are not in the stream.
+//!
+//! While a live save runs, its domain may give pages back and be given others. Before Xen 4.22 nothing records that
+//! ([`Release::log_dirty_has_added_pages`]), so once the domain is suspended, the writer checks that what it has written is
+//! what the domain has ([`Writer::rest`]).
+//!
+//! - A page that the domain was given is always in the stream.
+//! - A page that was written and then given back stays in the stream, as in libxc's: no record takes a page away, and
+//!   libxc's reader ignores an entry without contents for a page that is there. The restored domain has the page, which
+//!   its kernel believes to be given back and does not use until it is given it anew. It counts as the domain's memory; if
+//!   there are so many that the limit is exceeded, the restore fails.
+//! - Before Xen 4.22, a page that was given back and came again under the same number may be in the stream with its old
+//!   contents: nothing tells it from one that was always there. libxc has the same gap. A caller closes it with a limit
+//!   below the domain's memory (`Hypervisor::set_max_memory`) while the save is live: Xen then gives it no page at all.
 
 mod domain;
 mod mapping;
@@ -13,13 +26,15 @@ mod survey;
 mod tests;
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use nix::errno::Errno;
+use xen_types::Release;
 
 use self::pages::Pages;
 use self::records::kind;
-use self::source::{BATCH, Mapped as _, Source};
-use self::survey::{STEP, Survey, has_contents, survey};
+use self::source::{BATCH, Holding, Mapped as _, Source};
+use self::survey::{STEP, has_contents, survey};
 use crate::error::{Result, XenError};
 use crate::memory::{Precopy, SaveEvents, Verdict};
 use crate::param::HvmParam;
@@ -84,10 +99,10 @@ impl<S: Source> Writer<'_, S> {
         self.record(kind::STATIC_DATA_END, &[])?;
         if live {
             self.source.start_log_dirty()?;
-            let survey = self.survey()?;
+            self.survey()?;
             self.rounds()?;
             self.suspend()?;
-            self.rest(survey)?;
+            self.rest()?;
         } else {
             self.suspend()?;
             self.survey()?;
@@ -112,7 +127,7 @@ impl<S: Source> Writer<'_, S> {
     }
 
     /// Has the pages be written that the domain has and that were not written yet.
-    fn survey(&mut self) -> Result<Survey> {
+    fn survey(&mut self) -> Result<()> {
         let Self { source, size, left, written, given_up, .. } = self;
         let domid = source.domid();
         survey(&**source, *size, written, left, || {
@@ -127,9 +142,10 @@ impl<S: Source> Writer<'_, S> {
     /// The rounds of a live save, until the domain is to be suspended.
     fn rounds(&mut self) -> Result<()> {
         let mut dirty = self.left.count();
-        let mut stats = Precopy { round: 0, written_pages: 0, dirty_pages: Some(dirty) };
+        let mut stats = Precopy { dirty_pages: Some(dirty), ..Precopy::default() };
         loop {
             let verdict = self.events.precopy(stats);
+            let began = Instant::now();
             if verdict != Verdict::Abort {
                 self.round(stats.round == 0, Unmapped::Left)?;
             }
@@ -139,6 +155,7 @@ impl<S: Source> Writer<'_, S> {
             stats.round = stats.round.saturating_add(1);
             stats.written_pages = stats.written_pages.saturating_add(dirty);
             stats.dirty_pages = None;
+            stats.elapsed = began.elapsed();
             let verdict = self.events.precopy(stats);
             if verdict != Verdict::Continue {
                 return self.decided(verdict);
@@ -153,16 +170,13 @@ impl<S: Source> Writer<'_, S> {
         if verdict == Verdict::Abort { Err(self.refused("save_memory", Errno::ECANCELED)) } else { Ok(()) }
     }
 
-    /// What is left of a live save, which began with this survey, once the domain is suspended.
-    fn rest(&mut self, Survey { before, counted }: Survey) -> Result<()> {
+    /// What is left of a live save once the domain is suspended: the pages that it wrote, and those that were never written
+    /// to the stream because it was given them meanwhile.
+    fn rest(&mut self) -> Result<()> {
         self.source.take_dirty(true, &mut self.left)?;
         self.round(false, Unmapped::Fatal)?;
-        // Xen does not record that a page came to be there (`p2m_add_page`). But a domain that was given memory meanwhile
-        // has more pages than were written, by more than it had before, which is none as a rule.
-        let holding = self.source.holding()?;
-        let same = holding.pages.saturating_add(counted) == before.pages.saturating_add(self.written.count());
         let size = self.source.size()?;
-        if (same || !before.countable) && size <= self.size {
+        if size <= self.size && self.is_complete()? {
             return Ok(());
         }
         for pages in [&mut self.left, &mut self.written] {
@@ -173,6 +187,37 @@ impl<S: Source> Writer<'_, S> {
         self.size = self.size.max(size);
         self.survey()?;
         self.round(true, Unmapped::Fatal)
+    }
+
+    /// Whether each page of the suspended domain was written.
+    ///
+    /// That as many were written as it has says nothing: it may have given one back and been given another. Only if those
+    /// that were written are still there too, they are all. Asking for that takes one call for each [`BATCH`] of pages, while
+    /// the domain stands still.
+    fn is_complete(&mut self) -> Result<bool> {
+        let Holding { pages, countable, .. } = self.source.holding()?;
+        if !countable {
+            return Ok(false);
+        }
+        let (major, minor) = self.source.version()?;
+        if Release::new(major, minor).log_dirty_has_added_pages() {
+            return Ok(true);
+        }
+        Ok(pages == self.written.count() && self.all_there()?)
+    }
+
+    /// Whether the domain still has each page that was written. Forgets those that it does not have.
+    fn all_there(&mut self) -> Result<bool> {
+        let mut next = 0;
+        loop {
+            let batch = self.written.batch(next, BATCH);
+            let Some(last) = batch.last() else { return Ok(true) };
+            next = last + 1;
+            let asked = batch.len();
+            if self.still_there(batch)?.len() != asked {
+                return Ok(false);
+            }
+        }
     }
 
     /// Writes all pages that are left. `known` says that they were there a moment ago, as a survey has found.

@@ -77,7 +77,7 @@ impl Save<'_> {
 
     /// The rounds of a live save of a domain with so many pages, asked for as libxc asks.
     fn rounds(&mut self, pages: u64) -> Result<(), Fault> {
-        let mut stats = Precopy { round: 0, written_pages: 0, dirty_pages: Some(pages) };
+        let mut stats = Precopy { dirty_pages: Some(pages), ..Precopy::default() };
         let mut dirty = pages;
         loop {
             self.stream.wanted()?;
@@ -91,6 +91,8 @@ impl Save<'_> {
             stats.round += 1;
             stats.written_pages += dirty;
             stats.dirty_pages = None;
+            let pages = u32::try_from(dirty).unwrap_or(u32::MAX);
+            stats.elapsed = self.sim.lock().page_time.saturating_mul(pages);
             let after = self.events.precopy(stats);
             if after != Verdict::Continue {
                 return decided(after);
@@ -140,9 +142,12 @@ impl Drop for Save<'_> {
 }
 
 impl SimDomain {
-    /// How many pages it writes in a round.
-    fn writes(&self) -> u64 {
-        if self.pauses == 0 && self.shutdown.is_none() { self.dirty_pages } else { 0 }
+    /// How many pages it writes in the next round.
+    fn writes(&mut self) -> u64 {
+        if self.pauses > 0 || self.shutdown.is_some() {
+            return 0;
+        }
+        self.dirty_rounds.pop_front().unwrap_or(self.dirty_pages)
     }
 }
 
@@ -371,11 +376,30 @@ mod tests {
         let written: Vec<(u32, u64)> =
             rounds.iter().map(|stats| (stats.round, stats.written_pages)).collect();
         assert_eq!(written, [(0, 0), (1, PAGES), (1, PAGES), (2, PAGES + 9), (2, PAGES + 9)]);
+        let times = rounds.iter().map(|stats| stats.elapsed.as_micros());
+        let all = u128::from(PAGES) * 10;
+        assert_eq!(times.collect::<Vec<_>>(), [0, all, all, 90, 90]);
         sim.resume_domain(domid, ResumeWay::Cooperative).expect("resumed");
         assert!(sim.runs(domid));
         let (result, _, _, recorded) = saved(&sim, domid, false);
         result.expect("saved again");
         assert_eq!(recorded, Some(false));
+    }
+
+    #[test]
+    fn each_round_finds_as_many_pages_as_the_test_says() {
+        let (sim, domid) = running();
+        sim.set_dirty_rounds(domid, [500, 40], 7);
+        sim.set_page_time(Duration::from_millis(1));
+        let (result, _, rounds, _) = saved(&sim, domid, true);
+        result.expect("saved");
+        let dirty: Vec<u64> = rounds.iter().filter_map(|stats| stats.dirty_pages).collect();
+        assert_eq!(dirty, [PAGES, 500, 40]);
+        assert_eq!(rounds.last().map(|stats| stats.elapsed), Some(Duration::from_millis(500)));
+        sim.resume_domain(domid, ResumeWay::Cooperative).expect("resumed");
+        let (_, _, rounds, _) = saved(&sim, domid, true);
+        let dirty: Vec<u64> = rounds.iter().filter_map(|stats| stats.dirty_pages).collect();
+        assert_eq!(dirty, [PAGES, 7, 7]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ mod stream;
 
 use core::cell::Cell;
 use core::fmt;
-use std::collections::{BTreeMap, BTreeSet};
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
@@ -71,6 +72,7 @@ impl SimHypervisor {
         (dom0.vcpus, dom0.pauses, dom0.built) = (1, 0, true);
         let state = State {
             release: SIMULATED,
+            page_time: Duration::from_micros(10),
             domains: BTreeMap::from([(DomId::DOM0, dom0)]),
             total,
             free,
@@ -162,9 +164,21 @@ impl SimHypervisor {
 
     /// Says how many pages a domain writes during each round of a live save; 16 when nothing is said.
     pub fn set_dirty_pages(&self, domid: DomId, pages: u64) {
+        self.set_dirty_rounds(domid, [], pages);
+    }
+
+    /// Says how many pages a domain writes during the first rounds of its next live saves, and how many in each later one.
+    pub fn set_dirty_rounds(&self, domid: DomId, rounds: impl IntoIterator<Item = u64>, later: u64) {
         if let Some(domain) = self.lock().domains.get_mut(&domid) {
-            domain.dirty_pages = pages;
+            domain.dirty_rounds = rounds.into_iter().collect();
+            domain.dirty_pages = later;
         }
+    }
+
+    /// Says how long a round of a live save takes for each page, as [`Precopy::elapsed`](crate::Precopy::elapsed) has it; 10
+    /// microseconds when nothing is said. Nobody waits so long.
+    pub fn set_page_time(&self, time: Duration) {
+        self.lock().page_time = time;
     }
 
     /// Whether Xen records which memory of a domain is written.
@@ -276,6 +290,7 @@ impl Default for SimHypervisor {
 #[derive(Debug)]
 struct State {
     release: Release,
+    page_time: Duration,
     domains: BTreeMap<DomId, SimDomain>,
     total: KiB,
     free: KiB,
@@ -388,6 +403,7 @@ struct SimDomain {
     paging_memory: KiB,
     built: bool,
     log_dirty: bool,
+    dirty_rounds: VecDeque<u64>,
     dirty_pages: u64,
     dying: bool,
     shutdown: Option<ShutdownReason>,
@@ -410,6 +426,7 @@ impl SimDomain {
             paging_memory: KiB(0),
             built: false,
             log_dirty: false,
+            dirty_rounds: VecDeque::new(),
             dirty_pages: 16,
             dying: false,
             shutdown: None,

@@ -2,6 +2,7 @@
 //! requests one way and answers, one number each, the other.
 
 use core::fmt::{self, Write as _};
+use core::time::Duration;
 
 use thiserror::Error;
 
@@ -72,6 +73,7 @@ impl Message {
                     "-" => None,
                     dirty => Some(number(dirty).ok_or_else(wrong)?),
                 },
+                elapsed: Duration::from_micros(number(next()).ok_or_else(wrong)?),
             }),
             "progress" => {
                 Self::Progress(number(next()).ok_or_else(wrong)?, number(next()).ok_or_else(wrong)?)
@@ -93,11 +95,13 @@ impl fmt::Display for Message {
         match self {
             Self::Suspend => f.write_str("suspend"),
             Self::LogDirty(on) => write!(f, "logdirty {}", u8::from(*on)),
-            Self::Precopy(Precopy { round, written_pages, dirty_pages: Some(dirty) }) => {
-                write!(f, "precopy {round} {written_pages} {dirty}")
-            }
-            Self::Precopy(Precopy { round, written_pages, dirty_pages: None }) => {
-                write!(f, "precopy {round} {written_pages} -")
+            Self::Precopy(Precopy { round, written_pages, dirty_pages, elapsed }) => {
+                write!(f, "precopy {round} {written_pages} ")?;
+                match dirty_pages {
+                    Some(dirty) => write!(f, "{dirty}")?,
+                    None => f.write_char('-')?,
+                }
+                write!(f, " {}", elapsed.as_micros())
             }
             Self::Progress(done, total) => write!(f, "progress {done} {total}"),
             Self::Done(store, console) => write!(f, "done {store} {console}"),
@@ -169,8 +173,10 @@ mod tests {
 
     #[test]
     fn every_message_is_read_as_it_was_written() {
-        let precopy =
-            |dirty_pages| Message::Precopy(Precopy { round: 3, written_pages: 1 << 40, dirty_pages });
+        let precopy = |dirty_pages| {
+            let elapsed = Duration::from_micros(1_234_567);
+            Message::Precopy(Precopy { round: 3, written_pages: 1 << 40, dirty_pages, elapsed })
+        };
         for message in [
             Message::Suspend,
             Message::LogDirty(true),
@@ -207,10 +213,13 @@ mod tests {
             "logdirty 1 ",
             "precopy",
             "precopy 1 2",
-            "precopy -1 2 3",
-            "precopy 1 2 3 4",
-            "precopy 1 2 -1",
-            "precopy 4294967296 0 0",
+            "precopy 1 2 3",
+            "precopy -1 2 3 4",
+            "precopy 1 2 3 4 5",
+            "precopy 1 2 -1 4",
+            "precopy 1 2 3 -",
+            "precopy 1 2 3 18446744073709551616",
+            "precopy 4294967296 0 0 0",
             "progress 1",
             "progress 1 2 3",
             "progress 1 18446744073709551616",

@@ -54,7 +54,8 @@ impl SaveEvents for Events {
     }
 
     fn precopy(&mut self, stats: Precopy) -> Verdict {
-        self.asked.push(format!("precopy {} {} {:?}", stats.round, stats.written_pages, stats.dirty_pages));
+        let Precopy { round, written_pages, dirty_pages, elapsed } = stats;
+        self.asked.push(format!("precopy {round} {written_pages} {dirty_pages:?} {elapsed:?}"));
         self.verdict
     }
 
@@ -102,15 +103,15 @@ fn helpers(result: Result<()>) -> (String, Vec<String>) {
 #[test]
 fn questions_are_answered_and_the_stream_is_the_helpers_output() {
     let saved = saved(
-        r#"echo "$*"; ask "logdirty 1"; ask "precopy 0 0 5"; ask "precopy 1 5 -"; echo "progress 1 2" >&0
+        r#"echo "$*"; ask "logdirty 1"; ask "precopy 0 0 5 0"; ask "precopy 1 5 - 1500"; echo "progress 1 2" >&0
         ask suspend; ask "logdirty 0"; echo "done 0 0" >&0"#,
         Events::default(),
     );
     saved.result.expect("saved");
     let asked = [
         "log_dirty true",
-        "precopy 0 0 Some(5)",
-        "precopy 1 5 None",
+        "precopy 0 0 Some(5) 0ns",
+        "precopy 1 5 None 1.5ms",
         "progress 1 2",
         "suspend",
         "log_dirty false",
@@ -120,7 +121,7 @@ fn questions_are_answered_and_the_stream_is_the_helpers_output() {
     assert_eq!(
         saved.stream,
         format!(
-            "{pid} save 7 live\nlogdirty 1: 1\nprecopy 0 0 5: 0\nprecopy 1 5 -: 0\nsuspend: 1\nlogdirty 0: 1\n"
+            "{pid} save 7 live\nlogdirty 1: 1\nprecopy 0 0 5 0: 0\nprecopy 1 5 - 1500: 0\nsuspend: 1\nlogdirty 0: 1\n"
         )
     );
     assert!(!saved.stopped);
@@ -144,7 +145,7 @@ fn what_the_caller_refused_is_in_the_error() {
     assert_eq!(suspend.asked, ["log_dirty true", "suspend", "log_dirty false"]);
     assert!(suspend.stream.ends_with("suspend: 0\n") && !suspend.stopped, "{}", suspend.stream);
     let abort = Events { verdict: Verdict::Abort, ..Events::default() };
-    assert!(no("ask 'precopy 0 0 5'", abort, Abandoned::Aborted).stream.ends_with("precopy 0 0 5: -1\n"));
+    assert!(no("ask 'precopy 0 0 5 0'", abort, Abandoned::Aborted).stream.ends_with("precopy 0 0 5 0: -1\n"));
     let deaf = Events { log_dirty: false, ..Events::default() };
     assert_eq!(no("true", deaf, Abandoned::NoLogDirty).asked, ["log_dirty true"]);
 }
@@ -230,11 +231,11 @@ fn a_helper_that_does_not_end_is_killed() {
 #[test]
 fn once_cancelled_nothing_is_suspended() {
     // Asks only when it is told to stop.
-    let script = r#"trap 'ask suspend; ask "precopy 0 0 1"; echo "failed 9 closed" >&0; exit 1' TERM
+    let script = r#"trap 'ask suspend; ask "precopy 0 0 1 0"; echo "failed 9 closed" >&0; exit 1' TERM
         ask "logdirty 1"; while :; do read -r nothing; done"#;
     let saved = save_within(&shell(script), Duration::from_millis(300), Cancel::new(), Events::default());
     assert_eq!(saved.asked, ["log_dirty true", "log_dirty false"]);
-    assert!(saved.stream.ends_with("suspend: 0\nprecopy 0 0 1: -1\n"), "{}", saved.stream);
+    assert!(saved.stream.ends_with("suspend: 0\nprecopy 0 0 1 0: -1\n"), "{}", saved.stream);
 }
 
 #[test]

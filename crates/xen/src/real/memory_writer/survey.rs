@@ -53,15 +53,6 @@ fn order(size: u64, pages: u64) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// What a survey was told and what it has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Survey {
-    /// What the domain had when it began.
-    pub(super) before: Holding,
-    /// How many pages were found, known ones among them.
-    pub(super) counted: u64,
-}
-
 /// Adds to `found` the pages that the domain has and that are not in `known`. `wanted` is asked before each step.
 pub(super) fn survey<S: Source>(
     source: &S,
@@ -69,7 +60,7 @@ pub(super) fn survey<S: Source>(
     known: &Pages,
     found: &mut Pages,
     wanted: impl Fn() -> Result<()>,
-) -> Result<Survey> {
+) -> Result<()> {
     let before = source.holding()?;
     let (mut counted, mut steady) = (0, before.countable);
     for range in order(size, before.pages) {
@@ -93,7 +84,7 @@ pub(super) fn survey<S: Source>(
             steady = false;
         }
     }
-    Ok(Survey { before, counted })
+    Ok(())
 }
 
 /// Whether a page of this type is saved.
