@@ -16,6 +16,8 @@ use crate::record::Decision;
 pub enum Packet {
     /// The first one on each channel, in both directions.
     Hello(Hello),
+    /// Why the receiver is about to refuse a guest, in words: for people, and for nothing else.
+    Note(String),
     /// All others.
     Message(Message),
 }
@@ -108,6 +110,9 @@ pub struct Offer {
     pub xen_version: String,
     /// What identifies the disks on both hosts, in the configuration's order.
     pub disks: Vec<String>,
+    /// How the bytes of each DATA are compressed; absent: not at all. A receiver that does not know it refuses the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
 }
 
 /// What the receiver accepts. Its format may change with the version.

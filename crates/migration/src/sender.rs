@@ -22,7 +22,7 @@ pub use interface::{Effect, Event, Timer};
 use crate::ids::{Digest, JournalId, MigrationId};
 use crate::message::{Body, Message};
 use crate::mutation::{Mutation, Rules};
-use crate::reason::Reason;
+use crate::reason::{Outcome, Reason};
 use crate::record::{Done, SenderRecord as Record};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -374,11 +374,11 @@ impl Sender {
         }
     }
 
-    /// COMMITTED when the guest is resumed or was booted anew here: someone was wrong, and no protocol helps.
+    /// COMMITTED, of a guest that runs, when the guest is resumed or was booted anew here: someone was wrong, and no protocol helps.
     fn contradiction(&mut self, event: &Event) -> Vec<Effect> {
         let Event::Received(message) = event else { return Vec::new() };
         match self.heard(message.clone()) {
-            Some(Body::Committed(_)) => vec![Effect::ReportTwoCopies],
+            Some(Body::Committed(Outcome::Running)) => vec![Effect::ReportTwoCopies],
             _ => Vec::new(),
         }
     }

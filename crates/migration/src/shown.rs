@@ -91,7 +91,10 @@ impl fmt::Display for Shown<'_> {
             State::HandingOver => write!(f, "handing over to {peer}"),
             State::NoAnswer => write!(f, "handed over to {peer}, no answer yet"),
             State::Unresolved { other_journal: false } => {
-                write!(f, "UNRESOLVED: {peer} does not answer; run outrigger migrate --resolve {guest}")
+                write!(
+                    f,
+                    "UNRESOLVED: {peer} does not answer; run outrigger migrate --resolve {guest} {peer}"
+                )
             }
             State::Unresolved { other_journal: true } => write!(
                 f,
@@ -99,7 +102,7 @@ impl fmt::Display for Shown<'_> {
                  --resolve {guest}"
             ),
             State::ComingBack(reason) => write!(f, "not migrated: {reason}; resuming here"),
-            State::NotMigrated(reason) => write!(f, "not migrated: {reason}; runs here"),
+            State::NotMigrated(reason) => write!(f, "not migrated: {reason}; stayed here"),
             State::EndedHere => f.write_str("not migrated: the guest ended here"),
             State::Moved => write!(f, "moved to {peer}"),
             State::StartedAnew { operator, confirmed: false } => {
@@ -142,9 +145,9 @@ mod tests {
         assert_eq!(text(State::NoAnswer), "handed over to b, no answer yet");
         assert_eq!(
             text(State::Unresolved { other_journal: false }),
-            "UNRESOLVED: b does not answer; run outrigger migrate --resolve web"
+            "UNRESOLVED: b does not answer; run outrigger migrate --resolve web b"
         );
-        assert_eq!(text(State::NotMigrated(Reason::Cancelled)), "not migrated: cancelled; runs here");
+        assert_eq!(text(State::NotMigrated(Reason::Cancelled)), "not migrated: cancelled; stayed here");
         let taken = |outcome| text(State::TakenOver { outcome, acknowledged: false });
         assert_eq!(taken(Outcome::Running), "runs; b has not acknowledged");
         assert_eq!(

@@ -24,6 +24,7 @@ const UNKNOWN: u16 = 12;
 const ACK: u16 = 13;
 const FORCED: u16 = 14;
 const VOIDED: u16 = 15;
+const NOTE: u16 = 16;
 
 fn kind(body: &Body) -> u16 {
     match body {
@@ -55,6 +56,10 @@ pub(super) fn encode(packet: &Packet) -> (u16, Vec<u8>) {
             put_text(&mut out, &hello.host);
             return (HELLO, out);
         }
+        Packet::Note(text) => {
+            put_text(&mut out, text);
+            return (NOTE, out);
+        }
         Packet::Message(message) => message,
     };
     out.extend_from_slice(&message.id.0);
@@ -80,7 +85,7 @@ pub(super) fn encode(packet: &Packet) -> (u16, Vec<u8>) {
 }
 
 pub(super) fn decode(kind: u16, body: &[u8]) -> Result<Packet, FrameError> {
-    if !(HELLO..=VOIDED).contains(&kind) {
+    if !(HELLO..=NOTE).contains(&kind) {
         return Err(FrameError::UnknownType { kind });
     }
     let mut reader = Reader { kind, rest: body };
@@ -96,6 +101,9 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Result<Packet, FrameError> {
             boot: reader.uuid("boot")?,
             host: reader.text("host")?,
         }));
+    }
+    if kind == NOTE {
+        return Ok(Packet::Note(reader.text("text")?));
     }
     let id = MigrationId(reader.bytes("migration")?);
     let journal = JournalId(reader.bytes("journal")?);

@@ -28,6 +28,7 @@ fn packets() -> Vec<Packet> {
         machine: "pc-i440fx-7.2".to_owned(),
         xen_version: "4.17.5".to_owned(),
         disks: vec!["wwn-1".to_owned()],
+        compression: None,
     };
     let bodies = [
         Body::Offer(Box::new(offer)),

@@ -104,6 +104,7 @@ impl Kind {
                 machine: String::new(),
                 xen_version: String::new(),
                 disks: Vec::new(),
+                compression: None,
             })),
             Self::StreamEnd => Body::StreamEnd { length: 1, digest: DIGEST },
             Self::Go => Body::Go { digest: DIGEST },

@@ -27,6 +27,7 @@ fn offer() -> Body {
         machine: String::new(),
         xen_version: String::new(),
         disks: Vec::new(),
+        compression: None,
     }))
 }
 
