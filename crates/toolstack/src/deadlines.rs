@@ -21,6 +21,10 @@ pub struct Deadlines {
     pub state: Duration,
     /// Until the memory of a guest has been written or read, as large as it may be.
     pub memory: Duration,
+    /// Until another host has answered one message that needs no work.
+    pub peer: Duration,
+    /// Until another host has built a guest, loaded it, or taken it over.
+    pub peer_work: Duration,
     /// Until a guest has released a device that is to be detached.
     pub release: Duration,
     /// Until QEMU has answered one command.
@@ -49,6 +53,8 @@ impl Default for Deadlines {
             suspend: Duration::from_secs(60),
             state: Duration::from_secs(30),
             memory: Duration::from_secs(4 * 3600),
+            peer: Duration::from_secs(15),
+            peer_work: Duration::from_secs(180),
             release: Duration::from_secs(10),
             qmp: Duration::from_secs(10),
             screen: Duration::from_secs(30),
@@ -88,6 +94,8 @@ impl Deadlines {
             suspend: self.suspend.mul_f64(scale),
             state: self.state.mul_f64(scale),
             memory: self.memory.mul_f64(scale),
+            peer: self.peer.mul_f64(scale),
+            peer_work: self.peer_work.mul_f64(scale),
             release: self.release.mul_f64(scale),
             qmp: self.qmp.mul_f64(scale),
             screen: self.screen.mul_f64(scale),

@@ -50,6 +50,18 @@ pub enum Event {
         /// What there is to do.
         total: u64,
     },
+    /// A round of a live migration begins.
+    Round {
+        /// Its number, from 0.
+        round: u32,
+        /// Pages that are to be sent.
+        dirty: u64,
+        /// Pages a second of the round before; 0 where there is none.
+        rate: u64,
+        /// How long the guest would stand still if it was suspended now.
+        #[serde(serialize_with = "optional_millis", rename = "downtime_ms")]
+        downtime: Option<Duration>,
+    },
     /// A step is being undone.
     Undoing {
         /// What names it to programs.
@@ -66,4 +78,11 @@ pub enum Event {
 
 fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(took.as_secs_f64())
+}
+
+fn optional_millis<S: serde::Serializer>(took: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match took {
+        Some(took) => serializer.serialize_some(&(took.as_secs_f64() * 1000.0)),
+        None => serializer.serialize_none(),
+    }
 }

@@ -27,6 +27,7 @@ mod event;
 #[doc(hidden)]
 pub mod fuzz;
 mod guest;
+mod handover;
 mod lifecycle;
 mod monitors;
 mod nodes;
@@ -54,9 +55,11 @@ use dom0::HostDevices;
 pub use domain::{Domain, GuestId};
 pub use error::{Cause, DiskUser, Failure, ToolstackError, ToolstackError as Error, UndoFailure};
 pub use event::Event;
+pub use handover::{HandoverError, MigrationRole, PeerChannel};
 pub use lifecycle::{
-    CreateOptions, Decision, EndedWithHost, GuestEvent, Recovered, RestoreOptions, ShutdownWay, Signal,
-    Unfinished, decide,
+    CreateOptions, Decision, EndedWithHost, GuestEvent, Incoming, IncomingGuest, MigrateOptions,
+    MigrationInfo, Recovered, Resolve, ResolveOutcome, RestoreOptions, ShutdownWay, Signal, Unfinished,
+    decide,
 };
 pub use monitors::Monitors;
 use operation::Faults;
@@ -82,6 +85,7 @@ pub struct Toolstack {
     pub(crate) monitors: Arc<dyn Monitors>,
     pub(crate) states: Arc<dyn DeviceStates>,
     pub(crate) cancels: cancel::Cancels,
+    pub(crate) receptions: handover::Receptions,
     /// Locked while a disk is being claimed.
     pub(crate) disks: Arc<Mutex<()>>,
     pub(crate) screens: Arc<query::Turns>,
@@ -126,6 +130,7 @@ impl Toolstack {
             monitors: Arc::new(monitors::NoMonitors),
             states: Arc::new(states::NoStates),
             cancels: cancel::Cancels::default(),
+            receptions: handover::Receptions::default(),
             disks: Arc::default(),
             screens: Arc::default(),
         }

@@ -61,6 +61,12 @@ impl Paths {
         }
     }
 
+    /// The folder of the journals of migrations.
+    #[must_use]
+    pub fn migrations(&self) -> PathBuf {
+        self.state.join("migrations")
+    }
+
     /// The folder of the guests' state files.
     #[must_use]
     pub fn guests(&self) -> PathBuf {

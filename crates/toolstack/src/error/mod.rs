@@ -15,6 +15,7 @@ use xen_types::{DomId, KiB};
 use xenstore::{PathError, StoreError};
 
 use crate::dom0::HostError;
+use crate::handover::HandoverError;
 use chain::{because, ended, said};
 pub use disk_user::DiskUser;
 pub use failure::{Failure, UndoFailure};
@@ -51,6 +52,9 @@ pub enum Cause {
     /// The configuration in the file of a saved guest.
     #[error(transparent)]
     SavedConfig(#[from] migration_stream::libxl_json::JsonError),
+    /// Another host, or what is known here of a migration.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The console of a stubdomain that its device model's state goes through.
     #[error("Cannot transfer the state of QEMU's devices through the stubdomain's console")]
     DeviceState(#[source] Box<dyn StdError + Send + Sync>),

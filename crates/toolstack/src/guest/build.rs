@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use xen::{Blob, GuestMemory, HvmBuild, HvmBuilt, RestoreMemory};
+use xen::{Blob, Cancel, GuestMemory, HvmBuild, HvmBuilt, RestoreMemory};
 
 use super::make::{Made, Spec};
 use crate::Toolstack;
@@ -16,7 +16,7 @@ pub(crate) enum Source<'a> {
     /// It starts afresh: hvmloader and the firmware, and everything else zero.
     Fresh,
     /// It goes on: libxenguest's stream begins with the next byte, and no byte behind it is read.
-    Stream(BorrowedFd<'a>),
+    Stream(BorrowedFd<'a>, &'a Cancel),
 }
 
 /// A guest's domain that has its memory.
@@ -31,11 +31,11 @@ pub(crate) struct Built {
 pub(crate) fn build(ts: &Toolstack, spec: Spec<'_>, made: Made, source: Source<'_>) -> Result<Built, Cause> {
     let places = match source {
         Source::Fresh => ts.hypervisor.build_hvm(made.domain.domid(), &fresh(spec, made))?,
-        Source::Stream(from) => {
+        Source::Stream(from, cancel) => {
             let Made { domain, channels } = made;
             let deadline = Instant::now() + ts.deadlines.memory;
             let Channels { store, console } = channels;
-            let how = RestoreMemory { store, console, deadline, cancel: xen::Cancel::new() };
+            let how = RestoreMemory { store, console, deadline, cancel: cancel.clone() };
             ts.hypervisor.restore_memory(domain.domid(), from, &how)?
         }
     };

@@ -55,7 +55,7 @@ impl<'a> Live<'a> {
 
     fn goes_on(&self) -> bool {
         let kind = self.record.operation.as_ref().map(|operation| &operation.kind);
-        matches!(kind, Some(Kind::Save { .. } | Kind::Suspend | Kind::Resume))
+        matches!(kind, Some(Kind::Save { .. } | Kind::Suspend | Kind::Resume | Kind::Migrate { .. }))
     }
 
     fn gone(&self) -> Cause {

@@ -6,6 +6,7 @@ use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
 use crate::batch::Batch;
+use crate::domain::{self, Domain};
 use crate::nodes::{below, libxl_dir, vm_dir};
 use crate::operation::StepResult;
 use crate::record::GuestRecord;
@@ -65,4 +66,11 @@ fn remove_numbered(ts: &Toolstack, batch: &mut Batch, domid: DomId) -> StepResul
     }
     batch.remove(XsPath::domain(domid)).remove(libxl_dir(domid));
     Ok(())
+}
+
+/// Destroys a domain and waits until it is gone.
+pub(super) fn end(ts: &Toolstack, domain: Option<Domain>) -> StepResult {
+    let Some(domain) = domain else { return Ok(()) };
+    domain::kill(ts, domain)?;
+    domain::wait_gone(ts, vec![domain])
 }

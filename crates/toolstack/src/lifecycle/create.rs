@@ -14,15 +14,17 @@ pub(super) use details::Nodes;
 use prepare::{Prepared, check_restart};
 use progress::Progress;
 
-use super::cleanup;
+use super::cleanup::{self, end};
+use super::receive::Taking;
 use crate::batch::Batch;
 use crate::device::claims::{OpenDisks, claim};
 use crate::device::initial::{self, Backings, Initial};
 use crate::device::{disk, removal, script};
-use crate::domain::{self, Domain, GuestId};
+use crate::domain::{self, GuestId};
 use crate::error::{Cause, Failure, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
+use crate::handover::check_settled;
 use crate::nodes::{DomainNodes, make_domain};
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
@@ -63,6 +65,8 @@ pub(super) struct Creation<'a> {
     pub(super) saved: Option<Saved>,
     /// The state of QEMU's devices, of a guest that is restored.
     pub(super) state: Vec<u8>,
+    /// Its way here from another host.
+    pub(super) incoming: Option<Box<Taking<'a>>>,
 }
 
 /// The steps, in order.
@@ -206,6 +210,7 @@ impl<'a> Creation<'a> {
             warnings: Vec::new(),
             saved: None,
             state: Vec::new(),
+            incoming: None,
         }
     }
 
@@ -221,9 +226,7 @@ impl<'a> Creation<'a> {
         result: Result<(), Failure>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        for text in std::mem::take(&mut self.warnings) {
-            events(Event::Warning { text });
-        }
+        std::mem::take(&mut self.warnings).into_iter().for_each(|text| events(Event::Warning { text }));
         match result {
             Ok(()) => Ok(self.record.guest().ok_or(Cause::TooEarly { what: "guest" })?),
             Err(mut failure) => {
@@ -231,7 +234,7 @@ impl<'a> Creation<'a> {
                 if self.restart.is_some()
                     && self.record.operation.is_some()
                     && failure.undo.is_empty()
-                    && let Err(cause) = self.withdraw_restart()
+                    && let Err(cause) = self.record.remove(&*self.ts.host, &self.ts.paths)
                 {
                     failure.undo.push(UndoFailure { id: ENTRY, label: "remove the state file", cause });
                 }
@@ -242,10 +245,6 @@ impl<'a> Creation<'a> {
             }
         }
     }
-
-    fn withdraw_restart(&mut self) -> StepResult {
-        self.record.remove(&*self.ts.host, &self.ts.paths)
-    }
 }
 
 impl OnGuest for Creation<'_> {
@@ -254,9 +253,10 @@ impl OnGuest for Creation<'_> {
     }
 
     fn kind(&self) -> Kind {
-        match &self.restart {
-            Some(restart) => Kind::Restart(restart.clone()),
-            None => Kind::Create { paused: self.paused },
+        match (&self.restart, &self.incoming) {
+            (Some(restart), _) => Kind::Restart(restart.clone()),
+            (None, Some(incoming)) => Kind::Receive { id: incoming.id() },
+            (None, None) => Kind::Create { paused: self.paused },
         }
     }
 
@@ -299,6 +299,9 @@ impl Creation<'_> {
 impl Creation<'_> {
     pub(super) fn check(&mut self) -> StepResult {
         identity::check(self.ts, &self.record)?;
+        if self.restart.is_none() {
+            check_settled(self.ts, self.record.uuid, &self.record.name)?;
+        }
         let prepared = Prepared::find(self.ts, self.config, self.record.uuid, self.saved.as_ref())?;
         prepared.check_memory(self.ts, self.config)?;
         self.warnings.extend(prepared.guest.warning(self.ts, self.config)?);
@@ -344,7 +347,9 @@ impl Creation<'_> {
         stubdomain::set_target(ts, made.domain, guest)
     }
 
+    /// The guest's ioreq server would hold the stubdomain. What fails of the guest's end, its own undo reports.
     pub(super) fn unmake_stub(&mut self) -> StepResult {
+        let _ = self.record.guest_domain(self.ts)?.map(|guest| domain::kill(self.ts, guest));
         end(self.ts, self.record.stub_domain(self.ts)?)
     }
 
@@ -388,7 +393,10 @@ impl Creation<'_> {
     }
 
     pub(super) fn build_guest(&mut self) -> StepResult {
-        let source = self.saved.as_ref().map_or(Source::Fresh, |saved| Source::Stream(saved.file.as_fd()));
+        let source = self
+            .saved
+            .as_ref()
+            .map_or(Source::Fresh, |saved| Source::Stream(saved.file.as_fd(), &saved.cancel));
         let spec = self.progress.guest_spec(self.config, &self.record)?;
         let built = guest::build(self.ts, spec, self.progress.guest_made()?, source)?;
         self.progress.guest_built = Some(built);
@@ -489,11 +497,4 @@ impl Creation<'_> {
             &self.backings,
         )
     }
-}
-
-/// Destroys a domain and waits until it is gone.
-fn end(ts: &Toolstack, domain: Option<Domain>) -> StepResult {
-    let Some(domain) = domain else { return Ok(()) };
-    domain::kill(ts, domain)?;
-    domain::wait_gone(ts, vec![domain])
 }

@@ -1,13 +1,18 @@
 //! What is done to a guest as a whole, one file each: lists of steps, which the rooms below carry out.
 
+mod answer;
 mod cleanup;
 mod create;
 mod decide;
 mod destroy;
 mod memory;
+mod migrate;
 mod pause;
+mod receive;
+mod reconcile;
 mod recover;
 mod rename;
+mod resolve;
 mod restart;
 mod restore;
 mod save;
@@ -15,9 +20,13 @@ mod signals;
 mod suspend;
 mod vcpus;
 
+pub use answer::Incoming;
 pub use create::CreateOptions;
 pub use decide::{Decision, GuestEvent, decide};
+pub use migrate::MigrateOptions;
 pub use pause::ShutdownWay;
+pub use receive::IncomingGuest;
 pub use recover::{EndedWithHost, Recovered, Unfinished};
+pub use resolve::{MigrationInfo, Resolve, ResolveOutcome};
 pub use restore::RestoreOptions;
 pub use signals::Signal;

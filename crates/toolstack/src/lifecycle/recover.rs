@@ -5,6 +5,8 @@ use config::{Disk, Uuid};
 use super::create::START;
 use super::decide::{Decision, GuestEvent, decide};
 use super::memory::resume_memory;
+use super::migrate::resume_migration;
+use super::receive::resume_reception;
 use super::rename::resume_rename;
 use super::save::resume_save;
 use super::suspend::resume_suspension;
@@ -83,6 +85,16 @@ impl Toolstack {
         for record in past {
             self.end_with_host(&record, &mut recovered);
         }
+        let mut guests = guests;
+        // One whose journal says nothing is left alone: it may be another host's.
+        guests.retain_mut(|record| match self.reconcile(record) {
+            Ok(()) => true,
+            Err(cause) => {
+                recovered.troubles.push(cause.into());
+                false
+            }
+        });
+        self.settle_journals(&guests, &mut recovered);
         for record in &guests {
             if !is_planned_too_early(record, &guests) {
                 self.sort_out(record.clone(), &mut recovered);
@@ -131,7 +143,7 @@ impl Toolstack {
         let record = self.record_of(id)?;
         match record.operation.clone() {
             Some(Operation { kind: Kind::Restart(_), .. }) => self.finish_restart(id, events).map(Some),
-            Some(operation @ Operation { kind: Kind::Create { .. }, .. }) => {
+            Some(operation @ Operation { kind: Kind::Create { .. } | Kind::Receive { .. }, .. }) => {
                 let is_started = operation.cursor.is_at(START);
                 let record = self.resume_create(record, operation, events)?;
                 Ok(record.guest().filter(|_| is_started))
@@ -265,9 +277,11 @@ impl Toolstack {
             Kind::SetMemory { from } => resume_memory(live, from, &cursor),
             Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor),
             // Given up, it is the driver's to destroy.
-            Kind::Save { .. } if cursor.way == Way::Forward => return Ok(live),
+            Kind::Save { .. } | Kind::Migrate { .. } if cursor.way == Way::Forward => return Ok(live),
             kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor),
             Kind::Save { id, to, after } => resume_save(live, (id, to, after), &cursor),
+            Kind::Migrate { id, to } => resume_migration(live, (id, to), &cursor),
+            Kind::Receive { id } => resume_reception(live, id)?,
             Kind::Rename { from, for_good } => {
                 let Live { ts, record } = live;
                 let (record, resumed) = resume_rename(ts, record, (from, for_good), &cursor);

@@ -63,6 +63,21 @@ impl Toolstack {
         self.remove_and_create(record, Restart { turn, stage: Stage::Removing, predecessor: None }, events)
     }
 
+    /// Destroys the copy of a guest that was handed over to a host which an operator has declared dead, and creates the
+    /// guest again.
+    pub(super) fn boot_anew(
+        &self,
+        record: GuestRecord,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Guest, Error> {
+        let restart = Restart {
+            turn: Turn::new(0, std::time::Duration::ZERO),
+            stage: Stage::Removing,
+            predecessor: None,
+        };
+        self.remove_and_create(record, restart, events)
+    }
+
     fn remove_and_create(
         &self,
         mut record: GuestRecord,

@@ -27,9 +27,30 @@ fn steps<'a, 'b>() -> Vec<Step<Creation<'b>>>
 where
     'b: 'a,
 {
-    vec![
+    let mut steps = vec![
         Step::new("check", "check the saved guest", Creation::check),
         Step::new(ENTRY, "write the state file", Creation::write_record).entry(),
+    ];
+    steps.extend(domain_steps());
+    steps.extend([
+        Step::new("restore-memory", "read the guest's memory", restore_memory),
+        Step::new("introduce", "introduce the guest", introduce),
+        Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
+            .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
+        Step::new("await-backends", "wait for the backends", Creation::await_backends),
+        Step::new("load-devices", "load the state of QEMU's devices", load_devices),
+        Step::new("run-device-model", "let the device model run", run_device_model),
+        Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
+    ]);
+    steps
+}
+
+/// The domains, with a stubdomain that boots and holds its QEMU.
+pub(super) fn domain_steps<'a, 'b>() -> [Step<Creation<'b>>; 8]
+where
+    'b: 'a,
+{
+    [
         Step::new("make-guest", "make the guest's domain", Creation::make_guest).undo(Creation::unmake_guest),
         Step::new("make-stubdomain", "make the stubdomain", Creation::make_stub).undo(Creation::unmake_stub),
         Step::new("attach-images", "attach disk images", Creation::attach_images)
@@ -41,14 +62,6 @@ where
         Step::new("build-stubdomain", "build the stubdomain", Creation::build_stub),
         Step::new("write-arguments", "write the stubdomain's arguments", describe_stub),
         Step::new("start-stubdomain", "start the stubdomain", start_stub).undo(stop_stub),
-        Step::new("restore-memory", "read the guest's memory", restore_memory),
-        Step::new("introduce", "introduce the guest", introduce),
-        Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
-            .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
-        Step::new("await-backends", "wait for the backends", Creation::await_backends),
-        Step::new("load-devices", "load the state of QEMU's devices", load_devices),
-        Step::new("run-device-model", "let the device model run", run_device_model),
-        Step::new(START, "start the guest", Creation::start_guest).undo(Creation::stop_guest),
     ]
 }
 
@@ -113,14 +126,14 @@ fn restore_memory(c: &mut Creation<'_>) -> StepResult {
     Ok(())
 }
 
-fn introduce(c: &mut Creation<'_>) -> StepResult {
+pub(super) fn introduce(c: &mut Creation<'_>) -> StepResult {
     let mut nodes = Nodes::default();
     c.describe_guest(&mut nodes)?;
     nodes.write(c.ts)?;
     c.introduce_guest()
 }
 
-fn load_devices(c: &mut Creation<'_>) -> StepResult {
+pub(super) fn load_devices(c: &mut Creation<'_>) -> StepResult {
     let running = c.progress.stub_running()?;
     let target = c.progress.guest_made()?.domain;
     let of = DeviceModel { guest: c.record.id(), stub: running.domain, target };
@@ -128,7 +141,7 @@ fn load_devices(c: &mut Creation<'_>) -> StepResult {
 }
 
 /// QEMU says that it runs in the same way as after a fresh start.
-fn run_device_model(c: &mut Creation<'_>) -> Result<(), Cause> {
+pub(super) fn run_device_model(c: &mut Creation<'_>) -> Result<(), Cause> {
     stubdomain::cont(c.ts, c.record.id())?;
     let running = stubdomain::Running { since: std::time::Instant::now(), ..c.progress.stub_running()? };
     stubdomain::await_device_model(c.ts, running, c.progress.guest_made()?.domain)

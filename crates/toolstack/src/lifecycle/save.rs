@@ -164,33 +164,37 @@ impl OnGuest for Save<'_, '_> {
     }
 }
 
-impl Save<'_, '_> {
-    fn device_model(&self) -> Result<DeviceModel, Cause> {
-        let live = &self.live;
-        let lost = || Cause::DeviceModelDead { name: live.record.name.clone() };
-        let stub = live.record.stub_domain(live.ts)?.ok_or_else(lost)?;
-        Ok(DeviceModel { guest: live.id(), stub, target: live.domain()? })
-    }
+/// The device model of a guest that runs.
+pub(super) fn device_model(live: &Live<'_>) -> Result<DeviceModel, Cause> {
+    let lost = || Cause::DeviceModelDead { name: live.record.name.clone() };
+    let stub = live.record.stub_domain(live.ts)?.ok_or_else(lost)?;
+    Ok(DeviceModel { guest: live.id(), stub, target: live.domain()? })
+}
 
+/// Refuses a guest that cannot be saved, or could not go on elsewhere: before anything is done.
+pub(super) fn check_savable(live: &Live<'_>) -> StepResult {
+    let (ts, name) = (live.ts, &live.record.name);
+    suspend::check(ts, live.domain()?, name)?;
+    if let Some(device) = qemu_args::unsavable(&live.record.config).into_iter().next() {
+        return Err(Cause::Unsavable { name: name.clone(), device });
+    }
+    if live.record.config.no_migrate {
+        let why = "its configuration says nomigrate=1, so it is told that its time stamp counter never jumps";
+        return Err(Cause::Unsupported { what: format!("Saving guest {name}"), why: why.to_owned() });
+    }
+    stubdomain::check_state(ts, device_model(live)?, name)?;
+    saved::check_places(ts, &live.record)
+}
+
+impl Save<'_, '_> {
     fn check(&mut self) -> StepResult {
         let (ts, live) = (self.live.ts, &self.live);
-        let name = &live.record.name;
-        suspend::check(ts, live.domain()?, name)?;
-        if let Some(device) = qemu_args::unsavable(&live.record.config).into_iter().next() {
-            return Err(Cause::Unsavable { name: name.clone(), device });
-        }
-        if live.record.config.no_migrate {
-            let why =
-                "its configuration says nomigrate=1, so it is told that its time stamp counter never jumps";
-            return Err(Cause::Unsupported { what: format!("Saving guest {name}"), why: why.to_owned() });
-        }
-        stubdomain::check_state(ts, self.device_model()?, name)?;
-        saved::check_places(ts, &live.record)?;
+        check_savable(live)?;
         saved::check_target(ts, &self.to, live.record.uuid)?;
         let memory = ts.look(live.domain()?)?.map_or(KiB(0), |info| info.memory);
         saved::check_room(ts, &self.to, memory)?;
         let processors = stubdomain::processors(ts, live.id(), &live.record.config)?;
-        let tail = saved::describe(ts, &live.record, self.id, processors)?;
+        let tail = saved::describe(ts, &live.record, self.id, processors)?.encode()?;
         let json = saved::json(ts, &live.record, processors)?;
         self.is_pipe = ts.host.file_kind(&self.to)? == FileKind::Pipe;
         self.header = Header { json, tail }.encode().map_err(Cause::from)?;
@@ -234,7 +238,7 @@ impl Save<'_, '_> {
     }
 
     fn save_memory(&mut self) -> StepResult {
-        let (ts, of) = (self.live.ts, self.device_model()?);
+        let (ts, of) = (self.live.ts, device_model(&self.live)?);
         let name = self.live.record.name.clone();
         let mut suspending = Suspending {
             ts,

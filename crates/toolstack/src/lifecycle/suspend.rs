@@ -6,7 +6,9 @@ use crate::domain::GuestId;
 use crate::error::ToolstackError as Error;
 use crate::event::Event;
 use crate::guest::{Live, suspend};
-use crate::operation::{Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run};
+use crate::operation::{
+    Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, must_be_free, resume, run,
+};
 use crate::record::GuestRecord;
 use crate::stubdomain;
 use crate::{Guest, Toolstack, UndoFailure};
@@ -66,7 +68,9 @@ impl Toolstack {
     /// # Errors
     /// When the guest is not suspended or its device model does not answer. It can be tried again.
     pub fn resume(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let mut suspension = Suspension { live: Live::suspended(self, id)?, kind: Kind::Resume };
+        let live = Live::suspended(self, id)?;
+        must_be_free(&live.record)?;
+        let mut suspension = Suspension { live, kind: Kind::Resume };
         let left = run(&resume_steps(), &mut suspension, &self.faults, events)?;
         suspension.live.concluded(left)
     }

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use config::{Disk, Nic, Uuid, Vdev};
+use migration::MigrationId;
 use serde::{Deserialize, Serialize};
 use xen_types::KiB;
 
@@ -92,6 +93,18 @@ pub enum Kind {
         /// What becomes of the guest.
         after: AfterSave,
     },
+    /// The guest leaves for another host.
+    Migrate {
+        /// The migration; its journal decides what becomes of the operation.
+        id: MigrationId,
+        /// The other host, as the operator named it.
+        to: String,
+    },
+    /// The guest comes from another host.
+    Receive {
+        /// The migration; its journal decides what becomes of the operation.
+        id: MigrationId,
+    },
 }
 
 /// What becomes of a guest that is saved.
@@ -163,13 +176,23 @@ pub enum Way {
     Peer,
 }
 
+impl Kind {
+    /// Whether this may take the place of an entry about which another host decides.
+    pub(super) fn may_follow(&self, before: &Operation) -> bool {
+        // A destruction follows the decision that the guest is elsewhere, and a restart an operator's.
+        *self == before.kind || matches!(self, Self::Destroy | Self::Restart(_))
+    }
+}
+
 impl Operation {
     /// Whether it makes or removes the guest's domains, so that the guest does not run before its end.
     pub(crate) fn is_of_domains(&self) -> bool {
         match &self.kind {
             Kind::Create { .. } | Kind::Destroy => true,
-            // Its file is whole: there is no guest to go on any more.
-            Kind::Save { .. } => self.cursor.way == Way::Forward,
+            // Its file is whole, or another host has it: there is no guest to go on here any more.
+            Kind::Save { .. } | Kind::Migrate { .. } => self.cursor.way == Way::Forward,
+            // Not taken over, it is removed.
+            Kind::Receive { .. } => self.cursor.way != Way::Forward,
             Kind::Restart(restart) => restart.stage != Stage::Delayed,
             _ => false,
         }

@@ -63,6 +63,10 @@ impl<T: OnGuest> Journal for T {
     fn enter(&mut self, cursor: Cursor) -> StepResult {
         let kind = self.kind();
         let (ts, record) = self.parts();
+        // Only the operation itself goes on, once the other host has decided.
+        if record.operation.as_ref().is_some_and(|before| !kind.may_follow(before)) {
+            must_be_free(record)?;
+        }
         record.operation = Some(Operation { kind, cursor });
         record.save(&*ts.host, &ts.paths)
     }

@@ -20,7 +20,7 @@ use xen_types::DomId;
 use crate::Guest;
 use crate::dom0::{BootId, DiskId, HostDevices, LoopAttachment, ScriptProcess, VifId};
 use crate::error::Cause;
-use crate::operation::{Kind, Operation, Stage};
+use crate::operation::{Kind, Operation, Stage, Way};
 use crate::paths::Paths;
 use crate::phase::Phase;
 
@@ -206,10 +206,12 @@ impl GuestRecord {
     /// How far its life is.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        let Some(Operation { kind, .. }) = &self.operation else { return Phase::Running };
+        let Some(Operation { kind, cursor }) = &self.operation else { return Phase::Running };
         match kind {
             Kind::Destroy => Phase::Destroying,
             Kind::Create { .. } => Phase::Creating,
+            // Taken over, it runs.
+            Kind::Receive { .. } if cursor.way != Way::Forward => Phase::Creating,
             Kind::Restart(restart) => match restart.stage {
                 Stage::Delayed => Phase::Running,
                 Stage::Removing => Phase::Destroying,

@@ -21,13 +21,13 @@ pub(crate) fn check_places(ts: &Toolstack, record: &GuestRecord) -> StepResult {
     stubdomain::check_places(ts, record.id(), &plan, &record.name)
 }
 
-/// What is said of a guest in the part of the header that only we read.
+/// What is said of a guest in the part of the header that only we read, and to another host.
 pub(crate) fn describe(
     ts: &Toolstack,
     record: &GuestRecord,
     id: Uuid,
     processors: u32,
-) -> Result<Vec<u8>, Cause> {
+) -> Result<Metadata, Cause> {
     let monitor = ts.monitors.monitor(record.id())?;
     let version = qmp::run(&*monitor, &QueryVersion {}, Instant::now() + ts.deadlines.qmp)?.qemu;
     let xen = ts.hypervisor.version_info()?;
@@ -37,7 +37,7 @@ pub(crate) fn describe(
             .into(),
     })?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let metadata = Metadata {
+    Ok(Metadata {
         id,
         name: record.name.clone(),
         uuid: record.uuid,
@@ -51,8 +51,7 @@ pub(crate) fn describe(
         footers: false,
         created,
         outrigger: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    Ok(metadata.encode()?)
+    })
 }
 
 /// What stock xl reads of a guest.

@@ -12,6 +12,7 @@ use config::{Access, Disk, DiskKind, DiskSource, GuestConfig, Uuid};
 use migration_stream::header::Header;
 use migration_stream::metadata::Metadata;
 use migration_stream::{libxl, libxl_json};
+use xen::Cancel;
 
 use crate::Toolstack;
 use crate::error::{Cause, ToolstackError as Error};
@@ -36,6 +37,8 @@ pub struct Saved {
     machine: String,
     /// How many processors its QEMU had.
     pub(crate) processors: u32,
+    /// Gives the reading of its memory up.
+    pub(crate) cancel: Cancel,
 }
 
 impl Toolstack {
@@ -66,7 +69,8 @@ impl Toolstack {
             Ok(found)
         };
         let (config, uuid, machine, processors) = read(&file).map_err(about)?;
-        Ok(Saved { config, uuid, file, path: path.to_owned(), machine, processors })
+        let cancel = Cancel::new();
+        Ok(Saved { config, uuid, file, path: path.to_owned(), machine, processors, cancel })
     }
 }
 
@@ -106,6 +110,21 @@ const MAX_VCPUS: u32 = 128;
 const XL_MACHINE: &str = "xenfv-3.1";
 
 impl Saved {
+    /// A guest that comes from another host, whose stream is read from `file`. `from` names it in messages.
+    ///
+    /// # Errors
+    /// When its configuration is none that Outrigger can run.
+    pub(crate) fn incoming(
+        metadata: Metadata,
+        (file, cancel): (File, &Cancel),
+        from: &str,
+    ) -> Result<Self, Cause> {
+        check_config(&metadata)?;
+        let Metadata { config, uuid, machine, vcpus_online: processors, .. } = metadata;
+        let cancel = cancel.clone();
+        Ok(Self { config, uuid, file, path: PathBuf::from(from), machine, processors, cancel })
+    }
+
     /// The same under another name, unless that is empty.
     ///
     /// # Errors
@@ -140,6 +159,12 @@ impl Saved {
             }
         }
         Ok(())
+    }
+
+    /// Reads what is before libxenguest's stream, of a guest that comes from another host.
+    pub(crate) fn read_begin(&self, patience: Duration) -> StepResult {
+        let from = &mut Within { from: &self.file, deadline: Instant::now() + patience };
+        Ok(libxl::read_begin(from)?)
     }
 
     /// Reads what follows libxenguest's stream: the state of QEMU's devices.

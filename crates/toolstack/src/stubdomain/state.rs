@@ -139,7 +139,8 @@ pub(crate) fn load_state(ts: &Toolstack, running: Running, of: DeviceModel, stat
 /// guest had its memory.
 fn await_hold(ts: &Toolstack, running: Running, of: DeviceModel) -> StepResult {
     let (stub, guest) = (of.stub.domid(), of.target.domid());
-    let keys = [DmKey::Features, DmKey::AgentStep, DmKey::AgentExit];
+    // The step first: the agent says what it can do before it says how far it is.
+    let keys = [DmKey::AgentStep, DmKey::Features, DmKey::AgentExit];
     let mut watcher = Watcher::new();
     for key in keys {
         watcher.watch(&ts.xenstore, &key.path(stub, guest))?;

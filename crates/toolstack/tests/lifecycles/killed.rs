@@ -13,7 +13,7 @@ use crate::world::{Picture, World, guest_config};
 
 /// Where the daemon is killed: before its nth call to one of its three edges, or beside one of its steps.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     Host(u64),
     Hypervisor(u64),
     Store(u64),
@@ -21,7 +21,11 @@ enum Place {
 }
 
 /// Lets a daemon work on the world until it is killed; returns whether it was.
-fn is_killed(world: &World, place: Place, work: impl FnOnce(&Toolstack, &mut dyn FnMut(Event))) -> bool {
+pub(crate) fn is_killed(
+    world: &World,
+    place: Place,
+    work: impl FnOnce(&Toolstack, &mut dyn FnMut(Event)),
+) -> bool {
     let mut toolstack = world.toolstack.clone();
     let requests = world.link.seen();
     match place {
@@ -51,7 +55,7 @@ fn at_each_place(steps: &[&'static str], kill: impl FnMut(Place) -> bool) {
 }
 
 /// The same, but of the calls only one in so many: an operation of hundreds of calls takes long.
-fn at_places(steps: &[&'static str], every: usize, mut kill: impl FnMut(Place) -> bool) {
+pub(crate) fn at_places(steps: &[&'static str], every: usize, mut kill: impl FnMut(Place) -> bool) {
     for step in steps {
         for side in [Side::Before, Side::After] {
             assert!(kill(Place::Step(step, side)), "{step} was not reached");
@@ -65,7 +69,7 @@ fn at_places(steps: &[&'static str], every: usize, mut kill: impl FnMut(Place) -
 }
 
 /// What the successor finds and does; nothing may be left that troubles it.
-fn recover(world: &World, case: &str) -> (Toolstack, Vec<GuestId>) {
+pub(crate) fn recover(world: &World, case: &str) -> (Toolstack, Vec<GuestId>) {
     let successor = world.successor();
     let recovered = successor.recover(&mut |_| ()).unwrap();
     assert!(recovered.troubles.is_empty(), "{case}: {:?}", recovered.troubles);

@@ -13,6 +13,7 @@ mod histories;
 mod hostile;
 mod identity;
 mod killed;
+mod migrate;
 mod qemu;
 mod recover;
 mod save;

@@ -260,6 +260,7 @@ impl Machine {
                 self.stopped = false;
                 nothing
             }
+            "xen-set-global-dirty-log" => nothing,
             "xen-save-devices-state" => {
                 let asked = arguments["filename"] == "/dev/fdset/1" && arguments["live"] == false;
                 // QEMU would do it while it runs, and the state would be older than the memory.

@@ -1,4 +1,5 @@
 mod disks;
+mod storage;
 mod streams;
 
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use linux_loop::LoopDevice;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use xen_types::DomId;
 
 use super::netlink::{IFF_MULTICAST, IFF_NOARP, IFF_UP, LinkChange};
 use super::{
@@ -129,6 +131,30 @@ impl HostDevices for RealHost {
             .map_err(file("list", folder))?;
         paths.sort();
         Ok(paths)
+    }
+
+    fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), HostError> {
+        storage::write_at(path, offset, bytes)
+    }
+
+    fn storage_of(&self, path: &Path) -> Result<Option<String>, HostError> {
+        storage::identity(path)
+    }
+
+    fn real_path(&self, path: &Path) -> Result<PathBuf, HostError> {
+        storage::real_path(path)
+    }
+
+    fn settle_backends(&self, frontends: &[DomId], patience: Duration) -> Result<(), HostError> {
+        storage::settle(Path::new(storage::BACKENDS), frontends, patience)
+    }
+
+    fn sync_disk(&self, path: &Path) -> Result<(), HostError> {
+        File::open(path).and_then(|handle| handle.sync_all()).map_err(file("write to disk", path))
+    }
+
+    fn forget_cached(&self, path: &Path) -> Result<(), HostError> {
+        storage::forget_cached(path)
     }
 
     fn tail(&self, path: &Path, lines: usize) -> Vec<String> {

@@ -1,4 +1,5 @@
 mod disks;
+mod storage;
 mod streams;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, SystemTime};
+
+use xen_types::DomId;
 
 use crate::dom0::disks::{Handle, Holds};
 use crate::dom0::{
@@ -81,6 +84,8 @@ pub struct SimState {
     pub utc_offset: i32,
     /// When files were changed, in seconds since 1970; 0 for all others.
     pub changed: BTreeMap<PathBuf, u64>,
+    /// What identifies the storage of disks; those that are not here have the identity `storage of PATH`.
+    pub storage: BTreeMap<PathBuf, Option<String>>,
     /// How many bytes any folder has room for; nothing: enough.
     pub room: Option<u64>,
     /// How many calls were made.
@@ -155,11 +160,6 @@ impl SimHost {
     /// Changes a file's content at this time, in seconds since 1970.
     pub fn change_file(&self, path: impl Into<PathBuf>, at: u64) {
         self.lock().changed.insert(path.into(), at);
-    }
-
-    /// Leaves room for so many bytes.
-    pub fn put_room(&self, bytes: u64) {
-        self.lock().room = Some(bytes);
     }
 
     /// Moves the host to another time zone.
@@ -296,6 +296,30 @@ impl HostDevices for SimHost {
     fn list_files(&self, folder: &Path) -> Result<Vec<PathBuf>, HostError> {
         let state = self.call("list_files")?;
         Ok(state.files.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
+    }
+
+    fn write_at(&self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), HostError> {
+        self.call("write_at")?.put_at(path, offset, bytes)
+    }
+
+    fn storage_of(&self, path: &Path) -> Result<Option<String>, HostError> {
+        self.storage(path)
+    }
+
+    fn real_path(&self, path: &Path) -> Result<PathBuf, HostError> {
+        Ok(self.call("real_path")?.real(path))
+    }
+
+    fn settle_backends(&self, _frontends: &[DomId], _patience: Duration) -> Result<(), HostError> {
+        self.call("settle_backends").map(drop)
+    }
+
+    fn sync_disk(&self, path: &Path) -> Result<(), HostError> {
+        self.disk_is_there("sync_disk", path)
+    }
+
+    fn forget_cached(&self, path: &Path) -> Result<(), HostError> {
+        self.disk_is_there("forget_cached", path)
     }
 
     fn tail(&self, path: &Path, lines: usize) -> Vec<String> {

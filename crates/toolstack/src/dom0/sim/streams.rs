@@ -10,6 +10,11 @@ use super::disks::missing;
 use crate::dom0::HostError;
 
 impl SimHost {
+    /// Leaves room for so many bytes.
+    pub fn put_room(&self, bytes: u64) {
+        self.lock().room = Some(bytes);
+    }
+
     pub(super) fn create_stream(&self, path: &Path) -> Result<File, HostError> {
         let mut state = self.call("create_file")?;
         if state.files.contains_key(path) {

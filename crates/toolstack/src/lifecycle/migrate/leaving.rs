@@ -1,0 +1,224 @@
+//! A guest's way into the channel: the rounds, the suspend, and what follows.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Instant;
+
+use migration::message::Limits;
+use migration::sender::Event as Told;
+use migration_stream::libxl;
+use nix::fcntl::{FcntlArg, fcntl};
+use qmp::QmpError;
+use qmp::commands::XenSetGlobalDirtyLog;
+use xen::{Cancel, Precopy, SaveEvents, SaveMemory, Verdict};
+
+use super::MigrateOptions;
+use crate::Toolstack;
+use crate::domain::GuestId;
+use crate::error::Cause;
+use crate::event::Event;
+use crate::guest::{Live, suspend};
+use crate::handover::sender::{Departure, Work};
+use crate::handover::stream::{self, Sending, Transferred};
+use crate::handover::{HandoverError, Missed, Policy, Round};
+use crate::operation::StepResult;
+use crate::stubdomain::{self, DeviceModel};
+
+/// What the pipe between the helper process and the channel holds, in bytes: neither waits for the other at once.
+const PIPE: i32 = 1 << 20;
+
+/// A guest whose memory is being sent.
+pub(super) struct Leaving<'b, 'a> {
+    ts: &'b Toolstack,
+    name: &'b str,
+    of: DeviceModel,
+    departure: &'b mut Departure<'a>,
+    options: &'b MigrateOptions,
+    policy: Policy,
+    tell: &'b dyn Fn(Event),
+    /// Gives the save up: a user has, or the other host.
+    cancel: Cancel,
+    /// What the machine wants done.
+    pub(super) work: Option<Work>,
+    state: Option<Vec<u8>>,
+    failure: Option<Cause>,
+}
+
+impl<'b, 'a> Leaving<'b, 'a> {
+    pub(super) fn new(
+        live: &'b Live<'_>,
+        of: DeviceModel,
+        departure: &'b mut Departure<'a>,
+        options: &'b MigrateOptions,
+        tell: &'b dyn Fn(Event),
+    ) -> Self {
+        Self {
+            ts: live.ts,
+            name: &live.record.name,
+            of,
+            departure,
+            options,
+            policy: Policy::new(options.max_downtime),
+            tell,
+            cancel: Cancel::new(),
+            work: None,
+            state: None,
+            failure: None,
+        }
+    }
+
+    /// Sends all of the guest. Fails without a cause when the machine has been told why it ends.
+    pub(super) fn send(&mut self, limits: Limits, user: &Cancel) -> Result<Transferred, Option<Cause>> {
+        let failed = |source| Some(HandoverError::Io { operation: "make a pipe for it", source }.into());
+        let (mut from, to) = io::pipe().map_err(failed)?;
+        // A smaller one does too.
+        let _ = fcntl(&to, FcntlArg::F_SETPIPE_SZ(PIPE));
+        let to = File::from(OwnedFd::from(to));
+        self.cancel = user.clone();
+        let about = &self.departure.journal().about;
+        let how = Sending {
+            id: about.id,
+            journal: about.peer_journal,
+            data: usize::try_from(limits.data).unwrap_or(usize::MAX),
+            packing: self.options.packing(),
+            bandwidth: self.options.bandwidth,
+            cancel: self.cancel.clone(),
+        };
+        let closed = || Some(Cause::from(HandoverError::Closed));
+        let talker = self.departure.channel().ok_or_else(closed)?.talker();
+        let talker = talker.map_err(|error| Some(error.into()))?;
+        let (saved, sent) = std::thread::scope(|scope| {
+            let pump = scope.spawn(move || stream::send(&mut from, &talker, &how));
+            let saved = self.save(to);
+            (saved, pump.join().unwrap_or(Err(HandoverError::Closed)))
+        });
+        match (saved, sent) {
+            (Ok(()), Ok(sent)) => Ok(sent),
+            (saved, sent) => Err(self.why(saved, sent.is_err())),
+        }
+    }
+
+    /// Has the helper process write the memory, and writes the state of QEMU's devices behind it.
+    fn save(&mut self, mut to: File) -> StepResult {
+        to.write_all(&libxl::begin()).map_err(HandoverError::io("write to it"))?;
+        let how = SaveMemory {
+            live: self.options.live,
+            deadline: Instant::now() + self.ts.deadlines.memory,
+            cancel: self.cancel.clone(),
+        };
+        let (ts, domid) = (self.ts, self.of.target.domid());
+        ts.hypervisor.save_memory(domid, to.as_fd(), &how, self)?;
+        let state = self.state.take().ok_or(Cause::TooEarly { what: "state of its devices" })?;
+        migration_stream::qemu::check(&state)?;
+        let mut rest = libxl::emulator_context(&state)?;
+        rest.extend(libxl::end());
+        Ok(to.write_all(&rest).map_err(HandoverError::io("write to it"))?)
+    }
+
+    /// Why the guest was not sent: what has ended it says more than that it ended.
+    fn why(&mut self, saved: StepResult, is_cut: bool) -> Option<Cause> {
+        if let Some(Missed { rounds, allowed, expected }) = self.policy.missed() {
+            let name = self.name.to_owned();
+            return Some(HandoverError::NotConverged { name, rounds, expected, allowed }.into());
+        }
+        if let Some(cause) = self.failure.take() {
+            return Some(cause);
+        }
+        if self.work != Some(Work::Resume) && is_cut {
+            // What the other host has said is behind what it did not take.
+            self.work = self.departure.wait(&Cancel::new());
+        }
+        if self.work == Some(Work::Resume) { None } else { saved.err() }
+    }
+
+    /// Whether the migration has been given up, by the other host or a user.
+    fn is_given_up(&mut self) -> bool {
+        if self.work != Some(Work::Resume)
+            && let Some(work) = self.departure.poll(&self.cancel)
+        {
+            self.work = Some(work);
+        }
+        let given_up = self.work == Some(Work::Resume);
+        if given_up {
+            // The helper process may be waiting for the other host.
+            self.cancel.cancel();
+        }
+        given_up
+    }
+
+    fn try_suspend(&mut self) -> StepResult {
+        if self.departure.tell(Told::Converged) != Some(Work::Suspend) {
+            return Err(Cause::TooEarly { what: "other host's answer" });
+        }
+        let (ts, of) = (self.ts, self.of);
+        suspend::suspend(ts, of.target, self.name, &self.cancel)?;
+        self.work = self.departure.tell(Told::Suspended);
+        self.state = Some(stubdomain::take_state(ts, of)?);
+        Ok(())
+    }
+
+    /// What the machine is told of a guest that could not be suspended or saved.
+    fn told(cause: &Cause) -> Told {
+        match cause {
+            Cause::NotRunning { .. } => Told::GuestEnded,
+            Cause::NotSuspended { .. } | Cause::NotAcknowledged { .. } => Told::SuspendFailed,
+            Cause::Cancelled { .. } => Told::Cancel,
+            _ => Told::SaveFailed,
+        }
+    }
+}
+
+/// Ends QEMU's record of what it writes, which a killed daemon may have left on.
+pub(super) fn stop_log(ts: &Toolstack, guest: GuestId) {
+    // QEMU aborts when it is to end a record that it does not keep (`memory_global_dirty_log_do_stop`); beginning twice
+    // does nothing. Without an answer there is nothing to be ended.
+    let _ = set_log(ts, guest, true).and_then(|()| set_log(ts, guest, false));
+}
+
+fn set_log(ts: &Toolstack, guest: GuestId, enable: bool) -> Result<(), QmpError> {
+    let monitor = ts.monitors.monitor(guest)?;
+    qmp::run(&*monitor, &XenSetGlobalDirtyLog { enable }, Instant::now() + ts.deadlines.qmp).map(drop)
+}
+
+impl SaveEvents for Leaving<'_, '_> {
+    fn suspend(&mut self) -> bool {
+        if self.is_given_up() {
+            return false;
+        }
+        let Err(cause) = self.try_suspend() else { return true };
+        self.work = self.departure.tell(Self::told(&cause));
+        self.failure = Some(cause);
+        false
+    }
+
+    /// QEMU tells Xen what it writes only where it is asked to; one that is stopped writes nothing.
+    fn log_dirty(&mut self, on: bool) -> bool {
+        if !self.options.live {
+            return true;
+        }
+        match set_log(self.ts, self.of.guest, on) {
+            Err(error) if on => {
+                self.failure = Some(error.into());
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn precopy(&mut self, stats: Precopy) -> Verdict {
+        if self.is_given_up() {
+            return Verdict::Abort;
+        }
+        let (verdict, round) = self.policy.decide(stats);
+        if let Some(Round { round, dirty, rate, downtime }) = round {
+            (self.tell)(Event::Round { round, dirty, rate, downtime });
+        }
+        verdict
+    }
+
+    fn progress(&mut self, done: u64, total: u64) {
+        self.is_given_up();
+        (self.tell)(Event::Progress { done, total });
+    }
+}
