@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use toolstack::{Cause, Error, Recovered, Toolstack};
+use toolstack::{Cause, Error, Guest, Recovered, Toolstack};
 use xenstore::{SpecialWatch, StoreError, WatchGuard};
 
 use crate::api::{Calls, server};
@@ -100,7 +100,8 @@ async fn recover(shared: &Shared) -> Result<()> {
         tracing::info!(guest = guest.name, domid = %guest.domid, "adopted");
         let id = guest.id();
         if recovered.held.contains(&id) {
-            tracing::error!(guest = guest.name, "locked: another host has to decide about an operation");
+            hold(shared, guest);
+            continue;
         }
         let turn = recovered.delayed.iter().find(|(delayed, _)| *delayed == id).map(|(_, turn)| *turn);
         let changing = recovered.changing.contains(&id);
@@ -117,6 +118,25 @@ async fn recover(shared: &Shared) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Adopts a guest about which another host has to decide.
+fn hold(shared: &Shared, guest: Guest) {
+    let migrations = shared.toolstack.migrations().unwrap_or_else(|error| {
+        tracing::error!(error = error.report(), "cannot read the journals of migrations");
+        Vec::new()
+    });
+    let own = migrations.into_iter().filter(|migration| migration.guest == guest.id());
+    let host = own.max_by_key(|migration| migration.unresolved).map(|migration| migration.peer);
+    let (name, host) = (guest.name.clone(), host.unwrap_or_default());
+    tracing::error!(
+        guest = name,
+        host,
+        "suspended until that host reports whether it has the guest; run outrigger migrate --resolve {name} {host}"
+    );
+    if let Err(refusal) = driver::adopt_held(shared, guest, host) {
+        tracing::error!(?refusal, "cannot adopt a guest");
+    }
 }
 
 /// Adopts the guests; while Xen does not answer, tries again at growing intervals.

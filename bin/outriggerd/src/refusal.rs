@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::types::Refusal;
 use thiserror::Error;
 use toolstack::host::HostError;
-use toolstack::{Cause, Error};
+use toolstack::{Cause, Error, HandoverError};
 use xen::Errno;
 
 /// Why a job of a guest did not succeed.
@@ -117,6 +117,31 @@ pub(crate) fn of(guest: &str, error: &Error) -> Refusal {
     Refusal::Failed { message: error.to_string(), causes: causes(error), hint: hint.map(str::to_owned) }
 }
 
+/// The refusal of everything that is asked of a guest about which another host has to decide.
+pub(crate) fn unresolved(guest: &str, host: &str) -> Refusal {
+    let (guest, host) = (guest.to_owned(), host.to_owned());
+    let cause = if host.is_empty() {
+        Cause::Held { name: guest.clone() }
+    } else {
+        HandoverError::Unresolved { name: guest.clone(), host: host.clone() }.into()
+    };
+    Refusal::Unresolved { guest, host, message: cause.to_string() }
+}
+
+/// The host that has to decide about the guest, after a failure that leaves the guest to it.
+pub(crate) fn decider(error: &JobError) -> Option<String> {
+    let JobError::Toolstack(error) = error else { return None };
+    let cause = match error {
+        Error::Step(step) => &step.cause,
+        Error::Cause(cause) => cause,
+        Error::NotClean { .. } | Error::NotDetached { .. } | Error::NotRestarted { .. } => return None,
+    };
+    match cause {
+        Cause::Handover(HandoverError::Unresolved { host, .. }) => Some(host.clone()),
+        _ => None,
+    }
+}
+
 /// The failure of a query to Xen or xenstore.
 pub(crate) fn of_query(cause: &Cause) -> Refusal {
     let hint = hint(cause).map(str::to_owned);
@@ -156,6 +181,14 @@ fn own(cause: &Cause) -> Option<Refusal> {
         Cause::DeviceExists { name, device } => {
             Refusal::DeviceExists { guest: name.clone(), device: device.clone(), message }
         }
+        Cause::Handover(
+            HandoverError::Unresolved { name, host } | HandoverError::Unsettled { name, peer: host },
+        ) => Refusal::Unresolved { guest: name.clone(), host: host.clone(), message },
+        Cause::Handover(error @ HandoverError::NotMigrated { name, host, .. }) => {
+            let waits = error.is_waited_for();
+            Refusal::NotMigrated { guest: name.clone(), host: host.clone(), waits, message }
+        }
+        Cause::Held { name } => Refusal::Unresolved { guest: name.clone(), host: String::new(), message },
         _ => return None,
     })
 }

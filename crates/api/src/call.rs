@@ -11,9 +11,9 @@ use thiserror::Error;
 use crate::INTERFACE_NAME;
 use crate::frame::{self, FrameError, Request};
 use crate::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Rename, RestoreParameters, SaveParameters, Sysrq, TriggerParameters,
-    VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
+    NetworkAttach, NetworkDetach, NetworkSetBridge, ReceiveParameters, Rename, ResolveParameters,
+    RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuSet,
 };
 
 /// The interface that every varlink service has.
@@ -203,8 +203,16 @@ calls! {
     Save(SaveParameters),
     /// Restores a guest.
     Restore(RestoreParameters),
-    /// Gives up a save.
+    /// Gives up a save or a migration.
     Cancel(GuestParameter),
+    /// Migrates a guest to another host.
+    Migrate(MigrateParameters),
+    /// Receives a guest from another host.
+    MigrateReceive(ReceiveParameters),
+    /// Settles a migration.
+    MigrateResolve(ResolveParameters),
+    /// Lists the migrations.
+    Migrations,
     /// Suspends a guest.
     Suspend(GuestParameter),
     /// Resumes a suspended guest.

@@ -195,3 +195,67 @@ pub struct RestoreParameters {
     #[serde(default)]
     pub paused: bool,
 }
+
+/// Parameters of `Migrate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MigrateParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The absolute path of the socket on which the client listens.
+    pub channel: String,
+    /// The other host, for people.
+    pub host: String,
+    /// The guest runs while most of its memory is sent.
+    #[serde(default)]
+    pub live: bool,
+    /// For how many milliseconds the guest may be suspended; 0 for the default.
+    #[serde(default)]
+    pub max_downtime_ms: u64,
+    /// How many bytes a second are sent at most; 0 for any number.
+    #[serde(default)]
+    pub bandwidth: u64,
+    /// The memory is compressed.
+    #[serde(default)]
+    pub compress: bool,
+}
+
+/// Parameters of `MigrateReceive`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReceiveParameters {
+    /// The absolute path of the socket on which the client listens.
+    pub channel: String,
+}
+
+/// How `MigrateResolve` settles a migration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResolveKind {
+    /// The receiver says.
+    #[default]
+    Ask,
+    /// A line that the receiver has printed says.
+    Answer,
+    /// The receiver's host is off.
+    AssumeReceiverDead,
+    /// The sender's host is off.
+    AssumeSenderDead,
+}
+
+/// Parameters of `MigrateResolve`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ResolveParameters {
+    /// A name or a uuid.
+    pub guest: String,
+    /// The absolute path of the socket on which the client listens; empty without one.
+    #[serde(default)]
+    pub channel: String,
+    /// In which way.
+    #[serde(default)]
+    pub how: ResolveKind,
+    /// The receiver's line, with [`ResolveKind::Answer`].
+    #[serde(default)]
+    pub answer: String,
+    /// Who decides, with the assumptions.
+    #[serde(default)]
+    pub operator: String,
+}

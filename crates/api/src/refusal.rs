@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use xen_types::DomId;
 
 /// Every error of the interface.
-pub const ERRORS: [&str; 18] = [
+pub const ERRORS: [&str; 20] = [
     "NoSuchGuest",
     "BadConfig",
     "NameTaken",
@@ -21,14 +21,16 @@ pub const ERRORS: [&str; 18] = [
     "TrayLocked",
     "NoSuchDevice",
     "DeviceExists",
+    "NotMigrated",
+    "Unresolved",
     "StepFailed",
     "Failed",
 ];
 
 /// Why the daemon did not do what a client asked for: an error of the interface, with its parameters.
 ///
-/// A program decides by the variant; `message` and the hint are for people. All but [`StepFailed`](Self::StepFailed)
-/// and [`Failed`](Self::Failed) leave everything as it was.
+/// A program decides by the variant; `message` and the hint are for people. All but [`StepFailed`](Self::StepFailed),
+/// [`Failed`](Self::Failed) and [`Unresolved`](Self::Unresolved) leave everything as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "error", content = "parameters")]
 pub enum Refusal {
@@ -150,6 +152,26 @@ pub enum Refusal {
         /// For people.
         message: String,
     },
+    /// The guest was not migrated, and runs here.
+    NotMigrated {
+        /// The guest's name.
+        guest: String,
+        /// The other host.
+        host: String,
+        /// The other host may still wait for the guest, until `MigrateResolve` tells it.
+        waits: bool,
+        /// For people.
+        message: String,
+    },
+    /// The guest was handed over to another host, which has not answered: it is suspended here and may run there.
+    Unresolved {
+        /// The guest's name.
+        guest: String,
+        /// The other host; empty if it is not known.
+        host: String,
+        /// For people.
+        message: String,
+    },
     /// A step failed; completed steps were undone.
     StepFailed {
         /// The lifecycle's name.
@@ -202,6 +224,8 @@ impl Refusal {
             Self::TrayLocked { .. } => "TrayLocked",
             Self::NoSuchDevice { .. } => "NoSuchDevice",
             Self::DeviceExists { .. } => "DeviceExists",
+            Self::NotMigrated { .. } => "NotMigrated",
+            Self::Unresolved { .. } => "Unresolved",
             Self::StepFailed { .. } => "StepFailed",
             Self::Failed { .. } => "Failed",
         }
@@ -229,11 +253,16 @@ impl Refusal {
                 Some("`outrigger block-list` and `outrigger network-list` list the guest's devices")
             }
             Self::DeviceExists { .. } => Some("detach it first, or use another name, number or address"),
+            Self::Unresolved { .. } => Some(
+                "`outrigger migrate --resolve GUEST HOST` asks the other host; docs/migration.md says what to do \
+                 if it does not answer",
+            ),
             Self::StepFailed { hint, .. } | Self::Failed { hint, .. } => hint.as_deref(),
             // What is wrong says what to do.
             Self::BadConfig { .. }
             | Self::UuidTaken { .. }
             | Self::InUse { .. }
+            | Self::NotMigrated { .. }
             | Self::NeedsForce { .. } => None,
         }
     }
@@ -259,6 +288,7 @@ mod tests {
                     let value = match kind {
                         "string" | "?string" => json!("x"),
                         "int" => json!(1),
+                        "bool" => json!(true),
                         "[]string" => json!(["x"]),
                         other => panic!("{other}"),
                     };

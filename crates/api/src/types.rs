@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 pub use crate::parameters::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Rename, RestoreParameters, SaveParameters, Sysrq, TriggerKind,
-    TriggerParameters, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
+    NetworkAttach, NetworkDetach, NetworkSetBridge, ReceiveParameters, Rename, ResolveKind,
+    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind, TriggerParameters, VcpuSet,
 };
 pub use crate::refusal::{ERRORS, Refusal};
 
@@ -32,6 +32,10 @@ pub enum State {
     DmDead,
     /// It is being destroyed.
     Destroying,
+    /// It is being sent to another host.
+    Migrating,
+    /// Suspended: another host has to say whether it has the guest.
+    Unresolved,
 }
 
 impl State {
@@ -48,6 +52,8 @@ impl State {
             Self::Crashed => "crashed",
             Self::DmDead => "dm-dead",
             Self::Destroying => "destroying",
+            Self::Migrating => "migrating",
+            Self::Unresolved => "unresolved",
         }
     }
 }
@@ -247,6 +253,79 @@ pub struct Moved {
     pub total: u64,
 }
 
+/// A round of a live migration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    /// From 0.
+    pub number: u32,
+    /// Pages of 4 KiB that are still to be sent.
+    pub dirty: u64,
+    /// Pages sent a second in the round before; 0 in the first one.
+    pub rate: u64,
+    /// How long the guest would be suspended if this were the last round, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime_ms: Option<f64>,
+}
+
+/// What became of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// For people.
+    pub state: String,
+    /// The line for the other host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// The guest's memory is lost: it was started anew, or may be created anew here if there is none.
+    pub boots: bool,
+}
+
+/// Which side of a migration a host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The guest came from it.
+    Sender,
+    /// The guest went to it.
+    Receiver,
+}
+
+impl Role {
+    /// The word for tables.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Sender => "sender",
+            Self::Receiver => "receiver",
+        }
+    }
+}
+
+/// A migration that a host's journal has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migration {
+    /// What names it on both hosts.
+    pub id: String,
+    /// The guest's UUID in its usual text form.
+    pub guest: String,
+    /// The guest's name.
+    pub name: String,
+    /// The other host.
+    pub peer: String,
+    /// Which side this host is.
+    pub role: Role,
+    /// How far it is, for people.
+    pub state: String,
+    /// Whether it waits for the other host or for an operator.
+    pub unresolved: bool,
+}
+
+/// The reply of `Migrations`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Migrations {
+    /// All of them.
+    pub migrations: Vec<Migration>,
+}
+
 /// A reply of `Create`, `Destroy` and the methods that change a guest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
@@ -256,13 +335,19 @@ pub struct Progress {
     /// How far that step has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
+    /// The round of a live migration that begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<Round>,
     /// A warning for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     /// A part of what was asked for, in base64, in the replies of `Screenshot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// The guest, in the last reply of `Create`, `Restore` and `Save`.
+    /// What became of a migration, in the last reply of `MigrateResolve`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
+    /// The guest, in the last reply of `Create`, `Restore`, `MigrateReceive` and `MigrateResolve`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
 }

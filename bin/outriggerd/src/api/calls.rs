@@ -11,7 +11,7 @@ use config::Uuid;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use toolstack::{CreateOptions, GuestId, Toolstack};
+use toolstack::{CreateOptions, GuestId, RestoreOptions, Toolstack};
 use xen_types::DomId;
 
 use super::changes::absolute;
@@ -26,7 +26,7 @@ use crate::reply::{Answer, Replies};
 
 /// Has calls answered.
 pub(crate) struct Calls {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 impl Calls {
@@ -98,6 +98,10 @@ impl Calls {
                 let cancelled = guest.is_some_and(|guest| self.shared.toolstack.cancel(guest.id()));
                 return Ok(Some(Answer::last(&json!({ "cancelled": cancelled }))));
             }
+            Call::Migrate(of) => self.change(&of.guest.clone(), Change::migrate(of)?, replies).await?,
+            Call::MigrateReceive(of) => self.receive(of, replies)?,
+            Call::MigrateResolve(of) => self.resolve(of, replies).await?,
+            Call::Migrations => self.migrations(replies),
             Call::Suspend(of) => self.change(&of.guest, Change::suspend(), replies).await?,
             Call::Resume(of) => self.change(&of.guest, Change::resume(), replies).await?,
             Call::Restore(of) => self.restore(of, replies)?,
@@ -114,7 +118,7 @@ impl Calls {
     }
 
     /// Finds a guest; for a domid, asks Xen which domain has it.
-    async fn find(&self, asked: &str) -> Result<Entry, Refusal> {
+    pub(super) async fn find(&self, asked: &str) -> Result<Entry, Refusal> {
         let holder = match asked.parse::<DomId>() {
             Ok(domid) => self.holder(domid).await.map(|uuid| (domid, uuid)),
             Err(_) => None,
@@ -225,7 +229,7 @@ impl Calls {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
-        let new = NewGuest { config, options, saved: None };
+        let new = NewGuest::Configured(Box::new(config), options);
         driver::create(&self.shared, new, Some(replies.clone()))
     }
 
@@ -239,8 +243,7 @@ impl Calls {
             let restored =
                 opened.map_err(|error| refusal::of(&path.display().to_string(), &error)).and_then(|saved| {
                     let _guard = runtime.enter();
-                    let options = CreateOptions { paused, ..CreateOptions::default() };
-                    let new = NewGuest { config: saved.config.clone(), options, saved: Some((saved, force)) };
+                    let new = NewGuest::Saved(Box::new(saved), RestoreOptions { paused, force });
                     driver::create(&shared, new, Some(replies.clone()))
                 });
             if let Err(refusal) = restored {
@@ -301,7 +304,7 @@ fn only_character(text: &str) -> Option<char> {
 }
 
 /// Answers from a thread that may block on Xen or xenstore.
-fn blocking(replies: &Replies, work: impl FnOnce() -> Answer + Send + 'static) {
+pub(super) fn blocking(replies: &Replies, work: impl FnOnce() -> Answer + Send + 'static) {
     let replies = replies.clone();
     tokio::task::spawn_blocking(move || {
         let _ = replies.blocking_send(work());

@@ -1,17 +1,18 @@
 //! Changes of a running guest: from a call's parameters to what the guest's driver has the toolstack do.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, NetworkAttach, NetworkDetach, NetworkSetBridge, Refusal,
-    SaveParameters,
+    BlockAttach, BlockDetach, CdEject, CdInsert, MigrateParameters, NetworkAttach, NetworkDetach,
+    NetworkSetBridge, Refusal, SaveParameters,
 };
 use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
-use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, Toolstack};
+use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Toolstack};
 use xen_types::KiB;
 
 use crate::guest::registry::{Key, Registry};
-use crate::guest::request::Change;
+use crate::guest::request::{Change, MIGRATE};
 use crate::refusal::JobError;
 
 impl Change {
@@ -37,6 +38,23 @@ impl Change {
             Ok(ts.save(id, &path, after, events)?)
         };
         Ok(Self { name: "save", work: Box::new(work), new_name: None })
+    }
+
+    /// Migrates the guest through the socket on which the client listens.
+    pub(super) fn migrate(parameters: MigrateParameters) -> Result<Self, Refusal> {
+        let MigrateParameters { channel, host, live, max_downtime_ms, bandwidth, compress, .. } = parameters;
+        let path = absolute(channel)?;
+        if host.is_empty() {
+            return Err(bad("the other host has no name"));
+        }
+        let some = |number: u64| (number > 0).then_some(number);
+        let max_downtime = some(max_downtime_ms).map(Duration::from_millis);
+        let options = MigrateOptions { host, live, max_downtime, bandwidth: some(bandwidth), compress };
+        let work = move |ts: &Toolstack, id, events: &mut dyn FnMut(toolstack::Event)| {
+            let channel = ts.connect_peer(&path)?;
+            Ok(ts.migrate(id, channel, &options, events)?)
+        };
+        Ok(Self { name: MIGRATE, work: Box::new(work), new_name: None })
     }
 
     /// Suspends the guest.

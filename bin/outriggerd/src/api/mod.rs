@@ -6,6 +6,7 @@
 mod calls;
 mod changes;
 mod inspect;
+mod migrations;
 pub(crate) mod server;
 mod show;
 

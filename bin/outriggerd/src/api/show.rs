@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use api::types::{Disk, Incomplete, Nic, TriggerKind, Unreadable};
+use api::types::{Disk, Incomplete, Migration, Nic, Role, TriggerKind, Unreadable};
 use config::DiskSource;
-use toolstack::{Cause, DiskEntry, NicEntry, Signal, UnreadableRecord};
+use toolstack::{Cause, DiskEntry, MigrationInfo, MigrationRole, NicEntry, Signal, UnreadableRecord};
 use xen::HostCapabilities;
 
 use crate::guest::view::View;
@@ -96,4 +96,14 @@ pub(super) fn nic(entry: NicEntry) -> Nic {
         rx_ring_ref: link.rings.get(1).copied().flatten(),
         backend: link.backend,
     }
+}
+
+/// A migration as the interface shows it.
+pub(super) fn migration(info: MigrationInfo) -> Migration {
+    let MigrationInfo { id, guest, name, peer, role, state, unresolved } = info;
+    let role = match role {
+        MigrationRole::Sender => Role::Sender,
+        MigrationRole::Receiver => Role::Receiver,
+    };
+    Migration { id, guest: guest.to_string(), name, peer, role, state, unresolved }
 }

@@ -4,23 +4,25 @@
 //! runtime's pool; their results come back as events. All of a driver's state can be read back from Xen, xenstore and
 //! the guest's state file, so that a new daemon's driver continues where a killed one was.
 
+mod jobs;
+
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use api::types::{Progress, Refusal};
+use api::types::{Progress, Refusal, Resolved};
 use config::Uuid;
 use tokio::sync::mpsc;
 use toolstack::{Cause, Error, Guest, GuestId, Monitors as _, Turn, Unfinished};
 
 use super::handle::{Handle, Inbox};
 use super::heartbeat::{self, Check};
-use super::job::{self, Ended};
+use super::job::Ended;
 use super::names::Reservation;
 use super::registry::Key;
-use super::request::{Asked, Change, Quick, Request, perform, screenshot};
-use super::restart::{self, PendingWrite};
+use super::request::{Asked, Change, Quick, Request, perform};
+use super::resolve::Resolving;
+use super::restart::PendingWrite;
 use super::shared::{NewGuest, Shared};
 use super::show;
 use super::state::{Effect, Event, Failed, Job, Limits, Remains, Reply, RequestId, State};
@@ -54,6 +56,9 @@ struct Pending {
 enum Work {
     Change(Change),
     Quick(Quick),
+    Resolve(Resolving),
+    /// What becomes of the migration that is being settled.
+    Resolving(Arc<OnceLock<Resolved>>),
     Nothing,
 }
 
@@ -79,7 +84,7 @@ struct Driver {
 
 /// Creates a new guest, for a client when there are `replies`.
 pub(crate) fn create(shared: &Shared, new: NewGuest, replies: Option<Replies>) -> Result<(), Refusal> {
-    let name = new.config.name.clone();
+    let name = new.name().to_owned();
     let request = replies.as_ref().map(|_| 0);
     let state = State::creating(name, request, Backoff::default(), limits(shared));
     let mut driver = Driver::enter(shared, state)?;
@@ -108,6 +113,13 @@ pub(crate) fn adopt(
         let toolstack = shared.toolstack.clone();
         driver.spawn(Job::Settle, None, None, move |_| Ok(toolstack.settle_change(id)?));
     }
+    tokio::spawn(driver.run());
+    Ok(())
+}
+
+/// Adopts a guest about which another host has to decide.
+pub(crate) fn adopt_held(shared: &Shared, guest: Guest, host: String) -> Result<(), Refusal> {
+    let driver = Driver::enter(shared, State::held(guest, host, limits(shared)))?;
     tokio::spawn(driver.run());
     Ok(())
 }
@@ -209,8 +221,9 @@ impl Driver {
             | JobError::NoThread { .. } => Remains::Unchanged,
             _ => Remains::Something,
         };
-        let detail = chain(&error);
-        Failed { remains, recorded, refusal: refusal::of_job(&view.name, job, error), detail }
+        let (detail, held) = (chain(&error), refusal::decider(&error));
+        let decided = matches!(error, JobError::Toolstack(Error::NotClean { .. }));
+        Failed { remains, recorded, held, decided, refusal: refusal::of_job(&view.name, job, error), detail }
     }
 
     fn add(&mut self, work: Work, replies: Replies) -> RequestId {
@@ -229,6 +242,7 @@ impl Driver {
                 let name = change.name;
                 Event::Change(self.add(Work::Change(change), replies), name)
             }
+            Request::Resolve(resolving) => Event::Resolve(self.add(Work::Resolve(resolving), replies)),
             Request::Quick(quick) => Event::Quick(self.add(Work::Quick(quick), replies)),
         };
         self.step(event);
@@ -321,99 +335,6 @@ impl Driver {
         );
     }
 
-    /// Starts a job on a guest that exists, or on what is left of one.
-    fn start(&mut self, job: Job, request: Option<RequestId>) {
-        let Some(id) = self.state.id() else { return };
-        let pending = request.and_then(|request| self.pending.get_mut(&request));
-        let (work, replies) = pending
-            .map(|pending| (std::mem::replace(&mut pending.work, Work::Nothing), pending.replies.clone()))
-            .unzip();
-        let (toolstack, write) = (self.shared.toolstack.clone(), self.write.clone());
-        let patience = toolstack.deadlines().state_file;
-        match (job, work) {
-            (Job::Change(_), Some(Work::Change(Change { work, new_name, .. }))) => {
-                self.spawn(job, replies, new_name, move |events| {
-                    write.wait(patience)?;
-                    work(&toolstack, id, events)
-                });
-            }
-            (Job::Screenshot, _) => {
-                let (client, runtime) = (replies.clone(), tokio::runtime::Handle::current());
-                self.spawn(job, replies, None, move |events| {
-                    write.wait(patience)?;
-                    if let Some(client) = client {
-                        screenshot(&toolstack, id, events, (&runtime, &client))?;
-                    }
-                    Ok(None)
-                });
-            }
-            (Job::Destroy, _) => {
-                // Without a handle, only the record says what its domains are.
-                let expected = self.state.guest().is_none().then(|| self.state.view().name);
-                let vanished = if request.is_none() { self.state.vanished() } else { None };
-                self.spawn(job, replies, None, move |events| {
-                    vanished.inspect(|guest| watch::until_stub_is_gone(&toolstack, guest));
-                    write.wait(patience)?;
-                    if let Some(name) = expected
-                        && !toolstack.is_incomplete(id, &name)
-                    {
-                        return Err(Error::Cause(Cause::NoGuest(name)).into());
-                    }
-                    Ok(toolstack.destroy(id, events).map(|()| None)?)
-                });
-            }
-            (Job::Restart(turn), _) => {
-                self.spawn(job, None, None, move |events| {
-                    write.wait(patience)?;
-                    Ok(toolstack.restart(id, turn, events).map(Some)?)
-                });
-            }
-            (Job::PreserveAs(turn, _), _) => {
-                let Some(guest) = self.state.guest().cloned() else { return };
-                let sender = self.sender.clone();
-                self.spawn(job, None, None, move |_| {
-                    write.wait(patience)?;
-                    restart::preserve_as(&toolstack, &guest, turn, |next| {
-                        let _ = sender.send(Message::Successor(next));
-                    })
-                });
-            }
-            (Job::Pause, _) => {
-                self.spawn(job, None, None, move |_| {
-                    write.wait(patience)?;
-                    Ok(toolstack.pause_once(id).map(|()| None)?)
-                });
-            }
-            // They are started with their drivers.
-            (Job::Create | Job::CleanUp | Job::Settle | Job::Change(_), _) => {}
-        }
-    }
-
-    fn spawn(
-        &self,
-        job: Job,
-        replies: Option<Replies>,
-        reservation: Option<Reservation>,
-        work: impl FnOnce(&mut dyn FnMut(toolstack::Event)) -> Ended + Send + 'static,
-    ) {
-        let (sender, toolstack, id) =
-            (self.sender.clone(), self.shared.toolstack.clone(), Arc::clone(&self.id));
-        let name = self.state.view().name;
-        job::spawn(job.name(), &name.clone(), replies, work, move |ended| {
-            let recorded = id.get().copied().filter(|id| match &ended {
-                Ok(_) => false,
-                // Nothing was done. This may be the event loop, and the disk may hang: it is not read.
-                Err(JobError::NoThread { .. } | JobError::DiskHangs { .. }) => true,
-                // A bug there must not keep the driver waiting.
-                Err(_) => {
-                    catch_unwind(AssertUnwindSafe(|| toolstack.is_incomplete(*id, &name))).unwrap_or(true)
-                }
-            });
-            // The driver lives until its job has ended.
-            let _ = sender.send(Message::Ended(Box::new(ended), reservation, recorded));
-        });
-    }
-
     fn quick(&mut self, request: RequestId) {
         let Some(Pending { work, replies }) = self.pending.remove(&request) else { return };
         let (Work::Quick(quick), Some(guest)) = (work, self.state.guest().cloned()) else { return };
@@ -424,11 +345,15 @@ impl Driver {
     }
 
     fn reply(&mut self, request: RequestId, reply: Reply) {
-        let Some(Pending { replies, .. }) = self.pending.remove(&request) else { return };
+        let Some(Pending { replies, work }) = self.pending.remove(&request) else { return };
+        let resolved = match work {
+            Work::Resolving(outcome) => outcome.get().cloned(),
+            _ => None,
+        };
         match reply {
-            Reply::Done => send(&replies, Answer::last(&Progress::default())),
+            Reply::Done if resolved.is_none() => send(&replies, Answer::last(&Progress::default())),
             Reply::Refused(refusal) => send(&replies, Answer::refusal(&refusal)),
-            Reply::Created => {
+            Reply::Done | Reply::Created => {
                 let (toolstack, view) = (self.shared.toolstack.clone(), self.state.view());
                 let socket = self.state.guest().and_then(|guest| self.shared.qmp.socket(guest.id()));
                 tokio::spawn(async move {
@@ -438,7 +363,7 @@ impl Driver {
                     }
                     tokio::task::spawn_blocking(move || {
                         let guest = show::guest(&toolstack, &view);
-                        let answer = Answer::last(&Progress { guest, ..Progress::default() });
+                        let answer = Answer::last(&Progress { guest, resolved, ..Progress::default() });
                         let _ = replies.blocking_send(answer);
                     });
                 });

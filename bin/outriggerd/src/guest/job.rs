@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use api::types::{Moved, Outcome, Progress, Step};
+use api::types::{Moved, Outcome, Progress, Round, Step};
 use toolstack::Guest;
 
 use crate::refusal::JobError;
@@ -65,6 +65,9 @@ fn log(event: &toolstack::Event) {
         }
         toolstack::Event::Undoing { label, .. } => tracing::info!(step = label, "undoing"),
         toolstack::Event::Warning { text } => tracing::warn!("{text}"),
+        toolstack::Event::Round { round, dirty, rate, downtime } => {
+            tracing::debug!(round, dirty, rate, ?downtime, "round");
+        }
         toolstack::Event::StepStarted { .. } | toolstack::Event::Progress { .. } => {}
     }
 }
@@ -87,14 +90,23 @@ fn progress(job: &'static str, count: &mut u32, event: toolstack::Event) -> Prog
         toolstack::Event::Progress { done, total } => {
             return Progress { moved: Some(Moved { done, total }), ..Progress::default() };
         }
+        toolstack::Event::Round { round: number, dirty, rate, downtime } => {
+            let downtime_ms = downtime.map(millis);
+            let round = Some(Round { number, dirty, rate, downtime_ms });
+            return Progress { round, ..Progress::default() };
+        }
         toolstack::Event::Warning { text } => {
             return Progress { warning: Some(text), ..Progress::default() };
         }
     };
-    let millis = took.map(|took: Duration| took.as_secs_f64() * 1000.0);
+    let millis = took.map(millis);
     let (lifecycle, id, name) = (job.to_owned(), id.to_owned(), name.to_owned());
     Progress {
         step: Some(Step { lifecycle, index, count: *count, id, name, outcome, millis }),
         ..Progress::default()
     }
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
 }

@@ -4,6 +4,7 @@
 //! know of the guest is its [`view`], which the driver publishes in the [`registry`].
 
 pub(crate) mod driver;
+pub(crate) mod elsewhere;
 pub(crate) mod events;
 pub(crate) mod handle;
 mod heartbeat;
@@ -12,6 +13,7 @@ mod names;
 pub(crate) mod observer;
 pub(crate) mod registry;
 pub(crate) mod request;
+pub(crate) mod resolve;
 mod restart;
 pub(crate) mod shared;
 pub(crate) mod show;

@@ -11,6 +11,7 @@ use toolstack::{Guest, GuestId, ShutdownWay, Signal, Toolstack};
 
 use super::job::Ended;
 use super::names::Reservation;
+use super::resolve::Resolving;
 use crate::refusal::{self, JobError};
 use crate::reply::{Answer, Replies};
 
@@ -18,6 +19,9 @@ use crate::reply::{Answer, Replies};
 const SENDING: Duration = Duration::from_secs(30);
 /// How much of a picture goes into one reply, in bytes.
 const PART: usize = 1 << 20;
+
+/// The name of the change that sends a guest to another host.
+pub(crate) const MIGRATE: &str = "migrate";
 
 /// A request with the channel of its answers.
 #[derive(Debug)]
@@ -37,6 +41,8 @@ pub(crate) enum Request {
     Change(Change),
     /// Take a screenshot.
     Screenshot,
+    /// Settle a migration of it.
+    Resolve(Resolving),
     /// Do something that needs no job.
     Quick(Quick),
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use config::GuestConfig;
-use toolstack::{CreateOptions, GuestId, RestoreOptions, Saved, Toolstack};
+use toolstack::{CreateOptions, GuestId, IncomingGuest, RestoreOptions, Saved, Toolstack};
 
 use super::job::Ended;
 use super::registry::Registry;
@@ -21,16 +21,25 @@ pub(crate) struct Shared {
 }
 
 /// A guest to be created.
-pub(crate) struct NewGuest {
-    /// Of this.
-    pub(crate) config: GuestConfig,
-    /// In this way.
-    pub(crate) options: CreateOptions,
-    /// What it is restored from, and whether its disks may have changed since.
-    pub(crate) saved: Option<(Saved, bool)>,
+pub(crate) enum NewGuest {
+    /// Of a configuration.
+    Configured(Box<GuestConfig>, CreateOptions),
+    /// Of a file.
+    Saved(Box<Saved>, RestoreOptions),
+    /// Of what another host sends. Dropped, it is refused there.
+    Incoming(Box<IncomingGuest>),
 }
 
 impl NewGuest {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Configured(config, _) => &config.name,
+            Self::Saved(saved, _) => &saved.config.name,
+            Self::Incoming(guest) => guest.name(),
+        }
+    }
+
     /// Makes it; `known` gets its identity as soon as it has one.
     pub(super) fn make(
         self,
@@ -38,15 +47,21 @@ impl NewGuest {
         known: &OnceLock<GuestId>,
         events: &mut dyn FnMut(toolstack::Event),
     ) -> Ended {
-        let Self { config, options, saved } = self;
-        if let Some((saved, force)) = saved {
-            let _ = known.set(GuestId(saved.uuid));
-            let options = RestoreOptions { paused: options.paused, force };
-            return Ok(toolstack.restore(saved, &options, events).map(Some)?);
+        match self {
+            Self::Configured(config, options) => {
+                let id = toolstack.choose_id(&config, options)?;
+                let _ = known.set(id);
+                let options = CreateOptions { uuid: Some(id.0), ..options };
+                Ok(toolstack.create(&config, options, events).map(Some)?)
+            }
+            Self::Saved(saved, options) => {
+                let _ = known.set(GuestId(saved.uuid));
+                Ok(toolstack.restore(*saved, &options, events).map(Some)?)
+            }
+            Self::Incoming(guest) => {
+                let _ = known.set(guest.id());
+                Ok(toolstack.receive(*guest, events).map(Some)?)
+            }
         }
-        let id = toolstack.choose_id(&config, options)?;
-        let _ = known.set(id);
-        let options = CreateOptions { uuid: Some(id.0), ..options };
-        Ok(toolstack.create(&config, options, events).map(Some)?)
     }
 }

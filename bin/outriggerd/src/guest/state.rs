@@ -33,6 +33,9 @@
 //!   Gone  Preserved
 //! ```
 //!
+//! A migration, or an earlier daemon's, may end with a guest that is Held: it is suspended, and another host has to say
+//! whether it has the guest. Nothing is done with it but Busy(resolve), after which it is gone, runs, or is still Held.
+//!
 //! A create that fails and cannot be undone completely leaves an incomplete guest, which is Preserved until a client
 //! destroys it. A restart that fails before anything was destroyed leaves the guest Preserved. While a job is in progress the guest
 //! is not looked at; it is looked at when the job has ended. Requests are refused while a job is in progress, and the
@@ -50,6 +53,7 @@ use config::Uuid;
 use toolstack::{Guest, GuestEvent, GuestId, Turn};
 
 use super::heartbeat::{Beat, Heartbeat};
+use super::request::MIGRATE;
 use super::view::{Incomplete, View};
 use crate::backoff::Backoff;
 use step::Step;
@@ -77,6 +81,8 @@ pub(crate) enum Job {
     Pause,
     /// Changes it while it runs; with the change's name.
     Change(&'static str),
+    /// Settles a migration of it.
+    Resolve,
     /// Completes or undoes a change that an earlier daemon began.
     Settle,
     /// Takes a screenshot: a query that needs the guest's devices for itself.
@@ -92,6 +98,7 @@ impl Job {
             Self::Restart(_) | Self::PreserveAs(..) => "restart",
             Self::Pause => "preserve",
             Self::Change(name) => name,
+            Self::Resolve => "resolve",
             Self::Settle => "settle",
             Self::Screenshot => "screenshot",
         }
@@ -107,6 +114,8 @@ pub(crate) enum Event {
     Change(RequestId, &'static str),
     /// A client wants a screenshot.
     Screenshot(RequestId),
+    /// A client wants a migration of it settled.
+    Resolve(RequestId),
     /// A client wants something that needs no job.
     Quick(RequestId),
     /// Some domain has changed in Xen.
@@ -141,6 +150,10 @@ pub(crate) struct Failed {
     pub(crate) remains: Remains,
     /// The guest, if its state file says that a part of it remains.
     pub(crate) recorded: Option<GuestId>,
+    /// The host that has to decide about the guest, which is suspended.
+    pub(crate) held: Option<String>,
+    /// If it was held: the other host has decided, and what follows from that is not complete.
+    pub(crate) decided: bool,
     /// For the client.
     pub(crate) refusal: Refusal,
     /// For the event.
@@ -227,6 +240,8 @@ enum Phase {
     Preserved(Shown),
     /// Nothing: it has ended, and its restart waits for its time.
     Delayed(Way, Turn),
+    /// Nothing: it is suspended, and another host has to decide about it.
+    Held,
     /// A job is in progress. If it leaves the guest as it was, the guest is preserved as this, or runs.
     Busy { job: Job, request: Option<RequestId>, preserved: Option<Shown> },
     /// It does not exist any more.
@@ -260,6 +275,8 @@ pub(crate) struct State {
     /// What is left of a guest that was not created.
     incomplete: Option<Incomplete>,
     phase: Phase,
+    /// The host that has to decide about it, while it is held and while that is being resolved; empty if not known.
+    held: Option<String>,
     /// The last event that was found and reported: none is reported twice.
     found: Option<GuestEvent>,
     backoff: Backoff,
@@ -279,6 +296,7 @@ impl State {
             guest,
             incomplete: None,
             phase,
+            held: None,
             found: None,
             backoff,
             heartbeat: Heartbeat::new(limits.heartbeat),
@@ -312,6 +330,12 @@ impl State {
         Self::new(guest.name.clone(), Some(guest), phase, backoff, limits)
     }
 
+    /// A guest of an earlier daemon about which another host has to decide.
+    pub(crate) fn held(guest: Guest, host: String, limits: Limits) -> Self {
+        let state = Self::new(guest.name.clone(), Some(guest), Phase::Held, Backoff::default(), limits);
+        Self { held: Some(host), ..state }
+    }
+
     /// A guest that an earlier daemon left incomplete, and that is being destroyed.
     pub(crate) fn cleaning_up(name: String, guest: Option<Guest>, limits: Limits) -> Self {
         let phase = Phase::Busy { job: Job::CleanUp, request: None, preserved: None };
@@ -329,13 +353,16 @@ impl State {
         let (state, job) = match self.phase {
             Phase::Running | Phase::Gone => (Shown::Running, None),
             Phase::Preserved(shown) => (shown, None),
+            Phase::Held => (Shown::Unresolved, None),
             Phase::Delayed(_, turn) => (Shown::Restarting, Some(Job::Restart(turn))),
             Phase::Busy { job, preserved, .. } => {
                 let state = match job {
                     Job::Create => Shown::Creating,
                     Job::Destroy | Job::CleanUp => Shown::Destroying,
                     Job::Restart(_) | Job::PreserveAs(..) => Shown::Restarting,
-                    Job::Pause | Job::Change(_) | Job::Settle | Job::Screenshot => {
+                    Job::Change(MIGRATE) => Shown::Migrating,
+                    Job::Resolve if self.held.is_some() => Shown::Unresolved,
+                    Job::Pause | Job::Change(_) | Job::Resolve | Job::Settle | Job::Screenshot => {
                         preserved.unwrap_or(Shown::Running)
                     }
                 };

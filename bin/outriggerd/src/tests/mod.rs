@@ -5,6 +5,8 @@ mod clients;
 mod creates;
 mod ends;
 mod hostile;
+mod link;
+mod migrations;
 mod qemu;
 mod release;
 mod saves;

@@ -12,7 +12,7 @@ use super::super::view::Incomplete;
 use super::{
     Effect, Event, FIRST_LOOK_AGAIN, Failed, Job, Look, Phase, Remains, Reply, RequestId, State, Timer, Way,
 };
-use crate::backoff;
+use crate::{backoff, refusal};
 
 /// The longest interval at which a guest is queried again while Xen does not answer.
 const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -38,6 +38,7 @@ impl<'a> Step<'a> {
             Event::Destroy(request) => self.destroy_for(request),
             Event::Change(request, name) => self.start_for(request, Job::Change(name)),
             Event::Screenshot(request) => self.start_for(request, Job::Screenshot),
+            Event::Resolve(request) => self.resolve_for(request),
             Event::Quick(request) => self.quick(request),
             Event::Look | Event::Expired(Timer::Look) => self.look(),
             Event::Observed(stub, found) => self.observed(stub, found),
@@ -69,8 +70,13 @@ impl<'a> Step<'a> {
         match self.state.phase {
             Phase::Gone => Some(Refusal::NoSuchGuest { guest: self.state.name.clone() }),
             Phase::Busy { .. } => Some(self.state.view().busy()),
+            Phase::Held => Some(self.unresolved()),
             Phase::Running | Phase::Preserved(_) | Phase::Delayed(..) => None,
         }
+    }
+
+    fn unresolved(&self) -> Refusal {
+        refusal::unresolved(&self.state.name, self.state.held.as_deref().unwrap_or_default())
     }
 
     fn destroy_for(&mut self, request: RequestId) {
@@ -85,6 +91,15 @@ impl<'a> Step<'a> {
         match self.refusal().or_else(|| is_none.then(|| self.state.view().busy())) {
             Some(refusal) => self.refuse(request, refusal),
             None => self.start(job, Some(request)),
+        }
+    }
+
+    /// What another host has to decide is the only thing that is asked of a guest that is held.
+    fn resolve_for(&mut self, request: RequestId) {
+        if self.state.phase == Phase::Held {
+            self.start(Job::Resolve, Some(request));
+        } else {
+            self.start_for(request, Job::Resolve);
         }
     }
 
@@ -106,9 +121,14 @@ impl<'a> Step<'a> {
         self.push(Effect::Start(job, request));
     }
 
+    /// What happens to it now is its job's, or for another host to decide.
+    fn is_left_alone(&self) -> bool {
+        matches!(self.state.phase, Phase::Busy { .. } | Phase::Held | Phase::Gone)
+    }
+
     /// Has the guest looked at, unless a job is in progress.
     fn look(&mut self) {
-        if matches!(self.state.phase, Phase::Busy { .. } | Phase::Gone) || self.state.guest.is_none() {
+        if self.is_left_alone() || self.state.guest.is_none() {
             return;
         }
         if self.state.look == Look::No {
@@ -126,7 +146,7 @@ impl<'a> Step<'a> {
         }
         // A job has begun since, or has replaced the guest: it is looked at when that has ended.
         let is_same = self.state.guest.as_ref().is_some_and(|guest| guest.stub_uuid == stub);
-        if !is_same || matches!(self.state.phase, Phase::Busy { .. } | Phase::Gone) {
+        if !is_same || self.is_left_alone() {
             return;
         }
         let Some(found) = found else {
@@ -272,6 +292,7 @@ impl<'a> Step<'a> {
         self.state.phase = preserved.map_or(Phase::Running, Phase::Preserved);
         let reply = match job {
             Job::Change(_) | Job::Settle | Job::Screenshot => self.changed(job, result),
+            Job::Resolve => self.resolved(result),
             Job::Pause => {
                 self.preserve(preserved.unwrap_or(Shown::DmDead));
                 Reply::Done
@@ -296,7 +317,7 @@ impl<'a> Step<'a> {
     /// A change has ended: it was either undone or completed.
     fn changed(&mut self, job: Job, result: Result<Option<Guest>, Failed>) -> Reply {
         match result {
-            // It was saved.
+            // It was saved, or is at another host.
             Ok(None) if matches!(job, Job::Change(_)) => {
                 if let Job::Change(name) = job {
                     self.publish("changed", name);
@@ -317,7 +338,42 @@ impl<'a> Step<'a> {
                 }
                 Reply::Done
             }
-            Err(failed) => Reply::Refused(failed.refusal),
+            Err(failed) => self.refused(failed),
+        }
+    }
+
+    /// The change was undone, or has left the decision to another host.
+    fn refused(&mut self, failed: Failed) -> Reply {
+        let Failed { held, decided, refusal, .. } = failed;
+        if let Some(host) = &held
+            && self.state.held.is_none()
+        {
+            self.publish("unresolved", host);
+        }
+        self.state.held = held.or(self.state.held.take().filter(|_| !decided));
+        if self.state.held.is_some() {
+            self.state.phase = Phase::Held;
+        }
+        Reply::Refused(refusal)
+    }
+
+    /// A migration was settled, or could not be.
+    fn resolved(&mut self, result: Result<Option<Guest>, Failed>) -> Reply {
+        let guest = match result {
+            Ok(guest) => guest,
+            Err(failed) => return self.refused(failed),
+        };
+        self.state.held = None;
+        let stub = self.state.guest.as_ref().map(|guest| guest.stub_uuid);
+        match guest {
+            None => self.destroyed(Job::Resolve),
+            Some(guest) if Some(guest.stub_uuid) == stub => {
+                self.state.guest = Some(guest);
+                self.publish("changed", Job::Resolve.name());
+                Reply::Done
+            }
+            // It was started anew.
+            Some(guest) => self.created(guest),
         }
     }
 
@@ -361,7 +417,7 @@ impl<'a> Step<'a> {
     }
 
     fn failed(&mut self, job: Job, failed: Failed) -> Reply {
-        let Failed { remains, recorded, refusal, detail } = failed;
+        let Failed { remains, recorded, refusal, detail, .. } = failed;
         match remains {
             _ if self.state.guest.is_none() => match recorded.filter(|_| remains != Remains::Nothing) {
                 // A client can destroy it, as can the next daemon.

@@ -1,5 +1,6 @@
 //! Each transition of the state machine.
 
+mod held;
 mod random;
 
 use std::time::Duration;
@@ -39,7 +40,14 @@ fn guest(stub: u128, more: &str) -> Guest {
 
 fn failed(remains: Remains) -> Failed {
     let refusal = Refusal::Failed { message: "x".to_owned(), causes: Vec::new(), hint: None };
-    Failed { remains, recorded: Some(GuestId(Uuid::from_u128(1))), refusal, detail: "x".to_owned() }
+    Failed {
+        remains,
+        recorded: Some(GuestId(Uuid::from_u128(1))),
+        held: None,
+        decided: false,
+        refusal,
+        detail: "x".to_owned(),
+    }
 }
 
 /// A machine, with a clock and the guest's configuration.

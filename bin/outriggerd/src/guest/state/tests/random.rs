@@ -22,16 +22,30 @@ enum Random {
 
 fn random() -> impl Strategy<Value = Random> {
     prop_oneof![
-        4 => (0..4_u8).prop_map(Random::Request),
+        4 => (0..5_u8).prop_map(Random::Request),
         2 => Just(Random::Look),
         4 => (prop::bool::weighted(0.8), 0..8_u8).prop_map(|(own, n)| Random::Observed(own, n)),
-        4 => (0..6_u8).prop_map(Random::Ended),
+        4 => (0..7_u8).prop_map(Random::Ended),
         1 => Just(Random::Tick),
         2 => (any::<bool>(), 0..3_u8).prop_map(|(own, n)| Random::Heartbeat(own, n)),
         2 => any::<bool>().prop_map(Random::Due),
         1 => any::<bool>().prop_map(Random::Orphaned),
         1 => any::<u8>().prop_map(Random::Time),
     ]
+}
+
+/// What a look at the guest finds; nothing when Xen does not answer.
+fn found(n: u8) -> Option<Option<GuestEvent>> {
+    match n {
+        0 => None,
+        1 => Some(None),
+        2 => Some(Some(OFF)),
+        3 => Some(Some(REBOOT)),
+        4 => Some(Some(SUSPEND)),
+        5 => Some(Some(GuestEvent::DeviceModelDied)),
+        6 => Some(Some(GuestEvent::StubdomainDestroyed)),
+        _ => Some(Some(GuestEvent::Gone)),
+    }
 }
 
 /// What the effects of all steps must keep to.
@@ -62,23 +76,14 @@ impl Ledger {
             Random::Request(0) => Event::Destroy(self.ask()),
             Random::Request(1) => Event::Change(self.ask(), "mem-set"),
             Random::Request(2) => Event::Screenshot(self.ask()),
+            Random::Request(3) => Event::Resolve(self.ask()),
             Random::Request(_) => Event::Quick(self.ask()),
             Random::Look => Event::Look,
             Random::Observed(is_own, n) => {
                 if !std::mem::take(&mut self.observing) {
                     return None;
                 }
-                let found = match n {
-                    0 => None,
-                    1 => Some(None),
-                    2 => Some(Some(OFF)),
-                    3 => Some(Some(REBOOT)),
-                    4 => Some(Some(SUSPEND)),
-                    5 => Some(Some(GuestEvent::DeviceModelDied)),
-                    6 => Some(Some(GuestEvent::StubdomainDestroyed)),
-                    _ => Some(Some(GuestEvent::Gone)),
-                };
-                Event::Observed(own(*is_own, machine), found)
+                Event::Observed(own(*is_own, machine), found(*n))
             }
             Random::Ended(n) => {
                 let job = self.job.take()?;
@@ -88,9 +93,14 @@ impl Ledger {
                     (0, _) => Err(failed(Remains::Nothing)),
                     (1, _) => Err(failed(Remains::Unchanged)),
                     (2, _) => Err(failed(Remains::Something)),
+                    (4, Job::Change(_) | Job::Resolve) => {
+                        Err(Failed { held: Some("beta".to_owned()), ..failed(Remains::Something) })
+                    }
                     (_, Job::Create | Job::Restart(_)) => Ok(new()),
-                    // It was saved.
-                    (3, Job::Change(_)) => Ok(None),
+                    // It was saved, or is at another host.
+                    (3, Job::Change(_) | Job::Resolve) => Ok(None),
+                    (5, Job::Resolve) => Ok(new()),
+                    (_, Job::Resolve) => Ok(machine.state.guest().cloned()),
                     (_, Job::PreserveAs(..) | Job::Change(_)) => {
                         Ok(machine.state.guest().map(|old| Guest { name: "new".to_owned(), ..old.clone() }))
                     }
