@@ -1,6 +1,7 @@
 //! The command line's grammar; man pages and shell completion are generated from it.
 
 mod images;
+mod migrate;
 mod saved;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 use xen_types::KiB;
 
 pub(crate) use images::{Image, ImagePart};
+pub(crate) use migrate::{Compress, Migrate};
 pub(crate) use saved::{Restore, Save};
 
 const EXIT_CODES: &str = "Exit status:\n  \
@@ -20,6 +22,7 @@ const EXIT_CODES: &str = "Exit status:\n  \
     3    wrong configuration file or device description\n  \
     4    no such guest\n  \
     5    outriggerd cannot be reached, or ended during the call\n  \
+    6    a migration of the guest is not settled; run migrate --resolve\n  \
     141  nothing reads the output any more";
 
 /// Manages HVM guests whose QEMU runs in a small Linux domain of its own, not in dom0.
@@ -158,6 +161,16 @@ pub(crate) enum Command {
     Save(Save),
     /// Restore a saved guest from a file; it continues where it was saved
     Restore(Restore),
+    /// Migrate a guest to another host, or settle a migration whose end is not known
+    Migrate(Migrate),
+    /// Receive a guest through standard input and output; `migrate` runs this at the other host
+    MigrateReceive,
+    /// List the migrations that this host's journals have
+    Migrations {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Suspend guests, which stay in memory
     Suspend(Guests),
     /// Resume suspended guests

@@ -11,10 +11,21 @@ use api::types::Refusal;
 #[error("The configuration is not usable")]
 pub(crate) struct BadConfig;
 
+/// A guest was handed over, and the other host could not be asked what became of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{guest} is suspended here, because {host} has not answered whether it has taken it over")]
+pub(crate) struct StillUnresolved {
+    /// The guest.
+    pub(crate) guest: String,
+    /// The other host.
+    pub(crate) host: String,
+}
+
 const FAILED: u8 = 1;
 const BAD_CONFIG: u8 = 3;
 const NO_SUCH_GUEST: u8 = 4;
 const NO_DAEMON: u8 = 5;
+const UNRESOLVED: u8 = 6;
 
 /// Prints an error with its causes and hints on standard error and returns the exit status.
 pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
@@ -23,9 +34,26 @@ pub(crate) fn print(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn describe(error: &anyhow::Error) -> (String, u8) {
+/// The same, with this before each line.
+pub(crate) fn print_for(whom: &str, error: &anyhow::Error) -> ExitCode {
+    let (text, code) = describe(error);
+    for line in text.lines() {
+        eprintln!("{whom}{line}");
+    }
+    ExitCode::from(code)
+}
+
+/// The text for a person, and the exit status.
+pub(crate) fn describe(error: &anyhow::Error) -> (String, u8) {
     if error.downcast_ref::<BadConfig>().is_some() {
         return (format!("error: {error}\n"), BAD_CONFIG);
+    }
+    if let Some(StillUnresolved { guest, host }) = error.downcast_ref() {
+        let hint = format!(
+            "make {host} respond again, then run `outrigger migrate --resolve {guest} {host}`; docs/migration.md says \
+             what to do if it never will"
+        );
+        return (format!("error: {error}\n  hint: {hint}\n"), UNRESOLVED);
     }
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Refused { refusal, .. }) => refused(refusal),
@@ -50,6 +78,7 @@ fn refused(refusal: &Refusal) -> (String, u8) {
             return (out, BAD_CONFIG);
         }
         Refusal::NoSuchGuest { .. } => NO_SUCH_GUEST,
+        Refusal::Unresolved { .. } => UNRESOLVED,
         _ => FAILED,
     };
     let _ = writeln!(out, "error: {}", headline(refusal));
@@ -91,6 +120,8 @@ fn headline(refusal: &Refusal) -> String {
         | Refusal::TrayLocked { message, .. }
         | Refusal::NoSuchDevice { message, .. }
         | Refusal::DeviceExists { message, .. }
+        | Refusal::NotMigrated { message, .. }
+        | Refusal::Unresolved { message, .. }
         | Refusal::Failed { message, .. } => message.clone(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use api::types::{Moved, Outcome, Progress, Step};
+use api::types::{Moved, Outcome, Progress, Round, Step};
 
 /// Shows steps on standard error as they come.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ impl Timeline {
         if let Some(moved) = &progress.moved {
             self.moved(moved);
         }
+        if let Some(round) = &progress.round {
+            self.round(round);
+        }
         if let Some(warning) = &progress.warning {
             eprintln!("warning: {warning}");
         }
@@ -46,6 +49,17 @@ impl Timeline {
         let mut err = std::io::stderr().lock();
         let percent = u128::from(moved.done.min(moved.total)) * 100 / u128::from(moved.total);
         let _ = write!(err, "\r\x1b[K… {} of {} MiB, {percent} %", mib(moved.done), mib(moved.total));
+        let _ = err.flush();
+    }
+
+    /// The round that begins, on the running step's line.
+    fn round(&self, round: &Round) {
+        let mut err = std::io::stderr().lock();
+        let _ = if self.live {
+            write!(err, "\r\x1b[K… {}", describe(round))
+        } else {
+            writeln!(err, "  {}", describe(round))
+        };
         let _ = err.flush();
     }
 
@@ -83,6 +97,17 @@ impl Timeline {
     }
 }
 
+fn describe(round: &Round) -> String {
+    let mut text = format!("round {}: {} MiB to send", round.number, mib(round.dirty));
+    if round.rate > 0 {
+        text += &format!(", {} MiB/s", mib(round.rate));
+    }
+    if let Some(millis) = round.downtime_ms {
+        text += &format!(", expected downtime {:.2} s", millis / 1000.0);
+    }
+    text
+}
+
 /// Pages of 4 KiB as MiB.
 const fn mib(pages: u64) -> u64 {
     pages / 256
@@ -91,6 +116,14 @@ const fn mib(pages: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn round_is_described_as_far_as_it_is_known() {
+        let first = Round { number: 0, dirty: 65_536, rate: 0, downtime_ms: None };
+        assert_eq!(describe(&first), "round 0: 256 MiB to send");
+        let next = Round { number: 1, dirty: 2560, rate: 25_600, downtime_ms: Some(100.4) };
+        assert_eq!(describe(&next), "round 1: 10 MiB to send, 100 MiB/s, expected downtime 0.10 s");
+    }
 
     #[test]
     fn finished_steps_add_up() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use api::client::Client;
-use api::types::{Disk, Disks, GuestParameter, Nic, Nics, Progress, TriggerKind};
+use api::types::{Disk, Disks, GuestParameter, Nic, Nics, Progress, Sysrq, TriggerKind, TriggerParameters};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
@@ -44,14 +44,24 @@ pub(crate) fn screenshot(client: &mut Client, guest: String, file: &Path) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Signals a guest's virtual hardware.
+pub(crate) fn trigger(client: &mut Client, guest: String, which: Trigger, vcpu: u32) -> Result<ExitCode> {
+    quick(client, "Trigger", &TriggerParameters { guest, trigger: kind(which), vcpu })
+}
+
+/// Sends a magic SysRq key to a guest.
+pub(crate) fn sysrq(client: &mut Client, guest: String, key: char) -> Result<ExitCode> {
+    quick(client, "Sysrq", &Sysrq { guest, key: key.to_string() })
+}
+
 /// Calls a method without steps and without an answer.
-pub(crate) fn quick(client: &mut Client, method: &str, parameters: &impl Serialize) -> Result<ExitCode> {
+fn quick(client: &mut Client, method: &str, parameters: &impl Serialize) -> Result<ExitCode> {
     let _: serde_json::Value = client.call(method, parameters)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The trigger in the interface's words.
-pub(crate) const fn trigger(trigger: Trigger) -> TriggerKind {
+const fn kind(trigger: Trigger) -> TriggerKind {
     match trigger {
         Trigger::Power => TriggerKind::Power,
         Trigger::Sleep => TriggerKind::Sleep,

@@ -1,13 +1,17 @@
 //! One module for each family of commands.
 
 mod change;
+mod channel;
 mod config;
 mod console;
 mod create;
+mod follow;
 mod guests;
 mod image;
 mod info;
 mod meta;
+mod migrate;
+mod peer;
 mod qmp;
 mod save;
 
@@ -18,7 +22,7 @@ use anyhow::Result;
 use api::client::Client;
 use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, Guest, GuestParameter, MemSet, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, OneGuest, Rename, Sysrq, TriggerParameters, VcpuSet,
+    NetworkSetBridge, OneGuest, Rename, VcpuSet,
 };
 
 use crate::cli::{Cli, Command};
@@ -83,13 +87,11 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Suspend(args) => save::each(&mut connect()?, "Suspend", &args.guests),
         Command::Resume(args) => save::each(&mut connect()?, "Resume", &args.guests),
         Command::Screenshot { guest, file } => change::screenshot(&mut connect()?, guest, &file),
-        Command::Trigger { guest, trigger, vcpu } => {
-            let trigger = change::trigger(trigger);
-            change::quick(&mut connect()?, "Trigger", &TriggerParameters { guest, trigger, vcpu })
-        }
-        Command::Sysrq { guest, key } => {
-            change::quick(&mut connect()?, "Sysrq", &Sysrq { guest, key: key.to_string() })
-        }
+        Command::Migrate(args) => migrate::migrate(connect, &args),
+        Command::MigrateReceive => migrate::receive(connect),
+        Command::Migrations { json } => migrate::migrations(&mut connect()?, json),
+        Command::Trigger { guest, trigger, vcpu } => change::trigger(&mut connect()?, guest, trigger, vcpu),
+        Command::Sysrq { guest, key } => change::sysrq(&mut connect()?, guest, key),
         Command::Rename { guest, name } => change::steps(&mut connect()?, "Rename", &Rename { guest, name }),
         Command::Qmp(args) => qmp::qmp(&mut connect()?, &args),
         Command::Events { json } => guests::events(&mut connect()?, json),

@@ -4,23 +4,27 @@ use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use api::client::Client;
-use api::types::{Guest, GuestParameter, Progress, RestoreParameters, SaveParameters};
+use api::types::{GuestParameter, RestoreParameters, SaveParameters};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use tempfile::TempDir;
 
+use super::follow::{Cancelling, Json, cancel_on_signal, follow};
 use super::{change, console};
 use crate::cli::{Restore, Save};
-use crate::timeline::Timeline;
+
+/// A save, to whoever cancels it.
+const SAVING: Cancelling = Cancelling {
+    what: "the save",
+    too_late: "the save has not begun, or its file is complete; press Ctrl-C again to exit",
+};
 
 /// Saves a guest and shows the steps.
 pub(crate) fn save(
@@ -43,7 +47,7 @@ pub(crate) fn save(
         paused: args.paused || (pipe.is_some() && !args.checkpoint),
     };
     let client = &mut connect()?;
-    cancel_on_signal(connect, args.guest.clone())?;
+    cancel_on_signal(connect, args.guest.clone(), SAVING)?;
     // Standard output may be the saved guest.
     let json = args.json.then_some(if pipe.is_some() { Json::Stderr } else { Json::Stdout });
     follow(client, "Save", &parameters, json)?;
@@ -75,7 +79,7 @@ pub(crate) fn restore(client: &mut Client, args: &Restore) -> Result<ExitCode> {
     };
     let json = args.json.then_some(Json::Stdout);
     let restored = follow(client, "Restore", &parameters, json)?;
-    let guest = restored.context("outriggerd completed the restore without returning the guest")?;
+    let guest = restored.guest.context("outriggerd completed the restore without returning the guest")?;
     if args.console {
         return console::serial(&guest, 0, true);
     }
@@ -92,71 +96,6 @@ pub(crate) fn each(client: &mut Client, method: &str, guests: &[String]) -> Resu
         change::steps(client, method, &GuestParameter { guest: guest.clone() })?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// From now on the first Ctrl-C gives the save up, which then fails; the second ends this process alone.
-fn cancel_on_signal(connect: impl Fn() -> Result<Client> + Send + 'static, guest: String) -> Result<()> {
-    let (mut signals, writer) = UnixStream::pair().context("Cannot receive signals")?;
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)
-            .context("Cannot receive signals")?;
-    }
-    std::thread::spawn(move || {
-        let mut byte = [0];
-        for is_first in [true, false] {
-            if signals.read_exact(&mut byte).is_err() {
-                return;
-            }
-            if !is_first {
-                std::process::exit(128 + SIGINT);
-            }
-            let guest = GuestParameter { guest: guest.clone() };
-            let cancelled: Result<serde_json::Value> =
-                connect().and_then(|mut client| Ok(client.call("Cancel", &guest)?));
-            match cancelled {
-                Ok(answer) if answer["cancelled"] == true => {
-                    eprintln!("\nCancelling the save; press Ctrl-C again to exit without waiting");
-                }
-                Ok(_) => eprintln!(
-                    "\nNothing to cancel: the save has not begun, or its file is complete; press Ctrl-C again to exit"
-                ),
-                Err(error) => eprintln!("\nCannot cancel the save: {error:#}"),
-            }
-        }
-    });
-    Ok(())
-}
-
-/// Where one JSON object a step goes.
-#[derive(Clone, Copy, Debug)]
-enum Json {
-    Stdout,
-    Stderr,
-}
-
-fn follow(
-    client: &mut Client,
-    method: &str,
-    parameters: &impl serde::Serialize,
-    json: Option<Json>,
-) -> Result<Option<Guest>> {
-    // Each step has its own deadline in the daemon.
-    client.set_deadline(None)?;
-    let mut timeline = Timeline::new();
-    let mut guest = None;
-    client.call_more(method, parameters, |progress: Progress| {
-        match (json, serde_json::to_string(&progress)) {
-            (None, _) => timeline.follow(&progress),
-            (Some(Json::Stdout), Ok(line)) => println!("{line}"),
-            (Some(Json::Stderr), Ok(line)) => eprintln!("{line}"),
-            (Some(_), Err(_)) => {}
-        }
-        if progress.guest.is_some() {
-            guest = progress.guest;
-        }
-        true
-    })?;
-    Ok(guest)
 }
 
 fn is_dash(file: &Path) -> bool {
