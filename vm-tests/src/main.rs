@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 use harness::clean::{self, Host};
 use harness::evidence::Logs;
 use harness::idle;
+use harness::relay::Relay;
 use vm_report::{CaseInfo, Event, HostState};
 
 /// Runs end-to-end cases in a Xen dom0 that has no guests.
@@ -58,6 +59,8 @@ enum Command {
         #[command(subcommand)]
         what: measure::What,
     },
+    /// Connects its standard input and output to a migration's receiver on the other host of a pair.
+    Relay(Relay),
     /// The first half of the trial of a reboot.
     BeforeReboot,
     /// The second half.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Run { events: false, words } => for_people(&words),
         Command::PrepareLinux => ended(idle::prepare()),
         Command::Measure { runs, what } => ended(measure::main(&what, runs)),
+        Command::Relay(relay) => ended(relay.run()),
         Command::BeforeReboot => ended(reboot::before()),
         Command::AfterReboot => ended(reboot::after()),
     }
@@ -192,7 +196,7 @@ mod tests {
     /// As `cargo xtask bench` calls it.
     #[test]
     fn what_to_measure_comes_before_how_often() {
-        for what in ["console", "create", "emulator", "image", "qmp"] {
+        for what in ["console", "create", "emulator", "image", "migrate", "qmp", "save"] {
             let arguments = Arguments::try_parse_from(["vm-tests", "measure", what, "--runs", "3"]).unwrap();
             assert!(matches!(arguments.command, Command::Measure { runs: 3, .. }), "{what}");
         }

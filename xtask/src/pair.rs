@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use tempfile::NamedTempFile;
 use testhost::pair::{self, PairRequest, Role};
 use testhost::{Host, HostError, Job, Machine, Observer, Report, Request, TimeScale};
 
@@ -38,6 +39,19 @@ pub(crate) fn run(
 /// The exit status of both: the first that is not zero.
 pub(crate) fn status(reports: &[Report; 2]) -> i32 {
     reports.iter().map(|report| report.status).find(|status| *status != 0).unwrap_or(0)
+}
+
+/// The sizes of the disks between the hosts of the cases and benchmarks, in bytes.
+const DISKS: [u64; 2] = [64 << 20, 1 << 20];
+
+/// Makes these disks, of zeros.
+pub(crate) fn disks() -> Result<Vec<NamedTempFile>> {
+    let disk = |size| {
+        let disk = NamedTempFile::new()?;
+        disk.as_file().set_len(size)?;
+        Ok(disk)
+    };
+    DISKS.into_iter().map(disk).collect()
 }
 
 /// Shows one of two hosts: every line begins with its letter.

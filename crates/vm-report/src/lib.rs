@@ -23,6 +23,9 @@ pub mod places {
 /// The variable with the CPUs that guests are kept on, where the emulator breaks one on others.
 pub const GUEST_CPUS: &str = "OUTRIGGER_GUEST_CPUS";
 
+/// The variable that says how often a case migrates a guest there and back.
+pub const MIGRATIONS: &str = "OUTRIGGER_MIGRATIONS";
+
 /// The variable that names what keeps xenstore in dom0: `c` for xenstored, `ocaml` for oxenstored.
 pub const XENSTORED: &str = "OUTRIGGER_XENSTORED";
 
@@ -39,7 +42,7 @@ pub enum HostState {
     /// The same with a Linux guest of ours that has booted, uses its PV drivers, and waits for commands on its first
     /// serial port.
     LinuxGuest,
-    /// Two hosts as [`Tools`](Self::Tools) with a network and a disk between them. The case runs on both at once, and
+    /// Two hosts as [`Tools`](Self::Tools) with a network and two disks between them. The case runs on both at once, and
     /// passes when it does on both.
     Pair,
 }
@@ -66,6 +69,8 @@ pub struct CaseInfo {
     pub is_the_end: bool,
     /// It is about the xenstored in C, and runs with that whichever the other cases run with.
     pub on_c_xenstored: bool,
+    /// It takes many minutes, and is run only when cases are chosen by a part of their names.
+    pub is_long: bool,
 }
 
 /// A word of `vm-tests run --events` to the runner.
@@ -135,6 +140,30 @@ impl Figure {
     }
 }
 
+/// What `vm-tests measure` could not measure, for a reason that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Omission {
+    /// The figures' ending that is missing, such as `256.xl_stub`.
+    pub omitted: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Omission {
+    /// The omission as a line, without its end.
+    #[must_use]
+    pub fn line(&self) -> String {
+        serde_json::to_string(self).expect("strings always make JSON")
+    }
+
+    /// The omission that a line is; nothing when it is something else that was printed.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line.trim()).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +181,16 @@ mod tests {
         for line in ["-- run 1 of 3", "@ create.ours 3.4 s", "{\"figure\":\"a\",\"value\":1}", &missing, ""] {
             assert_eq!(Figure::parse(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn omission_is_what_its_line_says_and_no_figure() {
+        let omission =
+            Omission { omitted: "256.xl_stub".to_owned(), why: "xl says \"no\"\nand more".to_owned() };
+        assert!(!omission.line().contains('\n'));
+        assert_eq!(Omission::parse(&omission.line()), Some(omission.clone()));
+        assert_eq!(Figure::parse(&omission.line()), None);
+        assert_eq!(Omission::parse(&Figure::new("a", 1.0, "s").line()), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod hostile;
 mod hotplug;
 mod linux;
 mod media;
+mod migrate;
 mod pair;
 mod qmp;
 mod save;
@@ -38,6 +39,8 @@ pub(crate) struct Case {
     pub(crate) is_the_end: bool,
     /// It is about the xenstored in C, and runs with that whichever the other cases run with.
     pub(crate) on_c_xenstored: bool,
+    /// It takes many minutes, and is run only when cases are chosen by a part of their names.
+    pub(crate) is_long: bool,
 }
 
 impl Case {
@@ -49,12 +52,17 @@ impl Case {
     /// A case on another host: the idle Linux guest is that of [`crate::harness::idle`], and one of a pair talks to the
     /// other by [`crate::harness::peer`].
     pub(crate) const fn on(host: HostState, name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host, is_the_end: false, on_c_xenstored: false }
+        Self { name, run, host, is_the_end: false, on_c_xenstored: false, is_long: false }
     }
 
     /// A case after which nothing can run on its host.
     pub(crate) const fn the_end(name: &'static str, run: fn() -> Result<()>) -> Self {
         Self { is_the_end: true, ..Self::new(name, run) }
+    }
+
+    /// The same, run only when cases are chosen by a part of their names.
+    pub(crate) const fn long(self) -> Self {
+        Self { is_long: true, ..self }
     }
 
     /// The same on a host whose xenstore the xenstored in C keeps.
@@ -64,8 +72,8 @@ impl Case {
 
     /// What the runner has to know.
     pub(crate) fn info(&self) -> CaseInfo {
-        let Self { name, host, is_the_end, on_c_xenstored, .. } = *self;
-        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored }
+        let Self { name, host, is_the_end, on_c_xenstored, is_long, .. } = *self;
+        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored, is_long }
     }
 }
 
@@ -94,6 +102,7 @@ pub(crate) fn all() -> Vec<Case> {
         changes::CASES,
         emulated::CASES,
         pair::CASES,
+        migrate::CASES,
         xenstored_gone::CASES,
     ]
     .concat()

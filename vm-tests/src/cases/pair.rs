@@ -1,15 +1,15 @@
 //! Two hosts with a disk between them.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use vm_report::HostState;
 
 use super::Case;
 use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::guest::{HELLO_DISK, list};
+use crate::harness::pair::write_disk;
 use crate::harness::peer::{Peer, SHARED_DISK, Side};
 
 pub(super) const CASES: &[Case] =
@@ -19,7 +19,7 @@ fn in_turn() -> Result<()> {
     let mut peer = Peer::join()?;
     match peer.side {
         Side::A => {
-            write_shared_disk()?;
+            write_disk(SHARED_DISK, &fs::read(HELLO_DISK)?)?;
             let uuid = run_to_its_disk(&config())?;
             peer.tell(&uuid)?;
             ensure!(peer.hear()? == uuid, "the other host ran something else");
@@ -32,12 +32,6 @@ fn in_turn() -> Result<()> {
             peer.tell(&ran)
         }
     }
-}
-
-fn write_shared_disk() -> Result<()> {
-    let mut disk = OpenOptions::new().write(true).open(SHARED_DISK)?;
-    disk.write_all(&fs::read(HELLO_DISK)?).context("cannot write the shared disk")?;
-    Ok(disk.sync_all()?)
 }
 
 /// The boot sector guest on the shared disk.

@@ -149,7 +149,8 @@ pub(crate) fn names(folder: &str) -> Result<BTreeSet<String>> {
     }
 }
 
-fn free_kib() -> Result<u64> {
+/// Memory of the host that nobody has.
+pub(crate) fn free_kib() -> Result<u64> {
     let output = run("outrigger", &["info", "--json"])?.good()?;
     let info: serde_json::Value = serde_json::from_str(&output.stdout)?;
     info["free_memory_kib"].as_u64().context("outrigger info tells no free memory")

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
 use super::seconds;
 
@@ -14,7 +15,7 @@ use super::seconds;
 pub(crate) const XL: &str = "xl";
 
 /// What a command did.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) command: String,
     /// Its exit status; a signal's number plus 128.

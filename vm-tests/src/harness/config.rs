@@ -108,7 +108,8 @@ impl GuestConfig {
         }
     }
 
-    fn set(mut self, key: &'static str, value: &str) -> Self {
+    /// Sets a key, in the place of what it was.
+    pub(crate) fn set(mut self, key: &'static str, value: &str) -> Self {
         self.keys.retain(|(known, _)| *known != key);
         self.keys.push((key, value.to_owned()));
         self
@@ -131,6 +132,14 @@ impl GuestConfig {
         self.images.clear();
         if let Some(first) = self.disks.first_mut() {
             *first = format!("format=raw, vdev=hda, access=rw, target={}", target.display());
+        }
+        self
+    }
+
+    /// Has its second disk there.
+    pub(crate) fn second_disk(mut self, target: &Path) -> Self {
+        if let Some(second) = self.disks.get_mut(1) {
+            *second = format!("format=raw, vdev=hdb, access=rw, target={}", target.display());
         }
         self
     }
@@ -291,6 +300,15 @@ mod tests {
         let config = GuestConfig::hello("heir").boot_disk("/dev/loop7".as_ref()).disk("/b.img,raw,sda,rw");
         assert!(config.images.is_empty());
         assert_eq!(config.disks, ["format=raw, vdev=hda, access=rw, target=/dev/loop7", "/b.img,raw,sda,rw"]);
+    }
+
+    #[test]
+    fn linux_guest_may_have_both_disks_elsewhere() {
+        let config =
+            GuestConfig::linux("tux", "").boot_disk("/dev/vda".as_ref()).second_disk("/dev/vdb".as_ref());
+        let disk = |vdev, target| format!("format=raw, vdev={vdev}, access=rw, target={target}");
+        assert_eq!(config.disks, [disk("hda", "/dev/vda"), disk("hdb", "/dev/vdb")]);
+        assert!(config.images.is_empty());
     }
 
     #[test]

@@ -110,6 +110,20 @@ impl Drop for Daemon {
     }
 }
 
+/// Leaves the host to xl, with Xen's console daemon and without ours.
+pub(crate) fn to_xl(options: &[&str]) -> Result<()> {
+    kill_hard("outriggerd")?;
+    std::mem::forget(ConsoleDaemon::stock(options)?);
+    Ok(())
+}
+
+/// Gives the host to our daemons again.
+pub(crate) fn to_ours() -> Result<()> {
+    stop(Signal::SIGTERM)?;
+    start_ours(&[])?.good()?;
+    start_outriggerd()
+}
+
 /// Starts ours; it returns when all consoles are served.
 pub(crate) fn start_ours(options: &[&str]) -> Result<Output> {
     run("outrigger-consoled", options)

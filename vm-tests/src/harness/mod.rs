@@ -1,10 +1,12 @@
 //! What the cases have in common.
 
 pub(crate) mod clean;
+pub(crate) mod clock;
 pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod console_guest;
 pub(crate) mod consoles;
+pub(crate) mod counter;
 pub(crate) mod daemons;
 pub(crate) mod disk;
 pub(crate) mod events;
@@ -14,9 +16,12 @@ pub(crate) mod guest;
 pub(crate) mod idle;
 pub(crate) mod initramfs;
 pub(crate) mod loops;
+pub(crate) mod lowest;
 pub(crate) mod network;
+pub(crate) mod pair;
 pub(crate) mod peer;
 pub(crate) mod qmp;
+pub(crate) mod relay;
 pub(crate) mod screen;
 pub(crate) mod shell;
 pub(crate) mod state_file;

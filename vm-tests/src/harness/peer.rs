@@ -10,20 +10,41 @@ use super::seconds;
 
 /// The disk that both hosts have.
 pub(crate) const SHARED_DISK: &str = "/dev/vda";
+/// Another one, of 1 MiB.
+pub(crate) const SMALL_SHARED_DISK: &str = "/dev/vdb";
 /// Where host-a listens.
 const PORT: u16 = 7700;
 /// How long one host waits for the other, in seconds: both do things that take their time.
-const PATIENCE: u64 = 180;
+const PATIENCE: u64 = 360;
 /// Between attempts to reach a host that does not listen yet.
 const AGAIN: Duration = Duration::from_millis(100);
-/// The longest word, in bytes.
-const LONGEST: u64 = 4096;
+/// The longest word, in bytes: what a command has said may be in it.
+const LONGEST: u64 = 1 << 20;
 
 /// Which of the two this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     A,
     B,
+}
+
+impl Side {
+    pub(crate) const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// Its name in `/etc/hosts` of both.
+    pub(crate) const fn host_name(self) -> &'static str {
+        match self {
+            Self::A => "host-a",
+            Self::B => "host-b",
+        }
+    }
 }
 
 /// The connection to the other host.
@@ -41,7 +62,7 @@ impl Peer {
             Ok("b") => Side::B,
             _ => bail!("this dom0 is not of a pair of hosts (OUTRIGGER_HOST)"),
         };
-        let address = SocketAddr::new(address("host-a")?, PORT);
+        let address = SocketAddr::new(address(Side::A.host_name())?, PORT);
         let stream = match side {
             Side::A => accept(address)?,
             Side::B => connect(address)?,
@@ -67,7 +88,7 @@ impl Peer {
 }
 
 /// The address that `/etc/hosts` has for a name.
-fn address(name: &str) -> Result<IpAddr> {
+pub(super) fn address(name: &str) -> Result<IpAddr> {
     let hosts = std::fs::read_to_string("/etc/hosts").context("cannot read /etc/hosts")?;
     let line = hosts.lines().find(|line| line.split_whitespace().skip(1).any(|word| word == name));
     let address = line.and_then(|line| line.split_whitespace().next());

@@ -25,23 +25,29 @@ impl Serial {
 
     /// Waits until the guest has said these words.
     pub(crate) fn wait_for(&mut self, words: &str) -> Result<()> {
-        self.wait_until(&format!("\"{words}\""), |seen| seen.contains(words))
+        self.wait_until(&format!("\"{words}\""), 120, |seen| seen.contains(words)).map(drop)
     }
 
     /// Waits until the guest has said anything.
     pub(crate) fn wait_for_byte(&mut self) -> Result<()> {
-        self.wait_until("anything", |seen| !seen.is_empty())
+        self.wait_until("anything", 120, |seen| !seen.is_empty()).map(drop)
     }
 
-    fn wait_until(&mut self, what: &str, found: impl Fn(&str) -> bool) -> Result<()> {
-        let deadline = Instant::now() + seconds(120);
+    /// Waits until what the guest has said is what is looked for, and returns all of it.
+    pub(crate) fn wait_until(
+        &mut self,
+        what: &str,
+        within: u64,
+        found: impl Fn(&str) -> bool,
+    ) -> Result<&str> {
+        let deadline = Instant::now() + seconds(within);
         while !found(&self.seen) {
             match self.texts.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(text) => self.seen.push_str(&text?),
                 Err(_) => bail!("{} did not say {what}, but {:?}", self.name, self.seen),
             }
         }
-        Ok(())
+        Ok(&self.seen)
     }
 }
 

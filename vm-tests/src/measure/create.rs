@@ -81,6 +81,19 @@ fn settle() {
     std::thread::sleep(Duration::from_secs(1));
 }
 
+/// What xl is told to have a guest's QEMU in the stubdomain of our image.
+pub(super) fn stub_keys() -> [(&'static str, String); 6] {
+    [
+        ("device_model_version", "'qemu-xen'".to_owned()),
+        ("device_model_stubdomain_override", "1".to_owned()),
+        ("stubdomain_kernel", format!("'{IMAGE}/vmlinuz'")),
+        ("stubdomain_ramdisk", format!("'{IMAGE}/initramfs.img'")),
+        // What our toolstack gives its stubdomains too.
+        ("stubdomain_cmdline", "'console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'".to_owned()),
+        ("stubdomain_memory", "160".to_owned()),
+    ]
+}
+
 /// A configuration for each.
 pub(super) struct Configs {
     xl_dom0: PathBuf,
@@ -112,14 +125,10 @@ impl Configs {
             .clone()
             .set("device_model_stubdomain_override", "0")
             .set("serial", &format!("[ 'file:{}', 'null' ]", com1.display()));
-        let xl_stub = example
-            .clone()
-            .set("serial", "'pty'")
-            .set("stubdomain_kernel", &format!("'{IMAGE}/vmlinuz'"))
-            .set("stubdomain_ramdisk", &format!("'{IMAGE}/initramfs.img'"))
-            // What our toolstack gives its stubdomains too.
-            .set("stubdomain_cmdline", "'console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1'")
-            .set("stubdomain_memory", "160");
+        let xl_stub = stub_keys()
+            .into_iter()
+            .fold(example.clone(), |example, (key, value)| example.set(key, &value))
+            .set("serial", "'pty'");
         Ok(Self {
             xl_dom0: xl_dom0.write("xl_dom0.cfg")?,
             xl_stub: xl_stub.write("xl_stub.cfg")?,

@@ -7,6 +7,7 @@ mod create;
 mod emulator;
 mod example;
 mod image;
+mod migrate;
 mod processes;
 mod qmp;
 mod save;
@@ -44,6 +45,11 @@ pub(crate) enum What {
     Emulator,
     /// Stubdomains of three images: their start and their memory.
     Image,
+    /// Live migration between the hosts of a pair. Both have to call it.
+    Migrate {
+        /// Only guests of these sizes, in MiB.
+        sizes: Vec<u64>,
+    },
     /// QMP's round trip, its rate and its memory.
     Qmp,
     /// Saving and restoring.
@@ -63,6 +69,7 @@ pub(crate) fn main(what: &What, runs: u32) -> Result<()> {
         What::Create => create::measure(runs),
         What::Emulator => emulator::measure(runs),
         What::Image => image::measure(runs),
+        What::Migrate { sizes } => migrate::measure(runs, sizes),
         What::Qmp => qmp::measure(runs),
         What::Save => save::measure(runs),
         What::Switch { end } => emulator::switch(*end),

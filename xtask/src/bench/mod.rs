@@ -7,6 +7,7 @@ mod console;
 mod create;
 mod emulator;
 mod image;
+mod migrate;
 mod qmp;
 mod results;
 mod save;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
-use testhost::{Accel, Job, Put, Request, TimeScale};
+use testhost::{Accel, Host, Job, Put, Report, Request, TimeScale};
 use vm_report::Figure;
 
 use self::results::{Goal, Results};
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Console(Options),
     /// Saving and restoring: xl with QEMU in dom0, xl with the stubdomain, ours.
     Save(Options),
+    /// Live migration between two hosts and its downtime: xl with QEMU in dom0, xl with the stubdomain, ours.
+    Migrate(Options),
     /// The emulator itself: guests that it breaks, exits to Xen a second, the boot of Linux.
     Emulator(Options),
 }
@@ -84,6 +87,7 @@ pub(crate) fn main(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Create(options) => create::main(options),
         Command::Save(options) => save::main(options),
+        Command::Migrate(options) => migrate::main(options),
         Command::Image(options) => image::main(options),
         Command::Qmp(options) => qmp::main(options),
         Command::Console(options) => console::main(options),
@@ -101,6 +105,17 @@ struct Needs {
 
 /// Runs a bench in dom0, prints the table, and succeeds when every goal is met.
 fn measure(bench: &'static str, needs: Needs, goals: &[Goal], options: &Options) -> Result<ExitCode> {
+    measure_by(bench, needs, goals, options, |host, request, view| Ok(testhost::run(host, &request, view)?))
+}
+
+/// The same where `run` makes the run; its report's folder has the figures.
+fn measure_by(
+    bench: &'static str,
+    needs: Needs,
+    goals: &[Goal],
+    options: &Options,
+    run: impl FnOnce(&Host, Request, &mut View) -> Result<Report>,
+) -> Result<ExitCode> {
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes)?;
     let mut view = View::new(false, false);
     let build = BuildOptions {
@@ -128,11 +143,12 @@ fn measure(bench: &'static str, needs: Needs, goals: &[Goal], options: &Options)
         logs: testhost::fresh_log_folder(&workspace::kept("logs")),
         scale,
     };
-    let report = testhost::run(&host, &request, &mut view)?;
+    let report = run(&host, request, &mut view)?;
     let path = report.logs.join("output.log");
     let output = fs::read(&path).with_context(|| format!("Cannot read {}", path.display()))?;
-    let measured = results::figures(&String::from_utf8_lossy(&output));
-    let results = Results::of(bench, [needs.figures, measured].concat(), goals);
+    let output = String::from_utf8_lossy(&output);
+    let figures = [needs.figures, results::figures(&output)].concat();
+    let results = Results::of(bench, figures, goals).without(results::omissions(&output));
     println!("\n{}", results.table());
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&results)?;

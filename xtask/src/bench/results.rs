@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
-use vm_report::Figure as Sample;
+use vm_report::{Figure as Sample, Omission};
 
 /// All that a bench found.
 #[derive(Debug, Serialize)]
@@ -12,6 +12,8 @@ pub(crate) struct Results {
     bench: &'static str,
     figures: Vec<Figure>,
     ratios: Vec<Ratio>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    omitted: Vec<Omission>,
 }
 
 /// The median of one measurement.
@@ -83,7 +85,12 @@ impl Results {
                 Some(Ratio { id, value, goal: goal.at_most, met: reached || limit.is_some(), limit })
             })
             .collect();
-        Self { bench, figures, ratios }
+        Self { bench, figures, ratios, omitted: Vec::new() }
+    }
+
+    /// Says what could not be measured.
+    pub(crate) fn without(self, omitted: Vec<Omission>) -> Self {
+        Self { omitted, ..self }
     }
 
     /// Whether a goal has no figure to be judged by, or is not met.
@@ -91,7 +98,7 @@ impl Results {
         self.ratios.len() < goals.len() || self.ratios.iter().any(|ratio| !ratio.met)
     }
 
-    /// One line a figure, then one a goal.
+    /// One line a figure, then one a goal, then what is missing.
     pub(crate) fn table(&self) -> String {
         let width =
             self.figures.iter().map(|figure| figure.id.len()).chain(self.ratios.iter().map(|r| r.id.len()));
@@ -109,6 +116,9 @@ impl Results {
             };
             let _ = writeln!(text, "{id:<width$}  {value:>9.2} (goal: at most {goal}, {mark})");
         }
+        for Omission { omitted, why } in &self.omitted {
+            let _ = writeln!(text, "{omitted} is missing: {}", why.replace('\n', "\n    "));
+        }
         text
     }
 }
@@ -116,6 +126,13 @@ impl Results {
 /// The figures in what `vm-tests measure` has printed, in which other lines are for people.
 pub(crate) fn figures(output: &str) -> Vec<Sample> {
     output.lines().filter_map(Sample::parse).collect()
+}
+
+/// What could not be measured, in the same; once each, however many runs there were.
+pub(crate) fn omissions(output: &str) -> Vec<Omission> {
+    let all = output.lines().filter_map(Omission::parse);
+    let by_name: BTreeMap<String, Omission> = all.map(|one| (one.omitted.clone(), one)).collect();
+    by_name.into_values().collect()
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
@@ -174,6 +191,16 @@ FAILED: xl: no byte from the guest
                 "ratios": [{"id": "create.ours/create.xl", "value": 0.25, "goal": 0.5, "met": true}],
             })
         );
+    }
+
+    #[test]
+    fn omission_is_shown_and_is_no_failure_of_its_own() {
+        let line = r#"{"omitted":"256.xl_stub","why":"xl: no\nand more"}"#;
+        let twice = format!("{line}\n{line}\n");
+        let results = Results::of("migrate", figures(&twice), &[]).without(omissions(&twice));
+        assert!(!results.falls_short(&[]));
+        assert_eq!(results.table(), "256.xl_stub is missing: xl: no\n    and more\n");
+        assert_eq!(serde_json::to_value(&results).unwrap()["omitted"][0]["omitted"], "256.xl_stub");
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     // With the xenstored in C, all other cases are about it already.
     let is_twice = |case: &CaseInfo| case.on_c_xenstored && options.xenstored == Xenstored::C;
     let mut cases: Vec<CaseInfo> = list(&hosts)?;
-    cases.retain(|case| is_asked(&case.name) && !is_twice(case));
+    let is_too_long = |case: &CaseInfo| case.is_long && options.filter.is_none();
+    cases.retain(|case| is_asked(&case.name) && !is_twice(case) && !is_too_long(case));
     let trials: Vec<Trial> = Trial::ALL.into_iter().filter(|trial| is_asked(trial.name())).collect();
     if cases.is_empty() && trials.is_empty() {
         ensure!(!options.must_match, "No case has {:?} in its name", options.filter.unwrap_or_default());

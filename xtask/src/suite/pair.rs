@@ -10,16 +10,13 @@ use super::group::{Follower, Group, Progress, Rest};
 use super::report::{Board, Outcome};
 use super::states::Hosts;
 
-/// The size of the disk between the hosts, in bytes.
-const DISK: u64 = 64 << 20;
-
 /// Runs the one case of a group on a fresh pair.
 pub(super) fn run(group: Group, hosts: &Hosts, board: &Board, logs: &Path) -> Result<Rest> {
     let folder = tempfile::tempdir()?;
     let each = group.request(hosts, folder.path(), logs)?;
-    let disk = tempfile::NamedTempFile::new()?;
-    disk.as_file().set_len(DISK)?;
-    let request = PairRequest { each, shared_disks: vec![disk.path().to_owned()] };
+    let disks = crate::pair::disks()?;
+    let shared_disks = disks.iter().map(|disk| disk.path().to_owned()).collect();
+    let request = PairRequest { each, shared_disks };
     let boards = [Board::silent(), Board::silent()];
     let folders = Role::BOTH.map(|role| logs.join(role.letter()));
     let mut followers = [0, 1].map(|at| Follower::new(&boards[at], &group.cases, &folders[at]));

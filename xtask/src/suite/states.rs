@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use testhost::{Accel, Host, Job, Machine, Preparation, Put, Request, TimeScale, Xenstored};
 use vm_report::places::{DEBIAN_STUBDOM, DISC_DISK, HOSTILE_STUB, LINUX_DISK, POWER_DISK};
-use vm_report::{CaseInfo, GUEST_CPUS, HostState};
+use vm_report::{CaseInfo, GUEST_CPUS, HostState, MIGRATIONS};
 
 use crate::binaries::{self, Profile, Xen};
 use crate::host::{self, BuildOptions};
@@ -92,7 +92,9 @@ impl Hosts {
 
     /// What a script for dom0 says before it starts `vm-tests`.
     pub(super) fn exports(&self) -> String {
-        exports(&self.machine, self.scale)
+        let times = std::env::var(MIGRATIONS).ok().and_then(|times| times.parse::<u32>().ok());
+        let times = times.map(|times| format!("export {MIGRATIONS}={times}\n"));
+        exports(&self.machine, self.scale) + &times.unwrap_or_default()
     }
 
     /// What such a host is built of.

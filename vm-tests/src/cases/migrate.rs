@@ -1,0 +1,139 @@
+//! Guests that move between two hosts.
+
+mod faults;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use vm_report::places::LINUX_DISK;
+use vm_report::{HostState, MIGRATIONS};
+
+use super::Case;
+use crate::harness::command::Output;
+use crate::harness::config::GuestConfig;
+use crate::harness::counter::{self, Count};
+use crate::harness::guest::HELLO_DISK;
+use crate::harness::pair::{Pair, Task, Weight, conducted, no_leaks, write_disk};
+use crate::harness::peer::{SHARED_DISK, SMALL_SHARED_DISK, Side};
+use crate::harness::relay::Relay;
+use crate::harness::seconds;
+
+const BOTH: HostState = HostState::Pair;
+
+pub(super) const CASES: &[Case] = &[
+    Case::on(BOTH, "migrate::boot_sector_guest_runs_on_at_the_other_host", || conducted(boot_sector)),
+    Case::on(BOTH, "migrate::linux_guest_moves_live_under_memory_writes", || conducted(linux)),
+    Case::on(BOTH, "migrate::back_and_forth", || conducted(back_and_forth)),
+    Case::on(BOTH, "migrate::connection_that_is_cut_leaves_one_running_guest", || conducted(faults::cuts))
+        .long(),
+    Case::on(BOTH, "migrate::daemon_killed_at_the_sender_leaves_one_running_guest", || {
+        conducted(|pair| faults::kills(pair, Side::A))
+    })
+    .long(),
+    Case::on(BOTH, "migrate::daemon_killed_at_the_receiver_leaves_one_running_guest", || {
+        conducted(|pair| faults::kills(pair, Side::B))
+    })
+    .long(),
+    Case::on(BOTH, "migrate::other_disk_is_refused", || conducted(faults::other_disk)),
+];
+
+/// The guest.
+const NAME: &str = "mover";
+/// What the boot sector guest says once, at its start.
+const BANNER: &str = "Hello from an HVM guest on COM1";
+
+/// Creates the boot sector guest on host-a, with the shared disk.
+fn create_hello(pair: &mut Pair) -> Result<()> {
+    write_disk(SHARED_DISK, &fs::read(HELLO_DISK)?)?;
+    let (guest, _) = GuestConfig::hello(NAME).boot_disk(SHARED_DISK.as_ref()).boot()?;
+    // Wherever it is at the end of the case.
+    guest.leave();
+    pair.echo(Side::A, NAME).map(drop)
+}
+
+/// Migrates the guest from a host to the other one, where it must run, and nothing of it be left.
+fn migrate(pair: &mut Pair, from: Side) -> Result<Output> {
+    let said = pair.migrate(from, NAME, &Relay::to(from.other()))?.good()?;
+    pair.runs_only(from.other(), NAME)?;
+    Ok(said)
+}
+
+/// It echoes where it has moved to, and has not started anew.
+fn must_echo(pair: &mut Pair, side: Side) -> Result<()> {
+    let said = pair.echo(side, NAME)?;
+    ensure!(!said.contains(BANNER), "it has started anew: {said}");
+    Ok(())
+}
+
+/// Destroys the guest where it is.
+fn destroy(pair: &mut Pair, side: Side) -> Result<()> {
+    pair.outrigger(side, &["destroy", NAME])?.good().map(drop)
+}
+
+fn boot_sector(pair: &mut Pair) -> Result<()> {
+    create_hello(pair)?;
+    for from in Side::BOTH {
+        migrate(pair, from)?;
+        must_echo(pair, from.other())?;
+        pair.ask::<()>(from, Task::Compare)?;
+    }
+    destroy(pair, Side::A)
+}
+
+/// The pages that the Linux guest writes in each turn.
+const PAGES: u64 = 256;
+
+fn linux(pair: &mut Pair) -> Result<()> {
+    write_disk(SHARED_DISK, &fs::read(LINUX_DISK)?)?;
+    // Zeros follow.
+    write_disk(SMALL_SHARED_DISK, counter::program(PAGES).as_bytes())?;
+    let config = GuestConfig::linux(NAME, "").boot_disk(SHARED_DISK.as_ref());
+    let (guest, _) = config.second_disk(SMALL_SHARED_DISK.as_ref()).boot()?;
+    guest.leave();
+    let count = |pair: &mut Pair, side| pair.ask::<Count>(side, Task::Count(NAME.to_owned()));
+    let before = count(pair, Side::A)?;
+    let rounds = rounds(&migrate(pair, Side::A)?)?;
+    ensure!(rounds.len() > 1, "it did not move live: {rounds:?}");
+    let after = count(pair, Side::B)?;
+    let later = count(pair, Side::B)?;
+    ensure!(before.number < after.number && after.number < later.number, "{before:?} {after:?} {later:?}");
+    let longest = seconds(20).as_millis();
+    println!("     it stood still for {} ms; before, for {} ms at most", after.gap * 10, before.gap * 10);
+    rounds.iter().for_each(|round| println!("     {round}"));
+    ensure!(u128::from(after.gap) * 10 < longest, "it stood still for {} ms", after.gap * 10);
+    destroy(pair, Side::B)
+}
+
+/// The rounds that a migration has reported.
+fn rounds(said: &Output) -> Result<Vec<Value>> {
+    let mut rounds = Vec::new();
+    for line in said.stdout.lines() {
+        let mut value: Value = serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+        rounds.extend(value.get_mut("round").map(Value::take));
+    }
+    Ok(rounds)
+}
+
+fn back_and_forth(pair: &mut Pair) -> Result<()> {
+    let times: u32 = match std::env::var(MIGRATIONS) {
+        Ok(times) => times.parse().with_context(|| format!("{MIGRATIONS}={times}"))?,
+        Err(_) => 3,
+    };
+    create_hello(pair)?;
+    let mut before: Option<[Weight; 2]> = None;
+    // What the first time leaves, such as the memory of a library, is no leak.
+    for _ in 0..=times {
+        for from in Side::BOTH {
+            migrate(pair, from)?;
+            must_echo(pair, from.other())?;
+        }
+        if before.is_none() {
+            before = Some([pair.ask(Side::A, Task::Weigh)?, pair.ask(Side::B, Task::Weigh)?]);
+        }
+    }
+    for (side, before) in Side::BOTH.into_iter().zip(before.iter().flatten()) {
+        no_leaks(pair, side, before)?;
+    }
+    destroy(pair, Side::A)
+}
