@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(packets, decode(bytes, bytes.len().max(1)), "pieces matter");
     let messages = packets.into_iter().filter_map(|packet| match packet {
         Packet::Message(message) => Some(message),
-        Packet::Hello(_) => None,
+        Packet::Hello(_) | Packet::Note(_) => None,
     });
     // Foreign messages first, then a sequence of events whose messages fit.
     let mut hosts = Hosts::default();
@@ -222,6 +222,7 @@ fn body(byte: u8) -> Body {
             machine: String::new(),
             xen_version: String::new(),
             disks: Vec::new(),
+            compression: None,
         })),
     }
 }
