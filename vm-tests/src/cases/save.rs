@@ -18,6 +18,7 @@ use crate::harness::consoles::Console;
 use crate::harness::daemons::{kill_hard, start_outriggerd};
 use crate::harness::guest::{Made, must_be_gone, must_run};
 use crate::harness::network::{BRIDGE, bridge_with, no_ports};
+use crate::harness::peer::until;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
@@ -175,6 +176,12 @@ fn with_xl() -> Result<()> {
 fn of_xl(file: &Path) -> Result<()> {
     let _ = fs::remove_file(file);
     run_within(seconds(180), XL, &["save", "shared", &file.to_string_lossy()])?.good()?;
+    // xl does not wait until Xen has released all of the domain, and nobody else can have its UUID before.
+    until("xl's domain is not gone", || {
+        let left = run(XL, &["list"]).map_err(std::io::Error::other)?.stdout;
+        // The heading, and dom0.
+        if left.lines().count() <= 2 { Ok(()) } else { Err(std::io::Error::other(left)) }
+    })?;
     let guest = restore(file, &[])?;
     Console::serial(&guest, 0)?.echo("from xl")?;
     fs::remove_file(file)?;
