@@ -42,7 +42,7 @@ pub(super) fn follow(
     Ok(last)
 }
 
-/// What is cancelled, in the words for whoever does it.
+/// The words that tell a user what Ctrl-C cancels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cancelling {
     /// Such as `the save`.

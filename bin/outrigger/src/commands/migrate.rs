@@ -17,7 +17,7 @@ use super::peer::{self, Peer};
 use crate::cli::{Cli, Compress, Migrate};
 use crate::{report, table};
 
-/// A migration, to whoever cancels it.
+/// The words for cancelling a migration.
 const MIGRATING: Cancelling = Cancelling {
     what: "the migration",
     too_late: "the other host has not been reached yet, or has the guest by now; press Ctrl-C again to exit, which does \

@@ -20,7 +20,7 @@ use super::follow::{Cancelling, Json, cancel_on_signal, follow};
 use super::{change, console};
 use crate::cli::{Restore, Save};
 
-/// A save, to whoever cancels it.
+/// The words for cancelling a save.
 const SAVING: Cancelling = Cancelling {
     what: "the save",
     too_late: "the save has not begun, or its file is complete; press Ctrl-C again to exit",

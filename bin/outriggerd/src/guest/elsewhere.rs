@@ -26,7 +26,11 @@ pub(crate) fn receive(
 ) -> Result<(), Refusal> {
     let failed = |error| refusal::of(&path.display().to_string(), &error);
     let channel = shared.toolstack.connect_peer(path).map_err(failed)?;
-    let guest = match shared.toolstack.accept_peer(channel).map_err(failed)? {
+    // The client that is told so is the other host's.
+    let accepted = shared.toolstack.accept_peer(channel).inspect_err(|error| {
+        tracing::warn!(error = error.report(), "cannot answer another host");
+    });
+    let guest = match accepted.map_err(failed)? {
         Incoming::Answered => {
             let _ = replies.blocking_send(Answer::last(&Progress::default()));
             return Ok(());

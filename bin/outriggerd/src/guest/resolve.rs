@@ -67,7 +67,7 @@ impl Resolving {
         Ok((guest, Resolved { state, answer, boots }))
     }
 
-    /// Whoever declares a host dead may try to reach it before, and cannot.
+    /// Connects to the other host. For an assumption it is no error that the host cannot be reached: it is said to be off.
     fn connect(&self, toolstack: &Toolstack) -> Result<Option<PeerChannel>, JobError> {
         let Some(path) = &self.channel else { return Ok(None) };
         match (toolstack.connect_peer(path), self.how) {

@@ -27,7 +27,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects whoever connects to the two sockets.
+    /// Makes two sockets, and connects the clients of one with those of the other.
     pub(crate) fn new(cut: Cut) -> Self {
         let link = Self { folder: tempfile::tempdir().unwrap() };
         let listeners = [link.sender(), link.receiver()].map(|path| UnixListener::bind(path).unwrap());

@@ -231,7 +231,8 @@ pub trait HostDevices: Send + Sync {
     /// The last `lines` lines of a text file, made harmless for a terminal; none when it cannot be read.
     fn tail(&self, path: &Path, lines: usize) -> Vec<String>;
 
-    /// Writes bytes at a place of a file that is there, and syncs them. What failed may be there nevertheless.
+    /// Writes bytes into an existing file, at an offset in bytes, and syncs them. After an error, some or all of them may
+    /// be on the disk.
     ///
     /// # Errors
     /// When the file cannot be opened, written or synced.
@@ -243,7 +244,7 @@ pub trait HostDevices: Send + Sync {
     /// When the disk cannot be looked at.
     fn storage_of(&self, path: &Path) -> Result<Option<String>, HostError>;
 
-    /// The path of a file without symbolic links; the path as it is where nothing is there.
+    /// Resolves symbolic links. Returns the path unchanged if nothing is there.
     ///
     /// # Errors
     /// When it cannot be looked at.

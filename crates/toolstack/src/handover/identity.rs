@@ -34,6 +34,7 @@ struct Stored {
 impl Identity {
     /// This host's; made if there is none yet.
     pub(crate) fn find(ts: &Toolstack) -> Result<Self, Cause> {
+        // Two threads must not each make one.
         let _one = ts.receptions.lock();
         let path = ts.paths.migrations().join("identity");
         let stored = if ts.host.file_kind(&path)? == FileKind::Missing {

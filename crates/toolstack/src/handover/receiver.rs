@@ -1,7 +1,7 @@
 //! What carries out the effects of the receiver's machine that need no guest: its journal, its messages, its timers.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::Receiver as Queue;
+use std::sync::mpsc::{Receiver as Queue, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use migration::message::Message;
@@ -18,6 +18,8 @@ use crate::error::Cause;
 
 /// Until what failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a user has cancelled, while there is no channel.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What has to be done with the guest; the answer is an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,22 +167,35 @@ impl<'a> Arrival<'a> {
         let heard = match &mut self.channel {
             // Another channel may come at any time.
             Some(channel) => channel.hear(due.min(Instant::now() + RETRY), cancel),
-            None => self.hear_nothing(due, cancel),
+            None if cancel.is_cancelled() => Heard::Cancelled,
+            None => match self.await_renewed(due) {
+                Some(renewed) => return self.renew(renewed),
+                None => Heard::Late,
+            },
         };
         self.take(heard)
     }
 
-    /// Without a channel: the timer, users, and other channels.
-    fn hear_nothing(&self, due: Instant, cancel: &Cancel) -> Heard {
-        if cancel.is_cancelled() {
-            return Heard::Cancelled;
+    /// Waits for another channel, but not for long: a user may cancel.
+    fn await_renewed(&self, due: Instant) -> Option<Renewed> {
+        let left = due.saturating_duration_since(Instant::now()).min(LOOK);
+        match self.renewed.as_ref().map(|queue| queue.recv_timeout(left)) {
+            Some(Ok(renewed)) => Some(renewed),
+            Some(Err(RecvTimeoutError::Timeout)) => None,
+            // Nobody can bring one: only the timer is waited for.
+            Some(Err(RecvTimeoutError::Disconnected)) | None => {
+                std::thread::sleep(left);
+                None
+            }
         }
-        std::thread::sleep(due.saturating_duration_since(Instant::now()).min(RETRY / 10));
-        Heard::Late
     }
 
     fn take_renewed(&mut self) -> Option<Work> {
-        let (channel, message) = self.renewed.as_ref()?.try_recv().ok()?;
+        let renewed = self.renewed.as_ref()?.try_recv().ok()?;
+        self.renew(renewed)
+    }
+
+    fn renew(&mut self, (channel, message): Renewed) -> Option<Work> {
         self.channel = Some(channel);
         let first = self.tell(Event::Connected);
         first.or_else(|| self.tell(Event::Received(message)))

@@ -153,7 +153,7 @@ pub(crate) enum Received {
     End(Transferred, Message),
     /// Something else came, which decides.
     Other(Heard),
-    /// Whoever reads it does not want it any more.
+    /// The reader of the pipe has closed it, the bytes cannot be unpacked, or it was cancelled.
     Refused,
 }
 

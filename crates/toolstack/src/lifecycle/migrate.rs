@@ -443,6 +443,11 @@ impl<'a, 'e> Migration<'a, 'e> {
         }
         let failed = ended == Some(Told::ResumeFailed);
         departure.tell(ended.unwrap_or(Told::Resumed));
+        if departure.two_copies {
+            let (name, host) = (self.live.record.name.clone(), self.options.host.clone());
+            let text = HandoverError::TwoCopies { name, host }.to_string();
+            (self.tell)(Event::Warning { text });
+        }
         if departure.machine().allows_operation() {
             return Ok(());
         }

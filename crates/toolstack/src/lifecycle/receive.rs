@@ -90,7 +90,8 @@ impl Toolstack {
         for failure in left {
             let why = failure.cause.chain();
             let text = format!(
-                "Guest {name} is this host's now, but does not run yet ({why}); remove the cause and restart outriggerd, or change anything of the guest"
+                "Guest {name} was taken over, but does not run yet ({why}); remove the cause, then restart outriggerd, which \
+                 continues this"
             );
             events(Event::Warning { text });
         }

@@ -31,7 +31,7 @@ fn options() -> MigrateOptions {
     MigrateOptions { host: "b".to_owned(), live: true, ..MigrateOptions::default() }
 }
 
-/// Whoever waits for a host that is gone waits for nothing.
+/// Short ones: several tests wait for a host that is gone.
 fn deadlines() -> Deadlines {
     let (peer, peer_work) = (Duration::from_millis(300), Duration::from_secs(1));
     Deadlines { peer, peer_work, ..Deadlines::default() }
