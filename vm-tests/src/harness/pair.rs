@@ -26,7 +26,7 @@ use super::relay::{Receiver, Relay, Toolstack};
 use super::seconds;
 
 /// How long a migration may take, in seconds.
-pub(crate) const MIGRATION: u64 = 300;
+const MIGRATION: u64 = 300;
 /// How often host-b is asked for its time.
 const QUESTIONS: u32 = 8;
 /// How far free memory may be from what it was, in KiB.
@@ -284,7 +284,8 @@ impl Found {
     }
 }
 
-fn migration<'a>(from: Side, guest: &'a str, relay: &'a str) -> [&'a str; 6] {
+/// The arguments of `outrigger` for a migration.
+pub(crate) fn migration<'a>(from: Side, guest: &'a str, relay: &'a str) -> [&'a str; 6] {
     ["migrate", "--json", "--connect", relay, guest, from.other().host_name()]
 }
 
