@@ -11,6 +11,7 @@ mod fields;
 pub use error::{FrameError, MAX_BODY};
 use error::{HEAD, MAX_BUFFER, SUM};
 
+use crate::ids::{JournalId, MigrationId};
 use crate::message::Packet;
 
 /// How many bytes of a stream fit into one DATA.
@@ -18,6 +19,8 @@ pub const MAX_DATA: usize = MAX_BODY - PREFIX;
 
 /// Version, migration and journal.
 const PREFIX: usize = 1 + 16 + 16;
+/// How many pieces of memory are kept for what comes next.
+const SPARE: usize = 16;
 
 /// Returns the bytes of a packet.
 ///
@@ -38,12 +41,48 @@ pub fn encode(packet: &Packet) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
+/// The frames of DATA, one after the other in the same memory: they are many, and memory that is asked for and given back
+/// for each costs more than what is in it.
+#[derive(Debug)]
+pub struct DataFrame(Vec<u8>);
+
+impl DataFrame {
+    /// Frames of a migration.
+    pub fn of(id: MigrationId, journal: JournalId) -> Self {
+        let mut frame = Vec::with_capacity(HEAD + MAX_BODY + SUM);
+        frame.extend_from_slice(&[0; 4]);
+        frame.extend_from_slice(&body::DATA.to_le_bytes());
+        body::begin(&mut frame, id, journal);
+        Self(frame)
+    }
+
+    /// Returns the frame with these bytes of a stream.
+    ///
+    /// # Errors
+    /// Fails if they are more than [`MAX_DATA`].
+    pub fn with(&mut self, bytes: &[u8]) -> Result<&[u8], FrameError> {
+        let size = PREFIX + bytes.len();
+        let length = u32::try_from(size).ok().filter(|_| size <= MAX_BODY);
+        let length = length.ok_or(FrameError::CannotSend { length: size })?;
+        let Self(frame) = self;
+        frame.truncate(HEAD + PREFIX);
+        frame.extend_from_slice(bytes);
+        if let Some(place) = frame.first_chunk_mut() {
+            *place = length.to_le_bytes();
+        }
+        frame.extend_from_slice(&crc32fast::hash(frame).to_le_bytes());
+        Ok(frame)
+    }
+}
+
 /// Reads packets from bytes that arrive in pieces. It never stores more than two of the largest frames.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
     /// How much of the buffer was returned already.
     used: usize,
+    /// Memory for the bytes of DATA.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Decoder {
@@ -66,6 +105,14 @@ impl Decoder {
         Ok(())
     }
 
+    /// Takes the bytes of a DATA back when they are not needed any more, so that their memory is used again.
+    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
     /// Returns the next packet, or none until more bytes were pushed.
     ///
     /// # Errors
@@ -86,7 +133,7 @@ impl Decoder {
         if crc32fast::hash(summed) != u32::from_le_bytes(*sum) {
             return Err(FrameError::Checksum { kind });
         }
-        let packet = body::decode(kind, body);
+        let packet = body::decode(kind, body, &mut self.spare);
         if !matches!(packet, Err(FrameError::Field { .. })) {
             self.used += HEAD + size + SUM;
         }

@@ -1,7 +1,7 @@
 //! The socket to which the daemon connects for a connection to another host.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -63,6 +63,22 @@ impl<T: Send + 'static> Channel<T> {
     }
 }
 
+/// How much is passed on at once, in bytes: a guest's memory passes, and `io::copy` takes 8 KiB.
+const PIECE: usize = 64 << 10;
+
+/// Passes on what comes, as it comes, until the end.
+fn pass(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return to.flush(),
+            Ok(count) => to.write_all(buffer.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The ends of this process that the other host's bytes come from and go to.
 pub(super) struct Ends {
     /// Such as standard input.
@@ -90,11 +106,11 @@ impl Ends {
         // Where the other host waits for the end of this one, it would never end: it is not waited for.
         std::thread::spawn(move || {
             // The daemon finds an end or a failure alike.
-            let _ = io::copy(&mut File::from(input), &mut to_daemon);
+            let _ = pass(&mut File::from(input), &mut to_daemon);
             let _ = to_daemon.shutdown(Shutdown::Write);
         });
         let (mut from_daemon, mut sink) = (daemon, File::from(output));
-        let copied = io::copy(&mut from_daemon, &mut sink).and_then(|_| sink.flush());
+        let copied = pass(&mut from_daemon, &mut sink);
         // Nobody takes any more of it: the daemon finds that when it writes.
         let _ = from_daemon.shutdown(Shutdown::Read);
         // An sshd has one socket for both directions, and it stays open for the other one.

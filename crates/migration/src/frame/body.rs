@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 const HELLO: u16 = 1;
 const OFFER: u16 = 2;
 const ACCEPT: u16 = 3;
-const DATA: u16 = 4;
+pub(super) const DATA: u16 = 4;
 const STREAM_END: u16 = 5;
 const READY: u16 = 6;
 const GO: u16 = 7;
@@ -46,9 +46,10 @@ fn kind(body: &Body) -> u16 {
 }
 
 pub(super) fn encode(packet: &Packet) -> (u16, Vec<u8>) {
-    let mut out = vec![VERSION];
+    let mut out = Vec::new();
     let message = match packet {
         Packet::Hello(hello) => {
+            out.push(VERSION);
             out.extend_from_slice(&hello.oldest.to_le_bytes());
             out.extend_from_slice(&hello.newest.to_le_bytes());
             out.extend_from_slice(&hello.journal.0);
@@ -57,13 +58,13 @@ pub(super) fn encode(packet: &Packet) -> (u16, Vec<u8>) {
             return (HELLO, out);
         }
         Packet::Note(text) => {
+            out.push(VERSION);
             put_text(&mut out, text);
             return (NOTE, out);
         }
         Packet::Message(message) => message,
     };
-    out.extend_from_slice(&message.id.0);
-    out.extend_from_slice(&message.journal.0);
+    begin(&mut out, message.id, message.journal);
     match &message.body {
         Body::Offer(offer) => out.extend(serde_json::to_vec(offer).unwrap_or_default()),
         Body::Accept(limits) => out.extend(serde_json::to_vec(limits).unwrap_or_default()),
@@ -84,7 +85,15 @@ pub(super) fn encode(packet: &Packet) -> (u16, Vec<u8>) {
     (kind(&message.body), out)
 }
 
-pub(super) fn decode(kind: u16, body: &[u8]) -> Result<Packet, FrameError> {
+/// What the body of each message begins with.
+pub(super) fn begin(out: &mut Vec<u8>, id: MigrationId, journal: JournalId) {
+    out.push(VERSION);
+    out.extend_from_slice(&id.0);
+    out.extend_from_slice(&journal.0);
+}
+
+/// `spare` is memory for the bytes of a DATA.
+pub(super) fn decode(kind: u16, body: &[u8], spare: &mut Vec<Vec<u8>>) -> Result<Packet, FrameError> {
     if !(HELLO..=NOTE).contains(&kind) {
         return Err(FrameError::UnknownType { kind });
     }
@@ -107,15 +116,19 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Result<Packet, FrameError> {
     }
     let id = MigrationId(reader.bytes("migration")?);
     let journal = JournalId(reader.bytes("journal")?);
-    let body = decode_body(&mut reader)?;
+    let body = decode_body(&mut reader, spare)?;
     Ok(Packet::Message(Message { id, journal, body }))
 }
 
-fn decode_body(reader: &mut Reader<'_>) -> Result<Body, FrameError> {
+fn decode_body(reader: &mut Reader<'_>, spare: &mut Vec<Vec<u8>>) -> Result<Body, FrameError> {
     Ok(match reader.kind {
         OFFER => Body::Offer(serde_json::from_slice(reader.rest).map_err(|_| reader.error("guest"))?),
         ACCEPT => Body::Accept(serde_json::from_slice(reader.rest).map_err(|_| reader.error("limits"))?),
-        DATA => Body::Data(reader.rest.to_vec()),
+        DATA => {
+            let mut bytes = spare.pop().unwrap_or_default();
+            bytes.extend_from_slice(reader.rest);
+            Body::Data(bytes)
+        }
         STREAM_END => {
             Body::StreamEnd { length: reader.long("length")?, digest: Digest(reader.bytes("digest")?) }
         }

@@ -119,7 +119,7 @@ fn bytes_after_the_known_fields_are_ignored() {
             continue;
         }
         body.extend_from_slice(b"later");
-        assert_eq!(body::decode(kind, &body), Ok(packet));
+        assert_eq!(body::decode(kind, &body, &mut Vec::new()), Ok(packet));
     }
 }
 
@@ -176,7 +176,38 @@ proptest! {
         decoder.push(&bytes).unwrap();
         while let Ok(Some(_)) = decoder.next() {}
         for kind in 0..20 {
-            let _ = body::decode(kind, &bytes);
+            let _ = body::decode(kind, &bytes, &mut Vec::new());
         }
+    }
+}
+
+#[test]
+fn frames_of_data_are_those_of_messages_whatever_was_in_them_before() {
+    let (id, journal) = (MigrationId([1; 16]), JournalId([2; 16]));
+    let mut frame = DataFrame::of(id, journal);
+    for bytes in [vec![7; MAX_DATA], Vec::new(), vec![8; 9]] {
+        let message = message(Body::Data(bytes.clone()));
+        assert_eq!(frame.with(&bytes).unwrap(), encode(&message).unwrap());
+    }
+    let too_many = vec![0; MAX_DATA + 1];
+    let length = MAX_BODY + 1;
+    assert_eq!(frame.with(&too_many), Err(FrameError::CannotSend { length }));
+}
+
+#[test]
+fn memory_that_was_given_back_is_used_again() {
+    let mut decoder = Decoder::default();
+    let mut given = Vec::with_capacity(1000);
+    given.extend_from_slice(b"what was in it");
+    let place = given.as_ptr();
+    decoder.give_back(given);
+    for bytes in [vec![5; 3], vec![6; 900]] {
+        let message = message(Body::Data(bytes.clone()));
+        decoder.push(&encode(&message).unwrap()).unwrap();
+        let Ok(Some(Packet::Message(Message { body: Body::Data(found), .. }))) = decoder.next() else {
+            panic!("no DATA")
+        };
+        assert_eq!((found.as_ptr(), &found), (place, &bytes));
+        decoder.give_back(found);
     }
 }

@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use migration::frame::{self, Decoder, FrameError};
@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct PeerChannel {
     stream: UnixStream,
     arrivals: Receiver<Arrival>,
+    /// Takes the bytes of DATA back to the thread that reads.
+    returns: Sender<Vec<u8>>,
     /// The other host, as it introduced itself.
     pub(crate) peer: Hello,
     /// Why the other host refuses something, in its words.
@@ -86,9 +88,11 @@ impl PeerChannel {
         let bytes = frame::encode(&Packet::Hello(ours))?;
         stream.write_all(&bytes).map_err(Error::io("write to it"))?;
         let (sender, arrivals) = sync_channel(AHEAD);
+        let (returns, returned) = channel();
         let reader = stream.try_clone().map_err(Error::io("set it up"))?;
-        let spawned =
-            std::thread::Builder::new().name("peer".to_owned()).spawn(move || read(reader, &sender));
+        let spawned = std::thread::Builder::new()
+            .name("peer".to_owned())
+            .spawn(move || read(reader, &sender, &returned));
         spawned.map_err(Error::io("start a thread for it"))?;
         let peer = match arrivals.recv_timeout(patience) {
             Ok(Arrival::Packet(Packet::Hello(peer))) => peer,
@@ -100,7 +104,7 @@ impl PeerChannel {
         if peer.newest < VERSIONS.0 || peer.oldest > VERSIONS.1 {
             return Err(Error::Version { theirs: (peer.oldest, peer.newest), ours: VERSIONS });
         }
-        Ok(Self { stream, arrivals, peer, said: None, is_cut: false })
+        Ok(Self { stream, arrivals, returns, peer, said: None, is_cut: false })
     }
 
     /// Another handle for sending, for a thread.
@@ -166,6 +170,12 @@ impl PeerChannel {
         }
     }
 
+    /// Gives the bytes of a DATA back, whose memory is used again.
+    pub(crate) fn give_back(&self, bytes: Vec<u8>) {
+        // Behind a cut nobody needs it.
+        let _ = self.returns.send(bytes);
+    }
+
     fn taken(&mut self, arrival: Arrival) -> Option<Heard> {
         match arrival {
             Arrival::Packet(Packet::Message(message)) => Some(Heard::Message(message)),
@@ -196,7 +206,8 @@ impl Talker {
         self.write(&frame::encode(&Packet::Message(message.clone()))?)
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<(), Error> {
+    /// Sends a frame.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Error> {
         (&self.0).write_all(bytes).map_err(|source| {
             let _ = self.0.shutdown(Shutdown::Both);
             Error::Io { operation: "write to it", source }
@@ -204,10 +215,11 @@ impl Talker {
     }
 }
 
-fn read(mut stream: UnixStream, arrivals: &SyncSender<Arrival>) {
+fn read(mut stream: UnixStream, arrivals: &SyncSender<Arrival>, returned: &Receiver<Vec<u8>>) {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; 64 << 10];
     let end = loop {
+        returned.try_iter().for_each(|bytes| decoder.give_back(bytes));
         match packets(&mut decoder, arrivals) {
             Ok(true) => {}
             Ok(false) => return,

@@ -1,9 +1,10 @@
 //! A guest's stream between a pipe of the helper process and a channel, in DATA messages.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use migration::frame::MAX_DATA;
+use migration::frame::{DataFrame, MAX_DATA};
 use migration::message::{Body, Message};
 use migration::{Digest, JournalId, MigrationId};
 use ruzstd::decoding::StreamingDecoder;
@@ -74,25 +75,25 @@ impl Packing {
         }
     }
 
-    fn pack(self, bytes: &[u8]) -> Vec<u8> {
+    fn pack(self, bytes: &[u8]) -> Cow<'_, [u8]> {
         match self {
-            Self::None => bytes.to_vec(),
-            Self::Zstd => compress_to_vec(bytes, CompressionLevel::Fastest),
+            Self::None => bytes.into(),
+            Self::Zstd => compress_to_vec(bytes, CompressionLevel::Fastest).into(),
         }
     }
 
     /// No more than one DATA can have had is unpacked, whatever the bytes say.
-    fn unpack(self, bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+    fn unpack(self, bytes: &[u8]) -> io::Result<Cow<'_, [u8]>> {
         if self == Self::None {
-            return Ok(bytes);
+            return Ok(bytes.into());
         }
-        let decoder = StreamingDecoder::new(&*bytes).map_err(io::Error::other)?;
+        let decoder = StreamingDecoder::new(bytes).map_err(io::Error::other)?;
         let mut unpacked = Vec::new();
         decoder.take(MAX_DATA as u64 + 1).read_to_end(&mut unpacked)?;
         if unpacked.len() > MAX_DATA {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(unpacked)
+        Ok(unpacked.into())
     }
 }
 
@@ -114,6 +115,7 @@ pub(crate) fn send(from: &mut impl Read, to: &Talker, how: &Sending) -> Result<T
     let mut sum = Sum::default();
     let most = if how.packing == Packing::None { MAX_DATA } else { MAX_DATA - FRAME };
     let mut buffer = vec![0; how.data.clamp(1, most)];
+    let mut frame = DataFrame::of(how.id, how.journal);
     let (begin, mut passed_on) = (Instant::now(), 0);
     loop {
         let count = match from.read(&mut buffer) {
@@ -126,8 +128,7 @@ pub(crate) fn send(from: &mut impl Read, to: &Talker, how: &Sending) -> Result<T
         sum.add(bytes);
         let packed = how.packing.pack(bytes);
         passed_on += packed.len() as u64;
-        let body = Body::Data(packed);
-        to.send(&Message { id: how.id, journal: how.journal, body })?;
+        to.write(frame.with(&packed)?)?;
         if let Some(bandwidth) = how.bandwidth {
             rest(begin, passed_on, bandwidth, &how.cancel);
         }
@@ -170,11 +171,12 @@ pub(crate) fn receive(
         match channel.hear(Instant::now() + patience, stop) {
             Heard::Message(message) if message.id != id => {}
             Heard::Message(Message { body: Body::Data(bytes), .. }) => {
-                let Ok(bytes) = packing.unpack(bytes) else { return Received::Refused };
-                sum.add(&bytes);
-                if to.write_all(&bytes).is_err() {
+                let Ok(unpacked) = packing.unpack(&bytes) else { return Received::Refused };
+                sum.add(&unpacked);
+                if to.write_all(&unpacked).is_err() {
                     return Received::Refused;
                 }
+                channel.give_back(bytes);
             }
             Heard::Message(message @ Message { body: Body::StreamEnd { .. }, .. }) => {
                 return Received::End(sum.end(), message);
@@ -282,8 +284,8 @@ mod tests {
     #[test]
     fn bytes_that_are_unpacked_are_bounded() {
         let bomb = compress_to_vec(&*vec![0; 8 << 20], CompressionLevel::Fastest);
-        assert!(bomb.len() < MAX_DATA && Packing::Zstd.unpack(bomb).is_err());
-        assert!(Packing::Zstd.unpack(b"no frame".to_vec()).is_err());
+        assert!(bomb.len() < MAX_DATA && Packing::Zstd.unpack(&bomb).is_err());
+        assert!(Packing::Zstd.unpack(b"no frame").is_err());
         assert_eq!(Packing::of(Some("lz4")), None);
         assert_eq!(Packing::of(Packing::Zstd.word().as_deref()), Some(Packing::Zstd));
     }

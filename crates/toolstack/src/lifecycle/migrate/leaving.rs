@@ -89,7 +89,15 @@ impl<'b, 'a> Leaving<'b, 'a> {
         let talker = self.departure.channel().ok_or_else(closed)?.talker();
         let talker = talker.map_err(|error| Some(error.into()))?;
         let (saved, sent) = std::thread::scope(|scope| {
-            let pump = scope.spawn(move || stream::send(&mut from, &talker, &how));
+            let sending = move || stream::send(&mut from, &talker, &how);
+            let thread = std::thread::Builder::new().name("send memory".to_owned());
+            let pump = match thread.spawn_scoped(scope, sending) {
+                Ok(pump) => pump,
+                Err(source) => {
+                    let failed = HandoverError::Io { operation: "start a thread for it", source };
+                    return (Ok(()), Err(failed));
+                }
+            };
             let saved = self.save(to);
             (saved, pump.join().unwrap_or(Err(HandoverError::Closed)))
         });
