@@ -11,7 +11,7 @@ use migration::{Digest, Ended, JournalId, MigrationId, Outcome, Reason};
 
 const ID: MigrationId = MigrationId([1; 16]);
 const OWN: OwnJournal = OwnJournal { id: JournalId([2; 16]), since: 0 };
-const DIGEST: Digest = Digest([3; 32]);
+const DIGEST: Digest = Digest([3; 16]);
 
 fuzz_target!(|data: &[u8]| {
     let Some((piece, bytes)) = data.split_first() else { return };

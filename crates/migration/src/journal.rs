@@ -217,7 +217,7 @@ mod tests {
         let decision = || Decision { operator: "root".to_owned(), time: 1 };
         let records = [
             Record::Sender(SenderRecord::Start),
-            Record::Sender(SenderRecord::Go { digest: Digest([9; 32]) }),
+            Record::Sender(SenderRecord::Go { digest: Digest([9; 16]) }),
             Record::Sender(SenderRecord::Done(Done::Aborted(Reason::Busy))),
             Record::Sender(SenderRecord::Done(Done::Moved)),
             Record::Sender(SenderRecord::Forced(decision())),

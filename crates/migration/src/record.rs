@@ -167,7 +167,7 @@ mod tests {
         let sent = |record: SenderRecord| may_start(true, [record.claim()]);
         assert!(may_start(true, []));
         assert!(!sent(SenderRecord::Start));
-        assert!(!sent(SenderRecord::Go { digest: Digest([1; 32]) }));
+        assert!(!sent(SenderRecord::Go { digest: Digest([1; 16]) }));
         assert!(sent(SenderRecord::Done(Done::Aborted(Reason::TimedOut))));
         assert!(!sent(SenderRecord::Done(Done::Moved)));
         assert!(!sent(SenderRecord::Forced(decision())));

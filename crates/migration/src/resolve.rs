@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn the_receiver_is_not_assumed_dead_while_it_answers() {
         let (id, peer) = (MigrationId([1; 16]), JournalId([2; 16]));
-        let digest = crate::Digest([3; 32]);
+        let digest = crate::Digest([3; 16]);
         let decision = || Decision { operator: "root".to_owned(), time: 1 };
         let (mut sender, _) = Sender::restored(id, peer, crate::record::SenderRecord::Go { digest });
         let refused = assume_receiver_dead(&sender, peer, Contact::Silent, decision());

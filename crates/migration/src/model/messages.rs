@@ -4,7 +4,7 @@ use crate::message::{Body, Limits, Message};
 use crate::record::Decision;
 use crate::{Digest, JournalId, MigrationId, Outcome, Reason};
 
-pub(super) const DIGEST: Digest = Digest([7; 32]);
+pub(super) const DIGEST: Digest = Digest([7; 16]);
 /// The journal of the receiver's host as the sender knows it.
 pub(super) const JOURNAL: JournalId = JournalId([1; 16]);
 /// The journal of that host after it was installed again.

@@ -5,7 +5,7 @@ use crate::shown::State;
 
 const ID: MigrationId = MigrationId([1; 16]);
 const OWN: OwnJournal = OwnJournal { id: JournalId([2; 16]), since: 5 };
-const DIGEST: Digest = Digest([3; 32]);
+const DIGEST: Digest = Digest([3; 16]);
 
 fn message(body: Body) -> Message {
     Message { id: ID, journal: OWN.id, body }
@@ -161,7 +161,7 @@ fn a_migration_without_a_record_is_aborted_and_another_journals_is_unknown() {
 #[test]
 fn go_with_another_digest_aborts() {
     let mut receiver = after(&way()[..4]);
-    let effects = receiver.step(got(Body::Go { digest: Digest([9; 32]) }));
+    let effects = receiver.step(got(Body::Go { digest: Digest([9; 16]) }));
     assert_eq!(effects, [Effect::Write(Record::Aborted(Reason::DigestMismatch))]);
 }
 

@@ -6,7 +6,7 @@ use crate::shown::State;
 
 const ID: MigrationId = MigrationId([1; 16]);
 const PEER: JournalId = JournalId([2; 16]);
-const DIGEST: Digest = Digest([3; 32]);
+const DIGEST: Digest = Digest([3; 16]);
 const GO: Record = Record::Go { digest: DIGEST };
 
 fn from_peer(body: Body) -> Event {

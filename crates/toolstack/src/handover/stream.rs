@@ -9,7 +9,7 @@ use migration::message::{Body, Message};
 use migration::{Digest, JournalId, MigrationId};
 use ruzstd::decoding::StreamingDecoder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-use sha2::{Digest as _, Sha256};
+use twox_hash::XxHash3_128;
 use xen::Cancel;
 
 use super::channel::{Heard, PeerChannel, Talker};
@@ -27,20 +27,25 @@ pub(crate) struct Transferred {
 }
 
 /// Counts a stream's bytes and computes their digest.
-#[derive(Default)]
 struct Sum {
     length: u64,
-    hasher: Sha256,
+    hasher: XxHash3_128,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { length: 0, hasher: XxHash3_128::new() }
+    }
 }
 
 impl Sum {
     fn add(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
-        self.hasher.update(bytes);
+        self.hasher.write(bytes);
     }
 
     fn end(self) -> Transferred {
-        Transferred { length: self.length, digest: Digest(self.hasher.finalize().into()) }
+        Transferred { length: self.length, digest: Digest(self.hasher.finish_128().to_be_bytes()) }
     }
 }
 
