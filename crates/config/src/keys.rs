@@ -104,6 +104,8 @@ use Harmless::{Empty, Never, Words, Zero};
 
 const SPICE: &str = "the stubdomain's QEMU offers no SPICE";
 const VNC: &str = "the stubdomain's QEMU offers no VNC yet";
+const KEYBOARD: &str =
+    "the backend of a PV keyboard is a QEMU in dom0; the guest has the emulated keyboard and mouse";
 const SDL: &str = "a QEMU in a stubdomain has no display to open a window on";
 const SCHEDULER: &str = "scheduler parameters are not supported yet; the guest gets the scheduler's defaults";
 const SOFT_AFFINITY: &str = "soft affinity is not supported yet; `cpus` sets where the guest may run at all";
@@ -117,8 +119,8 @@ const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not supported y
 const HARDWARE: &str =
     "passing parts of the host to a guest is not supported yet, and the guest would lack them";
 const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would lack it";
-const SMBIOS: &str =
-    "SMBIOS strings are not supported yet, and the guest would lack them; `smbios_firmware` takes a file";
+const SMBIOS: &str = "it came with Xen 4.18 and is not supported yet, and the guest would lack the strings; `smbios_firmware` takes a \
+     file";
 const PLATFORM_BAR: &str = "the memory of the Xen platform device is uncacheable, as it is by default";
 const XENSTORED: &str = "xenstored's own limits hold";
 const DOM0_QEMU: &str = "its backend is a QEMU in dom0, which this toolstack never runs";
@@ -159,11 +161,11 @@ pub static KEYS: &[Key] = &[
     used("device_model_args"),
     used("device_model_args_hvm"),
     no_effect("device_model_args_pv", Empty, "it belongs to PV guests"),
-    refused(
+    no_effect(
         "device_model_override",
         Empty,
-        "it names a QEMU in dom0, which this toolstack never runs; build a stubdomain image with that QEMU and \
-         set `stubdomain_ramdisk`",
+        "it names a QEMU in dom0, and the stubdomain has its own; to use another one, build an image with it and set \
+         `stubdomain_ramdisk`",
     ),
     used("device_model_qmp"),
     used("device_model_stubdomain_override"),
@@ -283,7 +285,11 @@ pub static KEYS: &[Key] = &[
     used("tsc_mode"),
     used("type"),
     used("usb"),
-    refused("usbctrl", Empty, PV_DEVICE),
+    no_effect(
+        "usbctrl",
+        Empty,
+        "PV USB is not supported yet, and no device of this guest is on this controller",
+    ),
     refused("usbdev", Empty, HARDWARE),
     used("usbdevice"),
     used("usbversion"),
@@ -291,15 +297,15 @@ pub static KEYS: &[Key] = &[
     used("vcpus"),
     refused("vdispl", Empty, PV_DEVICE),
     used("vendor_device"),
-    refused("vfb", Empty, DOM0_QEMU),
+    no_effect("vfb", Empty, VNC),
     used("vga"),
     used("videoram"),
     used("vif"),
     no_effect("vif2", Empty, "netchannel2 no longer exists; xl ignores it too"),
     used("viridian"),
     refused("virtio", Empty, DOM0_QEMU).since(18),
-    refused("vkb", Empty, DOM0_QEMU),
-    no_effect("vkb_device", Zero, DOM0_QEMU),
+    no_effect("vkb", Empty, KEYBOARD),
+    no_effect("vkb_device", Zero, KEYBOARD),
     used("vmtrace_buf_kb"),
     no_effect("vnc", Zero, VNC),
     no_effect("vncdisplay", Never, VNC),

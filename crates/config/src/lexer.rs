@@ -1,5 +1,6 @@
 //! The tokens of the format, as flex makes them of a file in `tools/libs/util/libxlu_cfg_l.l`, with spans.
 
+use crate::bare::{self, Place};
 use crate::diagnostic::Diagnostic;
 use crate::source::{SourceFile, Span};
 use crate::text::Text;
@@ -29,7 +30,16 @@ pub(crate) struct Token {
 
 /// Cuts a file into tokens; the last one is [`TokenKind::End`].
 pub(crate) fn tokens(source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> Vec<Token> {
-    let mut lexer = Lexer { source, text: source.text(), at: 0, diagnostics, returns: 0 };
+    let mut lexer = Lexer {
+        source,
+        text: source.text(),
+        at: 0,
+        diagnostics,
+        returns: 0,
+        place: Place::Key,
+        depth: 0,
+        key: "",
+    };
     let mut tokens = Vec::new();
     while let Some(token) = lexer.next() {
         tokens.push(token);
@@ -43,13 +53,19 @@ pub(crate) fn tokens(source: &SourceFile, diagnostics: &mut Vec<Diagnostic>) -> 
 struct Lexer<'a> {
     source: &'a SourceFile,
     text: &'a str,
+    /// What belongs at this place, for what is said of something else.
+    place: Place,
+    /// How many lists are open.
+    depth: usize,
+    /// The key of this line.
+    key: &'a str,
     at: usize,
     diagnostics: &'a mut Vec<Diagnostic>,
     /// Carriage returns before newlines.
     returns: usize,
 }
 
-impl Lexer<'_> {
+impl<'a> Lexer<'a> {
     fn next(&mut self) -> Option<Token> {
         loop {
             let rest = self.text.get(self.at..)?;
@@ -73,11 +89,33 @@ impl Lexer<'_> {
                 _ => {}
             }
             let kind = self.token(c, rest);
+            self.move_on(&kind, start);
             return Some(Token { kind, span: Span::new(start, self.at) });
         }
     }
 
-    fn token(&mut self, c: char, rest: &str) -> TokenKind {
+    /// Takes note of what may follow a token.
+    fn move_on(&mut self, kind: &TokenKind, start: usize) {
+        match kind {
+            TokenKind::Open => self.depth += 1,
+            TokenKind::Close => self.depth = self.depth.saturating_sub(1),
+            // A line that sets a key is outside every list, also below one that was not closed.
+            TokenKind::Assign | TokenKind::Append => self.depth = 0,
+            _ => {}
+        }
+        self.place = match kind {
+            TokenKind::Assign | TokenKind::Append | TokenKind::Open | TokenKind::Comma => Place::Value,
+            TokenKind::Newline if self.depth > 0 => self.place,
+            TokenKind::Newline | TokenKind::Semicolon => Place::Key,
+            TokenKind::Ident if self.place == Place::Key => {
+                self.key = self.text.get(start..self.at).unwrap_or_default();
+                Place::AfterKey
+            }
+            _ => Place::End,
+        };
+    }
+
+    fn token(&mut self, c: char, rest: &'a str) -> TokenKind {
         let single = match c {
             '\n' => Some(TokenKind::Newline),
             ',' => Some(TokenKind::Comma),
@@ -95,18 +133,19 @@ impl Lexer<'_> {
             self.at += 2;
             return TokenKind::Append;
         }
-        match c {
+        let (kind, length) = match c {
             'a'..='z' => {
-                self.at += run(rest, |b| matches!(b, b'.' | b'_' | b'0'..=b'9' | b'a'..=b'z'));
-                TokenKind::Ident
+                (TokenKind::Ident, run(rest, |b| matches!(b, b'.' | b'_' | b'0'..=b'9' | b'a'..=b'z')))
             }
-            '0'..='9' => {
-                self.at += run(rest, |b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'x'));
-                TokenKind::Number
-            }
-            '\'' | '"' => self.string(c, rest),
-            _ => self.bad(rest),
+            '0'..='9' => (TokenKind::Number, run(rest, |b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'x'))),
+            '\'' | '"' => return self.string(c, rest),
+            _ => return self.bad(rest),
+        };
+        if self.place == Place::Value && bare::goes_on(rest, length) {
+            return self.bad(rest);
         }
+        self.at += length;
+        kind
     }
 
     fn string(&mut self, quote: char, rest: &str) -> TokenKind {
@@ -172,28 +211,10 @@ impl Lexer<'_> {
         }
     }
 
-    fn bad(&mut self, rest: &str) -> TokenKind {
-        let start = self.at;
-        // Everything up to a blank is one mistake, as in libxlu, so that one mistake is reported once.
-        let length = rest.find([' ', '\t', '\n']).unwrap_or(rest.len()).max(1);
+    /// What is no word of the language: one mistake that is reported once.
+    fn bad(&mut self, rest: &'a str) -> TokenKind {
+        let bare::Mistake { diagnostic, length } = bare::mistake(self.place, self.key, rest, self.at);
         self.at += length;
-        let span = Span::new(start, self.at);
-        let first = rest.chars().next().unwrap_or_default();
-        let mut diagnostic = Diagnostic::error(
-            "config::unexpected-character",
-            format!("`{}` is not expected here", show(first)),
-        )
-        .at(Span::new(start, start + first.len_utf8()));
-        if first.is_ascii_uppercase() {
-            diagnostic = diagnostic.help(format!(
-                "keys are written in lower case, strings in quotes: `{}` or `\"{}\"`",
-                self.source.slice(span).to_ascii_lowercase(),
-                self.source.slice(span)
-            ));
-        } else if matches!(first, '(' | ')' | '.' | ':' | '+' | '-') {
-            diagnostic = diagnostic
-                .help("values are numbers, strings in quotes and lists in brackets; Python is not supported");
-        }
         self.diagnostics.push(diagnostic);
         TokenKind::Bad
     }
@@ -212,10 +233,6 @@ fn run(text: &str, accept: impl Fn(u8) -> bool) -> usize {
     text.bytes().take_while(|b| accept(*b)).count()
 }
 
-fn show(c: char) -> String {
-    c.escape_debug().collect()
-}
-
 fn bad_escape(escaped: char, at: usize) -> Diagnostic {
     let span = Span::new(at, at + 1 + escaped.len_utf8());
     if escaped.is_ascii_digit() || escaped == 'x' {
@@ -223,7 +240,7 @@ fn bad_escape(escaped: char, at: usize) -> Diagnostic {
             .at(span)
             .help("write the character itself; Xen's own parser drops or refuses these escapes");
     }
-    Diagnostic::error("config::bad-escape", format!("`\\{}` is not an escape", show(escaped)))
+    Diagnostic::error("config::bad-escape", format!("`\\{}` is not an escape", escaped.escape_debug()))
         .at(span)
         .help("for a backslash itself, write `\\\\`")
 }

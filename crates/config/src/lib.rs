@@ -16,8 +16,10 @@
 //! files with errors in them. [`keys`] says what becomes of each key.
 #![forbid(unsafe_code)]
 
+mod bare;
 mod diagnostic;
 mod document;
+pub mod foreign;
 mod guest;
 pub mod keys;
 mod lexer;
@@ -29,6 +31,7 @@ mod reader;
 mod single;
 mod source;
 mod text;
+mod units;
 
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use document::{Atom, Document, Entry, List, Operator, Setting, Value};

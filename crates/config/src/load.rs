@@ -1,12 +1,12 @@
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xen_types::Release;
 
 use crate::diagnostic::Diagnostic;
 use crate::model::GuestConfig;
-use crate::parser::parse;
+use crate::parser::{PYTHON_ID, parse};
 use crate::source::{SourceFile, Span};
 use crate::{guest, keys};
 
@@ -44,7 +44,10 @@ impl Loaded {
 
     /// Warns of keys that came into the language after this release of Xen.
     pub fn warn_of_newer(&mut self, running: Release) {
-        let newer = self.newer.iter().filter(|newer| newer.since > running);
+        // What is refused anyway, or has no effect, is said once.
+        let said: Vec<Option<Span>> = self.diagnostics.iter().map(|d| d.span).collect();
+        let is_said = |span: Span| said.iter().flatten().any(|other| other.start == span.start);
+        let newer = self.newer.iter().filter(|newer| newer.since > running && !is_said(newer.span));
         self.diagnostics.extend(newer.map(|Newer { key, since, span }| {
             Diagnostic::warning("config::newer-key", format!("`{key}` came with Xen {since}"))
                 .at(*span)
@@ -70,7 +73,7 @@ pub fn load(path: &Path) -> Loaded {
             Diagnostic::error("config::too-large", format!("The file is larger than {MAX_FILE_SIZE} bytes"))
                 .help("a configuration rarely exceeds a few hundred lines; is this the right file?"),
         ),
-        Ok(bytes) => load_source(SourceFile::from_bytes(name, &bytes)),
+        Ok(bytes) => load_source(SourceFile::from_bytes(name, &bytes), folder_of(path).as_deref()),
         Err(error) => failed(
             name,
             Diagnostic::error("config::unreadable", format!("The file could not be read: {error}")),
@@ -78,20 +81,30 @@ pub fn load(path: &Path) -> Loaded {
     }
 }
 
-/// Reads a configuration that is in memory; `name` is what diagnostics call it.
+/// Reads a configuration that is in memory; `name` is what diagnostics call it. Relative paths in it are understood
+/// only if the name is an absolute path, whose directory they then start from.
 #[must_use]
 pub fn load_str(name: &str, text: &str) -> Loaded {
     if text.len() as u64 > MAX_FILE_SIZE {
         let message = format!("The text is larger than {MAX_FILE_SIZE} bytes");
         return failed(name.to_owned(), Diagnostic::error("config::too-large", message));
     }
-    load_source(SourceFile::new(name, text))
+    let folder = Path::new(name).parent().filter(|folder| folder.is_absolute());
+    load_source(SourceFile::new(name, text), folder)
 }
 
-fn load_source(source: SourceFile) -> Loaded {
+/// The absolute path of the directory that a file is in.
+fn folder_of(file: &Path) -> Option<PathBuf> {
+    std::path::absolute(file).ok()?.parent().map(Path::to_owned)
+}
+
+fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
     let (document, mut diagnostics) = parse(&source);
+    if diagnostics.iter().any(|d| d.id == PYTHON_ID) {
+        return Loaded { source, config: None, diagnostics, newer: Vec::new() };
+    }
     let broken = diagnostics.iter().any(Diagnostic::is_error);
-    let (config, more) = guest::convert(&document);
+    let (config, more) = guest::convert(&document, folder);
     diagnostics.extend(more.into_iter().filter(|d| {
         // What a broken line would have said is not missing.
         !(broken && d.span.is_none() && matches!(d.id, "config::missing-key" | guest::NOT_HVM))

@@ -6,6 +6,7 @@ use crate::document::{Atom, Document, List, Operator, Setting, Value};
 use crate::lexer::{Token, TokenKind, tokens};
 use crate::source::{SourceFile, Span};
 use crate::text::Text;
+use crate::units;
 
 /// How deep lists may be nested. xl.cfg(5) needs three.
 pub const MAX_DEPTH: usize = 32;
@@ -19,8 +20,13 @@ const MAX_DIAGNOSTICS: usize = 100;
 pub fn parse(source: &SourceFile) -> (Document, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
     let tokens = tokens(source, &mut diagnostics);
-    let mut parser = Parser { source, tokens: &tokens, at: 0, depth: 0, values: 0, diagnostics };
+    let mut parser =
+        Parser { source, tokens: &tokens, at: 0, depth: 0, values: 0, diagnostics, key: None, python: None };
     let document = parser.file();
+    if let Some(span) = parser.python {
+        // One mistake, from which all others follow.
+        return (Document::default(), vec![python(span)]);
+    }
     let mut diagnostics = parser.diagnostics;
     diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     diagnostics.truncate(MAX_DIAGNOSTICS);
@@ -34,6 +40,28 @@ struct Parser<'a> {
     depth: usize,
     values: usize,
     diagnostics: Vec<Diagnostic>,
+    /// The key of the statement.
+    key: Option<Span>,
+    /// The first statement of Python.
+    python: Option<Span>,
+}
+
+/// What begins a statement of Python and no setting.
+const PYTHON: &[&str] = &[
+    "import", "from", "def", "class", "if", "elif", "else", "for", "while", "try", "except", "with",
+    "return", "pass", "print", "raise",
+];
+
+/// The diagnostic of a file that is a program.
+pub(crate) const PYTHON_ID: &str = "config::python";
+
+fn python(span: Span) -> Diagnostic {
+    Diagnostic::error(PYTHON_ID, "The file is a Python program, which only the old `xm` could run")
+        .at(span)
+        .help(
+            "keep the lines `key = value` whose values are numbers, strings in quotes and lists of these, and write \
+             what the program computes as such values; remove everything else",
+        )
 }
 
 /// The statement is broken; a diagnostic was made.
@@ -88,11 +116,17 @@ impl Parser<'_> {
         if *self.peek() != TokenKind::Ident {
             return Err(self.unexpected("a key"));
         }
+        self.key = Some(key_span);
         self.advance();
         let operator = match self.peek() {
             TokenKind::Assign => Operator::Assign,
             TokenKind::Append => Operator::Append,
-            _ => return Err(self.unexpected("`=` or `+=`")),
+            _ => {
+                if PYTHON.contains(&self.source.slice(key_span)) {
+                    self.python.get_or_insert(key_span);
+                }
+                return Err(self.unexpected("`=` or `+=`"));
+            }
         };
         self.advance();
         let value = self.value()?;
@@ -204,6 +238,10 @@ impl Parser<'_> {
             diagnostic = diagnostic.help(match word {
                 "true" | "yes" | "on" => "write `1` for yes".to_owned(),
                 "false" | "no" | "off" => "write `0` for no".to_owned(),
+                "none" | "null" => "remove the line to get the default".to_owned(),
+                _ if self.key.is_some_and(|key| units::is_number(self.source.slice(key))) => {
+                    units::NUMBER_HELP.to_owned()
+                }
                 _ => format!("write a string in quotes: `\"{word}\"`"),
             });
         }

@@ -2,23 +2,32 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::path::{Component, Path, PathBuf};
 
 use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Entry, List, Value};
 use crate::number::{self, NumberError};
 use crate::source::Span;
+use crate::units;
 
 pub(crate) struct Reader<'a> {
     entries: HashMap<&'a str, &'a Entry>,
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Keys that were asked for, so that a test can hold the table of keys against them.
     pub(crate) asked: HashSet<&'static str>,
+    /// The directory of the file, if it is known.
+    folder: Option<PathBuf>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(entries: &'a [Entry]) -> Self {
         let entries = entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
-        Self { entries, diagnostics: Vec::new(), asked: HashSet::new() }
+        Self { entries, diagnostics: Vec::new(), asked: HashSet::new(), folder: None }
+    }
+
+    /// Says in which directory the file is.
+    pub(crate) fn in_folder(self, folder: Option<&Path>) -> Self {
+        Self { folder: folder.map(Path::to_owned), ..self }
     }
 
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
@@ -102,11 +111,14 @@ impl<'a> Reader<'a> {
         Some(text.to_owned())
     }
 
-    /// An absolute path.
+    /// An absolute path. A relative one is taken to be beside the file, if it is known where that is.
     pub(crate) fn path(&mut self, key: &'static str) -> Option<String> {
         let path = self.text(key)?;
-        if !path.starts_with('/') {
-            let span = self.value_span(key);
+        if path.starts_with('/') {
+            return Some(path);
+        }
+        let span = self.value_span(key);
+        let Some(absolute) = self.folder.as_deref().and_then(|folder| beside(folder, &path)) else {
             let message = format!("`{key}` needs an absolute path");
             self.push(
                 Diagnostic::error("config::relative-path", message)
@@ -114,8 +126,14 @@ impl<'a> Reader<'a> {
                     .help("the guest is created by a daemon, which does not know the directory of this file"),
             );
             return None;
-        }
-        Some(path)
+        };
+        let message = format!("`{key}` is a relative path; `{absolute}` is used, beside this file");
+        self.push(
+            Diagnostic::warning("config::relative-path", message)
+                .at(span)
+                .help("xl would start from the directory that it runs in: write the absolute path"),
+        );
+        Some(absolute)
     }
 
     /// An absolute path, or the name of a file in Xen's firmware directory, which has no slash.
@@ -142,7 +160,11 @@ impl<'a> Reader<'a> {
                 format!("`{key}` must be from {} to {}", range.start(), range.end()),
             ),
             Err(NumberError::NotANumber) => {
-                Diagnostic::error("config::not-a-number", format!("`{key}` takes a number"))
+                let problem = Diagnostic::error("config::not-a-number", format!("`{key}` takes a number"));
+                match units::help(key, atom.text.as_str()) {
+                    Some(help) => problem.help(help),
+                    None => problem,
+                }
             }
         };
         self.push(error.at(atom.span));
@@ -168,12 +190,23 @@ impl<'a> Reader<'a> {
 
     /// One of several words.
     pub(crate) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.word_or_refused(key, words, |_| true)
+    }
+
+    /// One of several words, of which some are refused later and not recommended here.
+    pub(crate) fn word_or_refused<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&str, T)],
+        is_good: impl Fn(T) -> bool,
+    ) -> Option<T> {
         let atom = self.atom(key)?;
         let text = atom.text.as_str();
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
-        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let good = words.iter().filter(|(_, value)| is_good(*value));
+        let names: Vec<&str> = good.map(|(word, _)| *word).collect();
         let message = format!("`{key}` has no value \"{text}\"");
         self.push(
             Diagnostic::error("config::unknown-value", message).at(atom.span).help(choices(text, &names)),
@@ -189,18 +222,47 @@ impl<'a> Reader<'a> {
 
 /// Says which words would have been right, the nearest first if one is near.
 pub(crate) fn choices(wrong: &str, words: &[&str]) -> String {
-    let near = words
+    let all = match words {
+        [only] => format!("he only value is `{only}`"),
+        _ => format!("he values are `{}`", words.join("`, `")),
+    };
+    match nearest(wrong, words) {
+        Some(word) if words.len() == 1 => format!("did you mean `{word}`?"),
+        Some(word) => format!("did you mean `{word}`? T{all}"),
+        None => format!("t{all}"),
+    }
+}
+
+/// The word that was meant: the same in other letters, a slip of the finger away, or its beginning.
+pub(crate) fn nearest<'w>(wrong: &str, words: &[&'w str]) -> Option<&'w str> {
+    let wrong = wrong.to_ascii_lowercase();
+    let length = wrong.chars().count();
+    let slip = words
         .iter()
-        .map(|word| (strsim::damerau_levenshtein(wrong, word), word))
-        .filter(|(distance, _)| *distance <= 2)
+        .map(|word| (strsim::damerau_levenshtein(&wrong, word), *word))
+        // Two letters of which one is right name nothing.
+        .filter(|(distance, _)| *distance <= 2 && 2 * distance < length.max(1) + 1)
         .min_by_key(|(distance, _)| *distance);
-    let all = words.join("`, `");
-    match near {
-        Some((_, word)) => format!("did you mean `{word}`? The values are `{all}`"),
-        None => format!("the values are `{all}`"),
+    let mut longer = words.iter().filter(|word| length >= 2 && word.starts_with(&wrong));
+    match (slip, longer.next(), longer.next()) {
+        (Some((0 | 1, word)), ..) | (_, Some(&word), None) | (Some((_, word)), ..) => Some(word),
+        _ => None,
     }
 }
 
 pub(crate) fn refusal(key: &str, span: Span, why: &str) -> Diagnostic {
     Diagnostic::error("config::refused", format!("`{key}` is not supported")).at(span).help(why)
+}
+
+/// The absolute path of a file in a directory, without `.` and `..` where they mean nothing.
+fn beside(folder: &Path, relative: &str) -> Option<String> {
+    let mut path = folder.to_owned();
+    for component in Path::new(relative).components() {
+        match component {
+            // What is above a symbolic link is known to the kernel alone.
+            Component::ParentDir | Component::Normal(_) => path.push(component),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    path.into_os_string().into_string().ok()
 }

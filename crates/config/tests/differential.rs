@@ -241,7 +241,8 @@ fn compare_disk(spec: &str) -> Result<(), String> {
         (None, Some(disk)) => {
             // Listed: what libxl would refuse, or a dom0 without QEMU cannot serve.
             let unusable = !matches!(disk.format, 4 | 5)
-                || !matches!(disk.backend_type, 0 | 1)
+                || disk.backend_type == 4
+                || disk.target.as_deref().is_some_and(is_address)
                 || !matches!(disk.specification, 0 | 1)
                 || (disk.format == 5 && !disk.cdrom)
                 || (!disk.writable
@@ -280,6 +281,11 @@ fn compare_disk(spec: &str) -> Result<(), String> {
             if same { Ok(()) } else { problem(&format!("not the same: {mine:?}")) }
         }
     }
+}
+
+/// An address that a QEMU in dom0 would open: listed.
+fn is_address(target: &str) -> bool {
+    target.split_once(':').is_some_and(|(scheme, _)| !scheme.contains('/'))
 }
 
 fn is_vdev(text: &str) -> bool {

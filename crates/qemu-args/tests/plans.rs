@@ -105,7 +105,7 @@ fn disks_that_cannot_be_emulated_stay_pv() {
 
 #[test]
 fn the_27th_disk_has_no_letter() {
-    let disks: Vec<String> = (10..37).map(|n| format!("'/x,,d{n}p0'")).collect();
+    let disks: Vec<String> = (10..37).map(|n| format!("'/x{n},,d{n}p0'")).collect();
     let plan = plan_of(&format!("disk = [ {}, '/y,,hda' ]", disks.join(", ")));
     assert!(plan.disks.is_empty());
     assert_eq!(plan.unemulated.last().map(|disk| disk.why), Some(qemu_args::WhyNot::NoLetter));

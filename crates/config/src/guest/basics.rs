@@ -23,7 +23,7 @@ const PV: &str =
 /// Checks `type` and the older `builder`: HVM or nothing.
 pub(super) fn check_type(reader: &mut Reader<'_>) {
     let new = one_type(reader, "type", &[("hvm", true), ("pv", false), ("pvh", false)]);
-    let old = one_type(reader, "builder", &[("hvm", true), ("generic", false)]);
+    let old = one_type(reader, "builder", &[("hvm", true), ("generic", false), ("linux", false)]);
     if new.is_none() && old.is_none() && reader.entry("type").is_none() && reader.entry("builder").is_none() {
         reader.push(
             Diagnostic::error(super::NOT_HVM, "The configuration has no `type`, which means a PV guest")
@@ -33,7 +33,7 @@ pub(super) fn check_type(reader: &mut Reader<'_>) {
 }
 
 fn one_type(reader: &mut Reader<'_>, key: &'static str, words: &[(&str, bool)]) -> Option<bool> {
-    let hvm = reader.word(key, words)?;
+    let hvm = reader.word_or_refused(key, words, |hvm| hvm)?;
     if !hvm {
         let span = reader.value_span(key);
         reader.push(Diagnostic::error(super::NOT_HVM, "This is not an HVM guest").at(span).help(PV));
@@ -128,11 +128,29 @@ pub(super) fn memory(reader: &mut Reader<'_>) -> Memory {
         let (small, large) = (reader.value_span("maxmem"), reader.value_span("memory"));
         conflict(reader, "`maxmem` is less than `memory`", small, large, "more than this");
     }
+    if let (Some(memory), Some(max)) = (memory, max)
+        && memory < max
+    {
+        warn_of_populate_on_demand(reader, memory);
+    }
     Memory {
         memory: memory.or(max).unwrap_or(DEFAULT_MEMORY),
         max: max.or(memory).unwrap_or(DEFAULT_MEMORY),
         shadow,
     }
+}
+
+fn warn_of_populate_on_demand(reader: &mut Reader<'_>, memory: KiB) {
+    let (large, small) = (reader.value_span("maxmem"), reader.value_span("memory"));
+    reader.push(
+        Diagnostic::warning("config::populate-on-demand", "`maxmem` is more than `memory`")
+            .at(large)
+            .also(small, "the guest has this much")
+            .help(format!(
+                "a guest without a balloon driver is killed when it has touched more than {memory}; if it has none, \
+                 make both the same"
+            )),
+    );
 }
 
 /// A value in MiB.
@@ -203,27 +221,38 @@ pub(super) fn lifecycle(reader: &mut Reader<'_>) -> Lifecycle {
     }
 }
 
+const ACTIONS: &[(&str, Action)] = &[
+    ("destroy", Action::Destroy),
+    ("restart", Action::Restart),
+    ("rename-restart", Action::RenameRestart),
+    ("preserve", Action::Preserve),
+];
+
 fn action(reader: &mut Reader<'_>, key: &'static str) -> Option<Action> {
-    const CORE: &str = "core dumps are not supported yet; use `preserve` to keep the domain for inspection";
-    const SOFT_RESET: &str = "a guest cannot be reset in place yet; use `restart` or `destroy`";
-    let refused = match reader.atom(key)?.text.as_str() {
-        "coredump-destroy" | "coredump-restart" => CORE,
-        "soft-reset" => SOFT_RESET,
-        _ => {
-            return reader.word(
-                key,
-                &[
-                    ("destroy", Action::Destroy),
-                    ("restart", Action::Restart),
-                    ("rename-restart", Action::RenameRestart),
-                    ("preserve", Action::Preserve),
-                ],
-            );
+    let atom = reader.atom(key)?;
+    let text = atom.text.as_str();
+    let (warning, action) = match text {
+        "coredump-destroy" => (no_core(text, "destroyed"), Some(Action::Destroy)),
+        "coredump-restart" => (no_core(text, "restarted"), Some(Action::Restart)),
+        "soft-reset" if key == "on_soft_reset" => (no_soft_reset(), None),
+        "soft-reset" => {
+            reader.refuse(key, atom.span, "a guest cannot be reset in place yet; use `restart` or `destroy`");
+            return None;
         }
+        _ => return reader.word(key, ACTIONS),
     };
-    let span = reader.value_span(key);
-    reader.refuse(key, span, refused);
-    None
+    reader.push(warning.at(atom.span));
+    action
+}
+
+fn no_core(action: &str, what: &str) -> Diagnostic {
+    Diagnostic::warning("config::no-effect", format!("`{action}` writes no core dump: the guest is {what}"))
+        .help("core dumps are not supported yet; `preserve` keeps the domain for inspection")
+}
+
+fn no_soft_reset() -> Diagnostic {
+    Diagnostic::warning("config::no-effect", "The guest is destroyed when it asks for a soft reset")
+        .help("a guest cannot be reset in place yet; `restart` creates it again")
 }
 
 pub(super) fn labels(reader: &mut Reader<'_>) -> SecurityLabels {
@@ -234,16 +263,56 @@ pub(super) fn labels(reader: &mut Reader<'_>) -> SecurityLabels {
     }
 }
 
+/// Limits that Xen has unless it is booted with others (`gnttab_max_frames`, `gnttab_max_maptrack_frames`).
+const USUAL_GRANT_FRAMES: u32 = 64;
+const USUAL_MAPTRACK_FRAMES: u32 = 1024;
+
 pub(super) fn grants(reader: &mut Reader<'_>) -> GrantLimits {
-    let frames = 0..=i32::MAX as u32;
+    let most = i32::MAX as u32;
+    // Xen does not make a grant table without a frame.
+    let frames = reader.u32("max_grant_frames", 1..=most);
+    let maptrack = reader.u32("max_maptrack_frames", 0..=most);
+    warn_above(reader, "max_grant_frames", frames, (USUAL_GRANT_FRAMES, "gnttab_max_frames"));
+    warn_above(
+        reader,
+        "max_maptrack_frames",
+        maptrack,
+        (USUAL_MAPTRACK_FRAMES, "gnttab_max_maptrack_frames"),
+    );
     GrantLimits {
-        max_grant_frames: reader.u32("max_grant_frames", frames.clone()),
-        max_maptrack_frames: reader.u32("max_maptrack_frames", frames),
+        max_grant_frames: frames,
+        max_maptrack_frames: maptrack,
         max_version: reader.u32("max_grant_version", 0..=2).and_then(|version| u8::try_from(version).ok()),
     }
 }
 
+fn warn_above(reader: &mut Reader<'_>, key: &'static str, value: Option<u32>, (usual, option): (u32, &str)) {
+    if value.is_some_and(|value| value > usual) {
+        let span = reader.value_span(key);
+        reader.push(
+            Diagnostic::warning(
+                "config::above-limit",
+                format!("`{key}` is above Xen's usual limit of {usual}"),
+            )
+            .at(span)
+            .help(format!("Xen refuses the guest unless it was booted with a larger `{option}`")),
+        );
+    }
+}
+
 pub(super) fn vmtrace(reader: &mut Reader<'_>) -> KiB {
-    // Xen's own limit is 64 MiB a vCPU.
-    KiB(u64::from(reader.u32("vmtrace_buf_kb", 0..=65_536).unwrap_or(0)))
+    const KEY: &str = "vmtrace_buf_kb";
+    // What `domain_create` in Xen's `xen/common/domain.c` takes.
+    let size = reader.u32(KEY, 0..=65_536).unwrap_or(0);
+    if size != 0 && (size < 4 || !size.is_power_of_two()) {
+        let span = reader.value_span(KEY);
+        let message = format!("Xen does not accept a `{KEY}` of {size}");
+        let near = size.max(4).next_power_of_two();
+        reader.push(
+            Diagnostic::error("config::out-of-range", message)
+                .at(span)
+                .help(format!("it is a power of two from 4 to 65536, for example {near}")),
+        );
+    }
+    KiB(u64::from(size))
 }

@@ -79,6 +79,19 @@ pub(super) fn display(reader: &mut Reader<'_>, memory: KiB) -> Display {
         let message = format!("The {name} VGA needs at least {least} of `videoram`");
         reader.push(Diagnostic::error("config::out-of-range", message).at(span));
     }
+    if let Some(asked) = asked
+        && vga == Vga::Cirrus
+        && asked > least
+        && asked != KiB::from_mib(16)
+    {
+        let span = reader.value_span("videoram");
+        let message = "The Cirrus VGA takes 8 or 16 MiB of `videoram`";
+        reader.push(
+            Diagnostic::error("config::out-of-range", message).at(span).help(
+                "QEMU does not start with another size; the standard VGA takes more: `vga = \"stdvga\"`",
+            ),
+        );
+    }
     let video_memory = asked.unwrap_or(least);
     if video_memory >= memory && video_memory.get() > 0 {
         let message = format!("{video_memory} of video memory leaves nothing of the guest's {memory}");
@@ -101,7 +114,7 @@ fn vga(reader: &mut Reader<'_>) -> Option<Vga> {
         ("none", Some(Vga::None)),
         ("qxl", None),
     ];
-    match reader.word("vga", &words) {
+    match reader.word_or_refused("vga", &words, |vga| vga.is_some()) {
         None => old,
         Some(None) => {
             let span = reader.value_span("vga");

@@ -10,28 +10,33 @@ mod nic;
 mod platform;
 mod stub;
 
+use std::path::Path;
+
 use crate::diagnostic::Diagnostic;
-use crate::document::{Atom, Document, Entry};
+use crate::document::{Atom, Document, Entry, Value};
+use crate::foreign;
 use crate::keys::{self, Treatment};
 use crate::model::{Disk, GuestConfig, Nic, Vdev};
 use crate::reader::{Reader, refusal};
 
 /// The diagnostic of a guest of another type.
 pub(crate) const NOT_HVM: &str = "config::not-hvm";
+/// The diagnostic of a key that is not xl's.
+const UNKNOWN_KEY: &str = "config::unknown-key";
 
 /// The guest that a document describes, and what there is to say of it. The guest is there when no diagnostic is
-/// an error.
-pub(crate) fn convert(document: &Document) -> (Option<GuestConfig>, Vec<Diagnostic>) {
+/// an error. Relative paths start in `folder`, the file's.
+pub(crate) fn convert(document: &Document, folder: Option<&Path>) -> (Option<GuestConfig>, Vec<Diagnostic>) {
     let (entries, mut diagnostics) = document.entries();
     for entry in &entries {
         diagnostics.extend(judge(entry));
     }
-    let mut reader = Reader::new(&entries);
+    let mut reader = Reader::new(&entries).in_folder(folder);
     let config = read(&mut reader);
     diagnostics.append(&mut reader.diagnostics);
     if diagnostics.iter().any(|d| d.id == NOT_HVM) {
         // What the keys would mean for an HVM guest says nothing about this one.
-        diagnostics.retain(|d| d.id == NOT_HVM || d.id == "config::unknown-key");
+        diagnostics.retain(|d| d.id == NOT_HVM || (d.is_error() && d.id == UNKNOWN_KEY));
     }
     (config, diagnostics)
 }
@@ -61,14 +66,7 @@ pub(crate) fn disk_name(text: &str) -> Result<Vdev, String> {
 }
 
 fn judge(entry: &Entry) -> Option<Diagnostic> {
-    let Some(key) = keys::find(&entry.key) else {
-        let mut unknown = Diagnostic::error("config::unknown-key", format!("`{}` is not a key", entry.key))
-            .at(entry.key_span);
-        if let Some(near) = keys::nearest(&entry.key) {
-            unknown = unknown.help(format!("did you mean `{near}`?"));
-        }
-        return Some(unknown);
-    };
+    let Some(key) = keys::find(&entry.key) else { return unknown(entry) };
     match key.treatment {
         Treatment::Used => None,
         Treatment::NoEffect { harmless, .. } | Treatment::Refused { harmless, .. }
@@ -79,6 +77,24 @@ fn judge(entry: &Entry) -> Option<Diagnostic> {
         Treatment::NoEffect { why, .. } => Some(no_effect(entry, why)),
         Treatment::Refused { why, .. } => Some(refusal(key.name, entry.key_span.to(entry.value.span()), why)),
     }
+}
+
+/// A key that is not xl's: an error only if it looks like one that is.
+fn unknown(entry: &Entry) -> Option<Diagnostic> {
+    if let Some(program) = foreign::find(&entry.key) {
+        let is_default = match &entry.value {
+            Value::Atom(atom) => foreign::is_default(&entry.key, atom.text.as_str()),
+            Value::List(_) => false,
+        };
+        return (!is_default).then(|| no_effect(entry, program.why()));
+    }
+    let message = format!("`{}` is not a key", entry.key);
+    let diagnostic = match keys::nearest(&entry.key) {
+        Some(near) => Diagnostic::error(UNKNOWN_KEY, message).help(format!("did you mean `{near}`?")),
+        None => Diagnostic::warning(UNKNOWN_KEY, message)
+            .help("it has no effect, and no release of xl knows it; the line can be removed"),
+    };
+    Some(diagnostic.at(entry.key_span))
 }
 
 fn no_effect(entry: &Entry, why: &str) -> Diagnostic {

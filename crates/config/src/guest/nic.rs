@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use crate::diagnostic::Diagnostic;
 use crate::document::Atom;
-use crate::model::{Nic, NicKind, Rate};
+use crate::model::{MacAddr, Nic, NicKind, Rate};
 use crate::number;
-use crate::reader::{Reader, choices};
+use crate::reader::{Reader, choices, nearest};
 use crate::source::Span;
 
 /// How many interfaces a guest may have.
@@ -79,6 +79,7 @@ pub(super) fn parse(atom: &Atom, devid: u32, reader: &mut Reader<'_>) -> Nic {
     for part in text.split(',') {
         let word = part.trim_start_matches(' ');
         let at = start + (part.len() - word.len());
+        let word = word.trim_end_matches(' ');
         start += part.len() + 1;
         if word.is_empty() {
             continue;
@@ -109,7 +110,7 @@ fn set(nic: &mut Nic, word: &str, place: Place<'_>) -> Result<(), Diagnostic> {
         "untrusted" => nic.trusted = false,
         _ => {
             let Some((key, value)) = word.split_once('=') else {
-                return Err(unknown(word, place.span(0, word.len())));
+                return Err(lone(word, place.span(0, word.len())));
             };
             let key_span = place.span(0, key.len());
             let value_span = place.span(key.len() + 1, value.len());
@@ -170,11 +171,28 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
     Ok(())
 }
 
-fn unknown(word: &str, span: Span) -> Diagnostic {
+/// A word without a `=`.
+fn lone(word: &str, span: Span) -> Diagnostic {
     if KEYS.contains(&word) {
         let message = format!("`{word}` needs a value: `{word}=…`");
         return Diagnostic::error("config::bad-vif", message).at(span);
     }
+    let problem = unknown(word, span);
+    if nearest(word, KEYS).is_some() {
+        return problem;
+    }
+    // Near to no parameter, it is most likely the value of one.
+    let key = if word.parse::<MacAddr>().is_ok() {
+        "mac"
+    } else if ifname("bridge", word).is_ok() {
+        "bridge"
+    } else {
+        return problem;
+    };
+    Diagnostic { help: vec![format!("did you mean `{key}={word}`?")], ..problem }
+}
+
+fn unknown(word: &str, span: Span) -> Diagnostic {
     Diagnostic::error("config::bad-vif", format!("`{word}` is not a parameter of a network interface"))
         .at(span)
         .help(choices(word, KEYS))

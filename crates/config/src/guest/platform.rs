@@ -93,17 +93,20 @@ fn altp2m(reader: &mut Reader<'_>) -> Altp2m {
 
 fn tsc_mode(reader: &mut Reader<'_>) -> Option<TscMode> {
     let words = [
-        ("default", Some(TscMode::Default)),
-        ("always_emulate", Some(TscMode::AlwaysEmulate)),
-        ("native", Some(TscMode::Native)),
-        ("native_paravirt", None),
+        ("default", TscMode::Default),
+        ("always_emulate", TscMode::AlwaysEmulate),
+        ("native", TscMode::Native),
     ];
-    let mode = word_or_number(reader, "tsc_mode", &words)?;
-    if mode.is_none() {
+    // 3 was its number.
+    let removed =
+        |atom: &Atom| atom.text.as_str() == "native_paravirt" || number::parse(atom.text.as_str()) == Ok(3);
+    if reader.atom("tsc_mode").is_some_and(removed) {
         let span = reader.value_span("tsc_mode");
-        reader.refuse("tsc_mode", span, "Xen has removed `native_paravirt`; use `native`");
+        let why = "Xen has removed the mode `native_paravirt`; write `tsc_mode = \"native\"`";
+        reader.refuse("tsc_mode", span, why);
+        return None;
     }
-    mode
+    word_or_number(reader, "tsc_mode", &words)
 }
 
 fn timer_mode(reader: &mut Reader<'_>) -> Option<TimerMode> {
@@ -223,6 +226,7 @@ pub(super) fn firmware(reader: &mut Reader<'_>) -> Firmware {
                 conflict(reader, "The firmware is specified twice", at, other, "here too");
             } else if path.starts_with('/') {
                 firmware.hvmloader = Some(path.to_owned());
+                warn_of_uefi_image(reader, atom);
             } else {
                 let known = choices(path, &["seabios", "ovmf", "bios", "uefi"]);
                 reader.push(
@@ -240,6 +244,22 @@ pub(super) fn firmware(reader: &mut Reader<'_>) -> Firmware {
     }
     firmware.kind = kind;
     firmware
+}
+
+/// A path in `firmware` replaces hvmloader, and a UEFI image cannot do that.
+fn warn_of_uefi_image(reader: &mut Reader<'_>, atom: &Atom) {
+    let path = atom.text.as_str();
+    let lower = path.to_ascii_lowercase();
+    if lower.ends_with(".fd") || ["ovmf", "edk2"].iter().any(|word| lower.contains(word)) {
+        reader.push(
+            Diagnostic::warning(
+                "config::not-hvmloader",
+                "A path in `firmware` replaces hvmloader, not the BIOS",
+            )
+            .at(atom.span)
+            .help(format!("for UEFI, write `bios = \"ovmf\"` and `bios_path_override = \"{path}\"` instead")),
+        );
+    }
 }
 
 fn bios(reader: &mut Reader<'_>) -> Option<FirmwareKind> {
@@ -283,9 +303,37 @@ pub(super) fn check_together(reader: &mut Reader<'_>, config: &GuestConfig) {
         let (at, other) = (reader.value_span(key), reader.value_span("nestedhvm"));
         conflict(reader, "`altp2m` excludes `nestedhvm`", at, other, "switched on here");
     }
+    if config.platform.nested_hvm && config.platform.hap == Some(false) {
+        let (at, other) = (reader.value_span("nestedhvm"), reader.value_span("hap"));
+        reader.push(
+            Diagnostic::error("config::conflict", "`nestedhvm` needs `hap`")
+                .at(at)
+                .also(other, "switched off here")
+                .help("remove `hap = 0`, or `nestedhvm`: Xen does not make a guest with this combination"),
+        );
+    }
+    check_viridian(reader, &config.platform.viridian);
     if altp2m && config.memory < config.max_memory {
         let key = if reader.entry("altp2m").is_some() { "altp2m" } else { "altp2mhvm" };
         let (at, other) = (reader.value_span(key), reader.value_span("maxmem"));
         conflict(reader, "`altp2m` excludes populate-on-demand", at, other, "more than `memory`");
+    }
+}
+
+/// Xen accepts no enlightenment without `base` (`HVM_PARAM_VIRIDIAN` in Xen's `hvm_set_param`).
+fn check_viridian(reader: &mut Reader<'_>, viridian: &Viridian) {
+    let asked = viridian.defaults || viridian.all || !viridian.enable.is_empty();
+    let base = (viridian.defaults || viridian.all || viridian.enable.contains(&ViridianGroup::Base))
+        && !viridian.disable.contains(&ViridianGroup::Base);
+    if asked && !base {
+        let span = reader.value_span("viridian");
+        reader.push(
+            Diagnostic::error(
+                "config::conflict",
+                "`viridian` has groups without the group `base`, which they need",
+            )
+            .at(span)
+            .help("add `\"base\"` to the list, and no `\"!base\"`"),
+        );
     }
 }

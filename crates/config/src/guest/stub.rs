@@ -1,13 +1,14 @@
 //! Where QEMU runs.
 
 use crate::diagnostic::Diagnostic;
+use crate::document::Atom;
 use crate::model::{DeviceModel, DeviceModelCrashAction, QmpTransport};
 use crate::reader::Reader;
 
-const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; remove the line, or \
-                         use xl for this guest";
-const TRADITIONAL: &str = "only upstream QEMU (`qemu-xen`) runs in a Linux stubdomain; later Xen releases have removed \
-                           the old fork";
+const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; the line can be \
+                         removed";
+const TRADITIONAL: &str = "only upstream QEMU runs in a Linux stubdomain: write `qemu-xen` or remove the line; the guest \
+                           then sees other emulated hardware, for which it may need drivers";
 
 // `arch_acquire_resource_check` in Xen's `xen/arch/x86`, until Xen 4.19.
 const PVH: &str = "this Xen allows only PV domains and dom0 to map another domain's memory, which QEMU needs; \
@@ -16,7 +17,8 @@ const PVH: &str = "this Xen allows only PV domains and dom0 to map another domai
 pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
     if reader.bool("device_model_stubdomain_override") == Some(false) {
         let span = reader.value_span("device_model_stubdomain_override");
-        reader.refuse("device_model_stubdomain_override", span, DOM0_QEMU);
+        let message = "`device_model_stubdomain_override = 0` has no effect";
+        reader.push(Diagnostic::warning("config::no-effect", message).at(span).help(DOM0_QEMU));
     }
     version(reader, "device_model_version", "qemu-xen", TRADITIONAL);
     version(
@@ -29,7 +31,10 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
     let mut extra_args = Vec::new();
     for key in ["device_model_args", "device_model_args_hvm"] {
         let args = reader.strings(key).unwrap_or_default();
-        extra_args.extend(args.iter().map(|atom| atom.text.as_str().to_owned()));
+        for atom in args {
+            extra_args.push(atom.text.as_str().to_owned());
+            warn_of_blank(reader, atom);
+        }
     }
     let on_crash = [
         ("destroy", DeviceModelCrashAction::Destroy),
@@ -46,6 +51,20 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         on_crash: reader.word("on_device_model_crash", &on_crash).unwrap_or_default(),
         qmp: reader.word("device_model_qmp", &qmp).unwrap_or_default(),
     }
+}
+
+/// Each string is one argument of QEMU's: no shell cuts it.
+fn warn_of_blank(reader: &mut Reader<'_>, atom: &Atom) {
+    let text = atom.text.as_str();
+    let Some((option, value)) = text.split_once(' ').filter(|_| text.starts_with('-')) else { return };
+    reader.push(
+        Diagnostic::warning(
+            "config::one-argument",
+            "This is one argument with a blank in it, which QEMU does not know",
+        )
+        .at(atom.span)
+        .help(format!("write an option and its value as two strings: `\"{option}\", \"{}\"`", value.trim())),
+    );
 }
 
 fn version(reader: &mut Reader<'_>, key: &'static str, right: &str, why: &str) {

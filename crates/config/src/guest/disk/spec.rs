@@ -27,9 +27,19 @@ pub(super) struct Spec {
     pub(super) discard: Option<bool>,
     pub(super) direct_io_safe: bool,
     pub(super) trusted: bool,
+    /// The format was given as that of an ISO image, which the language does not name.
+    pub(super) iso: Option<Span>,
 }
 
-const FORMATS: &[&str] = &["raw", "qcow", "qcow2", "vhd", "qed", "empty"];
+/// Words that are known. Only the good ones are recommended: the others are refused, or have no effect.
+struct Words {
+    good: &'static [&'static str],
+    other: &'static [&'static str],
+}
+
+const FORMATS: Words = Words { good: &["raw", "empty"], other: &["qcow", "qcow2", "vhd", "qed"] };
+const BACKENDS: Words = Words { good: &["phy"], other: &["qdisk", "tap", "standalone"] };
+const SPECIFICATIONS: Words = Words { good: &["xen"], other: &["virtio"] };
 const KEYS: &[&str] = &[
     "target",
     "format",
@@ -77,6 +87,7 @@ pub(super) fn parse(atom: &Atom, reader: &mut Reader<'_>) -> Option<Spec> {
             discard: None,
             direct_io_safe: false,
             trusted: true,
+            iso: None,
         },
     };
     while parser.step() {}
@@ -114,7 +125,8 @@ impl<'a> Parser<'a, '_, '_> {
         }
         let comma = rest.find(',').unwrap_or(rest.len());
         let start = self.at;
-        let item = rest.get(..comma).unwrap_or_default();
+        // Blanks at the end of a parameter mean nothing; xl keeps them, and finds no file or device of that name.
+        let item = rest.get(..comma).unwrap_or_default().trim_end_matches([' ', '\t', '\n']);
         self.at += comma + 1;
         match item.split_once('=') {
             Some((key, value)) => self.named(key, value, start),
@@ -230,13 +242,9 @@ impl<'a> Parser<'a, '_, '_> {
             "vdev" => self.set_once("vdev", word, |spec| &mut spec.vdev),
             "script" => self.set_once("script", word, |spec| &mut spec.script),
             "backend" => self.set_once("backend", word, |spec| &mut spec.backend),
-            "backendtype" => {
-                self.one_of("backendtype", word, &["phy", "qdisk", "tap", "standalone"], |spec| {
-                    &mut spec.backend_type
-                });
-            }
+            "backendtype" => self.one_of("backendtype", word, &BACKENDS, |spec| &mut spec.backend_type),
             "specification" => {
-                self.one_of("specification", word, &["xen", "virtio"], |spec| &mut spec.specification);
+                self.one_of("specification", word, &SPECIFICATIONS, |spec| &mut spec.specification);
             }
             "access" => self.set_access(&word),
             "devtype" => match value {
@@ -280,11 +288,11 @@ impl<'a> Parser<'a, '_, '_> {
     }
 
     /// Sets one of several words; saying the same again is no mistake.
-    fn one_of(&mut self, what: &str, word: Word, words: &[&str], slot: fn(&mut Spec) -> &mut Option<Word>) {
-        if !words.contains(&word.text.as_str()) {
+    fn one_of(&mut self, what: &str, word: Word, words: &Words, slot: fn(&mut Spec) -> &mut Option<Word>) {
+        if !words.good.iter().chain(words.other).any(|known| *known == word.text) {
             self.failed = true;
             let problem = bad(format!("`{what}` has no value \"{}\"", word.text), word.span);
-            self.reader.push(problem.help(choices(&word.text, words)));
+            self.reader.push(problem.help(choices(&word.text, words.good)));
             return;
         }
         let place = slot(&mut self.spec);
@@ -303,8 +311,12 @@ impl<'a> Parser<'a, '_, '_> {
     }
 
     fn set_format(&mut self, word: Word) {
+        if word.text.eq_ignore_ascii_case("iso") {
+            self.spec.iso = Some(word.span);
+            return self.set_format(Word { text: "raw".to_owned(), span: word.span });
+        }
         let text = if word.text.is_empty() { "raw".to_owned() } else { word.text };
-        self.one_of("format", Word { text, span: word.span }, FORMATS, |spec| &mut spec.format);
+        self.one_of("format", Word { text, span: word.span }, &FORMATS, |spec| &mut spec.format);
     }
 
     fn set_access(&mut self, word: &Word) {
