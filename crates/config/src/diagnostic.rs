@@ -10,6 +10,8 @@ use crate::source::{Position, SourceFile, Span};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
+    /// Something to know; nothing is wrong.
+    Note,
     /// The file is usable, but may not mean what its author thinks.
     Warning,
     /// No guest is made of this file.
@@ -53,6 +55,12 @@ impl Diagnostic {
     #[must_use]
     pub fn warning(id: &'static str, message: impl Into<String>) -> Self {
         Self::new(Severity::Warning, id, message)
+    }
+
+    /// Makes a note.
+    #[must_use]
+    pub fn note(id: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Severity::Note, id, message)
     }
 
     fn new(severity: Severity, id: &'static str, message: impl Into<String>) -> Self {
@@ -103,6 +111,7 @@ impl Diagnostic {
     pub fn one_line(&self, source: &SourceFile) -> String {
         let place = self.position(source).map_or_else(String::new, |p| format!("{}:{}:", p.line, p.column));
         let severity = match self.severity {
+            Severity::Note => "note",
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
@@ -114,6 +123,7 @@ impl Diagnostic {
     #[must_use]
     pub fn render(&self, source: &SourceFile, color: bool) -> String {
         let level = match self.severity {
+            Severity::Note => Level::NOTE,
             Severity::Warning => Level::WARNING,
             Severity::Error => Level::ERROR,
         };

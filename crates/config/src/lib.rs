@@ -28,14 +28,16 @@ pub mod model;
 mod number;
 mod parser;
 mod reader;
+mod report;
 mod single;
 mod source;
 mod text;
 mod units;
+mod write;
 
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use document::{Atom, Document, Entry, List, Operator, Setting, Value};
-pub use load::{Loaded, MAX_FILE_SIZE, load, load_str};
+pub use load::{Loaded, MAX_FILE_SIZE, load, load_str, load_text};
 pub use model::{
     Access, Action, Affinity, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuSet, CpuSetError,
     CpuidLeaf, CpuidPolicy, DeviceModel, DeviceModelCrashAction, Disk, DiskController, DiskFormat, DiskKind,
@@ -44,7 +46,9 @@ pub use model::{
     UsbController, Vdev, VdevBus, VendorDevice, Vga, Viridian, ViridianGroup,
 };
 pub use parser::{MAX_DEPTH, MAX_VALUES, parse};
+pub use report::{Related, Report};
 pub use single::{LoadedDevice, check_name, device_name, load_disk, load_nic};
 pub use source::{Position, SourceFile, Span};
 pub use text::Text;
 pub use uuid::Uuid;
+pub use write::write;

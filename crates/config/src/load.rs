@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use xen_types::Release;
 
 use crate::diagnostic::Diagnostic;
+use crate::document::Value;
 use crate::model::GuestConfig;
 use crate::parser::{PYTHON_ID, parse};
 use crate::source::{SourceFile, Span};
@@ -53,6 +54,30 @@ impl Loaded {
                 .at(*span)
                 .help(format!("Xen {running} is running here, whose own xl would ignore it"))
         }));
+        self.sort();
+    }
+
+    /// Adds what others have to say of the guest; an error takes the guest away.
+    pub fn add(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
+        self.diagnostics.extend(diagnostics);
+        self.sort();
+        if self.errors() > 0 {
+            self.config = None;
+        }
+    }
+
+    /// Where the value of a key stands, or one item of its list.
+    #[must_use]
+    pub fn place(&self, key: &str, item: Option<usize>) -> Option<Span> {
+        let (entries, _) = parse(&self.source).0.entries();
+        let value = entries.into_iter().find(|entry| entry.key == key)?.value;
+        match (&value, item) {
+            (Value::List(list), Some(item)) => list.items.get(item).map(Value::span),
+            _ => Some(value.span()),
+        }
+    }
+
+    fn sort(&mut self) {
         self.diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     }
 
@@ -85,11 +110,16 @@ pub fn load(path: &Path) -> Loaded {
 /// only if the name is an absolute path, whose directory they then start from.
 #[must_use]
 pub fn load_str(name: &str, text: &str) -> Loaded {
+    load_text(name, text, Path::new(name).parent().filter(|folder| folder.is_absolute()))
+}
+
+/// The same with relative paths that start from a directory, if there is one.
+#[must_use]
+pub fn load_text(name: &str, text: &str, folder: Option<&Path>) -> Loaded {
     if text.len() as u64 > MAX_FILE_SIZE {
         let message = format!("The text is larger than {MAX_FILE_SIZE} bytes");
         return failed(name.to_owned(), Diagnostic::error("config::too-large", message));
     }
-    let folder = Path::new(name).parent().filter(|folder| folder.is_absolute());
     load_source(SourceFile::new(name, text), folder)
 }
 

@@ -44,6 +44,33 @@ fn a_guest_survives_being_stored() {
     }
 }
 
+#[test]
+fn a_guest_that_was_written_is_read_back() {
+    let mut written = 0;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/realworld");
+    let more = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    for path in corpus().into_iter().chain(more) {
+        let Some(guest) = config::load(&path).config else { continue };
+        let text = config::write(&guest);
+        let again = config::load_str("written.cfg", &text);
+        assert_eq!(
+            again.config.as_ref(),
+            Some(&guest),
+            "{}:\n{text}\n{}",
+            path.display(),
+            again.render(false)
+        );
+        // Nothing in it is old or without effect.
+        let ids: Vec<&str> = again.diagnostics.iter().map(|d| d.id).collect();
+        assert!(
+            ids.iter().all(|id| !matches!(*id, "config::no-effect" | "config::deprecated")),
+            "{text}\n{ids:?}"
+        );
+        written += 1;
+    }
+    assert!(written > 15, "the corpus is gone");
+}
+
 /// The examples that Xen's packages ship. The variable names their folder; Debian's is tried without it.
 #[test]
 fn examples_that_xen_ships_are_understood() {

@@ -57,6 +57,15 @@ proptest! {
     }
 
     #[test]
+    fn any_guest_that_was_written_is_read_back(text in plausible()) {
+        let text = format!("type = 'hvm'\nname = 'g'\n{text}");
+        if let Some(guest) = config::load_str("generated", &text).config {
+            let written = config::write(&guest);
+            prop_assert_eq!(config::load_str("written", &written).config, Some(guest), "{}", written);
+        }
+    }
+
+    #[test]
     fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         check(&SourceFile::from_bytes("generated", &bytes));
     }

@@ -16,7 +16,7 @@ use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Document, Entry, Value};
 use crate::foreign;
 use crate::keys::{self, Treatment};
-use crate::model::{Disk, GuestConfig, Nic, Vdev};
+use crate::model::{Disk, GuestConfig, Nic, Rate, Vdev};
 use crate::reader::{Reader, refusal};
 
 /// The diagnostic of a guest of another type.
@@ -63,6 +63,11 @@ pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
 /// The virtual device that a text names.
 pub(crate) fn disk_name(text: &str) -> Result<Vdev, String> {
     disk::name(text)
+}
+
+/// The limit of a network interface that a text describes.
+pub(crate) fn rate(text: &str) -> Result<Rate, &'static str> {
+    nic::rate(text)
 }
 
 fn judge(entry: &Entry) -> Option<Diagnostic> {

@@ -225,7 +225,7 @@ fn in_range(key: &str, value: &str, least: u32, most: u32) -> Result<u32, String
 }
 
 /// A rate as `xlu_vif_parse_rate` (`tools/libs/util/libxlu_vif.c`) reads it.
-fn rate(text: &str) -> Result<Rate, &'static str> {
+pub(super) fn rate(text: &str) -> Result<Rate, &'static str> {
     let (speed, interval) =
         text.split_once('@').map_or((text, None), |(speed, interval)| (speed, Some(interval)));
     let bytes_per_second = speed_of(speed)?;

@@ -130,22 +130,6 @@ fn clock(reader: &mut Reader<'_>) -> Clock {
     }
 }
 
-const GROUPS: &[(&str, ViridianGroup)] = &[
-    ("base", ViridianGroup::Base),
-    ("freq", ViridianGroup::Freq),
-    ("time_ref_count", ViridianGroup::TimeRefCount),
-    ("reference_tsc", ViridianGroup::ReferenceTsc),
-    ("hcall_remote_tlb_flush", ViridianGroup::HcallRemoteTlbFlush),
-    ("apic_assist", ViridianGroup::ApicAssist),
-    ("crash_ctl", ViridianGroup::CrashCtl),
-    ("synic", ViridianGroup::Synic),
-    ("stimer", ViridianGroup::Stimer),
-    ("hcall_ipi", ViridianGroup::HcallIpi),
-    ("ex_processor_masks", ViridianGroup::ExProcessorMasks),
-    ("no_vp_limit", ViridianGroup::NoVpLimit),
-    ("cpu_hotplug", ViridianGroup::CpuHotplug),
-];
-
 fn viridian(reader: &mut Reader<'_>) -> Viridian {
     let mut viridian = Viridian::default();
     match reader.entry("viridian").map(|entry| &entry.value) {
@@ -168,9 +152,9 @@ fn viridian_word(atom: &Atom, viridian: &mut Viridian, reader: &mut Reader<'_>) 
         "all" => viridian.all = true,
         "defaults" => viridian.defaults = true,
         _ => {
-            let Some((_, group)) = GROUPS.iter().find(|(word, _)| *word == name) else {
+            let Some(group) = ViridianGroup::ALL.iter().find(|group| group.name() == name) else {
                 let names: Vec<&str> =
-                    GROUPS.iter().map(|(word, _)| *word).chain(["defaults", "all"]).collect();
+                    ViridianGroup::ALL.iter().map(|group| group.name()).chain(["defaults", "all"]).collect();
                 reader.push(
                     Diagnostic::error("config::unknown-value", format!("`viridian` has no group \"{name}\""))
                         .at(atom.span)

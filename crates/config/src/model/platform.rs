@@ -229,3 +229,42 @@ pub enum ViridianGroup {
     NoVpLimit = 11,
     CpuHotplug = 12,
 }
+
+impl ViridianGroup {
+    /// Every group, by number.
+    pub const ALL: [Self; 13] = [
+        Self::Base,
+        Self::Freq,
+        Self::TimeRefCount,
+        Self::ReferenceTsc,
+        Self::HcallRemoteTlbFlush,
+        Self::ApicAssist,
+        Self::CrashCtl,
+        Self::Synic,
+        Self::Stimer,
+        Self::HcallIpi,
+        Self::ExProcessorMasks,
+        Self::NoVpLimit,
+        Self::CpuHotplug,
+    ];
+
+    /// The word of xl.cfg(5).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::Freq => "freq",
+            Self::TimeRefCount => "time_ref_count",
+            Self::ReferenceTsc => "reference_tsc",
+            Self::HcallRemoteTlbFlush => "hcall_remote_tlb_flush",
+            Self::ApicAssist => "apic_assist",
+            Self::CrashCtl => "crash_ctl",
+            Self::Synic => "synic",
+            Self::Stimer => "stimer",
+            Self::HcallIpi => "hcall_ipi",
+            Self::ExProcessorMasks => "ex_processor_masks",
+            Self::NoVpLimit => "no_vp_limit",
+            Self::CpuHotplug => "cpu_hotplug",
+        }
+    }
+}
