@@ -438,12 +438,24 @@ pub(crate) struct Info {
 pub(crate) enum Config {
     /// Check files and show what is wrong
     Check {
-        /// Print the effective configuration as JSON.
+        /// Print one JSON document with the effective configurations and all diagnostics.
         #[arg(long)]
         json: bool,
-        /// The files.
+        /// The directory of the stubdomain's image, whose QEMU must have the emulated devices.
+        #[arg(long, value_name = "DIR", default_value = "/usr/lib/outrigger/stubdom")]
+        image: PathBuf,
+        /// The files; `-` is standard input.
         #[arg(required = true, value_name = "CFG")]
         files: Vec<PathBuf>,
+    },
+    /// Write a file anew: current keys only, defaults left out, paths made absolute
+    Convert {
+        /// Where to write it; the default is standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The file; `-` is standard input.
+        #[arg(value_name = "CFG")]
+        file: PathBuf,
     },
 }
 

@@ -93,17 +93,33 @@ impl Loaded {
 pub fn load(path: &Path) -> Loaded {
     let name = path.display().to_string();
     match read(path) {
-        Ok(bytes) if bytes.len() as u64 > MAX_FILE_SIZE => failed(
+        Ok(bytes) => from_bytes(name, &bytes, folder_of(path).as_deref()),
+        Err(error) => unreadable(&name, &error),
+    }
+}
+
+/// Reads the bytes of a configuration that is no file, as from standard input: relative paths mean nothing in it.
+#[must_use]
+pub fn load_bytes(name: &str, bytes: &[u8]) -> Loaded {
+    from_bytes(name.to_owned(), bytes, None)
+}
+
+/// What there is to say of a configuration that could not be read (`config::unreadable`).
+#[must_use]
+pub fn unreadable(name: &str, error: &io::Error) -> Loaded {
+    let message = format!("The file could not be read: {error}");
+    failed(name.to_owned(), Diagnostic::error("config::unreadable", message))
+}
+
+fn from_bytes(name: String, bytes: &[u8], folder: Option<&Path>) -> Loaded {
+    if bytes.len() as u64 > MAX_FILE_SIZE {
+        return failed(
             name,
             Diagnostic::error("config::too-large", format!("The file is larger than {MAX_FILE_SIZE} bytes"))
                 .help("a configuration rarely exceeds a few hundred lines; is this the right file?"),
-        ),
-        Ok(bytes) => load_source(SourceFile::from_bytes(name, &bytes), folder_of(path).as_deref()),
-        Err(error) => failed(
-            name,
-            Diagnostic::error("config::unreadable", format!("The file could not be read: {error}")),
-        ),
+        );
     }
+    load_source(SourceFile::from_bytes(name, bytes), folder)
 }
 
 /// Reads a configuration that is in memory; `name` is what diagnostics call it. Relative paths in it are understood

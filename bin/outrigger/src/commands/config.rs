@@ -1,12 +1,15 @@
 //! `outrigger config`, and the check before a create.
 
-use std::fs::File;
-use std::io::{IsTerminal, Read};
+mod preview;
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use config::Loaded;
+use config::{GuestConfig, Loaded, Report};
+use serde::Serialize;
 use xen_types::Release;
 
 use crate::cli::Config;
@@ -15,22 +18,64 @@ use crate::report::BadConfig;
 /// Does what was asked of configuration files.
 pub(crate) fn run(command: &Config) -> Result<ExitCode> {
     match command {
-        Config::Check { json, files } => check(files, *json),
+        Config::Check { json, image, files } => check(files, image, *json),
+        Config::Convert { output, file } => convert(file, output.as_deref()),
     }
 }
 
-fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
-    let mut good = true;
+/// What `config check --json` prints.
+#[derive(Serialize)]
+struct Document {
+    /// Whether all of them are usable.
+    usable: bool,
+    files: Vec<Checked>,
+}
+
+/// One file of it.
+#[derive(Serialize)]
+struct Checked {
+    file: String,
+    usable: bool,
+    diagnostics: Vec<Report>,
+    /// The effective configuration; absent when there is an error.
+    config: Option<GuestConfig>,
+}
+
+fn check(files: &[PathBuf], image: &Path, json: bool) -> Result<ExitCode> {
+    let mut document = Document { usable: true, files: Vec::new() };
     for file in files {
-        let loaded = judge(config::load(file));
-        show(&loaded);
-        match &loaded.config {
-            Some(config) if json => println!("{}", serde_json::to_string_pretty(config)?),
-            Some(config) => println!("{}: guest {} is fine", file.display(), config.name),
-            None => good = false,
+        let mut loaded = load(file);
+        preview::add(&mut loaded, image);
+        let usable = loaded.config.is_some();
+        document.usable &= usable;
+        if !json {
+            show(&loaded);
         }
+        match &loaded.config {
+            Some(config) if !json => println!("{}: guest {} is fine", loaded.source.name(), config.name),
+            _ => {}
+        }
+        let diagnostics = loaded.diagnostics.iter().map(|d| d.report(&loaded.source)).collect();
+        let file = loaded.source.name().to_owned();
+        document.files.push(Checked { file, usable, diagnostics, config: loaded.config });
     }
-    if good { Ok(ExitCode::SUCCESS) } else { Err(BadConfig.into()) }
+    if json {
+        println!("{}", serde_json::to_string_pretty(&document)?);
+    }
+    if document.usable { Ok(ExitCode::SUCCESS) } else { Err(BadConfig.into()) }
+}
+
+fn convert(file: &Path, output: Option<&Path>) -> Result<ExitCode> {
+    let loaded = load(file);
+    show(&loaded);
+    let text = config::write(loaded.config.as_ref().ok_or(BadConfig)?);
+    match output {
+        Some(output) => {
+            fs::write(output, text).with_context(|| format!("Cannot write the file {}", output.display()))?;
+        }
+        None => print!("{text}"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Checks a file before the daemon is asked, so that the person sees all errors in colour, and gives its text.
@@ -40,16 +85,43 @@ fn check(files: &[PathBuf], json: bool) -> Result<ExitCode> {
 pub(crate) fn check_for_create(path: &Path) -> Result<String> {
     // What was checked is what is sent: the file is read once.
     let text = read(path)?;
-    let loaded = judge(config::load_str(&path.display().to_string(), &text));
+    let loaded = judge(config::load_text(&path.display().to_string(), &text, folder(path).as_deref()));
     show(&loaded);
     if loaded.config.is_some() { Ok(text) } else { Err(BadConfig.into()) }
 }
 
+/// A file that cannot be read is a diagnostic, too, so that others are checked nevertheless.
+fn load(path: &Path) -> Loaded {
+    if !is_stdin(path) {
+        return judge(config::load(path));
+    }
+    let mut bytes = Vec::new();
+    let loaded = match io::stdin().lock().take(config::MAX_FILE_SIZE + 1).read_to_end(&mut bytes) {
+        Ok(_) => config::load_bytes("<stdin>", &bytes),
+        Err(error) => config::unreadable("<stdin>", &error),
+    };
+    judge(loaded)
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The directory that the daemon takes relative paths to start from.
+fn folder(path: &Path) -> Option<PathBuf> {
+    std::path::absolute(path).ok()?.parent().map(Path::to_owned)
+}
+
 fn read(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
+    let source: Result<Box<dyn Read>, io::Error> = if is_stdin(path) {
+        Ok(Box::new(io::stdin().lock()))
+    } else {
+        File::open(path).map(|file| Box::new(file) as Box<dyn Read>)
+    };
     // One byte more than is allowed, so that a longer file is noticed and not cut.
-    File::open(path)
-        .and_then(|file| file.take(config::MAX_FILE_SIZE + 1).read_to_end(&mut bytes))
+    source
+        .and_then(|source| source.take(config::MAX_FILE_SIZE + 1).read_to_end(&mut bytes))
         .with_context(|| format!("Cannot read the configuration file {}", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("The file {} is not UTF-8 text", path.display()))
 }
@@ -63,7 +135,7 @@ fn judge(mut loaded: Loaded) -> Loaded {
 }
 
 fn show(loaded: &Loaded) {
-    let text = loaded.render(std::io::stderr().is_terminal());
+    let text = loaded.render(io::stderr().is_terminal());
     if !text.is_empty() {
         eprintln!("{text}\n");
     }
