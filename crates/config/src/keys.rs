@@ -225,10 +225,10 @@ pub static KEYS: &[Key] = &[
     no_effect("opengl", Zero, SDL),
     refused("p9", Empty, DOM0_QEMU),
     used("pae"),
-    refused(
+    no_effect(
         "passthrough",
         Words(&["default", "disabled"]),
-        "the IOMMU is not set up for guests yet, and devices could not be passed to the guest later",
+        "no device can be passed to this guest, so that the IOMMU is not set up for it",
     ),
     refused("pci", Empty, PCI),
     no_effect("pci_msitranslate", Zero, PCI_OPTION),

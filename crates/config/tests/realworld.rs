@@ -174,6 +174,7 @@ fn neighbours_of_the_files_are_judged_alike() {
         ("disk = [ '/a,raw,xvda,w', '/a,raw,xvdb,w' ]", "error[config::conflict]"),
         ("viridian = [ 'defaults', '!base' ]", "error[config::conflict]"),
         ("videoram = 32", "error[config::out-of-range]"),
+        ("vga = 'stdvga'; videoram = 4", "error[config::out-of-range]"),
         ("max_grant_frames = 0", "error[config::out-of-range]"),
         ("max_grant_frames = 256", "warning[config::above-limit]"),
         // Mistakes, each of them one.

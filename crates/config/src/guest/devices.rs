@@ -65,7 +65,9 @@ fn serial(reader: &mut Reader<'_>, atom: &Atom) -> Option<SerialOutput> {
 }
 
 pub(super) fn display(reader: &mut Reader<'_>, memory: KiB) -> Display {
-    let vga = vga(reader).unwrap_or(Vga::Cirrus);
+    // Without a card that is known, no size of its memory is wrong.
+    let keymap = keymap(reader);
+    let Some(vga) = vga(reader) else { return Display::default() };
     let (name, least) = match vga {
         Vga::Cirrus => ("Cirrus", KiB::from_mib(8)),
         Vga::StdVga => ("standard", KiB::from_mib(16)),
@@ -103,9 +105,10 @@ pub(super) fn display(reader: &mut Reader<'_>, memory: KiB) -> Display {
         }
         reader.push(problem);
     }
-    Display { vga, video_memory, keymap: keymap(reader) }
+    Display { vga, video_memory, keymap }
 }
 
+/// The card; absent when there was something to complain of.
 fn vga(reader: &mut Reader<'_>) -> Option<Vga> {
     let old = reader.bool("stdvga").map(|std| if std { Vga::StdVga } else { Vga::Cirrus });
     let words = [
@@ -114,8 +117,11 @@ fn vga(reader: &mut Reader<'_>) -> Option<Vga> {
         ("none", Some(Vga::None)),
         ("qxl", None),
     ];
+    if reader.entry("vga").is_none() {
+        return Some(old.unwrap_or(Vga::Cirrus));
+    }
     match reader.word_or_refused("vga", &words, |vga| vga.is_some()) {
-        None => old,
+        None => None,
         Some(None) => {
             let span = reader.value_span("vga");
             reader.refuse(

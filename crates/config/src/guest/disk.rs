@@ -88,10 +88,11 @@ fn convert(atom: &Atom, spec: &Spec, reader: &mut Reader<'_>) -> Option<Disk> {
         Some(word) => vdev::parse(&word.text).map_err(|why| reader.push(bad(why, word.span))).ok(),
     };
     check_iso(spec, reader);
-    if check_format(spec, reader) {
+    let good_format = check_format(spec, reader);
+    let source = source(atom, spec, reader);
+    if good_format && source.is_some() {
         check_backend(spec, reader);
     }
-    let source = source(atom, spec, reader);
     if spec.read_only
         && spec.iso.is_none()
         && !cdrom

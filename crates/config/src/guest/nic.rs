@@ -88,7 +88,22 @@ pub(super) fn parse(atom: &Atom, devid: u32, reader: &mut Reader<'_>) -> Nic {
             reader.push(problem);
         }
     }
+    check_bridge(&nic, atom.span, reader);
     nic
+}
+
+/// A bridge with VLANs (`ovsbr0:42`) is an argument of a script, Open vSwitch's, and no device of dom0.
+fn check_bridge(nic: &Nic, span: Span, reader: &mut Reader<'_>) {
+    if let Some(bridge) = nic.bridge.as_ref().filter(|bridge| nic.script.is_none() && bridge.contains(':')) {
+        reader.push(
+            Diagnostic::error(
+                "config::bad-vif",
+                format!("The bridge {bridge} names VLANs, which need a script"),
+            )
+            .at(span)
+            .help("add `script=vif-openvswitch`"),
+        );
+    }
 }
 
 /// Where a word stands within its string.
@@ -142,7 +157,7 @@ fn set_key(nic: &mut Nic, key: &str, value: &str, (key_span, span): (Span, Span)
             }
         }
         "mac" => nic.mac = Some(value.parse().map_err(|error| bad(format!("{error}")))?),
-        "bridge" => nic.bridge = Some(ifname(key, value).map_err(bad)?),
+        "bridge" => nic.bridge = Some(bridge(key, value).map_err(bad)?),
         "gatewaydev" | "netdev" => nic.gateway_dev = Some(ifname(key, value).map_err(bad)?),
         "vifname" => nic.vifname = Some(ifname(key, value).map_err(bad)?),
         "model" => {
@@ -217,6 +232,15 @@ fn ifname(key: &str, value: &str) -> Result<String, String> {
     Err(format!(
         "`{key}` is not the name of a network device (1 to {MAX_IFNAME} characters, no blank, `/` or `:`)"
     ))
+}
+
+/// A bridge, with the VLANs that Open vSwitch's script takes behind colons.
+fn bridge(key: &str, value: &str) -> Result<String, String> {
+    let (name, vlans) = value.split_once(':').unwrap_or((value, "0"));
+    let good = vlans.len() <= 256
+        && vlans.split(':').all(|vlan| !vlan.is_empty() && vlan.bytes().all(|b| b.is_ascii_digit()));
+    ifname(key, if good { name } else { value })?;
+    Ok(value.to_owned())
 }
 
 fn in_range(key: &str, value: &str, least: u32, most: u32) -> Result<u32, String> {

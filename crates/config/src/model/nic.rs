@@ -12,7 +12,7 @@ pub struct Nic {
     pub devid: u32,
     /// `mac`; absent: see [`Nic::address`].
     pub mac: Option<MacAddr>,
-    /// `bridge`; absent: the host's default (`xenbr0`).
+    /// `bridge`; absent: the host's default (`xenbr0`). With a script, it may have VLANs behind colons.
     pub bridge: Option<String>,
     /// `model`: QEMU's name of the emulated NIC; default `rtl8139`. Letters, digits, `-`, `_` and `.` only.
     pub model: String,
