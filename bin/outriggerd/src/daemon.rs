@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use config::HostDefaults;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use toolstack::{Cause, Error, Guest, Recovered, Toolstack};
@@ -33,7 +34,12 @@ impl Daemon {
     ///
     /// # Errors
     /// When Xen or xenstore does not answer, or the socket cannot be made.
-    pub(crate) async fn start(socket: &Path, toolstack: Toolstack, qmp: Qmp) -> Result<Self> {
+    pub(crate) async fn start(
+        socket: &Path,
+        toolstack: Toolstack,
+        qmp: Qmp,
+        host: HostDefaults,
+    ) -> Result<Self> {
         // Watched before the first look, so that no end is missed between the two.
         let (wake, news) = mpsc::channel(1);
         let (lose, lost) = mpsc::channel(1);
@@ -51,7 +57,7 @@ impl Daemon {
         qmp.run_in(Handle::current());
         let toolstack = toolstack.with_monitors(Arc::new(qmp.clone()));
         let registry = Registry::new().with_observer(Arc::new(qmp.clone()));
-        let shared = Shared { toolstack, registry, qmp };
+        let shared = Shared { toolstack, registry, qmp, host: Arc::new(host) };
         recover(&shared).await?;
         let listener =
             listen::bind(socket).with_context(|| format!("Cannot listen on {}", socket.display()))?;

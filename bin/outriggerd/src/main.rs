@@ -30,6 +30,7 @@ use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Policy;
 use anyhow::{Context, Result};
 use clap::Parser;
+use config::HostDefaults;
 use daemon::Daemon;
 use states::ConsoleStates;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +50,9 @@ struct Arguments {
     /// QMP access policy file (optional).
     #[arg(long, default_value = "/etc/outrigger/qmp.toml", value_name = "FILE")]
     qmp_policy: PathBuf,
+    /// xl's configuration of the host (optional).
+    #[arg(long, default_value = "/etc/xen/xl.conf", value_name = "FILE")]
+    xl_conf: PathBuf,
     /// Log filter, such as `debug` or `toolstack=trace`.
     #[arg(long, env = "OUTRIGGER_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -127,6 +131,16 @@ fn read_policy(path: &Path) -> Result<Policy> {
     }
 }
 
+/// Reads what xl's configuration sets for every guest. What has no effect in it is logged once.
+fn read_host(path: &Path) -> Result<HostDefaults> {
+    let loaded = config::load_host(path).with_context(|| format!("Cannot read {}", path.display()))?;
+    for diagnostic in &loaded.diagnostics {
+        let help = diagnostic.help.join("; ");
+        tracing::warn!(%help, "{}", diagnostic.one_line(&loaded.source));
+    }
+    Ok(loaded.defaults)
+}
+
 /// The factor that scales all deadlines.
 fn time_scale() -> f64 {
     let text = std::env::var(Deadlines::SCALE_VARIABLE).unwrap_or_default();
@@ -134,7 +148,8 @@ fn time_scale() -> f64 {
 }
 
 async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<()> {
-    let daemon = Daemon::start(&arguments.socket, toolstack, qmp).await?;
+    let host = read_host(&arguments.xl_conf)?;
+    let daemon = Daemon::start(&arguments.socket, toolstack, qmp, host).await?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;
     // Absent outside systemd.

@@ -92,7 +92,7 @@ impl Loaded {
 #[must_use]
 pub fn load(path: &Path) -> Loaded {
     let name = path.display().to_string();
-    match read(path) {
+    match read_bounded(path) {
         Ok(bytes) => from_bytes(name, &bytes, folder_of(path).as_deref()),
         Err(error) => unreadable(&name, &error),
     }
@@ -165,7 +165,8 @@ fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
     Loaded { source, config, diagnostics, newer }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A file's bytes, one more than is allowed at most, so that a larger file is noticed.
+pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -7,7 +7,7 @@ use api::types::{
     CreateParameters, Disks, Guests, HostInfo, Info, Inspection, Monitored, Nics, OneGuest, QmpSocket,
     Refusal, RestoreParameters,
 };
-use config::Uuid;
+use config::{NoCpuAllowed, Uuid};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
@@ -84,7 +84,9 @@ impl Calls {
             Call::BlockDetach(of) => self.change(&of.guest, Change::block_detach(&of)?, replies).await?,
             Call::CdInsert(of) => self.change(&of.guest, Change::cd_insert(&of)?, replies).await?,
             Call::CdEject(of) => self.change(&of.guest, Change::cd_eject(&of)?, replies).await?,
-            Call::NetworkAttach(of) => self.change(&of.guest, Change::network_attach(&of)?, replies).await?,
+            Call::NetworkAttach(of) => {
+                self.change(&of.guest, Change::network_attach(&of, &self.shared.host)?, replies).await?;
+            }
             Call::NetworkDetach(of) => self.change(&of.guest, Change::network_detach(&of)?, replies).await?,
             Call::NetworkSetBridge(of) => {
                 self.change(&of.guest.clone(), Change::network_set_bridge(of)?, replies).await?;
@@ -225,9 +227,11 @@ impl Calls {
 
     fn create(&self, parameters: &CreateParameters, replies: &Replies) -> Result<(), Refusal> {
         let loaded = config::load_str(&parameters.path, &parameters.config);
-        let Some(config) = loaded.config else {
+        let Some(mut config) = loaded.config else {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
+        let bad = |error: NoCpuAllowed| Refusal::BadConfig { diagnostics: error.to_string() };
+        self.shared.host.apply(&mut config).map_err(bad)?;
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
         let new = NewGuest::Configured(Box::new(config), options);
         driver::create(&self.shared, new, Some(replies.clone()))

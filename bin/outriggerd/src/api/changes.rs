@@ -7,7 +7,7 @@ use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, MigrateParameters, NetworkAttach, NetworkDetach,
     NetworkSetBridge, Refusal, SaveParameters,
 };
-use config::{DiskSource, LoadedDevice, MacAddr, Vdev};
+use config::{DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
 use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Toolstack};
 use xen_types::KiB;
 
@@ -101,8 +101,9 @@ impl Change {
     }
 
     /// Attaches a network interface.
-    pub(super) fn network_attach(parameters: &NetworkAttach) -> Result<Self, Refusal> {
-        let nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
+    pub(super) fn network_attach(parameters: &NetworkAttach, host: &HostDefaults) -> Result<Self, Refusal> {
+        let mut nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
+        host.apply_nic(&mut nic);
         Ok(Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?)))
     }
 

@@ -1,8 +1,8 @@
 //! What all drivers and all methods share.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use config::GuestConfig;
+use config::{GuestConfig, HostDefaults};
 use toolstack::{CreateOptions, GuestId, IncomingGuest, RestoreOptions, Saved, Toolstack};
 
 use super::job::Ended;
@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// The sessions with device models.
     pub(crate) qmp: Qmp,
+    /// What `xl.conf` sets for every guest.
+    pub(crate) host: Arc<HostDefaults>,
 }
 
 /// A guest to be created.

@@ -8,7 +8,7 @@ use toolstack::Toolstack;
 use toolstack::operation::{Faults, Side};
 use xen::{Errno, ShutdownReason};
 
-use super::world::{Mode, Service, World, config, create, failure, named, parameters, stub_log};
+use super::world::{self, Mode, Service, World, create, failure, named, parameters, stub_log};
 
 #[test]
 fn created_guest_is_shown_until_it_is_destroyed() {
@@ -37,12 +37,27 @@ fn created_guest_is_shown_until_it_is_destroyed() {
 }
 
 #[test]
+fn what_a_configuration_leaves_open_is_that_of_xl_conf() {
+    let world = World::new();
+    let text = "vif.default.script=\"vif-route\"\nmax_grant_frames=32\nvm.hvm.cpumask=\"0-3\"\n";
+    let service = world.start_on(config::load_host_str("xl.conf", text).defaults);
+    assert!(matches!(failure(service.create("cpus = \"4-7\"")), Refusal::BadConfig { .. }));
+    service.create("cpus = \"0-5\"").unwrap();
+    let inspection: Inspection = service.client().call("Inspect", &named("hello")).unwrap();
+    assert_eq!(inspection.config["affinity"], json!({ "All": "0-3" }));
+    assert_eq!(inspection.config["grants"]["max_grant_frames"], 32);
+    // What a test's host lacks is asked for by its name.
+    let told = format!("{:?}", failure(service.create("name = \"other\"\nvif = [ \"\" ]")));
+    assert!(told.contains("vif-route"), "{told}");
+}
+
+#[test]
 fn steps_are_told_in_their_order() {
     let world = World::new();
     let service = world.start();
     let mut client = service.client();
     let mut steps = Vec::new();
-    create(&mut client, &config(""), &mut steps).unwrap();
+    create(&mut client, &world::config(""), &mut steps).unwrap();
     let told = |names: Vec<&str>| -> Vec<(String, Outcome)> {
         let both = |name: &str| [Outcome::Started, Outcome::Done].map(|outcome| (name.to_owned(), outcome));
         names.into_iter().flat_map(both).collect()
@@ -64,7 +79,7 @@ fn name_belongs_to_the_first_who_asks() {
     let service = world.start();
     world.stubs.set(Mode::Hold);
     let mut first = service.client();
-    first.begin("Create", &parameters(&config(""))).unwrap();
+    first.begin("Create", &parameters(&world::config(""))).unwrap();
     world.stubs.wait_started(1);
     let busy = Refusal::Busy { guest: "hello".to_owned(), lifecycle: "create".to_owned() };
     assert_eq!(failure(service.create("")), busy);
@@ -119,7 +134,7 @@ fn failed_step_is_named_and_everything_is_undone() {
     let service = world.start_with(world.toolstack().with_faults(faults));
     let mut steps = Vec::new();
     let Refusal::StepFailed { lifecycle, step, message, undo_failures, .. } =
-        failure(create(&mut service.client(), &config(""), &mut steps))
+        failure(create(&mut service.client(), &world::config(""), &mut steps))
     else {
         panic!()
     };

@@ -15,6 +15,7 @@ use api::frame::Splitter;
 use api::types::{
     CreateParameters, Event, Guest, GuestParameter, Guests, OneGuest, Outcome, Progress, Refusal, State,
 };
+use config::HostDefaults;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::{broadcast, oneshot};
@@ -110,7 +111,7 @@ impl World {
     pub(crate) fn shared(&self) -> Shared {
         let toolstack = self.toolstack();
         let qmp = sessions(&self.files.path().join("outriggerd.sock"), Arc::new(Never));
-        Shared { toolstack, registry: Registry::new(), qmp }
+        Shared { toolstack, registry: Registry::new(), qmp, host: Arc::default() }
     }
 
     pub(crate) fn start(&self) -> Service {
@@ -118,16 +119,21 @@ impl World {
     }
 
     pub(crate) fn start_with(&self, toolstack: Toolstack) -> Service {
-        self.serve(toolstack, Arc::new(Never))
+        self.serve(toolstack, Arc::new(Never), HostDefaults::default())
+    }
+
+    /// A daemon on a host with an `xl.conf`.
+    pub(crate) fn start_on(&self, host: HostDefaults) -> Service {
+        self.serve(self.toolstack(), Arc::new(Never), host)
     }
 
     /// A daemon that reaches the QEMUs.
     pub(crate) fn start_with_qemu(&self, toolstack: Toolstack) -> Service {
         let qemus = Arc::new(self.qemus.clone());
-        self.serve(toolstack.with_states(qemus.clone()), qemus)
+        self.serve(toolstack.with_states(qemus.clone()), qemus, HostDefaults::default())
     }
 
-    fn serve(&self, toolstack: Toolstack, dial: Arc<dyn Dial>) -> Service {
+    fn serve(&self, toolstack: Toolstack, dial: Arc<dyn Dial>, host: HostDefaults) -> Service {
         let socket = self.files.path().join("outriggerd.sock");
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = mpsc::channel();
@@ -135,7 +141,7 @@ impl World {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let outcome = runtime.block_on(async {
-                let daemon = Daemon::start(&path, toolstack, sessions(&path, dial)).await?;
+                let daemon = Daemon::start(&path, toolstack, sessions(&path, dial), host).await?;
                 // Drivers have not begun yet, so nothing is missed.
                 let events = Listener::new(&daemon.shared);
                 let _ = ready.send((daemon.shared.clone(), events));

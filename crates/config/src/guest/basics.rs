@@ -192,7 +192,7 @@ pub(super) fn affinity(reader: &mut Reader<'_>, max_vcpus: u32) -> Affinity {
     }
 }
 
-fn cpu_set(reader: &mut Reader<'_>, atom: &Atom) -> Option<CpuSet> {
+pub(super) fn cpu_set(reader: &mut Reader<'_>, atom: &Atom) -> Option<CpuSet> {
     match atom.text.as_str().parse() {
         Ok(cpus) => Some(cpus),
         Err(error) => {

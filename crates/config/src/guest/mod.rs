@@ -16,7 +16,7 @@ use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Document, Entry, Value};
 use crate::foreign;
 use crate::keys::{self, Treatment};
-use crate::model::{Disk, GuestConfig, Nic, Rate, Vdev};
+use crate::model::{CpuSet, Disk, GuestConfig, Nic, Rate, Vdev};
 use crate::reader::{Reader, refusal};
 
 /// The diagnostic of a guest of another type.
@@ -63,6 +63,11 @@ pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
 /// The virtual device that a text names.
 pub(crate) fn disk_name(text: &str) -> Result<Vdev, String> {
     disk::name(text)
+}
+
+/// A set of CPUs.
+pub(crate) fn cpu_set(reader: &mut Reader<'_>, atom: &Atom) -> Option<CpuSet> {
+    basics::cpu_set(reader, atom)
 }
 
 /// The limit of a network interface that a text describes.

@@ -58,6 +58,13 @@ impl CpuSet {
     /// The largest number: Debian's Xen is built for 512 CPUs (`CONFIG_NR_CPUS`).
     pub const MAX: u16 = 511;
 
+    /// The CPUs that are in both sets; absent if there is none.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Option<Self> {
+        let both: BTreeSet<u16> = self.0.intersection(&other.0).copied().collect();
+        (!both.is_empty()).then_some(Self(both))
+    }
+
     /// The CPUs, lowest first.
     pub fn iter(&self) -> impl Iterator<Item = u16> {
         self.0.iter().copied()
