@@ -1,7 +1,9 @@
-//! Xen's own configuration parser, libxlutil of Xen 4.17, for tests that compare ours with it.
+//! Xen's own configuration parsers, libxlutil and xl of Xen 4.17, for tests that compare ours with them.
 //!
 //! Nothing that is shipped uses this crate. It calls libxlutil, which works without Xen, through the functions that
 //! `libxlutil.h` declares, and copies everything out.
+
+pub mod xl;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
