@@ -119,7 +119,7 @@ const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not supported y
 const HARDWARE: &str =
     "passing parts of the host to a guest is not supported yet, and the guest would lack them";
 const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would lack it";
-const SMBIOS: &str = "it came with Xen 4.18 and is not supported yet, and the guest would lack the strings; `smbios_firmware` takes a \
+const SMBIOS: &str = "SMBIOS strings are not supported yet, and the guest would lack them; `smbios_firmware` takes a \
      file";
 const PLATFORM_BAR: &str = "the memory of the Xen platform device is uncacheable, as it is by default";
 const XENSTORED: &str = "xenstored's own limits hold";

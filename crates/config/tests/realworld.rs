@@ -53,7 +53,7 @@ const REFUSED: &[Case] = &[
     (
         "F16-newer-keys",
         &[
-            ("5:1: warning[config::no-effect]", "`xen_platform_pci_bar_uc`"),
+            ("5:1: warning[config::no-effect]", "came with Xen 4.21"),
             ("6:1: error[config::refused]", "came with Xen 4.18"),
         ],
     ),
@@ -179,6 +179,8 @@ fn neighbours_of_the_files_are_judged_alike() {
         ("max_grant_frames = 256", "warning[config::above-limit]"),
         // Mistakes, each of them one.
         ("memmory = 4", "error[config::unknown-key]"),
+        ("pcii = [ '00:1f.0' ]", "error[config::unknown-key]"),
+        ("vnclistn = '0.0.0.0'", "warning[config::unknown-key]"),
         ("max-mem = 4", "error[config::syntax]"),
         ("acpi = true", "error[config::syntax]"),
         ("keymap = en-us", "error[config::syntax]"),
@@ -208,6 +210,8 @@ fn help_recommends_nothing_that_is_refused() {
         ("disk = [ '/a,raw,xvda,w,backendtype=ph' ]", "`qdisk`"),
         ("tsc_mode = 'native_'", "native_paravirt"),
         ("smbioss = 1", "`bios`"),
+        ("smbioss = 1", "did you mean"),
+        ("pcii = 1", "did you mean"),
         ("memory = -1", "\"-1\""),
         ("memory = many", "\"many\""),
         ("acpi = Maybe", "\"Maybe\""),

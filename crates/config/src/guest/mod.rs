@@ -77,16 +77,20 @@ pub(crate) fn rate(text: &str) -> Result<Rate, &'static str> {
 
 fn judge(entry: &Entry) -> Option<Diagnostic> {
     let Some(key) = keys::find(&entry.key) else { return unknown(entry) };
-    match key.treatment {
-        Treatment::Used => None,
+    let diagnostic = match key.treatment {
+        Treatment::Used => return None,
         Treatment::NoEffect { harmless, .. } | Treatment::Refused { harmless, .. }
             if harmless.covers(&entry.value) =>
         {
-            None
+            return None;
         }
-        Treatment::NoEffect { why, .. } => Some(no_effect(entry, why)),
-        Treatment::Refused { why, .. } => Some(refusal(key.name, entry.key_span.to(entry.value.span()), why)),
-    }
+        Treatment::NoEffect { why, .. } => no_effect(entry, why),
+        Treatment::Refused { why, .. } => refusal(key.name, entry.key_span.to(entry.value.span()), why),
+    };
+    Some(match key.since {
+        Some(since) => diagnostic.help(format!("the key came with Xen {since}")),
+        None => diagnostic,
+    })
 }
 
 /// A key that is not xl's: an error only if it looks like one that is.
@@ -99,8 +103,16 @@ fn unknown(entry: &Entry) -> Option<Diagnostic> {
         return (!is_default).then(|| no_effect(entry, program.why()));
     }
     let message = format!("`{}` is not a key", entry.key);
-    let diagnostic = match keys::nearest(&entry.key) {
-        Some(near) => Diagnostic::error(UNKNOWN_KEY, message).help(format!("did you mean `{near}`?")),
+    let near = keys::nearest(&entry.key).and_then(keys::find);
+    let diagnostic = match near.map(|key| (key.name, key.treatment)) {
+        Some((near, Treatment::Used)) => {
+            Diagnostic::error(UNKNOWN_KEY, message).help(format!("did you mean `{near}`?"))
+        }
+        // What is recommended must not be refused afterwards.
+        Some((near, Treatment::Refused { why, .. })) => Diagnostic::error(UNKNOWN_KEY, message)
+            .help(format!("if `{near}` was meant, it is not supported: {why}")),
+        Some((near, Treatment::NoEffect { .. })) => Diagnostic::warning(UNKNOWN_KEY, message)
+            .help(format!("even as `{near}`, it has no effect; the line can be removed")),
         None => Diagnostic::warning(UNKNOWN_KEY, message)
             .help("it has no effect, and no release of xl knows it; the line can be removed"),
     };
