@@ -38,7 +38,8 @@ fn disk_and_nic() -> Result<()> {
 
 fn rest() -> Result<()> {
     let mut shell = idle::shell()?;
-    memory_and_processors(&mut shell)?;
+    memory(&mut shell)?;
+    processors(&mut shell)?;
     signals(&mut shell)?;
     name(&mut shell)
 }
@@ -115,14 +116,17 @@ fn nic(shell: &mut Shell) -> Result<()> {
     no_ports()
 }
 
-fn memory_and_processors(shell: &mut Shell) -> Result<()> {
+fn memory(shell: &mut Shell) -> Result<()> {
     let total = "$(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)";
     let all: u64 = shell.good(&format!("echo {total}"), 30)?.parse().context("no MemTotal")?;
     outrigger(&["mem-set", idle::NAME, "200m"])?.good()?;
     let less = all - (256 - 200) * 1024;
     shell.until(&format!("[ {total} -le {less} ]"), 60)?;
     outrigger(&["mem-set", idle::NAME, "256m"])?.good()?;
-    shell.until(&format!("[ {total} -ge {all} ]"), 60)?;
+    shell.until(&format!("[ {total} -ge {all} ]"), 60)
+}
+
+fn processors(shell: &mut Shell) -> Result<()> {
     outrigger(&["vcpu-set", idle::NAME, "2"])?.good()?;
     let online = "/sys/devices/system/cpu/cpu1/online";
     shell.until(&format!("[ -e {online} ]"), 60)?;

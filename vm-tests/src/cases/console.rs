@@ -17,7 +17,7 @@ use crate::harness::console_guest::ConsoleGuest;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{ConsoleDaemon, start_ours};
 use crate::harness::files::{wait_for, wait_for_size, wait_until_gone};
-use crate::harness::guest::scratch;
+use crate::harness::guest::unused;
 use crate::harness::seconds;
 use crate::harness::terminal::Terminal;
 
@@ -100,8 +100,7 @@ fn sigkill_under_load() -> Result<()> {
     // A few here; a longer run asks for more.
     let kills = std::env::var("OUTRIGGER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_u32);
     let mut daemon = ConsoleDaemon::ours(&["--log=none"])?;
-    let file = scratch("stream", b"")?;
-    fs::remove_file(&file)?;
+    let file = unused("stream")?;
     let output = format!("file:{}", file.display());
     let keys = [("output", output.as_str()), ("output-limit", "1000000000")];
     let guest = ConsoleGuest::start("writer", "s", &keys)?;

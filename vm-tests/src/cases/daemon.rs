@@ -15,7 +15,7 @@ use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{kill_hard, start, start_outriggerd};
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, must_be_gone, wait_for_domain};
+use crate::harness::guest::{Made, wait_for_domain};
 use crate::harness::qmp::Qmp;
 use crate::harness::seconds;
 
@@ -91,9 +91,8 @@ fn dead_stub() -> Result<()> {
     let noticed = start.elapsed();
     ensure!(noticed < seconds(2), "noticed only after {noticed:?}");
     events.wait_for("victim", "destroyed", 30)?;
-    must_be_gone("victim").context("the guest without a device model")?;
+    guest.must_be_gone().context("the guest without a device model")?;
     ensure!(outrigger(&["dm-log", "victim"])?.status == 0, "the log was not kept");
-    guest.leave();
     Ok(())
 }
 
@@ -104,16 +103,11 @@ fn dead_stub_restart() -> Result<()> {
     let mut client = client_with_a_request("phoenix", guest.stub()?)?;
     let start = Instant::now();
     kill_stub(&guest)?;
-    client_is_told(&mut client)?;
-    ensure!(start.elapsed() < seconds(10), "told only after {:?}", start.elapsed());
+    client_is_told(&mut client, start)?;
     events.wait_for("phoenix", "created", 120)?;
-    while client.message(60).is_ok() {}
-    ensure!(start.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
+    connection_ends(client, start)?;
     is_answered("phoenix")?;
-    let again = Made::named("phoenix")?;
-    let old = guest.guest.domid;
-    guest.leave();
-    ensure!(again.guest.domid != old, "it is the same domain");
+    let again = guest.successor()?;
     config.booted(&again)?;
     again.destroy()
 }
@@ -134,27 +128,39 @@ fn is_answered(guest: &str) -> Result<()> {
 }
 
 /// Who spoke with the dead one's QEMU is told, and not left to wait; the new one's answers.
-fn client_is_told(client: &mut Qmp) -> Result<()> {
+fn client_is_told(client: &mut Qmp, end: Instant) -> Result<()> {
     let failed = client.answer(60)?;
     let why = failed["error"]["desc"].as_str().unwrap_or_default();
     ensure!(failed["id"] == "mine" && why.contains("the device model has ended"), "{failed}");
-    client.event("OUTRIGGER_SESSION_LOST", 30).map(drop)
+    client.event("OUTRIGGER_SESSION_LOST", 30)?;
+    ensure!(end.elapsed() < seconds(10), "told only after {:?}", end.elapsed());
+    Ok(())
 }
+
+/// A connection to the dead one's QEMU is closed within a minute of its end.
+fn connection_ends(mut client: Qmp, end: Instant) -> Result<()> {
+    while client.message(60).is_ok() {}
+    ensure!(end.elapsed() < seconds(60), "a connection to a QEMU that is gone stays open");
+    Ok(())
+}
+
+/// Calls, and what is in their answers.
+const CALLS: [(&str, &str); 5] = [
+    (r#"{"method":"org.varlink.service.GetInfo"}"#, "io.outrigger"),
+    (
+        r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.outrigger"}}"#,
+        "method Create",
+    ),
+    (r#"{"method":"io.outrigger.Nonsense"}"#, "org.varlink.service.MethodNotFound"),
+    (r#"{"method":"io.outrigger.Get","parameters":{"guest":7}}"#, "org.varlink.service.InvalidParameter"),
+    // The connection has survived both.
+    (r#"{"method":"io.outrigger.List"}"#, "guests"),
+];
 
 fn introspection() -> Result<()> {
     let mut stream = UnixStream::connect(api::DEFAULT_SOCKET)?;
     stream.set_read_timeout(Some(seconds(10)))?;
-    for (call, wanted) in [
-        (r#"{"method":"org.varlink.service.GetInfo"}"#, "io.outrigger"),
-        (
-            r#"{"method":"org.varlink.service.GetInterfaceDescription","parameters":{"interface":"io.outrigger"}}"#,
-            "method Create",
-        ),
-        (r#"{"method":"io.outrigger.Nonsense"}"#, "org.varlink.service.MethodNotFound"),
-        (r#"{"method":"io.outrigger.Get","parameters":{"guest":7}}"#, "org.varlink.service.InvalidParameter"),
-        // The connection has survived both.
-        (r#"{"method":"io.outrigger.List"}"#, "guests"),
-    ] {
+    for (call, wanted) in CALLS {
         let answer = call_varlink(&mut stream, call)?;
         ensure!(answer.contains(wanted), "{call}: no \"{wanted}\" in {answer}");
     }

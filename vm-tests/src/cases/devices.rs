@@ -56,21 +56,24 @@ fn data_disk(name: &str) -> Result<PathBuf> {
 }
 
 fn scripts() -> Result<()> {
-    let bridge = bridge()?;
     let _ = fs::remove_file(LOG);
-    let (block, vif, data) =
-        (script("block-test", BLOCK)?, script("vif-test", VIF)?, data_disk("scripted-data.img")?);
-    let target = format!("script={}, target=test:{}", block.display(), data.display());
-    let (guest, console) = GuestConfig::hello("scripted")
-        .disk(&format!("format=raw, vdev=hdb, access=rw, {target}"))
-        .nic(&format!("bridge={bridge}, script={}", vif.display()))
-        .boot()?;
+    let (guest, console) = scripted()?.boot()?;
     ensure!(console.seen.contains("this is hdb"), "it has not read the disk: {}", console.seen);
     let expected = what_the_scripts_log(&guest)?;
     logged(&expected)?;
     guest.destroy()?;
     let take_back = |line: &String| line.replace(" add ", " remove ").replace(" online ", " offline ");
     logged(&expected.iter().map(take_back).collect::<Vec<_>>())
+}
+
+/// A guest with a disk and an interface that scripts connect.
+fn scripted() -> Result<GuestConfig> {
+    let (block, data) = (script("block-test", BLOCK)?, data_disk("scripted-data.img")?);
+    let target = format!("script={}, target=test:{}", block.display(), data.display());
+    let (bridge, vif) = (bridge()?, script("vif-test", VIF)?);
+    Ok(GuestConfig::hello("scripted")
+        .disk(&format!("format=raw, vdev=hdb, access=rw, {target}"))
+        .nic(&format!("bridge={bridge}, script={}", vif.display())))
 }
 
 /// The lines of the scripts' log for a guest and its stubdomain, both of which are on the bridge.
@@ -119,12 +122,16 @@ fn block_and_scsi() -> Result<()> {
     let mut console = Console::serial(&guest, 0)?;
     console.wait_for("disk 0: this is hda", 60)?;
     console.wait_for("disk 1: this is hdb", 60)?;
-    let info = outrigger(&["info", "blocky"])?.good()?.stdout;
+    second_disk_is_on_scsi("blocky")?;
+    guest.destroy()?;
+    // The device is its owner's.
+    boot.must_be_attached()
+}
+
+fn second_disk_is_on_scsi(guest: &str) -> Result<()> {
+    let info = outrigger(&["info", guest])?.good()?.stdout;
     for model in ["lsi53c895a", "scsi-hd"] {
         ensure!(info.contains(model), "the second disk is not on SCSI:\n{info}");
     }
-    guest.destroy()?;
-    // The device is its owner's: it is still attached.
-    ensure!(boot.is_attached(), "{} was detached", boot.0);
     Ok(())
 }

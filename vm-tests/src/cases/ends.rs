@@ -9,7 +9,7 @@ use crate::harness::command::{XL, outrigger, run};
 use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{Made, list, must_be_gone, must_run};
+use crate::harness::guest::{Made, list, must_run};
 
 pub(super) const CASES: &[Case] = &[
     Case::new("ends::acpi_button_shuts_down_a_guest_without_pv_drivers", acpi_button),
@@ -25,9 +25,7 @@ fn acpi_button() -> Result<()> {
     ensure!(said.contains("ACPI"), "{said}");
     console.wait_for("TESTGUEST power button", 10)?;
     events.wait_for("button", "powered-off", 30)?;
-    must_be_gone("button")?;
-    guest.leave();
-    Ok(())
+    guest.must_be_gone()
 }
 
 fn preserved() -> Result<()> {
@@ -57,15 +55,20 @@ fn renamed() -> Result<()> {
     console.type_text("r")?;
     events.wait_for("phoenix2", "rebooted", 60)?;
     events.wait_for("phoenix2", "created", 120)?;
-    let domid = guest.guest.domid;
-    let kept = must_be_shut_down(&format!("phoenix2-{domid}"), domid)?;
-    let again = Made::named("phoenix2")?;
-    ensure!(again.guest.domid != kept.domid && again.guest.uuid != kept.uuid, "{again:?}");
+    let again = restarted_beside(&guest)?;
     let mut console = config.booted(&again)?;
-    // The new one ends for itself.
     console.type_text("p")?;
     events.wait_for("phoenix2", "destroyed", 60)?;
     again.leave();
-    ensure!(list()?.len() == 1, "{:?}", list()?);
+    ensure!(list()?.len() == 1, "it has not ended for itself: {:?}", list()?);
     guest.destroy()
+}
+
+/// The guest that has started anew. The old one is kept under another name.
+fn restarted_beside(old: &Made) -> Result<Made> {
+    let domid = old.guest.domid;
+    let kept = must_be_shut_down(&format!("phoenix2-{domid}"), domid)?;
+    let again = Made::named("phoenix2")?;
+    ensure!(again.guest.domid != kept.domid && again.guest.uuid != kept.uuid, "{again:?}");
+    Ok(again)
 }

@@ -88,19 +88,22 @@ fn hostile() -> Result<()> {
     let mut other = Bystander::boot()?;
     let events = Events::subscribe()?;
     let rogue = create_rogue()?;
-    let mut client = Qmp::connect_unsafe("rogue")?;
-    let before = Cost::now()?;
-    plays_along_but_answers_nonsense(&mut client)?;
-    broken_sessions_are_replaced(&mut client, &mut other)?;
-    odd_answers_are_passed_over(&mut client)?;
-    silence_holds_up_nobody_else(&mut client)?;
+    let client = Qmp::connect_unsafe("rogue")?;
+    let had = Cost::now()?.memory_kib;
+    odd_sessions(client, &mut other)?;
     flood(&mut other)?;
     let after = Cost::now()?.memory_kib;
-    let had = before.memory_kib;
     ensure!(after < had + MORE_KIB, "the daemon has {after} KiB, and had {had}");
     crash_ends_it(rogue, events)?;
     other.must_be_unharmed()?;
     other.guest.destroy()
+}
+
+fn odd_sessions(mut client: Qmp, other: &mut Bystander) -> Result<()> {
+    plays_along_but_answers_nonsense(&mut client)?;
+    broken_sessions_are_replaced(&mut client, other)?;
+    odd_answers_are_passed_over(&mut client)?;
+    silence_holds_up_nobody_else(&mut client)
 }
 
 /// A guest whose stubdomain is the attacker's.

@@ -33,21 +33,24 @@ fn nics(guest: &str) -> Result<Vec<Nic>> {
 fn without_drivers() -> Result<()> {
     bridge_with(BRIDGE, "10.77.0.1/24")?;
     bridge_with(OTHER_BRIDGE, "10.78.0.1/24")?;
-    let (guest, console) = GuestConfig::hello("plug").nic(&format!("bridge={BRIDGE}, model=e1000")).boot()?;
-    drop(console);
+    let (guest, _) = GuestConfig::hello("plug").nic(&format!("bridge={BRIDGE}, model=e1000")).boot()?;
     let before = Host::look()?;
     let extra = padded("extra.img", "extra")?.display().to_string();
-    attach_disk(&extra)?;
-    let mac = attach_nic()?;
-    bridges_are_changed(&guest)?;
-    // A boot sector lets no card go.
-    outrigger(&["network-detach", "--force", "plug", &mac])?.good()?;
-    outrigger(&["block-detach", "plug", "xvdc"])?.good()?;
+    come_and_go(&guest, &extra)?;
     clean::compare(&before)?;
     ensure!(ports(BRIDGE)?.len() == 2 && ports(OTHER_BRIDGE)?.is_empty(), "the bridges are not as before");
     // One that is still attached goes with the guest.
     outrigger(&["block-attach", "plug", &format!("{extra},raw,xvdc,ro")])?.good()?;
     guest.destroy()
+}
+
+fn come_and_go(guest: &Made, image: &str) -> Result<()> {
+    attach_disk(image)?;
+    let mac = attach_nic()?;
+    bridges_are_changed(guest)?;
+    // A boot sector lets no card go.
+    outrigger(&["network-detach", "--force", "plug", &mac])?.good()?;
+    outrigger(&["block-detach", "plug", "xvdc"])?.good().map(drop)
 }
 
 fn attach_disk(image: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! A real Linux guest: firmware, boot loader, emulated disk, then PV disk and NIC, power-off.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::harness::command::outrigger;
 use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::events::Events;
-use crate::harness::guest::{must_be_gone, scratch};
+use crate::harness::guest::unused;
 use crate::harness::network::{BRIDGE, bridge_with, no_ports};
 use crate::harness::seconds;
 use crate::harness::shell::BOOT;
@@ -35,17 +35,21 @@ fn pings() -> Result<()> {
     let nic = format!("mac=00:16:3e:77:00:02, bridge={BRIDGE}, model=e1000");
     let mut events = Events::subscribe()?;
     let (guest, mut console) = GuestConfig::linux("tux", PINGS).nic(&nic).boot()?;
+    uses_pv_drivers(&mut console)?;
+    events.wait_for("tux", "powered-off", 60)?;
+    events.wait_for("tux", "destroyed", 60)?;
+    guest.must_be_gone()?;
+    no_ports()
+}
+
+fn uses_pv_drivers(console: &mut Console) -> Result<()> {
     // After the unplug there is one disk driver, not two.
     console.wait_for("xvda xvdb", 20)?;
     ensure!(!console.seen.contains("disks: sda"), "the emulated disks were not unplugged");
     console.wait_for("PING=0", 90)?;
     console.wait_for("XVDA=ok", 30)?;
     ensure!(console.seen.contains("xen-netfront") || console.seen.contains("/vif"), "eth0 is not a PV NIC");
-    events.wait_for("tux", "powered-off", 60)?;
-    events.wait_for("tux", "destroyed", 60)?;
-    guest.leave();
-    must_be_gone("tux")?;
-    no_ports()
+    Ok(())
 }
 
 /// Speaks through both channels, and listens to them.
@@ -54,8 +58,7 @@ const CHANNELS: &str = "echo CHANNEL-SPEAKS >/dev/hvc1; echo SECOND-SPEAKS >/dev
 
 fn shutdown() -> Result<()> {
     // Channels on the way: consoles of the guest's, one of which ends at a socket.
-    let socket = scratch("channel", b"")?;
-    fs::remove_file(&socket)?;
+    let socket = unused("channel")?;
     let first = format!("name=org.example.agent, connection=socket, path={}", socket.display());
     let guest = GuestConfig::linux("calm", CHANNELS)
         .line(&format!("channel=['{first}', 'name=second,connection=pty']"))
@@ -66,9 +69,7 @@ fn shutdown() -> Result<()> {
     channel_at_a_tty(&mut console, guest.guest.domid)?;
     let said = outrigger(&["shutdown", "--wait=120", "calm"])?.good()?.stdout;
     ensure!(said.contains("PV"), "{said}");
-    must_be_gone("calm")?;
-    guest.leave();
-    Ok(())
+    guest.must_be_gone()
 }
 
 fn channel_at_a_socket(console: &mut Console, socket: &Path) -> Result<()> {

@@ -84,13 +84,20 @@ fn boot_sector(pair: &mut Pair) -> Result<()> {
 /// The pages that the Linux guest writes in each turn.
 const PAGES: u64 = 256;
 
-fn linux(pair: &mut Pair) -> Result<()> {
+/// Creates on host-a the Linux guest that counts and writes memory.
+fn create_linux() -> Result<()> {
     write_disk(SHARED_DISK, &fs::read(LINUX_DISK)?)?;
     // Zeros follow.
     write_disk(SMALL_SHARED_DISK, counter::program(PAGES).as_bytes())?;
     let config = GuestConfig::linux(NAME, "").boot_disk(SHARED_DISK.as_ref());
     let (guest, _) = config.second_disk(SMALL_SHARED_DISK.as_ref()).boot()?;
+    // Wherever it is at the end of the case.
     guest.leave();
+    Ok(())
+}
+
+fn linux(pair: &mut Pair) -> Result<()> {
+    create_linux()?;
     let count = |pair: &mut Pair, side| pair.ask::<Count>(side, Task::Count(NAME.to_owned()));
     let before = count(pair, Side::A)?;
     let rounds = rounds(&migrate(pair, Side::A)?)?;
@@ -98,11 +105,17 @@ fn linux(pair: &mut Pair) -> Result<()> {
     let after = count(pair, Side::B)?;
     let later = count(pair, Side::B)?;
     ensure!(before.number < after.number && after.number < later.number, "{before:?} {after:?} {later:?}");
-    let longest = seconds(20).as_millis();
-    println!("     it stood still for {} ms; before, for {} ms at most", after.gap * 10, before.gap * 10);
     rounds.iter().for_each(|round| println!("     {round}"));
-    ensure!(u128::from(after.gap) * 10 < longest, "it stood still for {} ms", after.gap * 10);
+    stood_still_briefly(&before, &after)?;
     destroy(pair, Side::B)
+}
+
+/// The longest gap between two numbers is short, also where the guest has moved between them.
+fn stood_still_briefly(before: &Count, after: &Count) -> Result<()> {
+    println!("     it stood still for {} ms; before, for {} ms at most", after.gap * 10, before.gap * 10);
+    let longest = seconds(20).as_millis();
+    ensure!(u128::from(after.gap) * 10 < longest, "it stood still for {} ms", after.gap * 10);
+    Ok(())
 }
 
 /// The rounds that a migration has reported.
@@ -116,24 +129,30 @@ fn rounds(said: &Output) -> Result<Vec<Value>> {
 }
 
 fn back_and_forth(pair: &mut Pair) -> Result<()> {
-    let times: u32 = match std::env::var(MIGRATIONS) {
-        Ok(times) => times.parse().with_context(|| format!("{MIGRATIONS}={times}"))?,
-        Err(_) => 3,
-    };
+    let times = times()?;
     create_hello(pair)?;
-    let mut before: Option<[Weight; 2]> = None;
     // What the first time leaves, such as the memory of a library, is no leak.
-    for _ in 0..=times {
-        for from in Side::BOTH {
-            migrate(pair, from)?;
-            must_echo(pair, from.other())?;
-        }
-        if before.is_none() {
-            before = Some([pair.ask(Side::A, Task::Weigh)?, pair.ask(Side::B, Task::Weigh)?]);
-        }
-    }
-    for (side, before) in Side::BOTH.into_iter().zip(before.iter().flatten()) {
+    there_and_back(pair)?;
+    let before: [Weight; 2] = [pair.ask(Side::A, Task::Weigh)?, pair.ask(Side::B, Task::Weigh)?];
+    (0..times).try_for_each(|_| there_and_back(pair))?;
+    for (side, before) in Side::BOTH.into_iter().zip(&before) {
         no_leaks(pair, side, before)?;
     }
     destroy(pair, Side::A)
+}
+
+/// How often the guest moves there and back: a few times here; a longer run asks for more.
+fn times() -> Result<u32> {
+    match std::env::var(MIGRATIONS) {
+        Ok(times) => times.parse().with_context(|| format!("{MIGRATIONS}={times}")),
+        Err(_) => Ok(3),
+    }
+}
+
+fn there_and_back(pair: &mut Pair) -> Result<()> {
+    for from in Side::BOTH {
+        migrate(pair, from)?;
+        must_echo(pair, from.other())?;
+    }
+    Ok(())
 }

@@ -77,33 +77,35 @@ impl Case {
     }
 }
 
+/// The cases of each subject, in the order in which they run.
+const SUBJECTS: [&[Case]; 24] = [
+    conformance::CASES,
+    bad_input::CASES,
+    console::CASES,
+    hello::CASES,
+    agent::CASES,
+    devices::CASES,
+    ends::CASES,
+    daemon::CASES,
+    stock::CASES,
+    strangers::CASES,
+    ease::CASES,
+    hotplug::CASES,
+    media::CASES,
+    save::CASES,
+    state::CASES,
+    vchan::CASES,
+    qmp::CASES,
+    hostile::CASES,
+    linux::CASES,
+    changes::CASES,
+    emulated::CASES,
+    pair::CASES,
+    migrate::CASES,
+    xenstored_gone::CASES,
+];
+
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
-    [
-        conformance::CASES,
-        bad_input::CASES,
-        console::CASES,
-        hello::CASES,
-        agent::CASES,
-        devices::CASES,
-        ends::CASES,
-        daemon::CASES,
-        stock::CASES,
-        strangers::CASES,
-        ease::CASES,
-        hotplug::CASES,
-        media::CASES,
-        save::CASES,
-        state::CASES,
-        vchan::CASES,
-        qmp::CASES,
-        hostile::CASES,
-        linux::CASES,
-        changes::CASES,
-        emulated::CASES,
-        pair::CASES,
-        migrate::CASES,
-        xenstored_gone::CASES,
-    ]
-    .concat()
+    SUBJECTS.concat()
 }

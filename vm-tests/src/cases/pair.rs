@@ -18,20 +18,24 @@ pub(super) const CASES: &[Case] =
 fn in_turn() -> Result<()> {
     let mut peer = Peer::join()?;
     match peer.side {
-        Side::A => {
-            write_disk(SHARED_DISK, &fs::read(HELLO_DISK)?)?;
-            let uuid = run_to_its_disk(&config())?;
-            peer.tell(&uuid)?;
-            ensure!(peer.hear()? == uuid, "the other host ran something else");
-            ensure!(list()?.is_empty(), "a guest is here again");
-            Ok(())
-        }
-        Side::B => {
-            let uuid = peer.hear()?;
-            let ran = run_to_its_disk(&config().line(&format!("uuid='{uuid}'")))?;
-            peer.tell(&ran)
-        }
+        Side::A => runs_here_first(&mut peer),
+        Side::B => runs_here_then(&mut peer),
     }
+}
+
+fn runs_here_first(peer: &mut Peer) -> Result<()> {
+    write_disk(SHARED_DISK, &fs::read(HELLO_DISK)?)?;
+    let uuid = run_to_its_disk(&config())?;
+    peer.tell(&uuid)?;
+    ensure!(peer.hear()? == uuid, "the other host ran something else");
+    ensure!(list()?.is_empty(), "a guest is here again");
+    Ok(())
+}
+
+fn runs_here_then(peer: &mut Peer) -> Result<()> {
+    let uuid = peer.hear()?;
+    let ran = run_to_its_disk(&config().line(&format!("uuid='{uuid}'")))?;
+    peer.tell(&ran)
 }
 
 /// The boot sector guest on the shared disk.

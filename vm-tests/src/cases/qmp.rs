@@ -19,7 +19,7 @@ use crate::harness::command::outrigger;
 use crate::harness::config::GuestConfig;
 use crate::harness::consoles::Console;
 use crate::harness::daemons::{kill_hard, pid, start, start_outriggerd};
-use crate::harness::guest::{Made, scratch};
+use crate::harness::guest::{Made, unused};
 use crate::harness::qmp::{Qmp, at_once, by_command};
 use crate::harness::seconds;
 use crate::harness::terminal::Terminal;
@@ -91,20 +91,24 @@ fn requests_from_a_pipe() -> Result<()> {
 /// As a person has it: a terminal, keys, and what happens meanwhile.
 fn prompt() -> Result<()> {
     let guest = GuestConfig::hello("typed").create()?;
-    let home = scratch("typed-state", b"")?;
-    std::fs::remove_file(&home)?;
+    let home = unused("typed-state")?;
     let mut terminal = start_prompt(&home)?;
     prompt_completes(&mut terminal)?;
     prompt_hears_events(&mut terminal)?;
-    terminal.press(b"\x04")?;
-    let status = terminal.end(30)?;
-    ensure!(status.success(), "it ended with {status}");
+    end_of_input_ends_it(terminal)?;
     // The first of the three lines is remembered in another session.
     let mut terminal = start_prompt(&home)?;
     terminal.press(b"\x1b[A\x1b[A\x1b[A\r")?;
     terminal.hear("\"running\": true", 30)?;
     guest.destroy()?;
     prompt_ends_with_its_guest(terminal)
+}
+
+fn end_of_input_ends_it(mut terminal: Terminal) -> Result<()> {
+    terminal.press(b"\x04")?;
+    let status = terminal.end(30)?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
 }
 
 fn start_prompt(home: &Path) -> Result<Terminal> {
@@ -184,12 +188,8 @@ fn must_have_no_vchan(guest: &Made) -> Result<()> {
 
 /// The daemon dies with half of a request sent, which is longer than what can be on the way.
 fn request_cut(stub: DomId) -> Result<()> {
-    let consoled = pid("outrigger-consoled")?;
     let mut client = Qmp::connect("plain")?;
-    kill(consoled, Signal::SIGSTOP)?;
-    let killed = send_half_and_kill(&mut client);
-    kill(consoled, Signal::SIGCONT)?;
-    killed?;
+    while_no_byte_moves(|| send_half_and_kill(&mut client))?;
     start_outriggerd()?;
     let start = Instant::now();
     status(&mut Qmp::connect("plain")?, &json!("after a cut request"))?;
@@ -199,6 +199,15 @@ fn request_cut(stub: DomId) -> Result<()> {
     seen.wait_for("JSON parse error, stray '\\\"aaaa", 10)?;
     ensure!(!seen.seen.contains("DeviceNotFound"), "it was executed: {}", seen.seen);
     Ok(())
+}
+
+/// Does something while the console daemon stands still.
+fn while_no_byte_moves(what: impl FnOnce() -> Result<()>) -> Result<()> {
+    let consoled = pid("outrigger-consoled")?;
+    kill(consoled, Signal::SIGSTOP)?;
+    let done = what();
+    kill(consoled, Signal::SIGCONT)?;
+    done
 }
 
 fn send_half_and_kill(client: &mut Qmp) -> Result<()> {
@@ -212,12 +221,7 @@ fn send_half_and_kill(client: &mut Qmp) -> Result<()> {
 fn answer_cut(stub: DomId) -> Result<()> {
     let consoled = pid("outrigger-consoled")?;
     let mut client = Qmp::connect("plain")?;
-    let before = said_by(stub, MONITOR)?;
-    client.send(&json!({"execute": "query-qmp-schema", "id": "long"}))?;
-    let deadline = Instant::now() + seconds(30);
-    while said_by(stub, MONITOR)? == before {
-        ensure!(Instant::now() < deadline, "QEMU does not answer");
-    }
+    begin_a_long_answer(&mut client, stub)?;
     kill(consoled, Signal::SIGKILL)?;
     session_is_lost(&mut client)?;
     start("outrigger-consoled", || Console::attach(stub, MONITOR).is_ok())?;
@@ -225,6 +229,16 @@ fn answer_cut(stub: DomId) -> Result<()> {
     client.event("OUTRIGGER_SESSION_RESTORED", 60)?;
     status(&mut client, &json!("after a cut answer"))?;
     println!("     in step {:?} after half an answer", start.elapsed());
+    Ok(())
+}
+
+fn begin_a_long_answer(client: &mut Qmp, stub: DomId) -> Result<()> {
+    let before = said_by(stub, MONITOR)?;
+    client.send(&json!({"execute": "query-qmp-schema", "id": "long"}))?;
+    let deadline = Instant::now() + seconds(30);
+    while said_by(stub, MONITOR)? == before {
+        ensure!(Instant::now() < deadline, "QEMU does not answer");
+    }
     Ok(())
 }
 

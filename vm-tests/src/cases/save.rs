@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Case;
-use super::stock::remove_empty_folder;
+use super::stock::{can_be_tried, remove_empty_folder};
 use crate::harness::command::{XL, outrigger, run, run_within};
 use crate::harness::config::{GuestConfig, path_of};
 use crate::harness::consoles::Console;
@@ -34,10 +34,8 @@ const BANNER: &str = "Hello from an HVM guest on COM1";
 
 /// Saves a guest, which is destroyed then.
 fn save(guest: Made, file: &Path) -> Result<()> {
-    let name = guest.guest.name.clone();
-    run_within(seconds(180), "outrigger", &["save", &name, &file.to_string_lossy()])?.good()?;
-    guest.leave();
-    must_be_gone(&name)
+    run_within(seconds(180), "outrigger", &["save", &guest.guest.name, &file.to_string_lossy()])?.good()?;
+    guest.must_be_gone()
 }
 
 /// Restores a guest.
@@ -126,26 +124,33 @@ fn linux() -> Result<()> {
     let (guest, mut console) =
         GuestConfig::linux("counts", &format!("mkdir -p /tmp; {COUNTS}")).nic(&nic).boot()?;
     let before = count(&mut console)?;
-    // Packed, because dom0 has little room.
+    let guest = through_a_packed_file(guest)?;
+    goes_on_from(before, Console::serial(&guest, 0)?)?;
+    run_within(seconds(60), "ping", &["-c", "3", "-W", "20", "10.77.0.2"])?.good()?;
+    guest.destroy()?;
+    no_ports()
+}
+
+/// Saves and restores the guest; packed, because dom0 has little room.
+fn through_a_packed_file(guest: Made) -> Result<Made> {
     let file = path_of("counts.save.gz");
     through(&format!("outrigger save counts - | gzip -1 >{}", file.display()))?;
-    guest.leave();
-    must_be_gone("counts")?;
+    guest.must_be_gone()?;
     through(&format!("gzip -dc {} | outrigger restore -", file.display()))?;
-    let guest = Made::named("counts")?;
-    let mut console = Console::serial(&guest, 0)?;
+    fs::remove_file(file)?;
+    Made::named("counts")
+}
+
+/// It has lost no number, its clock goes on, and its disk answers.
+fn goes_on_from(before: u64, mut console: Console) -> Result<()> {
     let after = count(&mut console)?;
     ensure!(after > before && after < before + 200, "it counted {before}, then {after}");
-    // Its clock goes on, its disk answers, and its network is back.
     let much_later = count(&mut console)?;
     ensure!(much_later > after, "it counts no longer");
     for words in ["LOST", "NO DISK", "TESTGUEST up"] {
         ensure!(!console.seen.contains(words), "{words}: {}", console.seen);
     }
-    run_within(seconds(60), "ping", &["-c", "3", "-W", "20", "10.77.0.2"])?.good()?;
-    fs::remove_file(file)?;
-    guest.destroy()?;
-    no_ports()
+    Ok(())
 }
 
 /// The next number that it says.
@@ -156,8 +161,7 @@ fn count(console: &mut Console) -> Result<u64> {
 }
 
 fn with_xl() -> Result<()> {
-    if !super::stock::dom0_serves_stubdomains()? {
-        println!("     not tried: QEMU in dom0 does not serve xl's stubdomains");
+    if !can_be_tried()? {
         return Ok(());
     }
     let (guest, _) = GuestConfig::hello("shared").boot()?;
@@ -193,25 +197,37 @@ fn interrupted() -> Result<()> {
     let (guest, mut console) = GuestConfig::hello("cut").boot()?;
     let folder = path_of("cuts");
     fs::create_dir_all(&folder)?;
-    let file = folder.join("cut.save");
-    for turn in ["killed", "cancelled"] {
-        let arguments = ["save", "cut", &file.to_string_lossy()].map(str::to_owned);
-        let mut client = Command::new("outrigger").args(arguments).stderr(Stdio::null()).spawn()?;
-        wait_for_content(&folder)?;
-        if turn == "killed" {
-            kill_hard("outriggerd")?;
-            start_outriggerd()?;
-        } else {
-            kill(Pid::from_raw(client.id().try_into()?), Signal::SIGINT)?;
-        }
-        let status = client.wait()?;
-        ensure!(!status.success(), "{turn}: the client says {status}");
+    for (turn, interrupt) in [("killed", kill_daemon as Interruption), ("cancelled", cancel)] {
+        interrupt_a_save(&folder, interrupt).context(turn)?;
         console.echo(turn)?;
         guest.must_be_the_same()?;
         ensure!(fs::read_dir(&folder)?.count() == 0, "{turn}: a part of a file is left");
     }
     fs::remove_dir(folder)?;
     guest.destroy()
+}
+
+/// What ends a save before its end, whose client this is.
+type Interruption = fn(&Child) -> Result<()>;
+
+fn kill_daemon(_: &Child) -> Result<()> {
+    kill_hard("outriggerd")?;
+    start_outriggerd()
+}
+
+fn cancel(client: &Child) -> Result<()> {
+    Ok(kill(Pid::from_raw(client.id().try_into()?), Signal::SIGINT)?)
+}
+
+fn interrupt_a_save(folder: &Path, interrupt: Interruption) -> Result<()> {
+    let mut save = Command::new("outrigger");
+    save.args(["save", "cut"]).arg(folder.join("cut.save")).stderr(Stdio::null());
+    let mut client = save.spawn()?;
+    wait_for_content(folder)?;
+    interrupt(&client)?;
+    let status = client.wait()?;
+    ensure!(!status.success(), "the client says {status}");
+    Ok(())
 }
 
 /// Waits until some memory is in a file there.
@@ -232,24 +248,41 @@ fn mistakes() -> Result<()> {
     let (guest, mut console) = GuestConfig::hello("kept").boot()?;
     let letters = path_of("letters");
     fs::write(&letters, "dear diary")?;
-    let refused =
-        |file: &str, words: &[&str]| outrigger(&["save", "kept", file])?.refused(1, words).map(drop);
-    refused(&letters.to_string_lossy(), &["letters", "lost"])?;
-    refused("/proc/kept.save", &["/proc/kept.save"])?;
-    refused("/nowhere/kept.save", &["/nowhere"])?;
-    refused("/dev/null", &["neither"])?;
+    wrong_places(&letters.to_string_lossy())?;
     full_disk()?;
     guest.must_be_the_same()?;
     console.echo("not saved")?;
-    ensure!(fs::read_to_string(&letters)? == "dear diary", "the letters are gone");
-    outrigger(&["restore", &letters.to_string_lossy()])?.refused(1, &["letters"])?;
-    fs::remove_file(letters)?;
+    letters_are_no_guest(&letters)?;
     let file = path_of("kept.save");
-    run_within(seconds(180), "outrigger", &["save", "-c", "kept", &file.to_string_lossy()])?.good()?;
-    outrigger(&["restore", "--name", "twin", &file.to_string_lossy()])?.refused(1, &["UUID"])?;
+    twin(&file)?;
     guest.must_be_the_same()?;
     guest.destroy()?;
     cut_files(&file)
+}
+
+fn wrong_places(letters: &str) -> Result<()> {
+    for (file, words) in [
+        (letters, &["letters", "lost"][..]),
+        ("/proc/kept.save", &["/proc/kept.save"]),
+        ("/nowhere/kept.save", &["/nowhere"]),
+        ("/dev/null", &["neither"]),
+    ] {
+        outrigger(&["save", "kept", file])?.refused(1, words)?;
+    }
+    Ok(())
+}
+
+fn letters_are_no_guest(letters: &Path) -> Result<()> {
+    ensure!(fs::read_to_string(letters)? == "dear diary", "the letters are gone");
+    outrigger(&["restore", &letters.to_string_lossy()])?.refused(1, &["letters"])?;
+    Ok(fs::remove_file(letters)?)
+}
+
+/// A guest that goes on after its save cannot be restored beside itself.
+fn twin(file: &Path) -> Result<()> {
+    let file = file.to_string_lossy();
+    run_within(seconds(180), "outrigger", &["save", "-c", "kept", &file])?.good()?;
+    outrigger(&["restore", "--name", "twin", &file])?.refused(1, &["UUID"]).map(drop)
 }
 
 /// There is no room for the guest's memory.

@@ -31,18 +31,23 @@ fn out_and_in() -> Result<()> {
     let giver = GuestConfig::hello("giver").create()?;
     let state = saved_twice(&giver)?;
     giver.destroy()?;
-
-    let config =
-        GuestConfig::hello("taker").line("device_model_args=['-incoming', '$STUBDOM_RESTORE_INCOMING_ARG']");
-    // It comes back when QEMU says that it runs, which it does when it has the whole state.
-    let creation = std::thread::spawn(move || config.create());
-    let sent = stream(wait_for_domain("taker-dm")?, IN)?.send(&mut state.as_slice());
-    let taker = creation.join().map_err(|_| anyhow::anyhow!("the creation panicked"))??;
-    ensure!(sent? == state.len() as u64, "another length was sent");
+    let taker = created_with(&state)?;
     let log = outrigger(&["dm-log", "taker"])?.good()?.stdout;
     ensure!(log.contains(&format!("received a state of {} bytes", state.len())), "it says nothing: {log}");
     println!("     {} bytes went out, twice, and came in", state.len());
     taker.destroy()
+}
+
+/// A guest whose QEMU waits for a state, and gets it.
+fn created_with(state: &[u8]) -> Result<Made> {
+    let config =
+        GuestConfig::hello("taker").line("device_model_args=['-incoming', '$STUBDOM_RESTORE_INCOMING_ARG']");
+    // It comes back when QEMU says that it runs, which it does when it has the whole state.
+    let creation = std::thread::spawn(move || config.create());
+    let sent = stream(wait_for_domain("taker-dm")?, IN)?.send(&mut &*state);
+    let taker = creation.join().map_err(|_| anyhow::anyhow!("the creation panicked"))??;
+    ensure!(sent? == state.len() as u64, "another length was sent");
+    Ok(taker)
 }
 
 /// QEMU's way out stays open after a state: there can be another.
@@ -50,9 +55,7 @@ fn saved_twice(giver: &Made) -> Result<Vec<u8>> {
     let (target, stub) = giver.domids()?;
     // The daemon holds the one session of the monitor, and lets nobody save through its own.
     kill_hard("outriggerd")?;
-    let mut monitor = Asking::connect(stub, &DmKey::QmpVchan.path(stub, target))?;
-    ensure!(monitor.line()?.starts_with("{\"QMP\""), "no greeting");
-    monitor.command(r#"{"execute": "qmp_capabilities"}"#)?;
+    let mut monitor = monitor(stub, target)?;
     monitor.command(r#"{"execute": "stop"}"#)?;
     let (first, second) = (save(&mut monitor, stub, target)?, save(&mut monitor, stub, target)?);
     for state in [&first, &second] {
@@ -62,6 +65,14 @@ fn saved_twice(giver: &Made) -> Result<Vec<u8>> {
     drop(monitor);
     start_outriggerd()?;
     Ok(second)
+}
+
+/// A session of QEMU's monitor.
+fn monitor(stub: DomId, target: DomId) -> Result<Asking> {
+    let mut monitor = Asking::connect(stub, &DmKey::QmpVchan.path(stub, target))?;
+    ensure!(monitor.line()?.starts_with("{\"QMP\""), "no greeting");
+    monitor.command(r#"{"execute": "qmp_capabilities"}"#)?;
+    Ok(monitor)
 }
 
 /// What a toolstack does for a state: takes the stream, asks QEMU, says that it was all.

@@ -11,7 +11,6 @@ use super::Case;
 use crate::harness::command::{XL, run, run_within};
 use crate::harness::config::{GuestConfig, OfXl, cpus, padded};
 use crate::harness::events::Events;
-use crate::harness::guest::must_be_gone;
 use crate::harness::seconds;
 use crate::harness::xl_serial::Serial;
 
@@ -35,10 +34,8 @@ const IMAGE: &str = "device_model_version='qemu-xen'\n\
      vnc=0";
 
 fn xl_list() -> Result<()> {
-    let mut config = GuestConfig::hello("shown");
-    if cpus().is_none() {
-        config = config.line("cpus='1'");
-    }
+    let config = GuestConfig::hello("shown");
+    let config = if cpus().is_none() { config.line("cpus='1'") } else { config };
     let guest = config.create()?;
     // Where the configuration's `cpus` keeps it, by Xen's word; the stubdomain may run anywhere.
     for (name, domid, cpus) in [("shown", guest.guest.domid, "1"), ("shown-dm", guest.stub()?, "all")] {
@@ -76,19 +73,21 @@ fn xl_destroy() -> Result<()> {
     run(XL, &["destroy", "taken"])?.good()?;
     // The daemon clears what xl does not know of.
     events.wait_for("taken", "destroyed", 60)?;
-    must_be_gone("taken")?;
-    guest.leave();
-    Ok(())
+    guest.must_be_gone()
 }
 
-/// A guest with a screen, two disks and a CD drive, at the memory that our toolstack gives: from its creation to its own
-/// end, and once through a file.
+/// A guest with a screen, two disks and a CD drive, at the memory that our toolstack gives.
+fn with_screen_and_disks(name: &str) -> Result<GuestConfig> {
+    let (data, disc) = (padded("stocked-data.img", "")?, padded("stocked.iso", "")?);
+    let config = GuestConfig::power(name).line(IMAGE).vga("stdvga").line("videoram=16").memory(32);
+    let config = config.disk(&format!("{},raw,hdb,w", data.display()));
+    Ok(config.disk(&format!("{},raw,hdc,cdrom", disc.display())))
+}
+
+/// From the guest's creation to its own end, and once through a file.
 fn xl_life() -> Result<()> {
     const NAME: &str = "stocked";
-    let (data, disc) = (padded("stocked-data.img", "")?, padded("stocked.iso", "")?);
-    let config = GuestConfig::power(NAME).line(IMAGE).vga("stdvga").line("videoram=16").memory(32);
-    let config = config.disk(&format!("{},raw,hdb,w", data.display()));
-    let config = config.disk(&format!("{},raw,hdc,cdrom", disc.display()));
+    let config = with_screen_and_disks(NAME)?;
     if !dom0_serves_stubdomains()? {
         return stubdomain_is_refused(&config);
     }
@@ -97,10 +96,14 @@ fn xl_life() -> Result<()> {
     serial.wait_for("TESTGUEST ready")?;
     cd_cannot_be_changed(NAME)?;
     pci_commands(NAME)?;
-    let mut serial = through_a_file(NAME, &guest)?;
-    run(XL, &["shutdown", "-F", NAME])?.good()?;
+    let serial = through_a_file(NAME, &guest)?;
+    ends_by_the_power_button(NAME, serial)
+}
+
+fn ends_by_the_power_button(name: &str, mut serial: Serial) -> Result<()> {
+    run(XL, &["shutdown", "-F", name])?.good()?;
     serial.wait_for("TESTGUEST power button")?;
-    wait_until_gone(NAME)?;
+    wait_until_gone(name)?;
     remove_empty_folder()
 }
 
@@ -109,10 +112,19 @@ const QEMU: &str = "/usr/libexec/xen-qemu-system-i386";
 
 /// Up to QEMU 8. Debian 13's 10.0 ends on the second of the consoles that libxl gives each Linux stubdomain, so that xl
 /// cannot start one there at all.
-pub(super) fn dom0_serves_stubdomains() -> Result<bool> {
+fn dom0_serves_stubdomains() -> Result<bool> {
     let said = run(QEMU, &["--version"])?.good()?.stdout;
     let major = said.split("version ").nth(1).and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
     Ok(major.with_context(|| format!("no version: {said}"))? < 9)
+}
+
+/// Whether xl can start a stubdomain here; if not, says so.
+pub(super) fn can_be_tried() -> Result<bool> {
+    let can = dom0_serves_stubdomains()?;
+    if !can {
+        println!("     not tried: QEMU in dom0 does not serve xl's stubdomains");
+    }
+    Ok(can)
 }
 
 /// Fails when xl can do it now: then the cases are to run there too.
@@ -214,29 +226,37 @@ impl Drop for Assignable {
     }
 }
 
-/// A device goes into a guest by xl's own command, out and in again by the older protocol. The guest reads its memory.
-fn xl_pci() -> Result<()> {
-    const NAME: &str = "plugged";
+/// A guest whose stubdomain can have devices of the host.
+fn with_pci(name: &str) -> Result<GuestConfig> {
     let image = IMAGE.replace("unrestricted=1'", "unrestricted=1 outrigger.pci=on'");
     ensure!(image != IMAGE, "the word for PCI has no place");
-    let config = GuestConfig::linux(NAME, PCI_SCRIPT).line(&image).line("passthrough='enabled'");
-    if !dom0_serves_stubdomains()? {
-        println!("     not tried: QEMU in dom0 does not serve xl's stubdomains");
+    Ok(GuestConfig::linux(name, PCI_SCRIPT).line(&image).line("passthrough='enabled'"))
+}
+
+fn xl_pci() -> Result<()> {
+    const NAME: &str = "plugged";
+    let config = with_pci(NAME)?;
+    if !can_be_tried()? {
         return Ok(());
     }
     let _assignable = Assignable::new()?;
-    let mut serial = Serial::of(NAME);
+    let serial = Serial::of(NAME);
     let guest = config.create_with_xl()?;
-    serial.wait_for("TESTGUEST waits 1")?;
-    run(XL, &["pci-attach", NAME, PCI_DEVICE])?.good()?;
-    serial.wait_for("TESTGUEST reads 1 0x010000ED")?;
-    pci_command(NAME, "pci-rem", "pci-removed")?;
-    serial.wait_for("TESTGUEST waits 2")?;
-    pci_command(NAME, "pci-ins", "pci-inserted")?;
-    serial.wait_for("TESTGUEST reads 2 0x010000ED")?;
+    device_goes_in_out_and_in(NAME, serial)?;
     guest.destroy()?;
     wait_until_gone(NAME)?;
     remove_empty_folder()
+}
+
+/// Into the guest by xl's own command, out and in again by the older protocol. The guest reads the device's memory.
+fn device_goes_in_out_and_in(name: &str, mut serial: Serial) -> Result<()> {
+    serial.wait_for("TESTGUEST waits 1")?;
+    run(XL, &["pci-attach", name, PCI_DEVICE])?.good()?;
+    serial.wait_for("TESTGUEST reads 1 0x010000ED")?;
+    pci_command(name, "pci-rem", "pci-removed")?;
+    serial.wait_for("TESTGUEST waits 2")?;
+    pci_command(name, "pci-ins", "pci-inserted")?;
+    serial.wait_for("TESTGUEST reads 2 0x010000ED")
 }
 
 fn domid(name: &str) -> Result<String> {

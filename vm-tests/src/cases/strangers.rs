@@ -28,14 +28,10 @@ pub(super) const CASES: &[Case] = &[
 /// A boot of dom0 that was never.
 const ANOTHER_BOOT: &str = "6f1c1e0a-4f0d-4d0e-9c51-0d6f5b1f8f3e";
 
-/// The state file of a guest that is gone, of this boot and of another, names domains of xl's: one that runs, one that is
-/// paused.
+/// The state file of a guest that is gone, of this boot and of another, names domains of xl's.
 fn stale_file() -> Result<()> {
     let ghost = Ghost::of_a_real_guest()?;
-    let strangers = [
-        Stranger::running(GuestConfig::pv("runner", "i"))?,
-        Stranger::paused(GuestConfig::pv("sleeper", "i"))?,
-    ];
+    let strangers = of_xl()?;
     let [runner, sleeper] = [&strangers[0], &strangers[1]].map(|stranger| stranger.domid);
     for (boot, phase, domids) in [
         (Some(ANOTHER_BOOT), "running", [runner, sleeper]),
@@ -43,11 +39,16 @@ fn stale_file() -> Result<()> {
         (None, "running", [sleeper, runner]),
         (None, "creating", [runner, sleeper]),
     ] {
-        let which = if boot.is_some() { "another" } else { "this" };
         file_names_strangers(&ghost.uuid, &ghost.text(domids, phase, boot)?, &strangers)
-            .with_context(|| format!("the file is of {which} boot and says \"{phase}\""))?;
+            .with_context(|| format!("the file is of boot {} and says {phase}", boot.unwrap_or("this")))?;
     }
     Ok(())
+}
+
+/// A domain of xl's that runs, and one that is paused.
+fn of_xl() -> Result<[Stranger; 2]> {
+    let runner = Stranger::running(GuestConfig::pv("runner", "i"))?;
+    Ok([runner, Stranger::paused(GuestConfig::pv("sleeper", "i"))?])
 }
 
 /// The daemon forgets the file's guest, and touches none of the domains that the file names.
@@ -56,10 +57,16 @@ fn file_names_strangers(uuid: &str, text: &str, strangers: &[Stranger; 2]) -> Re
     let _file = Replaced::with(&state_file::path(uuid), text)?;
     // Asked for before and after the file was dealt with.
     let early = cannot_be_destroyed(&domids);
+    let forgotten = is_forgotten(uuid, strangers);
+    early.and(forgotten)
+}
+
+/// The daemon forgets a guest. It does nothing to the strangers when it does, nor when it is asked to.
+fn is_forgotten(uuid: &str, strangers: &[Stranger]) -> Result<()> {
     let forgotten = wait_until_forgotten(uuid);
     strangers.iter().try_for_each(Stranger::must_be_untouched)?;
-    early.and(forgotten)?;
-    cannot_be_destroyed(&domids)?;
+    forgotten?;
+    strangers.iter().try_for_each(|stranger| cannot_be_destroyed(&[stranger.domid]))?;
     strangers.iter().try_for_each(Stranger::must_be_untouched)
 }
 
@@ -79,11 +86,7 @@ fn uuid_and_name() -> Result<()> {
     }
     let stranger = Stranger::running(GuestConfig::pv("reused", "i").line(&uuid))?;
     daemon.start()?;
-    let forgotten = wait_until_forgotten(UUID);
-    stranger.must_be_untouched()?;
-    forgotten?;
-    cannot_be_destroyed(&[stranger.domid])?;
-    stranger.must_be_untouched()?;
+    is_forgotten(UUID, &[stranger])?;
     ours.leave();
     Ok(())
 }
@@ -105,19 +108,27 @@ fn damaged_file() -> Result<()> {
 fn unreadable(spoil: fn(&str) -> Result<String>, advice: &str) -> Result<()> {
     let (guest, mut console) = GuestConfig::hello("elder").boot()?;
     let (image, file) = (path_of("elder.img"), state_file::path(&guest.guest.uuid));
-    let loops = loops_of(&image)?;
-    ensure!(!loops.is_empty(), "the guest has no loop device");
+    let loops = loops_in_use(&image)?;
     let spoiled = Replaced::with(&file, &spoil(&fs::read_to_string(&file)?)?)?;
     must_have_loops(&image, &loops)?;
     list_names_the_file(&file, advice)?;
-    // Nobody else gets its disk.
-    GuestConfig::hello("heir").boot_disk(&image).refused(1, &["elder.img"])?;
+    nobody_else_gets(&image)?;
     // It has noticed nothing of all this.
     console.echo("still here?")?;
     drop(spoiled);
     guest.must_be_the_same()?;
     must_have_loops(&image, &loops)?;
     guest.destroy()
+}
+
+fn nobody_else_gets(image: &Path) -> Result<()> {
+    GuestConfig::hello("heir").boot_disk(image).refused(1, &["elder.img"])
+}
+
+fn loops_in_use(image: &Path) -> Result<BTreeMap<String, String>> {
+    let loops = loops_of(image)?;
+    ensure!(!loops.is_empty(), "the guest has no loop device");
+    Ok(loops)
 }
 
 fn must_have_loops(image: &Path, wanted: &BTreeMap<String, String>) -> Result<()> {
@@ -141,12 +152,7 @@ fn other_names() -> Result<()> {
     let holder = Stranger::running(holder)?;
     let guest = GuestConfig::hello("seeker").create()?;
     let links = Links::to(&holder.image)?;
-    let mut taken = names_that_are_taken(&holder, &links)?;
-    taken.extend(what_is_in_use_is_taken(&holder, &shared)?);
-    ensure!(taken.is_empty(), "{} attachments of the disk of another: {}", taken.len(), taken.join("\n"));
-    // A new guest is no other than one that runs.
-    let late = GuestConfig::hello("late").disk(&format!("{},raw,hdb,rw", links.symbolic.display()));
-    late.refused(1, &["the guest holder"])?;
+    all_are_taken(&holder, &links, &shared)?;
     attach(&shared, "ro")?.good()?;
     outrigger(&["block-detach", "seeker", "xvdc"])?.good()?;
     holder.must_be_untouched()?;
@@ -155,9 +161,18 @@ fn other_names() -> Result<()> {
     guest.destroy()
 }
 
+/// Neither a guest that runs nor a new one gets the holder's disks.
+fn all_are_taken(holder: &Stranger, links: &Links, shared: &Path) -> Result<()> {
+    let mut free = names_that_are_free(holder, links)?;
+    free.extend(what_is_in_use_is_free(holder, shared)?);
+    ensure!(free.is_empty(), "{} attachments of the disk of another: {}", free.len(), free.join("\n"));
+    let late = GuestConfig::hello("late").disk(&format!("{},raw,hdb,rw", links.symbolic.display()));
+    late.refused(1, &["the guest holder"])
+}
+
 /// The names of the holder's disk by which it can be attached, each with why it should not have been.
-fn names_that_are_taken(holder: &Stranger, links: &Links) -> Result<Vec<String>> {
-    let mut taken = Vec::new();
+fn names_that_are_free(holder: &Stranger, links: &Links) -> Result<Vec<String>> {
+    let mut free = Vec::new();
     for (what, disk) in [
         ("itself", holder.image.clone()),
         ("a longer path", "/tmp/../tmp//vm-tests/xl-holder.img".into()),
@@ -165,22 +180,25 @@ fn names_that_are_taken(holder: &Stranger, links: &Links) -> Result<Vec<String>>
         ("a hard link", links.hard.clone()),
         ("xl's loop device", holder.loop_device()?.into()),
     ] {
-        for access in ["rw", "ro"] {
-            let outcome = must_not_attach(&disk, access, "the guest holder");
-            taken.extend(outcome.err().map(|why| format!("{what}, {access}: {why}")));
-        }
+        free.extend(
+            ["rw", "ro"].iter().filter_map(|access| is_free(what, &disk, access, "the guest holder")),
+        );
     }
-    Ok(taken)
+    Ok(free)
 }
 
 /// The same for the disk that the holder only reads, and for dom0's own loop device.
-fn what_is_in_use_is_taken(holder: &Stranger, shared: &Path) -> Result<Vec<String>> {
-    let written = must_not_attach(shared, "rw", "the guest holder");
-    let written = written.err().map(|why| format!("what xl's guest reads, rw: {why}"));
+fn what_is_in_use_is_free(holder: &Stranger, shared: &Path) -> Result<Vec<String>> {
+    let written = is_free("what xl's guest reads", shared, "rw", "the guest holder");
     let own_loop = LoopDevice::of(&holder.image)?;
-    let another = must_not_attach(own_loop.0.as_ref(), "rw", "in use");
-    let another = another.err().map(|why| format!("a loop device of dom0's, rw: {why}"));
+    let another = is_free("a loop device of dom0's", own_loop.0.as_ref(), "rw", "in use");
     Ok(written.into_iter().chain(another).collect())
+}
+
+/// Why a disk should not have been attached, if it was.
+fn is_free(what: &str, disk: &Path, access: &str, refusal: &str) -> Option<String> {
+    let outcome = must_not_attach(disk, access, refusal);
+    outcome.err().map(|why| format!("{what}, {access}: {why}"))
 }
 
 fn attach(disk: &Path, access: &str) -> Result<Output> {

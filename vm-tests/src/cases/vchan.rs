@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -11,14 +11,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use vchan::{Attempt, Client, RingSizes};
 use xen::{Access, EventChannels, GrantAllocator, OnUnmap};
-use xen_types::DomId;
+use xen_types::{DomId, EventPort, GrantRef};
 use xenstore::{Store as _, Xenstore, XsPath};
 
 use super::Case;
 use crate::harness::command::Stopped;
 use crate::harness::config::GuestConfig;
 use crate::harness::daemons::{kill_hard, start_outriggerd};
-use crate::harness::guest::scratch;
+use crate::harness::guest::unused;
 use crate::harness::seconds;
 use crate::harness::vchan::{Asking, Echo, GREETING, pattern, place};
 
@@ -57,29 +57,35 @@ fn comes_back(place: &XsPath, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// The server's bytes of `struct vchan_interface`: orders 12 of both rings, the client awaited, the server there, and two
+/// bytes without a meaning. The references of the rings' grants follow.
+const ORDERS_AND_LIVE: [u8; 8] = [12, 0, 12, 0, 2, 1, 0, 0];
+/// Where they are.
+const OFFSET: usize = 16;
+
 /// A server that makes its ring anew, stopped where the old ring's pages are granted no more and its keys still name it.
 fn taken_back() -> Result<()> {
-    // The server's bytes of `struct vchan_interface`: orders 12 of both rings, the client awaited, the server there.
-    const ORDERS_AND_LIVE: [u8; 6] = [12, 0, 12, 0, 2, 1];
-    const OFFSET: usize = 16;
     let (store, place) = (Xenstore::open()?, place("taken-back")?);
     let (events, allocator) = (EventChannels::open()?, GrantAllocator::open()?);
     let share = |pages| allocator.share(DomId::DOM0, pages, Access::ReadWrite, OnUnmap::default());
     let (shared, rings) = (share(1)?, share(2)?);
     let port = events.bind_unbound_port(DomId::DOM0)?;
-    shared.pages().write(OFFSET, &ORDERS_AND_LIVE);
     let grants: Vec<u8> = rings.refs().iter().flat_map(|grant| grant.0.to_le_bytes()).collect();
-    shared.pages().write(OFFSET + 8, &grants);
-    store.transaction(|store| {
-        store.write(&place.join("ring-ref")?, shared.refs()[0].to_string().as_bytes())?;
-        store.write(&place.join("event-channel")?, port.to_string().as_bytes())
-    })?;
+    shared.pages().write(OFFSET, &[&ORDERS_AND_LIVE[..], &grants].concat());
+    announce(&store, &place, shared.refs()[0], port)?;
     drop(rings);
     let taken = Client::attempt(&store, DomId::DOM0, &place);
     store.rm(&place)?;
-    let taken = taken?;
-    ensure!(matches!(taken, Attempt::NotReady), "a ring that is granted no more gave {taken:?}");
+    ensure!(matches!(taken, Ok(Attempt::NotReady)), "a ring that is granted no more gave {taken:?}");
     Ok(())
+}
+
+/// Writes what clients look for.
+fn announce(store: &Xenstore, place: &XsPath, ring: GrantRef, port: EventPort) -> Result<()> {
+    Ok(store.transaction(|store| {
+        store.write(&place.join("ring-ref")?, ring.to_string().as_bytes())?;
+        store.write(&place.join("event-channel")?, port.to_string().as_bytes())
+    })?)
 }
 
 fn stock_client() -> Result<()> {
@@ -96,13 +102,9 @@ fn stock_client() -> Result<()> {
 
 /// Sends so many bytes into the stock client's input, and waits for them at its output.
 fn through_stock_client(place: &XsPath, count: usize) -> Result<()> {
-    let child = Command::new(PROXY)
-        .args(["0", place.as_str(), "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start the stock proxy")?;
-    let mut child = Stopped(child);
+    let mut command = Command::new(PROXY);
+    command.args(["0", place.as_str(), "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = start_proxy(&mut command)?;
     let output = chunks(child.0.stdout.take().context("no output")?);
     let mut input = child.0.stdin.take().context("no input")?;
     let bytes = pattern(count);
@@ -111,6 +113,10 @@ fn through_stock_client(place: &XsPath, count: usize) -> Result<()> {
     ensure!(so_many(&output, expected.len())? == expected, "bytes came back changed");
     writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
     Ok(())
+}
+
+fn start_proxy(command: &mut Command) -> Result<Stopped> {
+    command.spawn().map(Stopped).context("cannot start the stock proxy")
 }
 
 /// At least so many bytes, and what came with the last of them.
@@ -127,15 +133,9 @@ fn so_many(output: &Receiver<Vec<u8>>, count: usize) -> Result<Vec<u8>> {
 
 fn stock_server() -> Result<()> {
     let place = place("stock-server")?;
-    let socket = scratch("vchan.sock", b"")?;
-    fs::remove_file(&socket)?;
+    let socket = unused("vchan.sock")?;
     let ends = greet_and_echo(UnixListener::bind(&socket)?);
-    let server = Command::new(PROXY)
-        .args(["--mode=server", "0", place.as_str()])
-        .arg(&socket)
-        .spawn()
-        .context("cannot start the stock proxy")?;
-    let server = Stopped(server);
+    let server = start_proxy(Command::new(PROXY).args(["--mode=server", "0", place.as_str()]).arg(&socket))?;
     for round in 0..3 {
         comes_back(&place, 20_000).with_context(|| format!("round {round}"))?;
         // A client that came before the stock server has noticed the end would get no greeting.
@@ -152,17 +152,22 @@ fn greet_and_echo(listener: UnixListener) -> Receiver<()> {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut buffer = [0; 4096];
             let _ = stream.write_all(GREETING);
-            while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                if stream.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
+            echo(stream);
             let _ = ended.send(());
         }
     });
     ends
+}
+
+/// Sends everything back, to the connection's end.
+fn echo(mut stream: UnixStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
 }
 
 /// What comes out of a pipe.
@@ -179,8 +184,10 @@ fn chunks(mut output: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
+/// How many sessions of the monitor there are.
+const ROUNDS: u32 = 200;
+
 fn monitor_sessions() -> Result<()> {
-    const ROUNDS: u32 = 200;
     let guest = GuestConfig::hello("asked").create()?;
     let (target, stub) = guest.domids()?;
     let place = XsPath::new(format!("/local/domain/{stub}/device-model/{target}/qmp-vchan"))?;

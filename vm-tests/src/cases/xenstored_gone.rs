@@ -19,11 +19,9 @@ pub(super) const CASES: &[Case] = &[Case::the_end("xenstored_gone::is_said_and_n
 const NO_DAEMON: i32 = 5;
 
 fn gone() -> Result<()> {
-    let (guest, console) = GuestConfig::hello("survivor").boot()?;
-    drop(console);
+    let (guest, _) = GuestConfig::hello("survivor").boot()?;
     let (domid, stub) = guest.domids()?;
     let loops = loops()?;
-
     kill_xenstored()?;
     daemon_says_why_it_ends()?;
     outrigger(&["list"])?.refused(NO_DAEMON, &["xenstored"])?;

@@ -25,6 +25,13 @@ pub(crate) fn scratch(name: &str, content: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The path of a file that the case makes: there is none of this name yet.
+pub(crate) fn unused(name: &str) -> Result<PathBuf> {
+    let path = scratch(name, b"")?;
+    fs::remove_file(&path)?;
+    Ok(path)
+}
+
 /// A guest that was created and is destroyed when the case ends.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -82,6 +89,21 @@ impl Made {
         let result = outrigger(&["destroy", &self.guest.domid.to_string()])?.good();
         std::mem::forget(self);
         result.map(drop)
+    }
+
+    /// Fails unless it has gone by itself.
+    pub(crate) fn must_be_gone(self) -> Result<()> {
+        must_be_gone(&self.guest.name)?;
+        self.leave();
+        Ok(())
+    }
+
+    /// The guest that has replaced it under its name, in another domain.
+    pub(crate) fn successor(self) -> Result<Self> {
+        let again = Self::named(&self.guest.name)?;
+        ensure!(again.guest.domid != self.guest.domid, "it is the same domain");
+        self.leave();
+        Ok(again)
     }
 
     /// It is expected to go by itself.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::clean::names;
 use super::command::run;
@@ -20,10 +20,12 @@ impl LoopDevice {
         Ok(Self(device))
     }
 
-    /// Whether it has its file still.
-    pub(crate) fn is_attached(&self) -> bool {
+    /// Fails unless it has its file still.
+    pub(crate) fn must_be_attached(&self) -> Result<()> {
         let name = self.0.trim_start_matches("/dev/");
-        Path::new(&format!("/sys/block/{name}/loop/backing_file")).exists()
+        let file = format!("/sys/block/{name}/loop/backing_file");
+        ensure!(Path::new(&file).exists(), "{} was detached", self.0);
+        Ok(())
     }
 }
 

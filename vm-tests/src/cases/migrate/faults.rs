@@ -70,27 +70,37 @@ pub(super) fn kills(pair: &mut Pair, killed: Side) -> Result<()> {
     let to = || Relay::to(Side::B);
     for relay in [to().sent(whole.sent / 3), to().sent_since(ready, 0), to().received(ready)] {
         println!("     {}", relay.command());
-        let hold = Hold(place("hold")?);
-        let mut client = pair.begin(NAME, &relay.hold(hold.0.clone()))?;
-        hold.wait()?;
-        pair.ask::<()>(killed, Task::Kill)?;
-        hold.release();
-        pair.ask::<()>(killed, Task::Start)?;
-        ended(&mut client.0)?;
+        killed_when_held(pair, killed, relay)?;
         must_be_one(pair)?;
     }
     destroy(pair, Side::A)
+}
+
+/// The daemon is killed where the relay holds the migration, and started again.
+fn killed_when_held(pair: &mut Pair, killed: Side, relay: Relay) -> Result<()> {
+    let hold = Hold(place("hold")?);
+    let mut client = pair.begin(NAME, &relay.hold(hold.0.clone()))?;
+    hold.wait()?;
+    pair.ask::<()>(killed, Task::Kill)?;
+    hold.release();
+    pair.ask::<()>(killed, Task::Start)?;
+    ended(&mut client.0).map(drop)
+}
+
+/// Writes a file at host-b that has the name of the guest's disk, and something else in it.
+fn write_another(pair: &mut Pair, name: String) -> Result<()> {
+    let mut content = fs::read(HELLO_DISK)?;
+    content.reverse();
+    // A disk of one sector: no more goes through the connection of the two hosts at once.
+    content.truncate(512);
+    pair.ask::<String>(Side::B, Task::Write(name, content)).map(drop)
 }
 
 pub(super) fn other_disk(pair: &mut Pair) -> Result<()> {
     let config = GuestConfig::hello(NAME);
     let (guest, mut console) = config.boot()?;
     let file = format!("{NAME}.img");
-    let mut content = fs::read(HELLO_DISK)?;
-    content.reverse();
-    // A disk of one sector: no more goes through the connection of the two hosts at once.
-    content.truncate(512);
-    pair.ask::<String>(Side::B, Task::Write(file.clone(), content))?;
+    write_another(pair, file.clone())?;
     let said = pair.migrate(Side::A, NAME, &Relay::to(Side::B))?;
     ensure!(!said.stdout.contains("\"round\""), "memory was sent: {said}");
     said.refused(1, &[&path_of(&file).to_string_lossy()])?;
@@ -112,19 +122,9 @@ mod tests {
         let options =
             |relay: &Relay| relay.command().split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
         let options: Vec<String> = places.iter().map(options).collect();
-        assert_eq!(
-            options[3..],
-            [
-                "--sent=500",
-                "--received=0",
-                "--received=20",
-                "--sent=0 --since=40",
-                "--sent=30 --since=40",
-                "--received=40",
-                "--received=70",
-                "--sent=0 --since=100",
-                "--sent=30 --since=100",
-            ]
-        );
+        let expected = "--sent=500, \
+            --received=0, --received=20, --sent=0 --since=40, --sent=30 --since=40, \
+            --received=40, --received=70, --sent=0 --since=100, --sent=30 --since=100";
+        assert_eq!(options[3..].join(", "), expected);
     }
 }
