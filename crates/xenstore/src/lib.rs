@@ -40,6 +40,6 @@ pub use fuzz::fuzz;
 pub use operation::Operation;
 pub use path::{ABS_PATH_MAX, NodePath, PathError, REL_PATH_MAX, RelPath, SpecialWatch, WatchPath, XsPath};
 pub use permissions::{Access, Permissions, PermissionsError};
-pub use store::{Store, Transaction};
+pub use store::{Store, Transaction, parse_number, parse_string};
 pub use transport::DEFAULT_TIMEOUT;
 pub use wire::Request;

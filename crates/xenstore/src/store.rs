@@ -179,7 +179,11 @@ fn list_parts_once<S: Store + ?Sized>(store: &S, path: &dyn NodePath) -> Result<
     }
 }
 
-pub(crate) fn parse_string(path: &dyn NodePath, value: Vec<u8>, max: usize) -> Result<String, StoreError> {
+/// Takes a node's value as text of at most `max` bytes, as [`Store::read_string`] does.
+///
+/// # Errors
+/// [`StoreError::BadValue`].
+pub fn parse_string(path: &dyn NodePath, value: Vec<u8>, max: usize) -> Result<String, StoreError> {
     let bad = |expected, found: &[u8]| StoreError::BadValue {
         path: path.wire().to_owned(),
         expected,
@@ -195,7 +199,11 @@ pub(crate) fn parse_string(path: &dyn NodePath, value: Vec<u8>, max: usize) -> R
     Ok(text)
 }
 
-pub(crate) fn parse_number(path: &dyn NodePath, value: &[u8]) -> Result<u64, StoreError> {
+/// Takes a node's value as a plain decimal number, as [`Store::read_number`] does.
+///
+/// # Errors
+/// [`StoreError::BadValue`].
+pub fn parse_number(path: &dyn NodePath, value: &[u8]) -> Result<u64, StoreError> {
     // `u64::from_str` would also take a leading `+`.
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     core::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok()).ok_or_else(|| {

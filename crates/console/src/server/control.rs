@@ -142,7 +142,7 @@ impl<P: Platform> Server<P> {
     /// Updates the domains if another one has the domid now: a request for a domid means the domain that has it.
     fn look_if_given_away(&mut self, domid: DomId) -> Result<(), ServerError> {
         let Some(uuid) = self.consoles.domain(domid) else { return Ok(()) };
-        if self.is_still(domid, uuid) { Ok(()) } else { self.look_at_domains() }
+        if self.is_still(domid, uuid) { Ok(()) } else { self.look_for_a_while() }
     }
 
     fn introduce(

@@ -13,8 +13,9 @@ use xenstore::{EventPath, StoreError, WatchEvent};
 
 use super::console::{Console, with_cause};
 use super::id::ConsoleId;
+use super::looks::LookError;
 use super::scheduler::Due;
-use super::tree::{Tree, backend_of, frontend_dir, primary_dir, soft};
+use super::tree::{Reader, Writer, backend_of, frontend_dir, primary_dir, secondaries, soft};
 use super::{Server, ServerError};
 use crate::handshake::{Link, Offer, Step, next_step};
 use crate::platform::{Platform, RESERVED_CONSOLE_GRANT};
@@ -27,33 +28,6 @@ const STEPS_MAX: usize = 8;
 const WATCH_EVENTS_MAX: usize = 1024;
 /// When an unavailable primary console is tried again: another daemon may have released it.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// How long the loop looks at consoles in one turn, if more are to be looked at.
-const LOOK_TIME: Duration = Duration::from_millis(50);
-
-/// How the loop shares its time between xenstore and rings: when xenstored is slow, or many consoles are to be looked at,
-/// rings have the loop for at least as long.
-#[derive(Debug, Default)]
-pub(crate) struct LookTime {
-    /// When the looks of this turn began; `None` where nothing else is to be done, as at the start.
-    began: Option<Instant>,
-    /// Rings have the loop.
-    rests: bool,
-}
-
-impl LookTime {
-    pub(crate) const fn rests(&self) -> bool {
-        self.rests
-    }
-
-    pub(crate) const fn end_rest(&mut self) {
-        self.rests = false;
-    }
-
-    fn is_up(&self) -> bool {
-        self.began.is_some_and(|began| began.elapsed() >= LOOK_TIME)
-    }
-}
 
 /// What the events of watches say to look at again.
 #[derive(Debug, Default)]
@@ -105,19 +79,18 @@ impl Dirty {
         self.consoles.entry(id).or_insert(false);
     }
 
-    pub(crate) fn note(&mut self, event: &WatchEvent) {
-        match &event.path {
-            EventPath::Special(_) => self.domains = true,
-            EventPath::Node(path) => {
-                if let Some(id) = backend_of(path) {
-                    self.add(id);
-                } else if let Some(id) = ConsoleId::parse(&event.token) {
-                    // The watch of a console's directory has the console's ID as its token.
-                    self.add(id);
-                }
+    /// Notes an event. Returns the console that it is about.
+    pub(crate) fn note(&mut self, event: &WatchEvent) -> Option<ConsoleId> {
+        let id = match &event.path {
+            EventPath::Special(_) => {
+                self.domains = true;
+                None
             }
-            EventPath::Relative(_) | EventPath::Other(_) => {}
-        }
+            // The watch of a console's directory has the console's ID as its token.
+            EventPath::Node(path) => backend_of(path).or_else(|| ConsoleId::parse(&event.token)),
+            EventPath::Relative(_) | EventPath::Other(_) => None,
+        };
+        id.inspect(|id| self.add(*id))
     }
 }
 
@@ -142,25 +115,20 @@ impl<P: Platform> Server<P> {
                 self.dirty.set_unread(false);
                 return Ok(());
             };
-            self.dirty.note(&event);
+            if let Some(id) = self.dirty.note(&event) {
+                self.looks.forget(id);
+            }
         }
         self.dirty.set_unread(true);
         Ok(())
     }
 
-    /// Looks at what has changed for [`LOOK_TIME`], and then leaves the loop to the rings for as long as it took.
-    ///
-    /// One console is looked at in one go, for which xenstored may take the time of one answer altogether: the loop waits
-    /// no longer, whether xenstored is slow or does not answer at all.
+    /// Looks at what has changed for a while, and then leaves the loop to the rings for as long as it took.
     pub(crate) fn look_for_a_while(&mut self) -> Result<(), ServerError> {
-        let began = Instant::now();
-        self.look_time.began = Some(began);
+        self.looks.begin(Instant::now());
         let looked = self.look();
-        self.look_time.began = None;
         self.store.set_deadline(None);
-        let took = began.elapsed();
-        if took >= LOOK_TIME {
-            self.look_time.rests = true;
+        if let Some(took) = self.looks.end() {
             self.scheduler.schedule(Instant::now() + took, Due::Looks);
         }
         self.survive(looked)
@@ -171,7 +139,7 @@ impl<P: Platform> Server<P> {
         if core::mem::take(&mut self.dirty.domains) {
             self.look_at_domains()?;
         }
-        while !self.look_time.is_up()
+        while !self.looks.is_up()
             && let Some((id, due)) = self.dirty.next_console()
         {
             // Without xenstore there is nothing to look at; when it answers again, everything is looked at.
@@ -185,20 +153,22 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    /// Begins to look at something: xenstored has the time of one answer for all of it.
+    /// Begins to look at something: xenstored has the time of one answer for what cannot be put off in the middle, a
+    /// transaction. The loop waits no longer, whether xenstored is slow or does not answer at all.
     fn limit_look(&mut self) {
-        if self.look_time.began.is_some() {
+        if self.looks.is_limited() {
             self.store.set_deadline(Some(Instant::now() + self.settings.store_timeout));
         }
     }
 
+    /// Looks at a console, or continues to look at it.
     fn look_at(&mut self, id: ConsoleId) -> Result<(), ServerError> {
         self.limit_look();
-        let done = if id.number == 0 { self.look_at_primary(id) } else { self.look_at_secondary(id) };
-        done?;
-        // xenstored may not have answered when it was to be told first.
-        if self.consoles.named(id).is_some_and(|console| console.outputs().is_tty_untold()) {
-            self.tell_tty(id)?;
+        let looked = if id.number == 0 { self.look_at_primary(id) } else { self.look_at_secondary(id) };
+        match looked.and_then(|()| self.tell_tty(id)) {
+            Ok(()) => self.looks.forget(id),
+            Err(LookError::Later) => self.dirty.add_due(id),
+            Err(LookError::Store(error)) => return Err(error.into()),
         }
         Ok(())
     }
@@ -236,7 +206,7 @@ impl<P: Platform> Server<P> {
         let is_gone = |(domid, uuid): &(DomId, Uuid)| alive.get(domid) != Some(uuid);
         let gone: Vec<DomId> = self.consoles.domains().filter(is_gone).map(|(domid, _)| domid).collect();
         for domid in gone {
-            if self.look_time.is_up() {
+            if self.looks.is_up() {
                 self.dirty.add_domains();
                 return Ok(());
             }
@@ -247,7 +217,7 @@ impl<P: Platform> Server<P> {
             return Ok(());
         }
         for (domid, uuid) in alive {
-            if self.look_time.is_up() {
+            if self.looks.is_up() {
                 self.dirty.add_domains();
                 return Ok(());
             }
@@ -263,16 +233,18 @@ impl<P: Platform> Server<P> {
         let id = ConsoleId { domid, number: 0 };
         self.limit_look();
         soft(self.store.watch(&primary_dir(domid), &id.to_string()).map(Some))?;
-        for number in Tree::new(&self.store).secondaries(domid)? {
+        self.dirty.add_due(id);
+        for number in secondaries(&self.store, domid)? {
             self.dirty.add_due(ConsoleId { domid, number });
         }
-        self.look_at(id)
+        Ok(())
     }
 
     fn forget_domain(&mut self, domid: DomId) -> Result<(), ServerError> {
         debug!(domain = %domid, "domain is gone");
         self.consoles.remove_domain(domid);
         self.scheduler.remove_domain(domid);
+        self.looks.forget_domain(domid);
         let first = ConsoleId { domid, number: 0 };
         let ids: Vec<ConsoleId> = self.consoles.of_domain(domid).map(|(id, _)| id).collect();
         // Their last bytes come first: xenstored may not answer.
@@ -302,10 +274,13 @@ impl<P: Platform> Server<P> {
         soft(self.store.unwatch(&frontend_dir(id), &id.to_string()).map(Some)).map(drop)
     }
 
-    fn look_at_primary(&mut self, id: ConsoleId) -> Result<(), StoreError> {
-        let Some(primary) = Tree::new(&self.store).primary(id.domid)? else { return Ok(()) };
-        if !self.open_console(id)? {
-            return Ok(());
+    fn look_at_primary(&mut self, id: ConsoleId) -> Result<(), LookError> {
+        let Some(primary) = self.reader(id).primary()? else { return Ok(()) };
+        if self.consoles.key(id).is_none() {
+            let wishes = self.wishes(id)?;
+            if !self.open_console(id, wishes) {
+                return Ok(());
+            }
         }
         // The frame number serves as the grant's in the note of what was mapped.
         let frame_note = GrantRef(u32::try_from(primary.frame & 0xffff_ffff).unwrap_or_default());
@@ -325,48 +300,71 @@ impl<P: Platform> Server<P> {
         Ok(())
     }
 
-    fn look_at_secondary(&mut self, id: ConsoleId) -> Result<(), StoreError> {
+    fn reader(&self, id: ConsoleId) -> Reader<'_> {
+        Reader::new(&self.store, &self.looks, id)
+    }
+
+    fn look_at_secondary(&mut self, id: ConsoleId) -> Result<(), LookError> {
         for _ in 0..STEPS_MAX {
-            let picture = Tree::new(&self.store).picture(id)?;
+            let picture = self.reader(id).picture()?;
             let known = self.consoles.named(id).map(|console| console.ring().handshake());
             let step = match known {
                 Some(link) => next_step(&picture, &link),
-                None if picture.backend.is_none() || !Tree::new(&self.store).is_ours(id)? => return Ok(()),
-                None => {
-                    if !self.open_console(id)? {
-                        return Ok(());
-                    }
-                    soft(self.store.watch(&frontend_dir(id), &id.to_string()).map(Some))?;
-                    continue;
-                }
+                None if picture.backend.is_none() || !self.reader(id).is_ours()? => return Ok(()),
+                None if !self.meet_secondary(id)? => return Ok(()),
+                None => continue,
             };
-            match step {
-                Step::Rest => return Ok(()),
-                Step::Confirm => self.confirm(id),
-                Step::Write(state) => self.write_state(id, state)?,
-                Step::Connect(offer) => {
-                    let page = self.platform.map_grant(id.domid, offer.ring);
-                    let Some(connected) = self.connect(id, offer, page) else { return Ok(()) };
-                    if connected {
-                        // Again: when the backend's nodes came first, there was no place for it.
-                        self.tell_tty(id)?;
-                    }
-                    let state = if connected { XenbusState::Connected } else { XenbusState::Closed };
-                    self.write_state(id, state)?;
-                }
-                Step::Disconnect(state) => {
-                    self.disconnect(id, false);
-                    if let Some(state) = state {
-                        self.write_state(id, state)?;
-                    }
-                }
-                Step::Forget => {
-                    self.forget(id);
-                    return self.unwatch(id);
-                }
+            if !self.take_step(id, step)? {
+                return Ok(());
             }
+            self.looks.forget(id);
         }
         Ok(())
+    }
+
+    /// Opens a secondary console and watches its frontend. Returns false when another domain has the domid now.
+    fn meet_secondary(&mut self, id: ConsoleId) -> Result<bool, LookError> {
+        let wishes = self.wishes(id)?;
+        self.looks.must_have_time()?;
+        soft(self.store.watch(&frontend_dir(id), &id.to_string()).map(Some))?;
+        self.looks.forget(id);
+        let is_open = self.open_console(id, wishes);
+        if !is_open {
+            self.unwatch(id)?;
+        }
+        Ok(is_open)
+    }
+
+    /// Takes one step of a secondary console's handshake; returns whether there may be more. What a step writes may be put
+    /// off: the console knows the step, and another look writes the same.
+    fn take_step(&mut self, id: ConsoleId, step: Step) -> Result<bool, LookError> {
+        match step {
+            Step::Rest => return Ok(false),
+            Step::Confirm => self.confirm(id),
+            Step::Write(state) => self.write_state(id, state)?,
+            Step::Connect(offer) => {
+                let page = self.platform.map_grant(id.domid, offer.ring);
+                let Some(connected) = self.connect(id, offer, page) else { return Ok(false) };
+                if connected && let Some(console) = self.consoles.named_mut(id) {
+                    // When the backend's nodes came first, there was no place for it.
+                    console.outputs_mut().tell_tty_again();
+                }
+                self.write_state(id, if connected { XenbusState::Connected } else { XenbusState::Closed })?;
+            }
+            Step::Disconnect(state) => {
+                self.disconnect(id, false);
+                if let Some(state) = state {
+                    self.write_state(id, state)?;
+                }
+            }
+            Step::Forget => {
+                self.looks.must_have_time()?;
+                self.forget(id);
+                self.unwatch(id)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn confirm(&mut self, id: ConsoleId) {
@@ -376,17 +374,21 @@ impl<P: Platform> Server<P> {
     }
 
     /// Writes a secondary console's state for the frontend, if the domid still belongs to the console's domain.
-    fn write_state(&mut self, id: ConsoleId, state: XenbusState) -> Result<(), StoreError> {
-        self.as_owner(id, |tree, is_owner| tree.write_state(id, state, is_owner))
+    fn write_state(&mut self, id: ConsoleId, state: XenbusState) -> Result<(), LookError> {
+        // Who sees the state looks for the path.
+        self.tell_tty(id)?;
+        self.looks.must_have_time()?;
+        Ok(self.as_owner(id, |writer, is_owner| writer.write_state(id, state, is_owner))?)
     }
 
-    /// Writes the path of the console's pseudo-terminal, if it has one, to where stock tools look.
-    pub(crate) fn tell_tty(&mut self, id: ConsoleId) -> Result<(), StoreError> {
+    /// Writes the path of the console's pseudo-terminal, if it has one that is not told yet, to where stock tools look.
+    fn tell_tty(&mut self, id: ConsoleId) -> Result<(), LookError> {
         let console = self.consoles.named(id);
-        let Some(tty) = console.and_then(|console| console.outputs().tty().map(str::to_owned)) else {
+        let Some(tty) = console.and_then(|console| console.outputs().untold_tty().map(str::to_owned)) else {
             return Ok(());
         };
-        self.as_owner(id, |tree, is_owner| tree.write_tty(id, &tty, is_owner))?;
+        self.looks.must_have_time()?;
+        self.as_owner(id, |writer, is_owner| writer.write_tty(id, &tty, is_owner))?;
         if let Some(console) = self.consoles.named_mut(id) {
             console.outputs_mut().tty_is_told();
         }
@@ -397,12 +399,12 @@ impl<P: Platform> Server<P> {
     fn as_owner(
         &mut self,
         id: ConsoleId,
-        work: impl FnOnce(&Tree<'_>, &mut dyn FnMut() -> bool) -> Result<(), StoreError>,
+        work: impl FnOnce(&Writer<'_>, &mut dyn FnMut() -> bool) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let Some(uuid) = self.consoles.named(id).map(Console::uuid) else { return Ok(()) };
         let platform = &mut self.platform;
         let mut was_owner = true;
-        let done = work(&Tree::new(&self.store), &mut || {
+        let done = work(&Writer::new(&self.store), &mut || {
             was_owner = has_number(platform, id.domid, uuid);
             was_owner
         });

@@ -9,7 +9,7 @@
 //! | `Outputs` | log and file (`FilesLink`), pseudo-terminal or pipe, the output's socket |
 //! | `Viewers` | clients, and the socket to which they connect |
 //! | `Writers` | the threads that write logs and files |
-//! | `discovery`, `outage` | xenstore and Xen: which consoles there are |
+//! | `discovery`, `looks`, `outage` | xenstore and Xen: which consoles there are |
 //!
 //! A turn waits for descriptors, looks at what changed in xenstore, and then serves rings as the scheduler says, one
 //! ring's worth at a time. A flood's bytes are handed on in larger pieces: they are safe in the console's spool before.
@@ -34,6 +34,7 @@ mod hypervisor;
 mod id;
 mod leftovers;
 mod listener;
+mod looks;
 mod open;
 mod outage;
 mod outputs;
@@ -62,9 +63,10 @@ use crate::handshake::Link;
 use crate::platform::Platform;
 use consoles::Consoles;
 use control::Control;
-use discovery::{Dirty, LookTime};
+use discovery::Dirty;
 use hypervisor::HypervisorLog;
 use leftovers::{make_folder, make_log_folder, remove_stale_names};
+use looks::Looks;
 use outage::{Reconnect, watch_host};
 use poller::{Part, Poller, Source};
 use scheduler::{Due, Scheduler, Service};
@@ -98,7 +100,7 @@ pub struct Server<P: Platform> {
     consoles: Consoles<P::Page>,
     scheduler: Scheduler,
     dirty: Dirty,
-    look_time: LookTime,
+    looks: Looks,
     hypervisor: Option<HypervisorLog>,
     /// Dropped after all that uses it, since it waits for its threads.
     writers: Writers,
@@ -134,7 +136,7 @@ impl<P: Platform> Server<P> {
             consoles: Consoles::new(),
             scheduler: Scheduler::default(),
             dirty: Dirty::all(),
-            look_time: LookTime::default(),
+            looks: Looks::default(),
             hypervisor: None,
             writers,
         };
@@ -212,7 +214,7 @@ impl<P: Platform> Server<P> {
         if self.dirty.has_unread() {
             self.read_watches();
         }
-        if !self.dirty.is_clean() && !self.look_time.rests() {
+        if !self.dirty.is_clean() && !self.looks.rests() {
             self.look_for_a_while()?;
             // Answers may have been preceded by events, which the poll does not know of any more.
             self.read_watches();
@@ -258,7 +260,7 @@ impl<P: Platform> Server<P> {
     }
 
     fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
-        let is_dirty = !self.dirty.is_clean() && !self.look_time.rests();
+        let is_dirty = !self.dirty.is_clean() && !self.looks.rests();
         if self.scheduler.is_busy() || is_dirty || self.dirty.has_unread() {
             return EpollTimeout::ZERO;
         }
@@ -289,7 +291,7 @@ impl<P: Platform> Server<P> {
                 Due::AcceptClients => self.control.rest(&self.poller, false),
                 Due::Files(key) => self.look_at_files(key, now),
                 Due::Outage => self.outage_is_due(),
-                Due::Looks => self.look_time.end_rest(),
+                Due::Looks => self.looks.end_rest(),
             }
         }
     }

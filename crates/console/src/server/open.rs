@@ -8,36 +8,48 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use xen_types::{DomId, file_name};
-use xenstore::StoreError;
 
 use super::console::Console;
 use super::ends::{StreamEnd, StreamFd, pipe_path};
 use super::id::ConsoleId;
+use super::looks::LookError;
 use super::share::Share;
-use super::tree::Tree;
+use super::tree::Reader;
 use super::{LogNames, Server};
 use crate::history::HISTORY;
 use crate::logfile::LogStyle;
-use crate::output::{Direction, LogChoice, Output, Overflow, Plan};
+use crate::output::{Direction, LogChoice, Output, OutputError, Overflow, Plan};
 use crate::own_path::OwnPath;
 use crate::platform::Platform;
 use crate::pty::Pty;
 
+/// What the toolstack wants a new console to have.
+#[derive(Debug)]
+pub(crate) struct Wishes {
+    plan: Plan,
+    wrong: Vec<OutputError>,
+    limit: u64,
+    log: Option<PathBuf>,
+}
+
 impl<P: Platform> Server<P> {
-    /// Creates the console's log, socket and output, unless it has them. Returns false when another domain has the
-    /// domid now, since the keys that were read may be that domain's.
-    pub(crate) fn open_console(&mut self, id: ConsoleId) -> Result<bool, StoreError> {
-        if self.consoles.key(id).is_some() {
-            return Ok(true);
-        }
-        let Some(uuid) = self.consoles.domain(id.domid) else { return Ok(false) };
-        let tree = Tree::new(&self.store);
-        let (plan, wrong) = tree.plan(id)?;
-        let limit = tree.limit(id)?;
+    /// Reads what a new console has.
+    pub(crate) fn wishes(&self, id: ConsoleId) -> Result<Wishes, LookError> {
+        let reader = Reader::new(&self.store, &self.looks, id);
+        let (plan, wrong) = reader.plan()?;
+        let limit = reader.limit()?;
         let log = self.log_path(id, &plan.log)?;
+        Ok(Wishes { plan, wrong, limit, log })
+    }
+
+    /// Creates a console's log, socket and output. Returns false when another domain has the domid now, since the keys
+    /// that were read may be that domain's.
+    pub(crate) fn open_console(&mut self, id: ConsoleId, wishes: Wishes) -> bool {
+        let Some(uuid) = self.consoles.domain(id.domid) else { return false };
         if !self.is_owner(id, uuid) {
-            return Ok(false);
+            return false;
         }
+        let Wishes { plan, wrong, limit, log } = wishes;
         let key = self.consoles.new_key();
         let (now, pace) = (Instant::now(), self.settings.log_pace);
         let share = self.consoles.share(id.domid, || Share::new(id.domid, pace, now));
@@ -67,17 +79,16 @@ impl<P: Platform> Server<P> {
             }
         }
         self.consoles.insert(id, key, console);
-        self.tell_tty(id)?;
-        Ok(true)
+        true
     }
 
-    fn log_path(&self, id: ConsoleId, choice: &LogChoice) -> Result<Option<PathBuf>, StoreError> {
+    fn log_path(&self, id: ConsoleId, choice: &LogChoice) -> Result<Option<PathBuf>, LookError> {
         Ok(match choice {
             LogChoice::None => None,
             LogChoice::File(path) => Some(path.clone()),
             LogChoice::Usual if !self.settings.log_guests || self.settings.log_style.limit == 0 => None,
             LogChoice::Usual => {
-                let name = Tree::new(&self.store).domain_name(id.domid)?;
+                let name = Reader::new(&self.store, &self.looks, id).domain_name()?;
                 // No name is encoded like that of a domain without one.
                 let stem = name.map_or_else(|| format!("%domain-{}", id.domid), |name| file_name(&name));
                 Some(self.settings.log_dir.join(log_name(self.settings.log_names, &stem, id.number)))

@@ -23,7 +23,7 @@ use super::discovery::Dirty;
 use super::id::ConsoleId;
 use super::poller::{Poller, Slot, Source};
 use super::scheduler::Due;
-use super::tree::{Tree, backends, frontend_dir, primary_dir, soft};
+use super::tree::{backends, frontend_dir, primary_dir, secondaries, soft};
 use super::{Server, ServerError};
 use crate::platform::Platform;
 
@@ -132,17 +132,17 @@ impl Job {
     fn ask(&self) -> Result<(Connection, Vec<ConsoleId>), StoreError> {
         let store = (self.connect)()?.with_timeout(self.timeout);
         watch_host(&store)?;
-        let mut secondaries = Vec::new();
+        let mut found = Vec::new();
         for domid in self.domains.iter().copied() {
             let primary = ConsoleId { domid, number: 0 };
             soft(store.watch(&primary_dir(domid), &primary.to_string()).map(Some))?;
-            let numbers = Tree::new(&store).secondaries(domid)?;
-            secondaries.extend(numbers.into_iter().map(|number| ConsoleId { domid, number }));
+            let numbers = secondaries(&store, domid)?;
+            found.extend(numbers.into_iter().map(|number| ConsoleId { domid, number }));
         }
         for id in self.consoles.iter().copied() {
             soft(store.watch(&frontend_dir(id), &id.to_string()).map(Some))?;
         }
-        Ok((store, secondaries))
+        Ok((store, found))
     }
 
     /// Asks until there is an answer or `stop` is dropped.
@@ -260,6 +260,7 @@ impl<P: Platform> Server<P> {
         self.reconnect.outage = None;
         self.reconnect.last = Some((answer.delay, Instant::now()));
         self.store = answer.store;
+        self.looks.forget_all();
         self.dirty = Dirty::all();
         let primaries = self.consoles.domains().map(|(domid, _)| ConsoleId { domid, number: 0 });
         let all: BTreeSet<ConsoleId> =

@@ -121,9 +121,15 @@ impl Outputs {
         self.tty.as_ref().map(|(path, _)| path.as_str())
     }
 
-    /// Whether the path of the pseudo-terminal still has to be written to xenstore.
-    pub(crate) const fn is_tty_untold(&self) -> bool {
-        matches!(self.tty, Some((_, false)))
+    /// The path of the pseudo-terminal that still has to be written to xenstore.
+    pub(crate) fn untold_tty(&self) -> Option<&str> {
+        self.tty.as_ref().filter(|(_, is_told)| !is_told).map(|(path, _)| path.as_str())
+    }
+
+    pub(crate) const fn tell_tty_again(&mut self) {
+        if let Some((_, is_told)) = &mut self.tty {
+            *is_told = false;
+        }
     }
 
     pub(crate) const fn tty_is_told(&mut self) {

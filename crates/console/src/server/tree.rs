@@ -3,9 +3,10 @@
 
 use xen_types::{DomId, EventPort, GrantRef};
 use xenbus::{DeviceId, DeviceKind, XenbusState, kind_dir};
-use xenstore::{Access, Connection, Permissions, Store, StoreError, XsPath};
+use xenstore::{Access, Connection, Permissions, Store, StoreError, XsPath, parse_number, parse_string};
 
 use super::id::ConsoleId;
+use super::looks::{LookError, Looks};
 use crate::handshake::{Offer, Picture};
 use crate::history::HISTORY;
 use crate::output::{OutputError, Plan};
@@ -67,41 +68,51 @@ pub(crate) fn console_number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|_| plain)
 }
 
-/// Reads values; what cannot be read or makes no sense is absent, a lost connection is an error.
-pub(crate) struct Tree<'a> {
-    store: &'a Connection,
+/// The secondary consoles of a domain that have a backend.
+pub(crate) fn secondaries(store: &Connection, domid: DomId) -> Result<Vec<u32>, StoreError> {
+    let names = soft(store.list(&below(&backends(), &domid.to_string())))?.unwrap_or_default();
+    Ok(names.iter().filter_map(|name| console_number(name)).collect())
 }
 
-impl<'a> Tree<'a> {
-    pub(crate) const fn new(store: &'a Connection) -> Self {
-        Self { store }
+/// Reads what xenstore has of one console; what cannot be read or makes no sense is absent, a lost connection is an
+/// error. Each value is asked for once in a look.
+pub(crate) struct Reader<'a> {
+    store: &'a Connection,
+    looks: &'a Looks,
+    id: ConsoleId,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) const fn new(store: &'a Connection, looks: &'a Looks, id: ConsoleId) -> Self {
+        Self { store, looks, id }
     }
 
-    fn bytes(&self, dir: &XsPath, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        soft(self.store.read(&below(dir, key)))
+    fn value(&self, path: &XsPath) -> Result<Option<Vec<u8>>, LookError> {
+        self.looks.read(self.id, path, || soft(self.store.read(path)))
     }
 
-    fn text(&self, dir: &XsPath, key: &str) -> Result<Option<String>, StoreError> {
-        soft(self.store.read_string(&below(dir, key), TEXT_MAX))
+    fn bytes(&self, dir: &XsPath, key: &str) -> Result<Option<Vec<u8>>, LookError> {
+        self.value(&below(dir, key))
     }
 
-    fn number<T: TryFrom<u64>>(&self, dir: &XsPath, key: &str) -> Result<Option<T>, StoreError> {
-        Ok(soft(self.store.read_number(&below(dir, key)))?.and_then(|number| number.try_into().ok()))
+    fn text(&self, dir: &XsPath, key: &str) -> Result<Option<String>, LookError> {
+        let path = below(dir, key);
+        Ok(self.value(&path)?.and_then(|value| parse_string(&path, value, TEXT_MAX).ok()))
     }
 
-    pub(crate) fn domain_name(&self, domid: DomId) -> Result<Option<String>, StoreError> {
-        self.text(&XsPath::domain(domid), "name")
+    fn number<T: TryFrom<u64>>(&self, dir: &XsPath, key: &str) -> Result<Option<T>, LookError> {
+        let path = below(dir, key);
+        let number = self.value(&path)?.and_then(|value| parse_number(&path, &value).ok());
+        Ok(number.and_then(|number| number.try_into().ok()))
     }
 
-    /// The secondary consoles that have a backend.
-    pub(crate) fn secondaries(&self, domid: DomId) -> Result<Vec<u32>, StoreError> {
-        let names = soft(self.store.list(&below(&backends(), &domid.to_string())))?.unwrap_or_default();
-        Ok(names.iter().filter_map(|name| console_number(name)).collect())
+    pub(crate) fn domain_name(&self) -> Result<Option<String>, LookError> {
+        self.text(&XsPath::domain(self.id.domid), "name")
     }
 
     /// A primary console that is this daemon's to serve and complete.
-    pub(crate) fn primary(&self, domid: DomId) -> Result<Option<Primary>, StoreError> {
-        let dir = primary_dir(domid);
+    pub(crate) fn primary(&self) -> Result<Option<Primary>, LookError> {
+        let dir = primary_dir(self.id.domid);
         let (Some(frame), Some(port)) = (self.number(&dir, "ring-ref")?, self.number(&dir, "port")?) else {
             return Ok(None);
         };
@@ -115,30 +126,30 @@ impl<'a> Tree<'a> {
     ///
     /// The backend's `type` decides. Without it the frontend's does, where stock toolstacks write it; the guest may
     /// have changed that one, but all it wins is that bytes of its own go to its own log.
-    pub(crate) fn is_ours(&self, id: ConsoleId) -> Result<bool, StoreError> {
-        let kind = match self.bytes(&backend_dir(id), "type")? {
+    pub(crate) fn is_ours(&self) -> Result<bool, LookError> {
+        let kind = match self.bytes(&backend_dir(self.id), "type")? {
             Some(kind) => Some(kind),
-            None => self.bytes(&frontend_dir(id), "type")?,
+            None => self.bytes(&frontend_dir(self.id), "type")?,
         };
         Ok(kind.is_some_and(|kind| kind == b"xenconsoled"))
     }
 
     /// Where the console's bytes go. A secondary console's keys are taken from the backend's directory only: the guest
     /// owns the frontend's, and could otherwise name any file.
-    pub(crate) fn plan(&self, id: ConsoleId) -> Result<(Plan, Vec<OutputError>), StoreError> {
-        let dir = toolstack_dir(id);
+    pub(crate) fn plan(&self) -> Result<(Plan, Vec<OutputError>), LookError> {
+        let dir = toolstack_dir(self.id);
         Plan::read(|key| self.text(&dir, key))
     }
 
     /// Bytes that may wait for who reads the console's pseudo-terminal (`limit`, at most what is kept anyway).
-    pub(crate) fn limit(&self, id: ConsoleId) -> Result<u64, StoreError> {
-        let limit: Option<u64> = self.number(&toolstack_dir(id), "limit")?;
+    pub(crate) fn limit(&self) -> Result<u64, LookError> {
+        let limit: Option<u64> = self.number(&toolstack_dir(self.id), "limit")?;
         Ok(limit.filter(|limit| *limit > 0).map_or(HISTORY as u64, |limit| limit.min(HISTORY as u64)))
     }
 
-    pub(crate) fn picture(&self, id: ConsoleId) -> Result<Picture, StoreError> {
-        let (back, front) = (backend_dir(id), frontend_dir(id));
-        let state = |dir| Ok::<_, StoreError>(self.bytes(dir, "state")?.and_then(|v| XenbusState::parse(&v)));
+    pub(crate) fn picture(&self) -> Result<Picture, LookError> {
+        let (back, front) = (backend_dir(self.id), frontend_dir(self.id));
+        let state = |dir| Ok::<_, LookError>(self.bytes(dir, "state")?.and_then(|v| XenbusState::parse(&v)));
         let ring = self.number(&front, "ring-ref")?.map(GrantRef);
         let port = self.number(&front, "port")?.map(EventPort);
         Ok(Picture {
@@ -147,6 +158,17 @@ impl<'a> Tree<'a> {
             frontend: state(&front)?,
             offer: ring.zip(port).map(|(ring, port)| Offer { ring, port }),
         })
+    }
+}
+
+/// Writes what others are to know of a console.
+pub(crate) struct Writer<'a> {
+    store: &'a Connection,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) const fn new(store: &'a Connection) -> Self {
+        Self { store }
     }
 
     /// Writes the backend's state, unless the toolstack has removed the device meanwhile: writing would make its

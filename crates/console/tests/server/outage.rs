@@ -106,14 +106,13 @@ impl Writer {
     }
 }
 
-/// xenstored takes this long for each request, of which the server waits 200 ms for all that one look needs.
-#[track_caller]
-fn check_slow(delay: Duration) {
+#[test]
+fn known_consoles_are_served_while_each_answer_comes_too_late() {
     let mut host = host();
     let mut writer = Writer::new(&mut host);
     let before = host.connections.load(Ordering::Relaxed);
     let (new, page) = host.domain(2, "null");
-    host.xenstored.delay(delay);
+    host.xenstored.delay(Duration::from_millis(300));
     let connections = |host: &Host| host.connections.load(Ordering::Relaxed) - before;
     writer.write_until(&mut host, "the first attempt to connect again", |host| connections(host) >= 1);
     let first = Instant::now();
@@ -131,14 +130,30 @@ fn check_slow(delay: Duration) {
     writer.must_be_served(&mut host);
 }
 
+/// What a new console needs takes several times as long as one answer may.
 #[test]
-fn known_consoles_are_served_while_each_answer_comes_too_late() {
-    check_slow(Duration::from_millis(300));
-}
-
-#[test]
-fn known_consoles_are_served_while_all_answers_together_come_too_late() {
-    check_slow(Duration::from_millis(100));
+fn new_consoles_come_however_long_all_answers_take_together() {
+    let mut host = host();
+    let mut writer = Writer::new(&mut host);
+    let before = host.connections.load(Ordering::Relaxed);
+    let (new, _) = host.domain(2, "pty");
+    host.secondary(new, 1, "xenconsoled", "pty");
+    let page = host.frontend(new, 1, 8, 5);
+    host.xenstored.delay(Duration::from_millis(30));
+    writer.write_until(&mut host, "the new consoles", |host| {
+        host.xen.is_bound(new, 2) && host.xen.is_bound(new, 5)
+    });
+    page.guest_write(b"new");
+    host.xen.kick(new, 5);
+    writer.write_until(&mut host, "the new console's bytes", |host| host.log(2, 1) == b"new");
+    host.xenstored.delay(Duration::ZERO);
+    for console in ["console", "device/console/1"] {
+        let tty = format!("/local/domain/2/{console}/tty");
+        writer.write_until(&mut host, "the path of the pseudo-terminal", |host| host.read(&tty).is_some());
+    }
+    host.until_state(new, 1, "4");
+    writer.must_be_served(&mut host);
+    assert_eq!(host.connections.load(Ordering::Relaxed), before, "the connection was given up");
 }
 
 #[test]
