@@ -34,14 +34,14 @@ pub(super) fn unpack(
     Ok(sources)
 }
 
-/// Configures and compiles one target, and gives the stripped program.
+/// Configures and compiles one target, and returns the stripped program.
 pub(super) fn build(
     source: &SourcePackage,
     steps: &mut Steps,
     options: &[impl AsRef<std::ffi::OsStr>],
     target: &str,
     progress: &mut dyn FnMut(CompileStep<'_>),
-) -> Result<PathBuf> {
+) -> Result<Vec<u8>> {
     let program = steps.program();
     progress(CompileStep::Configuring(program));
     let sources = steps.sources();
@@ -60,7 +60,7 @@ pub(super) fn build(
     steps.run("compiling", ninja.arg(steps.jobs()).arg(target))?;
     let mut strip = steps.command("strip", &build);
     steps.run("stripping", strip.args(["--strip-all", "-o", "stripped", target]))?;
-    Ok(build.join("stripped"))
+    steps.made("build/stripped")
 }
 
 /// Keeps the licence, and describes the sources as a package.

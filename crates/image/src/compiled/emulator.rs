@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     CompileStep, EMULATOR, Steps,
-    debian_qemu::{self, SOURCE, read, write},
+    debian_qemu::{self, SOURCE, write},
 };
 
 /// A fault of the emulator, removed: the name and the text of a patch that says what it does.
@@ -125,7 +125,7 @@ pub(super) fn compile(
         )?;
     }
     let qemu = debian_qemu::build(source, steps, &CONFIGURE, "qemu-system-x86_64", progress)?;
-    steps.put_program(EMULATOR, &read(&qemu)?)?;
+    steps.put_program(EMULATOR, &qemu)?;
     debian_qemu::keep_facts(source, steps)
 }
 

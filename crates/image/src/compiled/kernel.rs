@@ -81,7 +81,7 @@ pub(super) fn compile(
     let mut configure = make(steps, &sources);
     configure.arg("KCONFIG_ALLCONFIG=stubdom.config").arg("allnoconfig");
     steps.run("configuring", &mut configure)?;
-    let result = read(&sources.join(".config"))?;
+    let result = steps.made(".config")?;
     let differences = differences(&options, &String::from_utf8_lossy(&result));
     if !differences.is_empty() {
         let words = format!("these sources do not accept {}", differences.join(", "));
@@ -92,12 +92,12 @@ pub(super) fn compile(
     let mut compile = make(steps, &sources);
     compile.arg(steps.jobs()).arg("vmlinux");
     steps.run("compiling", &mut compile)?;
-    let release = read(&sources.join("include/config/kernel.release"))?;
+    let release = steps.made("include/config/kernel.release")?;
     let release = String::from_utf8_lossy(&release).trim().to_owned();
-    let kernel = extract_elf("vmlinux", &read(&sources.join("vmlinux"))?)?;
+    let kernel = extract_elf("vmlinux", &steps.made("vmlinux")?)?;
     steps.put(&format!("/boot/vmlinuz-{release}"), &kernel)?;
     steps.put(&format!("/boot/config-{release}"), &result)?;
-    let builtin = read(&sources.join("modules.builtin"))?;
+    let builtin = steps.made("modules.builtin")?;
     steps.put(&format!("/lib/modules/{release}/modules.builtin"), &builtin)?;
     let copyright = format!("usr/share/doc/{source}/copyright");
     steps.put(&copyright, &read(&package_tree.join(&copyright))?)?;

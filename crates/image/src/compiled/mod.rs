@@ -12,6 +12,7 @@
 mod debian_qemu;
 mod emulator;
 mod kernel;
+mod merge;
 mod qemu;
 mod steps;
 mod sums;

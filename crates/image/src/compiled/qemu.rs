@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    closure::inspect,
+    closure::inspect_bytes,
     debian::{Recipe, Version},
     files::sha256_bytes,
     packages::{Package, Store},
@@ -133,17 +133,21 @@ pub(super) fn compile(
     write(&dictionaries, text.as_bytes())?;
 
     let qemu = debian_qemu::build(source, steps, &configure(recipe), "qemu-system-i386", progress)?;
-    let chosen = read(&sources.join("build/i386-softmmu-config-devices.mak"))?;
+    let chosen = steps.made("build/i386-softmmu-config-devices.mak")?;
     let missing = missing_devices(&devices, &String::from_utf8_lossy(&chosen));
     if !missing.is_empty() {
         let words = format!("these sources do not accept {}", missing.join(", "));
         return Err(steps.failed("checking", words));
     }
     // Also refuses what is for another processor.
-    if !inspect(&qemu)?.needed.iter().any(|library| library.starts_with("libseccomp.so.")) {
+    if !inspect_bytes("qemu-system-i386", &qemu)?
+        .needed
+        .iter()
+        .any(|library| library.starts_with("libseccomp.so."))
+    {
         return Err(steps.failed("checking", "it is not linked with libseccomp".to_owned()));
     }
-    steps.put(QEMU, &read(&qemu)?)?;
+    steps.put(QEMU, &qemu)?;
     debian_qemu::keep_facts(source, steps)
 }
 

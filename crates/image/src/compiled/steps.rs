@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::{ImageError, Result, files::create_dir_all, tools::tells_of_full_disk};
+use crate::{ImageError, Result, files::create_dir_all, root::Root, tools::tells_of_full_disk};
 
 use super::{Program, TREE, toolchain::command_in};
 
@@ -51,6 +51,11 @@ impl Steps {
     /// Where sources are unpacked.
     pub(super) fn sources(&self) -> PathBuf {
         self.tree.as_ref().map_or_else(|| self.folder.join("sources"), |tree| tree.join("build/sources"))
+    }
+
+    /// Reads what a build has made below its sources. Where its compiler comes from, so may links, which lead nowhere else.
+    pub(super) fn made(&self, path: &str) -> Result<Vec<u8>> {
+        Root::of_folder(self.sources()).read(path)
     }
 
     /// How commands name a path.
@@ -193,6 +198,20 @@ mod tests {
     fn test_run_full_disk_is_told_apart() {
         let error = run("echo 'ld: final link failed: No space left on device'; exit 1").unwrap_err();
         assert!(matches!(error, ImageError::DiskFull { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn test_what_was_made_is_no_file_of_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let steps = Steps::begin(Program::Qemu, dir.path(), dir.path().join("log"), 0).unwrap();
+        fs::create_dir(steps.sources()).unwrap();
+        fs::write(dir.path().join("secret"), "the machine's").unwrap();
+        for (name, target) in [("absolute", dir.path().join("secret")), ("up", "../secret".into())] {
+            std::os::unix::fs::symlink(target, steps.sources().join(name)).unwrap();
+            assert!(matches!(steps.made(name), Err(ImageError::NotInRoot { .. })), "{name}");
+        }
+        fs::write(steps.sources().join("made"), "1").unwrap();
+        assert_eq!(steps.made("made").unwrap(), b"1");
     }
 
     #[test]

@@ -16,10 +16,11 @@ use crate::{
     debian::Recipe,
     files::create_dir_all,
     packages::{Package, Progress, Store},
+    root::Root,
     tools::{complaint, run, tells_of_full_disk},
 };
 
-use super::Program;
+use super::{Program, merge::merge};
 
 /// What every Debian has, and builds use, though nothing depends on it.
 const ALWAYS: [&str; 15] = [
@@ -41,6 +42,8 @@ const ALWAYS: [&str; 15] = [
 ];
 /// Folders that are links into /usr, in every Debian since 12; older packages still have files in them.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+/// Where builds are.
+const BUILD: &str = "build";
 /// Links that the installation of packages makes, as far as builds use them.
 const LINKS: [(&str, &str); 3] = [("usr/bin/awk", "mawk"), ("usr/bin/cc", "gcc"), ("usr/bin/sh", "dash")];
 /// Certificates, one a file, and the file that the installation of their package makes of them. Python's installer of
@@ -172,7 +175,7 @@ fn make_merged(tree: &Path) -> Result<()> {
         create_dir_all(&tree.join("usr").join(name))?;
         link(&Path::new("usr").join(name), &tree.join(name))?;
     }
-    for name in ["build", "dev", "proc", "tmp"] {
+    for name in [BUILD, "dev", "proc", "tmp"] {
         create_dir_all(&tree.join(name))?;
     }
     let temp = tree.join("tmp");
@@ -187,24 +190,46 @@ fn finish(tree: &Path) -> Result<()> {
             link(Path::new(target), &place)?;
         }
     }
-    let (folder, bundle) = (tree.join(CERTIFICATES.0), tree.join(CERTIFICATES.1));
-    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
+    // Builds have it for themselves.
+    let build = tree.join(BUILD);
+    fs::remove_dir_all(&build).map_err(ImageError::io("remove", &build))?;
+    create_dir_all(&build)?;
+    put_certificates(tree)
+}
+
+/// Makes the bundle of certificates, by way of a folder of its own: it goes to its place as packages do.
+fn put_certificates(tree: &Path) -> Result<()> {
+    let root = Root::of_folder(tree);
+    let Some(folder) = root.lookup(CERTIFICATES.0)? else { return Ok(()) };
     let mut text = Vec::new();
-    for path in paths {
-        text.extend(fs::read(&path).map_err(ImageError::io("read", &path))?);
+    for name in root.list(&folder.path)? {
+        text.extend(root.read(&format!("{}/{name}", folder.path))?);
     }
-    create_dir_all(bundle.parent().unwrap_or(tree))?;
-    fs::write(&bundle, text).map_err(ImageError::io("write", &bundle))
+    let part = tree.with_extension("part");
+    let bundle = part.join(CERTIFICATES.1);
+    create_dir_all(bundle.parent().unwrap_or(&part))?;
+    fs::write(&bundle, text).map_err(ImageError::io("write", &bundle))?;
+    merge(&part, tree)?;
+    fs::remove_dir_all(&part).map_err(ImageError::io("remove", &part))
 }
 
 fn link(target: &Path, place: &Path) -> Result<()> {
     symlink(target, place).map_err(ImageError::io("make the link", place))
 }
 
-/// Unpacks a package among others. `dpkg-deb --extract` would put a folder in the place of a link to one.
+/// Unpacks a package into a tree with others. It is unpacked alone first: tar lets no link of an archive lead out of
+/// where it unpacks, but would follow those of other packages.
 fn unpack_into(deb: &Path, tree: &Path) -> Result<()> {
+    let part = tree.with_extension("part");
+    let _ = fs::remove_dir_all(&part);
+    create_dir_all(&part)?;
+    unpack(deb, &part)?;
+    merge(&part, tree)?;
+    fs::remove_dir_all(&part).map_err(ImageError::io("remove", &part))
+}
+
+/// Unpacks a package into an empty folder. With `dpkg-deb --extract`, files would be root's for root.
+fn unpack(deb: &Path, folder: &Path) -> Result<()> {
     let failed = |source| ImageError::NoTool { program: "dpkg-deb", source };
     let mut unpacker = Command::new("dpkg-deb")
         .env("LC_ALL", "C")
@@ -218,14 +243,8 @@ fn unpack_into(deb: &Path, tree: &Path) -> Result<()> {
     let archive = unpacker.stdout.take().map_or_else(Stdio::null, Stdio::from);
     let output = Command::new("tar")
         .env("LC_ALL", "C")
-        .args([
-            "--extract",
-            "--keep-directory-symlink",
-            "--no-same-owner",
-            "--warning=no-timestamp",
-            "--directory",
-        ])
-        .arg(tree)
+        .args(["--extract", "--no-same-owner", "--warning=no-timestamp", "--directory"])
+        .arg(folder)
         .stdin(archive)
         .output();
     let status = unpacker.wait().map_err(failed)?;
@@ -235,7 +254,7 @@ fn unpack_into(deb: &Path, tree: &Path) -> Result<()> {
     }
     let stderr = complaint(&output);
     Err(if tells_of_full_disk(&stderr) {
-        ImageError::DiskFull { path: tree.to_owned() }
+        ImageError::DiskFull { path: folder.to_owned() }
     } else {
         ImageError::Unpack { package: deb.display().to_string(), stderr }
     })
@@ -253,24 +272,70 @@ fn named(error: ImageError, package: String) -> ImageError {
 mod tests {
     use super::*;
 
+    /// Makes a package of what `fill` makes in a folder.
+    fn package(dir: &Path, fill: impl FnOnce(&Path)) -> PathBuf {
+        let parts = tempfile::tempdir_in(dir).unwrap();
+        fs::set_permissions(parts.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir_all(parts.path().join("DEBIAN")).unwrap();
+        let control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: d\n";
+        fs::write(parts.path().join("DEBIAN/control"), control).unwrap();
+        fill(parts.path());
+        let deb = parts.path().with_extension("deb");
+        let output = Command::new("dpkg-deb").arg("--build").arg(parts.path()).arg(&deb).output().unwrap();
+        assert!(output.status.success(), "{}", complaint(&output));
+        deb
+    }
+
+    fn write(place: &Path, text: &str) {
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(place, text).unwrap();
+    }
+
+    #[test]
+    fn test_no_package_reaches_the_machine_by_links_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        fs::create_dir(&outside).unwrap();
+        make_merged(&tree).unwrap();
+        let links = package(dir.path(), |parts| {
+            for place in ["opt/absolute", "build/sources", "etc", CERTIFICATES.0] {
+                fs::create_dir_all(parts.join(place).parent().unwrap()).unwrap();
+                symlink(&outside, parts.join(place)).unwrap();
+            }
+            symlink("../../../../../../../../../..", parts.join("opt/up")).unwrap();
+        });
+        let up = Path::new("opt/up").join(outside.strip_prefix("/").unwrap());
+        let files = package(dir.path(), |parts| {
+            write(&parts.join("opt/absolute/one"), "1");
+            write(&parts.join(up).join("two"), "2");
+        });
+        unpack_into(&links, &tree).unwrap();
+        unpack_into(&files, &tree).unwrap();
+        finish(&tree).unwrap();
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // The first link leads nowhere in the tree, and the second one to its top.
+        assert_eq!(fs::read(tree.join("opt/absolute/one")).unwrap(), b"1");
+        assert_eq!(fs::read(tree.join(outside.strip_prefix("/").unwrap()).join("two")).unwrap(), b"2");
+        assert_eq!(fs::read_dir(tree.join("build")).unwrap().count(), 0);
+        assert!(!tree.with_extension("part").exists());
+    }
+
     #[test]
     fn test_packages_go_behind_the_links_of_a_merged_tree() {
         let dir = tempfile::tempdir().unwrap();
-        let (tree, parts) = (dir.path().join("tree"), dir.path().join("parts"));
+        let tree = dir.path().join("tree");
         make_merged(&tree).unwrap();
-        fs::create_dir_all(parts.join("DEBIAN")).unwrap();
-        fs::create_dir_all(parts.join("bin")).unwrap();
-        fs::write(parts.join("bin/old"), "x").unwrap();
-        let control = "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: d\n";
-        fs::write(parts.join("DEBIAN/control"), control).unwrap();
-        let deb = dir.path().join("x.deb");
-        let output = Command::new("dpkg-deb").arg("--build").arg(&parts).arg(&deb).output().unwrap();
-        assert!(output.status.success());
+        let deb = package(dir.path(), |parts| {
+            write(&parts.join("bin/old"), "x");
+            write(&parts.join(CERTIFICATES.0).join("b.crt"), "b");
+            write(&parts.join(CERTIFICATES.0).join("a.crt"), "a");
+        });
         unpack_into(&deb, &tree).unwrap();
         finish(&tree).unwrap();
         assert_eq!(fs::read_link(tree.join("bin")).unwrap(), Path::new("usr/bin"));
         assert_eq!(fs::read(tree.join("usr/bin/old")).unwrap(), b"x");
         assert_eq!(fs::read_link(tree.join("usr/bin/awk")).unwrap(), Path::new("mawk"));
+        assert_eq!(fs::read(tree.join(CERTIFICATES.1)).unwrap(), b"ab");
         fs::write(&deb, "no package").unwrap();
         assert!(matches!(unpack_into(&deb, &tree), Err(ImageError::Unpack { .. })));
     }
