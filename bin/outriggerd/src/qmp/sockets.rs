@@ -156,9 +156,13 @@ impl Socket {
         SocketPath(self.place.subscribe())
     }
 
-    /// Has it renamed.
+    /// Has it renamed. What failed before is tried again.
     pub(super) fn rename(&mut self, socket: PathBuf) {
-        if socket == self.wanted {
+        let is_settled = {
+            let place = self.place.borrow();
+            place.pending > 0 || place.at.as_ref() == Some(&socket)
+        };
+        if socket == self.wanted && is_settled {
             return;
         }
         self.wanted.clone_from(&socket);
@@ -187,6 +191,9 @@ fn work(files: &dyn Files, jobs: &Receiver<Job>) {
                 if let Err(error) = &listener {
                     tracing::error!(socket = %socket.display(), %error, "cannot bind a QMP socket");
                 }
+                if listener.is_ok() {
+                    replace(&sockets, &socket);
+                }
                 settle(&place, listener.is_ok().then_some(socket));
                 sockets.insert(id, place);
                 // Without a receiver, the guest has ended meanwhile, and the removal of its socket is next.
@@ -194,16 +201,12 @@ fn work(files: &dyn Files, jobs: &Receiver<Job>) {
             }
             Job::Rename { id, socket } => {
                 let Some(place) = sockets.get(&id) else { continue };
-                let mut at = place.borrow().at.clone();
-                if let Some(from) = &mut at {
-                    match files.rename(from, &socket) {
-                        Ok(()) => *from = socket,
-                        Err(error) => {
-                            tracing::error!(socket = %socket.display(), %error, "cannot rename a QMP socket");
-                        }
-                    }
+                let before = place.borrow().at.clone();
+                let renamed = before.as_ref().is_some_and(|from| rename(files, from, &socket));
+                if renamed && before.as_ref() != Some(&socket) {
+                    replace(&sockets, &socket);
                 }
-                settle(place, at);
+                settle(place, if renamed { Some(socket) } else { before });
             }
             Job::Remove { id } => {
                 let at = sockets.remove(&id).and_then(|place| place.borrow().at.clone());
@@ -215,10 +218,126 @@ fn work(files: &dyn Files, jobs: &Receiver<Job>) {
     }
 }
 
+/// Returns whether it worked.
+fn rename(files: &dyn Files, from: &Path, to: &Path) -> bool {
+    let renamed = files.rename(from, to);
+    if let Err(error) = &renamed {
+        tracing::error!(
+            "A QMP socket cannot be renamed to {}; clients find it at {} until the guest is renamed again: {error}",
+            to.display(),
+            from.display()
+        );
+    }
+    renamed.is_ok()
+}
+
+/// A socket takes the place of what was at its path: that of a guest that was renamed, and its socket could not be. Its
+/// guest does not remove the new one at its end.
+fn replace(sockets: &BTreeMap<u64, Arc<watch::Sender<Place>>>, path: &Path) {
+    for place in sockets.values() {
+        place.send_if_modified(|place| {
+            let is_replaced = place.at.as_deref() == Some(path);
+            if is_replaced {
+                tracing::error!(
+                    "The QMP socket {} is another guest's now; that of the one before is lost",
+                    path.display()
+                );
+                place.at = None;
+            }
+            is_replaced
+        });
+    }
+}
+
 /// Something was done with a socket, which is here now.
 fn settle(place: &watch::Sender<Place>, at: Option<PathBuf>) {
     place.send_modify(|place| {
         place.pending = place.pending.saturating_sub(1);
         place.at = at;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn socket_is_for_its_group_alone() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("hello.sock");
+        let own = nix::unistd::getgid();
+        for (group, mode) in [(None, 0o600), (Some(own), 0o660)] {
+            let _listener = RealFiles.bind(&socket, group).unwrap();
+            let meta = std::fs::metadata(&socket).unwrap();
+            assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, own.as_raw()));
+        }
+    }
+
+    #[tokio::test]
+    async fn next_guest_of_a_name_keeps_its_socket_when_the_previous_one_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hello.sock");
+        let sockets = Sockets::start(Box::new(RealFiles)).unwrap();
+        let (first, listener) = sockets.bind(path.clone(), None).unwrap();
+        assert!(listener.await.unwrap().is_ok());
+        drop(first);
+        let (second, listener) = sockets.bind(path.clone(), None).unwrap();
+        let _listener = listener.await.unwrap().unwrap();
+        assert_eq!(second.path().ready().await, Some(path.clone()));
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    /// A file system that renames nothing, unless this is false.
+    struct Unchanging(Arc<AtomicBool>);
+
+    impl Files for Unchanging {
+        fn bind(&self, socket: &Path, group: Option<nix::unistd::Gid>) -> io::Result<UnixListener> {
+            RealFiles.bind(socket, group)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            if self.0.load(Ordering::Relaxed) {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                RealFiles.rename(from, to)
+            }
+        }
+
+        fn remove(&self, socket: &Path) {
+            RealFiles.remove(socket);
+        }
+    }
+
+    #[tokio::test]
+    async fn socket_that_cannot_be_renamed_is_found_and_costs_no_other_guest_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| folder.path().join(name));
+        let fails = Arc::new(AtomicBool::new(true));
+        let sockets = Sockets::start(Box::new(Unchanging(Arc::clone(&fails)))).unwrap();
+        let (mut first, listener) = sockets.bind(old.clone(), None).unwrap();
+        let _first = listener.await.unwrap().unwrap();
+        first.rename(new.clone());
+        assert_eq!(first.path().ready().await, Some(old.clone()));
+        fails.store(false, Ordering::Relaxed);
+        first.rename(new.clone());
+        assert_eq!(first.path().ready().await, Some(new.clone()));
+        fails.store(true, Ordering::Relaxed);
+        first.rename(old.clone());
+        assert_eq!(first.path().ready().await, Some(new.clone()));
+        // The next guest of the name has its socket at the same path.
+        let (second, listener) = sockets.bind(new.clone(), None).unwrap();
+        let _second = listener.await.unwrap().unwrap();
+        assert_eq!(first.path().ready().await, None);
+        drop(first);
+        // Jobs are done in order.
+        let (_third, listener) = sockets.bind(old, None).unwrap();
+        listener.await.unwrap().unwrap();
+        assert_eq!(second.path().ready().await, Some(new.clone()));
+        assert!(UnixStream::connect(&new).is_ok());
+    }
 }

@@ -384,20 +384,6 @@ fn socket_goes_with_its_guest_and_with_its_name() {
     }
 }
 
-#[test]
-fn socket_is_for_its_group_alone() {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("hello.sock");
-    let own = nix::unistd::getgid();
-    for (group, mode) in [(None, 0o600), (Some(own), 0o660)] {
-        let _listener = RealFiles.bind(&socket, group).unwrap();
-        let meta = std::fs::metadata(&socket).unwrap();
-        assert_eq!((meta.mode() & 0o777, meta.gid()), (mode, own.as_raw()));
-    }
-}
-
 /// A file system that hangs until the other end is dropped.
 struct Hung(Mutex<mpsc::Receiver<()>>);
 
@@ -446,20 +432,6 @@ fn file_system_of_the_sockets_that_hangs_delays_nothing_else() {
     assert_eq!(world.socket().unwrap(), world.folder.path().join("qmp/hello.sock"));
     assert_eq!(world.client().ask(&json!({"execute": "query-status"}))["return"]["running"], true);
     assert!(!world.folder.path().join("qmp/b.sock").exists());
-}
-
-#[tokio::test]
-async fn next_guest_of_a_name_keeps_its_socket_when_the_previous_one_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("hello.sock");
-    let sockets = Sockets::start(Box::new(RealFiles)).unwrap();
-    let (first, listener) = sockets.bind(path.clone(), None).unwrap();
-    assert!(listener.await.unwrap().is_ok());
-    drop(first);
-    let (second, listener) = sockets.bind(path.clone(), None).unwrap();
-    let _listener = listener.await.unwrap().unwrap();
-    assert_eq!(second.path().ready().await, Some(path.clone()));
-    assert!(UnixStream::connect(&path).is_ok());
 }
 
 #[test]
