@@ -3,24 +3,20 @@
 //! It runs with the libraries of its image and the image's own loader, with an empty environment, and opens no guest,
 //! no disk and no connection.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    os::unix::fs::symlink,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
 
 use stubdom_abi::QemuAbilities;
 
 use crate::{
     ImageError, Result,
     initramfs::{Initramfs, Node},
-    tools::complaint,
+    tools::{complaint, run_within},
 };
 
 /// Devices that begin so need SPICE.
 const OF_SPICE: &str = "qxl";
+/// How long it may take for one answer; a second is usual.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The errors with which the kernel refuses to start programs of another processor (`ENOEXEC`).
 const NO_EXEC: i32 = 8;
 
@@ -35,11 +31,12 @@ pub(crate) fn ask(
     qemu: &Path,
     spice: bool,
 ) -> Result<Option<QemuAbilities>> {
+    let limit = time_limit();
     let folder = tempfile::tempdir().map_err(ImageError::io("create a folder in", std::env::temp_dir()))?;
     lay_out(archive, folder.path())?;
     let mut answers = Vec::new();
     for question in [["-machine", "help"], ["-device", "help"], ["-drive", "format=help"]] {
-        let Some(answer) = answer(loader, folder.path(), qemu, question)? else { return Ok(None) };
+        let Some(answer) = answer(limit, loader, folder.path(), qemu, question)? else { return Ok(None) };
         answers.push(answer);
     }
     let [machines, devices, formats] = answers.as_slice() else { return Ok(None) };
@@ -48,6 +45,12 @@ pub(crate) fn ask(
         devices.retain(|device| !device.starts_with(OF_SPICE));
     }
     Ok(Some(QemuAbilities { machines: self::machines(machines), devices, formats: self::formats(formats) }))
+}
+
+/// [`PATIENCE`], stretched as all deadlines are.
+fn time_limit() -> Duration {
+    let scale = std::env::var("OUTRIGGER_TIME_SCALE").ok().and_then(|text| text.parse::<f64>().ok());
+    PATIENCE.mul_f64(scale.filter(|scale| (0.01..=1000.0).contains(scale)).unwrap_or(1.0))
 }
 
 /// Puts all libraries of an archive into one folder.
@@ -67,7 +70,13 @@ fn lay_out(archive: &Initramfs, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn answer(loader: &Path, libraries: &Path, qemu: &Path, question: [&str; 2]) -> Result<Option<String>> {
+fn answer(
+    limit: Duration,
+    loader: &Path,
+    libraries: &Path,
+    qemu: &Path,
+    question: [&str; 2],
+) -> Result<Option<String>> {
     let mut command = Command::new(loader);
     command
         .args(["--inhibit-cache", "--library-path"])
@@ -76,11 +85,14 @@ fn answer(loader: &Path, libraries: &Path, qemu: &Path, question: [&str; 2]) -> 
         .args(question)
         .env_clear()
         // A QEMU with modules would otherwise take the machine's.
-        .envs([("LC_ALL", "C"), ("HOME", "/nonexistent"), ("QEMU_MODULE_DIR", "/nonexistent")])
-        .stdin(Stdio::null());
-    let output = match command.output() {
+        .envs([("LC_ALL", "C"), ("HOME", "/nonexistent"), ("QEMU_MODULE_DIR", "/nonexistent")]);
+    let output = match run_within(limit, &mut command) {
         Err(error) if error.raw_os_error() == Some(NO_EXEC) => return Ok(None),
-        other => other.map_err(|source: io::Error| ImageError::io("run", loader)(source))?,
+        Err(source) => return Err(ImageError::io("run", loader)(source)),
+        Ok(None) => {
+            return Err(ImageError::QemuSlow { question: question.join(" "), seconds: limit.as_secs() });
+        }
+        Ok(Some(output)) => output,
     };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() && !text.is_empty() {
@@ -131,6 +143,17 @@ mod tests {
         assert_eq!(devices(text), ["AC97", "ac97", "e1000", "e1000-82540em", "vmmouse"]);
         let text = "Supported formats: host_device file raw\nSupported formats (read-only): vvfat\n\n";
         assert_eq!(formats(text), ["file", "host_device", "raw"]);
+    }
+
+    #[test]
+    fn test_program_that_does_not_end_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("loader");
+        fs::write(&program, "#!/bin/sh\nexec tail -f /dev/null\n").unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let limit = Duration::from_millis(100);
+        let error = answer(limit, &program, dir.path(), Path::new("/q"), ["-machine", "help"]).unwrap_err();
+        assert!(matches!(error, ImageError::QemuSlow { .. }), "{error:?}");
     }
 
     #[test]

@@ -216,6 +216,17 @@ pub enum ImageError {
         /// Its own words.
         stderr: String,
     },
+    /// It does not come to an end with its answer.
+    #[error(
+        "The image's QEMU did not answer `{question}` within {seconds} s; OUTRIGGER_TIME_SCALE extends the deadline on a \
+         slow machine"
+    )]
+    QemuSlow {
+        /// The arguments.
+        question: String,
+        /// How long it had.
+        seconds: u64,
+    },
     /// A QEMU that was compiled for stubdomains lacks devices.
     #[error("The QEMU that was compiled has no {devices}: its configuration, stubdom.mak, must name them")]
     QemuLacks {
