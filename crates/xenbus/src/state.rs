@@ -56,6 +56,21 @@ impl XenbusState {
         self as u8
     }
 
+    /// What it is called, for people.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Initialising => "initialising",
+            Self::InitWait => "waiting for the other end",
+            Self::Initialised => "initialised",
+            Self::Connected => "connected",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+            Self::Reconfiguring => "reconfiguring",
+            Self::Reconfigured => "reconfigured",
+        }
+    }
+
     const fn text(self) -> &'static str {
         match self {
             Self::Initialising => "1",

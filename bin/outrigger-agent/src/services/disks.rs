@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use xenbus::{DeviceKind, XenbusState};
 use xenstore::{Connection, RelPath, Store};
 
 use crate::error::AgentError;
@@ -147,24 +148,30 @@ fn first_missing(disks: &[String]) -> Option<&String> {
     disks.iter().find(|disk| !Path::new(disk).exists())
 }
 
-/// Which PV disks there are and how far each has come (`XenbusState`), for people.
+/// Which PV disks there are and how far each has come, for people.
 fn states(store: &Connection) -> String {
     const SHOWN: usize = 8;
     let Ok(Some(devids)) = store.list(&vbd("")) else { return "the stubdomain has no PV disks".to_owned() };
     let of = |devid: &String| {
-        let state = store.read_string(&vbd(&format!("/{devid}/state")), 4).ok().flatten();
-        format!("{devid} {}", state.as_deref().unwrap_or("?"))
+        let state = store.read(&vbd(&format!("/{devid}/state"))).ok().flatten();
+        let state = state.and_then(|value| XenbusState::parse(&value));
+        format!("{devid} is {}", state.map_or("without a state", XenbusState::word))
     };
     let known: Vec<String> = devids.iter().take(SHOWN).map(of).collect();
-    format!("its PV disks and their states (4 is connected): {}", known.join(", "))
+    format!("of the stubdomain's PV disks, {}", known.join(", "))
 }
 
 fn vbd(below: &str) -> RelPath {
-    RelPath::new(format!("device/vbd{below}")).expect("xenstore lists only names that make a path")
+    RelPath::new(format!("device/{}{below}", DeviceKind::Vbd.name()))
+        .expect("xenstore lists only names that make a path")
 }
 
 #[cfg(test)]
 mod tests {
+    use xen_types::DomId;
+    use xenstore::server::Server;
+    use xenstore::{Access, Permissions, XsPath};
+
     use super::*;
 
     fn disk(devid: u32, sequence: u64) -> PvDisk {
@@ -191,6 +198,24 @@ mod tests {
         };
         assert!(open_live(Instant::now() + GO_LIVE, gone).is_err());
         assert_eq!(tries.get(), 1);
+    }
+
+    #[test]
+    fn disks_that_do_not_come_are_described_by_their_states() {
+        let stub = DomId::new(7).unwrap();
+        let server = Server::start();
+        let (dom0, own) = (server.connection(DomId::DOM0), server.connection(stub));
+        assert_eq!(states(&own), "the stubdomain has no PV disks");
+        for (devid, state) in [("51712", "4"), ("51728", "1"), ("51744", "what")] {
+            let path = XsPath::domain(stub).join(format!("device/vbd/{devid}/state")).unwrap();
+            dom0.write(&path, state.as_bytes()).unwrap();
+        }
+        let readable = Permissions::owned_by(DomId::DOM0).allow(stub, Access::Read);
+        for path in server.dump().into_keys() {
+            dom0.set_perms(&XsPath::new(path).unwrap(), &readable).unwrap();
+        }
+        let said = "of the stubdomain's PV disks, 51712 is connected, 51728 is initialising, 51744 is without a state";
+        assert_eq!(states(&own), said);
     }
 
     #[test]

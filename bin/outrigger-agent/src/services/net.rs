@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use xenbus::DeviceKind;
 use xenstore::{Connection, RelPath, Store};
 
 use super::rtnl::{Change, LinkWatch, Rtnl};
@@ -223,7 +224,7 @@ fn interface_of(device: &str) -> Option<(u32, String)> {
 }
 
 fn read_mtu(devid: u32, store: &Connection) -> Result<Option<u32>, AgentError> {
-    let path = RelPath::new(format!("device/vif/{devid}/mtu"))?;
+    let path = RelPath::new(format!("device/{}/{devid}/mtu", DeviceKind::Vif.name()))?;
     let mtu = store.read_number(&path).ok().flatten().filter(|mtu| MTUS.contains(mtu));
     Ok(mtu.and_then(|mtu| u32::try_from(mtu).ok()))
 }
