@@ -56,6 +56,49 @@ fn a_guest_that_was_recorded_as_running_is_taken_up_even_if_not_started() {
     world.check_clean("taken up before its start");
 }
 
+/// Makes the state files of a world ones of the first form, which had a phase in the place of the operation.
+fn to_first_form(world: &World, phase: &str) {
+    let mut files = world.host.state().files;
+    files.retain(|path, _| path.extension().is_some_and(|extension| extension == "json"));
+    for (path, text) in files {
+        let mut value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        (value["form"], value["phase"]) = (1.into(), phase.into());
+        value.as_object_mut().unwrap().remove("operation");
+        world.host.put_file(path, value.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn a_create_that_a_release_of_the_first_form_left_is_cleared() {
+    for step in ["make-guest", "build-guest", "await-device-model"] {
+        let world = World::new(Stubs::Work);
+        die_at(&world, step, Side::After);
+        to_first_form(&world, "creating");
+        let recovered = world.successor().recover(&mut |_| ()).unwrap();
+        assert!(recovered.guests.is_empty() && recovered.troubles.is_empty(), "{recovered:?}");
+        assert_eq!(recovered.cleaned, ["hello"], "{step}");
+        world.check_clean(step);
+    }
+}
+
+/// Its file said that it runs before it did, and did not say whether it was to stay paused.
+#[test]
+fn a_guest_that_a_release_of_the_first_form_did_not_start_stays_paused() {
+    let world = World::new(Stubs::Work);
+    die_at(&world, "start-guest", Side::Before);
+    to_first_form(&world, "running");
+    let successor = world.successor();
+    let recovered = successor.recover(&mut |_| ()).unwrap();
+    assert!(recovered.troubles.is_empty() && recovered.cleaned.is_empty(), "{recovered:?}");
+    let [guest] = &recovered.guests[..] else { panic!("{recovered:?}") };
+    let is_paused = || successor.hypervisor().domain_info(guest.domid).unwrap().unwrap().state.paused;
+    assert!(is_paused());
+    successor.unpause(guest.id()).unwrap();
+    assert!(!is_paused());
+    successor.destroy(guest.id(), &mut |_| ()).unwrap();
+    world.check_clean("a guest that was not started");
+}
+
 #[test]
 fn a_loop_device_without_a_guest_is_detached() {
     let world = World::new(Stubs::Work);
