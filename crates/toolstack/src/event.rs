@@ -76,6 +76,15 @@ pub enum Event {
     },
 }
 
+/// Passes on the warnings of what is done before an operation, whose listeners know only the operation's own steps.
+pub(crate) fn warnings(events: &mut dyn FnMut(Event)) -> impl FnMut(Event) {
+    |event| {
+        if matches!(event, Event::Warning { .. }) {
+            events(event);
+        }
+    }
+}
+
 fn seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(took.as_secs_f64())
 }

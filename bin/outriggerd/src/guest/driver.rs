@@ -111,7 +111,7 @@ pub(crate) fn adopt(
     let driver = Driver::enter(shared, state)?;
     if changing {
         let toolstack = shared.toolstack.clone();
-        driver.spawn(Job::Settle, None, None, move |_| Ok(toolstack.settle_change(id)?));
+        driver.spawn(Job::Settle, None, None, move |events| Ok(toolstack.settle_change(id, events)?));
     }
     tokio::spawn(driver.run());
     Ok(())

@@ -101,7 +101,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let old = drive_of(&live, vdev)?;
         if old.source == *source {
             events(Event::Warning { text: format!("{} is already in the drive", describe(&old)) });
@@ -428,6 +428,7 @@ pub(crate) fn resume_change<'a>(
     live: Live<'a>,
     vdev: Vdev,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> Result<(Live<'a>, Result<Resumed, Vec<UndoFailure>>), Cause> {
     let drive = EmulatedDrive::find(&live, vdev)?;
     // It is not known whether the tray was open before.
@@ -437,6 +438,6 @@ pub(crate) fn resume_change<'a>(
         out: true,
         ..Changing::new(live, vdev, DiskSource::Empty, Detach::Force)
     };
-    let resumed = resume(&steps(), &mut changing, cursor, &mut |_| ());
+    let resumed = resume(&steps(), &mut changing, cursor, events);
     Ok((changing.live, resumed))
 }

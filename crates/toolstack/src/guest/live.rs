@@ -6,6 +6,7 @@ use xen_types::DomId;
 
 use crate::domain::{Domain, GuestId, lives};
 use crate::error::{Cause, ToolstackError as Error};
+use crate::event::{Event, warnings};
 use crate::operation::{Kind, StepResult};
 use crate::phase::Phase;
 use crate::record::GuestRecord;
@@ -100,7 +101,16 @@ impl<'a> Live<'a> {
 
     /// The same, with what an earlier daemon began undone or completed.
     pub(crate) fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
-        Ok(ts.settle(Self::find(ts, id)?)?)
+        Self::settled_with(ts, id, &mut |_| ())
+    }
+
+    /// The same, for an operation that has listeners: they get the warnings.
+    pub(crate) fn settled_with(
+        ts: &'a Toolstack,
+        id: GuestId,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Self, Error> {
+        Ok(ts.settle(Self::find(ts, id)?, &mut warnings(events))?)
     }
 
     pub(crate) fn save(&self) -> StepResult {

@@ -56,7 +56,7 @@ impl Toolstack {
         memory: KiB,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let mut resize = Resize { from: live.record.config.memory, to: memory, live };
         run(&steps(), &mut resize, &self.faults, events)?;
         Ok(resize.live.guest()?)
@@ -68,9 +68,10 @@ pub(crate) fn resume_memory<'a>(
     live: Live<'a>,
     from: KiB,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let mut resize = Resize { live, from, to: from };
-    let resumed = resume(&steps(), &mut resize, cursor, &mut |_| ());
+    let resumed = resume(&steps(), &mut resize, cursor, events);
     (resize.live, resumed)
 }
 

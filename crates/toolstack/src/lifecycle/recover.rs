@@ -113,7 +113,7 @@ impl Toolstack {
     pub fn recover(&self, events: &mut dyn FnMut(Event)) -> Result<Recovered, Error> {
         let mut recovered = self.adopt()?;
         for id in std::mem::take(&mut recovered.changing) {
-            match self.settle_change(id) {
+            match self.settle_change(id, events) {
                 Ok(settled) => {
                     let place = recovered.guests.iter_mut().find(|guest| guest.id() == id);
                     if let (Some(place), Some(settled)) = (place, settled) {
@@ -246,15 +246,15 @@ impl Toolstack {
     ///
     /// # Errors
     /// When something is left of the change.
-    pub fn settle_change(&self, id: GuestId) -> Result<Option<Guest>, Error> {
+    pub fn settle_change(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Option<Guest>, Error> {
         if let Ok(live) = Live::find(self, id) {
-            let live = if needs_qemu(&live.record) { live } else { self.settle(live)? };
+            let live = if needs_qemu(&live.record) { live } else { self.settle(live, events)? };
             return Ok(Some(live.guest()?));
         }
         let record = self.record_of(id)?;
         match record.operation.clone() {
             Some(Operation { kind: Kind::Rename { from, for_good }, cursor }) => {
-                let (record, resumed) = resume_rename(self, record, (from, for_good), &cursor);
+                let (record, resumed) = resume_rename(self, record, (from, for_good), &cursor, events);
                 settled(&record, resumed)?;
                 Ok(record.guest())
             }
@@ -264,27 +264,35 @@ impl Toolstack {
 
     /// Undoes or completes what an earlier daemon began with a guest that runs. When something of it stays, so does its
     /// entry, for the next attempt.
-    pub(crate) fn settle<'a>(&'a self, live: Live<'a>) -> Result<Live<'a>, Cause> {
+    pub(crate) fn settle<'a>(
+        &'a self,
+        live: Live<'a>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Live<'a>, Cause> {
         let Some(Operation { kind, cursor }) = live.record.operation.clone() else { return Ok(live) };
         let (live, resumed) = match kind {
-            Kind::AttachDisk(disk) => disk::attach::resume_attach(live, disk, &cursor),
-            Kind::DetachDisk { vdev } => disk::attach::resume_detach(live, vdev, &cursor),
-            Kind::ChangeMedium { vdev } => cdrom::resume_change(live, vdev, &cursor).map_err(earlier)?,
-            Kind::Screenshot { vdev } => resume_shot(live, vdev, &cursor),
-            Kind::AttachNic(nic) => nic::attach::resume_attach(live, nic, &cursor).map_err(earlier)?,
-            Kind::DetachNic { devid } => nic::attach::resume_detach(live, devid, &cursor),
-            Kind::MoveNic { devid } => nic::bridge::resume_move(live, devid, &cursor),
-            Kind::SetMemory { from } => resume_memory(live, from, &cursor),
-            Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor),
+            Kind::AttachDisk(disk) => disk::attach::resume_attach(live, disk, &cursor, events),
+            Kind::DetachDisk { vdev } => disk::attach::resume_detach(live, vdev, &cursor, events),
+            Kind::ChangeMedium { vdev } => {
+                cdrom::resume_change(live, vdev, &cursor, events).map_err(earlier)?
+            }
+            Kind::Screenshot { vdev } => resume_shot(live, vdev, &cursor, events),
+            Kind::AttachNic(nic) => {
+                nic::attach::resume_attach(live, nic, &cursor, events).map_err(earlier)?
+            }
+            Kind::DetachNic { devid } => nic::attach::resume_detach(live, devid, &cursor, events),
+            Kind::MoveNic { devid } => nic::bridge::resume_move(live, devid, &cursor, events),
+            Kind::SetMemory { from } => resume_memory(live, from, &cursor, events),
+            Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor, events),
             // Given up, it is the driver's to destroy.
             Kind::Save { .. } | Kind::Migrate { .. } if cursor.way == Way::Forward => return Ok(live),
-            kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor),
-            Kind::Save { id, to, after } => resume_save(live, (id, to, after), &cursor),
+            kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor, events),
+            Kind::Save { id, to, after } => resume_save(live, (id, to, after), &cursor, events),
             Kind::Migrate { id, to } => resume_migration(live, (id, to), &cursor),
             Kind::Receive { id } => resume_reception(live, id)?,
             Kind::Rename { from, for_good } => {
                 let Live { ts, record } = live;
-                let (record, resumed) = resume_rename(ts, record, (from, for_good), &cursor);
+                let (record, resumed) = resume_rename(ts, record, (from, for_good), &cursor, events);
                 (Live { ts, record }, resumed)
             }
             // The driver's to continue.

@@ -4,7 +4,7 @@ use xenstore::XsPath;
 use crate::batch::Batch;
 use crate::domain::{Domain, GuestId};
 use crate::error::{Cause, ToolstackError as Error};
-use crate::event::Event;
+use crate::event::{Event, warnings};
 use crate::guest::Live;
 use crate::nodes::{below, vm_dir};
 use crate::operation::{
@@ -77,7 +77,7 @@ impl Toolstack {
         must_be_free(&record)?;
         if let Some(operation) = &record.operation {
             match Live::find(self, id) {
-                Ok(live) => record = self.settle(live)?.record,
+                Ok(live) => record = self.settle(live, &mut warnings(events))?.record,
                 // What was changed of an ended guest is removed with it.
                 Err(Cause::NotRunning { .. } | Cause::DeviceModelDead { .. })
                     if !operation.is_of_domains() =>
@@ -102,10 +102,11 @@ pub(crate) fn resume_rename(
     record: GuestRecord,
     (from, for_good): (String, bool),
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (GuestRecord, Result<Resumed, Vec<UndoFailure>>) {
     let to = record.name.clone();
     let mut renaming = Renaming { ts, record, from, to, for_good };
-    let resumed = resume(&steps(), &mut renaming, cursor, &mut |_| ());
+    let resumed = resume(&steps(), &mut renaming, cursor, events);
     (renaming.record, resumed)
 }
 

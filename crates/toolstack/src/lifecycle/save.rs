@@ -94,7 +94,7 @@ impl Toolstack {
         after: AfterSave,
         events: &mut dyn FnMut(Event),
     ) -> Result<Option<Guest>, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let shared = RefCell::new(events);
         // A step tells how far it is while the engine has the closure.
         let tell = |event| (shared.borrow_mut())(event);
@@ -129,6 +129,7 @@ pub(crate) fn resume_save<'a>(
     live: Live<'a>,
     (id, to, after): (Uuid, PathBuf, AfterSave),
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let (file, header, state) = (None, Vec::new(), Vec::new());
     let cancellable = live.ts.cancels.begin(live.id());
@@ -136,7 +137,7 @@ pub(crate) fn resume_save<'a>(
     cancellable.ends();
     let is_pipe = false;
     let mut save = Save { live, id, to, after, file, header, state, tell: &|_| (), cancellable, is_pipe };
-    let resumed = resume(&steps(after), &mut save, cursor, &mut |_| ());
+    let resumed = resume(&steps(after), &mut save, cursor, events);
     (save.live, resumed)
 }
 

@@ -58,7 +58,7 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and the guest runs on.
     pub fn suspend(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let mut suspension = Suspension { live: Live::settled(self, id)?, kind: Kind::Suspend };
+        let mut suspension = Suspension { live: Live::settled_with(self, id, events)?, kind: Kind::Suspend };
         run(&suspend_steps(), &mut suspension, &self.faults, events)?;
         Ok(suspension.live.guest()?)
     }
@@ -81,10 +81,11 @@ pub(crate) fn resume_suspension<'a>(
     live: Live<'a>,
     kind: Kind,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let steps = if kind == Kind::Suspend { suspend_steps() } else { resume_steps() };
     let mut suspension = Suspension { live, kind };
-    let resumed = resume(&steps, &mut suspension, cursor, &mut |_| ());
+    let resumed = resume(&steps, &mut suspension, cursor, events);
     (suspension.live, resumed)
 }
 

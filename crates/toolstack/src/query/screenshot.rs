@@ -111,7 +111,7 @@ impl Toolstack {
     /// # Errors
     /// [`Cause::NotNow`] while another screenshot is in memory for long, [`Error::Step`], and nothing is left: among others when the guest has no screen.
     pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Screenshot, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let turn = self.screens.take(self.deadlines.backends).ok_or_else(|| Cause::NotNow {
             name: live.record.name.clone(),
             why: "has to wait, because another guest's screenshot takes long: try again".to_owned(),
@@ -151,9 +151,10 @@ pub(crate) fn resume_shot<'a>(
     live: Live<'a>,
     vdev: Vdev,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let mut shot = Shot { live, vdev, backing: DiskBacking::Empty, png: Vec::new() };
-    let resumed = resume(&steps(), &mut shot, cursor, &mut |_| ());
+    let resumed = resume(&steps(), &mut shot, cursor, events);
     (shot.live, resumed)
 }
 

@@ -73,7 +73,7 @@ fn name_that_the_undo_of_a_rename_gives_back_is_not_free() {
     let created = successor.create(&config, CreateOptions::default(), &mut |_| ());
     let Err(Error::Step(failure)) = created else { panic!("{created:?}") };
     assert!(matches!(&failure.cause, Cause::NameTaken { name, .. } if *name == guest.name), "{failure:?}");
-    let settled = successor.settle_change(guest.id()).unwrap().unwrap();
+    let settled = successor.settle_change(guest.id(), &mut |_| ()).unwrap().unwrap();
     assert_eq!(settled.name, guest.name);
     destroy(&world, &guest, "after the undo of a rename");
 }
@@ -86,7 +86,22 @@ fn interface_stays_on_its_bridge_when_the_one_before_was_deleted() {
     });
     world.host.delete_bridge("xenbr0");
     let successor = world.successor();
-    successor.attach_nic(guest.id(), &nic("bridge=xenbr1"), &mut |_| ()).unwrap();
+    let mut warnings = Vec::new();
+    let mut listen = |event| match event {
+        Event::Warning { text } => warnings.push(text),
+        Event::StepStarted { id, .. } => assert!(Toolstack::attach_nic_steps().contains(&id), "{id}"),
+        _ => {}
+    };
+    successor.attach_nic(guest.id(), &nic("bridge=xenbr1"), &mut listen).unwrap();
+    let expected = [
+        format!(
+            "vif{}.0 of the guest hello is on no bridge: its bridge xenbr0 was deleted",
+            guest.stub_domid
+        ),
+        format!("vif{}.0 of the guest hello stays on xenbr1: its bridge xenbr0 was deleted", guest.domid),
+    ];
+    let expected = expected.map(|what| format!("The interface {what}"));
+    assert_eq!(warnings, expected);
     let nics = successor.nics(guest.id()).unwrap();
     assert_eq!((nics[0].nic.devid, nics[0].bridge.as_str()), (0, "xenbr1"));
     assert!(world.host.state().ports.values().all(|bridge| bridge == "xenbr1"));

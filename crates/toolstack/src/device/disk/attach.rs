@@ -109,7 +109,7 @@ impl Toolstack {
         disk: &Disk,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         if live.record.config.disks.contains(disk) {
             events(Event::Warning { text: format!("{} is already attached", describe(disk)) });
             return Ok(live.guest()?);
@@ -140,7 +140,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let emulated = ScsiDisk::of(&live, vdev);
         let mut detachment = Detachment { live, vdev, how, emulated };
         let mut left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
@@ -161,11 +161,12 @@ pub(crate) fn resume_attach<'a>(
     live: Live<'a>,
     disk: Disk,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let emulated = live.record.emulated_disks.iter().find(|emulated| emulated.vdev == disk.vdev).copied();
     let (open, backing) = (OpenDisks::new(), DiskBacking::Empty);
     let mut attachment = Attachment { live, disk, emulated, open, backing };
-    let resumed = resume(&attach_steps(), &mut attachment, cursor, &mut |_| ());
+    let resumed = resume(&attach_steps(), &mut attachment, cursor, events);
     (attachment.live, resumed)
 }
 
@@ -174,10 +175,11 @@ pub(crate) fn resume_detach<'a>(
     live: Live<'a>,
     vdev: Vdev,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let emulated = ScsiDisk::of(&live, vdev);
     let mut detachment = Detachment { live, vdev, how: Detach::Force, emulated };
-    let resumed = resume(&detach_steps(), &mut detachment, cursor, &mut |_| ());
+    let resumed = resume(&detach_steps(), &mut detachment, cursor, events);
     (detachment.live, resumed)
 }
 

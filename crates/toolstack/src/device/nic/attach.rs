@@ -92,7 +92,7 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn attach_nic(&self, id: GuestId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let nic = &numbered(&live, nic);
         if live.record.config.nics.contains(nic) {
             events(Event::Warning { text: format!("Network interface {} is already attached", nic.devid) });
@@ -115,7 +115,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let mut detachment = Detachment { live, devid, how };
         let left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
         detachment.live.concluded(left)
@@ -127,11 +127,12 @@ pub(crate) fn resume_attach<'a>(
     live: Live<'a>,
     nic: Nic,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> Result<(Live<'a>, Result<Resumed, Vec<UndoFailure>>), Cause> {
     let is_emulated = live.record.emulated_nics.contains(&nic.devid);
     let emulated = if is_emulated { Some(EmulatedNic::of(&live, &nic)?) } else { None };
     let mut attachment = Attachment { live, nic, emulated };
-    let resumed = resume(&attach_steps(), &mut attachment, cursor, &mut |_| ());
+    let resumed = resume(&attach_steps(), &mut attachment, cursor, events);
     Ok((attachment.live, resumed))
 }
 
@@ -140,9 +141,10 @@ pub(crate) fn resume_detach<'a>(
     live: Live<'a>,
     devid: u32,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let mut detachment = Detachment { live, devid, how: Detach::Force };
-    let resumed = resume(&detach_steps(), &mut detachment, cursor, &mut |_| ());
+    let resumed = resume(&detach_steps(), &mut detachment, cursor, events);
     (detachment.live, resumed)
 }
 

@@ -21,6 +21,8 @@ struct Move<'a> {
     devid: u32,
     from: Option<String>,
     to: String,
+    /// What an undo could not put back as it was.
+    warnings: Vec<String>,
 }
 
 fn move_steps<'b>() -> Vec<Step<Move<'b>>> {
@@ -53,10 +55,12 @@ impl Toolstack {
         to: &str,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled_with(self, id, events)?;
         let from = find_nic(&live, devid)?.bridge;
-        let mut moving = Move { live, devid, from, to: to.to_owned() };
-        run(&move_steps(), &mut moving, &self.faults, events)?;
+        let mut moving = Move { live, devid, from, to: to.to_owned(), warnings: Vec::new() };
+        let moved = run(&move_steps(), &mut moving, &self.faults, events);
+        moving.warn(events);
+        moved?;
         Ok(moving.live.guest()?)
     }
 }
@@ -66,10 +70,12 @@ pub(crate) fn resume_move<'a>(
     live: Live<'a>,
     devid: u32,
     cursor: &Cursor,
+    events: &mut dyn FnMut(Event),
 ) -> (Live<'a>, Result<Resumed, Vec<UndoFailure>>) {
     let from = find_nic(&live, devid).ok().and_then(|nic| nic.bridge);
-    let mut moving = Move { live, devid, to: String::new(), from };
-    let resumed = resume(&move_steps(), &mut moving, cursor, &mut |_| ());
+    let mut moving = Move { live, devid, to: String::new(), from, warnings: Vec::new() };
+    let resumed = resume(&move_steps(), &mut moving, cursor, events);
+    moving.warn(events);
     (moving.live, resumed)
 }
 
@@ -114,14 +120,26 @@ impl Move<'_> {
         let Some(vif) = self.vif(stub, None)? else { return Ok(()) };
         match place(&mut self.live, &vif) {
             // Someone has deleted it. Trying again would fail too, and the guest could not be changed any more.
-            Err(Cause::Host(HostError::NoBridge(_))) => self.leave(&vif),
+            Err(Cause::Host(HostError::NoBridge(deleted))) => self.leave(&vif, &deleted),
             other => other,
         }
     }
 
+    fn warn(&mut self, events: &mut dyn FnMut(Event)) {
+        self.warnings.drain(..).for_each(|text| events(Event::Warning { text }));
+    }
+
     /// Leaves an interface where it is, and records that.
-    fn leave(&mut self, vif: &Vif) -> StepResult {
+    fn leave(&mut self, vif: &Vif, deleted: &str) -> StepResult {
         let bridge = self.live.ts.host.bridge_of(&vif.interface(), vif.backend())?;
+        let is_where = bridge
+            .as_ref()
+            .map_or_else(|| "is on no bridge".to_owned(), |bridge| format!("stays on {bridge}"));
+        self.warnings.push(format!(
+            "The interface {} of the guest {} {is_where}: its bridge {deleted} was deleted",
+            vif.interface(),
+            self.live.record.name
+        ));
         // An interface whose bridge was deleted is on none; the configuration keeps that bridge's name.
         let Some(bridge) = bridge else { return Ok(()) };
         if !vif.stub {
