@@ -19,7 +19,7 @@ use xen_types::DomId;
 use xenstore::{Connection, SpecialWatch, StoreError};
 
 use super::console::with_cause;
-use super::discovery::Dirty;
+use super::dirty::Dirty;
 use super::id::ConsoleId;
 use super::poller::{Poller, Slot, Source};
 use super::scheduler::Due;
