@@ -194,7 +194,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Tells stock tools where the console's pseudo-terminal is (`libxl_console_get_tty`, `xenconsole`). The guest
-    /// may read it but not write it (XSA-57). `is_owner` is as for [`Tree::write_state`].
+    /// may read it but not write it (XSA-57). `is_owner` is as for [`Writer::write_state`].
     pub(crate) fn write_tty(
         &self,
         id: ConsoleId,
