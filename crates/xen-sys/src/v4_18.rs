@@ -486,6 +486,33 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct xen_domctl_getvcpuinfo {
+    pub vcpu: u32,
+    pub online: u8,
+    pub blocked: u8,
+    pub running: u8,
+    pub cpu_time: u64,
+    pub cpu: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_domctl_getvcpuinfo"][::core::mem::size_of::<xen_domctl_getvcpuinfo>() - 24usize];
+    ["Alignment of xen_domctl_getvcpuinfo"][::core::mem::align_of::<xen_domctl_getvcpuinfo>() - 8usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::vcpu"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, vcpu) - 0usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::online"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, online) - 4usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::blocked"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, blocked) - 5usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::running"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, running) - 6usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::cpu_time"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, cpu_time) - 8usize];
+    ["Offset of field: xen_domctl_getvcpuinfo::cpu"]
+        [::core::mem::offset_of!(xen_domctl_getvcpuinfo, cpu) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct xen_sysctl_physinfo {
     pub threads_per_core: u32,
     pub cores_per_socket: u32,
@@ -541,6 +568,37 @@ const _: () = {
     ["Offset of field: xen_sysctl_physinfo::hw_cap"]
         [::core::mem::offset_of!(xen_sysctl_physinfo, hw_cap) - 80usize];
 };
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct xen_sysctl_cputopo {
+    pub core: u32,
+    pub socket: u32,
+    pub node: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_sysctl_cputopo"][::core::mem::size_of::<xen_sysctl_cputopo>() - 12usize];
+    ["Alignment of xen_sysctl_cputopo"][::core::mem::align_of::<xen_sysctl_cputopo>() - 4usize];
+    ["Offset of field: xen_sysctl_cputopo::core"][::core::mem::offset_of!(xen_sysctl_cputopo, core) - 0usize];
+    ["Offset of field: xen_sysctl_cputopo::socket"]
+        [::core::mem::offset_of!(xen_sysctl_cputopo, socket) - 4usize];
+    ["Offset of field: xen_sysctl_cputopo::node"][::core::mem::offset_of!(xen_sysctl_cputopo, node) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct xen_sysctl_meminfo {
+    pub memsize: u64,
+    pub memfree: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of xen_sysctl_meminfo"][::core::mem::size_of::<xen_sysctl_meminfo>() - 16usize];
+    ["Alignment of xen_sysctl_meminfo"][::core::mem::align_of::<xen_sysctl_meminfo>() - 8usize];
+    ["Offset of field: xen_sysctl_meminfo::memsize"]
+        [::core::mem::offset_of!(xen_sysctl_meminfo, memsize) - 0usize];
+    ["Offset of field: xen_sysctl_meminfo::memfree"]
+        [::core::mem::offset_of!(xen_sysctl_meminfo, memfree) - 8usize];
+};
 pub type xen_capabilities_info_t = [core::ffi::c_char; 1024usize];
 #[repr(C)]
 #[derive(Debug)]
@@ -593,10 +651,14 @@ impl Default for xc_hypercall_buffer {
 }
 pub type xc_hypercall_buffer_t = xc_hypercall_buffer;
 pub type xc_cpumap_t = *mut u8;
+pub type xc_nodemap_t = *mut u8;
 pub type xc_domaininfo_t = xen_domctl_getdomaininfo_t;
+pub type xc_vcpuinfo_t = xen_domctl_getvcpuinfo;
 pub type xc_shadow_op_stats_t = xen_domctl_shadow_op_stats;
 pub type xc_evtchn_port_or_error_t = core::ffi::c_int;
 pub type xc_physinfo_t = xen_sysctl_physinfo;
+pub type xc_cputopo_t = xen_sysctl_cputopo;
+pub type xc_meminfo_t = xen_sysctl_meminfo;
 #[repr(C, packed)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct e820entry {
@@ -1218,6 +1280,8 @@ unsafe extern "C" {
         b: *mut xc_hypercall_buffer_t,
         nr_pages: core::ffi::c_int,
     );
+    pub fn xc_get_max_cpus(xch: *mut xc_interface) -> core::ffi::c_int;
+    pub fn xc_get_max_nodes(xch: *mut xc_interface) -> core::ffi::c_int;
     pub fn xc_domain_create(
         xch: *mut xc_interface,
         pdomid: *mut u32,
@@ -1236,12 +1300,25 @@ unsafe extern "C" {
         domid: u32,
         reason: core::ffi::c_int,
     ) -> core::ffi::c_int;
+    pub fn xc_domain_node_getaffinity(
+        xch: *mut xc_interface,
+        domind: u32,
+        nodemap: xc_nodemap_t,
+    ) -> core::ffi::c_int;
     pub fn xc_vcpu_setaffinity(
         xch: *mut xc_interface,
         domid: u32,
         vcpu: core::ffi::c_int,
         cpumap_hard_inout: xc_cpumap_t,
         cpumap_soft_inout: xc_cpumap_t,
+        flags: u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_vcpu_getaffinity(
+        xch: *mut xc_interface,
+        domid: u32,
+        vcpu: core::ffi::c_int,
+        cpumap_hard: xc_cpumap_t,
+        cpumap_soft: xc_cpumap_t,
         flags: u32,
     ) -> core::ffi::c_int;
     pub fn xc_domain_getinfolist(
@@ -1255,6 +1332,12 @@ unsafe extern "C" {
         domid: u32,
         ctxt_buf: *mut u8,
         size: u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_vcpu_getinfo(
+        xch: *mut xc_interface,
+        domid: u32,
+        vcpu: u32,
+        info: *mut xc_vcpuinfo_t,
     ) -> core::ffi::c_int;
     pub fn xc_shadow_control(
         xch: *mut xc_interface,
@@ -1293,6 +1376,17 @@ unsafe extern "C" {
         pindex: *mut u32,
     ) -> core::ffi::c_int;
     pub fn xc_physinfo(xch: *mut xc_interface, info: *mut xc_physinfo_t) -> core::ffi::c_int;
+    pub fn xc_cputopoinfo(
+        xch: *mut xc_interface,
+        max_cpus: *mut core::ffi::c_uint,
+        cputopo: *mut xc_cputopo_t,
+    ) -> core::ffi::c_int;
+    pub fn xc_numainfo(
+        xch: *mut xc_interface,
+        max_nodes: *mut core::ffi::c_uint,
+        meminfo: *mut xc_meminfo_t,
+        distance: *mut u32,
+    ) -> core::ffi::c_int;
     pub fn xc_domain_setmaxmem(xch: *mut xc_interface, domid: u32, max_memkb: u64) -> core::ffi::c_int;
     pub fn xc_domain_set_memmap_limit(
         xch: *mut xc_interface,
@@ -1378,6 +1472,12 @@ unsafe extern "C" {
         buf: *mut core::ffi::c_char,
         size: u32,
         sid: *mut u32,
+    ) -> core::ffi::c_int;
+    pub fn xc_flask_sid_to_context(
+        xc_handle: *mut xc_interface,
+        sid: core::ffi::c_int,
+        buf: *mut core::ffi::c_char,
+        size: u32,
     ) -> core::ffi::c_int;
     pub fn xc_dom_allocate(
         xch: *mut xc_interface,

@@ -283,6 +283,19 @@ impl CpuMap {
         Self { bits: vec![0xff; 64] }
     }
 
+    /// A map of bytes, lowest CPU in the lowest bit of the first byte.
+    #[must_use]
+    pub const fn from_bytes(bits: Vec<u8>) -> Self {
+        Self { bits }
+    }
+
+    /// The CPUs, lowest first.
+    pub fn iter(&self) -> impl Iterator<Item = u16> {
+        (0..=u16::MAX)
+            .zip(self.bits.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)))
+            .filter_map(|(cpu, is_set)| is_set.then_some(cpu))
+    }
+
     /// The map as bytes, lowest CPU in the lowest bit of the first byte.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -5,11 +5,12 @@ use xen_types::{DomId, EventPort, KiB, Release};
 use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
+    DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
 use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
+use crate::processors::Processors;
 
 /// What a toolstack asks of Xen. All calls block, building for seconds; all may be made from any thread.
 ///
@@ -43,7 +44,7 @@ use crate::param::HvmParam;
 /// Each method fails with [`XenError::Refused`](crate::XenError::Refused) when Xen refuses: `ESRCH` for an unknown domain,
 /// `EPERM` without the right, `ENOMEM` when the host has not enough memory. What else there is to know is said at the
 /// method.
-pub trait Hypervisor: Send + Sync {
+pub trait Hypervisor: Processors {
     /// Which Xen runs.
     ///
     /// # Errors
@@ -126,12 +127,6 @@ pub trait Hypervisor: Send + Sync {
     /// `EINVAL` for another number.
     fn set_max_vcpus(&self, domid: DomId, vcpus: u32) -> Result<()>;
 
-    /// Chooses the physical CPUs that a virtual CPU may run on.
-    ///
-    /// # Errors
-    /// `EINVAL` when none of them exists, `ESRCH` for an unknown virtual CPU.
-    fn set_vcpu_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<()>;
-
     /// Sets how much memory a domain may hold. `libxl` gives each domain 1024 KiB more than its memory.
     ///
     /// # Errors
@@ -204,6 +199,12 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// `ENOSYS` when Xen runs without XSM, `EINVAL` for an unknown label.
     fn security_id(&self, label: &str) -> Result<u32>;
+
+    /// Translates [`DomainInfo::ssidref`] into an XSM label.
+    ///
+    /// # Errors
+    /// As for [`security_id`](Self::security_id).
+    fn security_label(&self, sid: u32) -> Result<String>;
 
     /// Fills an HVM domain: memory, hvmloader and its firmware, the special pages, HVM parameters, memory map, grants
     /// of the console and xenstore rings, CPUs' first state.

@@ -21,6 +21,7 @@ mod hypervisor;
 mod memory;
 mod page;
 mod param;
+mod processors;
 #[cfg(feature = "libxenctrl")]
 mod real;
 pub mod release;
@@ -44,6 +45,7 @@ pub use memory::{Cancel, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict
 pub use nix::errno::Errno;
 pub use page::{Access, SharedPages};
 pub use param::{HvmParam, Viridian};
+pub use processors::{HostCpu, HostNode, Processors, Topology, VcpuInfo};
 #[cfg(feature = "libxenctrl")]
 pub use real::{RealHypervisor, memory_stream_helper};
 pub use sim::{Operation, SimHypervisor};

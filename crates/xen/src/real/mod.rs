@@ -8,6 +8,7 @@ mod helper;
 mod image;
 mod memory_stream;
 mod memory_writer;
+mod processors;
 
 use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
@@ -28,7 +29,7 @@ use self::memory_stream::Program;
 use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostCapabilities, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode,
+    DomainInfo, DomainSpec, HostCapabilities, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode,
     VersionInfo,
 };
 use crate::error::{Result, XenError};
@@ -42,6 +43,8 @@ pub use self::helper::memory_stream_helper;
 const MAX_IDLE: usize = 4;
 /// How long Xen may take to destroy a domain. It gives back about 1 GiB a second.
 const DESTROY_DEADLINE: Duration = Duration::from_secs(60);
+/// The longest XSM label, with its NUL: a page is more than Xen writes.
+const MAX_LABEL: usize = 4096;
 /// How many domains are asked for at a time.
 const LIST_BATCH: usize = 64;
 
@@ -279,24 +282,6 @@ impl Hypervisor for RealHypervisor {
         })
     }
 
-    fn set_vcpu_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<()> {
-        const WHAT: &str = "xc_vcpu_setaffinity";
-        let vcpu = i32::try_from(vcpu).map_err(|_| XenError::refused(WHAT, Some(domid), Errno::ESRCH))?;
-        let mut info = xen_sys::xc_physinfo_t::default();
-        self.with(|handle| {
-            // SAFETY: the structure is the one that the call fills.
-            handle.call("xc_physinfo", None, |xc| unsafe { xen_sys::xc_physinfo(xc, &raw mut info) })
-        })?;
-        // The library reads, and writes back, one bit for each CPU that the host can have.
-        let mut map = cpus.as_bytes().to_vec();
-        map.resize((info.max_cpu_id as usize / 8) + 1, 0);
-        // SAFETY: the map has the size that the library takes from the host; no soft affinity is given.
-        self.simple(WHAT, domid, |xc, raw| unsafe {
-            let flags = xen_sys::XEN_VCPUAFFINITY_HARD;
-            xen_sys::xc_vcpu_setaffinity(xc, raw, vcpu, map.as_mut_ptr(), ptr::null_mut(), flags)
-        })
-    }
-
     fn set_max_memory(&self, domid: DomId, memory: KiB) -> Result<()> {
         // SAFETY: see the implementation.
         self.simple("xc_domain_setmaxmem", domid, |xc, raw| unsafe {
@@ -413,6 +398,19 @@ impl Hypervisor for RealHypervisor {
             })
         })?;
         Ok(sid)
+    }
+
+    fn security_label(&self, sid: u32) -> Result<String> {
+        let mut text = [0_u8; MAX_LABEL];
+        let (start, room): (*mut c_char, _) = (text.as_mut_ptr().cast(), MAX_LABEL - 1);
+        let room = u32::try_from(room).unwrap_or(0);
+        self.with(|handle| {
+            // SAFETY: the buffer has room for what is said, and a NUL.
+            handle.call("xc_flask_sid_to_context", None, |xc| unsafe {
+                xen_sys::xc_flask_sid_to_context(xc, sid.cast_signed(), start, room)
+            })
+        })?;
+        Ok(CStr::from_bytes_until_nul(&text).unwrap_or_default().to_string_lossy().into_owned())
     }
 
     fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt> {

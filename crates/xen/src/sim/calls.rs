@@ -10,7 +10,7 @@ use super::{SimDomain, SimHypervisor, host, memory};
 use crate::build::{Blob, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    CpuMap, DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
+    DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
@@ -130,20 +130,6 @@ impl Hypervisor for SimHypervisor {
         })
     }
 
-    fn set_vcpu_affinity(&self, domid: DomId, vcpu: u32, cpus: &CpuMap) -> Result<()> {
-        self.on("set_vcpu_affinity", domid, |domain| {
-            if vcpu >= domain.vcpus {
-                return Err(Errno::ESRCH);
-            }
-            // The host has CPUs 0 and 1.
-            if cpus.as_bytes().first().is_none_or(|first| first & 3 == 0) {
-                return Err(Errno::EINVAL);
-            }
-            domain.affinity.insert(vcpu, cpus.clone());
-            Ok(())
-        })
-    }
-
     fn set_max_memory(&self, domid: DomId, memory: KiB) -> Result<()> {
         self.on("set_max_memory", domid, |domain| {
             domain.max_memory = memory;
@@ -255,6 +241,10 @@ impl Hypervisor for SimHypervisor {
     fn security_id(&self, _label: &str) -> Result<u32> {
         // Debian's Xen is built without XSM.
         self.call("security_id", None, |_| Err(Errno::ENOSYS))
+    }
+
+    fn security_label(&self, _sid: u32) -> Result<String> {
+        self.call("security_label", None, |_| Err(Errno::ENOSYS))
     }
 
     fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt> {

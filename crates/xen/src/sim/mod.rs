@@ -2,6 +2,7 @@
 
 mod calls;
 mod memory;
+mod processors;
 mod stream;
 
 use core::cell::Cell;
@@ -213,6 +214,12 @@ impl SimHypervisor {
         self.lock().domains.get(&domid).and_then(|domain| domain.affinity.get(&vcpu).cloned())
     }
 
+    /// Where a vCPU runs if it can; `None` when nothing was said.
+    #[must_use]
+    pub fn soft_affinity(&self, domid: DomId, vcpu: u32) -> Option<CpuMap> {
+        self.lock().domains.get(&domid).and_then(|domain| domain.soft_affinity.get(&vcpu).cloned())
+    }
+
     /// The domain that a stubdomain may be the device model of.
     #[must_use]
     pub fn target(&self, stub: DomId) -> Option<DomId> {
@@ -396,6 +403,7 @@ struct SimDomain {
     spec: DomainSpec,
     vcpus: u32,
     affinity: BTreeMap<u32, CpuMap>,
+    soft_affinity: BTreeMap<u32, CpuMap>,
     pauses: u32,
     memory: KiB,
     max_memory: KiB,
@@ -419,6 +427,7 @@ impl SimDomain {
             spec: spec.clone(),
             vcpus: 0,
             affinity: BTreeMap::new(),
+            soft_affinity: BTreeMap::new(),
             pauses: 1,
             memory: KiB(0),
             max_memory: KiB(0),

@@ -135,7 +135,22 @@ fn cpus(bench: &Bench<'_>) -> Outcome {
         &[Errno::EINVAL],
     )?;
     let none = bench.xen.set_vcpu_affinity(domid, 1, &CpuMap::all());
-    refused("affinity of a second CPU", none, &[Errno::ESRCH, Errno::EINVAL])
+    refused("affinity of a second CPU", none, &[Errno::ESRCH, Errno::EINVAL])?;
+    let none = bench.xen.set_vcpu_soft_affinity(domid, 1, &CpuMap::all());
+    refused("soft affinity of a second CPU", none, &[Errno::ESRCH, Errno::EINVAL])?;
+    bench.xen.set_vcpu_soft_affinity(domid, 0, &CpuMap::from_iter([0]))?;
+    let all = bench.xen.vcpus(domid)?;
+    let sets: Vec<Vec<u16>> = all.iter().flat_map(|cpu| [&cpu.hard, &cpu.soft]).map(first_cpus).collect();
+    ensure(sets == [[0], [0]], || format!("its CPUs are {all:?}"))?;
+    bench.xen.node_affinity(domid).map(drop)?;
+    let topology = bench.xen.topology()?;
+    let online = usize::try_from(bench.xen.host_info()?.cpus).unwrap_or(0);
+    ensure(topology.cpus.len() == online && !topology.nodes.is_empty(), || format!("{topology:?}"))
+}
+
+/// A set of CPUs without those that no host of the suite has.
+fn first_cpus(map: &CpuMap) -> Vec<u16> {
+    map.iter().filter(|cpu| *cpu < 64).collect()
 }
 
 fn ports(bench: &Bench<'_>) -> Outcome {
