@@ -12,8 +12,8 @@ use crate::INTERFACE_NAME;
 use crate::frame::{self, FrameError, Request};
 use crate::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
-    NetworkAttach, NetworkDetach, NetworkSetBridge, ReceiveParameters, Rename, ResolveParameters,
-    RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuSet,
+    NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters, Rename,
+    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuPin, VcpuSet,
 };
 
 /// The interface that every varlink service has.
@@ -172,9 +172,13 @@ calls! {
     /// Asks a guest to power off.
     Shutdown(GuestParameter),
     /// Asks a guest to reboot.
-    Reboot(GuestParameter),
+    Reboot(RebootParameters),
     /// Describes the host.
     HostInfo,
+    /// Lists the host's CPUs and NUMA nodes.
+    HostTopology,
+    /// Lists the vCPUs of a guest and of its stubdomain.
+    VcpuList(GuestParameter),
     /// Attaches a disk.
     BlockAttach(BlockAttach),
     /// Detaches a disk.
@@ -193,10 +197,16 @@ calls! {
     NetworkSetBridge(NetworkSetBridge),
     /// Lists a guest's network interfaces.
     NetworkList(GuestParameter),
+    /// Lists a guest's channels.
+    ChannelList(GuestParameter),
+    /// Chooses the CPUs of vCPUs.
+    VcpuPin(VcpuPin),
     /// Sets the number of vCPUs.
     VcpuSet(VcpuSet),
     /// Sets the memory.
     MemSet(MemSet),
+    /// Limits the memory.
+    MemMax(MemSet),
     /// Renames a guest.
     Rename(Rename),
     /// Saves a guest.
@@ -290,7 +300,8 @@ mod tests {
     fn sample(kind: &str) -> Value {
         match kind {
             "string" => json!("x"),
-            "int" => json!(1),
+            "int" | "?int" => json!(1),
+            "?string" => json!("x"),
             "bool" => json!(true),
             other => json!(other.trim_matches(['(', ')']).split(", ").next().unwrap()),
         }

@@ -10,6 +10,7 @@ pub mod call;
 pub mod client;
 pub mod frame;
 mod parameters;
+mod processors;
 mod refusal;
 pub mod types;
 

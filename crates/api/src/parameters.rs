@@ -22,6 +22,16 @@ pub struct GuestParameter {
     pub guest: String,
 }
 
+/// Parameters of `Reboot`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RebootParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// A guest without PV drivers is reset.
+    #[serde(default)]
+    pub reset: bool,
+}
+
 /// Parameters of `BlockAttach`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BlockAttach {
@@ -110,7 +120,23 @@ pub struct VcpuSet {
     pub vcpus: u32,
 }
 
-/// Parameters of `MemSet`.
+/// Parameters of `VcpuPin`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VcpuPin {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The vCPU; all of them if it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
+    /// The CPUs that it may run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard: Option<String>,
+    /// The CPUs that it runs on if they are free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soft: Option<String>,
+}
+
+/// Parameters of `MemSet` and `MemMax`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemSet {
     /// A name, a uuid or a domid.
@@ -142,6 +168,8 @@ pub enum TriggerKind {
     Reset,
     /// An INIT.
     Init,
+    /// What wakes a guest that sleeps.
+    S3resume,
 }
 
 /// Parameters of `Trigger`.

@@ -5,9 +5,11 @@ use xen_types::{DomId, KiB};
 
 pub use crate::parameters::{
     BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
-    NetworkAttach, NetworkDetach, NetworkSetBridge, ReceiveParameters, Rename, ResolveKind,
-    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind, TriggerParameters, VcpuSet,
+    NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters, Rename, ResolveKind,
+    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind, TriggerParameters, VcpuPin,
+    VcpuSet,
 };
+pub use crate::processors::{DomainVcpus, HostCpu, HostNode, Topology, Vcpu, Vcpus};
 pub use crate::refusal::{ERRORS, Refusal};
 
 /// The state of a guest.
@@ -87,6 +89,29 @@ pub struct Guest {
     pub stub_cpu_time_ns: u64,
     /// Number of serial ports.
     pub serials: u8,
+    /// What `xl list` shows of its domain beside the usual; absent when the domain is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Listing>,
+}
+
+/// What `xl list` shows of a guest's domain beside the usual.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Its state in the letters of `xl list`.
+    pub flags: String,
+    /// Why it has shut down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its CPU pool.
+    pub pool: String,
+    /// Its XSM label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// The NUMA nodes that its memory comes from first.
+    pub nodes: Vec<u32>,
+    /// When it was started, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<u64>,
 }
 
 /// Where a guest's QMP is served.
@@ -228,6 +253,35 @@ pub struct Nic {
     pub rx_ring_ref: Option<u64>,
     /// The backend's directory in xenstore.
     pub backend: String,
+}
+
+/// A channel of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Its number among the guest's PV consoles.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// `pty`, or the path of a socket.
+    pub connection: String,
+    /// The state of the guest's end (`enum xenbus_state`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<u64>,
+    /// Its event channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_channel: Option<u64>,
+    /// Its ring's grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring_ref: Option<u64>,
+    /// The backend's directory in xenstore.
+    pub backend: String,
+}
+
+/// The reply of `ChannelList`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Channels {
+    /// In the configuration's order.
+    pub channels: Vec<Channel>,
 }
 
 /// The reply of `BlockList`.

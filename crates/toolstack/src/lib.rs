@@ -58,15 +58,17 @@ pub use event::Event;
 pub use handover::{HandoverError, MigrationRole, PeerChannel};
 pub use lifecycle::{
     CreateOptions, Decision, EndedWithHost, GuestEvent, Incoming, IncomingGuest, MigrateOptions,
-    MigrationInfo, Recovered, Resolve, ResolveOutcome, RestoreOptions, ShutdownWay, Signal, Unfinished,
-    decide,
+    MigrationInfo, Pins, Recovered, Resolve, ResolveOutcome, RestoreOptions, ShutdownWay, Signal, Unfinished,
+    WithoutDrivers, decide,
 };
 pub use monitors::Monitors;
 use operation::Faults;
-pub use operation::{AfterSave, Turn};
+pub use operation::{AfterSave, Pinned, Turn};
 pub use paths::Paths;
 pub use phase::Phase;
-pub use query::{DiskEntry, DomainEntry, GuestInfo, Link, NicEntry, Screenshot};
+pub use query::{
+    ChannelEntry, DiskEntry, DomainEntry, DomainVcpus, GuestInfo, Link, Listing, NicEntry, Screenshot,
+};
 pub use record::{
     DiskRecord, EmulatedDisk, GuestRecord, LoopRecord, PortRecord, ScriptRecord, UnreadableRecord,
 };

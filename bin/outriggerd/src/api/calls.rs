@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use api::call::{Call, CallError, Incoming, SERVICE_INTERFACE, SERVICE_NAME, Service};
 use api::types::{
-    CreateParameters, Disks, Guests, HostInfo, Info, Inspection, Monitored, Nics, OneGuest, QmpSocket,
-    Refusal, RestoreParameters,
+    CreateParameters, Guests, HostInfo, Info, Inspection, Monitored, OneGuest, QmpSocket, Refusal,
+    RestoreParameters,
 };
 use config::{NoCpuAllowed, Uuid};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
-use toolstack::{CreateOptions, GuestId, RestoreOptions, Toolstack};
+use toolstack::{CreateOptions, RestoreOptions};
 use xen_types::DomId;
 
 use super::changes::absolute;
-use super::{inspect, show};
+use super::lists::{self, List};
+use super::{inspect, processors, show};
 use crate::guest::driver;
 use crate::guest::registry::Entry;
 use crate::guest::request::{Change, Quick, Request};
@@ -59,9 +60,9 @@ impl Calls {
             Call::Pause(of) => self.quick(&of.guest, Quick::Pause, replies).await?,
             Call::Unpause(of) => self.quick(&of.guest, Quick::Unpause, replies).await?,
             Call::Shutdown(of) => self.quick(&of.guest, Quick::Shutdown, replies).await?,
-            Call::Reboot(of) => self.quick(&of.guest, Quick::Reboot, replies).await?,
+            Call::Reboot(of) => self.quick(&of.guest, show::reboot(of.reset), replies).await?,
             Call::Trigger(of) => {
-                self.quick(&of.guest, Quick::Trigger(show::signal(of.trigger), of.vcpu), replies).await?;
+                self.quick(&of.guest, show::trigger(of.trigger, of.vcpu), replies).await?;
             }
             Call::Sysrq(of) => {
                 let Some(key) = only_character(&of.key) else {
@@ -70,16 +71,10 @@ impl Calls {
                 };
                 self.quick(&of.guest, Quick::Sysrq(key), replies).await?;
             }
-            Call::BlockList(of) => self.devices(&self.find(&of.guest).await?, replies, |toolstack, id| {
-                let disks = toolstack.disks(id)?.into_iter().map(show::disk).collect();
-                Ok(Answer::last(&Disks { disks }))
-            })?,
-            Call::NetworkList(of) => {
-                self.devices(&self.find(&of.guest).await?, replies, |toolstack, id| {
-                    let nics = toolstack.nics(id)?.into_iter().map(show::nic).collect();
-                    Ok(Answer::last(&Nics { nics }))
-                })?;
-            }
+            Call::BlockList(of) => self.listed(&of.guest, replies, lists::disks).await?,
+            Call::NetworkList(of) => self.listed(&of.guest, replies, lists::nics).await?,
+            Call::ChannelList(of) => self.listed(&of.guest, replies, lists::channels).await?,
+            Call::VcpuList(of) => self.listed(&of.guest, replies, lists::vcpus).await?,
             Call::BlockAttach(of) => self.change(&of.guest, Change::block_attach(&of)?, replies).await?,
             Call::BlockDetach(of) => self.change(&of.guest, Change::block_detach(&of)?, replies).await?,
             Call::CdInsert(of) => self.change(&of.guest, Change::cd_insert(&of)?, replies).await?,
@@ -91,6 +86,9 @@ impl Calls {
             Call::NetworkSetBridge(of) => {
                 self.change(&of.guest.clone(), Change::network_set_bridge(of)?, replies).await?;
             }
+            Call::HostTopology => self.topology(replies),
+            Call::VcpuPin(of) => self.change(&of.guest, Change::vcpu_pin(&of)?, replies).await?,
+            Call::MemMax(of) => self.change(&of.guest, Change::mem_max(of.memory_kib), replies).await?,
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,
             Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies).await?,
             Call::Save(of) => self.change(&of.guest.clone(), Change::save(of)?, replies).await?,
@@ -202,12 +200,8 @@ impl Calls {
     }
 
     /// Answers what a guest has, from a thread that may block.
-    fn devices(
-        &self,
-        entry: &Entry,
-        replies: &Replies,
-        list: impl FnOnce(&Toolstack, GuestId) -> Result<Answer, toolstack::Error> + Send + 'static,
-    ) -> Result<(), Refusal> {
+    async fn listed(&self, guest: &str, replies: &Replies, list: List) -> Result<(), Refusal> {
+        let entry = self.find(guest).await?;
         let Some(guest) = entry.view.guest.clone() else { return Err(entry.view.busy()) };
         let toolstack = self.shared.toolstack.clone();
         blocking(replies, move || {
@@ -221,6 +215,14 @@ impl Calls {
         let shared = self.shared.clone();
         blocking(replies, move || match host_info(&shared) {
             Ok(info) => Answer::last(&Info { info }),
+            Err(error) => Answer::refusal(&refusal::of_query(&error)),
+        });
+    }
+
+    fn topology(&self, replies: &Replies) {
+        let toolstack = self.shared.toolstack.clone();
+        blocking(replies, move || match processors::topology(&toolstack) {
+            Ok(topology) => Answer::last(&topology),
             Err(error) => Answer::refusal(&refusal::of_query(&error)),
         });
     }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, MigrateParameters, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, Refusal, SaveParameters,
+    NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
 };
 use config::{DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
-use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Toolstack};
+use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Pins, Toolstack};
 use xen_types::KiB;
 
 use crate::guest::registry::{Key, Registry};
@@ -125,6 +125,19 @@ impl Change {
         Ok(Self::new("network-set-bridge", move |ts, id, events| {
             Ok(ts.set_bridge(id, which.find(ts, id)?, &bridge, events)?)
         }))
+    }
+
+    /// Chooses the CPUs of vCPUs.
+    pub(super) fn vcpu_pin(parameters: &VcpuPin) -> Result<Self, Refusal> {
+        let set = |text: &Option<String>| text.as_deref().map(str::parse).transpose().map_err(bad);
+        let (hard, soft) = (set(&parameters.hard)?, set(&parameters.soft)?);
+        let pins = Pins { vcpu: parameters.vcpu, hard, soft };
+        Ok(Self::new("vcpu-pin", move |ts, id, events| Ok(ts.pin_vcpus(id, pins, events)?)))
+    }
+
+    /// Limits the memory.
+    pub(super) fn mem_max(memory: KiB) -> Self {
+        Self::new("mem-max", move |ts, id, events| Ok(ts.set_max_memory(id, memory, events)?))
     }
 
     /// Sets the number of vCPUs.

@@ -6,7 +6,9 @@
 mod calls;
 mod changes;
 mod inspect;
+mod lists;
 mod migrations;
+mod processors;
 pub(crate) mod server;
 mod show;
 

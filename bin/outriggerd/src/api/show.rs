@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use api::types::{Disk, Incomplete, Migration, Nic, Role, TriggerKind, Unreadable};
-use config::DiskSource;
-use toolstack::{Cause, DiskEntry, MigrationInfo, MigrationRole, NicEntry, Signal, UnreadableRecord};
+use api::types::{Channel, Disk, Incomplete, Migration, Nic, Role, TriggerKind, Unreadable};
+use config::{ChannelConnection, DiskSource};
+use toolstack::{
+    Cause, ChannelEntry, DiskEntry, MigrationInfo, MigrationRole, NicEntry, Signal, UnreadableRecord,
+    WithoutDrivers,
+};
 use xen::HostCapabilities;
 
+use crate::guest::request::Quick;
 use crate::guest::view::View;
 
 /// The processor's capabilities, as `xl info` prints them.
@@ -49,14 +53,38 @@ pub(super) fn unreadable_folder(folder: &Path, cause: &Cause) -> Unreadable {
     Unreadable { file, uuid: None, name: None, domid: None, problem: cause.chain() }
 }
 
-/// What `Trigger` sends, in the hypervisor's words.
-pub(super) const fn signal(kind: TriggerKind) -> Signal {
-    match kind {
+/// What `Trigger` asks for.
+pub(super) const fn trigger(kind: TriggerKind, vcpu: u32) -> Quick {
+    let signal = match kind {
         TriggerKind::Power => Signal::Power,
         TriggerKind::Sleep => Signal::Sleep,
         TriggerKind::Nmi => Signal::Nmi,
         TriggerKind::Reset => Signal::Reset,
         TriggerKind::Init => Signal::Init,
+        TriggerKind::S3resume => return Quick::Wake,
+    };
+    Quick::Trigger(signal, vcpu)
+}
+
+/// What `Reboot` asks for.
+pub(super) const fn reboot(reset: bool) -> Quick {
+    Quick::Reboot(if reset { WithoutDrivers::Reset } else { WithoutDrivers::Refuse })
+}
+
+/// A channel as the interface shows it.
+pub(super) fn channel(entry: ChannelEntry) -> Channel {
+    let ChannelEntry { number, channel, link } = entry;
+    Channel {
+        number,
+        name: channel.name,
+        connection: match channel.connection {
+            ChannelConnection::Pty => "pty".to_owned(),
+            ChannelConnection::Socket(path) => path,
+        },
+        state: link.state.map(|state| state.number().into()),
+        event_channel: link.event_channel,
+        ring_ref: link.rings.first().copied().flatten(),
+        backend: link.backend,
     }
 }
 

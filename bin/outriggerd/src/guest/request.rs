@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendTimeoutError;
-use toolstack::{Guest, GuestId, ShutdownWay, Signal, Toolstack};
+use toolstack::{Guest, GuestId, ShutdownWay, Signal, Toolstack, WithoutDrivers};
 
 use super::job::Ended;
 use super::names::Reservation;
@@ -56,10 +56,12 @@ pub(crate) enum Quick {
     Unpause,
     /// Ask it to power off.
     Shutdown,
-    /// Ask it to reboot.
-    Reboot,
+    /// Ask it to reboot; what is done if it has no PV drivers.
+    Reboot(WithoutDrivers),
     /// Signal its virtual hardware, at this vCPU.
     Trigger(Signal, u32),
+    /// Wake it.
+    Wake,
     /// Send a magic SysRq key.
     Sysrq(char),
 }
@@ -92,6 +94,7 @@ pub(crate) fn perform(toolstack: &Toolstack, guest: &Guest, request: Quick) -> A
             let via = match way {
                 ShutdownWay::PvDrivers => "pv".to_owned(),
                 ShutdownWay::PowerButton => "acpi".to_owned(),
+                ShutdownWay::Reset => "reset".to_owned(),
             };
             Answer::last(&Via { via })
         })
@@ -100,9 +103,10 @@ pub(crate) fn perform(toolstack: &Toolstack, guest: &Guest, request: Quick) -> A
         Quick::Pause => done(toolstack.pause(id)),
         Quick::Unpause => done(toolstack.unpause(id)),
         Quick::Trigger(signal, vcpu) => done(toolstack.trigger(id, signal, vcpu)),
+        Quick::Wake => done(toolstack.wake(id)),
         Quick::Sysrq(key) => done(toolstack.sysrq(id, key)),
         Quick::Shutdown => asked(toolstack.shutdown(id)),
-        Quick::Reboot => asked(toolstack.reboot(id)),
+        Quick::Reboot(without) => asked(toolstack.reboot(id, without)),
     };
     outcome.unwrap_or_else(|error| Answer::refusal(&refusal::of(&guest.name, &error)))
 }

@@ -1,6 +1,6 @@
 //! A guest as the interface shows it.
 
-use api::types::{Guest, State};
+use api::types::{Guest, Listing, State};
 use toolstack::{Decision, Guest as Managed, GuestEvent, Toolstack, decide};
 use xen::DomainInfo;
 use xen_types::KiB;
@@ -30,6 +30,20 @@ pub(crate) fn guest(toolstack: &Toolstack, view: &View) -> Option<Guest> {
         cpu_time_ns: time(&target),
         stub_cpu_time_ns: time(&stub),
         serials: u8::try_from(guest.config.serials.len()).unwrap_or(u8::MAX),
+        listing: target.as_ref().and_then(|info| listing(toolstack, info)),
+    })
+}
+
+/// What `xl list` shows of a domain; none when it cannot be had.
+fn listing(toolstack: &Toolstack, info: &DomainInfo) -> Option<Listing> {
+    let found = toolstack.listing(info).ok()?;
+    Some(Listing {
+        flags: found.flags,
+        reason: found.reason.map(|reason| reason.to_string()),
+        pool: found.pool,
+        label: found.label,
+        nodes: found.nodes,
+        started: found.started,
     })
 }
 

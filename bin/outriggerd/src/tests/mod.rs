@@ -7,6 +7,7 @@ mod ends;
 mod hostile;
 mod link;
 mod migrations;
+mod processors;
 mod qemu;
 mod release;
 mod saves;

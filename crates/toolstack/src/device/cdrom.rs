@@ -101,7 +101,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let old = drive_of(&live, vdev)?;
         if old.source == *source {
             events(Event::Warning { text: format!("{} is already in the drive", describe(&old)) });

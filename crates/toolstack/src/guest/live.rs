@@ -99,13 +99,8 @@ impl<'a> Live<'a> {
         })
     }
 
-    /// The same, with what an earlier daemon began undone or completed.
-    pub(crate) fn settled(ts: &'a Toolstack, id: GuestId) -> Result<Self, Error> {
-        Self::settled_with(ts, id, &mut |_| ())
-    }
-
-    /// The same, for an operation that has listeners: they get the warnings.
-    pub(crate) fn settled_with(
+    /// The same, with what an earlier daemon began undone or completed; listeners get the warnings of that.
+    pub(crate) fn settled(
         ts: &'a Toolstack,
         id: GuestId,
         events: &mut dyn FnMut(Event),

@@ -56,7 +56,7 @@ impl Toolstack {
         memory: KiB,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let mut resize = Resize { from: live.record.config.memory, to: memory, live };
         run(&steps(), &mut resize, &self.faults, events)?;
         Ok(resize.live.guest()?)
@@ -91,6 +91,9 @@ impl Resize<'_> {
         let no = |why: String| Err(Cause::Unsupported { what: format!("A memory of {}", self.to), why });
         if self.to > config.max_memory {
             return no(format!("the guest was created with at most {} (maxmem)", config.max_memory));
+        }
+        if let Some(limit) = self.live.record.memory_limit.filter(|limit| self.to > *limit) {
+            return no(format!("mem-max has limited the guest to {limit}"));
         }
         let least = config.display.video_memory + LEAST;
         if self.to < least {

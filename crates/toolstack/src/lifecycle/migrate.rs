@@ -125,7 +125,7 @@ impl Toolstack {
         options: &MigrateOptions,
         events: &mut dyn FnMut(Event),
     ) -> Result<Option<Guest>, Error> {
-        let live = Live::settled(self, id)?;
+        let live = Live::settled(self, id, events)?;
         let shared = RefCell::new(events);
         // A step tells how far it is while the engine has the closure.
         let tell = |event| (shared.borrow_mut())(event);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use xen::{DomainState, HvmParam, Trigger};
+use xen::{DomainState, HvmParam, ShutdownReason, Trigger};
 use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
@@ -21,6 +21,25 @@ pub enum ShutdownWay {
     PvDrivers,
     /// A press of the virtual ACPI power button.
     PowerButton,
+    /// It was reset, without being asked.
+    Reset,
+}
+
+/// What a reboot does with a guest that has no PV drivers, and so cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutDrivers {
+    /// Nothing: it fails.
+    Refuse,
+    /// It is reset, and loses what it has not written to its disks.
+    Reset,
+}
+
+/// What is done instead of asking a guest's PV drivers.
+#[derive(Clone, Copy)]
+enum Instead {
+    Press(Trigger),
+    Reset,
+    Fail,
 }
 
 impl Toolstack {
@@ -82,18 +101,23 @@ impl Toolstack {
     /// # Errors
     /// [`Cause::NotNow`] when the guest is paused, has ended, or has PV drivers that take no notice.
     pub fn shutdown(&self, id: GuestId) -> Result<ShutdownWay, Error> {
-        Ok(self.ask(id, "poweroff", Some(Trigger::Power))?)
+        Ok(self.ask(id, "poweroff", Instead::Press(Trigger::Power))?)
     }
 
-    /// Asks a guest with PV drivers to reboot.
+    /// Asks a guest with PV drivers to reboot. There is no button for it, so `without` says what is done with a guest
+    /// that has none.
     ///
     /// # Errors
-    /// As for [`Self::shutdown`]; also when the guest has no PV drivers, as there is no button for it.
-    pub fn reboot(&self, id: GuestId) -> Result<ShutdownWay, Error> {
-        Ok(self.ask(id, "reboot", None)?)
+    /// As for [`Self::shutdown`]; [`Cause::NoPvDrivers`].
+    pub fn reboot(&self, id: GuestId, without: WithoutDrivers) -> Result<ShutdownWay, Error> {
+        let instead = match without {
+            WithoutDrivers::Refuse => Instead::Fail,
+            WithoutDrivers::Reset => Instead::Reset,
+        };
+        Ok(self.ask(id, "reboot", instead)?)
     }
 
-    fn ask(&self, id: GuestId, what: &str, button: Option<Trigger>) -> Result<ShutdownWay, Cause> {
+    fn ask(&self, id: GuestId, what: &str, instead: Instead) -> Result<ShutdownWay, Cause> {
         let (record, domain) = self.running(id)?;
         let name = || record.name.clone();
         match self.look(domain)?.map(|info| info.state) {
@@ -108,11 +132,17 @@ impl Toolstack {
         if self.hypervisor.hvm_param(domain.domid(), HvmParam::CallbackIrq)? != 0 {
             return self.ask_pv_drivers(domain, what, &record).map(|()| ShutdownWay::PvDrivers);
         }
-        let Some(button) = button else {
-            return Err(Cause::NoPvDrivers { name: name(), what: "be asked to reboot" });
-        };
-        self.hypervisor.send_trigger(domain.domid(), button, 0)?;
-        Ok(ShutdownWay::PowerButton)
+        match instead {
+            Instead::Press(button) => {
+                self.hypervisor.send_trigger(domain.domid(), button, 0)?;
+                Ok(ShutdownWay::PowerButton)
+            }
+            Instead::Reset => {
+                self.hypervisor.shutdown_domain(domain.domid(), ShutdownReason::Reboot)?;
+                Ok(ShutdownWay::Reset)
+            }
+            Instead::Fail => Err(Cause::NoPvDrivers { name: name(), what: "be asked to reboot" }),
+        }
     }
 
     fn ask_pv_drivers(&self, domain: Domain, what: &str, record: &GuestRecord) -> Result<(), Cause> {

@@ -4,8 +4,10 @@ use config::{Disk, Uuid};
 
 use super::create::START;
 use super::decide::{Decision, GuestEvent, decide};
+use super::max_memory::resume_max_memory;
 use super::memory::resume_memory;
 use super::migrate::resume_migration;
+use super::pin::resume_pins;
 use super::receive::resume_reception;
 use super::rename::resume_rename;
 use super::save::resume_save;
@@ -283,7 +285,9 @@ impl Toolstack {
             Kind::DetachNic { devid } => nic::attach::resume_detach(live, devid, &cursor, events),
             Kind::MoveNic { devid } => nic::bridge::resume_move(live, devid, &cursor, events),
             Kind::SetMemory { from } => resume_memory(live, from, &cursor, events),
+            Kind::SetMaxMemory { from } => resume_max_memory(live, from, &cursor, events),
             Kind::SetVcpus { from } => resume_vcpus(live, from, &cursor, events),
+            Kind::PinVcpus { from } => resume_pins(live, from, &cursor, events),
             // Given up, it is the driver's to destroy.
             Kind::Save { .. } | Kind::Migrate { .. } if cursor.way == Way::Forward => return Ok(live),
             kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor, events),

@@ -89,6 +89,8 @@ impl Toolstack {
         // either.
         let kind = Kind::Restart(Restart { stage: Stage::Removing, ..restart.clone() });
         record.operation = Some(Operation { kind, cursor: Cursor::forward(ENTRY) });
+        // It was for as long as the guest runs.
+        record.memory_limit = None;
         if let Err(cause) = record.save(&*self.host, &self.paths) {
             return Err(Error::NotRestarted { name, cause });
         }

@@ -94,7 +94,7 @@ impl Toolstack {
         after: AfterSave,
         events: &mut dyn FnMut(Event),
     ) -> Result<Option<Guest>, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let shared = RefCell::new(events);
         // A step tells how far it is while the engine has the closure.
         let tell = |event| (shared.borrow_mut())(event);

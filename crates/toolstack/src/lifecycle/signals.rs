@@ -1,6 +1,6 @@
 use std::time::Instant;
 
-use xen::{DomainState, Trigger};
+use xen::{DomainState, HvmParam, Trigger};
 use xenstore::{Store, XsPath};
 
 use crate::Toolstack;
@@ -21,6 +21,15 @@ impl Toolstack {
     pub fn trigger(&self, id: GuestId, trigger: Trigger, vcpu: u32) -> Result<(), Error> {
         let domid = Live::find(self, id)?.domain()?.domid();
         Ok(self.hypervisor.send_trigger(domid, trigger, vcpu).map_err(Cause::from)?)
+    }
+
+    /// Wakes a guest that sleeps (ACPI S3); does nothing to one that does not.
+    ///
+    /// # Errors
+    /// [`Cause::NotRunning`] when the guest does not run; when Xen refuses.
+    pub fn wake(&self, id: GuestId) -> Result<(), Error> {
+        let domid = Live::find(self, id)?.domain()?.domid();
+        Ok(self.hypervisor.set_hvm_param(domid, HvmParam::AcpiSState, 0).map_err(Cause::from)?)
     }
 
     /// Sends a magic SysRq key to a guest's Linux kernel, through its PV drivers, and waits until they have read it.

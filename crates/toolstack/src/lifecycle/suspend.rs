@@ -58,7 +58,7 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and the guest runs on.
     pub fn suspend(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let mut suspension = Suspension { live: Live::settled_with(self, id, events)?, kind: Kind::Suspend };
+        let mut suspension = Suspension { live: Live::settled(self, id, events)?, kind: Kind::Suspend };
         run(&suspend_steps(), &mut suspension, &self.faults, events)?;
         Ok(suspension.live.guest()?)
     }

@@ -53,7 +53,7 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn set_vcpus(&self, id: GuestId, vcpus: u32, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let mut change = Change { from: live.record.config.vcpus, to: vcpus, live };
         run(&steps(), &mut change, &self.faults, events)?;
         Ok(change.live.guest()?)

@@ -80,6 +80,16 @@ pub enum Kind {
         /// The number before.
         from: u32,
     },
+    /// The limit of the guest's memory changes.
+    SetMaxMemory {
+        /// The limit before.
+        from: Option<KiB>,
+    },
+    /// The guest's vCPUs get other CPUs.
+    PinVcpus {
+        /// The CPUs before.
+        from: Vec<Pinned>,
+    },
     /// The guest is suspended, and stays in memory.
     Suspend,
     /// It goes on.
@@ -105,6 +115,17 @@ pub enum Kind {
         /// The migration; its journal decides what becomes of the operation.
         id: MigrationId,
     },
+}
+
+/// The CPUs of a vCPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The vCPU.
+    pub vcpu: u32,
+    /// The CPUs that it may run on.
+    pub hard: Vec<u16>,
+    /// The CPUs that it runs on if they are free.
+    pub soft: Vec<u16>,
 }
 
 /// What becomes of a guest that is saved.

@@ -28,7 +28,7 @@ mod step;
 mod turn;
 
 pub(crate) use engine::{Resumed, ids, resume, run};
-pub use entry::{AfterSave, Cursor, Kind, Operation, Predecessor, Restart, Stage, Way};
+pub use entry::{AfterSave, Cursor, Kind, Operation, Pinned, Predecessor, Restart, Stage, Way};
 pub use faults::{Faults, Side};
 pub(crate) use journal::{ENTRY, Journal, OnGuest, must_be_free};
 pub use step::{Step, StepResult};

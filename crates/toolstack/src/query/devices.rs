@@ -1,6 +1,6 @@
 //! The devices of a guest: their configuration, and the connection state of both ends.
 
-use config::{Disk, Nic, Uuid, Vdev};
+use config::{Channel, Disk, Nic, Uuid, Vdev};
 use xen_types::DomId;
 use xenbus::{DeviceId, DeviceKind, XenbusState};
 use xenstore::{Store, XsPath};
@@ -35,6 +35,17 @@ pub struct NicEntry {
     pub bridge: String,
     /// QEMU emulates a NIC for it.
     pub emulated: bool,
+    /// The guest's end.
+    pub link: Link,
+}
+
+/// A channel of a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelEntry {
+    /// Its number among the guest's PV consoles.
+    pub number: u32,
+    /// As it is configured.
+    pub channel: Channel,
     /// The guest's end.
     pub link: Link,
 }
@@ -90,6 +101,23 @@ impl Toolstack {
             })
         };
         record.config.nics.iter().map(entry).collect()
+    }
+
+    /// The channels of a guest, in their order.
+    ///
+    /// # Errors
+    /// As for [`Self::disks`].
+    pub fn channels(&self, id: GuestId) -> Result<Vec<ChannelEntry>, Error> {
+        let record = self.record_of(id)?;
+        let domid = self.shown_domid(&record)?;
+        let entry = |(number, channel): (u32, &Channel)| {
+            let mut link = self.link(DeviceId::of_dom0(DeviceKind::Console, domid, number), &["ring-ref"])?;
+            // A console's port has another name than that of other devices.
+            link.event_channel =
+                self.number(&below(&DeviceId::of_dom0(DeviceKind::Console, domid, number).front(), "port"))?;
+            Ok(ChannelEntry { number, channel: channel.clone(), link })
+        };
+        (1..).zip(&record.config.channels).map(entry).collect()
     }
 
     /// The domid that a guest's devices are listed with.

@@ -111,7 +111,7 @@ impl Toolstack {
     /// # Errors
     /// [`Cause::NotNow`] while another screenshot is in memory for long, [`Error::Step`], and nothing is left: among others when the guest has no screen.
     pub fn screenshot(&self, id: GuestId, events: &mut dyn FnMut(Event)) -> Result<Screenshot, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let turn = self.screens.take(self.deadlines.backends).ok_or_else(|| Cause::NotNow {
             name: live.record.name.clone(),
             why: "has to wait, because another guest's screenshot takes long: try again".to_owned(),

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use config::{GuestConfig, Uuid, Vdev};
 use serde::{Deserialize, Serialize};
-use xen_types::DomId;
+use xen_types::{DomId, KiB};
 
 use crate::Guest;
 use crate::dom0::{BootId, DiskId, HostDevices, LoopAttachment, ScriptProcess, VifId};
@@ -156,6 +156,9 @@ pub struct GuestRecord {
     /// Its disks, including those that are being attached.
     #[serde(default)]
     pub disks: Vec<DiskRecord>,
+    /// The most memory that it may be given, if that is less than its configuration's `max_memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<KiB>,
     /// The operation in progress.
     #[serde(default)]
     pub operation: Option<Operation>,
@@ -198,6 +201,7 @@ impl GuestRecord {
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
             disks: Vec::new(),
+            memory_limit: None,
             operation: None,
             stored: Stored::default(),
         }

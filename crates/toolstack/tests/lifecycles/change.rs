@@ -1,9 +1,9 @@
 //! Changes of a running guest, with a failure at every point: the guest is as before or as wanted, and when it is
 //! destroyed nothing is left.
 
-use config::{Disk, DiskSource, Nic, Vdev};
+use config::{CpuSet, Disk, DiskSource, Nic, Vdev};
 use toolstack::operation::{Faults, Side};
-use toolstack::{Cause, Detach, Error, Event, Guest, GuestId, Toolstack};
+use toolstack::{Cause, Detach, Error, Event, Guest, GuestId, Pins, Toolstack};
 use xen_types::{DomId, KiB};
 
 use crate::world::{Drivers, Picture, Stubs, World};
@@ -22,7 +22,7 @@ pub(crate) struct Change {
     pub(crate) guest: fn() -> (World, Guest),
 }
 
-pub(crate) const CHANGES: [Change; 16] = [
+pub(crate) const CHANGES: [Change; 18] = [
     Change {
         name: "attach an image",
         steps: Toolstack::attach_disk_steps,
@@ -108,6 +108,20 @@ pub(crate) const CHANGES: [Change; 16] = [
         guest: with_guest,
     },
     Change {
+        name: "limit the memory",
+        steps: Toolstack::set_max_memory_steps,
+        run: |ts, id, events| ts.set_max_memory(id, KiB::from_mib(64), events),
+        forward_from: None,
+        guest: with_room,
+    },
+    Change {
+        name: "choose the processors",
+        steps: Toolstack::pin_vcpus_steps,
+        run: |ts, id, events| ts.pin_vcpus(id, pins(None, Some("1"), Some("0")), events),
+        forward_from: None,
+        guest: with_guest,
+    },
+    Change {
         name: "rename",
         steps: Toolstack::rename_steps,
         run: |ts, id, events| ts.rename(id, "other", events),
@@ -158,6 +172,11 @@ pub(crate) fn with_guest() -> (World, Guest) {
     guest_with("")
 }
 
+/// The same with a guest that may be given more memory than it has.
+fn with_room() -> (World, Guest) {
+    guest_with("maxmem=128")
+}
+
 /// The same with more in its configuration.
 pub(crate) fn guest_with(more: &str) -> (World, Guest) {
     let world = World::new(Stubs::Work);
@@ -180,6 +199,12 @@ pub(crate) fn without_drivers() -> (World, Guest) {
     world.give_drivers(guest.domid, Drivers::None);
     world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,sdb,ro"), &mut |_| ()).unwrap();
     (world, guest)
+}
+
+/// What is to be chosen, as a person writes it.
+pub(crate) fn pins(vcpu: Option<u32>, hard: Option<&str>, soft: Option<&str>) -> Pins {
+    let set = |text: &str| text.parse::<CpuSet>().unwrap();
+    Pins { vcpu, hard: hard.map(set), soft: soft.map(set) }
 }
 
 /// The host as it was before a change, and as it is after it.
@@ -496,17 +521,6 @@ fn signals_reach_the_guest_and_a_key_is_taken_back_when_nobody_reads_it() {
     destroy(&world, &guest, "signals");
 }
 
-#[test]
-fn a_processor_that_qemu_has_is_not_added_twice() {
-    let (world, guest) = with_guest();
-    let set = |vcpus| world.toolstack.set_vcpus(guest.id(), vcpus, &mut |_| ()).unwrap();
-    for vcpus in [2, 2, 1, 2] {
-        assert_eq!(set(vcpus).config.vcpus, vcpus);
-        assert_eq!(world.qemu.state().1, 2);
-    }
-    destroy(&world, &guest, "processors");
-}
-
 /// A world whose QEMU draws a picture of one pixel, and its guest.
 pub(crate) fn with_screen() -> (World, Guest) {
     let (world, guest) = with_guest();
@@ -557,29 +571,4 @@ fn a_picture_is_taken_and_leaves_nothing_whatever_fails() {
     );
     world.picture().check_same(&before, "no picture");
     destroy(&world, &guest, "pictures");
-}
-
-#[test]
-fn lists_show_what_the_guest_has() {
-    let (world, guest) = with_guest();
-    world.toolstack.attach_disk(guest.id(), &disk("/srv/extra.img,raw,xvdc,ro"), &mut |_| ()).unwrap();
-    let disks = world.toolstack.disks(guest.id()).unwrap();
-    let shown: Vec<_> = disks
-        .iter()
-        .map(|entry| (entry.disk.vdev.to_string(), entry.stub_vdev.map(|vdev| vdev.to_string())))
-        .collect();
-    let named = |text: &str, stub: Option<&str>| (text.to_owned(), stub.map(str::to_owned));
-    assert_eq!(shown[0], named("hda", Some("xvda")));
-    assert_eq!(shown.last().unwrap(), &named("xvdc", None));
-    assert_eq!(disks[0].link.state, Some(xenbus::XenbusState::Connected));
-    assert_eq!(disks[0].link.backend, format!("/local/domain/0/backend/vbd/{}/768", guest.domid));
-    let nics = world.toolstack.nics(guest.id()).unwrap();
-    assert_eq!((nics[0].bridge.as_str(), nics[0].emulated, nics[0].nic.devid), ("xenbr0", true, 0));
-    let next =
-        config::load_nic("vif", "bridge=xenbr0,mac=00:16:3e:00:00:09", Toolstack::NEXT_NIC).device.unwrap();
-    for _ in 0..2 {
-        let guest = world.toolstack.attach_nic(guest.id(), &next, &mut |_| ()).unwrap();
-        assert_eq!(guest.config.nics.iter().map(|nic| nic.devid).collect::<Vec<_>>(), [0, 1, 2]);
-    }
-    destroy(&world, &guest, "lists");
 }

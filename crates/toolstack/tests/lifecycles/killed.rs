@@ -64,7 +64,8 @@ pub(crate) fn at_places(steps: &[&'static str], every: usize, mut kill: impl FnM
     // Requests to xenstore are many; that each of them can fail is tested with the changes.
     for (place, times) in [(Place::Host as fn(u64) -> Place, 1), (Place::Hypervisor, 1), (Place::Store, 5)] {
         let kills = (1..).step_by(every * times).take_while(|n| kill(place(*n))).count();
-        assert!(kills > 0, "no call to {:?}", place(0));
+        // An operation may need nothing of xenstore.
+        assert!(kills > 0 || matches!(place(0), Place::Store(_)), "no call to {:?}", place(0));
     }
 }
 

@@ -14,6 +14,7 @@ mod hostile;
 mod identity;
 mod killed;
 mod migrate;
+mod processors;
 mod qemu;
 mod recover;
 mod save;

@@ -198,7 +198,7 @@ pub(crate) fn ask_everything(world: &World, id: GuestId) -> Vec<(&'static str, b
         ("unpause", ts.unpause(id).is_ok()),
         ("start_if_new", ts.start_if_new(id).is_ok()),
         ("shutdown", ts.shutdown(id).is_ok()),
-        ("reboot", ts.reboot(id).is_ok()),
+        ("reboot", ts.reboot(id, toolstack::WithoutDrivers::Reset).is_ok()),
         ("trigger", ts.trigger(id, xen::Trigger::Nmi, 0).is_ok()),
         ("sysrq", ts.sysrq(id, 's').is_ok()),
         ("attach_disk", ts.attach_disk(id, &disk, none).is_ok()),
@@ -209,8 +209,13 @@ pub(crate) fn ask_everything(world: &World, id: GuestId) -> Vec<(&'static str, b
         ("set_bridge", ts.set_bridge(id, 0, "xenbr1", none).is_ok()),
         ("set_memory", ts.set_memory(id, xen_types::KiB::from_mib(48), none).is_ok()),
         ("set_vcpus", ts.set_vcpus(id, 1, none).is_ok()),
+        ("set_max_memory", ts.set_max_memory(id, xen_types::KiB::from_mib(64), none).is_ok()),
+        ("pin_vcpus", ts.pin_vcpus(id, crate::change::pins(None, Some("0"), None), none).is_ok()),
+        ("wake", ts.wake(id).is_ok()),
         ("screenshot", ts.screenshot(id, none).is_ok()),
         ("disks", ts.disks(id).is_ok()),
         ("nics", ts.nics(id).is_ok()),
+        ("channels", ts.channels(id).is_ok()),
+        ("vcpus", ts.vcpus(id).is_ok()),
     ]
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use config::GuestConfig;
 use tempfile::TempDir;
 use toolstack::host::{SimHost, SimState};
-use toolstack::{CreateOptions, Deadlines, Error, Guest, Paths, Toolstack};
-use xen::{ShutdownReason, SimHypervisor};
+use toolstack::{CreateOptions, Deadlines, Error, Guest, GuestInfo, Paths, Toolstack};
+use xen::{CpuMap, ShutdownReason, SimHypervisor};
 use xen_types::DomId;
 use xenstore::server::Server;
 use xenstore::{Store, Watch, Xenstore, XsPath};
@@ -77,6 +77,10 @@ pub(crate) struct Picture {
     cards: Vec<String>,
     ports: BTreeMap<String, String>,
     files: BTreeSet<PathBuf>,
+    /// What each guest is told of the most memory that it may have.
+    limits: Vec<Option<Vec<u8>>>,
+    /// Where the first two vCPUs of each guest may run.
+    affinities: Vec<[CpuMap; 2]>,
     guests: Vec<Guest>,
 }
 
@@ -205,6 +209,19 @@ impl World {
         let mut loops: Vec<_> =
             state.loops.values().map(|(file, read_only, _)| (file.clone(), *read_only)).collect();
         loops.sort();
+        let limit = |info: &GuestInfo| {
+            nodes
+                .get(&format!("/local/domain/{}/memory/static-max", info.guest.domid))
+                .map(|node| node.0.clone())
+        };
+        let limits = guests.iter().map(limit).collect();
+        let everywhere = || CpuMap::from_iter([0, 1]);
+        let affinity = |domid, vcpu| {
+            let hard = self.hypervisor.affinity(domid, vcpu).unwrap_or_else(everywhere);
+            [hard, self.hypervisor.soft_affinity(domid, vcpu).unwrap_or_else(everywhere)]
+        };
+        let affinities =
+            guests.iter().flat_map(|info| [0, 1].map(|vcpu| affinity(info.guest.domid, vcpu))).collect();
         Picture {
             images: nodes.iter().filter_map(image).collect(),
             nodes: nodes.into_keys().collect(),
@@ -221,6 +238,8 @@ impl World {
             cards: self.qemu.cards(),
             ports: state.ports,
             files: state.files.into_keys().filter(|path| path.starts_with("/var")).collect(),
+            limits,
+            affinities,
             guests: guests.into_iter().map(|info| info.guest).collect(),
         }
     }

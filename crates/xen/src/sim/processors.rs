@@ -49,8 +49,7 @@ impl Processors for SimHypervisor {
         self.call("topology", None, |state| {
             let cpus = (0..CPUS).map(u32::from);
             let cpus = cpus.map(|number| HostCpu { number, core: number, socket: 0, node: 0 }).collect();
-            let node =
-                HostNode { number: 0, memory: state.total, free: state.free, distances: vec![10] };
+            let node = HostNode { number: 0, memory: state.total, free: state.free, distances: vec![10] };
             Ok(Topology { cpus, nodes: vec![node] })
         })
     }

@@ -109,7 +109,7 @@ impl Toolstack {
         disk: &Disk,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         if live.record.config.disks.contains(disk) {
             events(Event::Warning { text: format!("{} is already attached", describe(disk)) });
             return Ok(live.guest()?);
@@ -140,7 +140,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let emulated = ScsiDisk::of(&live, vdev);
         let mut detachment = Detachment { live, vdev, how, emulated };
         let mut left = run(&detach_steps(), &mut detachment, &self.faults, events)?;

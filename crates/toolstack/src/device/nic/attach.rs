@@ -92,7 +92,7 @@ impl Toolstack {
     /// # Errors
     /// [`Error::Step`], and everything was undone; [`Cause::NotRunning`] when the guest does not run.
     pub fn attach_nic(&self, id: GuestId, nic: &Nic, events: &mut dyn FnMut(Event)) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let nic = &numbered(&live, nic);
         if live.record.config.nics.contains(nic) {
             events(Event::Warning { text: format!("Network interface {} is already attached", nic.devid) });
@@ -115,7 +115,7 @@ impl Toolstack {
         how: Detach,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let mut detachment = Detachment { live, devid, how };
         let left = run(&detach_steps(), &mut detachment, &self.faults, events)?;
         detachment.live.concluded(left)

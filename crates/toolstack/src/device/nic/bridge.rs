@@ -55,7 +55,7 @@ impl Toolstack {
         to: &str,
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
-        let live = Live::settled_with(self, id, events)?;
+        let live = Live::settled(self, id, events)?;
         let from = find_nic(&live, devid)?.bridge;
         let mut moving = Move { live, devid, from, to: to.to_owned(), warnings: Vec::new() };
         let moved = run(&move_steps(), &mut moving, &self.faults, events);
