@@ -1,19 +1,26 @@
 //! The command line's grammar; man pages and shell completion are generated from it.
 
+mod console;
 mod images;
 mod migrate;
+mod power;
 mod saved;
+mod show;
+mod vcpus;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use xen_types::KiB;
 
+pub(crate) use console::{Console, ConsoleChoice, DmLog};
 pub(crate) use images::{Image, ImagePart};
 pub(crate) use migrate::{Compress, Migrate};
+pub(crate) use power::{Create, Reboot, Several, Shutdown};
 pub(crate) use saved::{Restore, Save};
+pub(crate) use show::{DeviceList, Info, List, Shown, Top, Uptime};
+pub(crate) use vcpus::{VcpuPin, VcpuSet, WhichVcpus};
 
 const EXIT_CODES: &str = "Exit status:\n  \
     0    success\n  \
@@ -27,14 +34,40 @@ const EXIT_CODES: &str = "Exit status:\n  \
 
 /// Manages HVM guests whose QEMU runs in a small Linux domain of its own, not in dom0.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version, after_help = EXIT_CODES)]
+#[command(name = "outrigger", version, after_help = EXIT_CODES, infer_subcommands = true)]
 pub(crate) struct Cli {
     /// The daemon's socket.
     #[arg(long, global = true, env = "OUTRIGGER_SOCKET", default_value = api::DEFAULT_SOCKET, value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// What only xl has.
+    #[command(flatten)]
+    pub(crate) xl: XlOptions,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Options that `xl` has before its commands: accepted without effect, or refused with a reason.
+#[derive(Debug, Args)]
+pub(crate) struct XlOptions {
+    #[arg(short = 'v', action = ArgAction::Count, hide = true)]
+    verbose: u8,
+    #[arg(short = 'f', hide = true)]
+    force: bool,
+    #[arg(short = 't', hide = true)]
+    progress: bool,
+    #[arg(short = 'T', hide = true)]
+    timestamps: bool,
+    #[arg(short = 'N', hide = true)]
+    dry_run: bool,
+}
+
+impl XlOptions {
+    /// Why one of them is refused, if one is.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        const DRY_RUN: &str = "-N is not supported: `create -n` and `config check` show what a file means";
+        self.dry_run.then_some(DRY_RUN)
+    }
 }
 
 /// What to do.
@@ -45,6 +78,12 @@ pub(crate) enum Command {
     /// List guests
     #[command(visible_alias = "ls")]
     List(List),
+    /// List guests by UUID
+    VmList {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Destroy guests at once, with their stubdomains and everything made for them
     Destroy(Guests),
     /// Pause guests
@@ -52,9 +91,9 @@ pub(crate) enum Command {
     /// Unpause guests
     Unpause(Guests),
     /// Ask guests to power off
-    Shutdown(Stop),
+    Shutdown(Shutdown),
     /// Ask guests to reboot
-    Reboot(Guests),
+    Reboot(Reboot),
     /// Attach to a console of a guest; Ctrl-] leaves
     Console(Console),
     /// Show the log of the stubdomain's kernel, agent and QEMU
@@ -133,6 +172,8 @@ pub(crate) enum Command {
     },
     /// List the network interfaces of a guest
     NetworkList(DeviceList),
+    /// List the channels of a guest
+    ChannelList(DeviceList),
     /// Move a network interface, PV and emulated, to another bridge
     NetworkSetBridge {
         /// Name, UUID or domid.
@@ -142,15 +183,22 @@ pub(crate) enum Command {
         /// The bridge.
         bridge: String,
     },
+    /// List the vCPUs of guests and of their stubdomains
+    VcpuList(Shown),
+    /// Choose the CPUs that the vCPUs of a guest may run on, until it ends
+    VcpuPin(VcpuPin),
     /// Set the number of vCPUs of a guest
-    VcpuSet {
-        /// Name, UUID or domid.
-        guest: String,
-        /// The number, at most maxvcpus.
-        vcpus: u32,
-    },
+    VcpuSet(VcpuSet),
     /// Set the memory of a guest
     MemSet {
+        /// Name, UUID or domid.
+        guest: String,
+        /// In MiB, or a number with b, k, m, g or t; at most maxmem.
+        #[arg(value_parser = memory)]
+        memory: KiB,
+    },
+    /// Limit the memory that a guest may be given, until it ends
+    MemMax {
         /// Name, UUID or domid.
         guest: String,
         /// In MiB, or a number with b, k, m, g or t; at most maxmem.
@@ -194,6 +242,14 @@ pub(crate) enum Command {
         #[arg(default_value_t = 0)]
         vcpu: u32,
     },
+    /// Press a button of a guest, as `trigger` does
+    ButtonPress {
+        /// Name, UUID or domid.
+        guest: String,
+        /// The button.
+        #[arg(value_enum)]
+        button: Button,
+    },
     /// Send a magic SysRq key to a guest's Linux kernel
     Sysrq {
         /// Name, UUID or domid.
@@ -210,6 +266,10 @@ pub(crate) enum Command {
     },
     /// Send QMP commands to the QEMU of a guest
     Qmp(Qmp),
+    /// Print how long guests and the host have been running
+    Uptime(Uptime),
+    /// Show guests and their stubdomains with the CPU time that they use, continuously
+    Top(Top),
     /// Print events of guests as they occur
     Events {
         /// Print one JSON object per line.
@@ -240,51 +300,9 @@ pub(crate) enum Command {
     },
 }
 
-/// Arguments of `create`.
-#[derive(Debug, Args)]
-pub(crate) struct Create {
-    /// Attach to the guest's first serial port as soon as the guest runs.
-    #[arg(short = 'c', long)]
-    pub(crate) console: bool,
-    /// Leave the guest paused.
-    #[arg(short, long)]
-    pub(crate) paused: bool,
-    /// Print one JSON object per step; the last one contains the guest.
-    #[arg(long, conflicts_with = "console")]
-    pub(crate) json: bool,
-    /// The configuration file, in the format of xl.cfg(5).
-    #[arg(value_name = "CFG")]
-    pub(crate) config: PathBuf,
-}
-
-/// Arguments of `list`.
-#[derive(Debug, Args)]
-pub(crate) struct List {
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Also show UUIDs, CPU time and the stubdomain's share.
-    #[arg(short, long)]
-    pub(crate) long: bool,
-    /// Only these guests.
-    #[arg(value_name = "GUEST")]
-    pub(crate) guests: Vec<String>,
-}
-
 /// Arguments of the commands that take only guests.
 #[derive(Debug, Args)]
 pub(crate) struct Guests {
-    /// Names, UUIDs or domids.
-    #[arg(required = true, value_name = "GUEST")]
-    pub(crate) guests: Vec<String>,
-}
-
-/// Arguments of `block-list` and `network-list`.
-#[derive(Debug, Args)]
-pub(crate) struct DeviceList {
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
     /// Names, UUIDs or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,
@@ -303,6 +321,26 @@ pub(crate) enum Trigger {
     Reset,
     /// An INIT.
     Init,
+    /// Wakes a guest that sleeps (ACPI S3).
+    S3resume,
+}
+
+/// What `button-press` presses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Button {
+    /// The power button.
+    Power,
+    /// The sleep button.
+    Sleep,
+}
+
+impl From<Button> for Trigger {
+    fn from(button: Button) -> Self {
+        match button {
+            Button::Power => Self::Power,
+            Button::Sleep => Self::Sleep,
+        }
+    }
 }
 
 /// Reads an amount of memory as `xl mem-set` does: MiB without a unit.
@@ -327,79 +365,6 @@ fn memory(text: &str) -> Result<KiB, String> {
     kib.map(KiB).ok_or_else(|| "the value is too large".to_owned())
 }
 
-/// Arguments of `shutdown`.
-#[derive(Debug, Args)]
-pub(crate) struct Stop {
-    /// Wait until the guests have ended, for at most this many seconds.
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300")]
-    pub(crate) wait: Option<u64>,
-    /// Names, UUIDs or domids.
-    #[arg(required = true, value_name = "GUEST")]
-    pub(crate) guests: Vec<String>,
-}
-
-/// Arguments of `console`.
-#[derive(Debug, Args)]
-pub(crate) struct Console {
-    /// Name, UUID or domid.
-    pub(crate) guest: String,
-    /// Which console.
-    #[command(flatten)]
-    pub(crate) which: WhichConsole,
-    /// Print the stored output (the last 64 KiB) and exit.
-    #[arg(long)]
-    pub(crate) no_follow: bool,
-    /// Print only stored output from this period: seconds, or a number with s, m, h or d.
-    #[arg(long, value_name = "AGO", value_parser = parse_ago)]
-    pub(crate) since: Option<Duration>,
-}
-
-fn parse_ago(text: &str) -> Result<Duration, String> {
-    let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, 's')) => (&text[..at], 1),
-        Some((at, 'm')) => (&text[..at], 60),
-        Some((at, 'h')) => (&text[..at], 60 * 60),
-        Some((at, 'd')) => (&text[..at], 24 * 60 * 60),
-        _ => (text, 1),
-    };
-    let seconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 60 * 60);
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| "expected seconds, or a number with s, m, h or d; at most one year".to_owned())
-}
-
-/// Which of a guest's consoles.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-pub(crate) struct WhichConsole {
-    /// The guest's serial port with this number (default: 0).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=6))]
-    pub(crate) serial: Option<u8>,
-    /// The guest's own PV console.
-    #[arg(long)]
-    pub(crate) pv: bool,
-    /// The log of the stubdomain.
-    #[arg(long)]
-    pub(crate) log: bool,
-    /// The stubdomain's console with this number.
-    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
-    pub(crate) number: Option<u8>,
-    /// The guest's channel with this name.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) channel: Option<String>,
-}
-
-/// Arguments of `dm-log`.
-#[derive(Debug, Args)]
-pub(crate) struct DmLog {
-    /// Keep printing as the log grows.
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Name of the guest; the log remains after the guest has ended.
-    pub(crate) guest: String,
-}
-
 /// Arguments of `qmp`.
 #[derive(Debug, Args)]
 pub(crate) struct Qmp {
@@ -421,16 +386,6 @@ pub(crate) struct Qmp {
     /// from standard input. Without it, shows a prompt, or reads standard input if that is not a terminal.
     #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     pub(crate) command: Vec<String>,
-}
-
-/// Arguments of `info`.
-#[derive(Debug, Args)]
-pub(crate) struct Info {
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// Name, UUID or domid; without it, the host is shown.
-    pub(crate) guest: Option<String>,
 }
 
 /// What to do with a configuration file.
@@ -470,13 +425,6 @@ mod tests {
     }
 
     #[test]
-    fn wait_takes_no_guest_for_its_seconds() {
-        let cli = Cli::try_parse_from(["outrigger", "shutdown", "-w", "hello"]).unwrap();
-        let Command::Shutdown(stop) = cli.command else { panic!("not shutdown: {:?}", cli.command) };
-        assert_eq!((stop.wait, stop.guests), (Some(300), vec!["hello".to_owned()]));
-    }
-
-    #[test]
     fn memory_is_in_mebibytes_unless_it_says_otherwise() {
         for (text, kib) in [("64", 65_536), ("64m", 65_536), ("512k", 512), ("1G", 1 << 20), ("2048b", 2)] {
             assert_eq!(memory(text), Ok(KiB(kib)), "{text}");
@@ -484,12 +432,5 @@ mod tests {
         for text in ["", "m", "x", "-1", "1x", "99999999999999999999", "18446744073709551615t", "1é"] {
             assert!(memory(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn only_one_console_can_be_named() {
-        assert!(Cli::try_parse_from(["outrigger", "console", "--pv", "--log", "g"]).is_err());
-        assert!(Cli::try_parse_from(["outrigger", "console", "--serial", "1", "g"]).is_ok());
-        assert!(Cli::try_parse_from(["outrigger", "console", "--serial", "7", "g"]).is_err());
     }
 }

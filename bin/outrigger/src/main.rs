@@ -8,14 +8,19 @@ mod qmp;
 mod report;
 mod table;
 mod timeline;
+mod xl;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 fn main() -> ExitCode {
     closed_pipe::end_quietly();
-    let cli = cli::Cli::parse();
+    let matches = xl::with_missing(xl::compared(cli::Cli::command())).get_matches();
+    if let Some(refusal) = xl::refusal(&matches) {
+        return report::print(&report::Usage(refusal).into());
+    }
+    let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match commands::run(cli) {
         Ok(code) => code,
         Err(error) => report::print(&error),

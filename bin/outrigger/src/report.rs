@@ -11,6 +11,17 @@ use api::types::Refusal;
 #[error("The configuration is not usable")]
 pub(crate) struct BadConfig;
 
+/// The command line is wrong, which its grammar does not say.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+impl From<String> for Usage {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 /// A guest was handed over, and the other host could not be asked what became of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{guest} is suspended here, because {host} has not answered whether it has taken it over")]
@@ -22,6 +33,7 @@ pub(crate) struct StillUnresolved {
 }
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 const BAD_CONFIG: u8 = 3;
 const NO_SUCH_GUEST: u8 = 4;
 const NO_DAEMON: u8 = 5;
@@ -47,6 +59,9 @@ pub(crate) fn print_for(whom: &str, error: &anyhow::Error) -> ExitCode {
 pub(crate) fn describe(error: &anyhow::Error) -> (String, u8) {
     if error.downcast_ref::<BadConfig>().is_some() {
         return (format!("error: {error}\n"), BAD_CONFIG);
+    }
+    if error.downcast_ref::<Usage>().is_some() {
+        return (format!("error: {error}\n"), WRONG_USAGE);
     }
     if let Some(StillUnresolved { guest, host }) = error.downcast_ref() {
         let hint = format!(

@@ -127,7 +127,7 @@ fn memory(shell: &mut Shell) -> Result<()> {
 }
 
 fn processors(shell: &mut Shell) -> Result<()> {
-    outrigger(&["vcpu-set", idle::NAME, "2"])?.good()?;
+    outrigger(&["vcpu-set", "-i", idle::NAME, "2"])?.good()?;
     let online = "/sys/devices/system/cpu/cpu1/online";
     shell.until(&format!("[ -e {online} ]"), 60)?;
     shell.good(&format!("[ $(cat {online}) = 1 ] || echo 1 >{online}"), 60)?;

@@ -59,7 +59,8 @@ fn console_command_chooses() -> Result<()> {
     for (options, said) in [
         (&[][..], SAID),
         (&["--since", "1h"], SAID),
-        (&["-n", "3"], SAID),
+        (&["--stub", "3"], SAID),
+        (&["-t", "serial", "-n", "1"], "Hello from an HVM guest on COM2"),
         (&["--serial", "1"], "Hello from an HVM guest on COM2"),
         (&["--log"], "outrigger-agent"),
     ] {

@@ -24,6 +24,7 @@ mod stock;
 mod strangers;
 mod vchan;
 mod xenstored_gone;
+mod xl_words;
 
 use anyhow::Result;
 use vm_report::{CaseInfo, HostState};
@@ -78,7 +79,7 @@ impl Case {
 }
 
 /// The cases of each subject, in the order in which they run.
-const SUBJECTS: [&[Case]; 24] = [
+const SUBJECTS: [&[Case]; 25] = [
     conformance::CASES,
     bad_input::CASES,
     console::CASES,
@@ -90,6 +91,7 @@ const SUBJECTS: [&[Case]; 24] = [
     stock::CASES,
     strangers::CASES,
     ease::CASES,
+    xl_words::CASES,
     hotplug::CASES,
     media::CASES,
     save::CASES,

@@ -5,11 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use api::client::Client;
-use api::types::{Disk, Disks, GuestParameter, Nic, Nics, Progress, Sysrq, TriggerKind, TriggerParameters};
+use api::types::{
+    Channel, Channels, Disk, Disks, GuestParameter, MemSet, Nic, Nics, Progress, Sysrq, TriggerKind,
+    TriggerParameters,
+};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::json;
+use xen_types::KiB;
 
 use crate::cli::{DeviceList, Trigger};
 use crate::table;
@@ -44,6 +48,11 @@ pub(crate) fn screenshot(client: &mut Client, guest: String, file: &Path) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
+/// Sets the memory of a guest, or its limit.
+pub(crate) fn memory(client: &mut Client, method: &str, guest: String, memory: KiB) -> Result<ExitCode> {
+    steps(client, method, &MemSet { guest, memory_kib: memory })
+}
+
 /// Signals a guest's virtual hardware.
 pub(crate) fn trigger(client: &mut Client, guest: String, which: Trigger, vcpu: u32) -> Result<ExitCode> {
     quick(client, "Trigger", &TriggerParameters { guest, trigger: kind(which), vcpu })
@@ -68,6 +77,7 @@ const fn kind(trigger: Trigger) -> TriggerKind {
         Trigger::Nmi => TriggerKind::Nmi,
         Trigger::Reset => TriggerKind::Reset,
         Trigger::Init => TriggerKind::Init,
+        Trigger::S3resume => TriggerKind::S3resume,
     }
 }
 
@@ -145,6 +155,39 @@ pub(crate) fn nics(client: &mut Client, args: &DeviceList) -> Result<ExitCode> {
         all.iter().flat_map(|(guest, nics)| nics.iter().map(move |nic| row(guest, nic))).collect();
     let headings =
         ["GUEST", ">IDX", ">BE", "MAC", ">STATE", ">EVT-CH", ">TX-/RX-RING", "BRIDGE", "EMULATED", "BE-PATH"];
+    print!("{}", table::render(&headings, &rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the channels of guests.
+pub(crate) fn channels(client: &mut Client, args: &DeviceList) -> Result<ExitCode> {
+    let mut all = Vec::new();
+    for guest in &args.guests {
+        let reply: Channels = client.call("ChannelList", &GuestParameter { guest: guest.clone() })?;
+        all.push((guest.clone(), reply.channels));
+    }
+    if args.json {
+        return print_json(
+            all.iter().map(|(guest, channels)| json!({ "guest": guest, "channels": channels })),
+        );
+    }
+    let row = |guest: &str, channel: &Channel| {
+        vec![
+            guest.to_owned(),
+            channel.number.to_string(),
+            "0".to_owned(),
+            number(channel.state),
+            number(channel.event_channel),
+            number(channel.ring_ref),
+            channel.connection.clone(),
+            channel.name.clone(),
+        ]
+    };
+    let rows: Vec<_> = all
+        .iter()
+        .flat_map(|(guest, channels)| channels.iter().map(move |channel| row(guest, channel)))
+        .collect();
+    let headings = ["GUEST", ">IDX", ">BE", ">STATE", ">EVT-CH", ">RING-REF", "CONNECTION", "NAME"];
     print!("{}", table::render(&headings, &rows));
     Ok(ExitCode::SUCCESS)
 }

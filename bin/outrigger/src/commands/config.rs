@@ -28,12 +28,12 @@ pub(crate) fn run(command: &Config) -> Result<ExitCode> {
 struct Document {
     /// Whether all of them are usable.
     usable: bool,
-    files: Vec<Checked>,
+    files: Vec<CheckedFile>,
 }
 
 /// One file of it.
 #[derive(Serialize)]
-struct Checked {
+struct CheckedFile {
     file: String,
     usable: bool,
     diagnostics: Vec<Report>,
@@ -57,7 +57,7 @@ fn check(files: &[PathBuf], image: &Path, json: bool) -> Result<ExitCode> {
         }
         let diagnostics = loaded.diagnostics.iter().map(|d| d.report(&loaded.source)).collect();
         let file = loaded.source.name().to_owned();
-        document.files.push(Checked { file, usable, diagnostics, config: loaded.config });
+        document.files.push(CheckedFile { file, usable, diagnostics, config: loaded.config });
     }
     if json {
         println!("{}", serde_json::to_string_pretty(&document)?);
@@ -78,16 +78,29 @@ fn convert(file: &Path, output: Option<&Path>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Checks a file before the daemon is asked, so that the person sees all errors in colour, and gives its text.
+/// What a guest is to be created from.
+pub(crate) struct Checked {
+    /// The file's text, with the lines that follow it.
+    pub(crate) text: String,
+    /// What that means.
+    pub(crate) config: GuestConfig,
+}
+
+/// Checks a file and the lines that follow it before the daemon is asked, so that the person sees all errors in colour.
 ///
 /// # Errors
-/// [`BadConfig`] when it is not usable.
-pub(crate) fn check_for_create(path: &Path) -> Result<String> {
+/// [`BadConfig`] when they are not usable.
+pub(crate) fn check_for_create(path: &Path, settings: &[&str]) -> Result<Checked> {
     // What was checked is what is sent: the file is read once.
-    let text = read(path)?;
+    let mut text = read(path)?;
+    for setting in settings {
+        // A file may end without a newline.
+        text.push('\n');
+        text.push_str(setting);
+    }
     let loaded = judge(config::load_text(&path.display().to_string(), &text, folder(path).as_deref()));
     show(&loaded);
-    if loaded.config.is_some() { Ok(text) } else { Err(BadConfig.into()) }
+    loaded.config.map(|config| Checked { text, config }).ok_or_else(|| BadConfig.into())
 }
 
 /// A file that cannot be read is a diagnostic, too, so that others are checked nevertheless.

@@ -13,7 +13,7 @@ use console::request::{Request, Wanted, Which};
 use xen_types::{DomId, file_name};
 
 use super::find;
-use crate::cli::{Console, DmLog, WhichConsole};
+use crate::cli::{Console, ConsoleChoice, DmLog};
 
 /// The stubdomain's console that is its log.
 const LOG_CONSOLE: u32 = 0;
@@ -27,28 +27,32 @@ const XENCONSOLED_LOG_DIR: &str = "/var/log/xen/console";
 /// Attaches to the console that was asked for.
 pub(crate) fn console(client: &mut Client, args: &Console) -> Result<ExitCode> {
     let guest = find(client, &args.guest)?;
-    let wanted = choose(&guest, &args.which)?;
-    let input = !args.which.log;
+    let wanted = choose(&guest, &args.which.choice())?;
+    let input = args.which.choice() != ConsoleChoice::Log;
     show(wanted, args.since, AttachOptions { follow: !args.no_follow, input, ..AttachOptions::default() })
 }
 
 /// Attaches to a serial port of a guest.
 pub(crate) fn serial(guest: &Guest, port: u8, follow: bool) -> Result<ExitCode> {
-    let which = WhichConsole { serial: Some(port), pv: false, log: false, number: None, channel: None };
-    let wanted = choose(guest, &which)?;
+    let wanted = choose(guest, &ConsoleChoice::Serial(port))?;
     show(wanted, None, AttachOptions { follow, ..AttachOptions::default() })
 }
 
-fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
+fn choose(guest: &Guest, choice: &ConsoleChoice) -> Result<Wanted> {
     // A domid may be reused between outriggerd's answer and the request to outrigger-consoled.
     let of_guest = |which| Wanted { domid: guest.domid, which, uuid: guest.uuid.parse().ok() };
-    if which.pv {
-        return Ok(of_guest(Which::Number(0)));
-    }
-    if let Some(name) = &which.channel {
-        return Ok(of_guest(Which::Name(file_name(name))));
-    }
-    let number = |domid, number| Ok(of_stub(guest, domid, number));
+    let number = match choice {
+        ConsoleChoice::Pv(number) => return Ok(of_guest(Which::Number(u32::from(*number)))),
+        ConsoleChoice::Channel(name) => return Ok(of_guest(Which::Name(file_name(name)))),
+        ConsoleChoice::Stub(number) => u32::from(*number),
+        ConsoleChoice::Log => LOG_CONSOLE,
+        ConsoleChoice::Serial(port) if *port < guest.serials => FIRST_SERIAL + u32::from(*port),
+        ConsoleChoice::Serial(_) => bail!(
+            "{} has {} serial ports; add one with serial=['pty', …] in its configuration, or use --pv",
+            guest.name,
+            guest.serials
+        ),
+    };
     let Some(stub) = guest.stub_domid else {
         bail!(
             "The stubdomain of {} has ended; `outrigger dm-log {}` shows its last log lines",
@@ -56,21 +60,7 @@ fn choose(guest: &Guest, which: &WhichConsole) -> Result<Wanted> {
             guest.name
         )
     };
-    if let Some(chosen) = which.number {
-        return number(stub, chosen.into());
-    }
-    if which.log {
-        return number(stub, LOG_CONSOLE);
-    }
-    let port = which.serial.unwrap_or(0);
-    if port >= guest.serials {
-        bail!(
-            "{} has {} serial ports; add one with serial=['pty', …] in its configuration, or use --pv",
-            guest.name,
-            guest.serials
-        )
-    }
-    number(stub, FIRST_SERIAL + u32::from(port))
+    Ok(of_stub(guest, stub, number))
 }
 
 /// A console of a guest's stubdomain.

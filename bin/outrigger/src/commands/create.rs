@@ -4,28 +4,60 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use api::client::Client;
-use api::types::{CreateParameters, Guest, Progress};
+use api::types::{CreateParameters, Guest, Monitored, Progress};
+use serde_json::json;
 
 use super::{config, console};
 use crate::cli::Create;
+use crate::report::Usage;
 use crate::timeline::Timeline;
 
 /// Creates a guest and shows the steps. A file that is wrong is wrong without a daemon too.
 pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Result<ExitCode> {
-    let text = config::check_for_create(&args.config)?;
-    let path = std::path::absolute(&args.config)
-        .with_context(|| format!("Cannot determine the absolute path of {}", args.config.display()))?;
-    let parameters =
-        CreateParameters { config: text, path: path.to_string_lossy().into_owned(), paused: args.paused };
-    let client = &mut connect()?;
+    if let Some(refusal) = args.xl.refusal() {
+        return Err(Usage(refusal.to_owned()).into());
+    }
+    let source = args.source().map_err(Usage)?;
+    let checked = config::check_for_create(source.file, &source.settings)?;
+    if args.dry_run {
+        println!("{}", serde_json::to_string_pretty(&checked.config)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = std::path::absolute(source.file)
+        .with_context(|| format!("Cannot determine the absolute path of {}", source.file.display()))?;
+    let parameters = CreateParameters {
+        config: checked.text,
+        path: path.to_string_lossy().into_owned(),
+        paused: args.paused,
+    };
+    // Subscribed before the guest exists, so that no end is missed.
+    let watcher = if args.foreground { Some(watch(&connect)?) } else { None };
+    let guest = make(&mut connect()?, args, &parameters)?;
+    if args.console {
+        return console::serial(&guest, 0, true);
+    }
+    if !args.json && !args.quiet {
+        println!("{} runs as domain {}", guest.name, guest.domid);
+    }
+    match watcher {
+        Some(watcher) => until_its_end(watcher, &guest, args.quiet),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn make(client: &mut Client, args: &Create, parameters: &CreateParameters) -> Result<Guest> {
     // Each step has its own deadline in the daemon.
     client.set_deadline(None)?;
     let mut timeline = Timeline::new();
     let mut created: Option<Guest> = None;
-    client.call_more("Create", &parameters, |progress: Progress| {
+    client.call_more("Create", parameters, |progress: Progress| {
         if args.json {
             if let Ok(line) = serde_json::to_string(&progress) {
                 println!("{line}");
+            }
+        } else if args.quiet {
+            if let Some(warning) = &progress.warning {
+                eprintln!("warning: {warning}");
             }
         } else {
             timeline.follow(&progress);
@@ -35,12 +67,28 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
         }
         true
     })?;
-    let guest = created.context("outriggerd completed the creation without returning the guest")?;
-    if args.console {
-        return console::serial(&guest, 0, true);
+    created.context("outriggerd completed the creation without returning the guest")
+}
+
+fn watch(connect: impl Fn() -> Result<Client>) -> Result<Client> {
+    let mut watcher = connect()?;
+    watcher.set_deadline(None)?;
+    watcher.begin("Monitor", &json!({}))?;
+    Ok(watcher)
+}
+
+/// Waits until the guest is destroyed, or has ended and is preserved. It is created again meanwhile when it reboots.
+fn until_its_end(mut watcher: Client, guest: &Guest, quiet: bool) -> Result<ExitCode> {
+    loop {
+        let event = watcher.next_reply::<Monitored>("Monitor")?.0.event;
+        if event.uuid != guest.uuid {
+            continue;
+        }
+        if !quiet {
+            eprintln!("{} (domain {}): {} {}", event.name, event.domid, event.kind, event.detail);
+        }
+        if matches!(event.kind.as_str(), "destroyed" | "preserved") {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
-    if !args.json {
-        println!("{} runs as domain {}", guest.name, guest.domid);
-    }
-    Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::xl;
 
 /// Prints a completion script.
 pub(crate) fn completion(shell: Shell) -> Result<ExitCode> {
@@ -29,7 +30,7 @@ pub(crate) fn completion(shell: Shell) -> Result<ExitCode> {
 /// Writes `outrigger.1` and a page for each command.
 pub(crate) fn man(dir: &Path) -> Result<ExitCode> {
     fs::create_dir_all(dir).with_context(|| format!("Cannot make the folder {}", dir.display()))?;
-    clap_mangen::generate_to(Cli::command(), dir)
+    clap_mangen::generate_to(xl::compared(Cli::command()), dir)
         .with_context(|| format!("Cannot write man pages into {}", dir.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,33 +5,40 @@ mod channel;
 mod config;
 mod console;
 mod create;
+mod devices;
 mod follow;
 mod guests;
 mod image;
 mod info;
+mod list;
 mod meta;
 mod migrate;
 mod peer;
+mod power;
 mod qmp;
 mod save;
+mod top;
+mod uptime;
+mod vcpus;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use api::client::Client;
-use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, Guest, GuestParameter, MemSet, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, OneGuest, Rename, VcpuSet,
-};
+use api::types::{Guest, GuestParameter, OneGuest, Rename};
 
 use crate::cli::{Cli, Command};
+use crate::report::Usage;
 
 /// How long the daemon may take for an answer that needs no lifecycle.
 const QUICK: Duration = Duration::from_secs(30);
 
 /// Does what the command line asks.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    if let Some(refusal) = cli.xl.refusal() {
+        return Err(Usage(refusal.to_owned()).into());
+    }
     let socket = cli.socket;
     let connect = move || -> Result<Client> {
         let client = Client::connect(&socket)?;
@@ -40,48 +47,41 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     };
     match cli.command {
         Command::Create(args) => create::create(connect, &args),
-        Command::List(args) => guests::list(&mut connect()?, &args),
+        Command::VmList { json } => list::vm_list(&mut connect()?, json),
+        Command::List(args) => list::list(&mut connect()?, &args),
         Command::Destroy(args) => guests::destroy(&mut connect()?, &args.guests),
         Command::Pause(args) => guests::each(&mut connect()?, "Pause", &args.guests),
         Command::Unpause(args) => guests::each(&mut connect()?, "Unpause", &args.guests),
-        Command::Shutdown(args) => guests::shutdown(connect, &args),
-        Command::Reboot(args) => guests::request(&mut connect()?, "Reboot", &args.guests),
+        Command::Shutdown(args) => power::shutdown(connect, &args),
+        Command::Reboot(args) => power::reboot(connect, &args),
         Command::Console(args) => console::console(&mut connect()?, &args),
         Command::DmLog(args) => console::dm_log(connect, &args),
         Command::Info(args) => info::info(&mut connect()?, &args),
         Command::Domid { guest } => show(find(&mut connect()?, &guest)?.domid),
         Command::Domname { guest } => show(find(&mut connect()?, &guest)?.name),
-        Command::BlockAttach { guest, disk } => {
-            change::steps(&mut connect()?, "BlockAttach", &BlockAttach { guest, disk: disk.join(",") })
-        }
+        Command::BlockAttach { guest, disk } => devices::block_attach(&mut connect()?, guest, &disk),
         Command::BlockDetach { force, guest, vdev } => {
-            change::steps(&mut connect()?, "BlockDetach", &BlockDetach { guest, vdev, force })
+            devices::block_detach(&mut connect()?, guest, vdev, force)
         }
         Command::CdInsert { force, guest, vdev, file } => {
-            // The daemon does not know this folder.
-            let file = std::path::absolute(file)?.display().to_string();
-            change::steps(&mut connect()?, "CdInsert", &CdInsert { guest, vdev, file, force })
+            devices::cd_insert(&mut connect()?, guest, vdev, &file, force)
         }
-        Command::CdEject { force, guest, vdev } => {
-            change::steps(&mut connect()?, "CdEject", &CdEject { guest, vdev, force })
-        }
+        Command::CdEject { force, guest, vdev } => devices::cd_eject(&mut connect()?, guest, vdev, force),
         Command::BlockList(args) => change::disks(&mut connect()?, &args),
-        Command::NetworkAttach { guest, vif } => {
-            change::steps(&mut connect()?, "NetworkAttach", &NetworkAttach { guest, vif: vif.join(",") })
-        }
+        Command::NetworkAttach { guest, vif } => devices::network_attach(&mut connect()?, guest, &vif),
         Command::NetworkDetach { force, guest, nic } => {
-            change::steps(&mut connect()?, "NetworkDetach", &NetworkDetach { guest, nic, force })
+            devices::network_detach(&mut connect()?, guest, nic, force)
         }
         Command::NetworkList(args) => change::nics(&mut connect()?, &args),
         Command::NetworkSetBridge { guest, nic, bridge } => {
-            change::steps(&mut connect()?, "NetworkSetBridge", &NetworkSetBridge { guest, nic, bridge })
+            devices::network_set_bridge(&mut connect()?, guest, nic, bridge)
         }
-        Command::VcpuSet { guest, vcpus } => {
-            change::steps(&mut connect()?, "VcpuSet", &VcpuSet { guest, vcpus })
-        }
-        Command::MemSet { guest, memory } => {
-            change::steps(&mut connect()?, "MemSet", &MemSet { guest, memory_kib: memory })
-        }
+        Command::ChannelList(args) => change::channels(&mut connect()?, &args),
+        Command::VcpuList(args) => vcpus::list(&mut connect()?, &args),
+        Command::VcpuPin(args) => vcpus::pin(&mut connect()?, args),
+        Command::VcpuSet(args) => vcpus::set(&mut connect()?, args),
+        Command::MemMax { guest, memory } => change::memory(&mut connect()?, "MemMax", guest, memory),
+        Command::MemSet { guest, memory } => change::memory(&mut connect()?, "MemSet", guest, memory),
         Command::Save(args) => save::save(connect, &args),
         Command::Restore(args) => save::restore(&mut connect()?, &args),
         Command::Suspend(args) => save::each(&mut connect()?, "Suspend", &args.guests),
@@ -91,9 +91,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::MigrateReceive => migrate::receive(connect),
         Command::Migrations { json } => migrate::migrations(&mut connect()?, json),
         Command::Trigger { guest, trigger, vcpu } => change::trigger(&mut connect()?, guest, trigger, vcpu),
+        Command::ButtonPress { guest, button } => change::trigger(&mut connect()?, guest, button.into(), 0),
         Command::Sysrq { guest, key } => change::sysrq(&mut connect()?, guest, key),
         Command::Rename { guest, name } => change::steps(&mut connect()?, "Rename", &Rename { guest, name }),
         Command::Qmp(args) => qmp::qmp(&mut connect()?, &args),
+        Command::Uptime(args) => uptime::uptime(&mut connect()?, &args),
+        Command::Top(args) => top::top(&mut connect()?, &args),
         Command::Events { json } => guests::events(&mut connect()?, json),
         Command::Config { command } => config::run(&command),
         Command::Image { command } => image::run(&command),
