@@ -17,7 +17,7 @@ use xen_types::KiB;
 pub(crate) use console::{Console, ConsoleChoice, DmLog};
 pub(crate) use images::{Image, ImagePart};
 pub(crate) use migrate::{Compress, Migrate};
-pub(crate) use power::{Create, Reboot, Several, Shutdown};
+pub(crate) use power::{ConfigUpdate, Create, Reboot, Several, Shutdown};
 pub(crate) use saved::{Restore, Save};
 pub(crate) use show::{DeviceList, Info, List, Shown, Top, Uptime};
 pub(crate) use vcpus::{VcpuPin, VcpuSet, WhichVcpus};
@@ -75,6 +75,8 @@ impl XlOptions {
 pub(crate) enum Command {
     /// Create a guest and its stubdomain from a configuration file
     Create(Create),
+    /// Replace the configuration that a guest is restarted from
+    ConfigUpdate(ConfigUpdate),
     /// List guests
     #[command(visible_alias = "ls")]
     List(List),

@@ -11,9 +11,9 @@ use thiserror::Error;
 use crate::INTERFACE_NAME;
 use crate::frame::{self, FrameError, Request};
 use crate::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
-    NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters, Rename,
-    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuPin, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, GuestParameter, MemSet,
+    MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters,
+    Rename, ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuPin, VcpuSet,
 };
 
 /// The interface that every varlink service has.
@@ -207,6 +207,8 @@ calls! {
     MemSet(MemSet),
     /// Limits the memory.
     MemMax(MemSet),
+    /// Replaces the configuration for the next start.
+    ConfigUpdate(ConfigUpdate),
     /// Renames a guest.
     Rename(Rename),
     /// Saves a guest.

@@ -145,6 +145,17 @@ pub struct MemSet {
     pub memory_kib: KiB,
 }
 
+/// Parameters of `ConfigUpdate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigUpdate {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The text of the xl.cfg file.
+    pub config: String,
+    /// The file's absolute path.
+    pub path: String,
+}
+
 /// Parameters of `Rename`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rename {

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 pub use crate::parameters::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, CreateParameters, GuestParameter, MemSet, MigrateParameters,
-    NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters, Rename, ResolveKind,
-    ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind, TriggerParameters, VcpuPin,
-    VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, GuestParameter, MemSet,
+    MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters,
+    Rename, ResolveKind, ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind,
+    TriggerParameters, VcpuPin, VcpuSet,
 };
 pub use crate::processors::{DomainVcpus, HostCpu, HostNode, Topology, Vcpu, Vcpus};
 pub use crate::refusal::{ERRORS, Refusal};

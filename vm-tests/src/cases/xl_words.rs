@@ -82,8 +82,12 @@ fn options() -> Result<()> {
     config.booted(&guest)?;
     guest.leave();
     outrigger(&["reboot", "optional"])?.refused(1, &["no PV drivers"])?;
+    outrigger(&["config-update", "optional", &file, "name='other'"])?.refused(1, &["rename"])?;
+    outrigger(&["config-update", "optional", &file, "memory=80"])?.good()?;
     outrigger(&["reboot", "-a", "-F", "-w"])?.good()?;
     let guest = Made::named("optional")?;
+    let memory = guest.guest.memory_kib.mib();
+    ensure!(memory > first.memory_kib.mib() + 8, "it has {memory} MiB, as before config-update");
     ensure!(guest.guest.uuid == first.uuid && guest.guest.domid != first.domid, "{:?}", guest.guest);
     config.booted(&guest)?;
     outrigger(&["vcpu-set", "-i", "optional", "1"])?.good()?;

@@ -78,14 +78,44 @@ impl Create {
     /// # Errors
     /// When there is no file, or more than one; the text names it.
     pub(crate) fn source(&self) -> Result<CreateSource<'_>, String> {
-        let (settings, files): (Vec<&str>, Vec<&str>) =
-            self.words.iter().map(String::as_str).partition(|word| word.contains('='));
-        let mut files = self.file.iter().map(PathBuf::as_path).chain(files.into_iter().map(Path::new));
-        let Some(file) = files.next() else { return Err("no configuration file is given".to_owned()) };
-        match files.next() {
-            None => Ok(CreateSource { file, settings }),
-            Some(other) => Err(format!("{} is a second configuration file", other.display())),
-        }
+        source(self.file.as_deref(), &self.words)
+    }
+}
+
+fn source<'a>(file: Option<&'a Path>, words: &'a [String]) -> Result<CreateSource<'a>, String> {
+    let (settings, files): (Vec<&str>, Vec<&str>) =
+        words.iter().map(String::as_str).partition(|word| word.contains('='));
+    let mut files = file.into_iter().chain(files.into_iter().map(Path::new));
+    let Some(file) = files.next() else { return Err("no configuration file is given".to_owned()) };
+    match files.next() {
+        None => Ok(CreateSource { file, settings }),
+        Some(other) => Err(format!("{} is a second configuration file", other.display())),
+    }
+}
+
+/// Arguments of `config-update`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigUpdate {
+    /// Name, UUID or domid.
+    pub(crate) guest: String,
+    /// The configuration file, if it is not the first argument.
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// An option of xl without effect.
+    #[arg(short = 'd', hide = true)]
+    debug: bool,
+    /// The configuration file, and lines that follow it, as for `create`.
+    #[arg(value_name = "CFG|KEY=VALUE", required_unless_present = "file")]
+    words: Vec<String>,
+}
+
+impl ConfigUpdate {
+    /// What the guest is made from the next time; as for [`Create::source`].
+    ///
+    /// # Errors
+    /// As for [`Create::source`].
+    pub(crate) fn source(&self) -> Result<CreateSource<'_>, String> {
+        source(self.file.as_deref(), &self.words)
     }
 }
 

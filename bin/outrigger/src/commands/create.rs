@@ -1,14 +1,15 @@
 //! `outrigger create`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use api::client::Client;
-use api::types::{CreateParameters, Guest, Monitored, Progress};
+use api::types::{ConfigUpdate as Parameters, CreateParameters, Guest, Monitored, Progress};
 use serde_json::json;
 
-use super::{config, console};
-use crate::cli::Create;
+use super::{change, config, console};
+use crate::cli::{ConfigUpdate, Create};
 use crate::report::Usage;
 use crate::timeline::Timeline;
 
@@ -23,13 +24,8 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
         println!("{}", serde_json::to_string_pretty(&checked.config)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let path = std::path::absolute(source.file)
-        .with_context(|| format!("Cannot determine the absolute path of {}", source.file.display()))?;
-    let parameters = CreateParameters {
-        config: checked.text,
-        path: path.to_string_lossy().into_owned(),
-        paused: args.paused,
-    };
+    let path = absolute(source.file)?;
+    let parameters = CreateParameters { config: checked.text, path, paused: args.paused };
     // Subscribed before the guest exists, so that no end is missed.
     let watcher = if args.foreground { Some(watch(&connect)?) } else { None };
     let guest = make(&mut connect()?, args, &parameters)?;
@@ -43,6 +39,20 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
         Some(watcher) => until_its_end(watcher, &guest, args.quiet),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Replaces the configuration that a guest is restarted from.
+pub(crate) fn config_update(connect: impl Fn() -> Result<Client>, args: ConfigUpdate) -> Result<ExitCode> {
+    let source = args.source().map_err(Usage)?;
+    let config = config::check_for_create(source.file, &source.settings)?.text;
+    let path = absolute(source.file)?;
+    change::steps(&mut connect()?, "ConfigUpdate", &Parameters { guest: args.guest, config, path })
+}
+
+fn absolute(file: &Path) -> Result<String> {
+    let path = std::path::absolute(file)
+        .with_context(|| format!("Cannot determine the absolute path of {}", file.display()))?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 fn make(client: &mut Client, args: &Create, parameters: &CreateParameters) -> Result<Guest> {

@@ -47,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     };
     match cli.command {
         Command::Create(args) => create::create(connect, &args),
+        Command::ConfigUpdate(args) => create::config_update(connect, args),
         Command::VmList { json } => list::vm_list(&mut connect()?, json),
         Command::List(args) => list::list(&mut connect()?, &args),
         Command::Destroy(args) => guests::destroy(&mut connect()?, &args.guests),

@@ -60,7 +60,7 @@ pub(crate) fn refusal(matches: &ArgMatches) -> Option<String> {
     let name = matches.subcommand_name()?;
     let word = WORDS.iter().find(|word| word.name == name)?;
     match word.here {
-        Here::Missing(line) => Some(format!("there is no command \"{name}\": {line}")),
+        Here::Missing(line) => Some(format!("there is no command \"{name}\"; {line}")),
         Here::Same | Here::Differs(_) => None,
     }
 }

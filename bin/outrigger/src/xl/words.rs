@@ -36,8 +36,8 @@ pub(crate) const WORDS: &[Word] = &[
     word("claims", Missing(OF_THE_HOST)),
     word(
         "config-update",
-        Missing(
-            "not supported yet: destroy the guest and create it with the new file; mem-set, vcpu-set and the attach commands change what a restart uses",
+        Differs(
+            "replaces the whole configuration at the guest's next start, also what was changed since; the name must be the guest's; not saved and not migrated",
         ),
     ),
     word(

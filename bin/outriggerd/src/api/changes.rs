@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, MigrateParameters, NetworkAttach, NetworkDetach,
-    NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, MigrateParameters, NetworkAttach,
+    NetworkDetach, NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
 };
 use config::{DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
 use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Pins, Toolstack};
@@ -125,6 +125,15 @@ impl Change {
         Ok(Self::new("network-set-bridge", move |ts, id, events| {
             Ok(ts.set_bridge(id, which.find(ts, id)?, &bridge, events)?)
         }))
+    }
+
+    /// Replaces the configuration for the next start.
+    pub(super) fn config_update(parameters: &ConfigUpdate) -> Result<Self, Refusal> {
+        let loaded = config::load_str(&parameters.path, &parameters.config);
+        let Some(config) = loaded.config else {
+            return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
+        };
+        Ok(Self::new("config-update", move |ts, id, _| Ok(ts.set_next_config(id, &config)?)))
     }
 
     /// Chooses the CPUs of vCPUs.

@@ -2,8 +2,8 @@
 
 use api::client::ClientError;
 use api::types::{
-    Channels, Guests, MemSet, Progress, RebootParameters, Refusal, Topology, TriggerKind, TriggerParameters,
-    VcpuPin, Vcpus, Via,
+    Channels, ConfigUpdate, Guests, MemSet, Progress, RebootParameters, Refusal, Topology, TriggerKind,
+    TriggerParameters, VcpuPin, Vcpus, Via,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -94,10 +94,19 @@ fn guest_without_drivers_is_reset_only_when_that_is_asked_for() {
     assert!(matches!(failure(reboot(false)), Refusal::NoPvDrivers { .. }));
     let wake = TriggerParameters { guest: "hello".to_owned(), trigger: TriggerKind::S3resume, vcpu: 0 };
     let _: Value = service.client().call("Trigger", &wake).unwrap();
+    let next = |config: &str| {
+        let (guest, path) = ("hello".to_owned(), "/x.cfg".to_owned());
+        change(&service, "ConfigUpdate", &ConfigUpdate { guest, config: config.to_owned(), path })
+    };
+    assert!(matches!(failure(next("name='hello'")), Refusal::BadConfig { .. }));
+    assert!(matches!(failure(next("type='hvm'\nname='other'\nmemory=64")), Refusal::Failed { .. }));
+    next("type='hvm'\nname='hello'\nmemory=80").unwrap();
     assert_eq!(reboot(true).unwrap().via, "reset");
     // As Xen does, when a domain shuts down.
     world.end(first.domid, ShutdownReason::Reboot);
-    service.events.expect(&["created", "rebooted", "created"]);
+    service.events.expect(&["created", "changed", "rebooted", "created"]);
+    let inspected: Value = service.client().call("Inspect", &named("hello")).unwrap();
+    assert_eq!(inspected["config"]["memory"], 80 * 1024);
     assert_ne!(service.get("hello").unwrap().domid, first.domid);
     service.destroy("hello").unwrap();
     world.check_clean();

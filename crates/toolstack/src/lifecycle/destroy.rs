@@ -111,7 +111,9 @@ impl OnGuest for Destruction<'_> {
     fn complete(&mut self) -> StepResult {
         let (host, paths) = (&*self.ts.host, &self.ts.paths);
         let Some(restart) = self.restart.clone() else { return self.record.remove(host, paths) };
-        let mut next = self.ts.new_record(&self.record.config, self.record.uuid)?;
+        let mut renewed = self.record.clone();
+        renewed.renew();
+        let mut next = self.ts.new_record(&renewed.config, renewed.uuid)?;
         let kind = Kind::Restart(Restart { stage: Stage::Creating, ..restart });
         next.operation = Some(Operation { kind, cursor: Cursor::back("") });
         next.save(host, paths)?;

@@ -14,6 +14,7 @@ mod receive;
 mod reconcile;
 mod recover;
 mod rename;
+mod renew;
 mod resolve;
 mod restart;
 mod restore;

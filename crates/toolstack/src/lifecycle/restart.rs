@@ -56,7 +56,9 @@ impl Toolstack {
         let record = self.record_of(id)?;
         must_be_free(&record)?;
         // What can be known to fail afterwards fails while there is still a guest to keep.
-        if let Err(cause) = self.check_restart(&record) {
+        let mut renewed = record.clone();
+        renewed.renew();
+        if let Err(cause) = self.check_restart(&renewed) {
             self.cancel_restart(id)?;
             return Err(Error::NotRestarted { name: record.name, cause });
         }
@@ -89,8 +91,6 @@ impl Toolstack {
         // either.
         let kind = Kind::Restart(Restart { stage: Stage::Removing, ..restart.clone() });
         record.operation = Some(Operation { kind, cursor: Cursor::forward(ENTRY) });
-        // It was for as long as the guest runs.
-        record.memory_limit = None;
         if let Err(cause) = record.save(&*self.host, &self.paths) {
             return Err(Error::NotRestarted { name, cause });
         }
@@ -110,7 +110,8 @@ impl Toolstack {
         name: &str,
         turn: Turn,
     ) -> Result<(Guest, GuestId), Error> {
-        let old = self.record_of(id)?;
+        let mut old = self.record_of(id)?;
+        old.renew();
         // Two guests cannot have one UUID.
         let config = config::GuestConfig { uuid: None, ..old.config };
         let mut next = self.new_record(&config, self.random_uuid()?)?;

@@ -156,6 +156,9 @@ pub struct GuestRecord {
     /// Its disks, including those that are being attached.
     #[serde(default)]
     pub disks: Vec<DiskRecord>,
+    /// The configuration that takes the place of `config` when it restarts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_config: Option<GuestConfig>,
     /// The most memory that it may be given, if that is less than its configuration's `max_memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<KiB>,
@@ -201,6 +204,7 @@ impl GuestRecord {
             emulated_disks: Vec::new(),
             emulated_nics: Vec::new(),
             disks: Vec::new(),
+            next_config: None,
             memory_limit: None,
             operation: None,
             stored: Stored::default(),
@@ -222,6 +226,14 @@ impl GuestRecord {
                 Stage::Creating => Phase::Creating,
             },
             _ => Phase::Running,
+        }
+    }
+
+    /// Takes the configuration for its next start, if there is one. It keeps its name, which may have changed since.
+    pub(crate) fn renew(&mut self) {
+        if let Some(next) = self.next_config.take() {
+            let (name, uuid) = (std::mem::take(&mut self.config.name), self.config.uuid);
+            self.config = GuestConfig { name, uuid, ..next };
         }
     }
 

@@ -30,8 +30,10 @@ impl GuestRecord {
     /// missing.
     pub(super) fn from_value(mut file: Value) -> Result<Self, serde_json::Error> {
         upgrade(&mut file);
-        if let Some(config) = file.get_mut("config") {
-            fill_config(config)?;
+        for key in ["config", "next_config"] {
+            if let Some(config) = file.get_mut(key).filter(|config| !config.is_null()) {
+                fill_config(config)?;
+            }
         }
         let mut record: Self = serde_json::from_value(file.clone())?;
         record.stored = Stored { understood: serde_json::to_value(&record)?, file };

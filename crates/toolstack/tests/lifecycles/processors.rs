@@ -67,6 +67,43 @@ fn limit_of_memory_is_kept_until_the_guest_ends() {
 }
 
 #[test]
+fn guest_restarts_from_the_configuration_that_was_set_for_it() {
+    let (world, guest) = with_guest();
+    let (ts, id) = (&world.toolstack, guest.id());
+    let load = |text: &str| config::load_str("x", &format!("type='hvm'\n{text}")).config.unwrap();
+    for (wrong, why) in [
+        ("name='other'\nmemory=96", "the guest's is hello"),
+        ("name='hello'\nmemory=96\nuuid='00000000-0000-0000-0000-000000000001'", "keeps it"),
+    ] {
+        let error = ts.set_next_config(id, &load(wrong)).unwrap_err();
+        assert!(error.report().contains(why), "{}", error.report());
+    }
+    let set = ts.set_next_config(id, &load("name='hello'\nmemory=96")).unwrap();
+    assert_eq!(set, guest, "the running guest is as before");
+    ts.rename(id, "renamed", &mut |_| ()).unwrap();
+    let turn = toolstack::Turn::new(0, std::time::Duration::ZERO);
+    let again = world.successor().restart(id, turn, &mut |_| ()).unwrap();
+    assert_eq!((again.uuid, again.name.as_str()), (guest.uuid, "renamed"));
+    assert_eq!((again.config.memory, again.config.disks.len()), (KiB::from_mib(96), 0));
+    let third = world.successor().restart(id, turn, &mut |_| ()).unwrap();
+    assert_eq!(third.config, again.config);
+    destroy(&world, &third, "renewed");
+}
+
+#[test]
+fn configuration_that_cannot_be_started_leaves_the_guest() {
+    let (world, guest) = with_guest();
+    let next = "type='hvm'\nname='hello'\nmemory=64\ndisk=['/nowhere.img,raw,hda,rw']";
+    let next = config::load_str("x", next).config.unwrap();
+    world.toolstack.set_next_config(guest.id(), &next).unwrap();
+    let turn = toolstack::Turn::new(0, std::time::Duration::ZERO);
+    let error = world.successor().restart(guest.id(), turn, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::NotRestarted { .. }), "{}", error.report());
+    assert_eq!(world.successor().guests().unwrap().len(), 1);
+    destroy(&world, &guest, "not renewed");
+}
+
+#[test]
 fn a_guest_is_listed_with_what_xl_has_of_it() {
     let (world, guest) = with_guest();
     let info = world.toolstack.domain_info(guest.domid, guest.uuid).unwrap().unwrap();
