@@ -14,7 +14,7 @@ impl Toolstack {
     /// # Errors
     /// [`Cause::Unsupported`] when it is another guest's; [`Cause::NotRunning`] when the guest does not run.
     pub fn set_next_config(&self, id: GuestId, config: &GuestConfig) -> Result<Guest, Error> {
-        let mut live = Live::settled(self, id)?;
+        let mut live = Live::settled(self, id, &mut |_| ())?;
         let no = |what: String, why: String| Err(Cause::Unsupported { what, why }.into());
         let own = &live.record.config.name;
         if config.name != *own {
