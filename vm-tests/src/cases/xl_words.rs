@@ -21,16 +21,20 @@ pub(super) const CASES: &[Case] = &[
     Case::new("xl_words::create_in_the_foreground_waits_for_the_end", foreground),
 ];
 
-fn every_word() -> Result<()> {
+/// The words of the xl that is installed.
+fn words() -> Result<Vec<String>> {
     let help = run(XL, &["help"])?.good()?.stdout;
-    let words = help.lines().filter_map(|line| line.strip_prefix(' '));
-    let words: Vec<&str> = words
-        .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
+    let lines = help.lines().filter_map(|line| line.strip_prefix(' '));
+    let lines = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()));
+    let words: Vec<String> =
+        lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     ensure!(words.len() > 60, "xl help has other lines than it had: {help}");
-    for word in words {
-        let output = outrigger(&[word, "--help"])?;
+    Ok(words)
+}
+
+fn every_word() -> Result<()> {
+    for word in words()? {
+        let output = outrigger(&[&word, "--help"])?;
         let is_missing = output.status == 2 && output.stderr.starts_with("error: there is no command \"");
         ensure!(output.status == 0 || is_missing, "{output}");
     }
@@ -42,24 +46,23 @@ fn shell(script: &str) -> Result<Output> {
     run_within(seconds(300), "sh", &["-ec", script])?.good()
 }
 
+/// What scripts do with xl's list.
+const AWK: &str = r#"
+test "$(outrigger list | awk '$1 == "stocky" { print $3 }')" -ge 76
+test "$(outrigger list stocky | awk 'NR > 1 { print $4 }')" = 1
+id=$(outrigger list | awk '$1 == "stocky" { print $2 }')
+test "$(outrigger domid stocky)" = "$id"
+outrigger list | awk '$1 == "stocky" { print $5 }' | grep -q '^[r-][b-][p-][s-][-rscwS][d-]$'"#;
+
 fn script() -> Result<()> {
     let config = GuestConfig::power("stocky");
     let file = config.write()?;
-    let create = format!(
-        "outrigger create {} -q memory=80 'on_reboot=\"destroy\"'
-         test \"$(outrigger list | awk '$1 == \"stocky\" {{ print $3 }}')\" -ge 76
-         test \"$(outrigger list stocky | awk 'NR > 1 {{ print $4 }}')\" = 1
-         id=$(outrigger list | awk '$1 == \"stocky\" {{ print $2 }}')
-         test \"$(outrigger domid stocky)\" = \"$id\"
-         outrigger list | awk '$1 == \"stocky\" {{ print $5 }}' | grep -q '^[r-][b-][p-][s-][-rscwS][d-]$'",
-        file.display()
-    );
-    let said = shell(&create)?;
+    let create = format!("outrigger create {} -q memory=80 'on_reboot=\"destroy\"'", file.display());
+    let said = shell(&format!("{create}{AWK}"))?;
     ensure!(said.stdout.is_empty(), "-q is not quiet: {said}");
     let guest = Made::named("stocky")?;
     config.booted(&guest)?;
-    let console = outrigger(&["console", "-t", "serial", "-n", "0", "--no-follow", "stocky"])?.good()?;
-    ensure!(console.stdout.contains("TESTGUEST ready"), "{console}");
+    says(&["console", "-t", "serial", "-n", "0", "--no-follow", "stocky"], &["TESTGUEST ready"])?;
     shell("outrigger shutdown -a -F -w\ntest -z \"$(outrigger list | awk 'NR > 1')\"")?;
     must_be_gone("stocky")?;
     guest.leave();
@@ -69,33 +72,46 @@ fn script() -> Result<()> {
 fn options() -> Result<()> {
     let config = GuestConfig::power("optional").line("on_reboot='restart'");
     let file = config.write()?.display().to_string();
-    let dry = outrigger(&["create", "-n", &file, "memory=96", "name='dry'"])?.good()?.stdout;
-    let dry: Value = serde_json::from_str(&dry).with_context(|| format!("not JSON: {dry}"))?;
-    ensure!(dry["name"] == "dry", "later lines do not override: {dry}");
-    must_be_gone("dry")?;
-    outrigger(&["create", "-A", &file])?.refused(2, &["VNC"])?;
-    outrigger(&["create", &file, "memory=lots"])?.refused(3, &["memory"])?;
-    outrigger(&["-N", "destroy", "optional"])?.refused(2, &["-N"])?;
+    nothing_is_made(&file)?;
     outrigger(&["create", "-d", "-e", "-f", &file])?.good()?;
-    let first = must_run("optional")?;
     let guest = Made::named("optional")?;
     config.booted(&guest)?;
     guest.leave();
-    outrigger(&["reboot", "optional"])?.refused(1, &["no PV drivers"])?;
-    outrigger(&["config-update", "optional", &file, "name='other'"])?.refused(1, &["rename"])?;
-    outrigger(&["config-update", "optional", &file, "memory=80"])?.good()?;
-    outrigger(&["reboot", "-a", "-F", "-w"])?.good()?;
-    let guest = Made::named("optional")?;
-    let memory = guest.guest.memory_kib.mib();
-    ensure!(memory > first.memory_kib.mib() + 8, "it has {memory} MiB, as before config-update");
-    ensure!(guest.guest.uuid == first.uuid && guest.guest.domid != first.domid, "{:?}", guest.guest);
-    config.booted(&guest)?;
+    next_config(&config, &file)?;
     outrigger(&["vcpu-set", "-i", "optional", "1"])?.good()?;
+    pressed()
+}
+
+fn pressed() -> Result<()> {
     outrigger(&["trigger", "optional", "s3resume"])?.good()?;
     outrigger(&["button-press", "optional", "sleep"])?.good()?;
     // An abbreviation.
     outrigger(&["des", "optional"])?.good()?;
-    must_be_gone("optional")?;
+    must_be_gone("optional")
+}
+
+fn nothing_is_made(file: &str) -> Result<()> {
+    let dry = outrigger(&["create", "-n", file, "memory=96", "name='dry'"])?.good()?.stdout;
+    let dry: Value = serde_json::from_str(&dry).with_context(|| format!("not JSON: {dry}"))?;
+    ensure!(dry["name"] == "dry", "later lines do not override: {dry}");
+    must_be_gone("dry")?;
+    outrigger(&["create", "-A", file])?.refused(2, &["VNC"])?;
+    outrigger(&["create", file, "memory=lots"])?.refused(3, &["memory"])?;
+    outrigger(&["-N", "destroy", "optional"])?.refused(2, &["-N"]).map(drop)
+}
+
+/// A guest that restarts has what config-update has said, and is the same guest.
+fn next_config(config: &GuestConfig, file: &str) -> Result<()> {
+    let first = must_run("optional")?;
+    outrigger(&["reboot", "optional"])?.refused(1, &["no PV drivers"])?;
+    outrigger(&["config-update", "optional", file, "name='other'"])?.refused(1, &["rename"])?;
+    outrigger(&["config-update", "optional", file, "memory=80"])?.good()?;
+    outrigger(&["reboot", "-a", "-F", "-w"])?.good()?;
+    let guest = Made::named("optional")?;
+    let (memory, before) = (guest.guest.memory_kib.mib(), first.memory_kib.mib());
+    ensure!(memory > before + 8, "it has {memory} MiB, as before config-update");
+    ensure!(guest.guest.uuid == first.uuid && guest.guest.domid != first.domid, "{:?}", guest.guest);
+    config.booted(&guest)?;
     guest.leave();
     Ok(())
 }
@@ -107,29 +123,40 @@ fn looked_at() -> Result<()> {
     echo_through("outrigger", &["console", "-t", "serial", "looked"], "typed through -t serial")?;
     outrigger(&["console", "-t", "pv", "--no-follow", "looked"])?.good()?;
     processors()?;
-    let (domid, uuid) = (guest.guest.domid.to_string(), guest.guest.uuid.clone());
-    says(&["list", "-v", "-Z", "-c", "-n"], &["UUID", "Security-Label", "Pool-0", "Node-Affinity", &uuid])?;
-    says(&["vm-list"], &["UUID", &uuid, &domid, "looked"])?;
-    says(&["uptime"], &["Domain-0", "looked"])?;
-    says(&["uptime", "-s", "looked"], &[" up ", "looked"])?;
-    says(&["channel-list", "looked"], &["org.example", "pty"])?;
-    says(&["info", "-n"], &["Node", "Distances"])?;
-    says(&["top", "-b", "-i", "2", "-d", "1"], &["looked", "looked-dm", "running"])?;
-    for words in [
-        &["vm-list", "--json"][..],
-        &["uptime", "--json"],
-        &["channel-list", "--json", "looked"],
-        &["vcpu-list", "--json"],
-        &["info", "-n", "--json"],
-        &["top", "--json", "-i", "1"],
-    ] {
-        let text = outrigger(words)?.good()?.stdout;
-        serde_json::from_str::<Value>(&text).with_context(|| format!("{words:?}: {text}"))?;
-    }
+    tables(&guest)?;
+    documents()?;
     outrigger(&["mem-max", "looked", "63"])?.refused(1, &["mem-set"])?;
     outrigger(&["mem-max", "looked", "65"])?.refused(1, &["maxmem"])?;
     outrigger(&["mem-max", "looked", "64m"])?.good()?;
     guest.destroy()
+}
+
+fn tables(guest: &Made) -> Result<()> {
+    let (domid, uuid) = (guest.guest.domid.to_string(), &*guest.guest.uuid);
+    says(&["list", "-v", "-Z", "-c", "-n"], &["UUID", "Security-Label", "Pool-0", "Node-Affinity", uuid])?;
+    says(&["vm-list"], &["UUID", uuid, &domid, "looked"])?;
+    says(&["uptime"], &["Domain-0", "looked"])?;
+    says(&["uptime", "-s", "looked"], &[" up ", "looked"])?;
+    says(&["channel-list", "looked"], &["org.example", "pty"])?;
+    says(&["info", "-n"], &["Node", "Distances"])?;
+    says(&["top", "-b", "-i", "2", "-d", "1"], &["looked", "looked-dm", "running"])
+}
+
+const DOCUMENTS: [&[&str]; 6] = [
+    &["vm-list", "--json"],
+    &["uptime", "--json"],
+    &["channel-list", "--json", "looked"],
+    &["vcpu-list", "--json"],
+    &["info", "-n", "--json"],
+    &["top", "--json", "-i", "1"],
+];
+
+fn documents() -> Result<()> {
+    for words in DOCUMENTS {
+        let text = outrigger(words)?.good()?.stdout;
+        serde_json::from_str::<Value>(&text).with_context(|| format!("{words:?}: {text}"))?;
+    }
+    Ok(())
 }
 
 fn says(words: &[&str], expected: &[&str]) -> Result<()> {
