@@ -1,21 +1,16 @@
-//! Links libxlutil, whose structures `src/lib.rs` knows for one version only, and finds the xl of that version.
+//! Links libxlutil, whose structures `src/lib.rs` knows for one version only, and compiles what is preloaded into xl.
 
 use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const VERSION: &str = "4.17";
-/// Where the package of xl has it.
-const XL: &str = "usr/lib/xen-4.17/bin/xl";
-const PACKAGE: &str = "xen-utils-4.17";
 const SHIM: &str = "xl-shim.c";
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={SHIM}");
-    println!("cargo::rerun-if-env-changed=OUTRIGGER_XL");
-    match link().and_then(|()| xl()) {
+    match link().and_then(|()| shim()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             println!("cargo::error={problem}");
@@ -38,44 +33,17 @@ fn link() -> Result<(), String> {
     ))
 }
 
-/// Compiles what is preloaded, and finds xl: the one that is named or installed, else that of the package, which is
-/// downloaded and unpacked here and not installed.
-fn xl() -> Result<(), String> {
+/// Compiles what is preloaded into xl.
+fn shim() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     let shim = out.join("xl-shim.so");
-    run(Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(SHIM))?;
-    println!("cargo::rustc-env=XL_SHIM={}", shim.display());
-
-    let named = env::var_os("OUTRIGGER_XL").map(PathBuf::from);
-    let program =
-        match named.into_iter().chain([Path::new("/").join(XL), out.join(XL)]).find(|path| path.exists()) {
-            Some(program) => program,
-            None => download(&out)?,
-        };
-    println!("cargo::rustc-env=XL_PROGRAM={}", program.display());
-    Ok(())
-}
-
-fn download(out: &Path) -> Result<PathBuf, String> {
-    let help = |problem: String| {
-        format!("{problem}; xl {VERSION} is needed: install {PACKAGE}, or name the program in OUTRIGGER_XL")
-    };
-    run(Command::new("apt-get").args(["--quiet", "download", PACKAGE]).current_dir(out)).map_err(help)?;
-    let entries = fs::read_dir(out).map_err(|error| help(error.to_string()))?;
-    let package = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or_else(|| help(format!("apt-get has downloaded no {PACKAGE}")))?;
-    run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(out)).map_err(help)?;
-    Ok(out.join(XL))
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
+    let mut command = Command::new("cc");
+    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(SHIM);
     let output = command.output().map_err(|error| format!("{command:?} cannot be started: {error}"))?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{command:?} has failed: {}", said.lines().next_back().unwrap_or_default()));
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{command:?} has failed: {}", said.lines().next_back().unwrap_or_default()))
+    println!("cargo::rustc-env=XL_SHIM={}", shim.display());
+    Ok(())
 }
