@@ -69,7 +69,8 @@ fn text(seconds: u64, with_seconds: bool) -> String {
 }
 
 fn time_of_day() -> Result<String> {
-    let zone = TimeZone::local().context("Cannot read the time zone")?;
+    // A host without a time zone has UTC.
+    let zone = TimeZone::local().unwrap_or_else(|_| TimeZone::utc());
     let now = DateTime::now(zone.as_ref()).context("Cannot read the clock")?;
     Ok(format!("{:02}:{:02}:{:02}", now.hour(), now.minute(), now.second()))
 }
