@@ -7,7 +7,7 @@ use xen_types::Release;
 use crate::diagnostic::Diagnostic;
 use crate::document::Value;
 use crate::model::GuestConfig;
-use crate::parser::{PYTHON_ID, parse};
+use crate::parser::{PYTHON_ID, parse, parse_guest};
 use crate::source::{SourceFile, Span};
 use crate::{guest, keys};
 
@@ -145,7 +145,7 @@ fn folder_of(file: &Path) -> Option<PathBuf> {
 }
 
 fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
-    let (document, mut diagnostics) = parse(&source);
+    let (document, mut diagnostics) = parse_guest(&source);
     if diagnostics.iter().any(|d| d.id == PYTHON_ID) {
         return Loaded { source, config: None, diagnostics, newer: Vec::new() };
     }

@@ -18,19 +18,29 @@ const MAX_DIAGNOSTICS: usize = 100;
 /// Parses a file. Whatever could be understood is in the document, whatever could not is in the diagnostics.
 #[must_use]
 pub fn parse(source: &SourceFile) -> (Document, Vec<Diagnostic>) {
+    let (document, diagnostics, _) = grammar(source);
+    (document, diagnostics)
+}
+
+/// Parses a guest's file. One that is a Python program has one mistake, from which all others follow.
+pub(crate) fn parse_guest(source: &SourceFile) -> (Document, Vec<Diagnostic>) {
+    match grammar(source) {
+        (_, _, Some(span)) => (Document::default(), vec![python(span)]),
+        (document, diagnostics, None) => (document, diagnostics),
+    }
+}
+
+/// What is in a file, and its first statement of Python.
+fn grammar(source: &SourceFile) -> (Document, Vec<Diagnostic>, Option<Span>) {
     let mut diagnostics = Vec::new();
     let tokens = tokens(source, &mut diagnostics);
     let mut parser =
         Parser { source, tokens: &tokens, at: 0, depth: 0, values: 0, diagnostics, key: None, python: None };
     let document = parser.file();
-    if let Some(span) = parser.python {
-        // One mistake, from which all others follow.
-        return (Document::default(), vec![python(span)]);
-    }
-    let mut diagnostics = parser.diagnostics;
+    let (mut diagnostics, python) = (parser.diagnostics, parser.python);
     diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     diagnostics.truncate(MAX_DIAGNOSTICS);
-    (document, diagnostics)
+    (document, diagnostics, python)
 }
 
 struct Parser<'a> {
