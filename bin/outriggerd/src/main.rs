@@ -131,14 +131,19 @@ fn read_policy(path: &Path) -> Result<Policy> {
     }
 }
 
-/// Reads what xl's configuration sets for every guest. What has no effect in it is logged once.
-fn read_host(path: &Path) -> Result<HostDefaults> {
-    let loaded = config::load_host(path).with_context(|| format!("Cannot read {}", path.display()))?;
+/// Reads what xl's configuration sets for every guest. What is wrong in it, or has no effect, is logged once.
+fn read_host(path: &Path) -> HostDefaults {
+    let loaded = config::load_host(path);
     for diagnostic in &loaded.diagnostics {
         let help = diagnostic.help.join("; ");
-        tracing::warn!(%help, "{}", diagnostic.one_line(&loaded.source));
+        let text = diagnostic.one_line(&loaded.source);
+        if diagnostic.is_error() {
+            tracing::error!(%help, "{text}; no guest is created before it is corrected and outriggerd restarted");
+        } else {
+            tracing::warn!(%help, "{text}");
+        }
     }
-    Ok(loaded.defaults)
+    loaded.defaults
 }
 
 /// The factor that scales all deadlines.
@@ -148,7 +153,7 @@ fn time_scale() -> f64 {
 }
 
 async fn serve(arguments: &Arguments, toolstack: Toolstack, qmp: Qmp) -> Result<()> {
-    let host = read_host(&arguments.xl_conf)?;
+    let host = read_host(&arguments.xl_conf);
     let daemon = Daemon::start(&arguments.socket, toolstack, qmp, host).await?;
     let mut terminate = signal(SignalKind::terminate()).context("Cannot receive signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("Cannot receive signals")?;

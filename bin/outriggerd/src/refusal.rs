@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use api::types::Refusal;
+use config::HostRefusal;
 use thiserror::Error;
 use toolstack::host::HostError;
 use toolstack::{Cause, Error, HandoverError};
@@ -146,6 +147,19 @@ pub(crate) fn decider(error: &JobError) -> Option<String> {
 pub(crate) fn of_query(cause: &Cause) -> Refusal {
     let hint = hint(cause).map(str::to_owned);
     Refusal::Failed { message: cause.to_string(), causes: causes(cause), hint }
+}
+
+/// The refusal of a guest or a network interface by what `xl.conf` says.
+pub(crate) fn of_host(refused: HostRefusal) -> Refusal {
+    let message = refused.to_string();
+    match refused {
+        HostRefusal::Broken { errors } => {
+            let hint =
+                Some("correct the file and restart outriggerd; running guests are not affected".to_owned());
+            Refusal::Failed { message, causes: errors, hint }
+        }
+        HostRefusal::NoCpuAllowed => Refusal::BadConfig { diagnostics: format!("error: {message}\n") },
+    }
 }
 
 /// The error that the interface has for just this cause.

@@ -1,12 +1,13 @@
 //! `xl.conf`: what a host's administrator has set for every guest.
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
 use crate::document::Entry;
 use crate::guest;
-use crate::load::read_bounded;
+use crate::load::{MAX_FILE_SIZE, read_bounded};
 use crate::model::{Affinity, CpuSet, GrantLimits, GuestConfig, Nic};
 use crate::parser::parse;
 use crate::reader::{Reader, nearest};
@@ -25,13 +26,16 @@ pub struct HostDefaults {
     pub script: Option<String>,
     /// `vif.default.gatewaydev`.
     pub gateway_dev: Option<String>,
-    /// `vif.default.backend`; absent: dom0.
-    pub backend: Option<String>,
     /// `vm.cpumask` and `vm.hvm.cpumask` together: where HVM guests may run; absent: everywhere.
     pub cpus: Option<CpuSet>,
     /// `max_grant_frames`, `max_maptrack_frames`, `max_grant_version`.
     pub grants: GrantLimits,
+    /// What is wrong in the file, one line each with its place; as long as there is something, nothing is made by it.
+    pub errors: Vec<String>,
 }
+
+/// How many errors of the file are kept.
+const MAX_ERRORS: usize = 10;
 
 /// Whether dom0's memory shrinks for a guest (`autoballoon`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,14 +49,14 @@ pub enum Autoballoon {
     Auto,
 }
 
-/// An `xl.conf` that was read. What is wrong in it is reported and does not count.
+/// An `xl.conf` that was read, or could not be: the errors are in [`HostDefaults::errors`], too.
 #[derive(Clone, Debug)]
 pub struct LoadedHost {
     /// The file, for rendering the diagnostics.
     pub source: SourceFile,
     /// What it says.
     pub defaults: HostDefaults,
-    /// Everything in it that has no effect, in the file's order.
+    /// Errors, and warnings of what has no effect, in the file's order.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -85,17 +89,35 @@ const READ: &[&str] = &[
     "vm.hvm.cpumask",
 ];
 
-/// Reads the file. Without one, everything is at its default.
-///
-/// # Errors
-/// When it exists and cannot be read.
-pub fn load_host(path: &Path) -> io::Result<LoadedHost> {
+/// Reads the file. Without one, everything is at its default; one that cannot be read is an error like those in it.
+#[must_use]
+pub fn load_host(path: &Path) -> LoadedHost {
     let name = path.display().to_string();
-    match read_bounded(path) {
-        Ok(bytes) => Ok(of_source(SourceFile::from_bytes(name, &bytes))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(load_host_str(&name, "")),
-        Err(error) => Err(error),
+    match read_regular(path) {
+        Ok(bytes) if bytes.len() as u64 > MAX_FILE_SIZE => {
+            let message = format!("The file is larger than {MAX_FILE_SIZE} bytes");
+            failed(name, Diagnostic::error("config::too-large", message))
+        }
+        Ok(bytes) => of_source(SourceFile::from_bytes(name, &bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => load_host_str(&name, ""),
+        Err(error) => {
+            let message = format!("The file could not be read: {error}");
+            failed(name, Diagnostic::error("config::unreadable", message))
+        }
     }
+}
+
+/// The bytes of a file. Opening a FIFO would wait for its writer.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() {
+        read_bounded(path)
+    } else {
+        Err(io::Error::other("it is not a regular file"))
+    }
+}
+
+fn failed(name: String, diagnostic: Diagnostic) -> LoadedHost {
+    finished(SourceFile::new(name, ""), HostDefaults::default(), vec![diagnostic])
 }
 
 /// Reads what is in memory; `name` is what diagnostics call it.
@@ -113,6 +135,17 @@ fn of_source(source: SourceFile) -> LoadedHost {
     let defaults = read(&mut reader);
     diagnostics.append(&mut reader.diagnostics);
     diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
+    finished(source, defaults, diagnostics)
+}
+
+/// Keeps the errors: a line that cannot be read may be the one that keeps guests off some CPUs.
+fn finished(source: SourceFile, defaults: HostDefaults, diagnostics: Vec<Diagnostic>) -> LoadedHost {
+    let errors = diagnostics.iter().filter(|d| d.is_error()).take(MAX_ERRORS);
+    let errors = errors.map(|d| {
+        let help = d.help.iter().map(|help| format!("; {help}"));
+        std::iter::once(d.one_line(&source)).chain(help).collect()
+    });
+    let defaults = HostDefaults { errors: errors.collect(), ..defaults };
     LoadedHost { source, defaults, diagnostics }
 }
 
@@ -134,6 +167,7 @@ fn judge(entry: &Entry) -> Option<Diagnostic> {
 }
 
 fn read(reader: &mut Reader<'_>) -> HostDefaults {
+    check_backend(reader);
     let on = [
         ("on", Autoballoon::On),
         ("1", Autoballoon::On),
@@ -141,23 +175,37 @@ fn read(reader: &mut Reader<'_>) -> HostDefaults {
         ("0", Autoballoon::Off),
         ("auto", Autoballoon::Auto),
     ];
-    let frames = 0..=i32::MAX as u32;
+    let most = i32::MAX as u32;
     HostDefaults {
         autoballoon: reader.word("autoballoon", &on).unwrap_or_default(),
         lock_file: reader.path("lockfile"),
         bridge: newer(reader, "vif.default.bridge", "defaultbridge"),
-        script: newer(reader, "vif.default.script", "vifscript"),
+        script: newer(reader, "vif.default.script", "vifscript").filter(|script| !is_usual(script)),
         gateway_dev: reader.text("vif.default.gatewaydev"),
-        backend: reader.text("vif.default.backend").filter(|name| !matches!(name.as_str(), "0" | "Domain-0")),
         cpus: cpus(reader),
         grants: GrantLimits {
-            max_grant_frames: reader.u32("max_grant_frames", frames.clone()),
-            max_maptrack_frames: reader.u32("max_maptrack_frames", frames),
+            max_grant_frames: reader.u32("max_grant_frames", 1..=most),
+            max_maptrack_frames: reader.u32("max_maptrack_frames", 0..=most),
             max_version: reader
                 .u32("max_grant_version", 0..=2)
                 .and_then(|version| u8::try_from(version).ok()),
         },
+        errors: Vec::new(),
     }
+}
+
+/// Backends run only in dom0.
+fn check_backend(reader: &mut Reader<'_>) {
+    let Some(backend) = reader.text("vif.default.backend") else { return };
+    if !matches!(backend.as_str(), "0" | "Domain-0") {
+        let span = reader.value_span("vif.default.backend");
+        reader.refuse("vif.default.backend", span, "backends run only in dom0; remove the line from xl.conf");
+    }
+}
+
+/// xl's own default, which joins the bridge, as is done without a script.
+fn is_usual(script: &str) -> bool {
+    matches!(script, "vif-bridge" | "/etc/xen/scripts/vif-bridge")
 }
 
 /// A key that has replaced another one.
@@ -188,21 +236,31 @@ fn mask(reader: &mut Reader<'_>, key: &'static str) -> Option<CpuSet> {
     guest::cpu_set(reader, atom)
 }
 
-/// The guest may run on no CPU that the host's administrator allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`cpus` names only CPUs that xl.conf does not allow: its `vm.cpumask` and `vm.hvm.cpumask` exclude them"
-)]
-pub struct NoCpuAllowed;
+/// Why a guest or a network interface is not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostRefusal {
+    /// The file has errors.
+    #[error("No guest or network interface is created, because xl.conf has errors")]
+    Broken {
+        /// [`HostDefaults::errors`].
+        errors: Vec<String>,
+    },
+    /// The guest may run on no CPU that the host's administrator allows.
+    #[error(
+        "`cpus` names only CPUs that xl.conf does not allow: its `vm.cpumask` and `vm.hvm.cpumask` exclude them"
+    )]
+    NoCpuAllowed,
+}
 
 impl HostDefaults {
     /// Gives a guest what its configuration leaves open, and keeps it on the CPUs that are allowed.
     ///
     /// # Errors
-    /// [`NoCpuAllowed`].
-    pub fn apply(&self, guest: &mut GuestConfig) -> Result<(), NoCpuAllowed> {
+    /// [`HostRefusal`].
+    pub fn apply(&self, guest: &mut GuestConfig) -> Result<(), HostRefusal> {
+        self.check()?;
         for nic in &mut guest.nics {
-            self.apply_nic(nic);
+            self.apply_nic(nic)?;
         }
         if let Some(allowed) = &self.cpus {
             guest.affinity = restrict(&guest.affinity, allowed, guest.max_vcpus)?;
@@ -215,22 +273,33 @@ impl HostDefaults {
     }
 
     /// Gives a network interface what its configuration leaves open.
-    pub fn apply_nic(&self, nic: &mut Nic) {
+    ///
+    /// # Errors
+    /// [`HostRefusal::Broken`].
+    pub fn apply_nic(&self, nic: &mut Nic) -> Result<(), HostRefusal> {
+        self.check()?;
         for (slot, default) in [
             (&mut nic.bridge, &self.bridge),
             (&mut nic.script, &self.script),
             (&mut nic.gateway_dev, &self.gateway_dev),
-            (&mut nic.backend, &self.backend),
         ] {
             if slot.is_none() {
                 slot.clone_from(default);
             }
         }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), HostRefusal> {
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        Err(HostRefusal::Broken { errors: self.errors.clone() })
     }
 }
 
-fn restrict(affinity: &Affinity, allowed: &CpuSet, vcpus: u32) -> Result<Affinity, NoCpuAllowed> {
-    let within = |cpus: &CpuSet| cpus.intersection(allowed).ok_or(NoCpuAllowed);
+fn restrict(affinity: &Affinity, allowed: &CpuSet, vcpus: u32) -> Result<Affinity, HostRefusal> {
+    let within = |cpus: &CpuSet| cpus.intersection(allowed).ok_or(HostRefusal::NoCpuAllowed);
     Ok(match affinity {
         Affinity::Any => Affinity::All(allowed.clone()),
         Affinity::All(cpus) => Affinity::All(within(cpus)?),
@@ -259,7 +328,7 @@ mod tests {
     fn defaults_fill_what_a_guest_leaves_open() {
         let loaded = host(
             "autoballoon=\"off\"\nlockfile=\"/run/xl\"\nvif.default.bridge=\"br0\"\n\
-             vif.default.script=\"vif-openvswitch\"\nvif.default.backend=\"net\"\nvm.hvm.cpumask=\"0-3\"\n\
+             vif.default.script=\"vif-openvswitch\"\nvif.default.backend=\"Domain-0\"\nvm.hvm.cpumask=\"0-3\"\n\
              max_grant_frames=32\n",
         );
         assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
@@ -274,7 +343,7 @@ mod tests {
             (Some("br0"), Some("vif-openvswitch"))
         );
         assert_eq!((second.bridge.as_deref(), second.script.as_deref()), (Some("br7"), Some("vif-bridge")));
-        assert_eq!(second.backend.as_deref(), Some("net"));
+        assert_eq!(second.backend, None);
         assert_eq!(guest.affinity, Affinity::All("2-3".parse().unwrap()));
         assert_eq!(guest.grants.max_grant_frames, Some(32));
     }
@@ -291,23 +360,96 @@ mod tests {
         let set = |text: &str| -> CpuSet { text.parse().unwrap() };
         assert_eq!(guest(""), Ok(Affinity::All(set("2-3"))));
         assert_eq!(guest("cpus=['3']"), Ok(Affinity::Each(vec![set("3"), set("2-3")])));
-        assert_eq!(guest("cpus='4-7'"), Err(NoCpuAllowed));
+        assert_eq!(guest("cpus='4-7'"), Err(HostRefusal::NoCpuAllowed));
     }
 
     #[test]
-    fn rest_is_warned_of_and_does_not_count() {
-        assert_eq!(
-            said("claim_mode=1\nvif.default.bridg=\"x\"\nautoballoon=\"maybe\"\nmax_grant_frames=x\n"),
-            [
-                "xl.conf:1:1: warning[config::no-effect]: `claim_mode` has no effect",
-                "xl.conf:2:1: warning[config::unknown-key]: `vif.default.bridg` is not a key of xl.conf",
-                "xl.conf:3:13: error[config::unknown-value]: `autoballoon` has no value \"maybe\"",
-                "xl.conf:4:18: error[config::syntax]: A value was expected, not `x`",
-            ]
-        );
-        assert_eq!(host("autoballoon=\"maybe\"\n").defaults, HostDefaults::default());
+    fn errors_keep_guests_from_being_made_and_warnings_do_not() {
+        let text = "claim_mode=1\nvif.default.bridg=\"x\"\n";
+        let warnings = [
+            "xl.conf:1:1: warning[config::no-effect]: `claim_mode` has no effect",
+            "xl.conf:2:1: warning[config::unknown-key]: `vif.default.bridg` is not a key of xl.conf",
+        ];
+        assert_eq!(said(text), warnings);
+        assert!(refused_by(&host(text)).is_empty());
         assert!(said("# nothing\n").is_empty());
-        assert_eq!(load_host(Path::new("/nonexistent/xl.conf")).unwrap().defaults, HostDefaults::default());
+        for (text, error) in [
+            ("autoballoon=\"maybe\"", "1:13: error[config::unknown-value]: `autoballoon` has no value"),
+            ("max_grant_frames=x", "1:18: error[config::syntax]: A value was expected, not `x`"),
+            ("max_grant_frames=0", "1:18: error[config::out-of-range]: `max_grant_frames` must be from 1"),
+            ("vm.cpumask=\"0-1", "1:12: error[config::unterminated-string]"),
+            ("vm.cpumask=\"0-1\"\nvm.hvm.cpumask=\"2\"", "2:16: error[config::conflict]"),
+            ("vif.default.backend=\"net\"", "1:21: error[config::refused]: `vif.default.backend` is not"),
+        ] {
+            let loaded = host(text);
+            let errors = refused_by(&loaded);
+            assert!(matches!(errors.as_slice(), [one] if one.contains(error)), "{text}: {errors:?}");
+            let mut nic = crate::load_nic("vif", "backend=Domain-0", 0).device.unwrap();
+            assert_eq!(loaded.defaults.apply_nic(&mut nic), Err(HostRefusal::Broken { errors }));
+        }
+    }
+
+    /// The errors for which a guest is refused.
+    fn refused_by(host: &LoadedHost) -> Vec<String> {
+        let mut guest = crate::load_str("g", "type='hvm'\nname='g'\nmemory=64\n").config.unwrap();
+        match host.defaults.apply(&mut guest) {
+            Err(HostRefusal::Broken { errors }) => errors,
+            other => other.map(|()| Vec::new()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn file_that_cannot_be_read_is_an_error_and_one_that_is_missing_is_none() {
+        assert_eq!(load_host(Path::new("/nonexistent/xl.conf")).defaults, HostDefaults::default());
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("xl.conf");
+        std::fs::write(&large, vec![b'\n'; (1 << 20) + 1]).unwrap();
+        for (path, error) in [
+            (
+                folder.path(),
+                "error[config::unreadable]: The file could not be read: it is not a regular file",
+            ),
+            (Path::new("/dev/zero"), "it is not a regular file"),
+            (&large, "error[config::too-large]"),
+        ] {
+            let errors = refused_by(&load_host(path));
+            let name = path.display().to_string();
+            assert!(
+                matches!(errors.as_slice(), [one] if one.starts_with(&name) && one.contains(error)),
+                "{errors:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn usual_script_is_no_script() {
+        assert_eq!(
+            host("vif.default.script=\"vif-bridge\"\nvifscript=\"vif-route\"\n").defaults.script,
+            None
+        );
+        assert_eq!(host("vifscript=\"vif-route\"\n").defaults.script.as_deref(), Some("vif-route"));
+    }
+
+    #[test]
+    fn bridge_with_vlans_takes_its_script_from_here() {
+        let loaded = crate::load_nic("vif", "bridge=ovsbr0:42", 0);
+        assert!(
+            matches!(loaded.diagnostics.as_slice(), [one] if one.id == "config::vlans" && !one.is_error())
+        );
+        let mut nic = loaded.device.unwrap();
+        host("vif.default.script=\"vif-openvswitch\"\n").defaults.apply_nic(&mut nic).unwrap();
+        assert_eq!(nic.script.as_deref(), Some("vif-openvswitch"));
+    }
+
+    #[test]
+    fn words_of_python_in_a_stray_line_hide_no_other_line() {
+        let text = "vm.hvm.cpumask=\"0-3\"\nfor HVM guests only\n";
+        assert_eq!(
+            said(text),
+            ["xl.conf:2:5: error[config::unexpected-character]: `H` is not expected here"]
+        );
+        assert_eq!(host(text).defaults.cpus, Some("0-3".parse().unwrap()));
+        assert_eq!(refused_by(&host(text)).len(), 1);
     }
 
     #[test]

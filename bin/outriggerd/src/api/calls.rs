@@ -7,7 +7,7 @@ use api::types::{
     CreateParameters, Guests, HostInfo, Info, Inspection, Monitored, OneGuest, QmpSocket, Refusal,
     RestoreParameters,
 };
-use config::{NoCpuAllowed, Uuid};
+use config::Uuid;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::broadcast::error::RecvError;
@@ -233,8 +233,7 @@ impl Calls {
         let Some(mut config) = loaded.config else {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
-        let bad = |error: NoCpuAllowed| Refusal::BadConfig { diagnostics: error.to_string() };
-        self.shared.host.apply(&mut config).map_err(bad)?;
+        self.shared.host.apply(&mut config).map_err(refusal::of_host)?;
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
         let new = NewGuest::Configured(Box::new(config), options);
         driver::create(&self.shared, new, Some(replies.clone()))

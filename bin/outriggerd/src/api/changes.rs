@@ -13,7 +13,7 @@ use xen_types::KiB;
 
 use crate::guest::registry::{Key, Registry};
 use crate::guest::request::{Change, MIGRATE};
-use crate::refusal::JobError;
+use crate::refusal::{self, JobError};
 
 impl Change {
     fn new(
@@ -103,7 +103,7 @@ impl Change {
     /// Attaches a network interface.
     pub(super) fn network_attach(parameters: &NetworkAttach, host: &HostDefaults) -> Result<Self, Refusal> {
         let mut nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
-        host.apply_nic(&mut nic);
+        host.apply_nic(&mut nic).map_err(refusal::of_host)?;
         Ok(Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?)))
     }
 

@@ -3,7 +3,7 @@
 use std::thread;
 
 use api::types::{Guests, HostInfo, Info, Inspection, Outcome, Progress, Refusal, State, Via};
-use serde_json::json;
+use serde_json::{Value, json};
 use toolstack::Toolstack;
 use toolstack::operation::{Faults, Side};
 use xen::{Errno, ShutdownReason};
@@ -49,6 +49,21 @@ fn what_a_configuration_leaves_open_is_that_of_xl_conf() {
     // What a test's host lacks is asked for by its name.
     let told = format!("{:?}", failure(service.create("name = \"other\"\nvif = [ \"\" ]")));
     assert!(told.contains("br9"), "{told}");
+}
+
+#[test]
+fn nothing_creates_a_guest_or_interface_while_xl_conf_has_errors() {
+    let world = World::new();
+    let service = world.start_on(config::load_host_str("xl.conf", "\nvm.hvm.cpumask=2-3\n").defaults);
+    let nic = json!({ "guest": "hello", "vif": "" });
+    let attach = service.client().call::<_, Value>("NetworkAttach", &nic).map(|_| ());
+    for refused in [failure(service.create("")), failure(attach)] {
+        let Refusal::Failed { causes, hint, .. } = refused else { panic!("{refused:?}") };
+        assert!(matches!(causes.as_slice(), [one] if one.starts_with("xl.conf:2:")), "{causes:?}");
+        assert!(hint.unwrap().contains("restart outriggerd"));
+    }
+    assert_eq!(service.list(), []);
+    world.check_clean();
 }
 
 #[test]

@@ -92,16 +92,17 @@ pub(super) fn parse(atom: &Atom, devid: u32, reader: &mut Reader<'_>) -> Nic {
     nic
 }
 
-/// A bridge with VLANs (`ovsbr0:42`) is an argument of a script, Open vSwitch's, and no device of dom0.
+/// A bridge with VLANs (`ovsbr0:42`) is an argument of a script, Open vSwitch's, and no device of dom0. Whether xl.conf
+/// sets a script is known to the daemon only.
 fn check_bridge(nic: &Nic, span: Span, reader: &mut Reader<'_>) {
     if let Some(bridge) = nic.bridge.as_ref().filter(|bridge| nic.script.is_none() && bridge.contains(':')) {
         reader.push(
-            Diagnostic::error(
-                "config::bad-vif",
+            Diagnostic::warning(
+                "config::vlans",
                 format!("The bridge {bridge} names VLANs, which need a script"),
             )
             .at(span)
-            .help("add `script=vif-openvswitch`"),
+            .help("add `script=vif-openvswitch`, unless xl.conf sets `vif.default.script`"),
         );
     }
 }
