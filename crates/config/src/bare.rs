@@ -91,11 +91,11 @@ fn hyphen(key: &str, rest: &str, at: usize) -> Mistake {
     let word = rest.get(..length).unwrap_or_default();
     let name = format!("{key}{word}").replace('-', "_");
     let span = Span::new(at.saturating_sub(key.len()), at + length);
-    let diagnostic = Diagnostic::error("config::syntax", "Keys have no hyphen").at(span);
+    let diagnostic = Diagnostic::error("config::syntax", "A key cannot contain a hyphen").at(span);
     let no_effect = foreign::find(&name).is_some()
         || keys::find(&name).is_some_and(|key| matches!(key.treatment, Treatment::NoEffect { .. }));
     let help = if no_effect {
-        format!("remove the line: even as `{name}`, it has no effect")
+        format!("remove the line; `{name}` has no effect either")
     } else if keys::find(&name).is_some() {
         format!("write `{name}`")
     } else {
@@ -110,11 +110,11 @@ fn value(key: &str, rest: &str, at: usize) -> Mistake {
     let word = rest.get(..length).unwrap_or_default();
     if word.contains('(') {
         let length = until(rest, &['\n', '#']);
-        return Mistake { length, ..syntax("A value cannot be computed here", at, word.len()) }
-            .help("Python is not supported; write the result of the expression");
+        return Mistake { length, ..syntax("Expressions are not supported", at, word.len()) }
+            .help("write the result of the expression");
     }
     if let Some(help) = units::help(key, word) {
-        return syntax("Numbers have no unit", at, length).help(help);
+        return syntax("Numbers are written without a unit", at, length).help(help);
     }
     let help = match word {
         "True" => "write `1`".to_owned(),

@@ -26,6 +26,22 @@ pub enum Treatment {
     },
 }
 
+impl Treatment {
+    /// Whether the guest is the same without the key.
+    #[must_use]
+    pub const fn is_idle(self) -> bool {
+        matches!(self, Self::NoEffect { .. })
+    }
+
+    const fn rank(self) -> u8 {
+        match self {
+            Self::Used => 0,
+            Self::Refused { .. } => 1,
+            Self::NoEffect { .. } => 2,
+        }
+    }
+}
+
 /// Values that say the same as leaving the key out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harmless {
@@ -77,15 +93,27 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.binary_search_by(|key| key.name.cmp(name)).ok().and_then(|at| KEYS.get(at))
 }
 
-/// The known key whose name is nearest to a wrong one, if any is near.
+/// The longest name that is compared with the known keys, in bytes: no misspelt key is longer.
+const MAX_COMPARED: usize = 64;
+
+/// The known keys whose names are near to a wrong one, the nearest first, and of equally near ones those first that
+/// matter most.
 #[must_use]
-pub fn nearest(name: &str) -> Option<&'static str> {
-    let limit = (name.chars().count() / 3).clamp(1, 3);
-    KEYS.iter()
-        .map(|key| (strsim::damerau_levenshtein(name, key.name), key.name))
+pub fn near(name: &str) -> Vec<&'static Key> {
+    if name.len() > MAX_COMPARED {
+        return Vec::new();
+    }
+    let length = name.chars().count();
+    let limit = (length / 3).clamp(1, 3);
+    let mut near: Vec<(usize, &Key)> = KEYS
+        .iter()
+        // The distance is at least the difference of the lengths.
+        .filter(|key| key.name.len().abs_diff(length) <= limit)
+        .map(|key| (strsim::damerau_levenshtein(name, key.name), key))
         .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+        .collect();
+    near.sort_by_key(|(distance, key)| (*distance, key.treatment.rank()));
+    near.into_iter().map(|(_, key)| key).collect()
 }
 
 const fn used(name: &'static str) -> Key {
@@ -228,7 +256,7 @@ pub static KEYS: &[Key] = &[
     no_effect(
         "passthrough",
         Words(&["default", "disabled"]),
-        "no device can be passed to this guest, so that the IOMMU is not set up for it",
+        "no device can be passed through to this guest, so the IOMMU is not set up for it",
     ),
     refused("pci", Empty, PCI),
     no_effect("pci_msitranslate", Zero, PCI_OPTION),
@@ -351,8 +379,53 @@ mod tests {
         for (wrong, right) in
             [("memmory", "memory"), ("vcpu", "vcpus"), ("on_powerof", "on_poweroff"), ("dsik", "disk")]
         {
-            assert_eq!(nearest(wrong), Some(right));
+            assert_eq!(near(wrong).first().map(|key| key.name), Some(right));
         }
-        assert_eq!(nearest("frobnicate"), None);
+        assert_eq!(near("frobnicate"), Vec::<&Key>::new());
+        assert_eq!(near(&"memory".repeat(11)), Vec::<&Key>::new());
+    }
+
+    #[test]
+    fn of_equally_near_keys_the_one_that_matters_comes_first() {
+        for (wrong, right) in
+            [("vfi", "vif"), ("vf", "vif"), ("gap", "hap"), ("vsnc", "vsnd"), ("vgb", "vga")]
+        {
+            assert_eq!(near(wrong).first().map(|key| key.name), Some(right), "{wrong}");
+        }
+    }
+
+    /// Everything that is one insertion, deletion, replacement or exchange of neighbours away.
+    fn slips(name: &str) -> Vec<String> {
+        let letters = || ('a'..='z').chain('0'..='9').chain(['_']);
+        let mut slips = Vec::new();
+        for at in 0..=name.len() {
+            let (before, after) = name.split_at(at);
+            slips.extend(letters().map(|letter| format!("{before}{letter}{after}")));
+            let Some(first) = after.chars().next() else { continue };
+            let rest = &after[1..];
+            slips.push(format!("{before}{rest}"));
+            slips.extend(letters().map(|letter| format!("{before}{letter}{rest}")));
+            if let Some(second) = rest.chars().next() {
+                slips.push(format!("{before}{second}{first}{}", &rest[1..]));
+            }
+        }
+        slips
+    }
+
+    #[test]
+    fn every_slip_in_a_used_key_is_an_error_or_another_known_key() {
+        for key in KEYS.iter().filter(|key| key.treatment == Treatment::Used) {
+            for slip in slips(key.name) {
+                if !slip.starts_with(|c: char| c.is_ascii_lowercase())
+                    || find(&slip).is_some()
+                    || crate::foreign::find(&slip).is_some()
+                {
+                    continue;
+                }
+                let loaded = crate::load_str("slip", &format!("{slip} = [ 'x' ]\n"));
+                let said = loaded.diagnostics.iter().any(|d| d.is_error() && d.id == "config::unknown-key");
+                assert!(said, "{slip} for {}", key.name);
+            }
+        }
     }
 }

@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
         self.push(
             Diagnostic::warning("config::relative-path", message)
                 .at(span)
-                .help("xl would start from the directory that it runs in: write the absolute path"),
+                .help("xl resolves it against its working directory; write an absolute path"),
         );
         Some(absolute)
     }

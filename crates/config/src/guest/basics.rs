@@ -143,12 +143,12 @@ pub(super) fn memory(reader: &mut Reader<'_>) -> Memory {
 fn warn_of_populate_on_demand(reader: &mut Reader<'_>, memory: KiB) {
     let (large, small) = (reader.value_span("maxmem"), reader.value_span("memory"));
     reader.push(
-        Diagnostic::warning("config::populate-on-demand", "`maxmem` is more than `memory`")
+        Diagnostic::warning("config::populate-on-demand", "`maxmem` exceeds `memory`")
             .at(large)
             .also(small, "the guest has this much")
             .help(format!(
-                "a guest without a balloon driver is killed when it has touched more than {memory}; if it has none, \
-                 make both the same"
+                "without a balloon driver, the guest is killed once it uses more than {memory}; in that case set both \
+                 to the same value"
             )),
     );
 }

@@ -53,7 +53,7 @@ fn check_shared(images: &mut Images, disk: &Disk, span: Span, reader: &mut Reade
         reader.push(
             Diagnostic::error(
                 "config::conflict",
-                format!("Two disks have {path}, and one of them may write to it"),
+                format!("Two disks use {path}, and at least one is writable"),
             )
             .at(span)
             .also(*other, "the other one")
@@ -203,10 +203,10 @@ fn warn_of_container(target: &str, span: Span, reader: &mut Reader<'_>) {
         reader.push(
             Diagnostic::warning(
                 "config::container-as-raw",
-                format!("The name says {end}, and the guest gets the bytes of the file as they are"),
+                format!("The file is named like a {end} image, but it is served as raw"),
             )
             .at(span)
-            .help("if it is no raw image, convert it with `qemu-img convert -O raw`"),
+            .help("if it is not a raw image, convert it with `qemu-img convert -O raw`"),
         );
     }
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Document, Entry, Value};
 use crate::foreign;
-use crate::keys::{self, Treatment};
+use crate::keys::{self, Key, Treatment};
 use crate::model::{CpuSet, Disk, GuestConfig, Nic, Rate, Vdev};
 use crate::reader::{Reader, refusal};
 
@@ -93,30 +93,50 @@ fn judge(entry: &Entry) -> Option<Diagnostic> {
     })
 }
 
-/// A key that is not xl's: an error only if it looks like one that is.
+/// A key that is not xl's: an error only if it looks like one that makes a difference.
 fn unknown(entry: &Entry) -> Option<Diagnostic> {
+    let message = format!("`{}` is not a key", entry.key);
+    if let Some(meant) = foreign::synonym(&entry.key, &entry.value).and_then(keys::find) {
+        return Some(misspelt(message, meant).at(entry.key_span));
+    }
     if let Some(program) = foreign::find(&entry.key) {
         let is_default = match &entry.value {
             Value::Atom(atom) => foreign::is_default(&entry.key, atom.text.as_str()),
             Value::List(_) => false,
         };
-        return (!is_default).then(|| no_effect(entry, program.why()));
+        let diagnostic = no_effect(entry, program.why());
+        let diagnostic = match foreign::instead(&entry.key) {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        };
+        return (!is_default).then_some(diagnostic);
     }
-    let message = format!("`{}` is not a key", entry.key);
-    let near = keys::nearest(&entry.key).and_then(keys::find);
-    let diagnostic = match near.map(|key| (key.name, key.treatment)) {
-        Some((near, Treatment::Used)) => {
-            Diagnostic::error(UNKNOWN_KEY, message).help(format!("did you mean `{near}`?"))
-        }
-        // What is recommended must not be refused afterwards.
-        Some((near, Treatment::Refused { why, .. })) => Diagnostic::error(UNKNOWN_KEY, message)
-            .help(format!("if `{near}` was meant, it is not supported: {why}")),
-        Some((near, Treatment::NoEffect { .. })) => Diagnostic::warning(UNKNOWN_KEY, message)
-            .help(format!("even as `{near}`, it has no effect; the line can be removed")),
-        None => Diagnostic::warning(UNKNOWN_KEY, message)
+    let near = keys::near(&entry.key);
+    let diagnostic = match (near.iter().find(|key| !key.treatment.is_idle()), near.first()) {
+        // The line may be one that matters, although another key is nearer.
+        (Some(meant), Some(nearest)) if nearest.treatment.is_idle() => misspelt(message, meant)
+            .help(format!("if `{}` was meant, remove the line: it has no effect", nearest.name)),
+        (Some(meant), _) => misspelt(message, meant),
+        (None, Some(nearest)) => Diagnostic::warning(UNKNOWN_KEY, message).help(format!(
+            "`{}`, the nearest key, has no effect either; you can remove the line",
+            nearest.name
+        )),
+        (None, None) => Diagnostic::warning(UNKNOWN_KEY, message)
             .help("it has no effect, and no release of xl knows it; the line can be removed"),
     };
     Some(diagnostic.at(entry.key_span))
+}
+
+/// A wrong name of a key that makes a difference to the guest.
+fn misspelt(message: String, meant: &Key) -> Diagnostic {
+    let help = match meant.treatment {
+        // What is recommended must not be refused afterwards.
+        Treatment::Refused { why, .. } => {
+            format!("if `{}` was meant, it is not supported: {why}", meant.name)
+        }
+        Treatment::Used | Treatment::NoEffect { .. } => format!("did you mean `{}`?", meant.name),
+    };
+    Diagnostic::error(UNKNOWN_KEY, message).help(help)
 }
 
 fn no_effect(entry: &Entry, why: &str) -> Diagnostic {

@@ -60,7 +60,7 @@ fn warn_of_blank(reader: &mut Reader<'_>, atom: &Atom) {
     reader.push(
         Diagnostic::warning(
             "config::one-argument",
-            "This is one argument with a blank in it, which QEMU does not know",
+            "This is a single argument that contains a blank; QEMU will not recognize it",
         )
         .at(atom.span)
         .help(format!("write an option and its value as two strings: `\"{option}\", \"{}\"`", value.trim())),
