@@ -313,11 +313,7 @@ pub static KEYS: &[Key] = &[
     used("tsc_mode"),
     used("type"),
     used("usb"),
-    no_effect(
-        "usbctrl",
-        Empty,
-        "PV USB is not supported yet, and no device of this guest is on this controller",
-    ),
+    used("usbctrl"),
     refused("usbdev", Empty, HARDWARE),
     used("usbdevice"),
     used("usbversion"),

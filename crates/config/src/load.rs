@@ -14,6 +14,11 @@ use crate::{guest, keys};
 /// The largest file that is read, in bytes.
 pub const MAX_FILE_SIZE: u64 = 1 << 20;
 
+/// The most diagnostics that are kept of one file.
+pub const MAX_DIAGNOSTICS: usize = 100;
+/// The note about those that are not.
+const MORE_ID: &str = "config::more";
+
 /// A configuration file that was read: the guest, if there was no error, and what there is to say of the file.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -21,8 +26,11 @@ pub struct Loaded {
     pub source: SourceFile,
     /// The guest; absent when there was an error.
     pub config: Option<GuestConfig>,
-    /// Errors and warnings, in the file's order.
+    /// Errors and warnings, in the file's order: [`MAX_DIAGNOSTICS`] at most, errors before others, and a note about
+    /// how many more there are.
     pub diagnostics: Vec<Diagnostic>,
+    /// How many were left out.
+    omitted: usize,
     /// The keys that came after Xen 4.17.
     newer: Vec<Newer>,
 }
@@ -77,8 +85,19 @@ impl Loaded {
         }
     }
 
+    /// Sorts the diagnostics and leaves out what is too much.
     fn sort(&mut self) {
+        self.diagnostics.retain(|d| d.id != MORE_ID);
+        if self.diagnostics.len() > MAX_DIAGNOSTICS {
+            self.diagnostics.sort_by_key(|d| (!d.is_error(), d.span.is_none(), d.span));
+            self.omitted += self.diagnostics.len() - MAX_DIAGNOSTICS;
+            self.diagnostics.truncate(MAX_DIAGNOSTICS);
+        }
         self.diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
+        if self.omitted > 0 {
+            let message = format!("The file has {} more errors and warnings", self.omitted);
+            self.diagnostics.push(Diagnostic::note(MORE_ID, message));
+        }
     }
 
     /// How many of the diagnostics are errors.
@@ -147,7 +166,7 @@ fn folder_of(file: &Path) -> Option<PathBuf> {
 fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
     let (document, mut diagnostics) = parse_guest(&source);
     if diagnostics.iter().any(|d| d.id == PYTHON_ID) {
-        return Loaded { source, config: None, diagnostics, newer: Vec::new() };
+        return Loaded { source, config: None, diagnostics, omitted: 0, newer: Vec::new() };
     }
     let broken = diagnostics.iter().any(Diagnostic::is_error);
     let (config, more) = guest::convert(&document, folder);
@@ -155,14 +174,15 @@ fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
         // What a broken line would have said is not missing.
         !(broken && d.span.is_none() && matches!(d.id, "config::missing-key" | guest::NOT_HVM))
     }));
-    diagnostics.sort_by_key(|d| (d.span.is_none(), d.span));
     let config = if diagnostics.iter().any(Diagnostic::is_error) { None } else { config };
     let newer = document.settings.iter().filter_map(|setting| {
         let key = keys::find(&setting.key)?;
         Some(Newer { key: key.name, since: key.since?, span: setting.key_span })
     });
     let newer = newer.collect();
-    Loaded { source, config, diagnostics, newer }
+    let mut loaded = Loaded { source, config, diagnostics, omitted: 0, newer };
+    loaded.sort();
+    loaded
 }
 
 /// A file's bytes, one more than is allowed at most, so that a larger file is noticed.
@@ -177,6 +197,7 @@ fn failed(name: String, diagnostic: Diagnostic) -> Loaded {
         source: SourceFile::new(name, ""),
         config: None,
         diagnostics: vec![diagnostic],
+        omitted: 0,
         newer: Vec::new(),
     }
 }
@@ -184,6 +205,19 @@ fn failed(name: String, diagnostic: Diagnostic) -> Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_so_many_diagnostics_are_kept_and_every_error_before_warnings() {
+        let unknown: String = (0..300).map(|at| format!("frobnicate_{at} = 1\n")).collect();
+        let mut loaded = load_str("g.cfg", &format!("type = 'hvm'\nname = 'g'\n{unknown}memory = 'x'\n"));
+        assert_eq!(loaded.diagnostics.len(), MAX_DIAGNOSTICS + 1);
+        assert_eq!((loaded.errors(), loaded.config.is_none()), (1, true));
+        let last = |loaded: &Loaded| loaded.diagnostics.last().map(|d| d.message.clone());
+        assert_eq!(last(&loaded).as_deref(), Some("The file has 201 more errors and warnings"));
+        loaded.add([Diagnostic::error("config::conflict", "Another error")]);
+        assert_eq!((loaded.errors(), loaded.diagnostics.len()), (2, MAX_DIAGNOSTICS + 1));
+        assert_eq!(last(&loaded).as_deref(), Some("The file has 202 more errors and warnings"));
+    }
 
     #[test]
     fn a_key_that_is_newer_than_the_running_xen_is_named() {

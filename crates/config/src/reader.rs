@@ -142,7 +142,22 @@ impl<'a> Reader<'a> {
             let text = atom.text.as_str();
             !text.is_empty() && !text.contains('/') && text != "." && text != ".."
         });
-        if is_name { self.string(key) } else { self.path(key) }
+        if is_name {
+            return self.string(key);
+        }
+        let path = self.text(key)?;
+        if path.starts_with('/') {
+            return Some(path);
+        }
+        // libxl takes it to be below Xen's firmware directory, of which only files are known here.
+        let span = self.value_span(key);
+        let message = format!("`{key}` needs an absolute path or the name of a file");
+        self.push(
+            Diagnostic::error("config::relative-path", message)
+                .at(span)
+                .help("a name without a slash is looked for in Xen's firmware directory"),
+        );
+        None
     }
 
     pub(crate) fn number(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {

@@ -159,7 +159,6 @@ fn neighbours_of_the_files_are_judged_alike() {
         ("guest_os_type = 'default'", "warning[config::no-effect]"),
         ("frobnicate = 1", "warning[config::unknown-key]"),
         ("on_crash = 'coredump-destroy'", "warning[config::no-effect]"),
-        ("on_soft_reset = 'soft-reset'", "warning[config::no-effect]"),
         ("disk = [ '/srv/a.img , raw , xvda , w ' ]", ""),
         ("disk = [ 'format=empty,vdev=hdc,backendtype=qdisk,devtype=cdrom' ]", ""),
         ("usbctrl = [ 'type=qusb,version=2,ports=8' ]", "warning[config::no-effect]"),
@@ -167,6 +166,9 @@ fn neighbours_of_the_files_are_judged_alike() {
         ("viridian = 1", ""),
         ("vmtrace_buf_kb = 64", ""),
         // What was asked for cannot be had.
+        ("on_soft_reset = 'soft-reset'", "error[config::refused]"),
+        ("usbctrl = [ 'type=devicemodel,version=3' ]", "error[config::refused]"),
+        ("firmware_override = 'boot/hvmloader'", "error[config::relative-path]"),
         ("usbdev = [ 'hostbus=1,hostaddr=2' ]", "error[config::refused]"),
         ("disk = [ 'backendtype=standalone,vdev=xvda,target=/a' ]", "error[config::refused]"),
         ("disk = [ 'format=qcow2,backendtype=qdisk,vdev=xvda,target=/a' ]", "error[config::refused]"),

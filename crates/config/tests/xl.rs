@@ -374,13 +374,20 @@ fn their_nic(facts: &mut Collected, nic: &Value) {
     put("trusted", Some(get("trusted").unwrap_or_else(|| "true".to_owned())));
 }
 
-/// How a guest differs from what xl makes of a text that should mean it.
-fn differences(text: &str, guest: &GuestConfig) -> Vec<String> {
+/// What xl makes of a text; if it refuses the text, what it says.
+fn parsed_by_xl(text: &str) -> Result<Value, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let judgement = xl::parse(file.path()).unwrap();
-    let Some(json) = judgement.json else { return vec![format!("xl refuses it: {}", judgement.messages)] };
-    let json: Value = serde_json::from_str(&json).unwrap();
+    judgement.json.map(|json| serde_json::from_str(&json).unwrap()).ok_or(judgement.messages)
+}
+
+/// How a guest differs from what xl makes of a text that should mean it.
+fn differences(text: &str, guest: &GuestConfig) -> Vec<String> {
+    let json = match parsed_by_xl(text) {
+        Ok(json) => json,
+        Err(messages) => return vec![format!("xl refuses it: {messages}")],
+    };
     let (mine, theirs) = (ours(guest), theirs(&json, guest));
     let names = mine.keys().chain(theirs.keys());
     names
@@ -402,7 +409,12 @@ fn compare_both(name: &str, text: &str) -> bool {
     if !loaded.diagnostics.iter().any(|d| d.id == "config::relative-path") {
         compare(name, text, &guest);
     }
-    compare(&format!("{name}, written anew"), &config::write(&guest), &guest);
+    let written = config::write(&guest);
+    compare(&format!("{name}, written anew"), &written, &guest);
+    // Of other files, xl runs the QEMU in dom0 unless they say otherwise: listed.
+    let stubdomain =
+        parsed_by_xl(&written).unwrap().pointer("/b_info/device_model_stubdomain").and_then(self::text);
+    assert_eq!(stubdomain.as_deref(), Some("true"), "{name}: {written}");
     true
 }
 

@@ -228,31 +228,31 @@ const ACTIONS: &[(&str, Action)] = &[
     ("preserve", Action::Preserve),
 ];
 
+const NO_RESET: &str = "a guest cannot be reset in place yet; use `restart` or `destroy`";
+const NO_SOFT_RESET: &str = "a guest cannot be reset in place yet, and a dump that its kdump holds in memory would be \
+                             lost; `preserve` keeps the domain, `restart` and `destroy` do not";
+
 fn action(reader: &mut Reader<'_>, key: &'static str) -> Option<Action> {
     let atom = reader.atom(key)?;
     let text = atom.text.as_str();
     let (warning, action) = match text {
-        "coredump-destroy" => (no_core(text, "destroyed"), Some(Action::Destroy)),
-        "coredump-restart" => (no_core(text, "restarted"), Some(Action::Restart)),
-        "soft-reset" if key == "on_soft_reset" => (no_soft_reset(), None),
+        "coredump-destroy" => (no_core(text, "destroyed"), Action::Destroy),
+        "coredump-restart" => (no_core(text, "restarted"), Action::Restart),
         "soft-reset" => {
-            reader.refuse(key, atom.span, "a guest cannot be reset in place yet; use `restart` or `destroy`");
+            let why = if key == "on_soft_reset" { NO_SOFT_RESET } else { NO_RESET };
+            let message = format!("`{key}` cannot be \"soft-reset\"");
+            reader.push(Diagnostic::error("config::refused", message).at(atom.span).help(why));
             return None;
         }
         _ => return reader.word(key, ACTIONS),
     };
     reader.push(warning.at(atom.span));
-    action
+    Some(action)
 }
 
 fn no_core(action: &str, what: &str) -> Diagnostic {
     Diagnostic::warning("config::no-effect", format!("`{action}` writes no core dump: the guest is {what}"))
         .help("core dumps are not supported yet; `preserve` keeps the domain for inspection")
-}
-
-fn no_soft_reset() -> Diagnostic {
-    Diagnostic::warning("config::no-effect", "The guest is destroyed when it asks for a soft reset")
-        .help("a guest cannot be reset in place yet; `restart` creates it again")
 }
 
 pub(super) fn labels(reader: &mut Reader<'_>) -> SecurityLabels {

@@ -149,7 +149,39 @@ fn keymap(reader: &mut Reader<'_>) -> Option<String> {
     None
 }
 
+/// Refuses controllers that QEMU emulates, which `usbversion` gives; PV ones have no device here.
+fn usb_controllers(reader: &mut Reader<'_>) {
+    let Some(entry) = reader.entry("usbctrl") else { return };
+    let atoms = reader.one_or_more("usbctrl").unwrap_or_default();
+    let mut others = false;
+    for atom in atoms {
+        let text = atom.text.as_str();
+        let parameters: Vec<(&str, &str)> = text
+            .split(',')
+            .filter_map(|part| part.split_once('='))
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .collect();
+        let value = |name| parameters.iter().rev().find(|(n, _)| *n == name).map(|(_, value)| *value);
+        if value("type") != Some("devicemodel") {
+            others |= !text.is_empty();
+            continue;
+        }
+        // libxl's default is 2.
+        let version = value("version").filter(|version| matches!(*version, "1" | "2" | "3")).unwrap_or("2");
+        let why = format!("for an emulated controller, write `usbversion = {version}`");
+        reader.refuse("usbctrl", atom.span, &why);
+    }
+    if others {
+        reader.push(
+            Diagnostic::warning("config::no-effect", "`usbctrl` has no effect")
+                .at(entry.key_span)
+                .help("PV USB is not supported yet, and no device of this guest is on this controller"),
+        );
+    }
+}
+
 pub(super) fn usb(reader: &mut Reader<'_>) -> Usb {
+    usb_controllers(reader);
     let usb = reader.bool("usb").unwrap_or(false);
     let devices = usb_devices(reader);
     let version = reader.u32("usbversion", 0..=3).unwrap_or(0);

@@ -8,7 +8,8 @@ use crate::model::{
     Viridian,
 };
 
-/// Writes the guest as a configuration file: current keys only, one a line, and none that is at its default.
+/// Writes the guest as a configuration file: current keys only, one a line, and none that is at its default,
+/// except `device_model_stubdomain_override`: the file means the same to xl.
 ///
 /// ```
 /// let text = "builder='hvm'; name='a'; memory=64; vcpus=1; disk=['/a.img,,hda']";
@@ -251,6 +252,8 @@ fn emulated(file: &mut File, guest: &GuestConfig) {
 }
 
 fn device_model(file: &mut File, dm: &DeviceModel) {
+    // The default here and not xl's, which would run QEMU in dom0.
+    file.number("device_model_stubdomain_override", 1);
     file.some_text("stubdomain_kernel", dm.kernel.as_deref());
     file.some_text("stubdomain_ramdisk", dm.ramdisk.as_deref());
     file.some_text("stubdomain_cmdline", dm.cmdline.as_deref());
