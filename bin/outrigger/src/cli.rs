@@ -410,6 +410,9 @@ pub(crate) enum Config {
         /// Where to write it; the default is standard output.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Replace the output file if it exists.
+        #[arg(long, requires = "output")]
+        force: bool,
         /// The file; `-` is standard input.
         #[arg(value_name = "CFG")]
         file: PathBuf,

@@ -1,5 +1,6 @@
 //! `outrigger list | head -1`: it is not an error when the reader closes the pipe.
 
+use std::io::{self, ErrorKind, Write};
 use std::panic;
 use std::process::exit;
 
@@ -18,4 +19,17 @@ pub(crate) fn end_quietly() {
         }
         usual(panic);
     }));
+}
+
+/// Prints a text on standard output. Unlike with `print!`, a full file system is an error and not a panic.
+///
+/// # Errors
+/// When it cannot be written and somebody still reads it.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match printed {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => exit(ENDED_BY_SIGPIPE),
+        printed => printed,
+    }
 }

@@ -24,5 +24,23 @@ fn no_reader_no_word() {
     config.write_all(b"name='a'\ntype='hvm'\nmemory=64\n").unwrap();
     let path = config.path().to_str().unwrap();
     assert_eq!(unread(&["config", "check", path]), (Some(141), String::new()));
+    assert_eq!(unread(&["config", "check", "--json", path]), (Some(141), String::new()));
+    assert_eq!(unread(&["config", "convert", path]), (Some(141), String::new()));
+    assert_eq!(unread(&["create", "--dryrun", path]), (Some(141), String::new()));
     assert_eq!(unread(&["completion", "fish"]), (Some(0), String::new()));
+}
+
+#[test]
+fn full_file_system_is_an_error_and_not_a_panic() {
+    let mut config = tempfile::NamedTempFile::new().unwrap();
+    config.write_all(b"name='a'\ntype='hvm'\nmemory=64\n").unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(["config", "convert", config.path().to_str().unwrap()])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("Cannot write to standard output") && !said.contains("panicked"), "{said}");
 }

@@ -173,5 +173,33 @@ fn converted_file_means_the_same_and_is_quiet() {
     let path = folder.path().join("new.cfg");
     assert!(run(&["convert", "--output", path.to_str().unwrap(), "-"], old).status.success());
     assert_eq!(fs::read_to_string(&path).unwrap(), new);
+
+    fs::write(&path, "kept").unwrap();
+    let refused = run(&["convert", "--output", path.to_str().unwrap(), "-"], old);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("--force"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+    assert!(run(&["convert", "--force", "--output", path.to_str().unwrap(), "-"], old).status.success());
+    assert_eq!(fs::read_to_string(&path).unwrap(), new);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert_eq!(run(&["convert", "-"], "memmory = 1\n").status.code(), Some(3));
+}
+
+#[test]
+fn standard_input_has_no_directory_for_relative_paths() {
+    let text = "type='hvm'\nname='g'\nmemory=64\nsmbios_firmware='x.bin'\n";
+    for words in [&["config", "check", "-"][..], &["config", "convert", "-"], &["create", "--dryrun", "-"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(said.contains("config::relative-path") && said.contains("<stdin>:4:17"), "{said}");
+    }
 }

@@ -31,8 +31,8 @@ pub(crate) struct Create {
     /// What only xl has.
     #[command(flatten)]
     pub(crate) xl: CreateXl,
-    /// The configuration file, in the format of xl.cfg(5), and lines that follow it, such as memory=512 or 'name="b"'. A
-    /// later line overrides an earlier one.
+    /// The configuration file, in the format of xl.cfg(5), or `-` for standard input, and lines that follow it, such as
+    /// memory=512 or 'name="b"'. A later line overrides an earlier one.
     #[arg(value_name = "CFG|KEY=VALUE", required_unless_present = "file")]
     words: Vec<String>,
 }

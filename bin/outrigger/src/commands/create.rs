@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{change, config, console};
 use crate::cli::{ConfigUpdate, Create};
+use crate::closed_pipe;
 use crate::report::Usage;
 use crate::timeline::Timeline;
 
@@ -21,7 +22,8 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
     let source = args.source().map_err(Usage)?;
     let checked = config::check_for_create(source.file, &source.settings)?;
     if args.dry_run {
-        println!("{}", serde_json::to_string_pretty(&checked.config)?);
+        let text = format!("{}\n", serde_json::to_string_pretty(&checked.config)?);
+        closed_pipe::print(&text).context("Cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = absolute(source.file)?;
