@@ -87,7 +87,9 @@ impl Calls {
                 self.change(&of.guest.clone(), Change::network_set_bridge(of)?, replies).await?;
             }
             Call::HostTopology => self.topology(replies),
-            Call::ConfigUpdate(of) => self.change(&of.guest, Change::config_update(&of)?, replies).await?,
+            Call::ConfigUpdate(of) => {
+                self.change(&of.guest, Change::config_update(&of, &self.shared.host)?, replies).await?;
+            }
             Call::VcpuPin(of) => self.change(&of.guest, Change::vcpu_pin(&of)?, replies).await?,
             Call::MemMax(of) => self.change(&of.guest, Change::mem_max(of.memory_kib), replies).await?,
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,

@@ -128,11 +128,12 @@ impl Change {
     }
 
     /// Replaces the configuration for the next start.
-    pub(super) fn config_update(parameters: &ConfigUpdate) -> Result<Self, Refusal> {
+    pub(super) fn config_update(parameters: &ConfigUpdate, host: &HostDefaults) -> Result<Self, Refusal> {
         let loaded = config::load_str(&parameters.path, &parameters.config);
-        let Some(config) = loaded.config else {
+        let Some(mut config) = loaded.config else {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
+        host.apply(&mut config).map_err(refusal::of_host)?;
         Ok(Self::new("config-update", move |ts, id, _| Ok(ts.set_next_config(id, &config)?)))
     }
 
