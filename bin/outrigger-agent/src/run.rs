@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollFlags, EpollTimeout};
-use stubdom_abi::DmKey;
+use stubdom_abi::{AgentExit, DmKey};
 
 use self::sources::{Source, Sources};
 use crate::boot::Boot;
@@ -21,7 +21,7 @@ use crate::machines::pci::PciCommands;
 use crate::machines::supervise::{Event, Supervisor};
 use crate::qemu::Qemu;
 use crate::qmp::{Command, Message, Purpose};
-use crate::sandbox::{Confinement, devices};
+use crate::sandbox::{Confinement, devices, inspect};
 use crate::services::bridge::Bridge;
 use crate::services::disks::{self, DiskWatch};
 use crate::services::log::{Log, uptime};
@@ -182,6 +182,9 @@ impl Loop<'_> {
             if self.qemu.is(pid) {
                 // Its last output is still in the pipe.
                 self.take_output();
+                if let (AgentExit::Killed(_), Some(line)) = (&exit, inspect::shortage()) {
+                    self.log.line(&line);
+                }
                 self.events.push(Event::Ended(exit, self.log.last_qemu_line()));
             }
         }

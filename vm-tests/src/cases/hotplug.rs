@@ -117,7 +117,8 @@ const MISTAKES: &[Mistake] = &[
     (&["network-attach", "wrong", "bridge=nobridge"], 1, "There is no bridge nobridge"),
     (&["network-detach", "wrong", "5"], 1, "has no network interface 5"),
     (&["mem-set", "wrong", "1t"], 1, "maxmem"),
-    (&["vcpu-set", "wrong", "9"], 1, "maxvcpus"),
+    (&["vcpu-set", "-i", "wrong", "9"], 1, "maxvcpus"),
+    (&["vcpu-set", "wrong", "512"], 1, "-i"),
     (&["sysrq", "wrong", "h"], 1, "no PV drivers"),
     (&["rename", "wrong", "a/b"], 1, "slash"),
 ];

@@ -11,6 +11,32 @@ pub(crate) fn describe(pid: Pid) -> String {
     line(&read("status"), &read("mountinfo"), field(&own, "VmRSS"))
 }
 
+/// Says that the kernel has ended a process because memory was short, if it has, and where the memory was.
+pub(crate) fn shortage() -> Option<String> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    out_of_memory(&read("/proc/vmstat"), &read("/proc/meminfo"))
+}
+
+fn out_of_memory(vmstat: &str, meminfo: &str) -> Option<String> {
+    let killed = vmstat.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+    if killed.trim() == "0" {
+        return None;
+    }
+    let of = |name| field(meminfo, name);
+    Some(format!(
+        "the stubdomain's memory was used up: give it more with stubdomain_memory (total {}, free {}, page cache {}, \
+         being written {}, kernel {} and {}, stacks {}, page tables {})",
+        of("MemTotal"),
+        of("MemFree"),
+        of("Cached"),
+        of("Writeback"),
+        of("SUnreclaim"),
+        of("VmallocUsed"),
+        of("KernelStack"),
+        of("PageTables"),
+    ))
+}
+
 fn line(status: &str, mounts: &str, agent: &str) -> String {
     let of = |name| field(status, name);
     let user = of("Uid").split_whitespace().next().unwrap_or("?");
@@ -42,6 +68,19 @@ fn root(mounts: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_was_used_up_is_noticed() {
+        let meminfo =
+            "MemTotal:          57344 kB\nMemFree:             812 kB\nCached:            25600 kB\n";
+        assert_eq!(out_of_memory("pgfault 7\noom_kill 0\n", meminfo), None);
+        assert_eq!(out_of_memory("", meminfo), None);
+        let said = out_of_memory("oom_kill 1\n", meminfo).unwrap();
+        assert!(
+            said.contains("stubdomain_memory (total 57344 kB, free 812 kB, page cache 25600 kB"),
+            "{said}"
+        );
+    }
 
     #[test]
     fn status_and_mounts_make_one_line() {
