@@ -21,8 +21,15 @@ const DEFAULT_MEMORY: KiB = KiB::from_mib(160);
 const MANIFEST_LIMIT: u64 = 1 << 20;
 /// What every stubdomain's kernel is told. `xen_privcmd.unrestricted`: QEMU makes hypercalls that a restricted
 /// privcmd refuses since XSA-482; Xen's own check of the target holds nevertheless. `rootfstype=ramfs`: a tmpfs would
-/// give the initramfs only half of the memory. And that the state goes in frames, which others pass over.
-const COMMAND_LINE: &str = "console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1";
+/// give the initramfs only half of the memory. `xen_blkfront.max_indirect_segments`: a disk's ring keeps a page for each
+/// segment that all of its requests can have; with Linux's default that is 4 MiB a disk, and a stubdomain of 64 MiB with
+/// four disks runs out of memory. And that the state goes in frames, which others pass over.
+const COMMAND_LINE: &str = "console=hvc0 quiet rootfstype=ramfs xen_privcmd.unrestricted=1 \
+                            xen_blkfront.max_indirect_segments=11";
+/// What a disk's ring keeps: 32 requests of 11 pages.
+const DISK_MEMORY: KiB = KiB(32 * 11 * 4);
+/// How many disks there are in an image's usual memory.
+const USUAL_DISKS: usize = 4;
 
 /// What the stubdomain boots.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +77,9 @@ impl StubImage {
             cmdline.push(' ');
             cmdline.push_str(more);
         }
-        let memory = dm.memory.or(manifest.memory_kib.map(KiB)).unwrap_or(DEFAULT_MEMORY);
+        let memory = dm.memory.unwrap_or_else(|| {
+            manifest.memory_kib.map_or(DEFAULT_MEMORY, KiB) + for_disks(config.disks.len())
+        });
         let ManifestQemu { sandbox, abilities } = manifest.qemu;
         Ok(Self { kernel, ramdisk, cmdline, memory, qemu: QemuFeatures { sandbox, abilities } })
     }
@@ -87,6 +96,12 @@ impl Manifest {
     }
 }
 
+/// What more disks than usual need, in whole MiB, as a PV domain is built.
+fn for_disks(disks: usize) -> KiB {
+    let more = u64::try_from(disks.saturating_sub(USUAL_DISKS)).unwrap_or(0);
+    KiB::from_mib(DISK_MEMORY.0.saturating_mul(more).div_ceil(1024))
+}
+
 fn named_or(named: Option<&str>, folder: &Path, file: &str) -> PathBuf {
     named.map_or_else(|| folder.join(file), PathBuf::from)
 }
@@ -99,5 +114,16 @@ fn must_be_there(host: &dyn HostDevices, what: &'static str, path: &Path) -> Res
             path: path.display().to_string(),
             hint: "build it with `outrigger image build --output DIR`, or name another in the configuration",
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_grows_with_disks_beyond_the_usual() {
+        assert_eq!((for_disks(0), for_disks(4)), (KiB(0), KiB(0)));
+        assert_eq!((for_disks(5), for_disks(6)), (KiB::from_mib(2), KiB::from_mib(3)));
     }
 }
