@@ -16,10 +16,6 @@ use crate::source::SourceFile;
 /// What `xl.conf(5)` says and concerns guests of this toolstack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostDefaults {
-    /// `autoballoon`: whether dom0 gives memory back for a guest.
-    pub autoballoon: Autoballoon,
-    /// `lockfile`: what xl locks while it makes a guest; absent: `/run/lock/xl` or where xl was built for.
-    pub lock_file: Option<String>,
     /// `vif.default.bridge`, and the older `defaultbridge`.
     pub bridge: Option<String>,
     /// `vif.default.script`, and the older `vifscript`.
@@ -37,18 +33,6 @@ pub struct HostDefaults {
 /// How many errors of the file are kept.
 const MAX_ERRORS: usize = 10;
 
-/// Whether dom0's memory shrinks for a guest (`autoballoon`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Autoballoon {
-    /// It does.
-    On,
-    /// It does not.
-    Off,
-    /// It does unless Xen was booted with `dom0_mem`.
-    #[default]
-    Auto,
-}
-
 /// An `xl.conf` that was read, or could not be: the errors are in [`HostDefaults::errors`], too.
 #[derive(Clone, Debug)]
 pub struct LoadedHost {
@@ -62,11 +46,16 @@ pub struct LoadedHost {
 
 /// Keys that xl knows and that have no effect here.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    (
+        "autoballoon",
+        "dom0's memory is never changed for a guest: limit it with Xen's dom0_mem, or by xl mem-set",
+    ),
     ("blkdev_start", "the image of a guest without a disk's name is never attached to dom0"),
     ("bootloader_restrict", "no boot loader of a guest runs in dom0"),
-    ("claim_mode", "memory is not claimed; a guest for which it does not suffice is undone"),
+    ("claim_mode", "memory is not claimed; if it does not suffice, the guest is undone"),
     ("colo.default.proxyscript", "COLO is not supported"),
     ("domid_policy", "Xen chooses the domids"),
+    ("lockfile", "no lock is shared with xl"),
     ("output_format", "it is the format of what xl prints"),
     ("remus.default.netbufscript", "Remus is not supported"),
     ("run_hotplug_scripts", "the daemon runs hotplug scripts itself"),
@@ -74,9 +63,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
 ];
 
 const READ: &[&str] = &[
-    "autoballoon",
     "defaultbridge",
-    "lockfile",
     "max_grant_frames",
     "max_grant_version",
     "max_maptrack_frames",
@@ -168,17 +155,8 @@ fn judge(entry: &Entry) -> Option<Diagnostic> {
 
 fn read(reader: &mut Reader<'_>) -> HostDefaults {
     check_backend(reader);
-    let on = [
-        ("on", Autoballoon::On),
-        ("1", Autoballoon::On),
-        ("off", Autoballoon::Off),
-        ("0", Autoballoon::Off),
-        ("auto", Autoballoon::Auto),
-    ];
     let most = i32::MAX as u32;
     HostDefaults {
-        autoballoon: reader.word("autoballoon", &on).unwrap_or_default(),
-        lock_file: reader.path("lockfile"),
         bridge: newer(reader, "vif.default.bridge", "defaultbridge"),
         script: newer(reader, "vif.default.script", "vifscript").filter(|script| !is_usual(script)),
         gateway_dev: reader.text("vif.default.gatewaydev"),
@@ -327,13 +305,11 @@ mod tests {
     #[test]
     fn defaults_fill_what_a_guest_leaves_open() {
         let loaded = host(
-            "autoballoon=\"off\"\nlockfile=\"/run/xl\"\nvif.default.bridge=\"br0\"\n\
+            "vif.default.bridge=\"br0\"\n\
              vif.default.script=\"vif-openvswitch\"\nvif.default.backend=\"Domain-0\"\nvm.hvm.cpumask=\"0-3\"\n\
              max_grant_frames=32\n",
         );
         assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
-        assert_eq!(loaded.defaults.autoballoon, Autoballoon::Off);
-        assert_eq!(loaded.defaults.lock_file.as_deref(), Some("/run/xl"));
         let text = "type='hvm'\nname='g'\nmemory=64\ncpus='2-5'\nvif=['', 'bridge=br7,script=vif-bridge']";
         let mut guest = crate::load_str("g", text).config.unwrap();
         loaded.defaults.apply(&mut guest).unwrap();
@@ -365,16 +341,17 @@ mod tests {
 
     #[test]
     fn errors_keep_guests_from_being_made_and_warnings_do_not() {
-        let text = "claim_mode=1\nvif.default.bridg=\"x\"\n";
+        let text = "claim_mode=1\nvif.default.bridg=\"x\"\nautoballoon=\"on\"\n";
         let warnings = [
             "xl.conf:1:1: warning[config::no-effect]: `claim_mode` has no effect",
             "xl.conf:2:1: warning[config::unknown-key]: `vif.default.bridg` is not a key of xl.conf",
+            "xl.conf:3:1: warning[config::no-effect]: `autoballoon` has no effect",
         ];
         assert_eq!(said(text), warnings);
         assert!(refused_by(&host(text)).is_empty());
         assert!(said("# nothing\n").is_empty());
         for (text, error) in [
-            ("autoballoon=\"maybe\"", "1:13: error[config::unknown-value]: `autoballoon` has no value"),
+            ("max_grant_version=3", "1:19: error[config::out-of-range]: `max_grant_version` must be"),
             ("max_grant_frames=x", "1:18: error[config::syntax]: A value was expected, not `x`"),
             ("max_grant_frames=0", "1:18: error[config::out-of-range]: `max_grant_frames` must be from 1"),
             ("vm.cpumask=\"0-1", "1:12: error[config::unterminated-string]"),

@@ -38,7 +38,7 @@ mod write;
 
 pub use diagnostic::{Diagnostic, Label, Severity};
 pub use document::{Atom, Document, Entry, List, Operator, Setting, Value};
-pub use host::{Autoballoon, HostDefaults, HostRefusal, LoadedHost, load_host, load_host_str};
+pub use host::{HostDefaults, HostRefusal, LoadedHost, load_host, load_host_str};
 pub use load::{Loaded, MAX_DIAGNOSTICS, MAX_FILE_SIZE, load, load_bytes, load_str, load_text, unreadable};
 pub use model::{
     Access, Action, Affinity, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuSet, CpuSetError,

@@ -56,10 +56,17 @@ pub(crate) struct CreateXl {
 const NO_VNC: &str = "-V and -A are not supported: guests have no VNC display yet; `outrigger screenshot` shows the \
                       screen, `-c` attaches to the serial port";
 
+/// The same.
+const MASKS: &str = "--ignore-global-affinity-masks is not supported: outriggerd keeps every new guest on the CPUs that \
+                     vm.cpumask and vm.hvm.cpumask in xl.conf allow; `outrigger vcpu-pin` moves it later";
+
 impl CreateXl {
     /// Why one of them is refused, if one is.
     pub(crate) fn refusal(&self) -> Option<&'static str> {
-        (self.vncviewer || self.vncviewer_autopass).then_some(NO_VNC)
+        if self.vncviewer || self.vncviewer_autopass {
+            return Some(NO_VNC);
+        }
+        self.ignore_global_affinity_masks.then_some(MASKS)
     }
 }
 
@@ -188,11 +195,13 @@ mod tests {
 
     #[test]
     fn options_of_xl_are_accepted_or_refused_with_a_reason() {
-        let args = create("a.cfg -q -d -e -F -p --ignore-global-affinity-masks").unwrap();
+        let args = create("a.cfg -q -d -e -F -p").unwrap();
         assert!(args.quiet && args.foreground && args.paused && args.xl.refusal().is_none());
         for vnc in ["-A", "-V", "--vncviewer", "--vncviewer-autopass"] {
             assert_eq!(create(&format!("{vnc} a.cfg")).unwrap().xl.refusal(), Some(NO_VNC), "{vnc}");
         }
+        let masks = create("a.cfg --ignore-global-affinity-masks").unwrap();
+        assert_eq!(masks.xl.refusal(), Some(MASKS));
         assert!(create("-n --dryrun a.cfg").is_none(), "once is enough");
         assert!(create("-n -F a.cfg").is_none());
     }

@@ -57,7 +57,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "create",
         Differs(
-            "outriggerd waits for the guest's end: -e has no effect, nor has -d; -F only waits, and Ctrl-C leaves the guest; -V and -A are refused, because guests have no VNC display yet",
+            "outriggerd waits for the guest's end: -e has no effect, nor has -d; -F only waits, and Ctrl-C leaves the guest; -V and -A are refused, because guests have no VNC display yet, and so is --ignore-global-affinity-masks",
         ),
     ),
     word("debug-keys", Missing(OF_THE_HOST)),

@@ -93,9 +93,11 @@ impl<'b, 'a> Leaving<'b, 'a> {
             let thread = std::thread::Builder::new().name("send memory".to_owned());
             let pump = match thread.spawn_scoped(scope, sending) {
                 Ok(pump) => pump,
+                // Nothing was sent, so the other host has nothing to say about it.
                 Err(source) => {
-                    let failed = HandoverError::Io { operation: "start a thread for it", source };
-                    return (Ok(()), Err(failed));
+                    let operation = "start a thread for it";
+                    self.failure = Some(HandoverError::Io { operation, source }.into());
+                    return (Ok(()), Err(HandoverError::Closed));
                 }
             };
             let saved = self.save(to);
