@@ -20,6 +20,7 @@ pub(crate) const fn kind(event: &GuestEvent) -> &'static str {
     match event {
         GuestEvent::Gone | GuestEvent::EndedWithHost => "gone",
         GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed => "dm-died",
+        GuestEvent::SuspendedLate => "suspended",
         GuestEvent::Shutdown(reason) => match reason {
             ShutdownReason::PowerOff => "powered-off",
             ShutdownReason::Reboot => "rebooted",
@@ -38,6 +39,7 @@ pub(crate) const fn detail(event: &GuestEvent) -> &'static str {
         GuestEvent::EndedWithHost => "the guest ended when the host went down",
         GuestEvent::DeviceModelDied => "see `outrigger dm-log` for QEMU's last log lines",
         GuestEvent::StubdomainDestroyed => "its stubdomain was destroyed externally",
+        GuestEvent::SuspendedLate => "for a request that was given up; it goes on",
         GuestEvent::Shutdown(_) => "",
     }
 }
@@ -47,6 +49,7 @@ pub(crate) const fn shown(event: &GuestEvent) -> State {
     match event {
         GuestEvent::DeviceModelDied | GuestEvent::StubdomainDestroyed => State::DmDead,
         GuestEvent::Shutdown(ShutdownReason::Crash) => State::Crashed,
+        GuestEvent::SuspendedLate => State::Suspended,
         GuestEvent::Shutdown(_) | GuestEvent::Gone | GuestEvent::EndedWithHost => State::ShutDown,
     }
 }

@@ -56,7 +56,7 @@ fn state(guest: &Managed, known: State, target: Option<&DomainInfo>) -> State {
     match decision {
         Decision::Nothing if ended.is_some() => State::Suspended,
         Decision::Nothing if domain.paused => State::Paused,
-        Decision::Nothing => State::Running,
+        Decision::Nothing | Decision::GoOn => State::Running,
         Decision::Destroy => State::Destroying,
         Decision::Restart | Decision::RenameRestart => State::Restarting,
         Decision::Preserve | Decision::PauseAndPreserve => ended.as_ref().map_or(known, events::shown),

@@ -83,7 +83,7 @@ pub(crate) enum Job {
     Change(&'static str),
     /// Settles a migration of it.
     Resolve,
-    /// Completes or undoes a change that an earlier daemon began.
+    /// Completes or undoes a change that an earlier daemon began, or that was given up too early.
     Settle,
     /// Takes a screenshot: a query that needs the guest's devices for itself.
     Screenshot,

@@ -1,7 +1,7 @@
 //! Looks at a guest and its stubdomain in Xen, on a thread that may block.
 
 use toolstack::{Cause, Guest, GuestEvent, Toolstack};
-use xen::DomainInfo;
+use xen::{DomainInfo, ShutdownReason};
 
 /// What has ended, if anything.
 ///
@@ -10,7 +10,13 @@ pub(super) fn guest(toolstack: &Toolstack, guest: &Guest) -> Result<Option<Guest
     // A domid that another domain has now belongs to neither the guest nor its stubdomain.
     let target = toolstack.domain_info(guest.domid, guest.uuid)?;
     let stub = toolstack.domain_info(guest.stub_domid, guest.stub_uuid)?;
-    Ok(what_ended(target.as_ref(), stub.as_ref()))
+    let ended = what_ended(target.as_ref(), stub.as_ref());
+    let is_suspended = ended == Some(GuestEvent::Shutdown(ShutdownReason::Suspend));
+    Ok(if is_suspended && toolstack.is_suspended_late(guest)? {
+        Some(GuestEvent::SuspendedLate)
+    } else {
+        ended
+    })
 }
 
 /// Waits until a stubdomain has ended too whose guest another program has destroyed: that program destroys both, and
@@ -43,7 +49,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use xen::{DomainState, ShutdownReason};
+    use xen::DomainState;
     use xen_types::{DomId, KiB};
 
     fn domain(state: DomainState) -> DomainInfo {

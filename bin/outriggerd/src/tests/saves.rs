@@ -1,6 +1,7 @@
 //! Guests that are saved, restored, suspended and resumed.
 
 use std::path::Path;
+use std::time::Duration;
 
 use api::client::{Client, ClientError};
 use api::types::{Guest, Progress, Refusal, RestoreParameters, SaveParameters, State};
@@ -8,7 +9,7 @@ use config::Uuid;
 use serde::Serialize;
 use serde_json::Value;
 use toolstack::operation::{Faults, Side};
-use toolstack::{AfterSave, GuestId, Monitors as _, Toolstack};
+use toolstack::{AfterSave, Deadlines, GuestId, Monitors as _, Toolstack};
 use xen::{HvmParam, Hypervisor as _, ShutdownReason};
 use xen_types::DomId;
 use xenstore::{Store as _, XsPath};
@@ -96,6 +97,36 @@ fn waiting_save(world: &World, service: &Service, guest: &Guest) -> Client {
     let path = asked_for(guest.domid);
     eventually("it is asked", || store.read(&path).unwrap().as_deref() == Some(b"suspend"));
     client
+}
+
+/// Why the save has failed.
+fn end(client: &mut Client) -> Refusal {
+    loop {
+        match client.next_reply::<Progress>("Save") {
+            Ok((_, continues)) => assert!(continues, "the save has succeeded"),
+            Err(error) => break failure::<()>(Err(error)),
+        }
+    }
+}
+
+#[test]
+fn guest_that_suspends_itself_after_its_save_was_given_up_goes_on() {
+    let world = World::new();
+    let deadlines = Deadlines { suspend: Duration::from_millis(100), ..Deadlines::default() };
+    let mut service = world.start_with_qemu(world.toolstack().with_deadlines(deadlines));
+    let guest = service.create("").unwrap();
+    service.events.expect(&["created"]);
+    let mut client = waiting_save(&world, &service, &guest);
+    world.server.connect(DomId::DOM0).write(&asked_for(guest.domid), b"").unwrap();
+    let refused = end(&mut client);
+    assert!(matches!(refused, Refusal::StepFailed { .. }), "{refused:?}");
+    world.end(guest.domid, ShutdownReason::Suspend);
+    service.events.expect(&["suspended"]);
+    let state = || world.hypervisor.domain_info(guest.domid).unwrap().unwrap().state;
+    eventually("the guest goes on", || state().shutdown.is_none());
+    assert!(!has_file(&world));
+    service.destroy("hello").unwrap();
+    world.check_clean();
 }
 
 #[test]
@@ -256,12 +287,7 @@ fn save_that_waits_for_the_guest_can_be_given_up() {
     let busy = Refusal::Busy { guest: "hello".to_owned(), lifecycle: "save".to_owned() };
     assert_eq!(failure(service.destroy("hello")), busy);
     assert!(cancel(&service));
-    let refused = loop {
-        match client.next_reply::<Progress>("Save") {
-            Ok((_, continues)) => assert!(continues, "the save has succeeded"),
-            Err(error) => break failure::<()>(Err(error)),
-        }
-    };
+    let refused = end(&mut client);
     let Refusal::StepFailed { id, message, undo_failures, .. } = refused else { panic!("{refused:?}") };
     assert_eq!((id.as_str(), message.as_str()), ("save-memory", "Cancelled; guest hello runs on"));
     assert!(undo_failures.is_empty(), "{undo_failures:?}");

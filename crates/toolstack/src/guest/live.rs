@@ -42,7 +42,7 @@ impl<'a> Live<'a> {
             None => return Err(live.gone()),
             // Where what was begun with it is undone, it goes on.
             Some(DomainState { shutdown: Some(ShutdownReason::Suspend), .. })
-                if may_be_suspended || live.goes_on() => {}
+                if may_be_suspended || live.goes_on() || super::suspend::is_late(ts, live.domain()?)? => {}
             Some(DomainState { shutdown: Some(reason), .. }) => {
                 return Err(Cause::NotRunning { name: live.record.name, reason: Some(reason) });
             }

@@ -12,7 +12,7 @@ use xenstore::{SpecialWatch, Store, XsPath};
 use crate::Toolstack;
 use crate::domain::Domain;
 use crate::error::Cause;
-use crate::nodes::below;
+use crate::nodes::{below, libxl_dir};
 use crate::operation::StepResult;
 use crate::wait::Watcher;
 
@@ -59,7 +59,7 @@ pub(crate) fn suspend(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cance
         Some(ShutdownReason::Suspend) if cancel.is_cancelled() => {
             Err(Cause::Cancelled { name: name.to_owned() })
         }
-        Some(ShutdownReason::Suspend) => Ok(()),
+        Some(ShutdownReason::Suspend) => forget_request(ts, domain),
         Some(reason) => Err(Cause::NotRunning { name: name.to_owned(), reason: Some(reason) }),
         None => Err(Cause::NotSuspended { name: name.to_owned(), after }),
     }
@@ -70,7 +70,10 @@ fn ask(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResul
     let path = request(domain);
     let mut watcher = Watcher::new();
     watcher.watch(&ts.xenstore, &path)?;
-    ts.xenstore.write(&path, SUSPEND)?;
+    ts.xenstore.transaction(|transaction| {
+        transaction.write(&asked(domain), b"")?;
+        transaction.write(&path, SUSPEND)
+    })?;
     let after = ts.deadlines.suspend_ack;
     let taken = |value: Option<Vec<u8>>| value.is_none_or(|value| value != SUSPEND);
     let seen = watcher.until(Instant::now() + after, || {
@@ -80,7 +83,7 @@ fn ask(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResul
         let is_taken = taken(ts.xenstore.read(&path)?);
         Ok((is_taken || cancel.is_cancelled()).then_some(is_taken))
     })?;
-    if seen == Some(true) || !withdraw(ts, &path)? {
+    if seen == Some(true) || !withdraw_request(ts, domain)? {
         return Ok(());
     }
     if seen.is_some() {
@@ -89,20 +92,26 @@ fn ask(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResul
     Err(Cause::NotAcknowledged { name: name.to_owned(), what: "request to suspend", after })
 }
 
-/// Takes back a request to suspend that an earlier process has left, if the guest has not taken notice of it.
-pub(crate) fn withdraw_request(ts: &Toolstack, domain: Domain) -> StepResult {
-    withdraw(ts, &request(domain)).map(drop)
-}
-
-/// Takes the request back, unless the drivers take it at this very moment.
-fn withdraw(ts: &Toolstack, path: &XsPath) -> Result<bool, Cause> {
+/// Takes a request to suspend back, also an earlier process's, unless the drivers have taken notice of it.
+pub(crate) fn withdraw_request(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    let path = request(domain);
     Ok(ts.xenstore.transaction(|transaction| {
-        let is_there = transaction.read(path)?.as_deref() == Some(SUSPEND);
+        let is_there = transaction.read(&path)?.as_deref() == Some(SUSPEND);
         if is_there {
-            transaction.write(path, b"")?;
+            transaction.write(&path, b"")?;
+            transaction.rm(&asked(domain))?;
         }
         Ok(is_there)
     })?)
+}
+
+/// Whether a guest has suspended itself for a request that nobody waits for any more: the drivers had taken notice of it,
+/// and were slower than the deadline, or than the daemon's restart.
+///
+/// # Errors
+/// When Xen or xenstore does not answer.
+pub(crate) fn is_late(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
+    Ok(is_suspended(ts, domain)? && ts.xenstore.read(&asked(domain))?.is_some())
 }
 
 /// Lets a suspended guest go on where it was; one that runs, or has ended in another way, is left alone.
@@ -117,7 +126,13 @@ pub(crate) fn resume(ts: &Toolstack, domain: Domain) -> StepResult {
     let way = if has_pv_drivers(ts, domain)? { ResumeWay::Cooperative } else { ResumeWay::Forced };
     ts.hypervisor.resume_domain(domain.domid(), way)?;
     // Else xenstored, which has reported this end, would not report the next.
-    Ok(ts.xenstore.resume(domain.domid())?)
+    ts.xenstore.resume(domain.domid())?;
+    forget_request(ts, domain)
+}
+
+fn forget_request(ts: &Toolstack, domain: Domain) -> StepResult {
+    ts.xenstore.rm(&asked(domain))?;
+    Ok(())
 }
 
 /// Whether a guest is suspended.
@@ -133,4 +148,9 @@ fn has_pv_drivers(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
 
 fn request(domain: Domain) -> XsPath {
     below(&XsPath::domain(domain.domid()), "control/shutdown")
+}
+
+/// Is there from the moment the drivers are asked until the guest is suspended, or goes on. The guest cannot write it.
+fn asked(domain: Domain) -> XsPath {
+    below(&libxl_dir(domain.domid()), "suspend-asked")
 }

@@ -9,6 +9,8 @@ use xen::ShutdownReason;
 pub enum GuestEvent {
     /// The guest shut itself down, or was shut down.
     Shutdown(ShutdownReason),
+    /// The guest suspended itself for a request that was given up.
+    SuspendedLate,
     /// The stubdomain, or QEMU in it, ended while the guest ran.
     DeviceModelDied,
     /// Another program destroyed the stubdomain. `xl destroy` does so before it destroys the guest.
@@ -33,6 +35,8 @@ pub enum Decision {
     Preserve,
     /// Pause it and keep it: its device model is dead, so it would only hang.
     PauseAndPreserve,
+    /// Let it go on where it was.
+    GoOn,
     /// Nothing is wrong: it suspended itself because someone saves it.
     Nothing,
 }
@@ -54,6 +58,7 @@ pub fn decide(config: &GuestConfig, event: &GuestEvent) -> Decision {
             };
         }
         GuestEvent::Shutdown(ShutdownReason::Suspend) => return Decision::Nothing,
+        GuestEvent::SuspendedLate => return Decision::GoOn,
         GuestEvent::Shutdown(ShutdownReason::PowerOff) => lifecycle.on_poweroff,
         GuestEvent::Shutdown(ShutdownReason::Reboot) => lifecycle.on_reboot,
         GuestEvent::Shutdown(ShutdownReason::Watchdog) => lifecycle.on_watchdog,
@@ -86,6 +91,7 @@ mod tests {
         check("", &ended(Reboot), Decision::Restart);
         check("", &ended(Crash), Decision::Destroy);
         check("", &ended(Suspend), Decision::Nothing);
+        check("", &GuestEvent::SuspendedLate, Decision::GoOn);
         check("on_poweroff=\"preserve\"", &ended(PowerOff), Decision::Preserve);
         check("on_reboot=\"destroy\"", &ended(Reboot), Decision::Destroy);
         check("on_crash=\"rename-restart\"", &ended(Crash), Decision::RenameRestart);

@@ -11,14 +11,14 @@ use super::pin::resume_pins;
 use super::receive::resume_reception;
 use super::rename::resume_rename;
 use super::save::resume_save;
-use super::suspend::resume_suspension;
+use super::suspend::{go_on, resume_suspension};
 use super::vcpus::resume_vcpus;
 use crate::device::scsi::is_plugged;
 use crate::device::{cdrom, disk, nic};
 use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
-use crate::guest::Live;
+use crate::guest::{Live, suspend};
 use crate::operation::{Cursor, Kind, Operation, Restart, Resumed, Stage, Turn, Way};
 use crate::query::screenshot::resume_shot;
 use crate::record::{Found, GuestRecord, LOOP_TAG, Records};
@@ -271,7 +271,12 @@ impl Toolstack {
         live: Live<'a>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Live<'a>, Cause> {
-        let Some(Operation { kind, cursor }) = live.record.operation.clone() else { return Ok(live) };
+        let Some(Operation { kind, cursor }) = live.record.operation.clone() else {
+            if suspend::is_late(self, live.domain()?)? {
+                go_on(&live)?;
+            }
+            return Ok(live);
+        };
         let (live, resumed) = match kind {
             Kind::AttachDisk(disk) => disk::attach::resume_attach(live, disk, &cursor, events),
             Kind::DetachDisk { vdev } => disk::attach::resume_detach(live, vdev, &cursor, events),

@@ -3,7 +3,7 @@
 use xen::Cancel;
 
 use crate::domain::GuestId;
-use crate::error::ToolstackError as Error;
+use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::guest::{Live, suspend};
 use crate::operation::{
@@ -61,6 +61,17 @@ impl Toolstack {
         let mut suspension = Suspension { live: Live::settled(self, id, events)?, kind: Kind::Suspend };
         run(&suspend_steps(), &mut suspension, &self.faults, events)?;
         Ok(suspension.live.guest()?)
+    }
+
+    /// Whether a guest has suspended itself for a request that was given up: [`Self::settle_change`] lets it go on.
+    ///
+    /// # Errors
+    /// When Xen or xenstore does not answer.
+    pub fn is_suspended_late(&self, guest: &Guest) -> Result<bool, Cause> {
+        match self.domain(Some(guest.domid), guest.uuid)? {
+            Some(domain) => suspend::is_late(self, domain),
+            None => Ok(false),
+        }
     }
 
     /// Lets a suspended guest go on where it was. Whoever suspended it does not matter.

@@ -2,6 +2,7 @@
 //! its entry in the state file.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
 
 use toolstack::operation::{Faults, Side};
 use toolstack::{AfterSave, CreateOptions, Event, GuestId, RestoreOptions, Toolstack, Turn};
@@ -273,6 +274,20 @@ fn with_small_guest() -> (World, toolstack::Guest) {
     (world, guest)
 }
 
+/// A guest whose drivers have taken notice of a dead daemon's request suspends itself whenever it comes to that.
+fn let_go_on(world: &World, successor: &Toolstack, guest: &toolstack::Guest) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let store = world.server.connect(xen_types::DomId::DOM0);
+    let asked = xenstore::XsPath::new(format!("/libxl/{}/suspend-asked", guest.domid)).unwrap();
+    while xenstore::Store::read(&store, &asked).unwrap().is_some() {
+        assert!(Instant::now() < deadline, "the guest does not suspend itself");
+        if successor.is_suspended_late(guest).unwrap() {
+            successor.settle_change(guest.id(), &mut |_| ()).unwrap();
+        }
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn save_of_a_killed_daemon_leaves_a_running_guest_or_a_whole_file() {
     let file = std::path::Path::new("/srv/hello.save");
@@ -292,6 +307,7 @@ fn save_of_a_killed_daemon_leaves_a_running_guest_or_a_whole_file() {
                 let restored = successor.restore(saved, &RestoreOptions::default(), &mut |_| ()).unwrap();
                 successor.destroy(restored.id(), &mut |_| ()).unwrap();
             } else {
+                let_go_on(&world, &successor, &guest);
                 let state = world.hypervisor.domain_info(guest.domid).unwrap().unwrap().state;
                 assert!(state.shutdown.is_none() && world.qemu.runs(), "{case}: {state:?}");
                 assert_eq!(state.paused, !killed && after == AfterSave::Pause, "{case}");

@@ -255,6 +255,20 @@ fn guest_that_takes_no_notice_or_never_suspends_runs_on() {
 }
 
 #[test]
+fn guest_that_suspends_itself_after_the_deadline_goes_on() {
+    let (world, guest) = with_guest(Drivers::Slow);
+    let toolstack = world.toolstack.clone().with_deadlines(world.toolstack.deadlines().scaled(0.002));
+    let error = toolstack.save(guest.id(), file(), AfterSave::Destroy, &mut |_| ()).unwrap_err();
+    assert!(matches!(&error, Error::Step(f) if matches!(f.cause, Cause::NotSuspended { .. })), "{error}");
+    assert!(!toolstack.is_suspended_late(&guest).unwrap());
+    world.hypervisor.suspend_guest(guest.domid);
+    assert!(toolstack.is_suspended_late(&guest).unwrap());
+    toolstack.settle_change(guest.id(), &mut |_| ()).unwrap();
+    assert!(!toolstack.is_suspended_late(&guest).unwrap());
+    check_runs(&world, &guest, "suspended late");
+}
+
+#[test]
 fn save_is_given_up_at_any_step_before_its_file_has_its_name_and_at_none_later() {
     for after in [AfterSave::Destroy, AfterSave::Run, AfterSave::Pause] {
         let steps = Toolstack::save_steps(after);

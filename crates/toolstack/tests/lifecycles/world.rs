@@ -39,6 +39,8 @@ pub(crate) enum Drivers {
     None,
     /// Connect devices, and let them go when asked.
     Polite,
+    /// The same, but a guest that is asked to suspend takes notice, and does so when the test says so.
+    Slow,
     /// Connect devices, and never let one go.
     Stubborn,
 }
@@ -382,10 +384,12 @@ impl Actor {
             }
             (["local", "domain", guest, "control", "shutdown"], b"suspend") => {
                 let drivers = *self.drivers.lock().unwrap();
+                if matches!(drivers, Drivers::Polite | Drivers::Slow) {
+                    self.change(path, b"suspend", b"");
+                }
                 if drivers == Drivers::Polite
                     && let Ok(guest) = guest.parse()
                 {
-                    self.change(path, b"suspend", b"");
                     self.hypervisor.guest_shuts_down(guest, ShutdownReason::Suspend);
                 }
             }
@@ -429,7 +433,7 @@ impl Actor {
         if self.reads(front, b"4") {
             match *self.drivers.lock().unwrap() {
                 Drivers::None | Drivers::Stubborn => return,
-                Drivers::Polite => self.change(front, b"4", b"6"),
+                Drivers::Polite | Drivers::Slow => self.change(front, b"4", b"6"),
             }
         }
         self.change(back, b"5", b"6");

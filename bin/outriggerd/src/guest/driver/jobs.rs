@@ -80,8 +80,14 @@ impl Driver {
                     Ok(toolstack.pause_once(id).map(|()| None)?)
                 });
             }
+            (Job::Settle, _) => {
+                self.spawn(job, None, None, move |events| {
+                    write.wait(patience)?;
+                    Ok(toolstack.settle_change(id, events)?)
+                });
+            }
             // They are started with their drivers.
-            (Job::Create | Job::CleanUp | Job::Settle | Job::Change(_) | Job::Resolve, _) => {}
+            (Job::Create | Job::CleanUp | Job::Change(_) | Job::Resolve, _) => {}
         }
     }
 

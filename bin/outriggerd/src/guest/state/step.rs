@@ -226,6 +226,7 @@ impl<'a> Step<'a> {
         let shown = events::shown(event);
         match decide(&guest.config, event) {
             Decision::Nothing => {}
+            Decision::GoOn => self.start(Job::Settle, None),
             Decision::Destroy => self.start(Job::Destroy, None),
             Decision::Restart => self.again(Way::Restart),
             Decision::RenameRestart => self.again(Way::PreserveAs(shown)),

@@ -201,6 +201,7 @@ fn configuration_decides_what_follows_an_end() {
     let mut machine = Machine::running("");
     assert_eq!(machine.finds(SUSPEND), ["suspended"]);
     assert_eq!(machine.shown(), Shown::Running);
+    assert_eq!(machine.finds(GuestEvent::SuspendedLate), ["suspended", "start settle"]);
 }
 
 #[test]

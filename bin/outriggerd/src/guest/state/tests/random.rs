@@ -24,7 +24,7 @@ fn random() -> impl Strategy<Value = Random> {
     prop_oneof![
         4 => (0..5_u8).prop_map(Random::Request),
         2 => Just(Random::Look),
-        4 => (prop::bool::weighted(0.8), 0..8_u8).prop_map(|(own, n)| Random::Observed(own, n)),
+        4 => (prop::bool::weighted(0.8), 0..9_u8).prop_map(|(own, n)| Random::Observed(own, n)),
         4 => (0..7_u8).prop_map(Random::Ended),
         1 => Just(Random::Tick),
         2 => (any::<bool>(), 0..3_u8).prop_map(|(own, n)| Random::Heartbeat(own, n)),
@@ -44,6 +44,7 @@ fn found(n: u8) -> Option<Option<GuestEvent>> {
         4 => Some(Some(SUSPEND)),
         5 => Some(Some(GuestEvent::DeviceModelDied)),
         6 => Some(Some(GuestEvent::StubdomainDestroyed)),
+        7 => Some(Some(GuestEvent::SuspendedLate)),
         _ => Some(Some(GuestEvent::Gone)),
     }
 }
