@@ -59,6 +59,8 @@ pub(crate) struct Console<M> {
     viewers: Viewers,
     /// Bytes that came out of the ring and were not handed on yet.
     waiting: usize,
+    /// Whether its last turn moved too much for a person to read. Another turn follows.
+    floods: bool,
     /// Whether its last turn left bytes in the ring because something has to take those before them.
     held_up: bool,
     /// What an earlier process has left, until the ring is taken up.
@@ -79,6 +81,7 @@ impl<M: RingMemory> Console<M> {
             outputs: Outputs::new(key, patience),
             viewers: Viewers::new(key),
             waiting: 0,
+            floods: false,
             held_up: false,
             kept: None,
             leaving: false,
@@ -270,6 +273,7 @@ impl<M: RingMemory> Console<M> {
             notify(port);
         }
         let is_flood = output >= FLOOD;
+        self.floods = is_flood;
         // Large pieces cost less; who says little does not wait.
         let handed_on = self.waiting > 0 && (!is_flood || self.waiting >= PIECE);
         if handed_on {
@@ -324,6 +328,11 @@ impl<M: RingMemory> Console<M> {
         self.outputs.files_mut().unscheduled()
     }
 
+    /// Whether the server has to look at the files at the time that it was told.
+    pub(crate) fn files_need_a_look(&mut self) -> bool {
+        self.outputs.files_mut().needs_a_look()
+    }
+
     /// Does what is due for the files at this time.
     pub(crate) fn look_at_files(&mut self, poller: &mut Poller, now: Instant) {
         if self.outputs.files_mut().look(now) {
@@ -343,7 +352,13 @@ impl<M: RingMemory> Console<M> {
         for error in self.outputs.files_mut().answered(what, &mut self.history) {
             self.complain(&with_cause(&error));
         }
-        self.flush(now);
+        let rest = self.outputs.files().not_given(&self.history);
+        if self.floods && rest < PIECE {
+            // To wake the thread for each ring costs more than to write it.
+            self.waiting = self.waiting.max(rest);
+        } else {
+            self.flush(now);
+        }
         if concerns_readers {
             self.pump(poller);
         }

@@ -122,6 +122,11 @@ impl FilesLink {
         self.writer.is_none() || self.written >= position
     }
 
+    /// Bytes that the thread was not given yet.
+    pub(crate) fn not_given(&self, history: &History) -> usize {
+        usize::try_from(history.end().saturating_sub(self.given)).unwrap_or(usize::MAX)
+    }
+
     /// Whether more bytes would push those out of the history that the files are about to get.
     pub(crate) fn holds_up(&self, history: &History) -> bool {
         let Some((_, from)) = self.writing.filter(|_| !self.is_stalled) else { return false };
@@ -284,6 +289,12 @@ impl FilesLink {
         let due = [self.resumes_at, self.deadline()].into_iter().flatten().min();
         self.is_scheduled = due.is_some();
         due
+    }
+
+    /// Whether anything will be due here. If not, the server need not look.
+    pub(crate) fn needs_a_look(&mut self) -> bool {
+        self.is_scheduled = self.resumes_at.is_some() || self.deadline().is_some();
+        self.is_scheduled
     }
 
     /// Until when the thread has to answer, unless it is late already.

@@ -260,11 +260,14 @@ impl<P: Platform> Server<P> {
         self.consoles.ids()
     }
 
-    fn timeout(&self, patience: Option<Duration>) -> EpollTimeout {
+    fn timeout(&mut self, patience: Option<Duration>) -> EpollTimeout {
         let is_dirty = !self.dirty.is_clean() && !self.looks.rests();
         if self.scheduler.is_busy() || is_dirty || self.dirty.has_unread() {
             return EpollTimeout::ZERO;
         }
+        let consoles = &mut self.consoles;
+        self.scheduler
+            .skip_files(|key| consoles.get_mut(key).is_some_and(|console| console.files_need_a_look()));
         let until = self.scheduler.idle_until().map(|at| at.saturating_duration_since(Instant::now()));
         let Some(wait) = [until, patience].into_iter().flatten().min() else { return EpollTimeout::NONE };
         // Rounded up: waking just before the time would cost turns that do nothing.

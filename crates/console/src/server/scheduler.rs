@@ -215,6 +215,15 @@ impl Scheduler {
         }
     }
 
+    /// Forgets what would be due next as long as it is about files that need no look any more: who is idle does not wake.
+    pub(crate) fn skip_files(&mut self, mut need_a_look: impl FnMut(u64) -> bool) {
+        while let Some(Reverse((_, Due::Files(key)))) = self.due.peek()
+            && !need_a_look(*key)
+        {
+            self.due.pop();
+        }
+    }
+
     /// Whether anything may be due, so that the time need not be asked for if not.
     pub(crate) fn has_due(&self) -> bool {
         !self.due.is_empty()
@@ -263,6 +272,19 @@ mod tests {
             served.push(key);
         }
         served
+    }
+
+    #[test]
+    fn files_that_need_no_look_do_not_wake() {
+        let now = Instant::now();
+        let mut scheduler = Scheduler::default();
+        for key in 1..4 {
+            scheduler.schedule(now + Duration::from_secs(key), Due::Files(key));
+        }
+        scheduler.skip_files(|key| key == 2);
+        assert_eq!(scheduler.idle_until(), Some(now + Duration::from_secs(2)));
+        scheduler.skip_files(|_| false);
+        assert_eq!(scheduler.idle_until(), None);
     }
 
     #[test]
