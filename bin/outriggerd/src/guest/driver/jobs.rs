@@ -80,15 +80,19 @@ impl Driver {
                     Ok(toolstack.pause_once(id).map(|()| None)?)
                 });
             }
-            (Job::Settle, _) => {
-                self.spawn(job, None, None, move |events| {
-                    write.wait(patience)?;
-                    Ok(toolstack.settle_change(id, events)?)
-                });
-            }
+            (Job::Settle, _) => self.settle(id),
             // They are started with their drivers.
             (Job::Create | Job::CleanUp | Job::Change(_) | Job::Resolve, _) => {}
         }
+    }
+
+    /// Ends what was left of a change that was given up.
+    fn settle(&self, id: GuestId) {
+        let (toolstack, write) = (self.shared.toolstack.clone(), self.write.clone());
+        self.spawn(Job::Settle, None, None, move |events| {
+            write.wait(toolstack.deadlines().state_file)?;
+            Ok(toolstack.settle_change(id, events)?)
+        });
     }
 
     /// Settles a migration; what became of it is a part of the answer.
