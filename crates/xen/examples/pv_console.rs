@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xen::{
     Access, Blob, Channel, CpuidPolicy, DomainKind, DomainSpec, EventChannels, ForeignMemory, GrantTable,
-    Hypervisor, PvBuild, PvBuilt, RealHypervisor, SharedPages, ShutdownReason,
+    Hypervisor, KernelBuild, KernelBuilt, RealHypervisor, SharedPages, ShutdownReason,
 };
 use xen_types::{DomId, EventPort, GrantRef, KiB};
 use xenstore::{Store as _, Xenstore, XsPath};
@@ -64,7 +64,7 @@ fn run(
     xen.set_memory_map_limit(domid, memory)?;
     xen.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
     let cmdline = "console=hvc0 panic=-1 loglevel=6".to_owned();
-    let build = PvBuild {
+    let build = KernelBuild {
         kernel,
         ramdisk: Some(ramdisk),
         cmdline,
@@ -97,27 +97,32 @@ fn run(
 }
 
 /// Tells xenstore of the domain and, when asked to, the console daemon of its console.
-fn introduce(domid: DomId, build: &PvBuild, built: &PvBuilt, with_console: bool) -> anyhow::Result<()> {
+fn introduce(
+    domid: DomId,
+    build: &KernelBuild,
+    built: &KernelBuilt,
+    with_console: bool,
+) -> anyhow::Result<()> {
     let store = Xenstore::open()?;
     let own = [
         ("name", format!("pv_console-{domid}")),
         ("domid", domid.to_string()),
         ("store/port", build.store.port.to_string()),
-        ("store/ring-ref", built.store_mfn.to_string()),
+        ("store/ring-ref", built.store_frame.to_string()),
     ];
     let console = [
         ("console/limit", "1048576".to_owned()),
         ("console/type", "xenconsoled".to_owned()),
         ("console/output", "pty".to_owned()),
         ("console/port", build.console.port.to_string()),
-        ("console/ring-ref", built.console_mfn.to_string()),
+        ("console/ring-ref", built.console_frame.to_string()),
     ];
     let console = console.into_iter().filter(|_| with_console);
     for (name, value) in own.into_iter().chain(console) {
         let path: XsPath = format!("/local/domain/{domid}/{name}").parse()?;
         store.write(&path, value.as_bytes())?;
     }
-    store.introduce(domid, built.store_mfn, build.store.port)?;
+    store.introduce(domid, built.store_frame, build.store.port)?;
     Ok(())
 }
 
@@ -129,10 +134,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(domid: DomId, remote: EventPort, built: &PvBuilt) -> anyhow::Result<Self> {
+    fn open(domid: DomId, remote: EventPort, built: &KernelBuilt) -> anyhow::Result<Self> {
         let ring = GrantTable::open()?.map(domid, &[CONSOLE_GRANT], Access::ReadWrite)?.into_pages();
         // The same page by its frame, as for domains of old that granted nothing.
-        let foreign = ForeignMemory::open()?.map(domid, &[built.console_mfn], Access::ReadWrite)?;
+        let foreign = ForeignMemory::open()?.map(domid, &[built.console_frame], Access::ReadWrite)?;
         ring.store_u32(0, 0x6f75_7472, Ordering::Release);
         ensure!(foreign.load_u32(0, Ordering::Acquire) == 0x6f75_7472, "the two mappings are not one page");
         ring.store_u32(0, 0, Ordering::Release);

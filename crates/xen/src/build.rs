@@ -129,10 +129,11 @@ pub struct Placed {
     pub length: u32,
 }
 
-/// What goes into a PV domain.
+/// What goes into a domain that starts a kernel at once, without firmware: a PV or PVH domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PvBuild {
-    /// The kernel: an ELF file, or a Linux bzImage whose inner ELF file libxenguest unpacks.
+pub struct KernelBuild {
+    /// The kernel: an ELF file, or a Linux bzImage whose inner ELF file libxenguest unpacks. Its notes must name an entry
+    /// for the kind of domain.
     pub kernel: Blob,
     /// The first RAM disk. A gzip-compressed one may be unpacked by libxenguest.
     pub ramdisk: Option<Blob>,
@@ -150,12 +151,12 @@ pub struct PvBuild {
     pub console: Channel,
 }
 
-/// What a PV domain that has been built tells its toolstack. The frames are machine frames, which is what xenstore's
-/// INTRODUCE and `store/ring-ref` mean for a PV domain.
+/// What such a domain tells its toolstack once it is built. The frames are machine frames for a PV domain and guest frames
+/// for a PVH one, which is what xenstore's INTRODUCE and `store/ring-ref` mean for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PvBuilt {
-    /// The xenstore ring's machine frame.
-    pub store_mfn: Gfn,
-    /// The console ring's machine frame.
-    pub console_mfn: Gfn,
+pub struct KernelBuilt {
+    /// The xenstore ring's frame.
+    pub store_frame: Gfn,
+    /// The console ring's frame.
+    pub console_frame: Gfn,
 }

@@ -98,13 +98,15 @@ pub enum DomainKind {
         /// Whether it may run a hypervisor itself.
         nested: bool,
     },
+    /// A domain whose addresses the processor translates, with a local APIC and no other emulated device: a stubdomain.
+    Pvh,
 }
 
 impl DomainKind {
-    /// Whether this is an HVM domain.
+    /// Whether Xen counts this as an HVM domain: its addresses are translated, and it has HVM parameters.
     #[must_use]
     pub const fn is_hvm(self) -> bool {
-        matches!(self, Self::Hvm { .. })
+        matches!(self, Self::Hvm { .. } | Self::Pvh)
     }
 }
 
@@ -115,7 +117,7 @@ pub struct DomainInfo {
     pub domid: DomId,
     /// The handle that it was made with.
     pub uuid: [u8; 16],
-    /// Whether it is an HVM domain.
+    /// Whether it is an HVM domain, or a PVH one.
     pub hvm: bool,
     /// Whether its addresses are translated by the processor.
     pub hap: bool,

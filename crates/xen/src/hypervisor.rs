@@ -2,7 +2,7 @@ use std::os::fd::BorrowedFd;
 
 use xen_types::{DomId, EventPort, KiB, Release};
 
-use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
+use crate::build::{HvmBuild, HvmBuilt, KernelBuild, KernelBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
     DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
@@ -23,11 +23,11 @@ use crate::processors::Processors;
 /// 4. [`alloc_unbound_port`](Self::alloc_unbound_port) twice: xenstore's and the console's, which the kernel finds in
 ///    its start page or HVM parameters.
 /// 5. For HVM, [`set_hvm_param`](Self::set_hvm_param) of what must be known before a CPU runs (HPET, timers,
-///    Viridian); for PV, [`set_memory_map_limit`](Self::set_memory_map_limit).
+///    Viridian), for PVH of the timers only; for PV, [`set_memory_map_limit`](Self::set_memory_map_limit).
 /// 6. [`set_tsc_mode`](Self::set_tsc_mode), [`set_time_offset`](Self::set_time_offset).
-/// 7. For HVM, [`set_paging_memory`](Self::set_paging_memory), before there is any memory to translate.
+/// 7. For HVM and PVH, [`set_paging_memory`](Self::set_paging_memory), before there is any memory to translate.
 /// 8. [`apply_cpuid_policy`](Self::apply_cpuid_policy), before the domain runs.
-/// 9. [`build_hvm`](Self::build_hvm) or [`build_pv`](Self::build_pv).
+/// 9. [`build_hvm`](Self::build_hvm), [`build_pv`](Self::build_pv) or [`build_pvh`](Self::build_pvh).
 /// 10. For a stubdomain, [`set_target`](Self::set_target), before it runs.
 /// 11. xenstore's INTRODUCE, then [`unpause_domain`](Self::unpause_domain).
 ///
@@ -219,7 +219,14 @@ pub trait Hypervisor: Processors {
     ///
     /// # Errors
     /// As for [`build_hvm`](Self::build_hvm).
-    fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt>;
+    fn build_pv(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt>;
+
+    /// Fills a PVH domain of one virtual CPU: memory, kernel, RAM disk, start information, ACPI tables, the special pages,
+    /// HVM parameters, memory map, grants of the console and xenstore rings, the CPU's first state.
+    ///
+    /// # Errors
+    /// As for [`build_hvm`](Self::build_hvm). A kernel that cannot start in such a domain is not what it should be.
+    fn build_pvh(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt>;
 
     /// Writes an HVM domain's memory and CPU state to `to`, as libxc's migration stream
     /// (`docs/specs/libxc-migration-stream.pandoc` of Xen), and nothing else. The domain stays, suspended. A real

@@ -29,7 +29,7 @@ mod sim;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
+pub use build::{Blob, Channel, GuestMemory, HvmBuild, HvmBuilt, KernelBuild, KernelBuilt, Placed};
 pub use cpuid::{CpuidBits, CpuidBitsError, CpuidLeaf, CpuidPolicy};
 pub use domain::{
     Altp2m, CpuMap, DomainInfo, DomainKind, DomainSpec, DomainState, HostCapabilities, HostInfo, ResumeWay,

@@ -13,7 +13,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use xen_types::{DomId, KiB};
 
-use crate::build::{Blob, Channel, GuestMemory, HvmBuild, PvBuild};
+use crate::build::{Blob, Channel, GuestMemory, HvmBuild, KernelBuild};
 use crate::domain::{DomainKind, DomainSpec};
 use crate::error::{Result, XenError};
 use crate::hypervisor::Hypervisor;
@@ -33,7 +33,7 @@ pub struct GuestFiles {
     pub hvmloader: Blob,
     /// SeaBIOS.
     pub firmware: Blob,
-    /// A kernel that can be a PV domain.
+    /// A kernel that can be a PV or PVH domain.
     pub kernel: Blob,
 }
 
@@ -170,8 +170,8 @@ impl Bench<'_> {
         })
     }
 
-    fn pv_build(&self, domid: DomId, memory: KiB) -> Result<PvBuild> {
-        Ok(PvBuild {
+    fn pv_build(&self, domid: DomId, memory: KiB) -> Result<KernelBuild> {
+        Ok(KernelBuild {
             kernel: self.files.kernel.clone(),
             ramdisk: None,
             cmdline: "console=hvc0 panic=-1".to_owned(),

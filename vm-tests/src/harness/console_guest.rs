@@ -4,7 +4,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use xen::{Blob, Channel, CpuidPolicy, DomainKind, DomainSpec, Hypervisor, PvBuild, RealHypervisor, TscMode};
+use xen::{
+    Blob, Channel, CpuidPolicy, DomainKind, DomainSpec, Hypervisor, KernelBuild, RealHypervisor, TscMode,
+};
 use xen_types::{DomId, EventPort, Gfn, KiB};
 use xenstore::{Access, Permissions, Store as _, Xenstore, XsPath};
 
@@ -60,7 +62,7 @@ impl ConsoleGuest {
         xen.set_memory_map_limit(self.domid, MEMORY)?;
         xen.set_tsc_mode(self.domid, TscMode::Default)?;
         xen.apply_cpuid_policy(self.domid, &CpuidPolicy::default())?;
-        let build = PvBuild {
+        let build = KernelBuild {
             kernel: Blob::File(KERNEL.into()),
             ramdisk: None,
             cmdline: command.to_owned(),
@@ -71,8 +73,8 @@ impl ConsoleGuest {
             console,
         };
         let built = xen.build_pv(self.domid, &build)?;
-        (self.frame, self.port) = (built.console_mfn, console.port);
-        self.store.introduce(self.domid, built.store_mfn, store.port)?;
+        (self.frame, self.port) = (built.console_frame, console.port);
+        self.store.introduce(self.domid, built.store_frame, store.port)?;
         Ok(())
     }
 

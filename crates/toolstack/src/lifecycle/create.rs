@@ -438,7 +438,7 @@ impl Creation<'_> {
 
     pub(super) fn introduce_stub(&mut self) -> StepResult {
         let stub = self.progress.stub_built()?;
-        domain::introduce(self.ts, stub.made.domain, stub.places.store_mfn, stub.made.channels)
+        domain::introduce(self.ts, stub.made.domain, stub.places.store_frame, stub.made.channels)
     }
 
     /// The stubdomain has to be connected already.

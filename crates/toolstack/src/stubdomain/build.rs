@@ -2,7 +2,7 @@
 
 use config::QmpTransport;
 use stubdom_abi::{HOLD_WORD, QMP_CONSOLE_WORD};
-use xen::{Blob, PvBuild, PvBuilt};
+use xen::{Blob, KernelBuild, KernelBuilt};
 
 use super::make::{Made, Spec};
 use crate::Toolstack;
@@ -13,12 +13,12 @@ use crate::error::Cause;
 pub(crate) struct Built {
     pub(crate) made: Made,
     /// Where its rings are.
-    pub(crate) places: PvBuilt,
+    pub(crate) places: KernelBuilt,
 }
 
 /// Fills the domain.
 pub(crate) fn build(ts: &Toolstack, spec: &Spec<'_>, made: Made) -> Result<Built, Cause> {
-    let build = PvBuild {
+    let build = KernelBuild {
         kernel: Blob::File(spec.prepared.image.kernel.clone()),
         ramdisk: Some(Blob::File(spec.prepared.image.ramdisk.clone())),
         cmdline: command_line(spec),

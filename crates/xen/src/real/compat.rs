@@ -25,9 +25,15 @@ const ALTP2M_COUNT: u16 = 10;
 
 /// The set of emulated devices (`XEN_X86_EMU_*`) of a new domain.
 pub(super) fn emulation_flags(kind: DomainKind, hvm_pirq: Option<bool>) -> u32 {
-    let DomainKind::Hvm { .. } = kind else { return 0 };
-    let all = xen_sys::XEN_X86_EMU_ALL & !xen_sys::XEN_X86_EMU_VPCI;
-    if hvm_pirq.unwrap_or(!BUILT.hvm_pirq_is_optional()) { all } else { all & !xen_sys::XEN_X86_EMU_USE_PIRQ }
+    match kind {
+        DomainKind::Pv => 0,
+        DomainKind::Pvh => xen_sys::XEN_X86_EMU_LAPIC,
+        DomainKind::Hvm { .. } => {
+            let all = xen_sys::XEN_X86_EMU_ALL & !xen_sys::XEN_X86_EMU_VPCI;
+            let has_pirq = hvm_pirq.unwrap_or(!BUILT.hvm_pirq_is_optional());
+            if has_pirq { all } else { all & !xen_sys::XEN_X86_EMU_USE_PIRQ }
+        }
+    }
 }
 
 /// Says in a new domain's description which alternate p2m tables it may have, where the description has a place for
@@ -120,6 +126,7 @@ mod tests {
         assert_eq!((flags(Some(true)), flags(Some(false))), (all, none));
         assert_eq!(flags(None), if BUILT.minor >= 19 { none } else { all });
         assert_eq!(emulation_flags(DomainKind::Pv, Some(true)), 0);
+        assert_eq!(emulation_flags(DomainKind::Pvh, Some(true)), 1);
     }
 
     #[test]

@@ -12,19 +12,7 @@ use crate::domain::{DomainInfo, DomainKind, DomainSpec, DomainState, ShutdownRea
 pub(super) fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
     // Negative numbers ask for Xen's defaults.
     let limit = |limit: Option<u32>| limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX));
-    let mut flags = 0;
-    if let DomainKind::Hvm { hap, nested } = spec.kind {
-        flags |= xen_sys::XEN_DOMCTL_CDF_hvm;
-        if !spec.out_of_sync_shadow {
-            flags |= xen_sys::XEN_DOMCTL_CDF_oos_off;
-        }
-        if hap {
-            flags |= xen_sys::XEN_DOMCTL_CDF_hap;
-        }
-        if nested {
-            flags |= xen_sys::XEN_DOMCTL_CDF_nested_virt;
-        }
-    }
+    let mut flags = kind_flags(spec);
     if spec.passthrough {
         flags |= xen_sys::XEN_DOMCTL_CDF_iommu;
     }
@@ -49,6 +37,21 @@ pub(super) fn create_config(spec: &DomainSpec) -> xen_domctl_createdomain {
     };
     compat::describe_altp2m(&mut config, spec.altp2m);
     config
+}
+
+/// The flags (`XEN_DOMCTL_CDF_*`) that follow from the kind of domain.
+fn kind_flags(spec: &DomainSpec) -> u32 {
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    match spec.kind {
+        DomainKind::Pv => 0,
+        DomainKind::Pvh => xen_sys::XEN_DOMCTL_CDF_hvm | xen_sys::XEN_DOMCTL_CDF_hap,
+        DomainKind::Hvm { hap, nested } => {
+            xen_sys::XEN_DOMCTL_CDF_hvm
+                | flag(!spec.out_of_sync_shadow, xen_sys::XEN_DOMCTL_CDF_oos_off)
+                | flag(hap, xen_sys::XEN_DOMCTL_CDF_hap)
+                | flag(nested, xen_sys::XEN_DOMCTL_CDF_nested_virt)
+        }
+    }
 }
 
 /// Xen's words about a domain as ours; `None` for the domains that Xen keeps for itself.

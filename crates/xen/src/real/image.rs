@@ -1,5 +1,8 @@
 //! Building domains with libxenguest's `xc_dom_*`.
 
+mod acpi;
+mod pvh;
+
 use core::ffi::{CStr, c_int};
 use core::mem::offset_of;
 use core::ptr::{self, NonNull};
@@ -12,10 +15,12 @@ use xen_sys::{e820entry, hvm_info_table, xc_dom_image, xc_hvm_firmware_module, x
 use xen_types::{DomId, Gfn, KiB};
 
 use super::handle::Handle;
-use crate::build::{Blob, Channel, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
+use crate::build::{Blob, Channel, HvmBuild, HvmBuilt, KernelBuild, KernelBuilt, Placed};
 use crate::error::{Result, XenError};
 use crate::foreign::ForeignMemory;
 use crate::page::{Access, SharedPages};
+
+pub(super) use self::pvh::build_pvh;
 
 const GIB_4: u64 = 1 << 32;
 /// The hole for devices' memory when nothing else is asked for: `HVM_BELOW_4G_MMIO_LENGTH` in
@@ -73,7 +78,7 @@ pub(crate) fn build_hvm(handle: &Handle, domid: DomId, build: &HvmBuild) -> Resu
 }
 
 /// Fills a PV domain, in the order of `libxl__build_pv`.
-pub(crate) fn build_pv(handle: &Handle, domid: DomId, build: &PvBuild) -> Result<PvBuilt> {
+pub(crate) fn build_pv(handle: &Handle, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
     let cmdline = c_string("build a PV domain", "The kernel's command line", &build.cmdline)?;
     let mut image = DomImage::new(handle, domid, Some(&cmdline))?;
     image.dom().container_type = xen_sys::XC_DOM_PV_CONTAINER;
@@ -87,7 +92,7 @@ pub(crate) fn build_pv(handle: &Handle, domid: DomId, build: &PvBuild) -> Result
     image.finish()?;
     let dom = image.dom();
     let (store, console) = (dom.xenstore_pfn, dom.console_pfn);
-    Ok(PvBuilt { store_mfn: image.machine_frame(store)?, console_mfn: image.machine_frame(console)? })
+    Ok(KernelBuilt { store_frame: image.machine_frame(store)?, console_frame: image.machine_frame(console)? })
 }
 
 /// Where an HVM guest's memory goes, in bytes.
@@ -238,7 +243,7 @@ impl<'a> DomImage<'a> {
         self.memory_map = map;
         let domid = u32::from(self.domid.get());
         let start = self.memory_map.as_mut_ptr();
-        let entries = u32::try_from(self.memory_map.len()).expect("a memory map of two entries at most");
+        let entries = u32::try_from(self.memory_map.len()).expect("a memory map of three entries at most");
         // SAFETY: the map has as many entries as is said.
         self.step("xc_domain_set_memory_map", |_, xc| unsafe {
             xen_sys::xc_domain_set_memory_map(xc, domid, start, entries)

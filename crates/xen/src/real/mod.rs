@@ -26,7 +26,7 @@ use self::describe::{create_config, domain_info, pages};
 use self::handle::Handle;
 use self::image::c_string;
 use self::memory_stream::Program;
-use crate::build::{HvmBuild, HvmBuilt, PvBuild, PvBuilt};
+use crate::build::{HvmBuild, HvmBuilt, KernelBuild, KernelBuilt};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
     DomainInfo, DomainSpec, HostCapabilities, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode,
@@ -417,8 +417,12 @@ impl Hypervisor for RealHypervisor {
         self.with(|handle| knowing_free(handle, || image::build_hvm(handle, domid, build)))
     }
 
-    fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt> {
+    fn build_pv(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
         self.with(|handle| knowing_free(handle, || image::build_pv(handle, domid, build)))
+    }
+
+    fn build_pvh(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
+        self.with(|handle| knowing_free(handle, || image::build_pvh(handle, domid, build)))
     }
 
     fn save_memory(

@@ -25,6 +25,13 @@ fn a_pv_domain_has_no_emulated_devices() {
 }
 
 #[test]
+fn a_pvh_domain_has_a_local_apic_only() {
+    let config = create_config(&DomainSpec::new(DomainKind::Pvh, [0; 16], 1));
+    assert_eq!(config.flags, xen_sys::XEN_DOMCTL_CDF_hvm | xen_sys::XEN_DOMCTL_CDF_hap);
+    assert_eq!(config.arch.emulation_flags, xen_sys::XEN_X86_EMU_LAPIC);
+}
+
+#[test]
 fn a_domain_that_crashed_says_so() {
     let raw = xen_domctl_getdomaininfo {
         domain: 5,

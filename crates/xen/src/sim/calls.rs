@@ -7,10 +7,10 @@ use nix::errno::Errno;
 use xen_types::{DomId, EventPort, Gfn, KiB};
 
 use super::{SimDomain, SimHypervisor, host, memory};
-use crate::build::{Blob, HvmBuild, HvmBuilt, Placed, PvBuild, PvBuilt};
+use crate::build::{Blob, Channel, HvmBuild, HvmBuilt, KernelBuild, KernelBuilt, Placed};
 use crate::cpuid::CpuidPolicy;
 use crate::domain::{
-    DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
+    DomainInfo, DomainKind, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
@@ -20,6 +20,8 @@ use crate::param::HvmParam;
 /// Special pages of an HVM domain, and the hole in its memory for a graphics adapter.
 const SPECIAL_PAGES: u64 = 64;
 const VGA_HOLE: u64 = 128;
+/// The special pages of a PVH domain, and its ACPI tables.
+const PVH_PAGES: KiB = KiB(40);
 
 impl Hypervisor for SimHypervisor {
     fn version_info(&self) -> Result<VersionInfo> {
@@ -265,21 +267,13 @@ impl Hypervisor for SimHypervisor {
             }
             let size = KiB(ram - VGA_HOLE + SPECIAL_PAGES);
             state.fill(domid, true, size, [build.store, build.console])?;
-            let domain = state.living(domid)?;
-            for (param, value) in [
-                (HvmParam::StorePfn, STORE_GFN),
-                (HvmParam::ConsolePfn, CONSOLE_GFN),
-                (HvmParam::StoreEvtchn, build.store.port.get().into()),
-                (HvmParam::ConsoleEvtchn, build.console.port.get().into()),
-            ] {
-                domain.params.insert(param, value);
-            }
+            state.living(domid)?.set_rings(build.store, build.console);
             let (store_gfn, console_gfn) = (Gfn(STORE_GFN), Gfn(CONSOLE_GFN));
             Ok(HvmBuilt { store_gfn, console_gfn, smbios, acpi })
         })
     }
 
-    fn build_pv(&self, domid: DomId, build: &PvBuild) -> Result<PvBuilt> {
+    fn build_pv(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
         build.kernel.read("kernel")?;
         build.ramdisk.as_ref().map(|blob| blob.read("RAM disk")).transpose()?;
         self.call("build_pv", Some(domid), |state| {
@@ -289,7 +283,22 @@ impl Hypervisor for SimHypervisor {
             state.fill(domid, false, build.memory, [build.store, build.console])?;
             // Machine frames: some that no other domain of the simulation has.
             let first = 0x10_0000 + u64::from(domid.get()) * 2;
-            Ok(PvBuilt { store_mfn: Gfn(first), console_mfn: Gfn(first + 1) })
+            Ok(KernelBuilt { store_frame: Gfn(first), console_frame: Gfn(first + 1) })
+        })
+    }
+
+    fn build_pvh(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
+        build.kernel.read("kernel")?;
+        build.ramdisk.as_ref().map(|blob| blob.read("RAM disk")).transpose()?;
+        self.call("build_pvh", Some(domid), |state| {
+            let fits =
+                (1024..3 << 20).contains(&build.memory.get()) && build.memory.get().is_multiple_of(1024);
+            if !fits || build.max_vcpus != 1 {
+                return Err(Errno::EINVAL);
+            }
+            state.fill(domid, true, build.memory + PVH_PAGES, [build.store, build.console])?;
+            state.living(domid)?.set_rings(build.store, build.console);
+            Ok(KernelBuilt { store_frame: Gfn(STORE_GFN), console_frame: Gfn(CONSOLE_GFN) })
         })
     }
 
@@ -334,6 +343,20 @@ const SIMULATED: &[u8] = b"(XEN) simulated\n";
 const STORE_GFN: u64 = 0xfeffc;
 const CONSOLE_GFN: u64 = 0xfefff;
 
+impl SimDomain {
+    /// Notes where the rings of an HVM or PVH domain are.
+    fn set_rings(&mut self, store: Channel, console: Channel) {
+        for (param, value) in [
+            (HvmParam::StorePfn, STORE_GFN),
+            (HvmParam::ConsolePfn, CONSOLE_GFN),
+            (HvmParam::StoreEvtchn, store.port.get().into()),
+            (HvmParam::ConsoleEvtchn, console.port.get().into()),
+        ] {
+            self.params.insert(param, value);
+        }
+    }
+}
+
 fn placed(blob: &Blob, address: u64) -> Result<Placed> {
     let bytes = blob.read("firmware tables")?;
     Ok(Placed { address, length: u32::try_from(bytes.len()).unwrap_or(u32::MAX) })
@@ -344,7 +367,7 @@ fn info(domid: DomId, domain: &SimDomain) -> DomainInfo {
         domid,
         uuid: domain.spec.uuid,
         hvm: domain.spec.kind.is_hvm(),
-        hap: matches!(domain.spec.kind, crate::domain::DomainKind::Hvm { hap: true, .. }),
+        hap: matches!(domain.spec.kind, DomainKind::Hvm { hap: true, .. } | DomainKind::Pvh),
         state: domain.state(),
         memory: domain.memory,
         max_memory: domain.max_memory,

@@ -1,7 +1,7 @@
 //! The cases of the conformance suite.
 
 use nix::errno::Errno;
-use xen_types::{DomId, KiB};
+use xen_types::{DomId, Gfn, KiB};
 
 use super::{Bench, Case, Outcome, ensure, refused};
 use crate::build::Blob;
@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "an HVM domain starts with less memory than it may have", run: ballooned_hvm },
     Case { name: "domains are made by several threads at once", run: threads },
     Case { name: "a PV domain is built and gives its memory back", run: built_pv },
+    Case { name: "a PVH domain is built and gives its memory back", run: built_pvh },
     Case { name: "more memory than there is is refused and nothing is kept", run: too_much_memory },
     Case { name: "more memory than the domain may hold is refused", run: beyond_its_limit },
 ];
@@ -394,10 +395,30 @@ fn built_pv(bench: &Bench<'_>) -> Outcome {
     bench.xen.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
     let build = bench.pv_build(domid, memory)?;
     let built = bench.xen.build_pv(domid, &build)?;
-    ensure(built.store_mfn != built.console_mfn, || format!("both rings are frame {}", built.store_mfn))?;
+    ensure(built.store_frame != built.console_frame, || {
+        format!("both rings are frame {}", built.store_frame)
+    })?;
     let info = bench.xen.domain_info(domid)?;
     let fits = info.as_ref().is_some_and(|info| {
         info.memory == memory && info.online_vcpus == 1 && info.state.paused && !info.hvm
+    });
+    ensure(fits, || format!("it came out as {info:?}"))
+}
+
+fn built_pvh(bench: &Bench<'_>) -> Outcome {
+    let memory = KiB::from_mib(96);
+    let domid = bench.make_ready(DomainKind::Pvh, memory)?;
+    bench.xen.set_hvm_param(domid, HvmParam::TimerMode, 1)?;
+    bench.xen.set_paging_memory(domid, KiB::from_mib(2))?;
+    bench.xen.apply_cpuid_policy(domid, &CpuidPolicy::default())?;
+    let build = bench.pv_build(domid, memory)?;
+    let built = bench.xen.build_pvh(domid, &build)?;
+    let param = bench.xen.hvm_param(domid, HvmParam::StorePfn)?;
+    ensure(Gfn(param) == built.store_frame, || format!("the rings are not at {built:?}"))?;
+    let info = bench.xen.domain_info(domid)?;
+    let fits = info.as_ref().is_some_and(|info| {
+        let all = memory..memory + KiB(1024);
+        all.contains(&info.memory) && info.online_vcpus == 1 && info.state.paused && info.hvm && info.hap
     });
     ensure(fits, || format!("it came out as {info:?}"))
 }

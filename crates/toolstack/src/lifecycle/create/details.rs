@@ -48,10 +48,10 @@ pub(super) fn of_stubdomain(
 ) -> StepResult {
     let Nodes { batch, consoles } = nodes;
     let stubdomain::Built { made, places } = built;
-    let ring = StoreRing { port: made.channels.store.port, gfn: places.store_mfn };
+    let ring = StoreRing { port: made.channels.store.port, gfn: places.store_frame };
     ring_details(batch, made.domain, ring, VcpuCounts { online: 1, max: 1 });
     stubdomain::details(batch, made.domain, spec);
-    devices.stubdomain_consoles(consoles, (places.console_mfn, made.channels.console.port));
+    devices.stubdomain_consoles(consoles, (places.console_frame, made.channels.console.port));
     let argv = devices.plan.argv(devices.guest)?;
     stubdomain::arguments(batch, made.domain, &vm_dir(guest), &argv)
 }
