@@ -1,4 +1,4 @@
-//! Makes an ELF kernel as small as its own headers allow.
+//! Makes an ELF kernel as small as its own headers allow, and reads what its notes say to Xen.
 //!
 //! A kernel's ELF file aligns its segments to 2 MiB and spells out tens of megabytes of zeros. A loader reads the
 //! program headers only, and fills what a segment has in memory but not in the file with zeros. So a file that has
@@ -49,6 +49,42 @@ pub(crate) fn slim(kernel: &[u8]) -> Result<Vec<u8>, String> {
     put(&mut output, 0x28, &0_u64.to_le_bytes());
     put(&mut output, 0x3c, &0_u32.to_le_bytes());
     Ok(output)
+}
+
+/// Whether a kernel can start in a PVH domain: its notes for Xen name an entry for that.
+pub(crate) fn has_pvh_entry(kernel: &[u8]) -> bool {
+    let Ok(file) = ElfBytes::<LittleEndian>::minimal_parse(kernel) else { return false };
+    let segments = file.segments().into_iter().flatten();
+    segments.filter(|segment| segment.p_type == abi::PT_NOTE).any(|segment| {
+        let notes = file.segment_data(&segment).unwrap_or_default();
+        Notes { left: notes }.any(|note| note == (XEN_NOTE, PVH_ENTRY))
+    })
+}
+
+/// Whose notes are Xen's.
+const XEN_NOTE: &[u8] = b"Xen\0";
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (`xen/include/public/elfnote.h`).
+const PVH_ENTRY: u32 = 18;
+
+/// The notes of a segment: whose each is, and its kind. Xen takes them to be aligned to 4 bytes, whatever the segment
+/// says; the walk ends where one does not fit.
+struct Notes<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Iterator for Notes<'a> {
+    type Item = (&'a [u8], u32);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (header, rest) = self.left.split_first_chunk::<12>()?;
+        let number = |at: usize| header.get(at..at + 4)?.try_into().ok().map(u32::from_le_bytes);
+        let size = |at: usize| usize::try_from(number(at)?).ok();
+        let (name, contents) = (size(0)?, size(4)?);
+        let behind = name.checked_next_multiple_of(4)?.checked_add(contents.checked_next_multiple_of(4)?)?;
+        // The padding of the last one may be missing.
+        self.left = rest.get(behind..).unwrap_or_default();
+        Some((rest.get(..name)?, number(8)?))
+    }
 }
 
 /// The new offset of a segment that lies within a loaded one, such as the notes.
@@ -146,6 +182,39 @@ mod tests {
         for number in 0..4 {
             assert!(load(&a, number) == load(&b, number), "segment {number} differs");
         }
+    }
+
+    #[test]
+    fn test_pvh_entry_is_found_behind_other_notes() {
+        let with_notes = |notes: &[u8]| {
+            let mut bytes = kernel();
+            bytes[0x4000..0x4100].fill(0);
+            put(&mut bytes, 0x4000, notes);
+            put(&mut bytes, 64 + 2 * 56 + 8, &0x4000_u64.to_le_bytes());
+            put(&mut bytes, 64 + 2 * 56 + 32, &(notes.len() as u64).to_le_bytes());
+            bytes
+        };
+        let note = |name: &[u8], contents: &[u8], kind: u32| {
+            let mut note = Vec::new();
+            for number in [name.len(), contents.len(), usize::try_from(kind).unwrap()] {
+                note.extend_from_slice(&u32::try_from(number).unwrap().to_le_bytes());
+            }
+            for part in [name, contents] {
+                note.extend_from_slice(part);
+                note.resize(note.len().next_multiple_of(4), 0);
+            }
+            note
+        };
+        let first = note(b"GNU\0", b"12345", 18);
+        let entry = note(b"Xen\0", &[0; 8], 18);
+        let good = with_notes(&[first.clone(), entry.clone()].concat());
+        assert!(has_pvh_entry(&good) && has_pvh_entry(&slim(&good).unwrap()));
+        let huge = note(b"Xen\0", &[0; 8], 18).into_iter().enumerate();
+        let huge: Vec<u8> = huge.map(|(at, byte)| if at < 8 { 0xff } else { byte }).collect();
+        for notes in [&first[..], &note(b"Xen\0", &[0; 8], 17), &huge, &entry[..10], &[]] {
+            assert!(!has_pvh_entry(&with_notes(notes)), "{notes:?}");
+        }
+        assert!(!has_pvh_entry(b"no kernel"));
     }
 
     #[test]

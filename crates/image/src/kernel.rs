@@ -10,7 +10,10 @@ use flate2::read::GzDecoder;
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 
-use crate::{ImageError, Result, elf_kernel::slim};
+use crate::{
+    ImageError, Result,
+    elf_kernel::{has_pvh_entry, slim},
+};
 
 /// How the kernel is kept in an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,6 +68,15 @@ pub fn extract_elf(name: &str, image: &[u8]) -> Result<Vec<u8>> {
         return Err(bad("its payload is not an ELF kernel".to_owned()));
     }
     slim(&kernel).map_err(bad)
+}
+
+/// Whether the kernel in a file of an image can start in a PVH domain, besides a PV one. One that is not understood is
+/// taken for one that cannot.
+pub(crate) fn starts_as_pvh(kernel: &[u8]) -> bool {
+    if kernel.starts_with(b"\x7fELF") {
+        return has_pvh_entry(kernel);
+    }
+    extract_elf("kernel", kernel).is_ok_and(|kernel| has_pvh_entry(&kernel))
 }
 
 /// Finds the compressed payload.

@@ -57,6 +57,9 @@ pub struct Kernel {
     pub release: String,
     /// `elf` or `bzImage`.
     pub format: String,
+    /// Whether it can start in a PVH domain, too; false in images of older builders, which do not say it.
+    #[serde(default)]
+    pub pvh: bool,
 }
 
 /// QEMU of an image, and what it can do.

@@ -18,7 +18,7 @@ use crate::{
     compiled::{self, CompileStep, Compiled, Program},
     files::{sha256_bytes, sha256_file, size_of},
     initramfs::Compression,
-    kernel::{KernelFormat, extract_elf},
+    kernel::{KernelFormat, extract_elf, starts_as_pvh},
     manifest::{self, FORMAT},
     modules::Kernel,
     packages::{Package, Progress, Store, Take},
@@ -305,6 +305,7 @@ pub fn build_from(root: &Root, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
         KernelFormat::BzImage => bytes,
         KernelFormat::Elf => extract_elf(&image.path, &bytes)?,
     };
+    let pvh = starts_as_pvh(&bytes);
     output.write(Manifest::KERNEL, &bytes)?;
     drop(bytes);
     let (files, totals) = contents.list(root)?;
@@ -321,6 +322,7 @@ pub fn build_from(root: &Root, spec: &StubdomSpec, progress: &mut dyn FnMut(Step
             version: image.package.as_ref().map_or_else(String::new, |package| package.version.clone()),
             release: kernel.release().to_owned(),
             format: spec.kernel_format.name().to_owned(),
+            pvh,
         },
         qemu: contents.qemu.clone(),
         agent: manifest::Agent { version: spec.agent_version.clone(), sha256: sha256_file(&spec.agent)? },
