@@ -2,17 +2,13 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::document::Atom;
-use crate::model::{DeviceModel, DeviceModelCrashAction, QmpTransport};
+use crate::model::{DeviceModel, DeviceModelCrashAction, QmpTransport, StubdomainKind};
 use crate::reader::Reader;
 
 const DOM0_QEMU: &str = "this toolstack runs every guest's QEMU in a stubdomain and none in dom0; the line can be \
                          removed";
 const TRADITIONAL: &str = "only upstream QEMU runs in a Linux stubdomain: write `qemu-xen` or remove the line; the guest \
                            then sees other emulated hardware, for which it may need drivers";
-
-// `arch_acquire_resource_check` in Xen's `xen/arch/x86`, until Xen 4.19.
-const PVH: &str = "this Xen allows only PV domains and dom0 to map another domain's memory, which QEMU needs; \
-                   Xen 4.19 lifts this limit";
 
 pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
     if reader.bool("device_model_stubdomain_override") == Some(false) {
@@ -27,7 +23,6 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         "linux",
         "only Linux stubdomains are supported; Mini-OS ones contain the old QEMU",
     );
-    version(reader, "stubdomain_type", "pv", PVH);
     let mut extra_args = Vec::new();
     for key in ["device_model_args", "device_model_args_hvm"] {
         let args = reader.strings(key).unwrap_or_default();
@@ -41,8 +36,10 @@ pub(super) fn device_model(reader: &mut Reader<'_>) -> DeviceModel {
         ("restart", DeviceModelCrashAction::Restart),
         ("preserve", DeviceModelCrashAction::Preserve),
     ];
+    let kinds = [("pv", StubdomainKind::Pv), ("pvh", StubdomainKind::Pvh)];
     let qmp = [("vchan", QmpTransport::Vchan), ("console", QmpTransport::Console)];
     DeviceModel {
+        kind: reader.word("stubdomain_type", &kinds).unwrap_or_default(),
         kernel: reader.firmware_path("stubdomain_kernel"),
         ramdisk: reader.firmware_path("stubdomain_ramdisk"),
         cmdline: reader.string("stubdomain_cmdline").filter(|text| !text.is_empty()),

@@ -139,6 +139,9 @@ pub enum SerialOutput {
 /// Where QEMU runs: always in a Linux stubdomain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceModel {
+    /// `stubdomain_type` (this project's own key): the kind of domain that the stubdomain is.
+    #[serde(default)]
+    pub kind: StubdomainKind,
     /// `stubdomain_kernel`: an absolute path in dom0, or the name of a file in Xen's firmware directory; absent: the
     /// installed image's.
     pub kernel: Option<String>,
@@ -155,6 +158,17 @@ pub struct DeviceModel {
     /// `device_model_qmp` (this project's own key): how the toolstack reaches QEMU's monitor.
     #[serde(default)]
     pub qmp: QmpTransport,
+}
+
+/// The kinds of domains that a stubdomain can be (`stubdomain_type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StubdomainKind {
+    /// A PV domain.
+    #[default]
+    Pv,
+    /// A PVH domain. Only Xen from 4.19 on lets one map its guest's memory.
+    Pvh,
 }
 
 /// How QMP comes from a stubdomain (`device_model_qmp`).

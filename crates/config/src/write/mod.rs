@@ -4,8 +4,8 @@ mod devices;
 
 use crate::model::{
     Action, Affinity, Altp2m, DeviceModel, DeviceModelCrashAction, Display, Firmware, FirmwareKind,
-    GuestConfig, Lifecycle, Platform, QmpTransport, TimerMode, TscMode, UsbController, VendorDevice, Vga,
-    Viridian,
+    GuestConfig, Lifecycle, Platform, QmpTransport, StubdomainKind, TimerMode, TscMode, UsbController,
+    VendorDevice, Vga, Viridian,
 };
 
 /// Writes the guest as a configuration file: current keys only, one a line, and none that is at its default,
@@ -254,6 +254,10 @@ fn emulated(file: &mut File, guest: &GuestConfig) {
 fn device_model(file: &mut File, dm: &DeviceModel) {
     // The default here and not xl's, which would run QEMU in dom0.
     file.number("device_model_stubdomain_override", 1);
+    match dm.kind {
+        StubdomainKind::Pv => {}
+        StubdomainKind::Pvh => file.text("stubdomain_type", "pvh"),
+    }
     file.some_text("stubdomain_kernel", dm.kernel.as_deref());
     file.some_text("stubdomain_ramdisk", dm.ramdisk.as_deref());
     file.some_text("stubdomain_cmdline", dm.cmdline.as_deref());

@@ -1,6 +1,6 @@
 //! A stubdomain's memory: kernel and RAM disk.
 
-use config::QmpTransport;
+use config::{QmpTransport, StubdomainKind};
 use stubdom_abi::{HOLD_WORD, QMP_CONSOLE_WORD};
 use xen::{Blob, KernelBuild, KernelBuilt};
 
@@ -28,7 +28,11 @@ pub(crate) fn build(ts: &Toolstack, spec: &Spec<'_>, made: Made) -> Result<Built
         store: made.channels.store,
         console: made.channels.console,
     };
-    let places = ts.hypervisor.build_pv(made.domain.domid(), &build)?;
+    let domid = made.domain.domid();
+    let places = match spec.prepared.kind {
+        StubdomainKind::Pv => ts.hypervisor.build_pv(domid, &build)?,
+        StubdomainKind::Pvh => ts.hypervisor.build_pvh(domid, &build)?,
+    };
     Ok(Built { made, places })
 }
 

@@ -37,9 +37,23 @@ pub(crate) struct StubImage {
     pub(crate) kernel: PathBuf,
     pub(crate) ramdisk: PathBuf,
     pub(crate) cmdline: String,
+    /// Whether the kernel can start in a PVH domain, as far as that is known.
+    pub(crate) pvh: PvhSupport,
     /// Without the guest's video memory.
     pub(crate) memory: KiB,
     pub(crate) qemu: QemuFeatures,
+}
+
+/// Whether an image's kernel can start in a PVH domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum PvhSupport {
+    /// The manifest says so.
+    Yes,
+    /// The manifest does not say so: the kernel cannot, or the image is of an older builder.
+    #[default]
+    No,
+    /// The configuration names the kernel, which has no manifest. libxenguest looks at it.
+    Unknown,
 }
 
 /// The keys of `manifest.json` that matter here; others are passed over.
@@ -48,7 +62,14 @@ pub(crate) struct StubImage {
 struct Manifest {
     memory_kib: Option<u64>,
     cmdline: Option<String>,
+    kernel: ManifestKernel,
     qemu: ManifestQemu,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ManifestKernel {
+    pvh: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -67,10 +88,16 @@ impl StubImage {
         must_be_there(host, "stubdomain kernel", &kernel)?;
         must_be_there(host, "stubdomain RAM disk", &ramdisk)?;
         // Another image's traits are unknown, and the least is assumed of them.
-        let manifest = if dm.kernel.is_none() && dm.ramdisk.is_none() {
+        let is_installed = dm.kernel.is_none() && dm.ramdisk.is_none();
+        let manifest = if is_installed {
             Manifest::read(&paths.stubdomain.join("manifest.json"), host)?
         } else {
             Manifest::default()
+        };
+        let pvh = match (is_installed, manifest.kernel.pvh) {
+            (true, true) => PvhSupport::Yes,
+            (true, false) => PvhSupport::No,
+            (false, _) => PvhSupport::Unknown,
         };
         let mut cmdline = format!("{COMMAND_LINE} {}", stubdom_abi::STATE_FRAMES_WORD);
         for more in [manifest.cmdline.as_deref(), dm.cmdline.as_deref()].into_iter().flatten() {
@@ -81,7 +108,7 @@ impl StubImage {
             manifest.memory_kib.map_or(DEFAULT_MEMORY, KiB) + for_disks(config.disks.len())
         });
         let ManifestQemu { sandbox, abilities } = manifest.qemu;
-        Ok(Self { kernel, ramdisk, cmdline, memory, qemu: QemuFeatures { sandbox, abilities } })
+        Ok(Self { kernel, ramdisk, cmdline, pvh, memory, qemu: QemuFeatures { sandbox, abilities } })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stubdomain: a PV domain with Linux, the agent and QEMU. It is made, built and started without regard to how its
+//! The stubdomain: a PV or PVH domain with Linux, the agent and QEMU. It is made, built and started without regard to how its
 //! guest came to be, or, without a target, before there is one.
 //!
 //! ```text

@@ -14,7 +14,7 @@ use crate::domain::Domain;
 use crate::nodes::{below, memory, start_time, vm_dir};
 use crate::operation::StepResult;
 
-/// What is told about the stubdomain, a PV domain.
+/// What is told about the stubdomain.
 pub(crate) fn details(batch: &mut Batch, domain: Domain, spec: &Spec<'_>) {
     let (dir, vm, image) = (XsPath::domain(domain.domid()), vm_dir(domain.uuid()), &spec.prepared.image);
     memory(batch, &dir, spec.prepared.memory, spec.prepared.memory, KiB(0));

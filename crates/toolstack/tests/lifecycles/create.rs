@@ -1,5 +1,6 @@
 use toolstack::operation::{Faults, Side};
 use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
+use xen::Hypervisor as _;
 use xen_types::{DomId, KiB};
 use xenstore::{Store as _, XsPath};
 
@@ -374,4 +375,46 @@ fn when_xenstored_dies_no_domain_and_no_loop_device_is_left_and_the_next_daemon_
         world.check_clean(&case);
     }
     assert!(failed > 50, "only {failed} creates failed of {}", all.div_ceil(5));
+}
+
+/// A world whose Xen is of this release, with an image whose kernel can start in a PVH domain or not, and a guest that
+/// asks for such a stubdomain.
+fn pvh(minor: u16, can: bool) -> (World, config::GuestConfig) {
+    let world = World::new(Stubs::Work);
+    world.hypervisor.set_release(xen_types::Release::new(4, minor));
+    let manifest = world.toolstack.paths().stubdomain.join("manifest.json");
+    world.host.put_file(&manifest, format!("{{\"kernel\": {{\"pvh\": {can}}}}}").as_bytes());
+    let text = "type=\"hvm\"\nname=\"x\"\nmemory=64\nstubdomain_type=\"pvh\"";
+    (world, config::load_str("x", text).config.unwrap())
+}
+
+#[test]
+fn a_pvh_stubdomain_is_made_where_xen_and_image_allow_it() {
+    let (world, config) = pvh(19, true);
+    let guest = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+    let info = world.hypervisor.domain_info(guest.stub_domid).unwrap().unwrap();
+    assert!(info.hvm && info.hap);
+    let param = world.hypervisor.hvm_param(guest.stub_domid, xen::HvmParam::StorePfn).unwrap();
+    let store = world.server.connect(DomId::DOM0);
+    let ring = XsPath::new(format!("/local/domain/{}/store/ring-ref", guest.stub_domid)).unwrap();
+    assert_eq!(store.read(&ring).unwrap().unwrap(), param.to_string().into_bytes());
+    let built = |name| world.hypervisor.operations().iter().filter(|o| o.name == name).count();
+    assert_eq!((built("build_pvh"), built("build_pv"), built("set_memory_map_limit")), (1, 0, 0));
+    // The state file has it: the next stubdomain of this guest is of the same kind.
+    let record = world.toolstack.paths().guests().join(format!("{}.json", guest.uuid));
+    let text = String::from_utf8(world.host.state().files[&record].clone()).unwrap();
+    assert!(text.contains("\"pvh\""), "{text}");
+}
+
+#[test]
+fn a_pvh_stubdomain_is_refused_before_anything_is_made() {
+    for (minor, can, word) in
+        [(18, true, "Xen 4.18 lets no PVH domain"), (19, false, "build the image again")]
+    {
+        let (world, config) = pvh(minor, can);
+        let error = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap_err();
+        assert_eq!(step_of(&error), "check");
+        assert!(error.report().contains(word), "{}", error.report());
+        assert!(world.hypervisor.operations().iter().all(|operation| operation.name != "create_domain"));
+    }
 }
