@@ -147,8 +147,6 @@ const DIRECT_BOOT: &str = "direct kernel boot of an HVM guest is not supported y
 const HARDWARE: &str =
     "passing parts of the host to a guest is not supported yet, and the guest would lack them";
 const PV_DEVICE: &str = "there is no backend for this kind of PV device, and the guest would lack it";
-const SMBIOS: &str = "SMBIOS strings are not supported yet, and the guest would lack them; `smbios_firmware` takes a \
-     file";
 const PLATFORM_BAR: &str = "the memory of the Xen platform device is uncacheable, as it is by default";
 const XENSTORED: &str = "xenstored's own limits hold";
 const DOM0_QEMU: &str = "its backend is a QEMU in dom0, which this toolstack never runs";
@@ -284,7 +282,7 @@ pub static KEYS: &[Key] = &[
     used("serial"),
     used("shadow_memory"),
     no_effect("slice", Zero, SCHEDULER),
-    refused("smbios", Empty, SMBIOS).since(18),
+    used("smbios").since(18),
     used("smbios_firmware"),
     used("soundhw"),
     no_effect("spice", Zero, SPICE),

@@ -44,8 +44,9 @@ pub use model::{
     Access, Action, Affinity, Altp2m, Boot, Channel, ChannelConnection, Clock, CpuSet, CpuSetError,
     CpuidLeaf, CpuidPolicy, DeviceModel, DeviceModelCrashAction, Disk, DiskController, DiskFormat, DiskKind,
     DiskSource, Display, Firmware, FirmwareKind, GrantLimits, GuestConfig, Lifecycle, MacAddr, MacAddrError,
-    Nic, NicKind, Platform, QmpTransport, Rate, SecurityLabels, SerialOutput, StubdomainKind, TimerMode,
-    TscMode, Usb, UsbController, Vdev, VdevBus, VendorDevice, Vga, Viridian, ViridianGroup,
+    Nic, NicKind, Platform, QmpTransport, Rate, SecurityLabels, SerialOutput, SmbiosField, SmbiosString,
+    StubdomainKind, TimerMode, TscMode, Usb, UsbController, Vdev, VdevBus, VendorDevice, Vga, Viridian,
+    ViridianGroup,
 };
 pub use parser::{MAX_DEPTH, MAX_VALUES, parse};
 pub use report::{Related, Report};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use xen_types::Release;
 
 use crate::diagnostic::Diagnostic;
-use crate::document::Value;
+use crate::document::{Document, Value};
 use crate::model::GuestConfig;
 use crate::parser::{PYTHON_ID, parse, parse_guest};
 use crate::source::{SourceFile, Span};
@@ -31,14 +31,16 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// How many were left out.
     omitted: usize,
-    /// The keys that came after Xen 4.17.
+    /// The keys, and names in `cpuid`, that came after Xen 4.17.
     newer: Vec<Newer>,
 }
 
-/// A key of the file that older releases of Xen do not know.
+/// A word of the file that older releases of Xen do not know.
 #[derive(Clone, Copy, Debug)]
 struct Newer {
-    key: &'static str,
+    word: &'static str,
+    /// What an older xl does with it.
+    older: &'static str,
     since: Release,
     span: Span,
 }
@@ -57,10 +59,10 @@ impl Loaded {
         let said: Vec<Option<Span>> = self.diagnostics.iter().map(|d| d.span).collect();
         let is_said = |span: Span| said.iter().flatten().any(|other| other.start == span.start);
         let newer = self.newer.iter().filter(|newer| newer.since > running && !is_said(newer.span));
-        self.diagnostics.extend(newer.map(|Newer { key, since, span }| {
-            Diagnostic::warning("config::newer-key", format!("`{key}` came with Xen {since}"))
+        self.diagnostics.extend(newer.map(|Newer { word, older, since, span }| {
+            Diagnostic::warning("config::newer-key", format!("`{word}` came with Xen {since}"))
                 .at(*span)
-                .help(format!("Xen {running} is running here, whose own xl would ignore it"))
+                .help(format!("Xen {running} is running here, whose own xl would {older} it"))
         }));
         self.sort();
     }
@@ -175,14 +177,20 @@ fn load_source(source: SourceFile, folder: Option<&Path>) -> Loaded {
         !(broken && d.span.is_none() && matches!(d.id, "config::missing-key" | guest::NOT_HVM))
     }));
     let config = if diagnostics.iter().any(Diagnostic::is_error) { None } else { config };
-    let newer = document.settings.iter().filter_map(|setting| {
-        let key = keys::find(&setting.key)?;
-        Some(Newer { key: key.name, since: key.since?, span: setting.key_span })
-    });
-    let newer = newer.collect();
+    let newer = newer(&document);
     let mut loaded = Loaded { source, config, diagnostics, omitted: 0, newer };
     loaded.sort();
     loaded
+}
+
+fn newer(document: &Document) -> Vec<Newer> {
+    let keys = document.settings.iter().filter_map(|setting| {
+        let key = keys::find(&setting.key)?;
+        Some(Newer { word: key.name, older: "ignore", since: key.since?, span: setting.key_span })
+    });
+    let cpuid = document.settings.iter().filter(|setting| setting.key == "cpuid");
+    let features = cpuid.flat_map(|setting| guest::newer_features(&setting.value));
+    keys.chain(features.map(|(word, since, span)| Newer { word, older: "refuse", since, span })).collect()
 }
 
 /// A file's bytes, one more than is allowed at most, so that a larger file is noticed.
@@ -231,5 +239,23 @@ mod tests {
         let warning = "g.cfg:4:1: warning[config::newer-key]: `hvm_pirq` came with Xen 4.19";
         assert_eq!(warnings(17), [warning]);
         assert!(warnings(19).is_empty());
+    }
+
+    #[test]
+    fn a_cpuid_name_that_is_newer_than_the_running_xen_is_named() {
+        let text = "type = 'hvm'\nname = 'g'\nmemory = 64\ncpuid = 'host,avx=0,xfd=0,lam=x,tsa-sq-no=1'\n";
+        let loaded = load_str("g.cfg", text);
+        let leaves = loaded.config.as_ref().expect("a guest").platform.cpuid.leaves.clone();
+        assert!(leaves.iter().any(|leaf| (leaf.leaf, leaf.subleaf) == (0xd, Some(1))), "{leaves:?}");
+        let word_18 = leaves.iter().find(|leaf| leaf.leaf == 0x8000_0021).expect("the last word of the set");
+        let expected = Some(format!("{}1x", "x".repeat(30)));
+        assert_eq!(word_18.registers, [None, None, expected, None]);
+        for (minor, words) in [(17, &["xfd", "lam"][..]), (20, &["lam"]), (21, &[])] {
+            let mut loaded = loaded.clone();
+            loaded.warn_of_newer(Release::new(4, minor));
+            let said: Vec<_> = loaded.diagnostics.iter().map(|d| d.message.clone()).collect();
+            let all = words.iter().all(|word| said.iter().any(|text| text.contains(&format!("`{word}`"))));
+            assert!(all && said.len() == words.len(), "{minor}: {said:?}");
+        }
     }
 }

@@ -54,7 +54,7 @@ const REFUSED: &[Case] = &[
         "F16-newer-keys",
         &[
             ("5:1: warning[config::no-effect]", "came with Xen 4.21"),
-            ("6:1: error[config::refused]", "came with Xen 4.18"),
+            ("6:12: error[config::bad-smbios]", "`product` is no SMBIOS string"),
         ],
     ),
     ("M01-python", &[("4:1: error[config::python]", "keep the lines `key = value`")]),
@@ -212,7 +212,7 @@ fn help_recommends_nothing_that_is_refused() {
         ("disk = [ '/a,raw,xvda,w,backendtype=ph' ]", "`qdisk`"),
         ("tsc_mode = 'native_'", "native_paravirt"),
         ("smbioss = 1", "`bios`"),
-        ("smbioss = 1", "did you mean"),
+        ("virtioo = 1", "did you mean"),
         ("pcii = 1", "did you mean"),
         ("memory = -1", "\"-1\""),
         ("memory = many", "\"many\""),

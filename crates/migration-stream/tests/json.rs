@@ -67,6 +67,7 @@ fn carried(config: &GuestConfig) -> GuestConfig {
     carried.device_model.on_crash = config::DeviceModelCrashAction::default();
     carried.device_model.qmp = config::QmpTransport::default();
     carried.device_model.kind = config::StubdomainKind::default();
+    carried.firmware.smbios_strings.clear();
     carried.platform.hvm_pirq = Some(config.platform.hvm_pirq.unwrap_or(false));
     for nic in &mut carried.nics {
         nic.mac = Some(nic.address(&facts.uuid));

@@ -1,6 +1,8 @@
 //! `cpuid`: in xl's own form (`"host,tm=0,sse4.2=x"`) and in the older one (`[ "1:ecx=x…,edx=…" ]`).
 
-use super::cpuid_names::{FEATURES, FIELDS, Field, WORDS};
+use xen_types::Release;
+
+use super::cpuid_names::{FEATURES, FIELDS, Field, NEWER, WORDS};
 use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Value};
 use crate::model::{CpuidLeaf, CpuidPolicy};
@@ -31,29 +33,31 @@ fn bad(message: impl Into<String>, span: Span) -> Diagnostic {
 }
 
 fn flags(atom: &Atom, policy: &mut CpuidPolicy, reader: &mut Reader<'_>) {
-    let text = atom.text.as_str();
-    let mut start = 0;
-    let mut first = true;
-    for word in text.split(',') {
-        let span = atom.text.span(start..start + word.len());
-        start += word.len() + 1;
-        if word.is_empty() {
-            continue;
+    let mut words = words(atom);
+    match words.next() {
+        None | Some(("host", _)) => {}
+        Some((_, span)) => {
+            let problem = bad("The first word must be `host`", span);
+            reader.push(problem.help("write `cpuid = \"host,NAME=VALUE,…\"`"));
+            return;
         }
-        if first {
-            first = false;
-            if word != "host" {
-                reader.push(
-                    bad("The first word must be `host`", span).help("write `cpuid = \"host,NAME=VALUE,…\"`"),
-                );
-                return;
-            }
-            continue;
-        }
+    }
+    for (word, span) in words {
         if let Err(problem) = flag(word, span, policy) {
             reader.push(problem);
         }
     }
+}
+
+/// The words between commas, and where each is.
+fn words(atom: &Atom) -> impl Iterator<Item = (&str, Span)> {
+    let mut start = 0;
+    let words = atom.text.as_str().split(',').map(move |word| {
+        let at = start..start + word.len();
+        start = at.end + 1;
+        (word, atom.text.span(at))
+    });
+    words.filter(|(word, _)| !word.is_empty())
 }
 
 fn flag(word: &str, span: Span, policy: &mut CpuidPolicy) -> Result<(), Diagnostic> {
@@ -75,23 +79,47 @@ fn find(name: &str, span: Span) -> Result<Field, Diagnostic> {
     if let Some(field) = FIELDS.iter().find(|field| field.name == name) {
         return Ok(*field);
     }
-    let Ok(at) = FEATURES.binary_search_by(|feature| feature.0.cmp(name)) else {
-        let near = FIELDS.iter().map(|f| f.name).chain(FEATURES.iter().map(|f| f.0));
-        let near = near.map(|n| (strsim::damerau_levenshtein(name, n), n)).filter(|(d, _)| *d <= 2).min();
-        let problem = bad(format!("`{name}` is not a CPUID feature that Xen 4.17 knows"), span);
-        return Err(match near {
-            Some((_, near)) => problem.help(format!("did you mean `{near}`?")),
-            None => problem,
-        });
-    };
-    let feature = FEATURES.get(at).copied().unwrap_or_default();
-    let Some(&(leaf, subleaf, register)) = WORDS.get(usize::from(feature.1)) else {
+    let Some((name, word, bit)) = feature(name) else { return Err(unknown(name, span)) };
+    let Some(&Some((leaf, subleaf, register))) = WORDS.get(usize::from(word)) else {
         return Err(bad(
             format!("`{name}` is a bit of a model-specific register, which cannot be set yet"),
             span,
         ));
     };
-    Ok(Field { name: feature.0, leaf, subleaf, register, bit: usize::from(feature.2), length: 1 })
+    Ok(Field { name, leaf, subleaf, register, bit: usize::from(bit), length: 1 })
+}
+
+/// A name of the feature set, with its word and bit.
+fn feature(name: &str) -> Option<(&'static str, u8, u8)> {
+    let old = FEATURES.binary_search_by(|feature| feature.0.cmp(name)).ok().and_then(|at| FEATURES.get(at));
+    old.copied().or_else(|| newer_feature(name).map(|(name, word, bit, _)| (name, word, bit)))
+}
+
+fn newer_feature(name: &str) -> Option<(&'static str, u8, u8, u16)> {
+    NEWER.binary_search_by(|feature| feature.0.cmp(name)).ok().and_then(|at| NEWER.get(at)).copied()
+}
+
+fn unknown(name: &str, span: Span) -> Diagnostic {
+    let known =
+        FIELDS.iter().map(|f| f.name).chain(FEATURES.iter().map(|f| f.0)).chain(NEWER.iter().map(|f| f.0));
+    let near = known.map(|n| (strsim::damerau_levenshtein(name, n), n)).filter(|(d, _)| *d <= 2).min();
+    let problem = bad(format!("`{name}` is not a CPUID feature that Xen up to 4.22 knows"), span);
+    match near {
+        Some((_, near)) => problem.help(format!("did you mean `{near}`?")),
+        None => problem,
+    }
+}
+
+/// The names in a value of `cpuid` that came after Xen 4.17: each with its release and where it is.
+pub(crate) fn newer(value: &Value) -> impl Iterator<Item = (&'static str, Release, Span)> {
+    let atom = match value {
+        Value::Atom(atom) => Some(atom),
+        Value::List(_) => None,
+    };
+    atom.into_iter().flat_map(words).filter_map(|(word, span)| {
+        let (name, _, _, minor) = newer_feature(word.split('=').next()?)?;
+        Some((name, Release::new(4, minor), span))
+    })
 }
 
 /// The value as characters, the highest bit first.

@@ -1,4 +1,4 @@
-//! The names that `cpuid = "host,…"` takes, as libxl of Xen 4.17 knows them.
+//! The names that `cpuid = "host,…"` takes, as libxl of Xen 4.17 to 4.22 knows them.
 
 /// A field of a CPUID leaf.
 #[derive(Clone, Copy, Debug)]
@@ -25,24 +25,28 @@ const fn field(
 }
 
 /// The register that holds a word of the feature set: leaf, subleaf, register
-/// (`xen/include/public/arch-x86/cpufeatureset.h`). Words behind these are bits of model-specific registers.
-pub(super) static WORDS: &[(u32, Option<u32>, usize)] = &[
-    (0x1, None, 3),
-    (0x1, None, 2),
-    (0x8000_0001, None, 3),
-    (0x8000_0001, None, 2),
-    (0xd, Some(1), 0),
-    (0x7, Some(0), 1),
-    (0x7, Some(0), 2),
-    (0x8000_0007, None, 3),
-    (0x8000_0008, None, 1),
-    (0x7, Some(0), 3),
-    (0x7, Some(1), 0),
-    (0x8000_0021, None, 0),
-    (0x7, Some(1), 1),
-    (0x7, Some(2), 3),
-    (0x7, Some(1), 2),
-    (0x7, Some(1), 3),
+/// (`xen/include/public/arch-x86/cpufeatureset.h`, `feature_to_policy` in `tools/libs/light/libxl_cpuid.c`). `None` for
+/// words that are in model-specific registers.
+pub(super) static WORDS: &[Option<(u32, Option<u32>, usize)>] = &[
+    Some((0x1, None, 3)),
+    Some((0x1, None, 2)),
+    Some((0x8000_0001, None, 3)),
+    Some((0x8000_0001, None, 2)),
+    Some((0xd, Some(1), 0)),
+    Some((0x7, Some(0), 1)),
+    Some((0x7, Some(0), 2)),
+    Some((0x8000_0007, None, 3)),
+    Some((0x8000_0008, None, 1)),
+    Some((0x7, Some(0), 3)),
+    Some((0x7, Some(1), 0)),
+    Some((0x8000_0021, None, 0)),
+    Some((0x7, Some(1), 1)),
+    Some((0x7, Some(2), 3)),
+    Some((0x7, Some(1), 2)),
+    Some((0x7, Some(1), 3)),
+    None,
+    None,
+    Some((0x8000_0021, None, 2)),
 ];
 
 /// Names that libxl has beside the feature set's (`libxl_cpuid_parse_config`, `tools/libs/light/libxl_cpuid.c`); they
@@ -149,4 +153,25 @@ pub(super) static FEATURES: &[(&str, u8, u8)] = &[
     ("virt-ssbd", 8, 25), ("vme", 0, 1), ("vmx", 1, 5), ("vpclmulqdq", 6, 10), ("wbnoinvd", 8, 9),
     ("wdt", 3, 13), ("x2apic", 1, 21), ("xapic-status", 16, 21), ("xgetbv1", 4, 2), ("xop", 3, 11),
     ("xsave", 1, 26), ("xsavec", 4, 1), ("xsaveopt", 4, 0), ("xsaves", 4, 3), ("xtpr", 1, 14),
+];
+
+/// The names that came later, sorted: name, word, bit, and the minor number of the release of Xen 4 that has it first. What
+/// a release got after it was first published counts.
+#[rustfmt::skip]
+pub(super) static NEWER: &[(&str, u8, u8, u16)] = &[
+    ("addr-msk-ext", 3, 30, 19), ("amd-fsrc", 11, 11, 19), ("amd-fsrs", 11, 10, 19),
+    ("amd-prefetchi", 11, 20, 19), ("amx-bf16", 9, 22, 20), ("amx-complex", 15, 8, 20),
+    ("amx-fp16", 10, 21, 20), ("amx-int8", 9, 25, 20), ("amx-tile", 9, 24, 19), ("arch-lbr", 9, 19, 19),
+    ("arch-perf-mon", 10, 8, 21), ("avx-ifma", 10, 23, 18), ("avx-ne-convert", 15, 5, 18),
+    ("avx-vnni-int16", 15, 10, 19), ("avx-vnni-int8", 15, 4, 18), ("avx512-bmm", 11, 23, 22),
+    ("bld", 6, 24, 18), ("cmpccxadd", 10, 7, 20), ("cppc", 8, 27, 21), ("cpuid-user-dis", 11, 17, 18),
+    ("ddp-ctrl", 13, 3, 18), ("epsf", 11, 18, 19), ("fred", 10, 17, 19), ("fs-gs-ns", 11, 1, 19),
+    ("fsrsc", 11, 19, 19), ("ign-umonitor", 16, 29, 21), ("la57", 6, 16, 20), ("lam", 10, 26, 21),
+    ("lass", 10, 6, 21), ("lkgs", 10, 18, 21), ("mcu-ext", 16, 16, 21), ("mon-umon-mitg", 16, 30, 21),
+    ("msrlist", 10, 27, 21), ("nmi-src", 10, 20, 21), ("no-invd", 10, 30, 21), ("no-nest-bp", 11, 0, 19),
+    ("pb-opt-ctrl", 16, 32, 18), ("pconfig", 9, 18, 20), ("pks", 6, 31, 18), ("prefetchi", 15, 14, 19),
+    ("sdbg", 1, 11, 20), ("sgx-keys", 9, 1, 20), ("sgx-lc", 6, 30, 20), ("sha512", 10, 0, 19),
+    ("slsm", 15, 24, 21), ("sm3", 10, 1, 19), ("sm4", 10, 2, 19), ("tme", 6, 13, 20),
+    ("uc-lock-dis", 13, 6, 21), ("uintr", 9, 5, 19), ("uiret-uif", 15, 17, 21), ("waitpkg", 6, 5, 20),
+    ("wrmsrns", 10, 19, 18), ("xfd", 4, 4, 20),
 ];

@@ -8,9 +8,12 @@ mod devices;
 mod disk;
 mod nic;
 mod platform;
+mod smbios;
 mod stub;
 
 use std::path::Path;
+
+use xen_types::Release;
 
 use crate::diagnostic::Diagnostic;
 use crate::document::{Atom, Document, Entry, Value};
@@ -18,6 +21,7 @@ use crate::foreign;
 use crate::keys::{self, Key, Treatment};
 use crate::model::{CpuSet, Disk, GuestConfig, Nic, Rate, Vdev};
 use crate::reader::{Reader, refusal};
+use crate::source::Span;
 
 /// The diagnostic of a guest of another type.
 pub(crate) const NOT_HVM: &str = "config::not-hvm";
@@ -63,6 +67,11 @@ pub(crate) fn name_problem(name: &str) -> Option<&'static str> {
 /// The virtual device that a text names.
 pub(crate) fn disk_name(text: &str) -> Result<Vdev, String> {
     disk::name(text)
+}
+
+/// The names in a value of `cpuid` that came after Xen 4.17, each with its release and where it is.
+pub(crate) fn newer_features(value: &Value) -> impl Iterator<Item = (&'static str, Release, Span)> {
+    cpuid::newer(value)
 }
 
 /// A set of CPUs.

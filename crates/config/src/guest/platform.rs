@@ -193,6 +193,7 @@ pub(super) fn firmware(reader: &mut Reader<'_>) -> Firmware {
         bios_path: reader.path("bios_path_override"),
         hvmloader: reader.firmware_path("firmware_override"),
         smbios: reader.path("smbios_firmware"),
+        smbios_strings: super::smbios::strings(reader),
         acpi: reader.path("acpi_firmware"),
     };
     hvmloader_as_kernel(reader);

@@ -11,6 +11,7 @@ mod disk;
 mod display;
 mod nic;
 mod platform;
+mod smbios;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -25,6 +26,7 @@ pub use nic::{MacAddr, MacAddrError, Nic, NicKind, Rate};
 pub use platform::{
     Altp2m, Clock, Firmware, FirmwareKind, GrantLimits, Platform, TimerMode, TscMode, Viridian, ViridianGroup,
 };
+pub use smbios::{SmbiosField, SmbiosString};
 
 /// One HVM guest, as its configuration file describes it.
 ///

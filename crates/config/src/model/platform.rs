@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 use xen_types::KiB;
 
-use super::CpuidPolicy;
+use super::{CpuidPolicy, SmbiosString};
 
 /// What Xen and hvmloader, rather than QEMU, give an HVM guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,13 +152,25 @@ pub struct Firmware {
     pub hvmloader: Option<String>,
     /// `smbios_firmware`: path in dom0 of SMBIOS structures for hvmloader.
     pub smbios: Option<String>,
+    /// `smbios`: strings in hvmloader's own SMBIOS structures; each field but [`SmbiosField::Oem`] once.
+    ///
+    /// [`SmbiosField::Oem`]: super::SmbiosField::Oem
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub smbios_strings: Vec<SmbiosString>,
     /// `acpi_firmware`: path in dom0 of ACPI tables for hvmloader.
     pub acpi: Option<String>,
 }
 
 impl Default for Firmware {
     fn default() -> Self {
-        Self { kind: FirmwareKind::SeaBios, bios_path: None, hvmloader: None, smbios: None, acpi: None }
+        Self {
+            kind: FirmwareKind::SeaBios,
+            bios_path: None,
+            hvmloader: None,
+            smbios: None,
+            smbios_strings: Vec::new(),
+            acpi: None,
+        }
     }
 }
 

@@ -137,6 +137,10 @@ fn firmware(file: &mut File, firmware: &Firmware) {
     file.some_text("bios_path_override", firmware.bios_path.as_deref());
     file.some_text("firmware_override", firmware.hvmloader.as_deref());
     file.some_text("smbios_firmware", firmware.smbios.as_deref());
+    let strings = firmware.smbios_strings.iter();
+    let strings: Vec<String> =
+        strings.map(|string| format!("{}={}", string.field.name(), string.value)).collect();
+    file.list("smbios", &strings);
     file.some_text("acpi_firmware", firmware.acpi.as_deref());
 }
 

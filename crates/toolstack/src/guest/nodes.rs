@@ -1,6 +1,6 @@
 //! What xenstore has of a guest's domain besides what every domain has (`libxl__build_post`).
 
-use config::GuestConfig;
+use config::{GuestConfig, SmbiosField, SmbiosString};
 use xen::{HvmBuilt, Placed};
 use xen_types::{DomId, KiB};
 use xenstore::XsPath;
@@ -46,6 +46,7 @@ pub(crate) fn details(
     batch.write(&below(&dir, "hvmloader/bios"), config.firmware.kind.xenstore_name());
     // QEMU cannot follow when hvmloader moves memory to make the hole for devices larger.
     batch.write(&below(&dir, "hvmloader/allow-memory-relocate"), "0");
+    smbios_strings(batch, &dir, config);
     placed(batch, &dir, "hvmloader/smbios", built.smbios);
     placed(batch, &dir, "hvmloader/acpi", built.acpi);
     batch.write(&below(&dir, "image/device-model-domid"), stub.to_string());
@@ -53,6 +54,21 @@ pub(crate) fn details(
     batch.write(&below(&vm, "image/ostype"), "hvm");
     batch.write(&below(&vm, "start_time"), start_time());
     batch.write(&below(&libxl_dir(domain.domid()), "dm-version"), DEVICE_MODEL);
+}
+
+/// Tells hvmloader of strings for its SMBIOS tables (`xen/include/public/hvm/hvm_xs_strings.h`).
+fn smbios_strings(batch: &mut Batch, dir: &XsPath, config: &GuestConfig) {
+    let mut oem = 0;
+    for SmbiosString { field, value } in &config.firmware.smbios_strings {
+        let key = match field {
+            SmbiosField::Oem => {
+                oem += 1;
+                format!("bios-strings/oem-{oem}")
+            }
+            field => format!("bios-strings/{}", field.name().replace('_', "-")),
+        };
+        batch.write(&below(dir, &key), value);
+    }
 }
 
 /// Tells hvmloader where extra tables are (`xen/include/public/hvm/hvm_xs_strings.h`).
