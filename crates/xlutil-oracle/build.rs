@@ -1,10 +1,11 @@
-//! Links libxlutil, whose structures `src/lib.rs` knows for one version only, and compiles what is preloaded into xl.
+//! Links libxlutil, whose structures `src/lib.rs` knows for the releases of Xen in Debian 12 and 13, and compiles what is
+//! preloaded into xl.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const VERSION: &str = "4.17";
+const KNOWN: [&str; 2] = ["4.17", "4.20"];
 const SHIM: &str = "xl-shim.c";
 
 fn main() -> ExitCode {
@@ -24,12 +25,17 @@ fn link() -> Result<(), String> {
         let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
         format!("libxlutil was not found: install the Debian packages libxen-dev and pkg-config ({reason})")
     })?;
-    if library.version.starts_with(VERSION) {
-        return Ok(());
-    }
     let installed = library.version;
+    println!("cargo::rustc-check-cfg=cfg(xlutil, values(\"{}\"))", KNOWN.join("\", \""));
+    for known in KNOWN {
+        if installed == known || installed.starts_with(&format!("{known}.")) {
+            println!("cargo::rustc-cfg=xlutil=\"{known}\"");
+            return Ok(());
+        }
+    }
+    let known = KNOWN.join(" and ");
     Err(format!(
-        "libxlutil {installed} is installed; the comparison knows {VERSION} only: install that version's libxen-dev"
+        "libxlutil {installed} is installed; the comparison knows {known} only: install such a version's libxen-dev"
     ))
 }
 

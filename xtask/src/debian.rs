@@ -54,7 +54,7 @@ fn removed_by(arguments: &[&str]) -> Result<Vec<String>> {
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
-        .context("Cannot start apt-get; this needs Debian 12 or a close relative")?;
+        .context("Cannot start apt-get; this needs Debian 12 or 13, or a close relative")?;
     // What keeps apt-get from planning is said when it is to act.
     Ok(removals(&String::from_utf8_lossy(&output.stdout)))
 }
@@ -93,7 +93,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
         // What this program prints on standard output may be for machines.
         .stdout(std::io::stderr())
         .status()
-        .context("Cannot start apt-get; this needs Debian 12 or a close relative")?;
+        .context("Cannot start apt-get; this needs Debian 12 or 13, or a close relative")?;
     if !status.success() {
         bail!("apt-get {} failed ({status})", arguments.join(" "));
     }

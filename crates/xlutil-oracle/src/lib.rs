@@ -1,4 +1,5 @@
-//! Xen's own configuration parsers, libxlutil and xl of Xen 4.17, for tests that compare ours with them.
+//! Xen's own configuration parsers, libxlutil of Xen 4.17 or 4.20 and xl of Xen 4.17, for tests that compare ours with
+//! them.
 //!
 //! Nothing that is shipped uses this crate. It calls libxlutil, which works without Xen, through the functions that
 //! `libxlutil.h` declares, and copies everything out.
@@ -11,7 +12,7 @@ use std::ptr::{self, NonNull};
 /// `XLU_LIST` of `enum XLU_ConfigValueType`; the other one is `XLU_STRING`.
 const XLU_LIST: c_int = 1;
 
-/// The beginning of `libxl_device_disk` (`_libxl_types.h` of Xen 4.17), as far as libxlutil sets it.
+/// The beginning of `libxl_device_disk` (`_libxl_types.h`, the same in Xen 4.17 and 4.20), as far as libxlutil sets it.
 #[repr(C)]
 struct RawDisk {
     backend_domid: u32,
@@ -27,14 +28,17 @@ struct RawDisk {
     direct_io_safe: bool,
     discard_enable: c_int,
     specification: c_int,
-    /// More than what follows, 72 bytes.
+    /// More than what follows, 72 bytes in 4.17 and 80 in 4.20.
     rest: [u64; 32],
 }
+
+/// What is before the rate in `libxl_device_nic`, in units of 8 bytes: 4.20 has the VLAN there.
+const BEFORE_RATE: usize = if cfg!(xlutil = "4.17") { 10 } else { 11 };
 
 /// The beginning of `libxl_device_nic`, likewise.
 #[repr(C)]
 struct RawNic {
-    before: [u64; 10],
+    before: [u64; BEFORE_RATE],
     rate_bytes_per_interval: u64,
     rate_interval_usecs: u32,
     /// More than what follows, 412 bytes.
@@ -42,14 +46,14 @@ struct RawNic {
 }
 
 const _: () = {
-    // The offsets that offsetof() gives for Debian 12's libxen-dev on amd64.
+    // The offsets that offsetof() gives for Debian 12's libxen-dev on amd64; in Debian 13's, one pointer is before the rate.
     assert!(std::mem::offset_of!(RawDisk, pdev_path) == 16);
     assert!(std::mem::offset_of!(RawDisk, script) == 40);
     assert!(std::mem::offset_of!(RawDisk, direct_io_safe) == 60);
     assert!(std::mem::offset_of!(RawDisk, discard_enable) == 64);
     assert!(std::mem::offset_of!(RawDisk, specification) == 68);
     assert!(size_of::<RawDisk>() > 144);
-    assert!(std::mem::offset_of!(RawNic, rate_bytes_per_interval) == 80);
+    assert!(std::mem::offset_of!(RawNic, rate_bytes_per_interval) == 8 * BEFORE_RATE);
     assert!(size_of::<RawNic>() > 504);
 };
 
@@ -205,8 +209,12 @@ impl Oracle {
     /// libxlutil does not accept it.
     #[must_use]
     pub fn rate(&self, rate: &CStr) -> Option<(u64, u32)> {
-        let mut raw =
-            RawNic { before: [0; 10], rate_bytes_per_interval: 0, rate_interval_usecs: 0, rest: [0; 128] };
+        let mut raw = RawNic {
+            before: [0; BEFORE_RATE],
+            rate_bytes_per_interval: 0,
+            rate_interval_usecs: 0,
+            rest: [0; 128],
+        };
         // SAFETY: the config is live, the rate is a C string, and `raw` begins like libxl_device_nic of the linked
         // version and is larger; libxlutil sets the two fields alone.
         let error = unsafe { xlu_vif_parse_rate(self.config.as_ptr(), rate.as_ptr(), &raw mut raw) };

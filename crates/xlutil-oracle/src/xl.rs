@@ -9,6 +9,12 @@ use std::{env, fs, io};
 const XL: &str = "usr/lib/xen-4.17/bin/xl";
 const PACKAGE: &str = "xen-utils-4.17";
 
+/// Whether this machine's Debian has the xl that is known: the one of Xen 4.17.
+#[must_use]
+pub const fn is_known() -> bool {
+    cfg!(xlutil = "4.17")
+}
+
 /// What xl makes of a file.
 #[derive(Clone, Debug)]
 pub struct Judgement {
