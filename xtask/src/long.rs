@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
-use testhost::Xenstored;
 
 use crate::meter::{Load, Meter};
+use crate::releases::{DebianOptions, On};
 use crate::workspace;
 
 /// Random inputs of each property test; usually it is 256.
@@ -39,11 +39,13 @@ struct Outcome {
 }
 
 /// Does these parts, whatever fails, and writes each result down as soon as it is there. `whole` is the usual run of all
-/// tests with one of the two xenstoreds, and says in a few words what it gave; it is done `rounds` times, with both in turn.
+/// tests on one Debian with one xenstored, and says in a few words what it gave; it is done `rounds` times, in turn on both
+/// Debians, each with both xenstoreds. Four rounds are all of these.
 pub(crate) fn main(
     parts: &[Part],
     rounds: usize,
-    whole: impl Fn(Xenstored) -> Result<String>,
+    debian: DebianOptions,
+    whole: impl Fn(On) -> Result<String>,
 ) -> Result<ExitCode> {
     let mut good = true;
     for part in parts {
@@ -53,12 +55,11 @@ pub(crate) fn main(
                 good &= record(&outcome(what, properties)?)?;
             }
             Part::Rounds => {
-                for round in 1..=rounds {
-                    let xenstored = if round % 2 == 1 { Xenstored::OCaml } else { Xenstored::C };
-                    let name = xenstored.program();
+                for (round, on) in (1..=rounds).zip(On::all(debian).into_iter().cycle()) {
+                    let name = format!("{}, {}", on.debian.host().name(), on.xenstored.program());
                     eprintln!("== round {round} of {rounds}, {name}");
                     let what = format!("whole run {round} of {rounds}, {name}");
-                    good &= record(&outcome(what, || whole(xenstored))?)?;
+                    good &= record(&outcome(what, || whole(on))?)?;
                 }
             }
         }

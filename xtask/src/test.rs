@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 use clap::Args;
 use image::compiled::{Compiled, Program};
 use image::manifest::Manifest;
-use testhost::Xenstored;
 
 use crate::host::{AccelOption, XenstoredOption};
-use crate::releases::DebianOptions;
+use crate::releases::{DebianOptions, On};
 use crate::stages::{Budget, Stages};
+use crate::suite::Chosen;
 use crate::view::View;
 use crate::{binaries, bindings, checks, debian, guest, long, suite, tidy};
 
@@ -24,13 +24,17 @@ pub(crate) struct Options {
     /// Runs only the end-to-end suite.
     #[arg(long, conflicts_with = "no_e2e")]
     only_e2e: bool,
+    /// Runs a few of the cases on a host of the other Debian release, too, after the suite, with the image that the suite
+    /// has tested.
+    #[arg(long, conflicts_with = "no_e2e")]
+    other_release: bool,
     /// Runs the long tests (hours) instead, all or these parts, and writes the results to docs/status.md. Whole runs
-    /// alternate between oxenstored and xenstored.
+    /// are made in turn on both Debian releases, and on each with oxenstored and xenstored.
     #[arg(long, value_name = "PART,…", value_enum, value_delimiter = ',', num_args = 0..=1, require_equals = true,
-        default_missing_value = "rounds,properties", conflicts_with_all = ["no_e2e", "only_e2e", "filter", "junit"])]
+        default_missing_value = "rounds,properties", conflicts_with_all = ["no_e2e", "only_e2e", "other_release", "filter", "junit"])]
     long: Option<Vec<long::Part>>,
     /// How many whole runs `--long` makes.
-    #[arg(long, value_name = "N", default_value_t = 5, requires = "long")]
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "long")]
     rounds: usize,
     /// How many embedded hosts run at once; by default as many as the machine has processors and memory for.
     #[arg(long, short, value_name = "N", value_parser = parse_jobs)]
@@ -89,9 +93,10 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
     debian::ensure(&[debian::BUILD.as_slice(), &debian::RUN_HOST].concat(), options.yes || ci)?;
     match &options.long {
-        Some(parts) => long::main(parts, options.rounds, |xenstored| whole(options, xenstored, ci)),
+        Some(parts) => long::main(parts, options.rounds, options.debian, |on| whole(options, on, ci)),
         None => {
-            let said = whole(options, options.xenstored.xenstored, ci)?;
+            let on = On { debian: options.debian, xenstored: options.xenstored.xenstored };
+            let said = whole(options, on, ci)?;
             eprintln!("== all good: {said}");
             Ok(ExitCode::SUCCESS)
         }
@@ -99,7 +104,7 @@ pub(crate) fn main(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the stages that are asked for, and says in a few words what they gave.
-fn whole(options: &Options, xenstored: Xenstored, ci: bool) -> Result<String> {
+fn whole(options: &Options, on: On, ci: bool) -> Result<String> {
     let mut stages = Stages::begin()?;
     if !options.only_e2e {
         if options.filter.is_none() {
@@ -114,24 +119,38 @@ fn whole(options: &Options, xenstored: Xenstored, ci: bool) -> Result<String> {
     // What users are to run is what is tested.
     stages.run("the stubdomain's kernel and QEMU, the host's emulator", Budget::Compiling, || {
         let mut view = View::new(false, false);
-        let compiled = crate::stubdom::compile_all(options.debian, options.yes || ci, &mut view)?;
+        let compiled = crate::stubdom::compile_all(on.debian, options.yes || ci, &mut view)?;
         compiled.iter().try_for_each(|(program, compiled)| same_as_elsewhere(*program, compiled))
     })?;
     let suite = suite::Options {
+        chosen: Chosen::All,
         filter: options.filter.as_deref(),
         must_match: options.only_e2e,
         jobs: options.jobs,
         junit: options.junit.clone(),
         accel,
-        xenstored,
-        debian: options.debian,
+        xenstored: on.xenstored,
+        debian: on.debian,
     };
     let mut cases = 0;
     stages.run("end-to-end suite", Budget::minutes(15), || {
         cases = suite::run(&suite)?.cases;
         Ok(())
     })?;
-    tell_image(options.debian)?;
+    if options.other_release {
+        let other = suite::Options {
+            chosen: Chosen::OnEachDebian,
+            must_match: false,
+            junit: None,
+            debian: on.debian.with_other_host(),
+            ..suite
+        };
+        stages.run("a few cases on the other Debian release", Budget::minutes(6), || {
+            cases += suite::run(&other)?.cases;
+            Ok(())
+        })?;
+    }
+    tell_image(on.debian)?;
     Ok(format!("{}; {cases} cases passed", stages.end()?))
 }
 

@@ -71,6 +71,10 @@ pub struct CaseInfo {
     pub on_c_xenstored: bool,
     /// It takes many minutes, and is run only when cases are chosen by a part of their names.
     pub is_long: bool,
+    /// The first release of Xen (major and minor number) that has what it is about; all have it without one.
+    pub since_xen: Option<(u16, u16)>,
+    /// It is one of the few that are run on the other Debian's host, too.
+    pub on_each_debian: bool,
 }
 
 /// A word of `vm-tests run --events` to the runner.

@@ -15,12 +15,12 @@ use crate::harness::guest::{Made, must_run};
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
-    Case::on(HostState::Daemons, "hello::example_talks_reads_disks_and_echoes", example),
-    Case::on(HostState::Daemons, "hello::no_qemu_in_dom0", no_qemu),
+    Case::on(HostState::Daemons, "hello::example_talks_reads_disks_and_echoes", example).on_each_debian(),
+    Case::on(HostState::Daemons, "hello::no_qemu_in_dom0", no_qemu).on_each_debian(),
     Case::on(HostState::Daemons, "hello::two_guests_and_destroy_of_one", two_guests),
     Case::on(HostState::Daemons, "hello::pause_and_unpause", pause),
     Case::on(HostState::Daemons, "hello::stubdomain_log", stub_log),
-    Case::on(HostState::Daemons, "hello::rounds_leave_nothing", rounds),
+    Case::on(HostState::Daemons, "hello::rounds_leave_nothing", rounds).on_each_debian(),
     Case::on(HostState::Daemons, "hello::example_runs_with_the_xenstored_in_c", example).on_c_xenstored(),
 ];
 

@@ -17,6 +17,7 @@ mod linux;
 mod media;
 mod migrate;
 mod pair;
+mod pvh;
 mod qmp;
 mod save;
 mod state;
@@ -42,6 +43,10 @@ pub(crate) struct Case {
     pub(crate) on_c_xenstored: bool,
     /// It takes many minutes, and is run only when cases are chosen by a part of their names.
     pub(crate) is_long: bool,
+    /// The first release of Xen that has what it is about; all have it without one.
+    pub(crate) since_xen: Option<(u16, u16)>,
+    /// It is one of the few that are run on the other Debian's host, too.
+    pub(crate) on_each_debian: bool,
 }
 
 impl Case {
@@ -53,7 +58,16 @@ impl Case {
     /// A case on another host: the idle Linux guest is that of [`crate::harness::idle`], and one of a pair talks to the
     /// other by [`crate::harness::peer`].
     pub(crate) const fn on(host: HostState, name: &'static str, run: fn() -> Result<()>) -> Self {
-        Self { name, run, host, is_the_end: false, on_c_xenstored: false, is_long: false }
+        Self {
+            name,
+            run,
+            host,
+            is_the_end: false,
+            on_c_xenstored: false,
+            is_long: false,
+            since_xen: None,
+            on_each_debian: false,
+        }
     }
 
     /// A case after which nothing can run on its host.
@@ -71,19 +85,31 @@ impl Case {
         Self { on_c_xenstored: true, ..self }
     }
 
+    /// The same, left out on hosts with an older Xen than this.
+    pub(crate) const fn since_xen(self, major: u16, minor: u16) -> Self {
+        Self { since_xen: Some((major, minor)), ..self }
+    }
+
+    /// The same, one of the few that are run on the other Debian's host, too.
+    pub(crate) const fn on_each_debian(self) -> Self {
+        Self { on_each_debian: true, ..self }
+    }
+
     /// What the runner has to know.
     pub(crate) fn info(&self) -> CaseInfo {
-        let Self { name, host, is_the_end, on_c_xenstored, is_long, .. } = *self;
-        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored, is_long }
+        let Self { name, host, is_the_end, on_c_xenstored, is_long, since_xen, on_each_debian, .. } = *self;
+        let name = name.to_owned();
+        CaseInfo { name, host, is_the_end, on_c_xenstored, is_long, since_xen, on_each_debian }
     }
 }
 
 /// The cases of each subject, in the order in which they run.
-const SUBJECTS: [&[Case]; 25] = [
+const SUBJECTS: [&[Case]; 26] = [
     conformance::CASES,
     bad_input::CASES,
     console::CASES,
     hello::CASES,
+    pvh::CASES,
     agent::CASES,
     devices::CASES,
     ends::CASES,

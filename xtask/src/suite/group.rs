@@ -234,7 +234,15 @@ mod tests {
     use super::*;
 
     fn case(name: &str, host: HostState, is_the_end: bool) -> CaseInfo {
-        CaseInfo { name: name.to_owned(), host, is_the_end, on_c_xenstored: false, is_long: false }
+        CaseInfo {
+            name: name.to_owned(),
+            host,
+            is_the_end,
+            on_c_xenstored: false,
+            is_long: false,
+            since_xen: None,
+            on_each_debian: false,
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use testhost::{Accel, TimeScale, Xenstored};
 use vm_report::{CaseInfo, HostState};
+use xen_types::Release;
 
 use self::group::{Group, Rest, groups};
 use self::report::{Board, Outcome, Times};
@@ -32,10 +33,21 @@ const ATTEMPTS: usize = 2;
 /// The processors of an emulated host.
 const HOST_CPUS: usize = 2;
 
+/// Which of the cases are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// All that the host can run, and the trials.
+    All,
+    /// The few that are run on the other Debian's host, too.
+    OnEachDebian,
+}
+
 /// How to run the suite.
 #[derive(Debug)]
 pub(crate) struct Options<'a> {
-    /// Only cases and trials whose name contains this.
+    /// Which cases.
+    pub(crate) chosen: Chosen,
+    /// Of these only cases and trials whose name contains this.
     pub(crate) filter: Option<&'a str>,
     /// Fails when there is none.
     pub(crate) must_match: bool,
@@ -63,15 +75,10 @@ pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     let jobs = options.jobs.unwrap_or_else(jobs);
     let mut view = View::new(false, false);
     let hosts = Hosts::build(scale(jobs)?, options.accel, options.xenstored, options.debian, &mut view)?;
-    let is_asked = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
-    // With the xenstored in C, all other cases are about it already.
-    let is_twice = |case: &CaseInfo| case.on_c_xenstored && options.xenstored == Xenstored::C;
-    let mut cases: Vec<CaseInfo> = list(&hosts)?;
-    let is_too_long = |case: &CaseInfo| case.is_long && options.filter.is_none();
-    cases.retain(|case| is_asked(&case.name) && !is_twice(case) && !is_too_long(case));
-    let trials: Vec<Trial> = Trial::ALL.into_iter().filter(|trial| is_asked(trial.name())).collect();
+    let Asked { cases, trials, skipped } = Asked::of(list(&hosts)?, options);
     if cases.is_empty() && trials.is_empty() {
-        ensure!(!options.must_match, "No case has {:?} in its name", options.filter.unwrap_or_default());
+        let none = skipped == 0 && options.must_match;
+        ensure!(!none, "No case has {:?} in its name", options.filter.unwrap_or_default());
         return Ok(Summary { cases: 0 });
     }
     let times_path = workspace::kept("times.json");
@@ -106,6 +113,38 @@ pub(crate) fn run(options: &Options<'_>) -> Result<Summary> {
     let cases = outcomes.len();
     ensure!(failed == 0, "{failed} of {cases} cases failed");
     Ok(Summary { cases })
+}
+
+/// What is run, and how many cases are left out because the host's Xen is too old for them.
+struct Asked {
+    cases: Vec<CaseInfo>,
+    trials: Vec<Trial>,
+    skipped: usize,
+}
+
+impl Asked {
+    fn of(mut cases: Vec<CaseInfo>, options: &Options<'_>) -> Self {
+        let has_name = |name: &str| options.filter.is_none_or(|filter| name.contains(filter));
+        // With the xenstored in C, all other cases are about it already.
+        let is_twice = |case: &CaseInfo| case.on_c_xenstored && options.xenstored == Xenstored::C;
+        let is_too_long = |case: &CaseInfo| case.is_long && options.filter.is_none();
+        let is_chosen = |case: &CaseInfo| options.chosen == Chosen::All || case.on_each_debian;
+        cases.retain(|case| has_name(&case.name) && is_chosen(case) && !is_twice(case) && !is_too_long(case));
+        let xen = options.debian.host().xen();
+        let before = cases.len();
+        cases.retain(|case| {
+            let needs = case.since_xen.map(|(major, minor)| Release::new(major, minor));
+            let Some(needs) = needs.filter(|needs| *needs > xen) else { return true };
+            eprintln!("{} is left out: it needs Xen {needs}, the host has {xen}", case.name);
+            false
+        });
+        let skipped = before - cases.len();
+        let trials = match options.chosen {
+            Chosen::All => Trial::ALL.into_iter().filter(|trial| has_name(trial.name())).collect(),
+            Chosen::OnEachDebian => Vec::new(),
+        };
+        Self { cases, trials, skipped }
+    }
 }
 
 /// What every piece of the suite needs.
