@@ -418,3 +418,17 @@ fn a_pvh_stubdomain_is_refused_before_anything_is_made() {
         assert!(world.hypervisor.operations().iter().all(|operation| operation.name != "create_domain"));
     }
 }
+
+#[test]
+fn smbios_strings_are_where_hvmloader_reads_them() {
+    let world = World::new(Stubs::Work);
+    let strings = "smbios=[\"oem=one\", \"system_product_name=Box 9\", \"oem=two\"]";
+    let text = format!("type=\"hvm\"\nname=\"x\"\nmemory=64\n{strings}");
+    let config = config::load_str("x", &text).config.unwrap();
+    let guest = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+    let store = world.server.connect(DomId::DOM0);
+    for (key, value) in [("oem-1", "one"), ("oem-2", "two"), ("system-product-name", "Box 9")] {
+        let path = XsPath::new(format!("/local/domain/{}/bios-strings/{key}", guest.domid)).unwrap();
+        assert_eq!(store.read(&path).unwrap().as_deref(), Some(value.as_bytes()), "{key}");
+    }
+}
