@@ -653,6 +653,14 @@ pub type xc_hypercall_buffer_t = xc_hypercall_buffer;
 pub type xc_cpumap_t = *mut u8;
 pub type xc_nodemap_t = *mut u8;
 pub type xc_domaininfo_t = xen_domctl_getdomaininfo_t;
+pub type dumpcore_rtn_t = ::core::option::Option<
+    unsafe extern "C" fn(
+        xch: *mut xc_interface,
+        arg: *mut core::ffi::c_void,
+        buffer: *mut core::ffi::c_char,
+        length: core::ffi::c_uint,
+    ) -> core::ffi::c_int,
+>;
 pub type xc_vcpuinfo_t = xen_domctl_getvcpuinfo;
 pub type xc_shadow_op_stats_t = xen_domctl_shadow_op_stats;
 pub type xc_evtchn_port_or_error_t = core::ffi::c_int;
@@ -1286,6 +1294,12 @@ unsafe extern "C" {
         xch: *mut xc_interface,
         pdomid: *mut u32,
         config: *mut xen_domctl_createdomain,
+    ) -> core::ffi::c_int;
+    pub fn xc_domain_dumpcore_via_callback(
+        xch: *mut xc_interface,
+        domid: u32,
+        arg: *mut core::ffi::c_void,
+        dump_rtn: dumpcore_rtn_t,
     ) -> core::ffi::c_int;
     pub fn xc_domain_max_vcpus(
         xch: *mut xc_interface,

@@ -8,7 +8,7 @@ use crate::domain::{
     DomainInfo, DomainSpec, HostInfo, ResumeWay, ShutdownReason, Trigger, TscMode, VersionInfo,
 };
 use crate::error::Result;
-use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
+use crate::memory::{DumpCore, RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
 use crate::processors::Processors;
 
@@ -259,6 +259,23 @@ pub trait Hypervisor: Processors {
     /// sense, or one of a Xen before 4.14, libxc's words are in the error, and the number may be any. The domain is then to
     /// be destroyed.
     fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt>;
+
+    /// Writes an HVM domain's memory and the state of its vCPUs to `to`, as the ELF core file of `xl dump-core`
+    /// (`docs/misc/dump-core-format.txt` of Xen). `progress` is told how many pages of about how many were written. The domain
+    /// may run meanwhile; then its pages are from different moments. A real hypervisor starts the caller's program again
+    /// for it: see `memory_stream_helper`.
+    ///
+    /// The descriptor is made blocking, for whoever shares its open file too. Writing starts where it stands.
+    ///
+    /// # Errors
+    /// As for [`save_memory`](Self::save_memory). What was written so far is of no use.
+    fn dump_core(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &DumpCore,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()>;
 
     /// Ends Xen's recording of which memory of a domain is written, which a live save leaves behind when it is killed
     /// with its helper process. Does nothing where there is none.

@@ -41,7 +41,7 @@ pub use event::{EventChannels, Virq};
 pub use foreign::ForeignMemory;
 pub use grant::{GrantAllocator, GrantMapping, GrantTable, GrantedPages, MAX_PAGES, OnUnmap};
 pub use hypervisor::Hypervisor;
-pub use memory::{Cancel, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
+pub use memory::{Cancel, DumpCore, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
 pub use nix::errno::Errno;
 pub use page::{Access, SharedPages};
 pub use param::{HvmParam, Viridian};

@@ -34,6 +34,15 @@ pub struct RestoreMemory {
     pub cancel: Cancel,
 }
 
+/// How a domain's memory is dumped.
+#[derive(Clone, Debug)]
+pub struct DumpCore {
+    /// When the whole dump has to be complete.
+    pub deadline: Instant,
+    /// Gives the dump up early.
+    pub cancel: Cancel,
+}
+
 /// What a save asks while it works. All calls are made on the thread that called `Hypervisor::save_memory`, which waits
 /// for them: a call that takes long has to keep to the deadline itself.
 ///
@@ -83,7 +92,7 @@ pub enum Verdict {
     Abort,
 }
 
-/// Lets any thread give up a save or restore. Clones are one and the same.
+/// Lets any thread give up a save, a restore or a dump. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -94,12 +103,12 @@ impl Cancel {
         Self::default()
     }
 
-    /// Gives up the save or restore, which notices within a tenth of a second.
+    /// Gives up what was begun with it, which notices within a tenth of a second.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether the save or restore was given up.
+    /// Whether it was given up.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)

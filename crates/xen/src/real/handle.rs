@@ -110,6 +110,18 @@ impl Handle {
         (result >= 0).then(|| KiB(info.free_pages.saturating_mul(4)))
     }
 
+    /// Builds a domain, and says in its error how much memory was free before: afterwards the failed domain has it.
+    pub(crate) fn knowing_free<T>(&self, build: impl FnOnce() -> Result<T>) -> Result<T> {
+        let free = self.free_memory();
+        build().map_err(|error| match error {
+            XenError::Refused(mut refusal) => {
+                refusal.free = free.filter(|_| refusal.errno == Errno::ENOMEM);
+                XenError::Refused(refusal)
+            }
+            other => other,
+        })
+    }
+
     fn said(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
         // SAFETY: the log lives as long as the handle.
         let log = unsafe { self.log.as_ref() };

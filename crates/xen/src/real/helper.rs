@@ -1,7 +1,7 @@
-//! Saving and restoring memory in a helper process: the process itself.
+//! Saving, restoring and dumping memory in a helper process: the process itself.
 //!
 //! It is started by [`memory_stream`](super::memory_stream), which says what its descriptors are. It writes one stream, or
-//! has libxenguest read one, and ends.
+//! has libxenguest read or write one, and ends.
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::ffi::OsString;
@@ -23,6 +23,7 @@ use xen_sys::restore_callbacks;
 use xen_types::DomId;
 
 use super::compat::{self, Rings};
+use super::core_dump;
 use super::handle::{Handle, Listener};
 use super::memory_stream::ARGUMENT;
 use super::memory_stream::protocol::{Message, decided};
@@ -32,7 +33,7 @@ use crate::memory::{Precopy, SaveEvents, Verdict};
 
 /// The most memory that the process can have, its code and what it maps of the domain included. A save needs three
 /// bits for each page up to the domain's highest, a restore one bit and a record of at most 128 MiB; both map at most 1024
-/// pages at a time. So this is enough for a domain of 16 TiB, while a stream that tells of a page beyond all memory, for
+/// pages at a time. A dump needs 8 bytes for each page that the domain has. So this is enough for a domain of 16 TiB, while a stream that tells of a page beyond all memory, for
 /// which libxc wants bits too, ends here and does not take dom0's memory.
 const MAX_MEMORY: u64 = 2 << 30;
 /// The most descriptors. It has three, and libxenctrl opens fewer than ten.
@@ -78,6 +79,7 @@ struct Work {
 enum Task {
     Save { live: bool },
     Restore(Rings),
+    Dump,
 }
 
 impl Work {
@@ -87,6 +89,7 @@ impl Work {
         let (parent, domid, task) = match texts.as_slice() {
             [parent, "save", domid, "live"] => (parent, domid, Task::Save { live: true }),
             [parent, "save", domid, "suspended"] => (parent, domid, Task::Save { live: false }),
+            [parent, "dump", domid] => (parent, domid, Task::Dump),
             [parent, "restore", domid, rings @ ..] => {
                 let numbers: Option<Vec<u32>> = rings.iter().map(|text| text.parse().ok()).collect();
                 let [store_port, store_peer, console_port, console_peer] = numbers?.try_into().ok()?;
@@ -105,7 +108,7 @@ fn run(work: Work) -> Result<Message, String> {
         io::stdin().as_fd().try_clone_to_owned().map_err(|error| format!("No control socket: {error}"))?;
     // Nothing else sets it.
     let _ = CONTROL.set(UnixStream::from(control));
-    if matches!(work.task, Task::Save { .. }) {
+    if matches!(work.task, Task::Save { .. } | Task::Dump) {
         give_up_on_sigterm().map_err(|error| format!("SIGTERM cannot be handled: {error}"))?;
     }
     confine(work.parent).map_err(|error| format!("The process cannot be confined: {error}"))?;
@@ -114,6 +117,7 @@ fn run(work: Work) -> Result<Message, String> {
     let result = match work.task {
         Task::Save { live } => save(&handle, work.domid, live),
         Task::Restore(rings) => restore(&handle, work.domid, &rings),
+        Task::Dump => dump(&handle, work.domid),
     };
     Ok(result.unwrap_or_else(|error| match error {
         XenError::Refused(refusal) => Message::Failed(refusal.errno as i32, refusal.said.join("; ")),
@@ -142,6 +146,13 @@ fn save(handle: &Handle, domid: DomId, live: bool) -> Result<Message, XenError> 
     let saved = memory_writer::save(&mut source, stream.as_fd(), live, &mut Asking, &given_up);
     // What the library has said was passed on already.
     saved.inspect_err(|error| say(&error.to_string()))?;
+    Ok(Message::Done(0, 0))
+}
+
+fn dump(handle: &Handle, domid: DomId) -> Result<Message, XenError> {
+    let given_up = || GIVEN_UP.load(Ordering::Relaxed);
+    core_dump::dump(handle, domid, io::stdout().as_fd(), progress, &given_up)
+        .inspect_err(|error| say(&error.to_string()))?;
     Ok(Message::Done(0, 0))
 }
 
@@ -280,6 +291,8 @@ mod tests {
             parse("12 restore 7 1 0 2 3"),
             Some(Work { parent: 12, domid, task: Task::Restore(rings) })
         );
+        assert_eq!(parse("12 dump 7"), Some(Work { parent: 12, domid, task: Task::Dump }));
+        assert_eq!(parse("12 dump 7 8"), None);
         for wrong in
             ["", "12", "12 save", "12 save 7", "12 save 7 live x", "x save 7 live", "12 save 32752 live"]
         {

@@ -1,4 +1,4 @@
-//! Saving and restoring memory in a helper process: the side of the program that starts it.
+//! Saving, restoring and dumping memory in a helper process: the side of the program that starts it.
 //!
 //! A stream's reader or writer may be slow or gone, and is waited for in system calls. libxenguest, which restores, asserts
 //! too, cannot be told to stop, and reads a stream that may come from anywhere. So both work in a process of their own
@@ -34,7 +34,7 @@ use xen_types::{DomId, Gfn};
 use self::protocol::{Lines, Message, ProtocolError, verdict, yes_or_no};
 use crate::build::HvmBuilt;
 use crate::error::{Abandoned, Refusal, Result, XenError};
-use crate::memory::{Cancel, RestoreMemory, SaveEvents, SaveMemory, Verdict, make_blocking};
+use crate::memory::{Cancel, DumpCore, RestoreMemory, SaveEvents, SaveMemory, Verdict, make_blocking};
 
 /// The helper's first argument.
 pub(super) const ARGUMENT: &str = "memory-stream";
@@ -111,6 +111,27 @@ pub(super) fn restore(
     let end = helper.run(how.deadline, &how.cancel, &mut |_| Err(ProtocolError::Misplaced));
     let (store_gfn, console_gfn) = end.result(&what, None)?;
     Ok(HvmBuilt { store_gfn: Gfn(store_gfn), console_gfn: Gfn(console_gfn), smbios: None, acpi: None })
+}
+
+/// Dumps a domain's memory.
+pub(super) fn dump(
+    program: &Program,
+    domid: DomId,
+    to: BorrowedFd<'_>,
+    how: &DumpCore,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let what = What { operation: "The dump", call: "xc_domain_dumpcore_via_callback", domid };
+    let arguments = ["dump".to_owned(), domid.to_string()];
+    let helper = Helper::start(program, &what, &arguments, to)?;
+    let end = helper.run(how.deadline, &how.cancel, &mut |request| match request.message {
+        Message::Progress(done, total) => {
+            progress(done, total);
+            Ok(None)
+        }
+        _ => Err(ProtocolError::Misplaced),
+    });
+    end.result(&what, None).map(drop)
 }
 
 /// What a helper is for, for errors.

@@ -40,6 +40,7 @@ use crate::memory::{Precopy, SaveEvents, Verdict};
 use crate::param::HvmParam;
 
 pub(super) use self::domain::Domain;
+pub(super) use self::records::PAGE_SIZE;
 
 /// Saves a domain. `given_up` tells, between two steps, that nobody wants the stream any more.
 pub(super) fn save<S: Source>(
@@ -327,7 +328,7 @@ fn aligned(mut batch: Vec<u64>) -> Vec<u64> {
 }
 
 /// Writes bytes, whatever signals come: after the one that gives the save up the descriptor takes nothing.
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+pub(super) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match nix::unistd::write(to, bytes) {
             Ok(0) => return Err(Errno::EIO),

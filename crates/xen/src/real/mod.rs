@@ -1,6 +1,7 @@
 //! The hypervisor behind libxenctrl and libxenguest.
 
 mod compat;
+mod core_dump;
 mod cpuid;
 mod describe;
 mod handle;
@@ -10,7 +11,7 @@ mod memory_stream;
 mod memory_writer;
 mod processors;
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::time::Duration;
 use std::os::fd::BorrowedFd;
@@ -34,7 +35,7 @@ use crate::domain::{
 };
 use crate::error::{Result, XenError};
 use crate::hypervisor::Hypervisor;
-use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
+use crate::memory::{DumpCore, RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
 
 pub use self::helper::memory_stream_helper;
@@ -100,6 +101,22 @@ impl RealHypervisor {
             Some(info) if !info.hvm => refused(Errno::EINVAL),
             Some(_) => Ok(()),
         }
+    }
+
+    /// Reads so much of Xen's console ring: the newest, or what follows an index.
+    fn read_ring(&self, room: usize, from: Option<u32>) -> Result<(Vec<u8>, u32)> {
+        let mut ring = vec![0_u8; room];
+        let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
+        let (mut index, incremental) = (from.unwrap_or(0), c_int::from(from.is_some()));
+        self.with(|handle| {
+            // SAFETY: the buffer has as much room as is said.
+            handle.call("xc_readconsolering", None, |xc| unsafe {
+                let start = ring.as_mut_ptr().cast();
+                xen_sys::xc_readconsolering(xc, start, &raw mut length, 0, incremental, &raw mut index)
+            })
+        })?;
+        ring.truncate(length as usize);
+        Ok((ring, index))
     }
 
     fn domains_from(handle: &Handle, first: u32, into: &mut [xen_domctl_getdomaininfo]) -> Result<usize> {
@@ -414,15 +431,15 @@ impl Hypervisor for RealHypervisor {
     }
 
     fn build_hvm(&self, domid: DomId, build: &HvmBuild) -> Result<HvmBuilt> {
-        self.with(|handle| knowing_free(handle, || image::build_hvm(handle, domid, build)))
+        self.with(|handle| handle.knowing_free(|| image::build_hvm(handle, domid, build)))
     }
 
     fn build_pv(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
-        self.with(|handle| knowing_free(handle, || image::build_pv(handle, domid, build)))
+        self.with(|handle| handle.knowing_free(|| image::build_pv(handle, domid, build)))
     }
 
     fn build_pvh(&self, domid: DomId, build: &KernelBuild) -> Result<KernelBuilt> {
-        self.with(|handle| knowing_free(handle, || image::build_pvh(handle, domid, build)))
+        self.with(|handle| handle.knowing_free(|| image::build_pvh(handle, domid, build)))
     }
 
     fn save_memory(
@@ -443,7 +460,18 @@ impl Hypervisor for RealHypervisor {
 
     fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt> {
         self.only_hvm("xc_domain_restore", domid)?;
-        self.with(|handle| knowing_free(handle, || memory_stream::restore(&Program::own(), domid, from, how)))
+        self.with(|handle| handle.knowing_free(|| memory_stream::restore(&Program::own(), domid, from, how)))
+    }
+
+    fn dump_core(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &DumpCore,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        self.only_hvm("dump_core", domid)?;
+        memory_stream::dump(&Program::own(), domid, to, how, progress)
     }
 
     fn stop_log_dirty(&self, domid: DomId) -> Result<()> {
@@ -454,46 +482,12 @@ impl Hypervisor for RealHypervisor {
     }
 
     fn console_ring(&self) -> Result<Vec<u8>> {
-        let mut ring = vec![0_u8; 256 << 10];
-        let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
-        let mut index = 0;
-        self.with(|handle| {
-            // SAFETY: the buffer has as much room as is said.
-            handle.call("xc_readconsolering", None, |xc| unsafe {
-                let start = ring.as_mut_ptr().cast();
-                xen_sys::xc_readconsolering(xc, start, &raw mut length, 0, 0, &raw mut index)
-            })
-        })?;
-        ring.truncate(length as usize);
-        Ok(ring)
+        Ok(self.read_ring(256 << 10, None)?.0)
     }
 
     fn console_ring_from(&self, index: u32) -> Result<(Vec<u8>, u32)> {
-        let mut ring = vec![0_u8; 16 << 10];
-        let mut length = u32::try_from(ring.len()).unwrap_or(u32::MAX);
-        let mut index = index;
-        self.with(|handle| {
-            // SAFETY: the buffer has as much room as is said.
-            handle.call("xc_readconsolering", None, |xc| unsafe {
-                let start = ring.as_mut_ptr().cast();
-                xen_sys::xc_readconsolering(xc, start, &raw mut length, 0, 1, &raw mut index)
-            })
-        })?;
-        ring.truncate(length as usize);
-        Ok((ring, index))
+        self.read_ring(16 << 10, Some(index))
     }
-}
-
-/// Builds a domain, and says in its error how much memory was free before: afterwards the failed domain has it.
-fn knowing_free<T>(handle: &Handle, build: impl FnOnce() -> Result<T>) -> Result<T> {
-    let free = handle.free_memory();
-    build().map_err(|error| match error {
-        XenError::Refused(mut refusal) => {
-            refusal.free = free.filter(|_| refusal.errno == Errno::ENOMEM);
-            XenError::Refused(refusal)
-        }
-        other => other,
-    })
 }
 
 #[cfg(test)]

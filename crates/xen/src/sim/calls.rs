@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::error::Result;
 use crate::hypervisor::Hypervisor;
-use crate::memory::{RestoreMemory, SaveEvents, SaveMemory};
+use crate::memory::{DumpCore, RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
 
 /// Special pages of an HVM domain, and the hole in its memory for a graphics adapter.
@@ -314,6 +314,16 @@ impl Hypervisor for SimHypervisor {
 
     fn restore_memory(&self, domid: DomId, from: BorrowedFd<'_>, how: &RestoreMemory) -> Result<HvmBuilt> {
         memory::restore(self, domid, from, how)
+    }
+
+    fn dump_core(
+        &self,
+        domid: DomId,
+        to: BorrowedFd<'_>,
+        how: &DumpCore,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<()> {
+        memory::dump(self, domid, to, how, progress)
     }
 
     fn stop_log_dirty(&self, domid: DomId) -> Result<()> {

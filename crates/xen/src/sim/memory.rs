@@ -1,4 +1,4 @@
-//! How the simulated hypervisor saves and restores domains: in the order in which libxc does it.
+//! How the simulated hypervisor saves and restores domains, in the order in which libxc does it, and dumps them.
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use super::{SimDomain, SimHypervisor};
 use crate::build::{Channel, HvmBuilt};
 use crate::domain::ShutdownReason;
 use crate::error::{Abandoned, Result, XenError};
-use crate::memory::{Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
+use crate::memory::{DumpCore, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
 use crate::param::HvmParam;
 
 /// What the simulation's CPU state begins with; the domain's memory in KiB follows.
@@ -252,6 +252,27 @@ fn params(body: &[u8]) -> Option<Vec<(HvmParam, u64)>> {
             Some((param, long_number(entry, 8)?))
         })
         .collect()
+}
+
+/// Writes the beginning of an ELF core file and some pages.
+pub(super) fn dump(
+    sim: &SimHypervisor,
+    domid: DomId,
+    to: BorrowedFd<'_>,
+    how: &DumpCore,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<()> {
+    let memory = sim.on("dump_core", domid, |domain| {
+        if domain.spec.kind.is_hvm() && domain.built { Ok(domain.memory) } else { Err(Errno::EINVAL) }
+    })?;
+    let started = Instant::now();
+    let mut run = || -> Result<(), Fault> {
+        let mut stream = Stream::new(to, how.deadline, &how.cancel)?;
+        stream.write_core(WRITTEN)?;
+        progress(memory.get() / 4, memory.get() / 4);
+        Ok(())
+    };
+    run().map_err(|fault| error("The dump", "dump_core", domid, started, fault))
 }
 
 fn error(

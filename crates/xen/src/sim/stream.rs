@@ -32,6 +32,8 @@ const ID: u32 = 0x5845_4e46;
 const VERSION: u32 = 3;
 const HVM: u32 = 2;
 const PAGE_SHIFT: u16 = 12;
+/// An ELF core file (`ET_CORE`) of 64 bits.
+const CORE: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x04\0";
 /// The longest body that is read: 1024 pages with their numbers fit.
 const MAX_BODY: u32 = 8 << 20;
 /// What can be written to a pipe at once when there is room at all.
@@ -124,6 +126,12 @@ impl<'a> Stream<'a> {
         bytes.extend(u32::from(release.major).to_le_bytes());
         bytes.extend(u32::from(release.minor).to_le_bytes());
         self.write(&bytes)
+    }
+
+    /// Writes the beginning of an ELF core file's header, and so many pages.
+    pub(super) fn write_core(&mut self, pages: u64) -> Result<(), Fault> {
+        self.write(CORE)?;
+        (0..pages).try_for_each(|_| self.write(&[0; 4096]))
     }
 
     /// Reads both headers, which must be those of an HVM domain.

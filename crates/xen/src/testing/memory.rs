@@ -15,7 +15,7 @@ use crate::cpuid::CpuidPolicy;
 use crate::domain::{DomainKind, ResumeWay, ShutdownReason};
 use crate::error::{Abandoned, Result, XenError};
 use crate::hypervisor::Hypervisor;
-use crate::memory::{Cancel, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
+use crate::memory::{Cancel, DumpCore, Precopy, RestoreMemory, SaveEvents, SaveMemory, Verdict};
 use crate::param::HvmParam;
 
 /// The cases.
@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "a restore beyond the domain's memory limit is refused", run: beyond_its_limit },
     Case { name: "a save is given up when cancelled, and at its deadline", run: given_up },
     Case { name: "a suspended domain resumes", run: resumed },
+    Case { name: "a domain's memory is dumped as an ELF core file", run: dumped },
     Case { name: "only HVM domains that are there are saved and restored", run: other_domains },
 ];
 
@@ -325,6 +326,31 @@ fn resumed(bench: &Bench<'_>) -> Outcome {
     Ok(())
 }
 
+fn dumped(bench: &Bench<'_>) -> Outcome {
+    let domid = built(bench)?;
+    let (mut reader, writer) = pipe()?;
+    let mut pages = Vec::new();
+    let dumped = |how: &DumpCore, writer: std::io::PipeWriter, pages: &mut Vec<(u64, u64)>| {
+        bench.xen.dump_core(domid, writer.as_fd(), how, &mut |done, total| pages.push((done, total)))
+    };
+    let how = DumpCore { deadline: Instant::now() + LIMIT, cancel: Cancel::new() };
+    let (result, bytes) = std::thread::scope(|scope| {
+        let bytes = scope.spawn(move || {
+            let mut head = [0; 18];
+            reader.read_exact(&mut head)?;
+            std::io::copy(&mut reader, &mut std::io::sink()).map(|_| head)
+        });
+        (dumped(&how, writer, &mut pages), bytes.join())
+    });
+    result?;
+    let head = bytes.map_err(|_| Broken("the reader panicked".to_owned()))??;
+    ensure(head.starts_with(b"\x7fELF\x02\x01") && head.ends_with(&[4, 0]), || format!("{head:?}"))?;
+    ensure(pages.last().is_some_and(|(done, total)| done == total), || format!("{pages:?}"))?;
+    how.cancel.cancel();
+    let (_reader, writer) = pipe()?;
+    abandoned(&dumped(&how, writer, &mut pages), Abandoned::Cancelled)
+}
+
 fn other_domains(bench: &Bench<'_>) -> Outcome {
     let nowhere = File::options().write(true).open("/dev/null")?;
     let pv = bench.make_ready(DomainKind::Pv, MEMORY)?;
@@ -334,6 +360,9 @@ fn other_domains(bench: &Bench<'_>) -> Outcome {
         let saved = bench.xen.save_memory(domid, nowhere.as_fd(), &how(false), &mut events);
         refused("a save", saved, &[errno])?;
         ensure(events.asked.is_empty(), || format!("{:?}", events.asked))?;
+        let dump = DumpCore { deadline: Instant::now() + LIMIT, cancel: Cancel::new() };
+        let dumped = bench.xen.dump_core(domid, nowhere.as_fd(), &dump, &mut |_, _| ());
+        refused("a dump", dumped, &[errno])?;
         refused("a restore", bench.xen.restore_memory(domid, nowhere.as_fd(), &restore), &[errno])?;
     }
     Ok(())
