@@ -59,7 +59,7 @@ pub use handover::{HandoverError, MigrationRole, PeerChannel};
 pub use lifecycle::{
     CreateOptions, Decision, EndedWithHost, GuestEvent, Incoming, IncomingGuest, MigrateOptions,
     MigrationInfo, Pins, Recovered, Resolve, ResolveOutcome, RestoreOptions, ShutdownWay, Signal, Unfinished,
-    WithoutDrivers, decide,
+    WhileDumped, WithoutDrivers, decide,
 };
 pub use monitors::Monitors;
 use operation::Faults;

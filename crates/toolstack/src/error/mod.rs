@@ -294,6 +294,20 @@ pub enum Cause {
         /// Why not, and what to do.
         why: String,
     },
+    /// A core file cannot be written there.
+    #[error("Cannot write the core file {path}: {why}")]
+    NotACoreFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
+    /// A dump was cancelled by whoever wanted it.
+    #[error("Cancelled; guest {name} was not dumped")]
+    DumpCancelled {
+        /// The guest.
+        name: String,
+    },
     /// It was cancelled by whoever wanted it.
     #[error("Cancelled; guest {name} runs on")]
     Cancelled {
@@ -312,10 +326,10 @@ pub enum Cause {
         /// The saved guest's.
         path: PathBuf,
     },
-    /// The file system has too little room for a saved guest.
+    /// The file system has too little room for a guest's memory.
     #[error(
-        "Not enough space to save the guest to {path}: {need} needed, {free} free; free some space, or name a file on \
-         another file system"
+        "Not enough space to write the guest's memory to {path}: {need} needed, {free} free; free some space, or name a \
+         file on another file system"
     )]
     NoRoom {
         /// The file.

@@ -54,6 +54,23 @@ impl<'a> Live<'a> {
         }
     }
 
+    /// Finds a guest whose domain exists, whatever it does and whether it has a stubdomain.
+    pub(crate) fn present(ts: &'a Toolstack, id: GuestId) -> Result<Self, Cause> {
+        let live = Self { ts, record: ts.record_of(id)? };
+        if live.record.phase() != Phase::Running {
+            return Err(live.not_now("is being created or destroyed"));
+        }
+        match ts.look(live.domain()?)? {
+            Some(_) => Ok(live),
+            None => Err(live.gone()),
+        }
+    }
+
+    /// Why nothing else begins with a guest that has ended during a change.
+    pub(crate) fn unfinished(&self) -> Cause {
+        self.not_now("has ended during a change, which is not undone yet")
+    }
+
     fn goes_on(&self) -> bool {
         let kind = self.record.operation.as_ref().map(|operation| &operation.kind);
         matches!(kind, Some(Kind::Save { .. } | Kind::Suspend | Kind::Resume | Kind::Migrate { .. }))

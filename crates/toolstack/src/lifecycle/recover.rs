@@ -4,6 +4,7 @@ use config::{Disk, Uuid};
 
 use super::create::START;
 use super::decide::{Decision, GuestEvent, decide};
+use super::dump_core::resume_dump;
 use super::max_memory::resume_max_memory;
 use super::memory::resume_memory;
 use super::migrate::resume_migration;
@@ -260,6 +261,12 @@ impl Toolstack {
                 settled(&record, resumed)?;
                 Ok(record.guest())
             }
+            Some(Operation { kind: Kind::DumpCore { id, to, paused }, cursor }) => {
+                let live = Live { ts: self, record };
+                let (live, resumed) = resume_dump(live, (id, to, paused), &cursor, events);
+                settled(&live.record, resumed)?;
+                Ok(live.record.guest())
+            }
             _ => Ok(None),
         }
     }
@@ -297,6 +304,7 @@ impl Toolstack {
             Kind::Save { .. } | Kind::Migrate { .. } if cursor.way == Way::Forward => return Ok(live),
             kind @ (Kind::Suspend | Kind::Resume) => resume_suspension(live, kind, &cursor, events),
             Kind::Save { id, to, after } => resume_save(live, (id, to, after), &cursor, events),
+            Kind::DumpCore { id, to, paused } => resume_dump(live, (id, to, paused), &cursor, events),
             Kind::Migrate { id, to } => resume_migration(live, (id, to), &cursor),
             Kind::Receive { id } => resume_reception(live, id)?,
             Kind::Rename { from, for_good } => {

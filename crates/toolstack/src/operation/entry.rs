@@ -103,6 +103,15 @@ pub enum Kind {
         /// What becomes of the guest.
         after: AfterSave,
     },
+    /// The guest's memory is dumped to a core file.
+    DumpCore {
+        /// What names this dump.
+        id: Uuid,
+        /// The file.
+        to: PathBuf,
+        /// The guest is paused for it.
+        paused: bool,
+    },
     /// The guest leaves for another host.
     Migrate {
         /// The migration; its journal decides what becomes of the operation.

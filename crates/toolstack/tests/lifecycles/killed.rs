@@ -322,6 +322,29 @@ fn save_of_a_killed_daemon_leaves_a_running_guest_or_a_whole_file() {
 }
 
 #[test]
+fn dump_of_a_killed_daemon_leaves_a_running_guest_and_no_part_of_a_file() {
+    let file = std::path::Path::new("/srv/hello.core");
+    at_places(&Toolstack::dump_core_steps(), 3, |place| {
+        let case = format!("dump, killed at {place:?}");
+        let (world, guest) = with_small_guest();
+        let before = world.picture();
+        let killed = is_killed(&world, place, |toolstack, events| {
+            let _ = toolstack.dump_core(guest.id(), file, toolstack::WhileDumped::Paused, events);
+        });
+        let (successor, _) = recover(&world, &case);
+        let files = world.host.state().files;
+        assert!(!files.keys().any(|path| path.to_string_lossy().contains("partial")), "{case}");
+        let state = world.hypervisor.domain_info(guest.domid).unwrap().unwrap().state;
+        assert!(!state.paused && state.shutdown.is_none(), "{case}: {state:?}");
+        world.picture().check_same(&before, &case);
+        successor.destroy(guest.id(), &mut |_| ()).unwrap();
+        world.forget_file(file);
+        world.check_clean(&case);
+        killed
+    });
+}
+
+#[test]
 fn restore_of_a_killed_daemon_is_undone_or_completed() {
     let file = std::path::Path::new("/srv/hello.save");
     at_places(&Toolstack::restore_steps(), 3, |place| {

@@ -5,6 +5,7 @@ mod change;
 mod create;
 mod destroy;
 mod disks;
+mod dump;
 mod emulated;
 mod fault;
 mod files;

@@ -212,6 +212,7 @@ pub(crate) fn ask_everything(world: &World, id: GuestId) -> Vec<(&'static str, b
         ("set_max_memory", ts.set_max_memory(id, xen_types::KiB::from_mib(64), none).is_ok()),
         ("pin_vcpus", ts.pin_vcpus(id, crate::change::pins(None, Some("0"), None), none).is_ok()),
         ("set_next_config", ts.info(id).is_ok_and(|of| ts.set_next_config(id, &of.guest.config).is_ok())),
+        ("dump_core", ts.dump_core(id, "/srv/x.core".as_ref(), toolstack::WhileDumped::Paused, none).is_ok()),
         ("wake", ts.wake(id).is_ok()),
         ("screenshot", ts.screenshot(id, none).is_ok()),
         ("disks", ts.disks(id).is_ok()),
