@@ -56,12 +56,14 @@ pub(crate) fn state(ts: &Toolstack, end: &XsPath) -> Result<Option<XenbusState>,
 
 /// Why a backend is not ready, with what its driver wrote about it.
 pub(crate) fn backend_trouble(ts: &Toolstack, device: DeviceId, after: Duration) -> Cause {
-    let text = |path: &XsPath| {
-        let value = ts.xenstore.read(path).ok().flatten()?;
-        Some(harmless(value.get(..TEXT_LIMIT).unwrap_or(&value)))
-    };
     let back = device.back();
-    let state = text(&below(&back, "state")).unwrap_or_else(|| "none".to_owned());
-    let error = text(&below(&device.errors(), "error"));
+    let state = text(ts, &below(&back, "state")).unwrap_or_else(|| "none".to_owned());
+    let error = text(ts, &below(&device.errors(), "error"));
     Cause::Backend { path: back.to_string(), after, state, error }
+}
+
+/// The text of a node, made harmless for a terminal; nothing where it cannot be read.
+pub(crate) fn text(ts: &Toolstack, path: &XsPath) -> Option<String> {
+    let value = ts.xenstore.read(path).ok().flatten()?;
+    Some(harmless(value.get(..TEXT_LIMIT).unwrap_or(&value)))
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use xen_types::DomId;
 use xenbus::DeviceId;
+use xenstore::{Store, XsPath};
 
+use super::backend;
 use crate::Toolstack;
 use crate::dom0::{HostError, ScriptCall, ScriptProcess};
 use crate::operation::StepResult;
@@ -22,12 +24,18 @@ pub(crate) fn run(
 ) -> StepResult {
     let backend = env.get("XENBUS_PATH").cloned().unwrap_or_default();
     let (script, process) = (PathBuf::from(script), None);
-    let undo = ScriptRecord { script: script.clone(), backend, args: undo_args, env: env.clone(), process };
+    let undo = ScriptRecord {
+        script: script.clone(),
+        backend: backend.clone(),
+        args: undo_args,
+        env: env.clone(),
+        process,
+    };
     record.scripts.push(undo);
     // Before it runs: nothing else records that it has to be undone.
     record.save(&*ts.host, &ts.paths)?;
     let deadline = ts.deadlines.script;
-    let outcome = ts.host.run_script(&ScriptCall { script, args, env, deadline });
+    let outcome = call(ts, &backend, &ScriptCall { script, args, env, deadline });
     if let Err(HostError::Script { source, .. }) = &outcome
         && matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
     {
@@ -40,6 +48,23 @@ pub(crate) fn run(
         record.save(&*ts.host, &ts.paths)?;
     }
     Ok(outcome?)
+}
+
+/// Calls a script of the device with this backend. What Xen's scripts print goes to their own log; why they fail is in
+/// xenstore.
+fn call(ts: &Toolstack, backend: &str, call: &ScriptCall) -> Result<(), HostError> {
+    let node = XsPath::domain(DomId::DOM0).join(format!("{backend}/hotplug-error")).ok();
+    if let Some(node) = &node {
+        // An earlier call's is not this one's. Without xenstore, the script fails by itself.
+        let _ = ts.xenstore.rm(node);
+    }
+    match ts.host.run_script(call) {
+        Err(HostError::ScriptFailed { script, what, output, .. }) => {
+            let reported = node.and_then(|node| backend::text(ts, &node)).filter(|text| !text.is_empty());
+            Err(HostError::ScriptFailed { script, what, output, reported })
+        }
+        outcome => outcome,
+    }
 }
 
 /// The process of a script that could not be killed.
@@ -84,7 +109,7 @@ pub(crate) fn undo_all(ts: &Toolstack, record: &mut GuestRecord) -> StepResult {
             Some(process) => {
                 Err(HostError::ScriptStuck { script: call.script, process, after: call.deadline })
             }
-            None => ts.host.run_script(&call),
+            None => self::call(ts, &script.backend, &call),
         };
         if let Err(error) = result {
             record.scripts.push(ScriptRecord { process: process_of(&error), ..script });

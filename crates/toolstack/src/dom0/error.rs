@@ -99,7 +99,7 @@ pub enum HostError {
         source: io::Error,
     },
     /// A script failed.
-    #[error("The hotplug script {script} {what}: {output}")]
+    #[error("The hotplug script {script} {what}: {}", reported.as_ref().unwrap_or(output))]
     ScriptFailed {
         /// The script.
         script: PathBuf,
@@ -107,6 +107,8 @@ pub enum HostError {
         what: String,
         /// The end of what it printed.
         output: String,
+        /// What it wrote to its device's `hotplug-error`, as Xen's scripts do.
+        reported: Option<String>,
     },
     /// A script has not ended although it was killed.
     #[error(

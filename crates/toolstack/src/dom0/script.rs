@@ -57,7 +57,7 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
         Waited::Ended(status) => status,
         Waited::Killed => {
             let what = format!("ran for more than {} s and was killed", call.deadline.as_secs());
-            return Err(HostError::ScriptFailed { script, what, output: last_line(&output) });
+            return Err(HostError::ScriptFailed { script, what, output: last_line(&output), reported: None });
         }
         Waited::Stuck => return Err(HostError::ScriptStuck { script, process, after: call.deadline }),
     };
@@ -70,7 +70,12 @@ pub(super) fn run(call: &ScriptCall) -> Result<(), HostError> {
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "failed".to_owned(),
     };
-    Err(HostError::ScriptFailed { script: call.script.clone(), what, output: last_line(&output) })
+    Err(HostError::ScriptFailed {
+        script: call.script.clone(),
+        what,
+        output: last_line(&output),
+        reported: None,
+    })
 }
 
 /// Whether the process of a script still exists and has not ended.

@@ -1,3 +1,6 @@
+use std::time::{Duration, Instant};
+
+use toolstack::host::Scripts;
 use toolstack::operation::{Faults, Side};
 use toolstack::{Cause, CreateOptions, Error, Event, Toolstack};
 use xen::Hypervisor as _;
@@ -431,4 +434,26 @@ fn smbios_strings_are_where_hvmloader_reads_them() {
         let path = XsPath::new(format!("/local/domain/{}/bios-strings/{key}", guest.domid)).unwrap();
         assert_eq!(store.read(&path).unwrap().as_deref(), Some(value.as_bytes()), "{key}");
     }
+}
+
+#[test]
+fn what_a_failed_script_has_written_to_xenstore_is_in_the_error() {
+    let world = World::new(Stubs::Work);
+    world.host.scripts(Scripts::Hang);
+    let error = std::thread::scope(|scope| {
+        let created = scope.spawn(|| world.create().unwrap_err());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while world.host.state().scripts_for.is_empty() {
+            assert!(Instant::now() < deadline, "no script was run");
+            std::thread::yield_now();
+        }
+        let backend = world.host.state().scripts_for[0].clone();
+        let node = XsPath::new(format!("/local/domain/0/{backend}/hotplug-error")).unwrap();
+        world.server.connect(DomId::DOM0).write(&node, b"Bridge xenbr7 \x1b[2J is not there").unwrap();
+        world.host.scripts(Scripts::Fail);
+        created.join().unwrap()
+    });
+    let text = error.report();
+    assert!(text.contains("ended with status 1: Bridge xenbr7 ?[2J is not there"), "{text}");
+    world.host.scripts(Scripts::Run);
 }

@@ -1,4 +1,5 @@
 mod disks;
+mod scripts;
 mod storage;
 mod streams;
 
@@ -17,6 +18,7 @@ use crate::dom0::{
     OpenDisk, PortRequest, ScriptCall, ScriptProcess, VifId, harmless_line,
 };
 use disks::{loop_device, missing};
+pub use scripts::Scripts;
 
 /// A dom0 that only remembers: what is attached, which ports bridges have, which files there are.
 ///
@@ -27,21 +29,6 @@ pub struct SimHost {
     pub(super) holds: Holds,
     /// Files that are being written through a descriptor.
     streams: Mutex<BTreeMap<PathBuf, File>>,
-}
-
-/// The process of each script that cannot be killed.
-const STUCK: ScriptProcess = ScriptProcess { pid: 4711, started: 17 };
-
-/// What scripts do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scripts {
-    /// They end well.
-    #[default]
-    Run,
-    /// They run until they do something else.
-    Hang,
-    /// They cannot be killed at their deadline, which has come at once.
-    Stick,
 }
 
 /// What a [`SimHost`] remembers.
@@ -435,17 +422,11 @@ impl HostDevices for SimHost {
             std::thread::sleep(Duration::from_millis(5));
             state = self.lock();
         }
-        match state.does {
-            Scripts::Run | Scripts::Hang => Ok(()),
-            Scripts::Stick => {
-                let (script, after) = (call.script.clone(), call.deadline);
-                Err(HostError::ScriptStuck { script, process: STUCK, after })
-            }
-        }
+        state.does.outcome(call)
     }
 
     fn script_runs(&self, process: ScriptProcess) -> bool {
-        process == STUCK && self.lock().does == Scripts::Stick
+        process == scripts::STUCK && self.lock().does == Scripts::Stick
     }
 
     fn boot_id(&self) -> Result<BootId, HostError> {
