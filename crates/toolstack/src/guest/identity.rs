@@ -27,7 +27,9 @@ impl Toolstack {
 
 /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
 pub(crate) fn check(ts: &Toolstack, record: &GuestRecord) -> StepResult {
-    let domains = ts.hypervisor.list_domains()?;
+    let mut domains = ts.hypervisor.list_domains()?;
+    // One that was destroyed is only held by whoever has its pages mapped: it has neither any more.
+    domains.retain(|domain| !domain.state.dying);
     if domains.iter().any(|domain| domain.uuid == *record.uuid.as_bytes()) {
         return Err(Cause::UuidTaken(record.uuid));
     }
