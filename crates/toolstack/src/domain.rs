@@ -111,6 +111,17 @@ impl Toolstack {
         self.domain_info(domain.domid, domain.uuid)
     }
 
+    /// Fails when the host has less free memory than this.
+    pub(crate) fn check_free_memory(&self, what: &'static str, need: KiB) -> Result<(), Cause> {
+        // Memory that waits to be scrubbed is given out like free memory.
+        let free = self.hypervisor.host_info()?.free_memory;
+        if need <= free {
+            return Ok(());
+        }
+        let dom0 = self.hypervisor.domain_info(DomId::DOM0).ok().flatten().map(|info| info.memory);
+        Err(Cause::Memory { what, need, free, dom0 })
+    }
+
     /// Waits until a domain is gone, woken when any domain ends, at most this long; returns whether it is.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 mod chain;
 mod disk_user;
 mod failure;
+mod memory;
 mod operation;
 
 use std::error::Error as StdError;
@@ -106,14 +107,16 @@ pub enum Cause {
         by: DiskUser,
     },
     /// The host has too little free memory.
-    #[error(
-        "Too little memory: guest and stubdomain need {need}, but {free} is free; stop a guest or lower memory="
-    )]
+    #[error("Too little memory: {what} {need}, and {free} is free. {}", memory::advice(*need, *free, *dom0))]
     Memory {
+        /// What needs it, such as `guest and stubdomain need`.
+        what: &'static str,
         /// What is needed.
         need: KiB,
         /// What is free.
         free: KiB,
+        /// What dom0 has, if that is known.
+        dom0: Option<KiB>,
     },
     /// The request is not supported.
     #[error("{what} is not possible: {why}")]

@@ -100,11 +100,7 @@ impl Resize<'_> {
             return no(format!("a guest with this video memory needs at least {least}"));
         }
         let more = self.to.get().saturating_sub(self.from.get());
-        let free = self.live.ts.hypervisor.host_info()?.free_memory;
-        if KiB(more) > free {
-            return Err(Cause::Memory { need: KiB(more), free });
-        }
-        Ok(())
+        self.live.ts.check_free_memory("the guest needs another", KiB(more))
     }
 
     fn limit(&mut self, memory: KiB) -> StepResult {

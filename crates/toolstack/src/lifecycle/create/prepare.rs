@@ -46,9 +46,7 @@ impl Prepared {
 
     pub(super) fn check_memory(&self, ts: &Toolstack, config: &GuestConfig) -> StepResult {
         let need = self.guest.memory_needed(config) + self.stubdomain.memory_needed();
-        // Memory that waits to be scrubbed is given out like free memory.
-        let free = ts.hypervisor.host_info()?.free_memory;
-        if need > free { Err(Cause::Memory { need, free }) } else { Ok(()) }
+        ts.check_free_memory("guest and stubdomain need", need)
     }
 }
 
