@@ -1,5 +1,6 @@
 //! `outrigger config`, and the check before a create.
 
+mod image_format;
 mod preview;
 
 use std::fs::{File, Permissions};

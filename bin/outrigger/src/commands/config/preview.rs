@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::image_format;
 use config::{Diagnostic, DiskSource, GuestConfig, Loaded, Uuid, Vdev, VdevBus};
 use image::manifest::Manifest;
 use qemu_args::{Facts, Part, Plan, PlanError, QemuFeatures, Unemulated, WhyNot};
@@ -13,6 +14,8 @@ use qemu_args::{Facts, Part, Plan, PlanError, QemuFeatures, Unemulated, WhyNot};
 pub(super) fn add(loaded: &mut Loaded, image: &Path) {
     let Some(config) = &loaded.config else { return };
     let mut diagnostics = shared_disks(loaded, config);
+    let formats = image_format::warnings(config);
+    diagnostics.extend(formats.into_iter().map(|(disk, warning)| at(warning, loaded, "disk", Some(disk))));
     match qemu_args::plan(config, &facts(config, image)) {
         Ok(plan) => diagnostics.extend(disks(loaded, config, &plan)),
         Err(error) => diagnostics.push(no_plan(loaded, config, &error)),
