@@ -1,4 +1,5 @@
-//! `outrigger list | head -1`: it is not an error when the reader closes the pipe.
+//! `outrigger list | head -1`: it is not an error when the reader closes the pipe. `outrigger list > /dev/full` is one, and
+//! no panic.
 
 use std::io::{self, ErrorKind, Write};
 use std::panic;
@@ -14,8 +15,12 @@ pub(crate) fn end_quietly() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {
         let words = panic.payload_as_str().unwrap_or_default();
-        if words.starts_with("failed printing to stdout") && words.contains("Broken pipe") {
-            exit(ENDED_BY_SIGPIPE);
+        if let Some(why) = words.strip_prefix("failed printing to stdout: ") {
+            if why.contains("Broken pipe") {
+                exit(ENDED_BY_SIGPIPE);
+            }
+            let _ = writeln!(io::stderr(), "error: Cannot write to standard output\n  because: {why}");
+            exit(1);
         }
         usual(panic);
     }));

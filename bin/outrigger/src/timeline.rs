@@ -48,7 +48,8 @@ impl Timeline {
         }
         let mut err = std::io::stderr().lock();
         let percent = u128::from(moved.done.min(moved.total)) * 100 / u128::from(moved.total);
-        let _ = write!(err, "\r\x1b[K… {} of {} MiB, {percent} %", mib(moved.done), mib(moved.total));
+        let line = format!("… {} of {} MiB, {percent} %", mib(moved.done), mib(moved.total));
+        let _ = write!(err, "\r\x1b[K{}", cut(&line, width()));
         let _ = err.flush();
     }
 
@@ -56,7 +57,7 @@ impl Timeline {
     fn round(&self, round: &Round) {
         let mut err = std::io::stderr().lock();
         let _ = if self.live {
-            write!(err, "\r\x1b[K… {}", describe(round))
+            write!(err, "\r\x1b[K{}", cut(&format!("… {}", describe(round)), width()))
         } else {
             writeln!(err, "  {}", describe(round))
         };
@@ -68,7 +69,7 @@ impl Timeline {
         let line = self.line(step);
         // A terminal that went away must not end the lifecycle.
         let _ = match (step.outcome, self.live) {
-            (Outcome::Started, true) => write!(err, "\r\x1b[K{line}"),
+            (Outcome::Started, true) => write!(err, "\r\x1b[K{}", cut(&line, width())),
             (Outcome::Started, false) => Ok(()),
             (_, true) => writeln!(err, "\r\x1b[K{line}"),
             (_, false) => writeln!(err, "{line}"),
@@ -97,6 +98,16 @@ impl Timeline {
     }
 }
 
+/// How many columns the terminal has.
+fn width() -> usize {
+    ratatui::crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns))
+}
+
+/// What of a line fits before the last column: one that wraps cannot be written over.
+fn cut(line: &str, columns: usize) -> String {
+    line.chars().take(columns.saturating_sub(1).max(1)).collect()
+}
+
 fn describe(round: &Round) -> String {
     let mut text = format!("round {}: {} MiB to send", round.number, mib(round.dirty));
     if round.rate > 0 {
@@ -116,6 +127,12 @@ const fn mib(pages: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn line_that_is_written_over_fits_on_the_terminal() {
+        assert_eq!(cut("… 3/13 make the guest's domain", 20), "… 3/13 make the gue");
+        assert_eq!((cut("short", 20), cut("short", 0)), ("short".to_owned(), "s".to_owned()));
+    }
 
     #[test]
     fn round_is_described_as_far_as_it_is_known() {

@@ -21,6 +21,10 @@ use super::{HEADINGS, Look, cells};
 const NOTICE: Duration = Duration::from_millis(250);
 const KEYS: &str = "q: quit  s: sort";
 const WIDTHS: [u16; HEADINGS.len()] = [24, 6, 12, 8, 11, 10, 6];
+/// The least of a name that is shown.
+const LEAST_NAME: u16 = 8;
+/// The columns after the name that a narrow terminal keeps first: a number that is cut is another number.
+const FIRST: [usize; HEADINGS.len() - 1] = [3, 5, 1, 4, 2, 6];
 
 /// Shows the guests until a key or a signal ends it, or they were shown as often as asked.
 pub(super) fn run(client: &mut Client, delay: Duration, iterations: Option<u64>) -> Result<()> {
@@ -118,27 +122,46 @@ fn draw(frame: &mut Frame<'_>, look: &Look, rows: &[Row], order: Order) {
             .areas(frame.area());
     let headline = format!("{}, sorted by {}", look.headline(), order.word());
     frame.render_widget(Paragraph::new(headline), top);
-    frame.render_widget(table(rows), middle);
+    frame.render_widget(table(rows, middle.width), middle);
     frame.render_widget(Paragraph::new(KEYS), bottom);
 }
 
-fn table(rows: &[Row]) -> Table<'static> {
+/// The columns that fit, in their order, and their widths.
+fn fitting(width: u16) -> Vec<(usize, u16)> {
+    let mut left = width.saturating_sub(LEAST_NAME);
+    let mut shown = Vec::new();
+    for column in FIRST {
+        // With the space before it.
+        let Some(rest) = left.checked_sub(WIDTHS[column] + 1) else { break };
+        left = rest;
+        shown.push((column, WIDTHS[column]));
+    }
+    shown.push((0, (LEAST_NAME.min(width) + left).min(WIDTHS[0])));
+    shown.sort_unstable();
+    shown
+}
+
+fn table(rows: &[Row], width: u16) -> Table<'static> {
+    let columns = fitting(width);
     let aligned = |heading: &str, text: String| {
         let alignment = if heading.starts_with('>') { Alignment::Right } else { Alignment::Left };
         Cell::from(Text::from(text).alignment(alignment))
     };
-    let headings = HEADINGS.map(|heading| aligned(heading, heading.trim_start_matches('>').to_owned()));
+    let headings = columns.iter().filter_map(|(column, _)| HEADINGS.get(*column));
+    let headings = headings.map(|heading| aligned(heading, heading.trim_start_matches('>').to_owned()));
     let line = |row: &Row| {
         let mut texts = cells(row);
         if row.stubdomain_of.is_some() {
             texts[0].insert_str(0, "  ");
         }
-        let cells: Vec<Cell<'static>> =
-            HEADINGS.iter().zip(texts).map(|(heading, text)| aligned(heading, text)).collect();
-        TableRow::new(cells)
+        let cell =
+            |(column, _): &(usize, u16)| Some(aligned(HEADINGS.get(*column)?, texts.get(*column)?.clone()));
+        TableRow::new(columns.iter().filter_map(cell))
     };
-    let header = TableRow::new(headings).style(Style::new().add_modifier(Modifier::REVERSED));
-    Table::new(rows.iter().map(line), WIDTHS.map(Constraint::Length)).header(header)
+    let header =
+        TableRow::new(headings.collect::<Vec<_>>()).style(Style::new().add_modifier(Modifier::REVERSED));
+    let widths: Vec<Constraint> = columns.iter().map(|(_, width)| Constraint::Length(*width)).collect();
+    Table::new(rows.iter().map(line).collect::<Vec<_>>(), widths).header(header)
 }
 
 #[cfg(test)]
@@ -163,23 +186,25 @@ mod tests {
         }
     }
 
+    fn look() -> Look {
+        let host = HostInfo {
+            version: String::new(),
+            xen_version: String::new(),
+            xen_caps: String::new(),
+            virt_caps: String::new(),
+            total_memory_kib: KiB::from_mib(4096),
+            free_memory_kib: KiB::from_mib(1024),
+            cpus: 2,
+            image: String::new(),
+            image_present: true,
+            guests: 1,
+        };
+        Look { host, sample: Sample { at: Instant::now(), guests: Vec::new() } }
+    }
+
     #[test]
     fn stubdomains_are_below_their_guests() {
-        let look = Look {
-            host: HostInfo {
-                version: String::new(),
-                xen_version: String::new(),
-                xen_caps: String::new(),
-                virt_caps: String::new(),
-                total_memory_kib: KiB::from_mib(4096),
-                free_memory_kib: KiB::from_mib(1024),
-                cpus: 2,
-                image: String::new(),
-                image_present: true,
-                guests: 1,
-            },
-            sample: Sample { at: Instant::now(), guests: Vec::new() },
-        };
+        let look = look();
         let mut terminal = Terminal::new(TestBackend::new(90, 5)).unwrap();
         let rows = [row("hello", 1, None), row("hello-dm", 2, Some("hello"))];
         terminal.draw(|frame| draw(frame, &look, &rows, Order::Memory)).unwrap();
@@ -192,6 +217,23 @@ mod tests {
         assert_eq!(words(&lines[2]), ["hello", "1", "running", "12.5", "3.4", "64", "2"]);
         assert!(lines[3].starts_with("  hello-dm"), "{lines:?}");
         assert_eq!(lines[4], KEYS);
+    }
+
+    #[test]
+    fn small_terminals_show_what_fits() {
+        for (width, height) in [(20, 10), (20, 1), (1, 1), (3, 2), (0, 0), (200, 3)] {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+            let rows = [row("a-guest-with-a-long-name-that-is-cut", 1, None), row("x", 2, Some("hello"))];
+            terminal.draw(|frame| draw(frame, &look(), &rows, Order::Cpu)).unwrap();
+            if (width, height) == (20, 10) {
+                let buffer = terminal.backend().buffer();
+                let line: String = (0..20).map(|x| buffer[(x, 2)].symbol()).collect();
+                assert_eq!(line, "a-guest-wit     12.5");
+            }
+        }
+        let columns = |width| fitting(width).into_iter().map(|(column, _)| column).collect::<Vec<_>>();
+        assert_eq!((columns(20), columns(30), columns(90)), (vec![0, 3], vec![0, 3, 5], (0..7).collect()));
+        assert_eq!(fitting(90)[0], (0, 24));
     }
 
     #[test]
