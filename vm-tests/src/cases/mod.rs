@@ -7,6 +7,7 @@ mod conformance;
 mod console;
 mod daemon;
 mod devices;
+mod dump;
 mod ease;
 mod emulated;
 mod ends;
@@ -121,6 +122,7 @@ const SUBJECTS: [&[Case]; 26] = [
     hotplug::CASES,
     media::CASES,
     save::CASES,
+    dump::CASES,
     state::CASES,
     vchan::CASES,
     qmp::CASES,

@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod config;
 pub(crate) mod console_guest;
 pub(crate) mod consoles;
+pub(crate) mod core_file;
 pub(crate) mod counter;
 pub(crate) mod daemons;
 pub(crate) mod disk;

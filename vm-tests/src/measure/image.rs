@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use api::types::{Outcome, Step};
 
-use super::core_file::touched;
 use super::example::Example;
 use super::sources::precise;
 use super::{Failures, LOGS, figure, has_words, wait_until};
 use crate::harness::command::{XL, run_within};
+use crate::harness::core_file::touched;
 use crate::harness::guest::Made;
 use crate::harness::seconds;
 

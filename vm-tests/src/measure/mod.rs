@@ -2,7 +2,6 @@
 //! people.
 
 mod console;
-mod core_file;
 mod create;
 mod emulator;
 mod example;

@@ -6,7 +6,7 @@ use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 const PAGE: usize = 4096;
 /// The section's name.
@@ -15,7 +15,7 @@ const PAGES: &[u8] = b".xen_pages\0";
 const HEADER: usize = 64;
 
 /// KiB of pages that hold anything but zeros. Xen gives a domain pages full of zeros.
-pub(super) fn touched(path: &Path) -> Result<u64> {
+pub(crate) fn touched(path: &Path) -> Result<u64> {
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let (offset, size) = pages(&file).context("no core file")?;
     file.seek(SeekFrom::Start(offset))?;
@@ -26,6 +26,25 @@ pub(super) fn touched(path: &Path) -> Result<u64> {
         count += u64::from(page.iter().any(|byte| *byte != 0));
     }
     Ok(count * (PAGE as u64 / 1024))
+}
+
+/// How many pages the files of two dumps have, and how many of them differ.
+pub(crate) fn compare(one: &Path, other: &Path) -> Result<(u64, u64)> {
+    let open = |path: &Path| {
+        let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let (offset, size) = pages(&file).with_context(|| format!("{} is no core file", path.display()))?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok::<_, anyhow::Error>((BufReader::with_capacity(1 << 20, file).take(size), size / PAGE as u64))
+    };
+    let ((mut one, count), (mut other, others)) = (open(one)?, open(other)?);
+    ensure!(count == others, "{count} pages, and {others} pages");
+    let (mut page, mut same, mut differing) = ([0; PAGE], [0; PAGE], 0);
+    for _ in 0..count {
+        one.read_exact(&mut page)?;
+        other.read_exact(&mut same)?;
+        differing += u64::from(page != same);
+    }
+    Ok((count, differing))
 }
 
 /// Where the section of pages is, and its size.
