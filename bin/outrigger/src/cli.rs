@@ -4,6 +4,7 @@ mod console;
 mod images;
 mod migrate;
 mod power;
+mod refused;
 mod saved;
 mod show;
 mod vcpus;
@@ -18,7 +19,7 @@ pub(crate) use console::{Console, ConsoleChoice, DmLog};
 pub(crate) use images::{Image, ImagePart};
 pub(crate) use migrate::{Compress, Migrate};
 pub(crate) use power::{ConfigUpdate, Create, Reboot, Several, Shutdown};
-pub(crate) use saved::{Restore, Save};
+pub(crate) use saved::{DumpCore, Restore, Save};
 pub(crate) use show::{DeviceList, Info, List, Shown, Top, Uptime};
 pub(crate) use vcpus::{VcpuPin, VcpuSet, WhichVcpus};
 
@@ -87,7 +88,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Destroy guests at once, with their stubdomains and everything made for them
-    Destroy(Guests),
+    Destroy(Destroy),
     /// Pause guests
     Pause(Guests),
     /// Unpause guests
@@ -209,6 +210,8 @@ pub(crate) enum Command {
     },
     /// Save a guest to a file, and destroy it
     Save(Save),
+    /// Dump the memory of a guest, also of one that has ended, to a core file
+    DumpCore(DumpCore),
     /// Restore a saved guest from a file; it continues where it was saved
     Restore(Restore),
     /// Migrate a guest to another host, or settle a migration whose end is not known
@@ -305,6 +308,17 @@ pub(crate) enum Command {
 /// Arguments of the commands that take only guests.
 #[derive(Debug, Args)]
 pub(crate) struct Guests {
+    /// Names, UUIDs or domids.
+    #[arg(required = true, value_name = "GUEST")]
+    pub(crate) guests: Vec<String>,
+}
+
+/// Arguments of `destroy`.
+#[derive(Debug, Args)]
+pub(crate) struct Destroy {
+    /// What only xl has.
+    #[command(flatten)]
+    xl: refused::DestroyXl,
     /// Names, UUIDs or domids.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<String>,

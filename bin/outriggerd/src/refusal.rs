@@ -215,6 +215,7 @@ fn hint(cause: &Cause) -> Option<&'static str> {
             Some(Errno::ENOMEM) => {
                 Some("`outrigger info` shows the free memory; stop a guest, or lower memory=")
             }
+            Some(Errno::ENOSPC) => Some("free some space, or name a file on another file system"),
             // The text covers these two.
             Some(Errno::EPERM | Errno::ESRCH) => None,
             _ => Some("`xl dmesg` shows Xen's own messages"),

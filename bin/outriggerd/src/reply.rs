@@ -3,12 +3,35 @@
 use api::INTERFACE_NAME;
 use api::call::{CallError, SERVICE_NAME};
 use api::frame::{self, FrameError, Reply};
-use api::types::Refusal;
+use api::types::{Progress, Refusal};
+use config::Diagnostic;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// The channel of a call's answers.
 pub(crate) type Replies = mpsc::Sender<Answer>;
+
+/// The longest line about a configuration, in characters: a file may have a key of a megabyte.
+const MAX_LINE: usize = 1000;
+
+/// Tells a client what there is to say of the configuration that it has sent; `line` makes one of a diagnostic.
+pub(crate) fn tell_warnings(
+    replies: &Replies,
+    diagnostics: &[Diagnostic],
+    line: impl Fn(&Diagnostic) -> String,
+) {
+    let lines = diagnostics.iter().map(|diagnostic| short(&line(diagnostic)));
+    let config_warnings: Vec<String> = lines.collect();
+    if !config_warnings.is_empty() {
+        // A client that does not read misses them.
+        let _ = replies.try_send(Answer::more(&Progress { config_warnings, ..Progress::default() }));
+    }
+}
+
+/// The beginning of a line.
+pub(crate) fn short(line: &str) -> String {
+    line.chars().take(MAX_LINE).collect()
+}
 
 /// One reply to a call.
 #[derive(Debug)]

@@ -11,9 +11,10 @@ use thiserror::Error;
 use crate::INTERFACE_NAME;
 use crate::frame::{self, FrameError, Request};
 use crate::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, GuestParameter, MemSet,
-    MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters,
-    Rename, ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerParameters, VcpuPin, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, DumpParameters,
+    GuestParameter, MemSet, MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge,
+    RebootParameters, ReceiveParameters, Rename, ResolveParameters, RestoreParameters, SaveParameters, Sysrq,
+    TriggerParameters, VcpuPin, VcpuSet,
 };
 
 /// The interface that every varlink service has.
@@ -213,9 +214,11 @@ calls! {
     Rename(Rename),
     /// Saves a guest.
     Save(SaveParameters),
+    /// Dumps a guest's memory.
+    DumpCore(DumpParameters),
     /// Restores a guest.
     Restore(RestoreParameters),
-    /// Gives up a save or a migration.
+    /// Gives up a save, a dump or a migration.
     Cancel(GuestParameter),
     /// Migrates a guest to another host.
     Migrate(MigrateParameters),

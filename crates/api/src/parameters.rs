@@ -134,6 +134,9 @@ pub struct VcpuPin {
     /// The CPUs that it runs on if they are free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soft: Option<String>,
+    /// `vm.cpumask` and `vm.hvm.cpumask` of xl.conf do not count.
+    #[serde(default)]
+    pub ignore_masks: bool,
 }
 
 /// Parameters of `MemSet` and `MemMax`.
@@ -217,6 +220,18 @@ pub struct SaveParameters {
     /// The guest stays, paused.
     #[serde(default)]
     pub paused: bool,
+}
+
+/// Parameters of `DumpCore`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DumpParameters {
+    /// A name, a uuid or a domid.
+    pub guest: String,
+    /// The absolute path of the file.
+    pub path: String,
+    /// The guest runs meanwhile.
+    #[serde(default)]
+    pub live: bool,
 }
 
 /// Parameters of `Restore`.

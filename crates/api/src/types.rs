@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use xen_types::{DomId, KiB};
 
 pub use crate::parameters::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, GuestParameter, MemSet,
-    MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge, RebootParameters, ReceiveParameters,
-    Rename, ResolveKind, ResolveParameters, RestoreParameters, SaveParameters, Sysrq, TriggerKind,
-    TriggerParameters, VcpuPin, VcpuSet,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, CreateParameters, DumpParameters,
+    GuestParameter, MemSet, MigrateParameters, NetworkAttach, NetworkDetach, NetworkSetBridge,
+    RebootParameters, ReceiveParameters, Rename, ResolveKind, ResolveParameters, RestoreParameters,
+    SaveParameters, Sysrq, TriggerKind, TriggerParameters, VcpuPin, VcpuSet,
 };
 pub use crate::processors::{DomainVcpus, HostCpu, HostNode, Topology, Vcpu, Vcpus};
 pub use crate::refusal::{ERRORS, Refusal};
@@ -395,6 +395,9 @@ pub struct Progress {
     /// A warning for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// What there is to say of the configuration that was sent, a line each; before all steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub config_warnings: Vec<String>,
     /// A part of what was asked for, in base64, in the replies of `Screenshot`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
@@ -30,6 +31,8 @@ pub struct HostDefaults {
     pub errors: Vec<String>,
 }
 
+/// The number of `/dev/null`, major 1 and minor 3.
+const NULL_DEVICE: u64 = 0x103;
 /// How many errors of the file are kept.
 const MAX_ERRORS: usize = 10;
 
@@ -48,7 +51,7 @@ pub struct LoadedHost {
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     (
         "autoballoon",
-        "dom0's memory is never changed for a guest: limit it with Xen's dom0_mem, or by xl mem-set",
+        "dom0's memory is never changed for a guest: limit it with Xen's dom0_mem, or by xl mem-set; where memory is short, the error says by how much",
     ),
     ("blkdev_start", "the image of a guest without a disk's name is never attached to dom0"),
     ("bootloader_restrict", "no boot loader of a guest runs in dom0"),
@@ -96,8 +99,12 @@ pub fn load_host(path: &Path) -> LoadedHost {
 
 /// The bytes of a file. Opening a FIFO would wait for its writer.
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.is_file() {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_file() {
         read_bounded(path)
+    } else if metadata.file_type().is_char_device() && metadata.rdev() == NULL_DEVICE {
+        // In place of a file, or a link in its place: there is none.
+        Ok(Vec::new())
     } else {
         Err(io::Error::other("it is not a regular file"))
     }
@@ -225,7 +232,7 @@ pub enum HostRefusal {
     },
     /// The guest may run on no CPU that the host's administrator allows.
     #[error(
-        "`cpus` names only CPUs that xl.conf does not allow: its `vm.cpumask` and `vm.hvm.cpumask` exclude them"
+        "xl.conf allows none of the CPUs that are asked for: its `vm.cpumask` and `vm.hvm.cpumask` exclude them"
     )]
     NoCpuAllowed,
 }
@@ -266,6 +273,18 @@ impl HostDefaults {
             }
         }
         Ok(())
+    }
+
+    /// What a guest that runs may be pinned to: those of the CPUs that are allowed.
+    ///
+    /// # Errors
+    /// [`HostRefusal`].
+    pub fn allowed(&self, cpus: CpuSet) -> Result<CpuSet, HostRefusal> {
+        self.check()?;
+        match &self.cpus {
+            Some(allowed) => cpus.intersection(allowed).ok_or(HostRefusal::NoCpuAllowed),
+            None => Ok(cpus),
+        }
     }
 
     fn check(&self) -> Result<(), HostRefusal> {
@@ -337,6 +356,18 @@ mod tests {
         assert_eq!(guest(""), Ok(Affinity::All(set("2-3"))));
         assert_eq!(guest("cpus=['3']"), Ok(Affinity::Each(vec![set("3"), set("2-3")])));
         assert_eq!(guest("cpus='4-7'"), Err(HostRefusal::NoCpuAllowed));
+        assert_eq!(host.allowed(set("all")), Ok(set("2-3")));
+        assert_eq!(host.allowed(set("0-2,7")), Ok(set("2")));
+        assert_eq!(host.allowed(set("4")), Err(HostRefusal::NoCpuAllowed));
+        assert_eq!(HostDefaults::default().allowed(set("4")), Ok(set("4")));
+    }
+
+    #[test]
+    fn null_device_is_no_file_and_other_devices_are_errors() {
+        let null = load_host(Path::new("/dev/null"));
+        assert!(null.diagnostics.is_empty(), "{:?}", null.diagnostics);
+        assert_eq!(null.defaults, HostDefaults::default());
+        assert!(!load_host(Path::new("/dev/zero")).defaults.errors.is_empty());
     }
 
     #[test]

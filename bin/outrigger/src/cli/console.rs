@@ -18,6 +18,18 @@ pub(crate) struct Console {
     /// Print only stored output from this period: seconds, or a number with s, m, h or d.
     #[arg(long, value_name = "AGO", value_parser = parse_ago)]
     pub(crate) since: Option<Duration>,
+    /// The key that leaves: one character, or ^ and another for Ctrl with it (default: ^]).
+    #[arg(short, long, value_name = "KEY", value_parser = escape)]
+    pub(crate) escape: Option<u8>,
+}
+
+/// The byte of a key, as xenconsole reads it.
+fn escape(text: &str) -> Result<u8, String> {
+    match *text.as_bytes() {
+        [b'^', key @ b'@'..=b'_' | key @ b'a'..=b'z'] => Ok(key & 0x1f),
+        [key] if key.is_ascii_graphic() && key != b'^' => Ok(key),
+        _ => Err("expected one character, or ^ and a letter or one of @ [ \\ ] ^ _".to_owned()),
+    }
 }
 
 fn parse_ago(text: &str) -> Result<Duration, String> {
@@ -71,6 +83,9 @@ pub(crate) enum ConsoleKind {
     Pv,
     /// One of the guest's serial ports.
     Serial,
+    /// What only guests on Arm have.
+    #[value(hide = true)]
+    Vuart,
 }
 
 /// The console that the options choose.
@@ -89,6 +104,12 @@ pub(crate) enum ConsoleChoice {
 }
 
 impl WhichConsole {
+    /// Why a kind of xl's is refused, if it is.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        const VUART: &str = "-t vuart is not supported: only guests on Arm have a vuart";
+        (self.kind == Some(ConsoleKind::Vuart)).then_some(VUART)
+    }
+
     /// The console that was chosen.
     pub(crate) fn choice(&self) -> ConsoleChoice {
         match (self.channel.as_ref(), self.stub) {
@@ -101,7 +122,9 @@ impl WhichConsole {
             _ if self.log => ConsoleChoice::Log,
             _ if self.pv => ConsoleChoice::Pv(0),
             Some(ConsoleKind::Pv) => ConsoleChoice::Pv(number),
-            Some(ConsoleKind::Serial) | None => ConsoleChoice::Serial(self.serial.unwrap_or(number)),
+            Some(ConsoleKind::Serial | ConsoleKind::Vuart) | None => {
+                ConsoleChoice::Serial(self.serial.unwrap_or(number))
+            }
         }
     }
 }
@@ -151,9 +174,21 @@ mod tests {
     }
 
     #[test]
+    fn escape_is_a_key_as_xenconsole_reads_it() {
+        for (text, byte) in
+            [("^]", 0x1d), ("^a", 1), ("^A", 1), ("^@", 0), ("^^", 0x1e), ("x", b'x'), ("]", b']')]
+        {
+            assert_eq!(escape(text), Ok(byte), "{text}");
+        }
+        for wrong in ["", "^", "^1", "xy", "é", " ", "^]]"] {
+            assert!(escape(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn only_one_console_can_be_named() {
         for wrong in
-            ["--pv --log", "-t pv --serial 0", "-n 1 --stub 1", "--serial 7", "-t vuart", "--log --channel x"]
+            ["--pv --log", "-t pv --serial 0", "-n 1 --stub 1", "--serial 7", "-t stub", "--log --channel x"]
         {
             assert_eq!(choice(wrong), None, "{wrong}");
         }

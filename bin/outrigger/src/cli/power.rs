@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgAction, Args};
+
+use super::refused::CreateXl;
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
@@ -35,39 +37,6 @@ pub(crate) struct Create {
     /// memory=512 or 'name="b"'. A later line overrides an earlier one.
     #[arg(value_name = "CFG|KEY=VALUE", required_unless_present = "file")]
     words: Vec<String>,
-}
-
-/// Options of `xl create` that are accepted without effect, or refused with a reason.
-#[derive(Debug, Args)]
-pub(crate) struct CreateXl {
-    #[arg(short = 'd', hide = true)]
-    debug: bool,
-    #[arg(short = 'e', hide = true)]
-    unwatched: bool,
-    #[arg(long, hide = true)]
-    ignore_global_affinity_masks: bool,
-    #[arg(short = 'V', long, hide = true)]
-    vncviewer: bool,
-    #[arg(short = 'A', long, hide = true)]
-    vncviewer_autopass: bool,
-}
-
-/// Why one of `create`'s options is refused.
-const NO_VNC: &str = "-V and -A are not supported: guests have no VNC display yet; `outrigger screenshot` shows the \
-                      screen, `-c` attaches to the serial port";
-
-/// The same.
-const MASKS: &str = "--ignore-global-affinity-masks is not supported: outriggerd keeps every new guest on the CPUs that \
-                     vm.cpumask and vm.hvm.cpumask in xl.conf allow; `outrigger vcpu-pin` moves it later";
-
-impl CreateXl {
-    /// Why one of them is refused, if one is.
-    pub(crate) fn refusal(&self) -> Option<&'static str> {
-        if self.vncviewer || self.vncviewer_autopass {
-            return Some(NO_VNC);
-        }
-        self.ignore_global_affinity_masks.then_some(MASKS)
-    }
 }
 
 /// A configuration file, and the lines that follow it.
@@ -108,9 +77,11 @@ pub(crate) struct ConfigUpdate {
     /// The configuration file, if it is not the first argument.
     #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// An option of xl without effect.
+    /// Options of xl without effect.
     #[arg(short = 'd', hide = true)]
     debug: bool,
+    #[arg(short, long, hide = true)]
+    quiet: bool,
     /// The configuration file, and lines that follow it, as for `create`.
     #[arg(value_name = "CFG|KEY=VALUE", required_unless_present = "file")]
     words: Vec<String>,
@@ -129,9 +100,9 @@ impl ConfigUpdate {
 /// Arguments of `shutdown`.
 #[derive(Debug, Args)]
 pub(crate) struct Shutdown {
-    /// Wait until the guests have ended, for at most this many seconds.
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300")]
-    pub(crate) wait: Option<u64>,
+    /// How long it is waited for the guests' ends.
+    #[command(flatten)]
+    pub(crate) wait: Wait,
     /// Use the ACPI power button for a guest without PV drivers; this is the default.
     #[arg(short = 'F')]
     pub(crate) fallback: bool,
@@ -143,15 +114,36 @@ pub(crate) struct Shutdown {
 /// Arguments of `reboot`.
 #[derive(Debug, Args)]
 pub(crate) struct Reboot {
-    /// Wait until the guests run again, for at most this many seconds.
-    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300")]
-    pub(crate) wait: Option<u64>,
+    /// How long it is waited for the guests' new starts.
+    #[command(flatten)]
+    pub(crate) wait: Wait,
     /// Reset a guest without PV drivers, which cannot be asked: it loses what it has not written to its disks.
     #[arg(short = 'F')]
     pub(crate) fallback: bool,
     /// Which guests.
     #[command(flatten)]
     pub(crate) which: Several,
+}
+
+/// Whether and for how long a command waits for its guests.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Wait until the guests have shut down, or with `reboot` run again, for at most this many seconds (default: 300). Given
+    /// twice, wait until guests that have shut down are destroyed: one that is preserved is not.
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300", action = ArgAction::Append)]
+    wait: Vec<u64>,
+}
+
+impl Wait {
+    /// How long, in seconds; none for not at all.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.wait.last().copied()
+    }
+
+    /// Whether only a guest that does not exist any more has ended.
+    pub(crate) const fn is_for_destruction(&self) -> bool {
+        self.wait.len() > 1
+    }
 }
 
 /// Guests by name, or all of them.
@@ -194,14 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn options_of_xl_are_accepted_or_refused_with_a_reason() {
+    fn options_of_create_are_those_of_xl() {
         let args = create("a.cfg -q -d -e -F -p").unwrap();
-        assert!(args.quiet && args.foreground && args.paused && args.xl.refusal().is_none());
-        for vnc in ["-A", "-V", "--vncviewer", "--vncviewer-autopass"] {
-            assert_eq!(create(&format!("{vnc} a.cfg")).unwrap().xl.refusal(), Some(NO_VNC), "{vnc}");
-        }
-        let masks = create("a.cfg --ignore-global-affinity-masks").unwrap();
-        assert_eq!(masks.xl.refusal(), Some(MASKS));
+        assert!(args.quiet && args.foreground && args.paused);
         assert!(create("-n --dryrun a.cfg").is_none(), "once is enough");
         assert!(create("-n -F a.cfg").is_none());
     }
@@ -210,11 +197,19 @@ mod tests {
     fn shutdown_and_reboot_take_guests_or_all_of_them() {
         let parse = |words: &str| Cli::try_parse_from(words.split_whitespace()).map(|cli| cli.command);
         let Ok(Command::Shutdown(stop)) = parse("outrigger shutdown -w hello") else { panic!() };
-        assert_eq!((stop.wait, stop.which.guests), (Some(300), vec!["hello".to_owned()]));
+        assert_eq!((stop.wait.limit(), stop.which.guests), (Some(300), vec!["hello".to_owned()]));
         let Ok(Command::Shutdown(stop)) = parse("outrigger shutdown -a -F -w=5") else { panic!() };
-        assert!(stop.which.all && stop.fallback && stop.wait == Some(5));
+        assert!(stop.which.all && stop.fallback && stop.wait.limit() == Some(5));
+        assert!(!stop.wait.is_for_destruction());
         let Ok(Command::Reboot(reboot)) = parse("outrigger reboot -a -w -F") else { panic!() };
-        assert!(reboot.which.all && reboot.fallback && reboot.wait == Some(300));
+        assert!(reboot.which.all && reboot.fallback && reboot.wait.limit() == Some(300));
+        for twice in ["-ww", "-w -w", "--wait --wait=300", "-w=5 -w"] {
+            let Ok(Command::Shutdown(stop)) = parse(&format!("outrigger shutdown {twice} g")) else {
+                panic!("{twice}")
+            };
+            assert_eq!((stop.wait.limit(), stop.wait.is_for_destruction()), (Some(300), true), "{twice}");
+            assert_eq!(stop.which.guests, ["g"], "{twice}");
+        }
         for wrong in ["shutdown", "reboot", "shutdown -a hello"] {
             assert!(parse(&format!("outrigger {wrong}")).is_err(), "{wrong}");
         }

@@ -1,8 +1,10 @@
-//! The grammar of `save` and `restore`.
+//! The grammar of `save`, `restore` and `dump-core`.
 
 use std::path::PathBuf;
 
 use clap::Args;
+
+use super::refused::{RestoreXl, SaveXl};
 
 /// Arguments of `save`.
 #[derive(Debug, Args)]
@@ -21,6 +23,9 @@ pub(crate) struct Save {
     /// The file, a named pipe, or `-` for standard output. Only an empty file or an earlier save of the same guest is replaced.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// What only xl has.
+    #[command(flatten)]
+    pub(super) xl: SaveXl,
 }
 
 /// Arguments of `restore`.
@@ -41,7 +46,29 @@ pub(crate) struct Restore {
     /// Print one JSON object per step; the last one contains the guest.
     #[arg(long, conflicts_with = "console")]
     pub(crate) json: bool,
+    /// Wait until the guest has ended, across its reboots; its events go to standard error.
+    #[arg(short = 'F', long, conflicts_with = "console")]
+    pub(crate) foreground: bool,
     /// The file, which may be one of `xl save`, a named pipe, or `-` for standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// What only xl has.
+    #[command(flatten)]
+    pub(super) xl: RestoreXl,
+}
+
+/// Arguments of `dump-core`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpCore {
+    /// Let the guest run meanwhile, as xl does; the file is then not of one moment.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Print one JSON object per step.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Name, UUID or domid.
+    pub(crate) guest: String,
+    /// The file; one that exists and is not empty is refused.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 }
@@ -65,7 +92,18 @@ mod tests {
         assert_eq!((save.guest.as_str(), save.file.as_path()), ("hello", Path::new("-")));
         let Command::Save(save) = parse("outrigger save hello x.save").unwrap() else { panic!() };
         assert!(!save.checkpoint && !save.paused && !save.json);
-        for wrong in ["save hello", "save hello x y", "save -f hello x"] {
+        for wrong in ["save hello", "save hello x y z", "save -f hello x"] {
+            assert!(parse(&format!("outrigger {wrong}")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dump_takes_a_guest_and_a_file() {
+        let Command::DumpCore(dump) = parse("outrigger dump-core --live hello x.core").unwrap() else {
+            panic!()
+        };
+        assert!(dump.live && !dump.json && dump.file == Path::new("x.core"));
+        for wrong in ["dump-core hello", "dump-core hello x y", "dump-core -L hello x"] {
             assert!(parse(&format!("outrigger {wrong}")).is_err(), "{wrong}");
         }
     }
@@ -79,7 +117,7 @@ mod tests {
         assert_eq!((restore.name.as_deref(), restore.file.as_path()), (Some("x"), Path::new("-")));
         let error = parse("outrigger restore --json -c x.save").unwrap_err();
         assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict);
-        for wrong in ["restore", "restore x y", "restore --name x"] {
+        for wrong in ["restore", "restore x y z", "restore --name x", "restore -F -c x"] {
             assert!(parse(&format!("outrigger {wrong}")).is_err(), "{wrong}");
         }
     }

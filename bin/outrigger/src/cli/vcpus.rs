@@ -19,18 +19,19 @@ pub(crate) struct VcpuPin {
     /// The CPUs that it runs on if they are free, in the same form.
     #[arg(value_name = "SOFT", allow_hyphen_values = true, default_value = "-")]
     pub(crate) soft: Cpus,
-    /// What only xl has.
+    /// Options of xl.
     #[command(flatten)]
-    xl: PinXl,
+    pub(crate) xl: PinXl,
 }
 
-/// Options of `xl vcpu-pin` without effect: no kernel pins a guest's vCPUs, and there are no global masks.
+/// Options of `xl vcpu-pin`. The first has no effect: it is about what dom0's kernel has pinned.
 #[derive(Debug, Args)]
-struct PinXl {
+pub(crate) struct PinXl {
     #[arg(short = 'f', long, hide = true)]
     force: bool,
-    #[arg(short = 'i', long, hide = true)]
-    ignore_global_affinity_masks: bool,
+    /// Use CPUs too that vm.cpumask and vm.hvm.cpumask in xl.conf exclude.
+    #[arg(short = 'i', long)]
+    pub(crate) ignore_global_affinity_masks: bool,
 }
 
 /// The vCPUs that are meant.

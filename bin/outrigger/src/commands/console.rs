@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use api::client::Client;
 use api::types::Guest;
-use console::attach::{AttachOptions, Ended, SOCKET_DIR, ask, attach, connect};
+use console::attach::{AttachOptions, ESCAPE, Ended, SOCKET_DIR, ask, attach, connect};
 use console::request::{Request, Wanted, Which};
 use xen_types::{DomId, file_name};
 
@@ -29,7 +29,12 @@ pub(crate) fn console(client: &mut Client, args: &Console) -> Result<ExitCode> {
     let guest = find(client, &args.guest)?;
     let wanted = choose(&guest, &args.which.choice())?;
     let input = args.which.choice() != ConsoleChoice::Log;
-    show(wanted, args.since, AttachOptions { follow: !args.no_follow, input, ..AttachOptions::default() })
+    let escape = args.escape.unwrap_or(ESCAPE);
+    show(
+        wanted,
+        args.since,
+        AttachOptions { follow: !args.no_follow, input, escape, ..AttachOptions::default() },
+    )
 }
 
 /// Attaches to a serial port of a guest.
@@ -76,12 +81,21 @@ fn show(console: Wanted, since: Option<Duration>, options: AttachOptions) -> Res
         _ => ask(folder, &Request::View { console, since })?,
     };
     if options.follow && options.input && io::stdin().is_terminal() {
-        eprintln!("Connected; Ctrl-] leaves");
+        eprintln!("Connected; {} leaves", key(options.escape));
     }
     match attach(&stream, &options)? {
         Ended::Escape | Ended::Closed => Ok(ExitCode::SUCCESS),
         // As a shell reports a command that a signal ended.
         Ended::Signal(number) => Ok(ExitCode::from(u8::try_from(128 + number).unwrap_or(u8::MAX))),
+    }
+}
+
+/// The name of a key.
+fn key(byte: u8) -> String {
+    if byte.is_ascii_control() {
+        format!("Ctrl-{}", char::from(byte | 0x40))
+    } else {
+        char::from(byte).to_string()
     }
 }
 

@@ -16,9 +16,6 @@ use crate::timeline::Timeline;
 
 /// Creates a guest and shows the steps. A file that is wrong is wrong without a daemon too.
 pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Result<ExitCode> {
-    if let Some(refusal) = args.xl.refusal() {
-        return Err(Usage(refusal.to_owned()).into());
-    }
     let source = args.source().map_err(Usage)?;
     let checked = config::check_for_create(source.file, &source.settings)?;
     if args.dry_run {
@@ -82,7 +79,8 @@ fn make(client: &mut Client, args: &Create, parameters: &CreateParameters) -> Re
     created.context("outriggerd completed the creation without returning the guest")
 }
 
-fn watch(connect: impl Fn() -> Result<Client>) -> Result<Client> {
+/// Subscribes to events.
+pub(super) fn watch(connect: impl Fn() -> Result<Client>) -> Result<Client> {
     let mut watcher = connect()?;
     watcher.set_deadline(None)?;
     watcher.begin("Monitor", &json!({}))?;
@@ -90,7 +88,7 @@ fn watch(connect: impl Fn() -> Result<Client>) -> Result<Client> {
 }
 
 /// Waits until the guest is destroyed, or has ended and is preserved. It is created again meanwhile when it reboots.
-fn until_its_end(mut watcher: Client, guest: &Guest, quiet: bool) -> Result<ExitCode> {
+pub(super) fn until_its_end(mut watcher: Client, guest: &Guest, quiet: bool) -> Result<ExitCode> {
     loop {
         let event = watcher.next_reply::<Monitored>("Monitor")?.0.event;
         if event.uuid != guest.uuid {

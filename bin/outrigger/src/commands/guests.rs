@@ -7,27 +7,28 @@ use api::client::Client;
 use api::types::{GuestParameter, Monitored, Progress};
 use serde_json::json;
 
+use super::each_of;
 use crate::timeline::Timeline;
 
 /// Destroys guests and shows the steps.
 pub(crate) fn destroy(client: &mut Client, guests: &[String]) -> Result<ExitCode> {
     client.set_deadline(None)?;
-    for guest in guests {
+    each_of(guests, |guest| {
         let mut timeline = Timeline::new();
-        client.call_more("Destroy", &GuestParameter { guest: guest.clone() }, |progress: Progress| {
+        let guest = GuestParameter { guest: guest.to_owned() };
+        Ok(client.call_more("Destroy", &guest, |progress: Progress| {
             timeline.follow(&progress);
             true
-        })?;
-    }
-    Ok(ExitCode::SUCCESS)
+        })?)
+    })
 }
 
 /// Calls a method without an answer for each guest.
 pub(crate) fn each(client: &mut Client, method: &str, guests: &[String]) -> Result<ExitCode> {
-    for guest in guests {
-        let _: serde_json::Value = client.call(method, &GuestParameter { guest: guest.clone() })?;
-    }
-    Ok(ExitCode::SUCCESS)
+    each_of(guests, |guest| {
+        let _: serde_json::Value = client.call(method, &GuestParameter { guest: guest.to_owned() })?;
+        Ok(())
+    })
 }
 
 /// Prints what happens to guests until interrupted.

@@ -7,14 +7,12 @@ use std::process::{Child, ExitCode};
 use anyhow::Result;
 use api::client::{Client, ClientError};
 use api::types::{MigrateParameters, Migrations, Outcome, Progress, ReceiveParameters, Refusal};
-use clap::CommandFactory as _;
-use clap::error::ErrorKind;
 use serde_json::json;
 
 use super::channel::{Channel, Ends};
 use super::follow::{Cancelling, Json, cancel_on_signal, follow};
 use super::peer::{self, Peer};
-use crate::cli::{Cli, Compress, Migrate};
+use crate::cli::{Compress, Migrate};
 use crate::{report, table};
 
 /// The words for cancelling a migration.
@@ -29,9 +27,6 @@ pub(crate) fn migrate(
     connect: impl Fn() -> Result<Client> + Clone + Send + 'static,
     args: &Migrate,
 ) -> Result<ExitCode> {
-    if let Some(reason) = args.xl.refusal() {
-        Cli::command().error(ErrorKind::UnknownArgument, reason).exit();
-    }
     let (Some(peer), Some(host), false) = (Peer::of(args), &args.host, args.resolve) else {
         return resolve::settle(connect, args);
     };

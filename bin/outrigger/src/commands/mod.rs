@@ -24,19 +24,19 @@ mod vcpus;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
-use api::client::Client;
-use api::types::{Guest, GuestParameter, OneGuest, Rename};
+use anyhow::{Result, bail};
+use api::client::{Client, ClientError};
+use api::types::{Guest, GuestParameter, OneGuest, Refusal, Rename};
 
 use crate::cli::{Cli, Command};
-use crate::report::Usage;
+use crate::report::{self, Usage};
 
 /// How long the daemon may take for an answer that needs no lifecycle.
 const QUICK: Duration = Duration::from_secs(30);
 
 /// Does what the command line asks.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
-    if let Some(refusal) = cli.xl.refusal() {
+    if let Some(refusal) = cli.xl.refusal().or_else(|| cli.command.refusal()) {
         return Err(Usage(refusal.to_owned()).into());
     }
     let socket = cli.socket;
@@ -84,7 +84,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::MemMax { guest, memory } => change::memory(&mut connect()?, "MemMax", guest, memory),
         Command::MemSet { guest, memory } => change::memory(&mut connect()?, "MemSet", guest, memory),
         Command::Save(args) => save::save(connect, &args),
-        Command::Restore(args) => save::restore(&mut connect()?, &args),
+        Command::DumpCore(args) => save::dump_core(connect, &args),
+        Command::Restore(args) => save::restore(connect, &args),
         Command::Suspend(args) => save::each(&mut connect()?, "Suspend", &args.guests),
         Command::Resume(args) => save::each(&mut connect()?, "Resume", &args.guests),
         Command::Screenshot { guest, file } => change::screenshot(&mut connect()?, guest, &file),
@@ -103,6 +104,36 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Image { command } => image::run(&command),
         Command::Completion { shell } => meta::completion(shell),
         Command::Man { dir } => meta::man(&dir),
+    }
+}
+
+/// Does something with each of these guests, whatever becomes of the others; without a daemon, with none of them.
+fn each_of(guests: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<ExitCode> {
+    if let [guest] = guests {
+        return act(guest).map(|()| ExitCode::SUCCESS);
+    }
+    let mut failed: Vec<&str> = Vec::new();
+    for guest in guests {
+        match act(guest) {
+            Ok(()) => {}
+            Err(error) if refusal(&error).is_some() => {
+                report::print_for(&format!("{guest}: "), &error);
+                failed.push(guest);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    bail!("Not done with {}; see above", failed.join(", "))
+}
+
+/// What the daemon has refused, if it was the daemon.
+fn refusal(error: &anyhow::Error) -> Option<&Refusal> {
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Refused { refusal, .. }) => Some(refusal),
+        _ => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use api::client::Client;
-use api::types::{Event, Guest, GuestParameter, Guests, Monitored, RebootParameters, Via};
+use api::client::{Client, ClientError};
+use api::types::{Event, Guest, GuestParameter, Guests, Monitored, RebootParameters, Refusal, State, Via};
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,23 +16,26 @@ use crate::cli::{Reboot, Several, Shutdown};
 pub(crate) fn shutdown(connect: impl Fn() -> Result<Client>, args: &Shutdown) -> Result<ExitCode> {
     let asking = Asking {
         method: "Shutdown",
-        ends: |event| matches!(event.kind.as_str(), "destroyed" | "preserved"),
+        ends: match args.wait.is_for_destruction() {
+            true => |event| event.kind == "destroyed",
+            false => |event| matches!(event.kind.as_str(), "destroyed" | "preserved"),
+        },
         late: "is still running; `outrigger destroy` ends it at once",
     };
     // A guest without PV drivers gets the button whether -F is given or not.
     let parameters = |guest: &Guest| GuestParameter { guest: guest.uuid.clone() };
-    asking.ask(connect, &args.which, args.wait, parameters)
+    asking.ask(connect, &args.which, args.wait.limit(), parameters)
 }
 
 /// Asks guests to reboot and, when wanted, waits until they run again.
 pub(crate) fn reboot(connect: impl Fn() -> Result<Client>, args: &Reboot) -> Result<ExitCode> {
     let asking = Asking {
         method: "Reboot",
-        ends: |event| matches!(event.kind.as_str(), "created" | "create-failed" | "destroyed" | "preserved"),
+        ends: |event| matches!(event.kind.as_str(), "created" | "destroyed" | "preserved"),
         late: "has not rebooted yet; `outrigger console` shows what it does",
     };
     let parameters = |guest: &Guest| RebootParameters { guest: guest.uuid.clone(), reset: args.fallback };
-    asking.ask(connect, &args.which, args.wait, parameters)
+    asking.ask(connect, &args.which, args.wait.limit(), parameters)
 }
 
 /// What guests are asked for.
@@ -74,10 +77,15 @@ impl Asking {
                 }
                 // The only one: its error is the command's.
                 Err(error) if !which.all && which.guests.len() == 1 => return Err(error.into()),
-                Err(error) => {
+                // It has ended by itself since.
+                Err(ClientError::Refused { refusal, .. })
+                    if which.all && matches!(*refusal, Refusal::NoSuchGuest { .. }) => {}
+                Err(error @ ClientError::Refused { .. }) => {
                     crate::report::print_for(&format!("{}: ", guest.name), &anyhow::Error::from(error));
                     first_error.get_or_insert(guest.name);
                 }
+                // There is no daemon to ask for the others.
+                Err(error) => return Err(error.into()),
             }
         }
         if let Some((watcher, limit)) = watcher {
@@ -102,6 +110,9 @@ impl Asking {
                 .with_context(|| format!("{} {}", guest.name, self.late))?
                 .0
                 .event;
+            if event.kind == "create-failed" && left.iter().any(|guest| guest.uuid == event.uuid) {
+                bail!("{} was not created again: {}", event.name, event.detail);
+            }
             if (self.ends)(&event) {
                 left.retain(|guest| guest.uuid != event.uuid);
             }
@@ -121,7 +132,10 @@ fn way(via: &str) -> &'static str {
 /// The guests that are meant.
 fn several(client: &mut Client, which: &Several) -> Result<Vec<Guest>> {
     if which.all {
-        return Ok(client.call::<_, Guests>("List", &json!({}))?.guests);
+        let mut guests = client.call::<_, Guests>("List", &json!({}))?.guests;
+        // Those that have ended are preserved, and there is nothing to ask them for.
+        guests.retain(|guest| !matches!(guest.state, State::ShutDown | State::Crashed));
+        return Ok(guests);
     }
     which.guests.iter().map(|guest| find(client, guest)).collect()
 }

@@ -1,4 +1,4 @@
-//! `outrigger save`, `restore`, `suspend` and `resume`.
+//! `outrigger save`, `dump-core`, `restore`, `suspend` and `resume`.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Read, Write};
@@ -10,20 +10,27 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use api::client::Client;
-use api::types::{GuestParameter, RestoreParameters, SaveParameters};
+use api::types::{DumpParameters, GuestParameter, RestoreParameters, SaveParameters};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 use super::follow::{Cancelling, Json, cancel_on_signal, follow};
-use super::{change, console};
-use crate::cli::{Restore, Save};
+use super::{change, console, create, each_of};
+use crate::cli::{DumpCore, Restore, Save};
+use crate::report::Usage;
 
 /// The words for cancelling a save.
 const SAVING: Cancelling = Cancelling {
     what: "the save",
     too_late: "the save has not begun, or its file is complete; press Ctrl-C again to exit",
+};
+
+/// The words for cancelling a dump.
+const DUMPING: Cancelling = Cancelling {
+    what: "the dump",
+    too_late: "the dump has not begun, or its file is complete; press Ctrl-C again to exit",
 };
 
 /// Saves a guest and shows the steps.
@@ -65,8 +72,24 @@ pub(crate) fn save(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Dumps the memory of a guest and shows the steps.
+pub(crate) fn dump_core(
+    connect: impl Fn() -> Result<Client> + Clone + Send + 'static,
+    args: &DumpCore,
+) -> Result<ExitCode> {
+    if is_dash(&args.file) {
+        return Err(Usage("dump-core writes to a file, not to standard output".to_owned()).into());
+    }
+    let path = path_of(&args.file, None)?;
+    let parameters = DumpParameters { guest: args.guest.clone(), path, live: args.live };
+    let client = &mut connect()?;
+    cancel_on_signal(connect, args.guest.clone(), DUMPING)?;
+    follow(client, "DumpCore", &parameters, args.json.then_some(Json::Stdout))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Restores a guest and shows the steps.
-pub(crate) fn restore(client: &mut Client, args: &Restore) -> Result<ExitCode> {
+pub(crate) fn restore(connect: impl Fn() -> Result<Client>, args: &Restore) -> Result<ExitCode> {
     if args.console && is_dash(&args.file) {
         bail!("Standard input is the saved guest, and cannot be its console: attach later, or name a file");
     }
@@ -78,7 +101,9 @@ pub(crate) fn restore(client: &mut Client, args: &Restore) -> Result<ExitCode> {
         paused: args.paused,
     };
     let json = args.json.then_some(Json::Stdout);
-    let restored = follow(client, "Restore", &parameters, json)?;
+    // Subscribed before the guest exists, so that no end is missed.
+    let watcher = if args.foreground { Some(create::watch(&connect)?) } else { None };
+    let restored = follow(&mut connect()?, "Restore", &parameters, json)?;
     let guest = restored.guest.context("outriggerd completed the restore without returning the guest")?;
     if args.console {
         return console::serial(&guest, 0, true);
@@ -87,15 +112,17 @@ pub(crate) fn restore(client: &mut Client, args: &Restore) -> Result<ExitCode> {
         let paused = if args.paused { ", paused" } else { "" };
         println!("{} is restored as domain {}{paused}", guest.name, guest.domid);
     }
-    Ok(ExitCode::SUCCESS)
+    match watcher {
+        Some(watcher) => create::until_its_end(watcher, &guest, args.json),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Suspends or resumes each guest and shows the steps.
 pub(crate) fn each(client: &mut Client, method: &str, guests: &[String]) -> Result<ExitCode> {
-    for guest in guests {
-        change::steps(client, method, &GuestParameter { guest: guest.clone() })?;
-    }
-    Ok(ExitCode::SUCCESS)
+    each_of(guests, |guest| {
+        change::steps(client, method, &GuestParameter { guest: guest.to_owned() }).map(drop)
+    })
 }
 
 fn is_dash(file: &Path) -> bool {

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use api::client::Client;
-use api::types::{DomainVcpus, Guest, GuestParameter, Guests, Info, Vcpu, VcpuPin, VcpuSet, Vcpus};
+use api::client::{Client, ClientError};
+use api::types::{DomainVcpus, Guest, GuestParameter, Guests, Info, Refusal, Vcpu, VcpuPin, VcpuSet, Vcpus};
 use serde_json::json;
 
 use super::list::seconds;
@@ -16,8 +16,17 @@ use crate::table;
 pub(crate) fn list(client: &mut Client, args: &Shown) -> Result<ExitCode> {
     let mut domains: Vec<DomainVcpus> = Vec::new();
     for guest in shown(client, args)? {
-        let reply: Vcpus = client.call("VcpuList", &GuestParameter { guest: guest.uuid })?;
-        domains.extend(reply.domains);
+        match client.call::<_, Vcpus>("VcpuList", &GuestParameter { guest: guest.uuid }) {
+            Ok(reply) => domains.extend(reply.domains),
+            // It was listed, and has ended since.
+            Err(ClientError::Refused { refusal, .. })
+                if args.guests.is_empty()
+                    && matches!(
+                        *refusal,
+                        Refusal::NoSuchGuest { .. } | Refusal::NotRunning { .. } | Refusal::Busy { .. }
+                    ) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&domains)?);
@@ -63,7 +72,8 @@ pub(crate) fn pin(client: &mut Client, args: cli::VcpuPin) -> Result<ExitCode> {
         WhichVcpus::All => None,
         WhichVcpus::One(vcpu) => Some(vcpu),
     };
-    let parameters = VcpuPin { guest: args.guest, vcpu, hard: args.hard.0, soft: args.soft.0 };
+    let ignore_masks = args.xl.ignore_global_affinity_masks;
+    let parameters = VcpuPin { guest: args.guest, vcpu, hard: args.hard.0, soft: args.soft.0, ignore_masks };
     change::steps(client, "VcpuPin", &parameters)
 }
 

@@ -19,7 +19,7 @@ const NO_PV_DISPLAY: &str = "PV keyboards, displays and sound cards are not supp
 const FLASK: &str = "xl does it: XSM's policy is the host's";
 const PSR: &str = "xl does it, for guests of Outrigger too; a guest's restart undoes it";
 const QUOTAS: &str = "xl does it, from Xen 4.22 on: quotas are xenstored's";
-const UNTIL_IT_WAITS: &str = "waits for at most 300 s, or as long as -w=SECONDS says; -w twice is refused";
+const UNTIL_IT_WAITS: &str = "-w waits for at most 300 s, or as long as -w=SECONDS says; a guest without PV drivers gets the power button without -F too; -a leaves out guests that have ended";
 
 /// The commands of xl in Xen 4.17 to 4.22, by name.
 pub(crate) const WORDS: &[Word] = &[
@@ -43,7 +43,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "console",
         Differs(
-            "without -t, -n is the number of a serial port; -t pv -n N is xl's; -t vuart and -e are refused; Ctrl-] leaves",
+            "without -t, -n is the number of a serial port; -t pv -n N is xl's; -t vuart is refused; Ctrl-] leaves, or the key that -e names",
         ),
     ),
     word("cpupool-cpu-add", Missing(CPU_POOLS)),
@@ -69,8 +69,8 @@ pub(crate) const WORDS: &[Word] = &[
     word("dt-overlay", Missing("only for Arm, which Outrigger does not run on")),
     word(
         "dump-core",
-        Missing(
-            "not supported yet: it needs a reader of a whole guest's memory; `xl dump-core` does it, for guests of Outrigger too",
+        Differs(
+            "pauses the guest meanwhile, unless with --live; an existing file is refused; also for guests that have ended",
         ),
     ),
     word("getenforce", Missing(FLASK)),
@@ -92,7 +92,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "migrate",
         Differs(
-            "live by default, with other options: docs/migration.md; -e, -C, -p, -D and --debug are refused",
+            "live by default, with other options: docs/migration.md; -s is xl's; -e, -C, -p, -D and --debug are refused",
         ),
     ),
     word("migrate-receive", Differs("speaks another protocol: xl at the other host cannot take part")),
@@ -123,7 +123,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "reboot",
         Differs(
-            "-w waits until the guest runs again; -F resets a guest without PV drivers, as a reset button does",
+            "-w waits until the guest runs again, as does -ww; for at most 300 s, or as long as -w=SECONDS says; -F resets a guest without PV drivers, as a reset button does",
         ),
     ),
     word("remus", Missing("not supported: guests are not replicated; `outrigger migrate` moves one")),
@@ -131,7 +131,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "restore",
         Differs(
-            "the configuration is the file's own: a second file is refused; --name gives another name; -e, -d, -V and -A are refused",
+            "the configuration is the file's own: a second file is refused; --name gives another name; -e and -d have no effect; -V and -A are refused",
         ),
     ),
     word("resume", Same),
@@ -163,10 +163,7 @@ pub(crate) const WORDS: &[Word] = &[
     word("usbdev-attach", Missing(NO_USB)),
     word("usbdev-detach", Missing(NO_USB)),
     word("vcpu-list", Differs("of guests of Outrigger and their stubdomains, without dom0")),
-    word(
-        "vcpu-pin",
-        Differs("only guests of Outrigger; -f and --ignore-global-affinity-masks have no effect"),
-    ),
+    word("vcpu-pin", Differs("only guests of Outrigger; -f has no effect")),
     word("vcpu-set", Same),
     word("vdispl-attach", Missing(NO_PV_DISPLAY)),
     word("vdispl-detach", Missing(NO_PV_DISPLAY)),

@@ -23,7 +23,7 @@ use crate::guest::request::{Change, Quick, Request};
 use crate::guest::shared::{NewGuest, Shared};
 use crate::guest::show::guest as show_guest;
 use crate::refusal;
-use crate::reply::{Answer, Replies};
+use crate::reply::{Answer, Replies, tell_warnings};
 
 /// Has calls answered.
 pub(crate) struct Calls {
@@ -88,13 +88,17 @@ impl Calls {
             }
             Call::HostTopology => self.topology(replies),
             Call::ConfigUpdate(of) => {
-                self.change(&of.guest, Change::config_update(&of, &self.shared.host)?, replies).await?;
+                let update = Change::config_update(&of, &self.shared.host, replies)?;
+                self.change(&of.guest, update, replies).await?;
             }
-            Call::VcpuPin(of) => self.change(&of.guest, Change::vcpu_pin(&of)?, replies).await?,
+            Call::VcpuPin(of) => {
+                self.change(&of.guest, Change::vcpu_pin(&of, &self.shared.host)?, replies).await?;
+            }
             Call::MemMax(of) => self.change(&of.guest, Change::mem_max(of.memory_kib), replies).await?,
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,
             Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies).await?,
             Call::Save(of) => self.change(&of.guest.clone(), Change::save(of)?, replies).await?,
+            Call::DumpCore(of) => self.change(&of.guest.clone(), Change::dump_core(of)?, replies).await?,
             Call::Cancel(of) => {
                 let entry = self.find(&of.guest).await?;
                 let guest = entry.view.guest.as_ref();
@@ -236,6 +240,7 @@ impl Calls {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
         self.shared.host.apply(&mut config).map_err(refusal::of_host)?;
+        tell_warnings(replies, &loaded.diagnostics, |diagnostic| diagnostic.one_line(&loaded.source));
         let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
         let new = NewGuest::Configured(Box::new(config), options);
         driver::create(&self.shared, new, Some(replies.clone()))

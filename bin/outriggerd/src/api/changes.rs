@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use api::types::{
-    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, MigrateParameters, NetworkAttach,
-    NetworkDetach, NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
+    BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, DumpParameters, MigrateParameters,
+    NetworkAttach, NetworkDetach, NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
 };
-use config::{DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
-use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Pins, Toolstack};
+use config::{CpuSet, DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
+use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Pins, Toolstack, WhileDumped};
 use xen_types::KiB;
 
 use crate::guest::registry::{Key, Registry};
 use crate::guest::request::{Change, MIGRATE};
 use crate::refusal::{self, JobError};
+use crate::reply::{Replies, short, tell_warnings};
 
 impl Change {
     fn new(
@@ -23,6 +24,16 @@ impl Change {
         + 'static,
     ) -> Self {
         Self { name, work: Box::new(|ts, id, events| work(ts, id, events).map(Some)), new_name: None }
+    }
+
+    /// The same change, whose client is given warnings first.
+    fn after(self, warnings: Vec<String>) -> Self {
+        let Self { name, work, new_name } = self;
+        let work = move |ts: &Toolstack, id, events: &mut dyn FnMut(toolstack::Event)| {
+            warnings.into_iter().for_each(|text| events(toolstack::Event::Warning { text }));
+            work(ts, id, events)
+        };
+        Self { name, work: Box::new(work), new_name }
     }
 
     /// Saves the guest.
@@ -38,6 +49,14 @@ impl Change {
             Ok(ts.save(id, &path, after, events)?)
         };
         Ok(Self { name: "save", work: Box::new(work), new_name: None })
+    }
+
+    /// Dumps the guest's memory.
+    pub(super) fn dump_core(parameters: DumpParameters) -> Result<Self, Refusal> {
+        let DumpParameters { path, live, .. } = parameters;
+        let path = absolute(path)?;
+        let meanwhile = if live { WhileDumped::Runs } else { WhileDumped::Paused };
+        Ok(Self::new("dump-core", move |ts, id, events| Ok(ts.dump_core(id, &path, meanwhile, events)?)))
     }
 
     /// Migrates the guest through the socket on which the client listens.
@@ -69,8 +88,9 @@ impl Change {
 
     /// Attaches a disk.
     pub(super) fn block_attach(parameters: &BlockAttach) -> Result<Self, Refusal> {
-        let disk = device(config::load_disk("disk", &parameters.disk))?;
-        Ok(Self::new("block-attach", move |ts, id, events| Ok(ts.attach_disk(id, &disk, events)?)))
+        let (disk, warnings) = device(config::load_disk("disk", &parameters.disk))?;
+        let attach = Self::new("block-attach", move |ts, id, events| Ok(ts.attach_disk(id, &disk, events)?));
+        Ok(attach.after(warnings))
     }
 
     /// Detaches a disk.
@@ -86,7 +106,7 @@ impl Change {
         let vdev = config::device_name(vdev).map_err(bad)?;
         // `target=` takes all that follows, whatever is in the path.
         let text = format!("vdev={vdev},devtype=cdrom,format=raw,target={file}");
-        let source = device(config::load_disk("disc", &text))?.source;
+        let source = device(config::load_disk("disc", &text))?.0.source;
         Ok(Self::medium("cd-insert", vdev, source, *force))
     }
 
@@ -102,9 +122,10 @@ impl Change {
 
     /// Attaches a network interface.
     pub(super) fn network_attach(parameters: &NetworkAttach, host: &HostDefaults) -> Result<Self, Refusal> {
-        let mut nic = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
+        let (mut nic, warnings) = device(config::load_nic("vif", &parameters.vif, Toolstack::NEXT_NIC))?;
         host.apply_nic(&mut nic).map_err(refusal::of_host)?;
-        Ok(Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?)))
+        let attach = Self::new("network-attach", move |ts, id, events| Ok(ts.attach_nic(id, &nic, events)?));
+        Ok(attach.after(warnings))
     }
 
     /// Detaches a network interface.
@@ -128,19 +149,27 @@ impl Change {
     }
 
     /// Replaces the configuration for the next start.
-    pub(super) fn config_update(parameters: &ConfigUpdate, host: &HostDefaults) -> Result<Self, Refusal> {
+    pub(super) fn config_update(
+        parameters: &ConfigUpdate,
+        host: &HostDefaults,
+        replies: &Replies,
+    ) -> Result<Self, Refusal> {
         let loaded = config::load_str(&parameters.path, &parameters.config);
         let Some(mut config) = loaded.config else {
             return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
         };
         host.apply(&mut config).map_err(refusal::of_host)?;
+        tell_warnings(replies, &loaded.diagnostics, |diagnostic| diagnostic.one_line(&loaded.source));
         Ok(Self::new("config-update", move |ts, id, _| Ok(ts.set_next_config(id, &config)?)))
     }
 
     /// Chooses the CPUs of vCPUs.
-    pub(super) fn vcpu_pin(parameters: &VcpuPin) -> Result<Self, Refusal> {
-        let set = |text: &Option<String>| text.as_deref().map(str::parse).transpose().map_err(bad);
-        let (hard, soft) = (set(&parameters.hard)?, set(&parameters.soft)?);
+    pub(super) fn vcpu_pin(parameters: &VcpuPin, host: &HostDefaults) -> Result<Self, Refusal> {
+        let set = |text: &Option<String>| text.as_deref().map(str::parse::<CpuSet>).transpose().map_err(bad);
+        let (mut hard, soft) = (set(&parameters.hard)?, set(&parameters.soft)?);
+        if !parameters.ignore_masks {
+            hard = hard.map(|cpus| host.allowed(cpus)).transpose().map_err(refusal::of_host)?;
+        }
         let pins = Pins { vcpu: parameters.vcpu, hard, soft };
         Ok(Self::new("vcpu-pin", move |ts, id, events| Ok(ts.pin_vcpus(id, pins, events)?)))
     }
@@ -211,9 +240,15 @@ const fn how(force: bool) -> Detach {
     if force { Detach::Force } else { Detach::Ask }
 }
 
-fn device<T>(loaded: LoadedDevice<T>) -> Result<T, Refusal> {
+/// A device, and the warnings about it.
+fn device<T>(loaded: LoadedDevice<T>) -> Result<(T, Vec<String>), Refusal> {
     let diagnostics = loaded.render(false);
-    loaded.device.ok_or_else(|| Refusal::BadConfig { diagnostics: diagnostics + "\n" })
+    let lines = loaded.diagnostics.iter().map(|diagnostic| short(&diagnostic.one_line(&loaded.source)));
+    let warnings = lines.collect();
+    match loaded.device {
+        Some(device) => Ok((device, warnings)),
+        None => Err(Refusal::BadConfig { diagnostics: diagnostics + "\n" }),
+    }
 }
 
 fn bad(why: impl std::fmt::Display) -> Refusal {

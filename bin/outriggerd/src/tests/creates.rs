@@ -52,6 +52,37 @@ fn what_a_configuration_leaves_open_is_that_of_xl_conf() {
 }
 
 #[test]
+fn warnings_of_a_configuration_reach_the_client_once() {
+    let world = World::new();
+    let service = world.start();
+    let told = |method: &str, call: &Value| {
+        let mut replies = Vec::new();
+        let mut client = service.client();
+        client
+            .call_more(method, call, |progress: Progress| {
+                replies.push(progress);
+                true
+            })
+            .unwrap();
+        replies
+    };
+    let config = world::config("builder = \"hvm\"\non_crash = \"coredump-destroy\"");
+    let create = json!({ "config": config, "path": "/etc/xen/hello.cfg", "paused": false });
+    let update = json!({ "guest": "hello", "config": config, "path": "/etc/xen/hello.cfg" });
+    for (method, call) in [("Create", &create), ("ConfigUpdate", &update)] {
+        let replies = told(method, call);
+        let warned: Vec<&String> = replies.iter().flat_map(|reply| &reply.config_warnings).collect();
+        assert!(
+            !warned.is_empty() && warned.len() == replies[0].config_warnings.len(),
+            "{method}: {replies:?}"
+        );
+        assert!(warned.iter().all(|line| line.starts_with("/etc/xen/hello.cfg:")), "{warned:?}");
+        assert!(warned.iter().any(|line| line.contains("coredump-destroy")), "{warned:?}");
+    }
+    service.destroy("hello").unwrap();
+}
+
+#[test]
 fn nothing_creates_a_guest_or_interface_while_xl_conf_has_errors() {
     let world = World::new();
     let service = world.start_on(config::load_host_str("xl.conf", "\nvm.hvm.cpumask=2-3\n").defaults);

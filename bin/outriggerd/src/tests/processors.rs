@@ -18,7 +18,7 @@ fn change(service: &Service, method: &str, parameters: &impl Serialize) -> Resul
 
 fn pin(vcpu: Option<u32>, hard: Option<&str>, soft: Option<&str>) -> VcpuPin {
     let text = |text: Option<&str>| text.map(str::to_owned);
-    VcpuPin { guest: "hello".to_owned(), vcpu, hard: text(hard), soft: text(soft) }
+    VcpuPin { guest: "hello".to_owned(), vcpu, hard: text(hard), soft: text(soft), ignore_masks: false }
 }
 
 #[test]
@@ -46,6 +46,24 @@ fn vcpus_are_listed_with_the_cpus_that_were_chosen() {
     }
     service.destroy("hello").unwrap();
     world.check_clean();
+}
+
+#[test]
+fn vcpus_are_pinned_to_cpus_that_xl_conf_allows() {
+    let world = World::new();
+    let service = world.start_on(config::load_host_str("xl.conf", "vm.hvm.cpumask=\"1\"\n").defaults);
+    service.create("").unwrap();
+    let hard = || {
+        let shown: Vcpus = service.client().call("VcpuList", &named("hello")).unwrap();
+        shown.domains[0].vcpus[0].hard.clone()
+    };
+    change(&service, "VcpuPin", &pin(None, Some("all"), None)).unwrap();
+    assert_eq!(hard(), "1");
+    let refusal = failure(change(&service, "VcpuPin", &pin(None, Some("0"), None)));
+    assert!(matches!(refusal, Refusal::BadConfig { .. }), "{refusal:?}");
+    change(&service, "VcpuPin", &VcpuPin { ignore_masks: true, ..pin(None, Some("0"), None) }).unwrap();
+    assert_eq!(hard(), "0");
+    service.destroy("hello").unwrap();
 }
 
 #[test]

@@ -252,7 +252,7 @@ fn action(reader: &mut Reader<'_>, key: &'static str) -> Option<Action> {
 
 fn no_core(action: &str, what: &str) -> Diagnostic {
     Diagnostic::warning("config::no-effect", format!("`{action}` writes no core dump: the guest is {what}"))
-        .help("core dumps are not supported yet; `preserve` keeps the domain for inspection")
+        .help("`preserve` keeps the domain, and `outrigger dump-core` writes its memory to a file")
 }
 
 pub(super) fn labels(reader: &mut Reader<'_>) -> SecurityLabels {

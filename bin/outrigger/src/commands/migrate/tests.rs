@@ -5,6 +5,8 @@ use std::cell::Cell;
 use anyhow::bail;
 use clap::Parser as _;
 
+use crate::cli::Cli;
+
 use super::*;
 use crate::cli::Command;
 use crate::report::StillUnresolved;
