@@ -31,7 +31,7 @@ fn count(variants: &[Variant], write: fn(&str) -> String) -> (usize, usize) {
 /// The numbers are those of `docs/xl-cfg-differences.md`.
 #[test]
 fn configurations_of_generators_become_guests() {
-    assert_eq!(count(LIBVIRT, libvirt), (65, 79), "libvirt");
+    assert_eq!(count(LIBVIRT, libvirt), (66, 85), "libvirt");
     assert_eq!(count(GANETI, ganeti), (16, 17), "Ganeti");
     assert_eq!(count(XEN_TOOLS, xen_tools), (5, 7), "xen-tools");
 }

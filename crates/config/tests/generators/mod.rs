@@ -71,6 +71,10 @@ pub(crate) const LIBVIRT: &[Variant] = &[
         "disk = [ \"format=raw,vdev=hda,access=rw,backendtype=qdisk,target=rbd:pool/image:auth_supported=none\" ]",
         REFUSED,
     ),
+    (
+        "disk = [ \"format=raw,vdev=xvdb,access=!,backendtype=phy,target=/dev/vg/b\" ]",
+        Some("config::bad-disk"),
+    ),
     // Interfaces.
     ("vif = [ ]", None),
     ("vif = [ \"mac=00:16:3e:12:34:56,bridge=xenbr1,script=vif-bridge,model=rtl8139,type=ioemu\" ]", None),
@@ -96,6 +100,8 @@ pub(crate) const LIBVIRT: &[Variant] = &[
     ("channel = [ \"connection=socket,path=/run/guest2,name=org.guest.agent.0\" ]", None),
     ("serial = \"tcp:localhost:9999\"", REFUSED),
     ("serial = \"unix:/run/guest2.sock\"", REFUSED),
+    ("serial = \"udp:localhost:9999@localhost:9998\"", REFUSED),
+    ("serial = \"vc\"", REFUSED),
     ("serial = \"/dev/ttyS1\"", REFUSED),
     ("serial = [ \"none\", \"/dev/ttyS1\" ]", REFUSED),
     // Graphics, sound and USB.
@@ -113,6 +119,8 @@ pub(crate) const LIBVIRT: &[Variant] = &[
     ("vga = \"qxl\"\nvideoram = 128", REFUSED),
     ("soundhw = \"sb16\"", None),
     ("soundhw = \"hda\"", None),
+    ("soundhw = \"ich6\"", Some("config::unknown-value")),
+    ("soundhw = \"sb16,es1370\"", Some("config::unknown-value")),
     ("usb = 1\nusbdevice = \"tablet\"", None),
     ("usb = 1\nusbdevice = [ \"mouse\", \"tablet\" ]", None),
     ("usbctrl = [ \"type=qusb,version=2,ports=6\" ]", None),
@@ -127,6 +135,7 @@ pub(crate) const LIBVIRT: &[Variant] = &[
     ("hpet = 0", None),
     ("tsc_mode = \"always_emulate\"", None),
     ("localtime = 1", None),
+    ("rtc_timeoffset = 3600", None),
     ("viridian = 1", None),
     ("nestedhvm = 1", None),
     ("nestedhvm = 0", None),
