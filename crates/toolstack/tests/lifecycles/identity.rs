@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use config::Uuid;
 use toolstack::operation::{Faults, Side};
 use toolstack::{CreateOptions, Guest, Toolstack, Turn};
+use xen::{DomainKind, DomainSpec, Hypervisor as _};
 use xen_types::DomId;
+use xenstore::{Store as _, XsPath};
 
 use crate::strangers::{
     Recording, Stranger, ask_everything, create, destroy_ours_as_xl, give_numbers_away, start_daemon,
@@ -262,4 +264,27 @@ fn a_loop_device_of_a_guest_that_runs_is_no_orphan_without_a_state_file() {
     world.forget_file("/var/lib/outrigger/guests/x.json".as_ref());
     world.successor().recover(&mut |_| ()).unwrap();
     assert!(world.host.state().loops.is_empty());
+}
+
+#[test]
+fn name_and_uuid_of_a_domain_that_is_dying_are_free() {
+    let world = World::new(Stubs::Work);
+    let mut config = guest_config();
+    let uuid: Uuid = UUID.parse().unwrap();
+    config.uuid = Some(uuid);
+    let hvm = DomainKind::Hvm { hap: true, nested: false };
+    let domid = world.hypervisor.create_domain(&DomainSpec::new(hvm, *uuid.as_bytes(), 1)).unwrap();
+    // It holds on to the domain when that is destroyed.
+    let holder = world.hypervisor.create_domain(&DomainSpec::new(DomainKind::Pv, [9; 16], 1)).unwrap();
+    world.hypervisor.set_target(holder, domid).unwrap();
+    let name = XsPath::domain(domid).join("name").unwrap();
+    world.server.connect(DomId::DOM0).write(&name, b"hello").unwrap();
+    let create = || world.toolstack.create(&config, CreateOptions::default(), &mut |_| ());
+    assert!(create().unwrap_err().report().contains(UUID));
+    world.hypervisor.destroy_domain(domid).unwrap();
+    let info = world.hypervisor.domain_info(domid).unwrap();
+    assert!(info.is_some_and(|info| info.state.dying));
+    let guest = create().unwrap();
+    assert_eq!((guest.uuid, guest.name.as_str()), (uuid, "hello"));
+    world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
 }
