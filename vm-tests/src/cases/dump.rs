@@ -43,23 +43,27 @@ fn no_part_of(file: &Path) -> Result<()> {
 }
 
 fn as_xl() -> Result<()> {
-    let (guest, console) = GuestConfig::hello("dumped").boot()?;
-    drop(console);
+    let (guest, _) = GuestConfig::hello("dumped").boot()?;
     let (ours, xls) = (unused("ours.core")?, unused("xls.core")?);
     dump(&["dumped"], &ours)?.good()?;
     must_run("dumped")?;
     Console::serial(&guest, 0)?.echo("dumped and going on")?;
-    dump(&["dumped"], &ours)?.refused(1, &["not empty", "remove it"])?;
-    fs::remove_file(&ours)?;
-    dump(&["dumped"], Path::new("/dev/full"))?.refused(1, &["not a regular file"])?;
+    mistakes(&ours)?;
     outrigger(&["pause", "dumped"])?.good()?;
     dump(&["--live", "dumped"], &ours)?.good()?;
-    ensure!(fs::metadata(&ours)?.permissions().mode() & 0o077 == 0, "others can read the guest's memory");
     run_within(seconds(300), XL, &["dump-core", "dumped", &xls.to_string_lossy()])?.good()?;
     same(&ours, &xls)?;
     outrigger(&["unpause", "dumped"])?.good()?;
     Console::serial(&guest, 0)?.echo("unpaused")?;
     guest.destroy()
+}
+
+/// What exists is not overwritten; afterwards it is gone.
+fn mistakes(file: &Path) -> Result<()> {
+    dump(&["dumped"], file)?.refused(1, &["not empty", "remove it"])?;
+    ensure!(fs::metadata(file)?.permissions().mode() & 0o077 == 0, "others can read the guest's memory");
+    dump(&["dumped"], Path::new("/dev/full"))?.refused(1, &["not a regular file"])?;
+    Ok(fs::remove_file(file)?)
 }
 
 fn same(ours: &PathBuf, xls: &PathBuf) -> Result<()> {

@@ -21,6 +21,7 @@ mod top;
 mod uptime;
 mod vcpus;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -40,11 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         return Err(Usage(refusal.to_owned()).into());
     }
     let socket = cli.socket;
-    let connect = move || -> Result<Client> {
-        let client = Client::connect(&socket)?;
-        client.set_deadline(Some(QUICK))?;
-        Ok(client)
-    };
+    let connect = move || connected(&socket);
     match cli.command {
         Command::Create(args) => create::create(connect, &args),
         Command::ConfigUpdate(args) => create::config_update(connect, args),
@@ -105,6 +102,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completion { shell } => meta::completion(shell),
         Command::Man { dir } => meta::man(&dir),
     }
+}
+
+/// A connection to the daemon.
+fn connected(socket: &Path) -> Result<Client> {
+    let client = Client::connect(socket)?;
+    client.set_deadline(Some(QUICK))?;
+    Ok(client)
 }
 
 /// Does something with each of these guests, whatever becomes of the others; without a daemon, with none of them.

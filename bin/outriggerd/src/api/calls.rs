@@ -99,12 +99,7 @@ impl Calls {
             Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies).await?,
             Call::Save(of) => self.change(&of.guest.clone(), Change::save(of)?, replies).await?,
             Call::DumpCore(of) => self.change(&of.guest.clone(), Change::dump_core(of)?, replies).await?,
-            Call::Cancel(of) => {
-                let entry = self.find(&of.guest).await?;
-                let guest = entry.view.guest.as_ref();
-                let cancelled = guest.is_some_and(|guest| self.shared.toolstack.cancel(guest.id()));
-                return Ok(Some(Answer::last(&json!({ "cancelled": cancelled }))));
-            }
+            Call::Cancel(of) => return self.cancel(&of.guest).await.map(Some),
             Call::Migrate(of) => self.change(&of.guest.clone(), Change::migrate(of)?, replies).await?,
             Call::MigrateReceive(of) => self.receive(of, replies)?,
             Call::MigrateResolve(of) => self.resolve(of, replies).await?,
@@ -150,6 +145,13 @@ impl Calls {
 
     async fn change(&self, guest: &str, change: Change, replies: &Replies) -> Result<(), Refusal> {
         self.ask(guest, Request::Change(change), replies).await
+    }
+
+    async fn cancel(&self, guest: &str) -> Result<Answer, Refusal> {
+        let entry = self.find(guest).await?;
+        let guest = entry.view.guest.as_ref();
+        let cancelled = guest.is_some_and(|guest| self.shared.toolstack.cancel(guest.id()));
+        Ok(Answer::last(&json!({ "cancelled": cancelled })))
     }
 
     fn get(&self, entry: Entry, replies: &Replies) {
