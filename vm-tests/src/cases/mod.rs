@@ -105,7 +105,7 @@ impl Case {
 }
 
 /// The cases of each subject, in the order in which they run.
-const SUBJECTS: [&[Case]; 26] = [
+const SUBJECTS: [&[Case]; 27] = [
     conformance::CASES,
     bad_input::CASES,
     console::CASES,
