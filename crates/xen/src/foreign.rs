@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
-use xen_types::{DomId, Gfn};
+use xen_types::{DomId, Gfn, PAGE_SIZE};
 
 use crate::error::{Result, XenError};
 use crate::page::{Access, Release, SharedPages};
@@ -61,6 +61,16 @@ impl ForeignMemory {
         // SAFETY: the library has just made this mapping of as many pages, nobody else knows it, and the handle's
         // `unmap` is the library's counterpart.
         Ok(unsafe { SharedPages::of_library(start, numbers.len(), access, release) })
+    }
+
+    /// Writes bytes at a guest-physical address.
+    pub(crate) fn write(&self, domid: DomId, address: u64, bytes: &[u8]) -> Result<()> {
+        let page = PAGE_SIZE as u64;
+        let last = address.saturating_add(bytes.len() as u64).saturating_sub(1);
+        let frames: Vec<Gfn> = (address / page..=last / page).map(Gfn).collect();
+        let offset = usize::try_from(address % page).unwrap_or_default();
+        self.map(domid, &frames, Access::ReadWrite)?.write(offset, bytes);
+        Ok(())
     }
 }
 

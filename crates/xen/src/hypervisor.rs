@@ -277,6 +277,12 @@ pub trait Hypervisor: Processors {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<()>;
 
+    /// Writes bytes into an HVM domain's memory, at a guest-physical address. The domain must not run.
+    ///
+    /// # Errors
+    /// As said at the trait; also when the domain has no memory there.
+    fn write_memory(&self, domid: DomId, address: u64, bytes: &[u8]) -> Result<()>;
+
     /// Ends Xen's recording of which memory of a domain is written, which a live save leaves behind when it is killed
     /// with its helper process. Does nothing where there is none.
     ///

@@ -34,6 +34,7 @@ use crate::domain::{
     VersionInfo,
 };
 use crate::error::{Result, XenError};
+use crate::foreign::ForeignMemory;
 use crate::hypervisor::Hypervisor;
 use crate::memory::{DumpCore, RestoreMemory, SaveEvents, SaveMemory};
 use crate::param::HvmParam;
@@ -472,6 +473,10 @@ impl Hypervisor for RealHypervisor {
     ) -> Result<()> {
         self.only_hvm("dump_core", domid)?;
         memory_stream::dump(&Program::own(), domid, to, how, progress)
+    }
+
+    fn write_memory(&self, domid: DomId, address: u64, bytes: &[u8]) -> Result<()> {
+        ForeignMemory::open()?.write(domid, address, bytes)
     }
 
     fn stop_log_dirty(&self, domid: DomId) -> Result<()> {

@@ -326,6 +326,17 @@ impl Hypervisor for SimHypervisor {
         memory::dump(self, domid, to, how, progress)
     }
 
+    fn write_memory(&self, domid: DomId, address: u64, bytes: &[u8]) -> Result<()> {
+        self.on("write_memory", domid, |domain| {
+            // Its special pages, just below 4 GiB, are left out.
+            if !domain.spec.kind.is_hvm() || address / 1024 >= domain.memory.get() {
+                return Err(Errno::EINVAL);
+            }
+            domain.written.push((address, bytes.to_vec()));
+            Ok(())
+        })
+    }
+
     fn stop_log_dirty(&self, domid: DomId) -> Result<()> {
         self.on("stop_log_dirty", domid, |domain| {
             domain.log_dirty = false;

@@ -141,6 +141,14 @@ impl Drop for Save<'_> {
     }
 }
 
+impl SimHypervisor {
+    /// What was written to a domain's memory from outside: addresses and bytes.
+    #[must_use]
+    pub fn written_memory(&self, domid: DomId) -> Vec<(u64, Vec<u8>)> {
+        self.lock().living(domid).map(|domain| domain.written.clone()).unwrap_or_default()
+    }
+}
+
 impl SimDomain {
     /// How many pages it writes in the next round.
     fn writes(&mut self) -> u64 {

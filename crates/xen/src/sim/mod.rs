@@ -410,6 +410,8 @@ struct SimDomain {
     memory_target: KiB,
     paging_memory: KiB,
     built: bool,
+    /// What was written to its memory from outside: addresses and bytes.
+    written: Vec<(u64, Vec<u8>)>,
     log_dirty: bool,
     dirty_rounds: VecDeque<u64>,
     dirty_pages: u64,
@@ -434,6 +436,7 @@ impl SimDomain {
             memory_target: KiB(0),
             paging_memory: KiB(0),
             built: false,
+            written: Vec::new(),
             log_dirty: false,
             dirty_rounds: VecDeque::new(),
             dirty_pages: 16,

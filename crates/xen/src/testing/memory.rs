@@ -28,6 +28,7 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "a save is given up when cancelled, and at its deadline", run: given_up },
     Case { name: "a suspended domain resumes", run: resumed },
     Case { name: "a domain's memory is dumped as an ELF core file", run: dumped },
+    Case { name: "a domain's memory is written to where it has some", run: written },
     Case { name: "only HVM domains that are there are saved and restored", run: other_domains },
 ];
 
@@ -366,4 +367,16 @@ fn other_domains(bench: &Bench<'_>) -> Outcome {
         refused("a restore", bench.xen.restore_memory(domid, nowhere.as_fd(), &restore), &[errno])?;
     }
     Ok(())
+}
+
+fn written(bench: &Bench<'_>) -> Outcome {
+    let domid = built(bench)?;
+    for address in [0x10_0000, 0x10_0ff8] {
+        bench.xen.write_memory(domid, address, &[7; 16])?;
+    }
+    // Far behind its memory, and before the special pages.
+    let nowhere = bench.xen.write_memory(domid, 0x8000_0000, &[7; 16]);
+    refused("writing where there is no memory", nowhere, &[Errno::EINVAL])?;
+    let unknown = bench.xen.write_memory(Bench::unknown(), 0x10_0000, &[7; 16]);
+    refused("writing to an unknown domain", unknown, &[Errno::ESRCH])
 }
