@@ -21,6 +21,9 @@ pub const HEARTBEAT_STALE: Duration = Duration::from_secs(30);
 /// ([`HOLD_WORD`](crate::HOLD_WORD)).
 pub const HELD_STEP: &str = "held";
 
+/// What it says once QEMU was started.
+pub const SERVING_STEP: &str = "serving";
+
 /// What [`DmKey::State`](crate::DmKey::State) holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DmState {

@@ -27,7 +27,7 @@ pub use fdset::{StubDevid, StubDevidError};
 pub use image::ImageConfig;
 pub use keys::{
     AgentExit, DmState, Feature, Features, HEARTBEAT_INTERVAL, HEARTBEAT_STALE, HELD_STEP, Heartbeat,
-    MAX_STUB_VALUE, harmless,
+    MAX_STUB_VALUE, SERVING_STEP, harmless,
 };
 pub use paths::DmKey;
 pub use report::StubReport;

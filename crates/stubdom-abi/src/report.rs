@@ -3,7 +3,7 @@
 use xen_types::DomId;
 use xenstore::{Store, StoreError};
 
-use crate::{AgentExit, DmKey, DmState, Features, HELD_STEP, harmless};
+use crate::{AgentExit, DmKey, DmState, Features, HELD_STEP, SERVING_STEP, harmless};
 
 /// What a stubdomain has reported in `/local/domain/<stub>/device-model/<target>/`, at the moment of reading.
 ///
@@ -117,6 +117,12 @@ impl StubReport {
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.step() == Some(HELD_STEP)
+    }
+
+    /// Whether QEMU was started.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.step() == Some(SERVING_STEP)
     }
 
     /// The last heartbeat, only to be compared with the one before: any change is a sign of life, and as a number

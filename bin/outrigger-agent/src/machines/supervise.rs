@@ -24,7 +24,7 @@ const STOP: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_secs(20);
 
 /// The value of `agent/step` once QEMU is started.
-pub(crate) const SERVING: &str = "serving";
+pub(crate) use stubdom_abi::SERVING_STEP as SERVING;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
