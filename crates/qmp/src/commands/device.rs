@@ -77,6 +77,18 @@ pub struct PciDevice {
     /// What kind of device it says that it is.
     #[serde(default)]
     pub class_info: PciClass,
+    /// Its regions of memory and ports.
+    #[serde(default)]
+    pub regions: Vec<PciRegion>,
+}
+
+/// A region of a PCI device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct PciRegion {
+    /// Its number.
+    pub bar: u32,
+    /// Where it is; negative if it is nowhere.
+    pub address: i64,
 }
 
 /// The class of a PCI device.

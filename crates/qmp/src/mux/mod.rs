@@ -18,7 +18,8 @@
 //!   (QEMU stops reading at 8), and clients take turns for them.
 //! - A client that does not read gets no more events (it is told how many it missed) and its requests wait.
 //! - A session that is lost fails the requests that were with QEMU. Clients stay, are told by
-//!   `OUTRIGGER_SESSION_LOST` and `OUTRIGGER_SESSION_RESTORED`, and what they ask meanwhile waits for a while.
+//!   `OUTRIGGER_SESSION_LOST` and `OUTRIGGER_SESSION_RESTORED`, and what they ask meanwhile waits for a while. Of a guest
+//!   that is saved or migrated they are told with `OUTRIGGER_GUEST_LEFT`.
 //! - When the device model has ended ([`Mux::end`]), the same happens, and what is asked from then on is refused.
 //! - What QEMU sends is paid for out of a `Budget`: bytes that are read, the time that it took to
 //!   handle them, events that are passed on.
