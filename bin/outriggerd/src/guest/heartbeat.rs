@@ -55,17 +55,22 @@ pub(super) struct Heartbeat {
     limit: Duration,
     last: Beat,
     since: Option<Duration>,
+    /// The last check.
+    checked: Option<Duration>,
 }
 
 impl Heartbeat {
     /// A watchdog with this timeout.
     pub(super) const fn new(limit: Duration) -> Self {
-        Self { limit, last: Beat::NotExpected, since: None }
+        Self { limit, last: Beat::NotExpected, since: None, checked: None }
     }
 
     /// Processes a check; returns the time since the last heartbeat if it exceeds the timeout.
     pub(super) fn take(&mut self, now: Duration, beat: Beat) -> Option<Duration> {
-        if beat == Beat::NotExpected || beat != self.last || self.since.is_none() {
+        // Nobody looked for long: the host may have stood still, and the stubdomain with it.
+        let was_away = self.checked.is_some_and(|last| now.saturating_sub(last) > self.limit / 2);
+        self.checked = Some(now);
+        if beat == Beat::NotExpected || beat != self.last || self.since.is_none() || was_away {
             self.last = beat;
             self.since = Some(now);
             return None;
@@ -87,10 +92,12 @@ mod tests {
     fn only_a_heartbeat_that_does_not_change_is_lost() {
         let at = Duration::from_secs;
         let mut heartbeat = Heartbeat::new(Duration::from_secs(30));
-        assert_eq!(heartbeat.take(at(0), value("5")), None);
-        assert_eq!(heartbeat.take(at(29), value("5")), None);
-        assert_eq!(heartbeat.take(at(30), value("10")), None);
-        assert_eq!(heartbeat.take(at(59), value("10")), None);
+        for second in (0..30).step_by(5) {
+            assert_eq!(heartbeat.take(at(second), value("5")), None);
+        }
+        for second in (30..60).step_by(5) {
+            assert_eq!(heartbeat.take(at(second), value("10")), None);
+        }
         assert_eq!(heartbeat.take(at(61), value("10")), Some(Duration::from_secs(31)));
     }
 
@@ -101,15 +108,31 @@ mod tests {
         heartbeat.take(at(0), value("5"));
         assert_eq!(heartbeat.take(at(100), Beat::NotExpected), None);
         assert_eq!(heartbeat.take(at(200), Beat::NotExpected), None);
-        assert_eq!(heartbeat.take(at(201), value("5")), None);
+        for second in (201..231).step_by(10) {
+            assert_eq!(heartbeat.take(at(second), value("5")), None);
+        }
         assert_eq!(heartbeat.take(at(232), value("5")), Some(Duration::from_secs(31)));
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        let at = Duration::from_secs;
+        let mut heartbeat = Heartbeat::new(Duration::from_secs(30));
+        heartbeat.take(at(0), value("5"));
+        assert_eq!(heartbeat.take(at(500), value("5")), None);
+        for second in (505..530).step_by(5) {
+            assert_eq!(heartbeat.take(at(second), value("5")), None);
+        }
+        assert_eq!(heartbeat.take(at(530), value("5")), Some(at(30)));
     }
 
     #[test]
     fn a_heartbeat_that_never_comes_is_lost_too() {
         let at = Duration::from_secs;
         let mut heartbeat = Heartbeat::new(Duration::from_secs(30));
-        assert_eq!(heartbeat.take(at(0), Beat::Value(None)), None);
+        for second in (0..30).step_by(10) {
+            assert_eq!(heartbeat.take(at(second), Beat::Value(None)), None);
+        }
         assert!(heartbeat.take(at(30), Beat::Value(None)).is_some());
     }
 }
