@@ -36,6 +36,9 @@ impl Timeline {
         if let Some(round) = &progress.round {
             self.round(round);
         }
+        if let Some(millis) = progress.stood_still_ms {
+            eprintln!("  the guest stood still for {}", seconds(millis));
+        }
         if let Some(warning) = &progress.warning {
             eprintln!("warning: {warning}");
         }
@@ -106,6 +109,11 @@ fn width() -> usize {
 /// What of a line fits before the last column: one that wraps cannot be written over.
 fn cut(line: &str, columns: usize) -> String {
     line.chars().take(columns.saturating_sub(1).max(1)).collect()
+}
+
+/// Milliseconds as people read them.
+pub(crate) fn seconds(millis: u64) -> String {
+    format!("{}.{:02} s", millis / 1000, millis % 1000 / 10)
 }
 
 fn describe(round: &Round) -> String {

@@ -13,6 +13,9 @@ pub struct CreateParameters {
     /// Whether the guest stays paused.
     #[serde(default)]
     pub paused: bool,
+    /// Whether it is created although it was migrated to another host.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Parameters of the calls that name one guest.
@@ -271,6 +274,12 @@ pub struct MigrateParameters {
     /// The memory is compressed.
     #[serde(default)]
     pub compress: bool,
+    /// The text of a file that replaces the guest's configuration at the other host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dest_config: Option<String>,
+    /// That file's absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dest_path: Option<String>,
 }
 
 /// Parameters of `MigrateReceive`.

@@ -371,6 +371,9 @@ pub struct Migration {
     pub state: String,
     /// Whether it waits for the other host or for an operator.
     pub unresolved: bool,
+    /// For how many milliseconds the guest stood still, as far as this host knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stood_still_ms: Option<u64>,
 }
 
 /// The reply of `Migrations`.
@@ -392,6 +395,9 @@ pub struct Progress {
     /// The round of a live migration that begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<Round>,
+    /// For how many milliseconds a guest stood still that runs at the other host now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stood_still_ms: Option<u64>,
     /// A warning for the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,

@@ -47,6 +47,11 @@ pub struct Metadata {
     /// an error.
     #[serde(default)]
     pub footers: bool,
+    /// Whether a QEMU that is started before the guest's memory is there finds all that it needs of it later: the memory
+    /// of the display, if there is one, is at the address that the guest has given it. Only for a guest that comes from
+    /// another host, which looks again once the guest is suspended.
+    #[serde(default)]
+    pub starts_early: bool,
     /// When it was saved, in seconds since 1970.
     #[serde(default)]
     pub created: u64,
@@ -119,6 +124,7 @@ mod tests {
             vcpus_online: 1,
             devices: vec!["0000:00:01.1 piix3-ide".to_owned()],
             footers: false,
+            starts_early: false,
             created: 1_800_000_000,
             outrigger: "0.1.0".to_owned(),
         }

@@ -27,6 +27,7 @@ fn metadata() -> Metadata {
         vcpus_online: 1,
         devices: Vec::new(),
         footers: false,
+        starts_early: false,
         created: 0,
         outrigger: String::new(),
     }

@@ -25,6 +25,9 @@ pub struct About {
     pub boot: Uuid,
     /// The guest's domain on this host, or none if it was not built yet.
     pub domid: Option<DomId>,
+    /// For how long the guest stood still, in milliseconds, as far as this host knows it; only shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stood_still_ms: Option<u64>,
 }
 
 /// Who decided that the other host is dead, and when.

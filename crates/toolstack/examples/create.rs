@@ -34,7 +34,7 @@ fn main() -> Result<()> {
             println!("{:9.3} s  (since the start) undoing: {label}", begin.elapsed().as_secs_f64());
         }
         Event::Warning { text } => println!("             warning: {text}"),
-        Event::StepStarted { .. } | Event::Round { .. } => {}
+        Event::StepStarted { .. } | Event::Round { .. } | Event::StoodStill { .. } => {}
     };
     match args.as_slice() {
         ["create", file, rest @ ..] => {

@@ -62,6 +62,12 @@ pub enum Event {
         #[serde(serialize_with = "optional_millis", rename = "downtime_ms")]
         downtime: Option<Duration>,
     },
+    /// The guest runs at the other host.
+    StoodStill {
+        /// From when it was asked to suspend until the other host's answer that it runs.
+        #[serde(serialize_with = "seconds", rename = "seconds")]
+        took: Duration,
+    },
     /// A step is being undone.
     Undoing {
         /// What names it to programs.

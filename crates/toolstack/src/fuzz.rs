@@ -49,3 +49,11 @@ fn read(path: &Path, bytes: &[u8]) -> Found {
 pub fn picture(bytes: &[u8]) -> Option<Vec<u8>> {
     redraw(bytes).ok()
 }
+
+/// Receives a guest's stream from another host, which sends what these bytes say (`handover/fuzz.rs`).
+///
+/// # Panics
+/// When a proper stream is not received as it was sent, or more than was sent: the fuzz target has found something.
+pub fn stream(bytes: &[u8]) {
+    crate::handover::fuzz::run(bytes);
+}

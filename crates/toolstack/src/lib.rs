@@ -61,7 +61,7 @@ pub use lifecycle::{
     MigrationInfo, Pins, Recovered, Resolve, ResolveOutcome, RestoreOptions, ShutdownWay, Signal, Unfinished,
     WhileDumped, WithoutDrivers, decide,
 };
-pub use monitors::Monitors;
+pub use monitors::{Left, Monitors};
 use operation::Faults;
 pub use operation::{AfterSave, Pinned, Turn};
 pub use paths::Paths;

@@ -7,6 +7,15 @@ use qmp::{Monitor, QmpError};
 use crate::Guest;
 use crate::domain::GuestId;
 
+/// How a guest has left this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left<'a> {
+    /// Into a file.
+    Saved,
+    /// To this host.
+    Migrated(&'a str),
+}
+
 /// Knows the monitors of all guests.
 pub trait Monitors: Send + Sync {
     /// The monitor of the QEMU that serves this guest.
@@ -23,6 +32,11 @@ pub trait Monitors: Send + Sync {
     /// Gives up the monitor of a guest whose making has failed.
     fn give_up(&self, guest: &Guest) {
         let _ = guest;
+    }
+
+    /// The guest has left this host and will not come back as it is: its device model is about to end.
+    fn left(&self, guest: GuestId, how: Left<'_>) {
+        let _ = (guest, how);
     }
 
     /// Releases the device model of this guest, which is about to end: a connection to it holds pages of its domain.

@@ -16,12 +16,19 @@ pub(crate) struct Watcher {
     sender: Sender<Result<(), StoreError>>,
     events: Receiver<Result<(), StoreError>>,
     guards: Vec<WatchGuard>,
+    again: Duration,
 }
 
 impl Watcher {
     pub(crate) fn new() -> Self {
         let (sender, events) = channel();
-        Self { sender, events, guards: Vec::new() }
+        Self { sender, events, guards: Vec::new(), again: LOOK_AGAIN }
+    }
+
+    /// For something that fires no watch and is urgent.
+    pub(crate) fn looking_every(mut self, again: Duration) -> Self {
+        self.again = again;
+        self
     }
 
     pub(crate) fn watch(&mut self, xenstore: &Xenstore, path: &dyn WatchPath) -> Result<(), Cause> {
@@ -48,7 +55,7 @@ impl Watcher {
             if left.is_zero() {
                 return Ok(None);
             }
-            match self.events.recv_timeout(left.min(LOOK_AGAIN)) {
+            match self.events.recv_timeout(left.min(self.again)) {
                 Ok(event) => event?,
                 Err(RecvTimeoutError::Timeout) => {}
                 // Impossible while `self.sender` lives.

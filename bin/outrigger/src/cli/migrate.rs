@@ -1,5 +1,7 @@
 //! The grammar of `migrate`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 /// Arguments of `migrate`.
@@ -17,6 +19,9 @@ pub(crate) struct Migrate {
     /// Compress the memory.
     #[arg(long, value_enum, default_value_t = Compress::None, conflicts_with = "resolve")]
     pub(crate) compress: Compress,
+    /// Give the guest this configuration at HOST, which may differ in what is behind its devices: paths of disks, bridges.
+    #[arg(short = 'C', long, value_name = "FILE", conflicts_with = "resolve")]
+    pub(crate) dest_config: Option<PathBuf>,
     /// Run this command instead of ssh, followed by HOST and the command to run there. If empty, HOST is itself the command.
     #[arg(short = 's', value_name = "SSH_COMMAND", requires = "host", conflicts_with = "connect")]
     pub(crate) ssh: Option<String>,
@@ -69,8 +74,6 @@ pub(crate) struct XlOptions {
     live: bool,
     #[arg(short = 'e', hide = true)]
     unwatched: bool,
-    #[arg(short = 'C', value_name = "CONFIG", hide = true)]
-    config: Option<String>,
     #[arg(long, hide = true)]
     debug: bool,
     #[arg(short = 'p', hide = true)]
@@ -86,10 +89,6 @@ impl XlOptions {
             (
                 self.unwatched,
                 "-e is not supported: outriggerd watches the guest at the other host, and no process waits for its end",
-            ),
-            (
-                self.config.is_some(),
-                "-C is not supported: the guest keeps the configuration that it runs with",
             ),
             (self.debug, "--debug is not supported: --json prints all figures, and outriggerd has a log"),
             (self.paused, "-p is not supported: the guest always runs at the other host; pause it there"),
@@ -178,6 +177,5 @@ mod tests {
         for option in ["-e", "--debug", "-p", "-D"] {
             assert!(refusal(&[option]).unwrap().starts_with(option), "{option}");
         }
-        assert!(refusal(&["-C", "x.cfg"]).unwrap().starts_with("-C"));
     }
 }

@@ -15,6 +15,9 @@ pub(crate) struct Create {
     /// Leave the guest paused.
     #[arg(short, long)]
     pub(crate) paused: bool,
+    /// Create the guest although it was migrated to another host. If it runs there too, both corrupt its disks.
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Check the configuration, print it as JSON, and create nothing.
     #[arg(short = 'n', long = "dryrun", conflicts_with_all = ["console", "foreground", "quiet"])]
     pub(crate) dry_run: bool,

@@ -24,7 +24,7 @@ pub(crate) fn create(connect: impl Fn() -> Result<Client>, args: &Create) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let path = absolute(source.file)?;
-    let parameters = CreateParameters { config: checked.text, path, paused: args.paused };
+    let parameters = CreateParameters { config: checked.text, path, paused: args.paused, force: args.force };
     // Subscribed before the guest exists, so that no end is missed.
     let watcher = if args.foreground { Some(watch(&connect)?) } else { None };
     let guest = make(&mut connect()?, args, &parameters)?;
@@ -48,7 +48,7 @@ pub(crate) fn config_update(connect: impl Fn() -> Result<Client>, args: ConfigUp
     change::steps(&mut connect()?, "ConfigUpdate", &Parameters { guest: args.guest, config, path })
 }
 
-fn absolute(file: &Path) -> Result<String> {
+pub(super) fn absolute(file: &Path) -> Result<String> {
     let path = std::path::absolute(file)
         .with_context(|| format!("Cannot determine the absolute path of {}", file.display()))?;
     Ok(path.to_string_lossy().into_owned())

@@ -2,6 +2,7 @@
 
 mod resolve;
 
+use std::path::Path;
 use std::process::{Child, ExitCode};
 
 use anyhow::Result;
@@ -10,10 +11,12 @@ use api::types::{MigrateParameters, Migrations, Outcome, Progress, ReceiveParame
 use serde_json::json;
 
 use super::channel::{Channel, Ends};
+use super::config;
+use super::create::absolute;
 use super::follow::{Cancelling, Json, cancel_on_signal, follow};
 use super::peer::{self, Peer};
-use crate::cli::{Compress, Migrate};
-use crate::{report, table};
+use crate::cli::{Cli, Compress, Migrate};
+use crate::{report, table, timeline};
 
 /// The words for cancelling a migration.
 const MIGRATING: Cancelling = Cancelling {
@@ -30,8 +33,10 @@ pub(crate) fn migrate(
     let (Some(peer), Some(host), false) = (Peer::of(args), &args.host, args.resolve) else {
         return resolve::settle(connect, args);
     };
+    // A file that is wrong is wrong before anything is connected.
+    let destination = args.dest_config.as_deref().map(destination).transpose()?;
     cancel_on_signal(connect.clone(), args.guest.clone(), MIGRATING)?;
-    match send(&mut connect()?, &peer, host, args) {
+    match send(&mut connect()?, &peer, (host, destination), args) {
         Err(error) if is_unresolved(&error) => {
             eprint!("{}", report::describe(&error).0);
             resolve::ask_again(connect, &peer, host, args, &resolve::PAUSES)
@@ -52,7 +57,18 @@ fn is_waited_for(error: &anyhow::Error) -> bool {
     )
 }
 
-fn send(client: &mut Client, peer: &Peer, host: &str, args: &Migrate) -> Result<()> {
+/// The text and the absolute path of the configuration for the other host.
+fn destination(file: &Path) -> Result<(String, String)> {
+    Ok((config::check_for_create(file, &[])?.text, absolute(file)?))
+}
+
+fn send(
+    client: &mut Client,
+    peer: &Peer,
+    (host, destination): (&str, Option<(String, String)>),
+    args: &Migrate,
+) -> Result<()> {
+    let (dest_config, dest_path) = destination.unzip();
     let channel = peer.listen()?;
     let parameters = MigrateParameters {
         guest: args.guest.clone(),
@@ -63,6 +79,8 @@ fn send(client: &mut Client, peer: &Peer, host: &str, args: &Migrate) -> Result<
         // Of a million bits.
         bandwidth: args.bandwidth.unwrap_or_default() * (1_000_000 / 8),
         compress: args.compress == Compress::Zstd,
+        dest_config,
+        dest_path,
     };
     let called = follow(client, "Migrate", &parameters, args.json.then_some(Json::Stdout));
     called_through(channel, called).map(drop)
@@ -154,11 +172,12 @@ pub(crate) fn migrations(client: &mut Client, as_json: bool) -> Result<ExitCode>
                 migration.role.word().to_owned(),
                 migration.peer,
                 migration.guest,
+                migration.stood_still_ms.map_or_else(|| "-".to_owned(), timeline::seconds),
                 migration.state,
             ]
         })
         .collect();
-    print!("{}", table::render(&["NAME", "THIS-HOST", "OTHER-HOST", "UUID", "STATE"], &rows));
+    print!("{}", table::render(&["NAME", "THIS-HOST", "OTHER-HOST", "UUID", "STOOD-STILL", "STATE"], &rows));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -92,7 +92,7 @@ pub(crate) const WORDS: &[Word] = &[
     word(
         "migrate",
         Differs(
-            "live by default, with other options: docs/migration.md; -s is xl's; -e, -C, -p, -D and --debug are refused",
+            "live by default, with other options: docs/migration.md; -s is xl's; -e, -p, -D and --debug are refused",
         ),
     ),
     word("migrate-receive", Differs("speaks another protocol: xl at the other host cannot take part")),

@@ -14,7 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use toolstack::{CreateOptions, RestoreOptions};
 use xen_types::DomId;
 
-use super::changes::absolute;
+use super::changes::{absolute, loaded};
 use super::lists::{self, List};
 use super::{inspect, processors, show};
 use crate::guest::driver;
@@ -100,7 +100,10 @@ impl Calls {
             Call::Save(of) => self.change(&of.guest.clone(), Change::save(of)?, replies).await?,
             Call::DumpCore(of) => self.change(&of.guest.clone(), Change::dump_core(of)?, replies).await?,
             Call::Cancel(of) => return self.cancel(&of.guest).await.map(Some),
-            Call::Migrate(of) => self.change(&of.guest.clone(), Change::migrate(of)?, replies).await?,
+            Call::Migrate(of) => {
+                let guest = of.guest.clone();
+                self.change(&guest, Change::migrate(of, &self.shared.host, replies)?, replies).await?
+            }
             Call::MigrateReceive(of) => self.receive(of, replies)?,
             Call::MigrateResolve(of) => self.resolve(of, replies).await?,
             Call::Migrations => self.migrations(replies),
@@ -237,13 +240,9 @@ impl Calls {
     }
 
     fn create(&self, parameters: &CreateParameters, replies: &Replies) -> Result<(), Refusal> {
-        let loaded = config::load_str(&parameters.path, &parameters.config);
-        let Some(mut config) = loaded.config else {
-            return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
-        };
-        self.shared.host.apply(&mut config).map_err(refusal::of_host)?;
-        tell_warnings(replies, &loaded.diagnostics, |diagnostic| diagnostic.one_line(&loaded.source));
-        let options = CreateOptions { paused: parameters.paused, ..CreateOptions::default() };
+        let config = loaded((&parameters.path, &parameters.config), &self.shared.host, replies)?;
+        let CreateParameters { paused, force, .. } = *parameters;
+        let options = CreateOptions { paused, force, ..CreateOptions::default() };
         let new = NewGuest::Configured(Box::new(config), options);
         driver::create(&self.shared, new, Some(replies.clone()))
     }

@@ -7,7 +7,7 @@ use api::types::{
     BlockAttach, BlockDetach, CdEject, CdInsert, ConfigUpdate, DumpParameters, MigrateParameters,
     NetworkAttach, NetworkDetach, NetworkSetBridge, Refusal, SaveParameters, VcpuPin,
 };
-use config::{CpuSet, DiskSource, HostDefaults, LoadedDevice, MacAddr, Vdev};
+use config::{CpuSet, DiskSource, GuestConfig, HostDefaults, LoadedDevice, MacAddr, Vdev};
 use toolstack::{AfterSave, Cause, Detach, Guest, GuestId, MigrateOptions, Pins, Toolstack, WhileDumped};
 use xen_types::KiB;
 
@@ -60,15 +60,25 @@ impl Change {
     }
 
     /// Migrates the guest through the socket on which the client listens.
-    pub(super) fn migrate(parameters: MigrateParameters) -> Result<Self, Refusal> {
+    pub(super) fn migrate(
+        parameters: MigrateParameters,
+        defaults: &HostDefaults,
+        replies: &Replies,
+    ) -> Result<Self, Refusal> {
         let MigrateParameters { channel, host, live, max_downtime_ms, bandwidth, compress, .. } = parameters;
+        let path = parameters.dest_path.unwrap_or_default();
+        let dest_config = match parameters.dest_config {
+            Some(text) => Some(Box::new(loaded((&path, &text), defaults, replies)?)),
+            None => None,
+        };
         let path = absolute(channel)?;
         if host.is_empty() {
             return Err(bad("the other host has no name"));
         }
         let some = |number: u64| (number > 0).then_some(number);
         let max_downtime = some(max_downtime_ms).map(Duration::from_millis);
-        let options = MigrateOptions { host, live, max_downtime, bandwidth: some(bandwidth), compress };
+        let bandwidth = some(bandwidth);
+        let options = MigrateOptions { host, live, max_downtime, bandwidth, compress, dest_config };
         let work = move |ts: &Toolstack, id, events: &mut dyn FnMut(toolstack::Event)| {
             let channel = ts.connect_peer(&path)?;
             Ok(ts.migrate(id, channel, &options, events)?)
@@ -154,12 +164,7 @@ impl Change {
         host: &HostDefaults,
         replies: &Replies,
     ) -> Result<Self, Refusal> {
-        let loaded = config::load_str(&parameters.path, &parameters.config);
-        let Some(mut config) = loaded.config else {
-            return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
-        };
-        host.apply(&mut config).map_err(refusal::of_host)?;
-        tell_warnings(replies, &loaded.diagnostics, |diagnostic| diagnostic.one_line(&loaded.source));
+        let config = loaded((&parameters.path, &parameters.config), host, replies)?;
         Ok(Self::new("config-update", move |ts, id, _| Ok(ts.set_next_config(id, &config)?)))
     }
 
@@ -195,6 +200,22 @@ impl Change {
         let change = Self::new("rename", move |ts, id, events| Ok(ts.rename(id, &name, events)?));
         Ok(Self { new_name: Some(reservation), ..change })
     }
+}
+
+/// A guest's configuration from the text of a file, with what the host sets for every guest.
+/// The client is told what there is to say of it.
+pub(super) fn loaded(
+    (path, text): (&str, &str),
+    host: &HostDefaults,
+    replies: &Replies,
+) -> Result<GuestConfig, Refusal> {
+    let loaded = config::load_str(path, text);
+    let Some(mut config) = loaded.config else {
+        return Err(Refusal::BadConfig { diagnostics: loaded.render(false) });
+    };
+    host.apply(&mut config).map_err(refusal::of_host)?;
+    tell_warnings(replies, &loaded.diagnostics, |diagnostic| diagnostic.one_line(&loaded.source));
+    Ok(config)
 }
 
 /// A network interface by its number or its address.

@@ -128,10 +128,11 @@ pub(super) fn nic(entry: NicEntry) -> Nic {
 
 /// A migration as the interface shows it.
 pub(super) fn migration(info: MigrationInfo) -> Migration {
-    let MigrationInfo { id, guest, name, peer, role, state, unresolved } = info;
+    let MigrationInfo { id, guest, name, peer, role, state, unresolved, stood_still } = info;
     let role = match role {
         MigrationRole::Sender => Role::Sender,
         MigrationRole::Receiver => Role::Receiver,
     };
-    Migration { id, guest: guest.to_string(), name, peer, role, state, unresolved }
+    let stood_still_ms = stood_still.and_then(|took| u64::try_from(took.as_millis()).ok());
+    Migration { id, guest: guest.to_string(), name, peer, role, state, unresolved, stood_still_ms }
 }

@@ -7,6 +7,7 @@ use api::types::{Progress, Refusal};
 use tokio::runtime::Handle;
 use toolstack::{Cause, Error, Guest, HandoverError, Incoming};
 
+use super::request::Request;
 use super::resolve::Resolving;
 use super::shared::{NewGuest, Shared};
 use super::view::View;
@@ -33,6 +34,17 @@ pub(crate) fn receive(
     let guest = match accepted.map_err(failed)? {
         Incoming::Answered => {
             let _ = replies.blocking_send(Answer::last(&Progress::default()));
+            return Ok(());
+        }
+        Incoming::Told { migration, guest, channel } => {
+            let resolving = Resolving::through(channel, migration.clone());
+            let _guard = runtime.enter();
+            match shared.registry.find(&guest.to_string(), None) {
+                Ok(entry) if entry.view.guest.is_some() => {
+                    return entry.ask(Request::Resolve(resolving), replies);
+                }
+                _ => resolve(shared, migration, resolving, replies.clone()),
+            }
             return Ok(());
         }
         Incoming::Guest(guest) => guest,

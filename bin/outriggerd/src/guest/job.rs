@@ -68,6 +68,7 @@ fn log(event: &toolstack::Event) {
         toolstack::Event::Round { round, dirty, rate, downtime } => {
             tracing::debug!(round, dirty, rate, ?downtime, "round");
         }
+        toolstack::Event::StoodStill { took } => tracing::info!(?took, "the guest stood still"),
         toolstack::Event::StepStarted { .. } | toolstack::Event::Progress { .. } => {}
     }
 }
@@ -94,6 +95,10 @@ fn progress(job: &'static str, count: &mut u32, event: toolstack::Event) -> Prog
             let downtime_ms = downtime.map(millis);
             let round = Some(Round { number, dirty, rate, downtime_ms });
             return Progress { round, ..Progress::default() };
+        }
+        toolstack::Event::StoodStill { took } => {
+            let stood_still_ms = u64::try_from(took.as_millis()).ok();
+            return Progress { stood_still_ms, ..Progress::default() };
         }
         toolstack::Event::Warning { text } => {
             return Progress { warning: Some(text), ..Progress::default() };

@@ -12,14 +12,35 @@ use crate::refusal::JobError;
 /// What a client asks for.
 #[derive(Debug)]
 pub(crate) struct Resolving {
-    /// The socket to which the daemon connects, for a channel to the other host.
-    channel: Option<PathBuf>,
+    channel: Way,
+    /// The migration, if it is not only known by its guest.
+    migration: Option<String>,
     how: ResolveKind,
     answer: String,
     operator: String,
 }
 
+/// The way to the other host.
+#[derive(Debug)]
+enum Way {
+    None,
+    /// A socket to which the daemon connects.
+    Socket(PathBuf),
+    Open(PeerChannel),
+}
+
 impl Resolving {
+    /// Asks another host, which has opened this channel, about a migration.
+    pub(super) fn through(channel: PeerChannel, migration: String) -> Self {
+        Self {
+            channel: Way::Open(channel),
+            migration: Some(migration),
+            how: ResolveKind::Ask,
+            answer: String::new(),
+            operator: String::new(),
+        }
+    }
+
     /// Reads the parameters of a call.
     ///
     /// # Errors
@@ -37,7 +58,10 @@ impl Resolving {
         let wrong = channel.as_ref().is_some_and(|path| path.is_relative());
         match missing.or(wrong.then_some("the path of the channel is not absolute")) {
             Some(why) => Err(Refusal::BadConfig { diagnostics: format!("error: {why}\n") }),
-            None => Ok(Self { channel, how, answer, operator }),
+            None => {
+                let channel = channel.map_or(Way::None, Way::Socket);
+                Ok(Self { channel, migration: None, how, answer, operator })
+            }
         }
     }
 
@@ -51,30 +75,34 @@ impl Resolving {
         guest: &str,
         events: &mut dyn FnMut(toolstack::Event),
     ) -> Result<(Option<Guest>, Resolved), JobError> {
-        let channel = self.connect(toolstack)?;
-        let Self { answer, operator, .. } = self;
-        let how = match self.how {
+        let Self { channel, migration, how, answer, operator } = self;
+        let channel = connect(toolstack, channel, how)?;
+        let how = match how {
             ResolveKind::Ask => Resolve::Ask,
             ResolveKind::Answer => Resolve::Answer(answer),
             ResolveKind::AssumeReceiverDead => Resolve::AssumeReceiverDead { operator },
             ResolveKind::AssumeSenderDead => Resolve::AssumeSenderDead { operator },
         };
         let ResolveOutcome { state, answer, guest, boots } =
-            toolstack.resolve(guest, &how, channel, events)?;
+            toolstack.resolve(migration.as_deref().unwrap_or(guest), &how, channel, events)?;
         if let Some(guest) = &guest {
             check_settled(toolstack, guest)?;
         }
         Ok((guest, Resolved { state, answer, boots }))
     }
+}
 
-    /// Connects to the other host. For an assumption it is no error that the host cannot be reached: it is said to be off.
-    fn connect(&self, toolstack: &Toolstack) -> Result<Option<PeerChannel>, JobError> {
-        let Some(path) = &self.channel else { return Ok(None) };
-        match (toolstack.connect_peer(path), self.how) {
-            (Ok(channel), _) => Ok(Some(channel)),
-            (Err(_), ResolveKind::AssumeReceiverDead | ResolveKind::AssumeSenderDead) => Ok(None),
-            (Err(error), ResolveKind::Ask | ResolveKind::Answer) => Err(error.into()),
-        }
+/// Connects to the other host. For an assumption it is no error that the host cannot be reached: it is said to be off.
+fn connect(toolstack: &Toolstack, way: Way, how: ResolveKind) -> Result<Option<PeerChannel>, JobError> {
+    let path = match way {
+        Way::None => return Ok(None),
+        Way::Open(channel) => return Ok(Some(channel)),
+        Way::Socket(path) => path,
+    };
+    match (toolstack.connect_peer(&path), how) {
+        (Ok(channel), _) => Ok(Some(channel)),
+        (Err(_), ResolveKind::AssumeReceiverDead | ResolveKind::AssumeSenderDead) => Ok(None),
+        (Err(error), ResolveKind::Ask | ResolveKind::Answer) => Err(error.into()),
     }
 }
 

@@ -23,8 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ::qmp::mux::MuxConfig;
 use ::qmp::{Monitor, QmpError};
+use serde_json::json;
 use tokio::runtime::Handle;
-use toolstack::{Guest, GuestId, Monitors};
+use toolstack::{Guest, GuestId, Left, Monitors};
 
 pub(crate) use access::Access;
 use monitor::SharedMonitor;
@@ -154,6 +155,15 @@ impl Monitors for Qmp {
 
     fn give_up(&self, guest: &Guest) {
         Observer::gone(self, guest);
+    }
+
+    fn left(&self, guest: GuestId, how: Left<'_>) {
+        if let Some(session) = self.lock().get(&guest) {
+            session.left(&match how {
+                Left::Saved => json!({"how": "saved"}),
+                Left::Migrated(host) => json!({"how": "migrated", "host": host}),
+            });
+        }
     }
 
     fn release(&self, guest: GuestId) {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ::qmp::mux::MuxConfig;
 use ::qmp::policy::Peer;
 use config::Uuid;
+use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -61,6 +62,11 @@ impl Session {
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.shared)
+    }
+
+    /// The guest has left this host: clients are told.
+    pub(super) fn left(&self, how: &Value) {
+        self.shared.with(|mux| mux.guest_left(how));
     }
 
     /// There will be no connection to the device model any more. Clients stay, and are told.

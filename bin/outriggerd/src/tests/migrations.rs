@@ -104,6 +104,8 @@ fn migrating(link: &Link) -> MigrateParameters {
         max_downtime_ms: 0,
         bandwidth: 0,
         compress: false,
+        dest_config: None,
+        dest_path: None,
     }
 }
 

@@ -247,7 +247,7 @@ pub(crate) fn config(more: &str) -> String {
 }
 
 pub(crate) fn parameters(config: &str) -> CreateParameters {
-    CreateParameters { config: config.to_owned(), path: FILE.to_owned(), paused: false }
+    CreateParameters { config: config.to_owned(), path: FILE.to_owned(), paused: false, force: false }
 }
 
 pub(crate) fn named(guest: &str) -> GuestParameter {

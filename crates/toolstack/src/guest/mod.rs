@@ -16,5 +16,5 @@ pub(crate) mod suspend;
 pub(crate) use build::{Built, Source, build};
 pub(crate) use live::Live;
 pub(crate) use make::{Made, Spec, make};
-pub(crate) use nodes::{details, memory_target, write_generation_id};
+pub(crate) use nodes::{Generation, details, memory_target, write_generation_id};
 pub(crate) use prepare::Prepared;

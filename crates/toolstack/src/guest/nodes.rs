@@ -1,14 +1,13 @@
 //! What xenstore has of a guest's domain besides what every domain has (`libxl__build_post`).
 
 use config::{GuestConfig, SmbiosField, SmbiosString};
-use xen::{HvmBuilt, Placed};
+use xen::{HvmBuilt, HvmParam, Placed};
 use xen_types::{DomId, KiB};
 use xenstore::XsPath;
 
 use crate::Toolstack;
 use crate::batch::Batch;
 use crate::domain::Domain;
-use crate::error::Cause;
 use crate::nodes::{below, libxl_dir, memory, start_time, vm_dir};
 use crate::operation::StepResult;
 
@@ -79,18 +78,42 @@ fn placed(batch: &mut Batch, dir: &XsPath, name: &str, place: Option<Placed>) {
     }
 }
 
-/// Writes a fresh VM generation ID.
-pub(crate) fn write_generation_id(ts: &Toolstack, batch: &mut Batch, domain: Domain) -> StepResult {
+/// What becomes of the VM generation ID of a guest that has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// The guest starts: hvmloader puts the new one into its memory.
+    Begins,
+    /// The guest goes on from a file, perhaps not for the first time: it gets a new one, where hvmloader has told Xen that
+    /// it is. By that it knows that what it took for unique may not be.
+    Branches,
+    /// The guest goes on elsewhere, and only there.
+    GoesOn,
+}
+
+/// Writes a new VM generation ID, unless the guest keeps its own. It does not run yet, so that nobody has to tell it.
+pub(crate) fn write_generation_id(
+    ts: &Toolstack,
+    batch: &mut Batch,
+    domain: Domain,
+    generation: Generation,
+) -> StepResult {
+    if generation == Generation::GoesOn {
+        return Ok(());
+    }
+    let mut bytes = [0; 16];
+    ts.host.random(&mut bytes)?;
     let path = below(&XsPath::domain(domain.domid()), "platform/generation-id");
-    batch.write(&path, generation_id(ts)?);
+    batch.write(&path, in_halves(bytes));
+    let address = ts.hypervisor.hvm_param(domain.domid(), HvmParam::VmGenerationIdAddr)?;
+    if generation == Generation::Branches && address != 0 {
+        ts.hypervisor.write_memory(domain.domid(), address, &bytes)?;
+    }
     Ok(())
 }
 
-/// In the form that hvmloader reads: its two halves in decimal.
-fn generation_id(ts: &Toolstack) -> Result<String, Cause> {
-    let mut bytes = [0; 16];
-    ts.host.random(&mut bytes)?;
+/// The form that hvmloader reads: the two halves in decimal.
+fn in_halves(bytes: [u8; 16]) -> String {
     let (low, high) = bytes.split_at(8);
     let half = |half: &[u8]| half.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-    Ok(format!("{}:{}", half(low), half(high)))
+    format!("{}:{}", half(low), half(high))
 }

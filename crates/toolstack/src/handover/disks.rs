@@ -4,6 +4,7 @@
 //! is known by a file that the sender puts beside it for the time of the migration, which the receiver has to find. Of
 //! what is only read, a copy will do: its size has to be the same.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use config::{Disk, DiskSource, GuestConfig};
@@ -18,11 +19,38 @@ use crate::operation::StepResult;
 
 /// The most that a marker may have, in bytes.
 const MARKER: u64 = 64;
+/// How the description of a block device begins.
+const STORAGE: &str = "storage";
 
 /// What describes the disks to the other host, in their order. Puts markers beside image files; [`remove_markers`]
 /// removes them.
 pub(crate) fn describe(ts: &Toolstack, config: &GuestConfig, id: MigrationId) -> Result<Vec<String>, Cause> {
-    config.disks.iter().map(|disk| describe_one(ts, disk, id)).collect()
+    let described =
+        config.disks.iter().map(|disk| describe_one(ts, disk, id)).collect::<Result<Vec<_>, _>>()?;
+    check_distinct(config, &described)?;
+    Ok(described)
+}
+
+/// Fails if two disks that the guest can write to say the same of themselves: makers give serial numbers twice, and the
+/// other host could have the disks the other way round.
+fn check_distinct(config: &GuestConfig, described: &[String]) -> StepResult {
+    let storage = config.disks.iter().zip(described).filter(|(_, text)| text.starts_with(STORAGE));
+    let mut known = BTreeMap::new();
+    for (disk, text) in storage {
+        if let Some(first) = known.insert(text, disk) {
+            let identity = text.trim_start_matches(STORAGE).trim_start().to_owned();
+            let (first, second) = (name_of(first), name_of(disk));
+            return Err(Error::SameIdentity { first, second, identity }.into());
+        }
+    }
+    Ok(())
+}
+
+fn name_of(disk: &Disk) -> String {
+    match &disk.source {
+        DiskSource::Empty | DiskSource::Script { .. } => disk.vdev.to_string(),
+        DiskSource::Path(path) => path.clone(),
+    }
 }
 
 fn describe_one(ts: &Toolstack, disk: &Disk, id: MigrationId) -> Result<String, Cause> {
@@ -36,7 +64,7 @@ fn describe_one(ts: &Toolstack, disk: &Disk, id: MigrationId) -> Result<String, 
         return Ok(format!("read-only {}", size(ts, path)?));
     }
     if let Some(identity) = ts.host.storage_of(path)? {
-        return Ok(format!("storage {identity}"));
+        return Ok(format!("{STORAGE} {identity}"));
     }
     let marker = marker(path, id);
     match ts.host.file_kind(path)? {
@@ -62,11 +90,9 @@ pub(crate) fn check(
         let why = "its number of disks is not that of their descriptions".to_owned();
         return Err(Error::Offer { why }.into());
     }
+    check_distinct(config, described)?;
     for (disk, theirs) in config.disks.iter().zip(described) {
-        let name = match &disk.source {
-            DiskSource::Empty | DiskSource::Script { .. } => disk.vdev.to_string(),
-            DiskSource::Path(path) => path.clone(),
-        };
+        let name = name_of(disk);
         let ours = describe_here(ts, disk, id)?;
         if ours != *theirs {
             let theirs = theirs.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
@@ -218,6 +244,22 @@ mod tests {
         b.put_storage("/dev/vg/b", None);
         assert!(check(&here, &config, &described, ID).is_err(), "no identity");
         assert!(check(&here, &config, &described[1..], ID).is_err());
+    }
+
+    #[test]
+    fn disks_that_identify_themselves_alike_are_refused_and_both_are_named() {
+        let (a, there) = host();
+        a.put_block("/dev/vg/c", 253, 8);
+        let mut config = config();
+        let path = DiskSource::Path("/dev/vg/c".to_owned());
+        let twin = config.disks.iter().find(|disk| name_of(disk) == "/dev/vg/b").unwrap().clone();
+        config.disks.push(Disk { vdev: config::device_name("xvdz").unwrap(), source: path, ..twin });
+        let identity = there.host.storage_of(Path::new("/dev/vg/b")).unwrap().unwrap();
+        a.put_storage("/dev/vg/c", Some(&identity));
+        let text = describe(&there, &config, ID).unwrap_err().to_string();
+        assert!(["/dev/vg/b", "/dev/vg/c", &identity].iter().all(|part| text.contains(part)), "{text}");
+        a.put_storage("/dev/vg/c", Some("another"));
+        describe(&there, &config, ID).unwrap();
     }
 
     #[test]

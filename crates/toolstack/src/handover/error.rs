@@ -90,6 +90,41 @@ pub enum HandoverError {
         /// Why.
         why: String,
     },
+    /// The configuration for the other host describes another machine.
+    #[error(
+        "The configuration for the other host would be another machine than the guest has; these differ: {}. Only paths of \
+         disks, network interfaces' bridges, scripts and rates, outputs of serial ports, CPUs, the stubdomain's files and \
+         what follows the guest's end may",
+        differences.join(", ")
+    )]
+    OtherMachine {
+        /// What differs, by the names of the state file.
+        differences: Vec<String>,
+    },
+    /// Two of a guest's disks cannot be told apart.
+    #[error(
+        "The disks {first} and {second} identify themselves alike ({identity}), so the other host could confuse them: give \
+         them different serial numbers, or use LVM"
+    )]
+    SameIdentity {
+        /// The path of one.
+        first: String,
+        /// The path of the other.
+        second: String,
+        /// What both say that they are.
+        identity: String,
+    },
+    /// The guest was migrated away.
+    #[error(
+        "Guest {name} was migrated to {peer} and may run there with the same disks. Migrate it back, or make sure that it \
+         does not run there and never will, and use --force"
+    )]
+    Elsewhere {
+        /// The guest's name.
+        name: String,
+        /// The other host.
+        peer: String,
+    },
     /// The disk is not the same one on both hosts.
     #[error(
         "The disk {disk} is not the sender's ({why}); a guest is migrated only with disks that both hosts share, under \

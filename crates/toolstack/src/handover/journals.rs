@@ -18,6 +18,8 @@ const SENDER: &str = "sender";
 const RECEIVER: &str = "receiver";
 /// How long the journal of a migration that is settled is kept.
 const KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How many of them are kept at most: another host may ask about migrations that never were, and each answer is one.
+const MOST: usize = 1000;
 
 /// Which side of a migration a journal is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,14 +123,20 @@ pub(crate) struct Found {
     pub(crate) unreadable: Vec<Cause>,
 }
 
-/// Removes the journals of migrations that have been settled for long.
+/// Removes the journals of migrations that have been settled for long, and the oldest of too many.
 pub(crate) fn remove_old(ts: &Toolstack, now: SystemTime) -> StepResult {
-    for (_, journal, record) in all(ts)?.journals {
-        let is_old = || -> Result<bool, Cause> {
-            let written = ts.host.modified(&journal.path)?;
-            Ok(written.and_then(|written| now.duration_since(written).ok()).is_some_and(|age| age > KEPT))
-        };
-        if is_settled(&record) && is_old()? {
+    remove_but(ts, now, MOST)
+}
+
+fn remove_but(ts: &Toolstack, now: SystemTime, most: usize) -> StepResult {
+    let mut settled = all(ts)?.journals;
+    settled.retain(|(_, _, record)| is_settled(record));
+    let surplus = settled.len().saturating_sub(most);
+    // What was never a guest's is worth least.
+    settled.sort_by_cached_key(|(_, journal, _)| (!journal.about.guest.is_nil(), journal.written(ts)));
+    for (index, (_, journal, _)) in settled.iter().enumerate() {
+        let age = journal.written(ts).and_then(|written| now.duration_since(written).ok());
+        if index < surplus || age.is_some_and(|age| age > KEPT) {
             ts.host.remove_file(&journal.path)?;
         }
     }
@@ -148,4 +156,58 @@ fn is_settled(record: &Record) -> bool {
 
 fn path_of(ts: &Toolstack, role: MigrationRole, id: MigrationId) -> PathBuf {
     ts.paths.migrations().join(format!("{id}.{}", role.ending()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use migration::record::ReceiverRecord;
+    use migration::{JournalId, Reason};
+    use uuid::Uuid;
+    use xen::SimHypervisor;
+    use xen_types::DomId;
+    use xenstore::server::Server;
+
+    use super::*;
+    use crate::dom0::SimHost;
+
+    fn write(ts: &Toolstack, id: u8, guest: Uuid, record: ReceiverRecord) {
+        let about = About {
+            id: MigrationId([id; 16]),
+            guest,
+            name: "x".to_owned(),
+            peer: "b".to_owned(),
+            peer_journal: JournalId([9; 16]),
+            boot: Uuid::nil(),
+            domid: None,
+            stood_still_ms: None,
+        };
+        JournalFile::new(ts, MigrationRole::Receiver, about).write(ts, Record::Receiver(record)).unwrap();
+    }
+
+    #[test]
+    fn of_too_many_journals_the_settled_ones_of_no_guest_go_first() {
+        let store = Server::start().connect(DomId::DOM0);
+        let ts = Toolstack::new(Arc::new(SimHypervisor::new()), store, Arc::new(SimHost::new()));
+        let (nobody, somebody) = (Uuid::nil(), Uuid::from_u128(1));
+        // The simulated host wrote all of them then.
+        let now = SystemTime::UNIX_EPOCH;
+        write(&ts, 1, somebody, ReceiverRecord::Owned);
+        write(&ts, 2, nobody, ReceiverRecord::Committed);
+        for id in 3..8 {
+            write(&ts, id, nobody, ReceiverRecord::Aborted(Reason::Other));
+        }
+        remove_but(&ts, now, 3).unwrap();
+        let left = |ts: &Toolstack| {
+            let mut ids: Vec<_> =
+                all(ts).unwrap().journals.iter().map(|(_, of, _)| of.about.id.0[0]).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(left(&ts).len(), 4);
+        assert!(left(&ts).starts_with(&[1, 2]), "{:?}", left(&ts));
+        remove_but(&ts, now, 0).unwrap();
+        assert_eq!(left(&ts), [2], "what is not settled stays");
+    }
 }

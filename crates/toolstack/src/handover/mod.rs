@@ -4,8 +4,10 @@
 //! which `lifecycle` does.
 
 mod channel;
+mod dest_config;
 pub(crate) mod disks;
 mod error;
+pub(crate) mod fuzz;
 mod identity;
 mod journals;
 mod policy;
@@ -20,10 +22,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use config::Uuid;
 use migration::MigrationId;
-use migration::record::{ReceiverRecord, Record, SenderRecord};
+use migration::record::{Claim, ReceiverRecord, Record, SenderRecord};
 
 pub(crate) use channel::Heard;
 pub use channel::PeerChannel;
+pub(crate) use dest_config::for_receiver;
 pub use error::HandoverError;
 pub(crate) use identity::{Identity, plain};
 pub use journals::MigrationRole;
@@ -101,6 +104,25 @@ fn is_undecided(record: &Record) -> bool {
     match record {
         Record::Sender(record) => matches!(record, SenderRecord::Start | SenderRecord::Go { .. }),
         Record::Receiver(record) => matches!(record, ReceiverRecord::Open | ReceiverRecord::Committed),
+    }
+}
+
+/// Fails if this guest, or one of this name, left this host by a migration and has not come back: it may run at the other
+/// host, with the same disks.
+pub(crate) fn check_here(ts: &Toolstack, guest: Uuid, name: &str) -> StepResult {
+    let mut journals = all(ts)?.journals;
+    journals.retain(|(_, journal, _)| journal.about.guest == guest || journal.about.name == name);
+    journals.sort_by_cached_key(|(_, journal, _)| journal.written(ts));
+    let claim = |record: &Record| match record {
+        Record::Sender(record) => record.claim(),
+        Record::Receiver(record) => record.claim(),
+    };
+    let last = journals.into_iter().rev().find(|(_, _, record)| claim(record) != Claim::Unchanged);
+    match last {
+        Some((_, journal, record)) if claim(&record) == Claim::Theirs => {
+            Err(HandoverError::Elsewhere { name: name.to_owned(), peer: journal.about.peer }.into())
+        }
+        _ => Ok(()),
     }
 }
 

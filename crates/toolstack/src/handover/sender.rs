@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use migration::message::{Body, Limits, Message, Offer};
-use migration::record::{Record, SenderRecord};
+use migration::record::{Done, Record, SenderRecord};
 use migration::sender::{Effect, Event, Sender, Timer};
 use migration::shown::State;
 use xen::Cancel;
@@ -37,6 +37,8 @@ pub(crate) struct Departure<'a> {
     channel: Option<PeerChannel>,
     offer: Option<Offer>,
     timer: Option<(Instant, Timer)>,
+    /// When the guest was asked to suspend.
+    suspending: Option<Instant>,
     /// It was given up, and the machine knows.
     is_cancelled: bool,
     is_finished: bool,
@@ -84,6 +86,7 @@ impl<'a> Departure<'a> {
             channel,
             offer: None,
             timer: None,
+            suspending: None,
             is_cancelled: false,
             is_finished: false,
             said: None,
@@ -102,6 +105,16 @@ impl<'a> Departure<'a> {
 
     pub(crate) fn channel(&self) -> Option<&PeerChannel> {
         self.channel.as_ref()
+    }
+
+    /// The guest is asked to suspend now.
+    pub(crate) fn stands_still(&mut self) {
+        self.suspending = Some(Instant::now());
+    }
+
+    /// For how long it stood still, once it runs at the other host.
+    pub(crate) fn stood_still(&self) -> Option<Duration> {
+        self.journal.about.stood_still_ms.map(Duration::from_millis)
     }
 
     /// What is known of why the guest is not migrated, beside the machine's reason.
@@ -223,6 +236,12 @@ impl<'a> Departure<'a> {
     }
 
     fn write(&mut self, record: SenderRecord) -> Event {
+        if record == SenderRecord::Done(Done::Moved)
+            && let Some(since) = self.suspending.take()
+        {
+            // The answer was sent when the guest ran there.
+            self.journal.about.stood_still_ms = u64::try_from(since.elapsed().as_millis()).ok();
+        }
         match self.journal.write(self.ts, Record::Sender(record)) {
             Ok(()) => {
                 self.trouble = None;

@@ -80,7 +80,7 @@ impl Packing {
         }
     }
 
-    fn pack(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+    pub(super) fn pack(self, bytes: &[u8]) -> Cow<'_, [u8]> {
         match self {
             Self::None => bytes.into(),
             Self::Zstd => compress_to_vec(bytes, CompressionLevel::Fastest).into(),

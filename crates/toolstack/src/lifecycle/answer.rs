@@ -1,6 +1,6 @@
 //! What another host asks: to take a guest, or what became of one.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use config::Uuid;
 use migration::message::{Body, Message};
@@ -15,7 +15,9 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::guest::Live;
 use crate::handover::receiver::{Arrival, Work};
-use crate::handover::{HandoverError, Heard, Identity, JournalFile, MigrationRole, PeerChannel, plain};
+use crate::handover::{
+    HandoverError, Heard, Identity, JournalFile, MigrationRole, PeerChannel, plain, remove_old,
+};
 use crate::operation::{Kind, Operation};
 
 /// What another host wants.
@@ -25,6 +27,16 @@ pub enum Incoming {
     Guest(Box<IncomingGuest>),
     /// It has asked about a guest, and was answered.
     Answered,
+    /// It says what became of a guest that left this host, and waits to be asked: [`Toolstack::resolve`] with this channel
+    /// and the migration's identity.
+    Told {
+        /// The migration.
+        migration: String,
+        /// The guest.
+        guest: GuestId,
+        /// The way to the host.
+        channel: PeerChannel,
+    },
 }
 
 impl Toolstack {
@@ -47,6 +59,12 @@ impl Toolstack {
             let guest = IncomingGuest::read(self, channel, own, message)?;
             return Ok(Incoming::Guest(Box::new(guest)));
         }
+        if let Body::Committed(_) | Body::Aborted(_) = message.body
+            && let Some((journal, _)) = JournalFile::load(self, MigrationRole::Sender, message.id)?
+        {
+            let (migration, guest) = (message.id.to_string(), GuestId(journal.about.guest));
+            return Ok(Incoming::Told { migration, guest, channel });
+        }
         if let Err((channel, message)) = self.receptions.pass_on(message.id, (channel, message)) {
             self.answer(&own, channel, message, known)?;
         }
@@ -61,7 +79,7 @@ impl Toolstack {
         message: Message,
         known: Option<(JournalFile, Record)>,
     ) -> Result<(), Cause> {
-        let (mut arrival, mut work) = match known {
+        let (mut arrival, work) = match known {
             Some((journal, Record::Receiver(record))) => {
                 let (mut arrival, first) =
                     Arrival::restored(self, own.journal, (journal, record), Some(channel));
@@ -70,6 +88,8 @@ impl Toolstack {
                 (arrival, work)
             }
             _ => {
+                // Each answer to such a question leaves one.
+                let _ = remove_old(self, SystemTime::now());
                 let about = unknown(&channel, own, message.id);
                 let journal = JournalFile::new(self, MigrationRole::Receiver, about);
                 match Arrival::first(self, own.journal, &message, None, (journal, channel)) {
@@ -78,9 +98,14 @@ impl Toolstack {
                 }
             }
         };
-        let limit = Instant::now() + self.deadlines.peer;
+        self.converse(&mut arrival, work)
+    }
+
+    /// Answers until the other host has nothing more to say.
+    pub(super) fn converse(&self, arrival: &mut Arrival<'_>, work: Option<Work>) -> Result<(), Cause> {
+        let (limit, mut work) = (Instant::now() + self.deadlines.peer, work);
         loop {
-            self.work_off(&mut arrival, work)?;
+            self.work_off(arrival, work)?;
             if arrival.two_copies {
                 let about = &arrival.journal().about;
                 let (name, host) = (about.name.clone(), about.peer.clone());
@@ -163,5 +188,6 @@ fn unknown(channel: &PeerChannel, own: &Identity, id: MigrationId) -> About {
         peer_journal: channel.peer.journal,
         boot: own.boot,
         domid: None,
+        stood_still_ms: None,
     }
 }

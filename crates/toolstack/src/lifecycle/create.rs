@@ -23,8 +23,8 @@ use crate::device::{disk, removal, script};
 use crate::domain::{self, GuestId};
 use crate::error::{Cause, Failure, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
-use crate::guest::{self, Source, identity};
-use crate::handover::check_settled;
+use crate::guest::{self, Generation, Source, identity};
+use crate::handover::{check_here, check_settled};
 use crate::nodes::{DomainNodes, make_domain};
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
@@ -43,6 +43,8 @@ pub struct CreateOptions {
     pub paused: bool,
     /// Take this UUID instead of the configuration's or a random one, as a restart does.
     pub uuid: Option<Uuid>,
+    /// Make it although it was migrated to another host.
+    pub force: bool,
 }
 
 /// A guest that is being created.
@@ -50,6 +52,8 @@ pub(super) struct Creation<'a> {
     pub(super) ts: &'a Toolstack,
     pub(super) config: &'a GuestConfig,
     pub(super) paused: bool,
+    /// It is made here although it was migrated to another host.
+    pub(super) force: bool,
     pub(super) record: GuestRecord,
     /// The state file is this guest's.
     recorded: bool,
@@ -63,6 +67,8 @@ pub(super) struct Creation<'a> {
     warnings: Vec<String>,
     /// What it is restored from.
     pub(super) saved: Option<Saved>,
+    /// Its QEMU starts before its memory is there.
+    pub(super) starts_early: bool,
     /// The state of QEMU's devices, of a guest that is restored.
     pub(super) state: Vec<u8>,
     /// Its way here from another host.
@@ -130,7 +136,7 @@ impl Toolstack {
         let GuestId(uuid) = self.choose_id(config, options)?;
         let record = self.new_record(config, uuid)?;
         let mut creation = Creation::new(self, config, record);
-        creation.paused = options.paused;
+        (creation.paused, creation.force) = (options.paused, options.force);
         creation.run(events)
     }
 
@@ -200,6 +206,7 @@ impl<'a> Creation<'a> {
             ts,
             config,
             paused: false,
+            force: false,
             record,
             recorded: false,
             restart: None,
@@ -209,6 +216,7 @@ impl<'a> Creation<'a> {
             disks: OpenDisks::new(),
             warnings: Vec::new(),
             saved: None,
+            starts_early: false,
             state: Vec::new(),
             incoming: None,
         }
@@ -301,6 +309,10 @@ impl Creation<'_> {
         identity::check(self.ts, &self.record)?;
         if self.restart.is_none() {
             check_settled(self.ts, self.record.uuid, &self.record.name)?;
+            // One that comes back comes from where it is.
+            if self.incoming.is_none() && !self.force {
+                check_here(self.ts, self.record.uuid, &self.record.name)?;
+            }
         }
         let prepared = Prepared::find(self.ts, self.config, self.record.uuid, self.saved.as_ref())?;
         prepared.check_memory(self.ts, self.config)?;
@@ -421,7 +433,12 @@ impl Creation<'_> {
     }
 
     pub(super) fn describe_guest(&self, nodes: &mut Nodes) -> StepResult {
-        details::of_guest(nodes, self.devices()?, self.progress.guest_built()?)
+        let generation = match (&self.incoming, &self.saved) {
+            (Some(_), _) => Generation::GoesOn,
+            (None, Some(_)) => Generation::Branches,
+            (None, None) => Generation::Begins,
+        };
+        details::of_guest(nodes, self.devices()?, self.progress.guest_built()?, generation)
     }
 
     pub(super) fn describe_stub(&self, nodes: &mut Nodes) -> StepResult {

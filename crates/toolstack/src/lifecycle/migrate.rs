@@ -9,6 +9,7 @@ mod leaving;
 use std::cell::RefCell;
 use std::time::Duration;
 
+use config::GuestConfig;
 use migration::message::Offer;
 use migration::record::{About, Record, SenderRecord};
 use migration::sender::Event as Told;
@@ -26,8 +27,10 @@ use crate::guest::{Live, suspend};
 use crate::handover::sender::{Departure, Work};
 use crate::handover::stream::{Packing, Transferred};
 use crate::handover::{
-    HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, check_settled, disks, new_id,
+    HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, check_settled, disks, for_receiver,
+    new_id,
 };
+use crate::monitors::Left;
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, Way, ids, resume, run,
 };
@@ -48,6 +51,8 @@ pub struct MigrateOptions {
     pub bandwidth: Option<u64>,
     /// Whether the memory is compressed on its way.
     pub compress: bool,
+    /// What the guest's configuration is at the other host, if it is not the same.
+    pub dest_config: Option<Box<GuestConfig>>,
 }
 
 impl MigrateOptions {
@@ -61,6 +66,8 @@ pub(super) struct Migration<'a, 'e> {
     live: Live<'a>,
     id: MigrationId,
     options: MigrateOptions,
+    /// The other host's QEMU was started before the guest's memory was there.
+    starts_early: bool,
     channel: Option<PeerChannel>,
     offer: Option<(About, Offer)>,
     departure: Option<Departure<'a>>,
@@ -133,6 +140,7 @@ impl Toolstack {
             live,
             id: new_id(self)?,
             options: options.clone(),
+            starts_early: false,
             channel: Some(channel),
             offer: None,
             departure: None,
@@ -187,7 +195,8 @@ impl<'a, 'e> Migration<'a, 'e> {
         cancellable.ends();
         let options = MigrateOptions { host, ..MigrateOptions::default() };
         let (channel, offer, departure, work) = (None, None, None, None);
-        Self { live, id, options, channel, offer, departure, work, tell, cancellable }
+        let starts_early = false;
+        Self { live, id, options, starts_early, channel, offer, departure, work, tell, cancellable }
     }
 
     /// The same, with a channel to the other host, which decides.
@@ -204,6 +213,9 @@ impl<'a, 'e> Migration<'a, 'e> {
     ) -> Result<Option<Guest>, Error> {
         // Whatever has failed since the other host's answer: the guest is there.
         if self.work == Some(Work::DestroyCopy) {
+            if let Some(took) = self.departure.as_ref().and_then(Departure::stood_still) {
+                events(Event::StoodStill { took });
+            }
             return self.removed(events).map(|()| None);
         }
         let mut failure = match ran {
@@ -254,6 +266,7 @@ impl<'a, 'e> Migration<'a, 'e> {
         let name = self.live.record.name.clone();
         self.check_suspended()?;
         let _ = disks::remove_markers(self.live.ts, &self.live.record.config, self.id);
+        self.live.ts.monitors.left(self.live.id(), Left::Migrated(&self.options.host));
         let removed = self.live.ts.remove(self.live.record.clone(), None, events);
         let event = if removed.is_ok() { Told::Destroyed } else { Told::DestroyFailed };
         if let Some(departure) = &mut self.departure {
@@ -306,7 +319,13 @@ impl<'a, 'e> Migration<'a, 'e> {
             return Err(Cause::Unsupported { what: format!("Migrating guest {}", live.record.name), why });
         }
         let processors = stubdomain::processors(ts, live.id(), &live.record.config)?;
-        let metadata = saved::describe(ts, &live.record, config::Uuid::from_bytes(self.id.0), processors)?;
+        let mut metadata =
+            saved::describe(ts, &live.record, config::Uuid::from_bytes(self.id.0), processors)?;
+        if let Some(theirs) = &self.options.dest_config {
+            metadata.config = for_receiver(&live.record.config, theirs)?;
+        }
+        metadata.starts_early = stubdomain::can_start_early(ts, live.id())?;
+        self.starts_early = metadata.starts_early;
         let offer = Offer {
             guest: live.record.uuid,
             name: live.record.name.clone(),
@@ -324,6 +343,7 @@ impl<'a, 'e> Migration<'a, 'e> {
             peer_journal: peer.journal,
             boot: own.boot,
             domid: live.record.domid,
+            stood_still_ms: None,
         };
         self.offer = Some((about, offer));
         Ok(())
@@ -355,6 +375,7 @@ impl<'a, 'e> Migration<'a, 'e> {
         let early = Cause::TooEarly { what: "connection to the other host" };
         let departure = self.departure.as_mut().ok_or(early)?;
         let mut leaving = Leaving::new(&self.live, of, departure, &self.options, self.tell);
+        leaving.starts_early = self.starts_early;
         let sent = leaving.send(limits, &self.cancellable.cancel);
         self.work = leaving.work;
         let Transferred { length, digest } =
@@ -364,12 +385,10 @@ impl<'a, 'e> Migration<'a, 'e> {
         Ok(())
     }
 
-    /// From here on nothing in this host writes to the disks: the guest is suspended and QEMU is stopped.
+    /// From here on nothing in this host writes to the disks: the guest is suspended, QEMU is stopped, and what both wrote
+    /// is on the disks ([`Leaving::send`]).
     fn fence(&mut self) -> StepResult {
-        let (ts, live) = (self.live.ts, &self.live);
-        let of = device_model(live)?;
-        disks::settle(ts, &live.record.config, &[of.target.domid(), of.stub.domid()])?;
-        domain::pause(ts, of.stub)
+        domain::pause(self.live.ts, device_model(&self.live)?.stub)
     }
 
     fn await_ready(&mut self) -> StepResult {

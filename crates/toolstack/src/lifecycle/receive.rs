@@ -27,7 +27,8 @@ use crate::{Guest, Toolstack, UndoFailure, stubdomain};
 pub use taking::IncomingGuest;
 pub(super) use taking::Taking;
 
-/// The steps. Those that a restore has too have its ids and undo.
+/// The steps. Those that a restore has too have its ids and undo. At the end of `receive-memory` the guest stands still,
+/// so what can be done before is done before: interfaces, backends, and QEMU's start.
 fn steps<'a, 'b>() -> Vec<Step<Creation<'b>>>
 where
     'b: 'a,
@@ -39,11 +40,11 @@ where
     ];
     steps.extend(restore::domain_steps());
     steps.extend([
-        Step::new("receive-memory", "receive the guest's memory", receive_memory).undo(abort),
-        Step::new("introduce", "introduce the guest", restore::introduce),
         Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
             .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
         Step::new("await-backends", "wait for the backends", Creation::await_backends),
+        Step::new("receive-memory", "receive the guest's memory", receive_memory).undo(abort),
+        Step::new("introduce", "introduce the guest", restore::introduce),
         Step::new("load-devices", "load the state of QEMU's devices", restore::load_devices).undo(abort),
         Step::new("await-hand-over", "wait until the other host hands the guest over", await_hand_over)
             .undo(abort),
@@ -70,6 +71,7 @@ impl Toolstack {
         let config = saved.config.clone();
         let record = self.new_record(&config, saved.uuid)?;
         let mut reception = Creation::new(self, &config, record);
+        reception.starts_early = saved.starts_early;
         reception.saved = Some(saved);
         reception.incoming = Some(Box::new(incoming));
         let failure = reception.incoming.as_ref().map(|incoming| Rc::clone(&incoming.failure));

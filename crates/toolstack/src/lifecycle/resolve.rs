@@ -1,6 +1,7 @@
 //! Migrations that are known here, and what an operator does about one whose other host does not answer.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use migration::message::Message;
 use migration::receiver::Event as Received;
@@ -74,6 +75,8 @@ pub struct MigrationInfo {
     pub state: String,
     /// It is not known which host has the guest, until the other one or an operator says so.
     pub unresolved: bool,
+    /// For how long the guest stood still, as far as this host knows it.
+    pub stood_still: Option<Duration>,
 }
 
 impl Toolstack {
@@ -87,7 +90,7 @@ impl Toolstack {
         Ok(found.into_iter().map(|(role, journal, record)| info(role, &journal, &record)).collect())
     }
 
-    /// Resolves the migration of a guest, by its name or UUID.
+    /// Resolves the migration of a guest, by its name or UUID, or by the migration's identity.
     ///
     /// # Errors
     /// [`HandoverError::Unresolved`] when it is still not known which host has the guest; when there is no such
@@ -101,7 +104,8 @@ impl Toolstack {
     ) -> Result<ResolveOutcome, Error> {
         let mut found = all(self)?.journals;
         found.retain(|(_, journal, _)| {
-            journal.about.name == guest || journal.about.guest.to_string() == guest
+            let about = &journal.about;
+            [about.name.clone(), about.guest.to_string(), about.id.to_string()].iter().any(|its| its == guest)
         });
         let record = match found.first() {
             Some((_, journal, _)) => self.record_if_any(GuestId(journal.about.guest))?,
@@ -116,7 +120,7 @@ impl Toolstack {
         let (_, journal, state) = found.into_iter().next().ok_or_else(none)?;
         match state {
             Record::Sender(state) => self.resolve_sender((journal, state), record, how, channel, events),
-            Record::Receiver(state) => self.resolve_receiver(journal, state, how, channel.as_ref()),
+            Record::Receiver(state) => self.resolve_receiver(journal, state, how, channel),
         }
     }
 
@@ -209,7 +213,7 @@ impl Toolstack {
         journal: JournalFile,
         record: ReceiverRecord,
         how: &Resolve,
-        channel: Option<&PeerChannel>,
+        channel: Option<PeerChannel>,
     ) -> Result<ResolveOutcome, Error> {
         let about = journal.about.clone();
         if record == ReceiverRecord::Open || self.receptions.has(about.id) {
@@ -223,7 +227,8 @@ impl Toolstack {
         self.work_off(&mut arrival, first)?;
         let mut boots = false;
         if let Resolve::AssumeSenderDead { operator } = how {
-            let contact = channel.map_or(Contact::Silent, |channel| Contact::Answers(channel.peer.journal));
+            let contact =
+                channel.as_ref().map_or(Contact::Silent, |channel| Contact::Answers(channel.peer.journal));
             let event =
                 assume_sender_dead(arrival.machine(), about.peer_journal, contact, decision(operator));
             let event: Received = event.map_err(HandoverError::from).map_err(Cause::from)?;
@@ -233,6 +238,12 @@ impl Toolstack {
                 "was migrated to this host; use --answer or --assume-receiver-dead on the host that it left"
                     .to_owned();
             return Err(Cause::NotNow { name: about.name, why }.into());
+        }
+        if let (Some(channel), Some(answer), Resolve::Ask) = (channel, arrival.machine().answer(), how) {
+            // Its host asks what it has to know then, and acknowledges.
+            channel.send(&answer);
+            arrival.channel = Some(channel);
+            self.converse(&mut arrival, None)?;
         }
         if let Some(cause) = arrival.trouble.take() {
             return Err(cause.into());
@@ -316,6 +327,7 @@ fn info(role: MigrationRole, journal: &JournalFile, record: &Record) -> Migratio
         role,
         state: shown.to_string(),
         unresolved: matches!(record, Record::Sender(SenderRecord::Go { .. })),
+        stood_still: about.stood_still_ms.map(Duration::from_millis),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::ToolstackError as Error;
 use crate::event::Event;
 use crate::operation::{ENTRY, Step, StepResult, ids, run};
 use crate::saved::Saved;
-use crate::stubdomain::{self, DeviceModel};
+use crate::stubdomain::{self, Begin, DeviceModel};
 use crate::{Cause, Guest, Toolstack};
 
 /// How a saved guest is restored.
@@ -18,7 +18,7 @@ use crate::{Cause, Guest, Toolstack};
 pub struct RestoreOptions {
     /// Leave it paused.
     pub paused: bool,
-    /// Restore it although its disks were written to after it was saved.
+    /// Restore it although its disks were written to after it was saved, or it was migrated to another host.
     pub force: bool,
 }
 
@@ -85,7 +85,7 @@ impl Toolstack {
         let config = saved.config.clone();
         let record = self.new_record(&config, saved.uuid)?;
         let mut restoration = Creation::new(self, &config, record);
-        restoration.paused = options.paused;
+        (restoration.paused, restoration.force) = (options.paused, options.force);
         if !options.force {
             saved.check_disks(self)?;
         }
@@ -98,7 +98,18 @@ impl Toolstack {
 fn describe_stub(c: &mut Creation<'_>) -> StepResult {
     let mut nodes = Nodes::default();
     c.describe_stub(&mut nodes)?;
-    nodes.write(c.ts)
+    nodes.write(c.ts)?;
+    match begin(c) {
+        Begin::Early => {
+            let (stub, guest) = (c.progress.stub_made()?.domain, c.progress.guest_made()?.domain);
+            stubdomain::start_qemu(c.ts, stub, guest)
+        }
+        Begin::Held => Ok(()),
+    }
+}
+
+fn begin(c: &Creation<'_>) -> Begin {
+    if c.starts_early { Begin::Early } else { Begin::Held }
 }
 
 /// xenstored gets to know the stubdomain alone: the guest's ring comes with its memory.
@@ -137,7 +148,8 @@ pub(super) fn load_devices(c: &mut Creation<'_>) -> StepResult {
     let running = c.progress.stub_running()?;
     let target = c.progress.guest_made()?.domain;
     let of = DeviceModel { guest: c.record.id(), stub: running.domain, target };
-    stubdomain::load_state(c.ts, running, of, &std::mem::take(&mut c.state))
+    let state = std::mem::take(&mut c.state);
+    stubdomain::load_state(c.ts, running, of, (begin(c), &state))
 }
 
 /// QEMU says that it runs in the same way as after a fresh start.

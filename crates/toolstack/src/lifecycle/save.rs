@@ -23,6 +23,7 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::event::Event;
 use crate::guest::{Live, suspend};
+use crate::monitors::Left;
 use crate::operation::{
     AfterSave, Cursor, ENTRY, Journal, Kind, OnGuest, Resumed, Step, StepResult, ids, resume, run,
 };
@@ -115,6 +116,7 @@ impl Toolstack {
         match after {
             AfterSave::Destroy => {
                 let name = live.record.name.clone();
+                self.monitors.left(live.id(), Left::Saved);
                 let removed = self.remove(live.record, None, &mut |event| tell(event));
                 removed.map(|_| None).map_err(|left| Error::NotClean { name, left })
             }

@@ -49,6 +49,7 @@ pub(crate) fn describe(
         vcpus_online: processors,
         devices: Vec::new(),
         footers: false,
+        starts_early: false,
         created,
         outrigger: env!("CARGO_PKG_VERSION").to_owned(),
     })

@@ -37,6 +37,8 @@ pub struct Saved {
     machine: String,
     /// How many processors its QEMU had.
     pub(crate) processors: u32,
+    /// Its QEMU can be started before its memory is there ([`Metadata::starts_early`]).
+    pub(crate) starts_early: bool,
     /// Gives the reading of its memory up.
     pub(crate) cancel: Cancel,
 }
@@ -70,7 +72,8 @@ impl Toolstack {
         };
         let (config, uuid, machine, processors) = read(&file).map_err(about)?;
         let cancel = Cancel::new();
-        Ok(Saved { config, uuid, file, path: path.to_owned(), machine, processors, cancel })
+        let starts_early = false;
+        Ok(Saved { config, uuid, file, path: path.to_owned(), machine, processors, starts_early, cancel })
     }
 }
 
@@ -120,9 +123,9 @@ impl Saved {
         from: &str,
     ) -> Result<Self, Cause> {
         check_config(&metadata)?;
-        let Metadata { config, uuid, machine, vcpus_online: processors, .. } = metadata;
+        let Metadata { config, uuid, machine, vcpus_online: processors, starts_early, .. } = metadata;
         let cancel = cancel.clone();
-        Ok(Self { config, uuid, file, path: PathBuf::from(from), machine, processors, cancel })
+        Ok(Self { config, uuid, file, path: PathBuf::from(from), machine, processors, starts_early, cancel })
     }
 
     /// The same under another name, unless that is empty.

@@ -21,6 +21,7 @@ pub(crate) use nodes::{arguments, details};
 pub(crate) use prepare::Prepared;
 pub(crate) use start::{Running, await_device_model, last_log_lines, start};
 pub(crate) use state::{
-    DeviceModel, check_places, check_state, cont, load_state, processors, stop, take_state,
+    Begin, DeviceModel, can_start_early, check_places, check_state, cont, load_state, processors, start_qemu,
+    stop, take_state, take_stopped_state,
 };
 pub(crate) use target::{introduce_target, set_target, write_target};

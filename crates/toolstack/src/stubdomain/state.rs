@@ -43,10 +43,31 @@ pub(crate) fn check_state(ts: &Toolstack, of: DeviceModel, name: &str) -> StepRe
     Err(Cause::Unsupported { what: "Saving the state of this device model".to_owned(), why })
 }
 
+/// Whether another QEMU for this guest can be started before the guest's memory is there.
+///
+/// Such a QEMU cannot map the memory of the display, and maps it when it reads at which address the guest has it. While a
+/// guest has it at none, for instance in its firmware, QEMU would never see what the guest draws.
+pub(crate) fn can_start_early(ts: &Toolstack, guest: GuestId) -> Result<bool, Cause> {
+    /// The base class of displays.
+    const DISPLAY: u32 = 3;
+    let monitor = ts.monitors.monitor(guest)?;
+    let buses = qmp::run(&*monitor, &QueryPci {}, Instant::now() + ts.deadlines.qmp)?;
+    let displays =
+        buses.iter().flat_map(|bus| &bus.devices).filter(|device| device.class_info.class >> 8 == DISPLAY);
+    let is_placed =
+        |device: &PciDevice| device.regions.iter().any(|region| region.bar == 0 && region.address > 0);
+    Ok(displays.into_iter().all(is_placed))
+}
+
 /// Stops QEMU, so that it writes neither to the guest's memory nor to its disks, and takes the state of its devices. The
 /// guest has to be suspended already: what it writes to a device model that is stopped is lost.
 pub(crate) fn take_state(ts: &Toolstack, of: DeviceModel) -> Result<Vec<u8>, Cause> {
     stop(ts, of.guest)?;
+    take_stopped_state(ts, of)
+}
+
+/// The same of a QEMU that is stopped already.
+pub(crate) fn take_stopped_state(ts: &Toolstack, of: DeviceModel) -> Result<Vec<u8>, Cause> {
     let monitor = ts.monitors.monitor(of.guest)?;
     let end = DmKey::StateEnd.path(of.stub.domid(), of.target.domid());
     let state = ts.states.receive(of.stub, ts.deadlines.state, &mut || {
@@ -114,17 +135,39 @@ pub(crate) fn cont(ts: &Toolstack, guest: GuestId) -> StepResult {
     done.ok_or(Cause::DeviceModelTimeout { after })
 }
 
-/// Has a held agent start QEMU, which reads this state, and waits until it says that it has. It does not run then.
-pub(crate) fn load_state(ts: &Toolstack, running: Running, of: DeviceModel, state: &[u8]) -> StepResult {
-    await_hold(ts, running, of)?;
-    ts.xenstore.write(&DmKey::Start.path(of.stub.domid(), of.target.domid()), b"1")?;
+/// When a QEMU is started that reads a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// As soon as the stubdomain has booted: [`start_qemu`] was called. It waits for the state.
+    Early,
+    /// When the state is there, and the guest's memory.
+    Held,
+}
+
+/// Has the agent start QEMU, now or when it has prepared everything.
+pub(crate) fn start_qemu(ts: &Toolstack, stub: Domain, target: Domain) -> StepResult {
+    Ok(ts.xenstore.write(&DmKey::Start.path(stub.domid(), target.domid()), b"1")?)
+}
+
+/// Has QEMU read this state, and waits until it says that it has. It does not run then.
+pub(crate) fn load_state(
+    ts: &Toolstack,
+    running: Running,
+    of: DeviceModel,
+    (begin, state): (Begin, &[u8]),
+) -> StepResult {
+    await_hold(ts, running, (of, begin))?;
+    if begin == Begin::Held {
+        start_qemu(ts, of.stub, of.target)?;
+    }
     ts.states.send(of.stub, state, ts.deadlines.state)?;
     let monitor = ts.monitors.monitor(of.guest)?;
     let after = ts.deadlines.device_model;
     let exit = DmKey::AgentExit;
     let mut watcher = Watcher::new();
     watcher.watch(&ts.xenstore, &exit.path(of.stub.domid(), of.target.domid()))?;
-    let loaded = watcher.until(Instant::now() + after, || {
+    // The guest stands still meanwhile, and nothing fires a watch.
+    let loaded = watcher.looking_every(POLL).until(Instant::now() + after, || {
         let report = StubReport::read_keys(&ts.xenstore, of.stub.domid(), of.target.domid(), &[exit])?;
         let exit = report.exit();
         if exit.is_some() || !lives(ts, running.domain)? {
@@ -135,9 +178,9 @@ pub(crate) fn load_state(ts: &Toolstack, running: Running, of: DeviceModel, stat
     loaded.ok_or(Cause::DeviceModelTimeout { after })
 }
 
-/// Waits until the agent has everything prepared for QEMU. An image that cannot hold its QEMU has started it before the
-/// guest had its memory.
-fn await_hold(ts: &Toolstack, running: Running, of: DeviceModel) -> StepResult {
+/// Waits until the agent has everything prepared for QEMU, or has started it if it was to. An image that cannot hold its
+/// QEMU does not serve QEMU's monitor before the guest runs.
+fn await_hold(ts: &Toolstack, running: Running, (of, begin): (DeviceModel, Begin)) -> StepResult {
     let (stub, guest) = (of.stub.domid(), of.target.domid());
     // The step first: the agent says what it can do before it says how far it is.
     let keys = [DmKey::AgentStep, DmKey::Features, DmKey::AgentExit];
@@ -157,10 +200,18 @@ fn await_hold(ts: &Toolstack, running: Running, of: DeviceModel) -> StepResult {
             let why = format!("the image of its stubdomain does not say \"{}\"", Feature::Hold.word());
             return Err(Cause::Unsupported { what: "Restoring a guest with this image".to_owned(), why });
         }
-        Ok(report.is_held().then_some(()))
+        let is_prepared = match begin {
+            Begin::Held => report.is_held(),
+            // It says either at first: the key may come before it looks, or behind.
+            Begin::Early => report.is_held() || report.is_serving(),
+        };
+        Ok(is_prepared.then_some(()))
     })?;
     held.ok_or(Cause::DeviceModelTimeout { after })
 }
+
+/// How long it is until a QEMU that loads its state is asked again whether it has.
+const POLL: Duration = Duration::from_millis(25);
 
 /// How long one question waits for a session that is not there yet.
 const QUESTION: Duration = Duration::from_secs(2);

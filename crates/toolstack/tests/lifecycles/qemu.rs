@@ -46,6 +46,8 @@ struct Machine {
     stopped: bool,
     /// The stubdomain in which it has loaded a state, and the state.
     loaded: Option<(DomId, Vec<u8>)>,
+    /// Its agent was told to start it before it could hold it.
+    early: bool,
     /// Commands until one is refused.
     fail_after: Option<u64>,
     broken: bool,
@@ -108,6 +110,25 @@ impl Qemu {
     pub(crate) fn put_device(&self, slot: u32, class: u32) {
         let device =
             json!({"bus": 0, "slot": slot, "function": 0, "qdev_id": "", "class_info": {"class": class}});
+        self.machine.lock().unwrap().places.push(device);
+    }
+
+    /// The agent that is ready now was told already to start QEMU.
+    pub(crate) fn note_early(&self) {
+        self.machine.lock().unwrap().early = true;
+    }
+
+    /// Whether it was started as soon as its stubdomain had booted.
+    pub(crate) fn started_early(&self) -> bool {
+        self.machine.lock().unwrap().early
+    }
+
+    /// It has a display, whose memory is at this address.
+    pub(crate) fn put_display(&self, address: i64) {
+        let device = json!({
+            "bus": 0, "slot": 2, "function": 0, "qdev_id": "", "class_info": {"class": 0x0300},
+            "regions": [{"bar": 0, "type": "memory", "address": address, "size": 16 << 20}],
+        });
         self.machine.lock().unwrap().places.push(device);
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toolstack::operation::{Faults, Side};
 use toolstack::{AfterSave, Cause, CreateOptions, Error, Event, Guest, RestoreOptions, Toolstack};
-use xen::{DomainState, Hypervisor as _, ShutdownReason};
+use xen::{DomainState, HvmParam, Hypervisor as _, ShutdownReason};
 use xen_types::DomId;
 
 use crate::qemu::STATE;
@@ -79,6 +79,26 @@ fn guest_is_saved_destroyed_and_goes_on_where_it_is_restored() {
         assert_eq!(world.qemu.loaded().as_deref(), Some(STATE));
         check_runs(&world, &restored, "restored");
         destroy(&world, &restored, "saved and restored");
+    }
+}
+
+#[test]
+fn restored_guest_gets_a_new_generation_id_where_it_asks_for_one() {
+    for (asks, params) in [(true, 0x10_0000), (true, 0), (false, 0x10_0000)] {
+        let (world, guest) = with_guest(Drivers::None);
+        world.toolstack.destroy(guest.id(), &mut |_| ()).unwrap();
+        let mut config = guest.config;
+        config.platform.vm_generation_id = asks;
+        let guest = world.toolstack.create(&config, CreateOptions::default(), &mut |_| ()).unwrap();
+        assert_eq!(world.hypervisor.written_memory(guest.domid), [], "hvmloader does that");
+        world.hypervisor.set_hvm_param(guest.domid, HvmParam::VmGenerationIdAddr, params).unwrap();
+        save(&world, &guest, AfterSave::Destroy).unwrap();
+        let restored = restore(&world.toolstack).unwrap();
+        let written = world.hypervisor.written_memory(restored.domid);
+        let shape: Vec<_> = written.iter().map(|(address, bytes)| (*address, bytes.len())).collect();
+        let expected = if asks && params != 0 { vec![(params, 16)] } else { Vec::new() };
+        assert_eq!(shape, expected, "{asks} {params:#x}");
+        destroy(&world, &restored, "restored");
     }
 }
 

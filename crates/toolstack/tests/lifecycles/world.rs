@@ -444,6 +444,9 @@ impl Actor {
         let (features, step) = (dir.join("features").unwrap(), dir.join("agent/step").unwrap());
         let _ = self.store.transaction(|transaction| {
             if transaction.list(dir)?.is_some() && transaction.read(&features)?.is_none() {
+                if is_held && transaction.read(&dir.join("start").unwrap())?.is_some() {
+                    self.qemu.note_early();
+                }
                 transaction.write(&features, b"exit hold state-frames")?;
                 transaction.write(&step, if is_held { b"held".as_slice() } else { b"serving" })?;
             }

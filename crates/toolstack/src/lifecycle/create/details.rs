@@ -24,7 +24,12 @@ impl Nodes {
 }
 
 /// The guest's.
-pub(super) fn of_guest(nodes: &mut Nodes, devices: Initial<'_>, built: guest::Built) -> StepResult {
+pub(super) fn of_guest(
+    nodes: &mut Nodes,
+    devices: Initial<'_>,
+    built: guest::Built,
+    generation: guest::Generation,
+) -> StepResult {
     let (Initial { ts, config, .. }, Nodes { batch, consoles }) = (devices, nodes);
     let guest::Built { made, places } = built;
     let vcpus = VcpuCounts { online: config.vcpus, max: config.max_vcpus };
@@ -32,7 +37,7 @@ pub(super) fn of_guest(nodes: &mut Nodes, devices: Initial<'_>, built: guest::Bu
     ring_details(batch, made.domain, ring, vcpus);
     guest::details(batch, made.domain, config, &places, devices.stub);
     if config.platform.vm_generation_id {
-        guest::write_generation_id(ts, batch, made.domain)?;
+        guest::write_generation_id(ts, batch, made.domain, generation)?;
     }
     devices.guest_consoles(consoles, (places.console_gfn, made.channels.console.port));
     Ok(())

@@ -50,7 +50,7 @@ impl<'a> Progress<'a> {
         self.found(self.guest_built, |built| built.made.domain, "domain with memory")
     }
 
-    pub(super) fn stub_made(&self) -> Result<stubdomain::Made, Cause> {
+    pub(crate) fn stub_made(&self) -> Result<stubdomain::Made, Cause> {
         self.found(self.stub_made, |made| made.domain, "stubdomain")
     }
 

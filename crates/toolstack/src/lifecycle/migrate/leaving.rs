@@ -3,8 +3,12 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic::resume_unwind;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::ScopedJoinHandle;
 use std::time::Instant;
 
+use config::GuestConfig;
 use migration::message::Limits;
 use migration::sender::Event as Told;
 use migration_stream::libxl;
@@ -21,7 +25,7 @@ use crate::event::Event;
 use crate::guest::{Live, suspend};
 use crate::handover::sender::{Departure, Work};
 use crate::handover::stream::{self, Sending, Transferred};
-use crate::handover::{HandoverError, Missed, Policy, Round};
+use crate::handover::{HandoverError, Missed, Policy, Round, disks};
 use crate::operation::StepResult;
 use crate::stubdomain::{self, DeviceModel};
 
@@ -37,12 +41,45 @@ pub(super) struct Leaving<'b, 'a> {
     options: &'b MigrateOptions,
     policy: Policy,
     tell: &'b dyn Fn(Event),
+    config: &'b GuestConfig,
+    /// The other host's QEMU was started before the guest's memory was there.
+    pub(super) starts_early: bool,
     /// Gives the save up: a user has, or the other host.
     cancel: Cancel,
     /// What the machine wants done.
     pub(super) work: Option<Work>,
-    state: Option<Vec<u8>>,
+    /// Tells [`Behind`] that the guest is suspended and its QEMU stopped.
+    stopped: Option<Sender<()>>,
     failure: Option<Cause>,
+}
+
+/// What is done beside the last pages, because the guest stands still meanwhile: the state of QEMU's devices is taken, and
+/// everything that both domains wrote comes to the disks.
+struct Behind<'b> {
+    ts: &'b Toolstack,
+    name: &'b str,
+    of: DeviceModel,
+    config: &'b GuestConfig,
+    starts_early: bool,
+}
+
+impl Behind<'_> {
+    /// Returns the state of QEMU's devices, once QEMU is stopped; nothing if that never happens.
+    fn work(&self, stopped: &Receiver<()>) -> Option<Result<Vec<u8>, Cause>> {
+        stopped.recv().ok().map(|()| self.take())
+    }
+
+    fn take(&self) -> Result<Vec<u8>, Cause> {
+        let Self { ts, of, .. } = *self;
+        let state = stubdomain::take_stopped_state(ts, of)?;
+        if self.starts_early && !stubdomain::can_start_early(ts, of.guest)? {
+            // The other host's QEMU would not find the display's memory. The next attempt has it start later.
+            let why = "has just taken its display's memory away: try again".to_owned();
+            return Err(Cause::NotNow { name: self.name.to_owned(), why });
+        }
+        disks::settle(ts, self.config, &[of.target.domid(), of.stub.domid()])?;
+        Ok(state)
+    }
 }
 
 impl<'b, 'a> Leaving<'b, 'a> {
@@ -61,9 +98,11 @@ impl<'b, 'a> Leaving<'b, 'a> {
             options,
             policy: Policy::new(options.max_downtime),
             tell,
+            config: &live.record.config,
+            starts_early: false,
             cancel: Cancel::new(),
             work: None,
-            state: None,
+            stopped: None,
             failure: None,
         }
     }
@@ -100,7 +139,11 @@ impl<'b, 'a> Leaving<'b, 'a> {
                     return (Ok(()), Err(HandoverError::Closed));
                 }
             };
-            let saved = self.save(to);
+            let (stopped, waits) = channel();
+            self.stopped = Some(stopped);
+            let behind = self.behind();
+            let behind = scope.spawn(move || behind.work(&waits));
+            let saved = self.save(to, behind);
             (saved, pump.join().unwrap_or(Err(HandoverError::Closed)))
         });
         match (saved, sent) {
@@ -109,8 +152,17 @@ impl<'b, 'a> Leaving<'b, 'a> {
         }
     }
 
+    fn behind(&self) -> Behind<'b> {
+        let Self { ts, name, of, config, starts_early, .. } = *self;
+        Behind { ts, name, of, config, starts_early }
+    }
+
     /// Has the helper process write the memory, and writes the state of QEMU's devices behind it.
-    fn save(&mut self, mut to: File) -> StepResult {
+    fn save(
+        &mut self,
+        mut to: File,
+        behind: ScopedJoinHandle<'_, Option<Result<Vec<u8>, Cause>>>,
+    ) -> StepResult {
         to.write_all(&libxl::begin()).map_err(HandoverError::io("write to it"))?;
         let how = SaveMemory {
             live: self.options.live,
@@ -118,8 +170,15 @@ impl<'b, 'a> Leaving<'b, 'a> {
             cancel: self.cancel.clone(),
         };
         let (ts, domid) = (self.ts, self.of.target.domid());
-        ts.hypervisor.save_memory(domid, to.as_fd(), &how, self)?;
-        let state = self.state.take().ok_or(Cause::TooEarly { what: "state of its devices" })?;
+        let saved = ts.hypervisor.save_memory(domid, to.as_fd(), &how, self);
+        // It waits for nothing any more, if it still does.
+        self.stopped = None;
+        let state = behind.join().unwrap_or_else(|panic| resume_unwind(panic));
+        saved?;
+        let state = state.ok_or(Cause::TooEarly { what: "state of its devices" })?;
+        let state = state.inspect_err(|cause| {
+            self.work = self.departure.tell(Self::told(cause));
+        })?;
         migration_stream::qemu::check(&state)?;
         let mut rest = libxl::emulator_context(&state)?;
         rest.extend(libxl::end());
@@ -162,9 +221,12 @@ impl<'b, 'a> Leaving<'b, 'a> {
             return Err(Cause::TooEarly { what: "other host's answer" });
         }
         let (ts, of) = (self.ts, self.of);
+        self.departure.stands_still();
         suspend::suspend(ts, of.target, self.name, &self.cancel)?;
         self.work = self.departure.tell(Told::Suspended);
-        self.state = Some(stubdomain::take_state(ts, of)?);
+        stubdomain::stop(ts, of.guest)?;
+        // It waits for this.
+        let _ = self.stopped.take().map(|stopped| stopped.send(()));
         Ok(())
     }
 

@@ -172,6 +172,7 @@ fn about(channel: &PeerChannel, offer: &Offer, id: MigrationId, own: &Identity) 
         peer_journal: channel.peer.journal,
         boot: own.boot,
         domid: None,
+        stood_still_ms: None,
     }
 }
 
