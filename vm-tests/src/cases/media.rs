@@ -18,11 +18,11 @@ pub(super) const CASES: &[Case] = &[
 const DEBIAN: &str = vm_report::places::DEBIAN_STUBDOM;
 
 /// Discs, and the texts with which they begin.
-const FIRST: (&str, &str) = ("first.iso", "the first disc");
-const SECOND: (&str, &str) = ("second.iso", "the second disc");
+pub(super) const FIRST: (&str, &str) = ("first.iso", "the first disc");
+pub(super) const SECOND: (&str, &str) = ("second.iso", "the second disc");
 
 /// Lets the guest read, and after an error reset the drive and try again. Says what it has read, or the last error.
-fn read(console: &mut Console) -> Result<String> {
+pub(super) fn read(console: &mut Console) -> Result<String> {
     const TRIES: usize = 2;
     for attempt in 1..=TRIES {
         console.type_text("r")?;
@@ -45,7 +45,7 @@ fn locked(guest: &str) -> Result<bool> {
 }
 
 /// Puts a disc in, and fails unless the guest reads it.
-fn insert_and_read(guest: &str, console: &mut Console, disc: (&str, &str)) -> Result<()> {
+pub(super) fn insert_and_read(guest: &str, console: &mut Console, disc: (&str, &str)) -> Result<()> {
     let image = padded(disc.0, disc.1)?;
     outrigger(&["cd-insert", guest, "hdc", &image.to_string_lossy()])?.good()?;
     let said = read(console)?;

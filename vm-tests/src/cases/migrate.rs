@@ -5,8 +5,9 @@ mod faults;
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use api::types::Progress;
 use serde_json::Value;
-use vm_report::places::LINUX_DISK;
+use vm_report::places::{DISC_DISK, LINUX_DISK};
 use vm_report::{HostState, MIGRATIONS};
 
 use super::Case;
@@ -23,6 +24,7 @@ const BOTH: HostState = HostState::Pair;
 
 pub(super) const CASES: &[Case] = &[
     Case::on(BOTH, "migrate::boot_sector_guest_runs_on_at_the_other_host", || conducted(boot_sector)),
+    Case::on(BOTH, "migrate::screen_of_a_guest_goes_on_at_the_other_host", || conducted(with_a_screen)),
     Case::on(BOTH, "migrate::linux_guest_moves_live_under_memory_writes", || conducted(linux)),
     Case::on(BOTH, "migrate::back_and_forth", || conducted(back_and_forth)),
     Case::on(BOTH, "migrate::connection_that_is_cut_leaves_one_running_guest", || conducted(faults::cuts))
@@ -81,6 +83,21 @@ fn boot_sector(pair: &mut Pair) -> Result<()> {
     destroy(pair, Side::A)
 }
 
+/// Its QEMU is started before its memory is there, and has to find that of the display later.
+fn with_a_screen(pair: &mut Pair) -> Result<()> {
+    write_disk(SHARED_DISK, &fs::read(DISC_DISK)?)?;
+    let (guest, _) = GuestConfig::disc(NAME).boot_disk(SHARED_DISK.as_ref()).boot()?;
+    // Wherever it is at the end of the case.
+    guest.leave();
+    let screen = || Task::Screen(NAME.to_owned());
+    pair.ask::<()>(Side::A, screen())?;
+    for from in Side::BOTH {
+        migrate(pair, from)?;
+        pair.ask::<()>(from.other(), screen())?;
+    }
+    destroy(pair, Side::A)
+}
+
 /// The pages that the Linux guest writes in each turn.
 const PAGES: u64 = 256;
 
@@ -100,12 +117,14 @@ fn linux(pair: &mut Pair) -> Result<()> {
     create_linux()?;
     let count = |pair: &mut Pair, side| pair.ask::<Count>(side, Task::Count(NAME.to_owned()));
     let before = count(pair, Side::A)?;
-    let rounds = rounds(&migrate(pair, Side::A)?)?;
+    let said = migrate(pair, Side::A)?;
+    let rounds = rounds(&said)?;
     ensure!(rounds.len() > 1, "it did not move live: {rounds:?}");
     let after = count(pair, Side::B)?;
     let later = count(pair, Side::B)?;
     ensure!(before.number < after.number && after.number < later.number, "{before:?} {after:?} {later:?}");
     rounds.iter().for_each(|round| println!("     {round}"));
+    println!("     the sender says: it stood still for {} ms", stood_still(&said)?);
     stood_still_briefly(&before, &after)?;
     destroy(pair, Side::B)
 }
@@ -126,6 +145,12 @@ fn rounds(said: &Output) -> Result<Vec<Value>> {
         rounds.extend(value.get_mut("round").map(Value::take));
     }
     Ok(rounds)
+}
+
+/// For how many milliseconds the guest stood still, as the sender reports.
+fn stood_still(said: &Output) -> Result<u64> {
+    let reported = said.stdout.lines().filter_map(|line| serde_json::from_str::<Progress>(line).ok());
+    reported.filter_map(|progress| progress.stood_still_ms).next_back().context("not reported")
 }
 
 fn back_and_forth(pair: &mut Pair) -> Result<()> {

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::Case;
+use super::media::{FIRST, SECOND, insert_and_read, read};
 use super::stock::{can_be_tried, remove_empty_folder};
 use crate::harness::command::{XL, outrigger, run, run_within};
 use crate::harness::config::{GuestConfig, path_of};
@@ -19,11 +20,13 @@ use crate::harness::daemons::{kill_hard, start_outriggerd};
 use crate::harness::guest::{Made, must_be_gone, must_run};
 use crate::harness::network::{BRIDGE, bridge_with, no_ports};
 use crate::harness::peer::until;
+use crate::harness::screen;
 use crate::harness::seconds;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("save::guest_without_drivers_goes_on_where_it_was", without_drivers),
     Case::new("save::linux_guest_goes_on_with_its_counters_file_and_network", linux),
+    Case::new("save::screen_and_disc_of_a_guest_without_drivers_go_on", screen_and_disc),
     Case::new("save::stock_xl_and_ours_restore_each_others_guests", with_xl),
     Case::new("save::killed_daemon_or_cancelled_save_leaves_a_running_guest", interrupted),
     Case::new("save::mistakes_are_refused_and_the_guest_runs_on", mistakes),
@@ -158,6 +161,25 @@ fn count(console: &mut Console) -> Result<u64> {
     console.wait_for("COUNT ", 60)?;
     let line = console.line(30)?;
     line.trim().parse().with_context(|| format!("{line:?} is no number"))
+}
+
+/// What it has drawn is still on its screen, its disc is in the drive and can be changed.
+fn screen_and_disc() -> Result<()> {
+    let (mut guest, mut console) = GuestConfig::disc("drawn").boot()?;
+    insert_and_read("drawn", &mut console, FIRST)?;
+    let file = path_of("drawn.save");
+    // The second time as a restored guest.
+    for turn in ["created", "restored"] {
+        save(guest, &file)?;
+        guest = restore(&file, &[])?;
+        screen::shows_what_disc_draws("drawn").with_context(|| format!("saved after it was {turn}"))?;
+        console = Console::serial(&guest, 0)?;
+        let said = read(&mut console)?;
+        ensure!(said == FIRST.1, "saved after it was {turn}, it read of its disc: {said}");
+    }
+    insert_and_read("drawn", &mut console, SECOND)?;
+    guest.destroy()?;
+    Ok(fs::remove_file(file)?)
 }
 
 fn with_xl() -> Result<()> {

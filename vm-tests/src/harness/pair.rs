@@ -23,6 +23,7 @@ use super::guest::{Made, list, scratch};
 use super::lowest::Lowest;
 use super::peer::{Peer, Side, until};
 use super::relay::{Receiver, Relay, Toolstack};
+use super::screen;
 use super::seconds;
 
 /// How long a migration may take, in seconds.
@@ -41,6 +42,8 @@ pub(crate) enum Task {
     Echo(String, String),
     /// Waits for a guest's next [`Count`].
     Count(String),
+    /// Fails unless the guest's screen shows what `disc.S` draws.
+    Screen(String),
     /// Names the guests that the daemon knows, with their states.
     Guests,
     /// Writes a file for the case, of this name.
@@ -307,6 +310,7 @@ impl Hands {
             }
             Task::Echo(guest, text) => serde_json::to_value(echo(&guest, &text)?),
             Task::Count(guest) => serde_json::to_value(count(&guest)?),
+            Task::Screen(guest) => serde_json::to_value(screen::shows_what_disc_draws(&guest)?),
             Task::Guests => serde_json::to_value(guests()?),
             Task::Write(name, content) => serde_json::to_value(scratch(&name, &content)?),
             Task::Kill => serde_json::to_value(kill_hard("outriggerd")?),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::command::outrigger;
+use super::guest::unused;
 
 /// Rows and columns of a character in text mode.
 const CHARACTER: (u32, u32) = (16, 9);
@@ -41,9 +42,9 @@ impl Picture {
 
 /// Fails unless the guest's screen shows what `disc.S` draws.
 pub(crate) fn shows_what_disc_draws(guest: &str) -> Result<()> {
-    let path = Path::new("/tmp/vm-tests/screen.png");
+    let path = unused("screen.png")?;
     outrigger(&["screenshot", guest, &path.to_string_lossy()])?.good()?;
-    let picture = Picture::read(path)?;
+    let picture = Picture::read(&path)?;
     ensure!(picture.size == SCREEN, "the picture has {:?} pixels", picture.size);
     let whole = (SCREEN.0 * CHARACTER.0) as usize;
     for (row, colour) in [(4, [168, 0, 0]), (6, [0, 168, 0]), (20, [0, 0, 0])] {

@@ -15,6 +15,7 @@ use super::{Failures, STOCK_PID, figure};
 use crate::harness::command::{Output, XL, run_within};
 use crate::harness::config::GuestConfig;
 use crate::harness::counter::{self, Count, Port};
+use crate::harness::guest::Made;
 use crate::harness::pair::{Pair, Task, conducted, migration, write_disk};
 use crate::harness::peer::{SHARED_DISK, SMALL_SHARED_DISK, Side};
 use crate::harness::relay::{Relay, XL_LOG};
@@ -106,7 +107,10 @@ fn once(pair: &mut Pair, kind: Kind, mib: u64) -> Result<()> {
 fn create(kind: Kind, mib: u64) -> Result<()> {
     let config = config(kind, mib);
     if kind == Kind::Ours {
-        config.boot()?.0.leave();
+        // The last one has moved away, and is destroyed.
+        let guest = Made::create(&config.write()?, &["--force"])?;
+        config.booted(&guest)?;
+        guest.leave();
         return Ok(());
     }
     let path = config.write()?;
@@ -161,8 +165,9 @@ fn migrate(pair: &mut Pair, kind: Kind) -> Result<(Duration, u64)> {
         lowest = lowest.min(pair.ask(side, Task::Lowest)?);
     }
     let said = said?.good()?;
-    // Its rounds, for people; xl's progress is of no use.
-    said.stdout.lines().filter(|line| line.contains("\"round\"")).for_each(|line| println!("   {line}"));
+    // Its rounds, and for how long the daemon says that the guest stood still; xl's progress is of no use.
+    let is_shown = |line: &&str| ["\"round\"", "\"stood_still_ms\""].iter().any(|key| line.contains(key));
+    said.stdout.lines().filter(is_shown).for_each(|line| println!("   {line}"));
     Ok((took, lowest))
 }
 
