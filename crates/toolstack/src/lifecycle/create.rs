@@ -23,7 +23,7 @@ use crate::device::{disk, removal, script};
 use crate::domain::{self, GuestId};
 use crate::error::{Cause, Failure, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
-use crate::guest::{self, Generation, Source, identity};
+use crate::guest::{self, Source, identity};
 use crate::handover::{check_here, check_settled};
 use crate::nodes::{DomainNodes, make_domain};
 use crate::operation::{
@@ -67,8 +67,6 @@ pub(super) struct Creation<'a> {
     warnings: Vec<String>,
     /// What it is restored from.
     pub(super) saved: Option<Saved>,
-    /// Its QEMU starts before its memory is there.
-    pub(super) starts_early: bool,
     /// The state of QEMU's devices, of a guest that is restored.
     pub(super) state: Vec<u8>,
     /// Its way here from another host.
@@ -216,7 +214,6 @@ impl<'a> Creation<'a> {
             disks: OpenDisks::new(),
             warnings: Vec::new(),
             saved: None,
-            starts_early: false,
             state: Vec::new(),
             incoming: None,
         }
@@ -430,21 +427,6 @@ impl Creation<'_> {
         self.describe_guest(&mut nodes)?;
         self.describe_stub(&mut nodes)?;
         nodes.write(self.ts)
-    }
-
-    pub(super) fn describe_guest(&self, nodes: &mut Nodes) -> StepResult {
-        let generation = match (&self.incoming, &self.saved) {
-            (Some(_), _) => Generation::GoesOn,
-            (None, Some(_)) => Generation::Branches,
-            (None, None) => Generation::Begins,
-        };
-        details::of_guest(nodes, self.devices()?, self.progress.guest_built()?, generation)
-    }
-
-    pub(super) fn describe_stub(&self, nodes: &mut Nodes) -> StepResult {
-        let spec = self.progress.stub_spec(self.config, &self.record)?;
-        let (devices, built) = (self.devices()?, self.progress.stub_built()?);
-        details::of_stubdomain(nodes, devices, built, &spec, self.record.uuid)
     }
 
     /// Connects both domains to xenstored, and lets the stubdomain act for its target there.

@@ -5,11 +5,10 @@
 //! it go on here; after that only the other host's answer does.
 
 mod leaving;
+mod options;
 
 use std::cell::RefCell;
-use std::time::Duration;
 
-use config::GuestConfig;
 use migration::message::Offer;
 use migration::record::{About, Record, SenderRecord};
 use migration::sender::Event as Told;
@@ -25,7 +24,7 @@ use crate::error::{Cause, Failure, ToolstackError as Error};
 use crate::event::Event;
 use crate::guest::{Live, suspend};
 use crate::handover::sender::{Departure, Work};
-use crate::handover::stream::{Packing, Transferred};
+use crate::handover::stream::Transferred;
 use crate::handover::{
     HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, check_settled, disks, for_receiver,
     new_id,
@@ -37,29 +36,7 @@ use crate::operation::{
 use crate::record::GuestRecord;
 use crate::{Guest, Toolstack, UndoFailure, saved, stubdomain};
 use leaving::Leaving;
-
-/// How a guest is migrated.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MigrateOptions {
-    /// The other host, as the operator named it.
-    pub host: String,
-    /// Whether the guest runs while most of its memory is sent.
-    pub live: bool,
-    /// How long it may stand still; without a limit, it is suspended after some rounds in any case.
-    pub max_downtime: Option<Duration>,
-    /// How much may be sent, in bytes a second.
-    pub bandwidth: Option<u64>,
-    /// Whether the memory is compressed on its way.
-    pub compress: bool,
-    /// What the guest's configuration is at the other host, if it is not the same.
-    pub dest_config: Option<Box<GuestConfig>>,
-}
-
-impl MigrateOptions {
-    const fn packing(&self) -> Packing {
-        if self.compress { Packing::Zstd } else { Packing::None }
-    }
-}
+pub use options::MigrateOptions;
 
 /// A guest that leaves this host.
 pub(super) struct Migration<'a, 'e> {

@@ -71,7 +71,6 @@ impl Toolstack {
         let config = saved.config.clone();
         let record = self.new_record(&config, saved.uuid)?;
         let mut reception = Creation::new(self, &config, record);
-        reception.starts_early = saved.starts_early;
         reception.saved = Some(saved);
         reception.incoming = Some(Box::new(incoming));
         let failure = reception.incoming.as_ref().map(|incoming| Rc::clone(&incoming.failure));

@@ -109,7 +109,8 @@ fn describe_stub(c: &mut Creation<'_>) -> StepResult {
 }
 
 fn begin(c: &Creation<'_>) -> Begin {
-    if c.starts_early { Begin::Early } else { Begin::Held }
+    let is_early = c.incoming.as_ref().is_some_and(|incoming| incoming.starts_early);
+    if is_early { Begin::Early } else { Begin::Held }
 }
 
 /// xenstored gets to know the stubdomain alone: the guest's ring comes with its memory.

@@ -90,8 +90,7 @@ impl RealHypervisor {
         domid: DomId,
         call: impl FnOnce(*mut xc_interface, u32) -> i32,
     ) -> Result<()> {
-        let raw = domid.get().into();
-        self.with(|handle| handle.call(operation, Some(domid), |xc| call(xc, raw)).map(drop))
+        self.with(|handle| handle.call(operation, Some(domid), |xc| call(xc, domid.get().into())).map(drop))
     }
 
     /// Fails for what is no HVM domain.

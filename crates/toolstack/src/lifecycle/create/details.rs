@@ -2,8 +2,10 @@
 
 use config::Uuid;
 
+use super::Creation;
 use crate::batch::Batch;
 use crate::device::initial::Initial;
+use crate::guest::Generation;
 use crate::nodes::{StoreRing, VcpuCounts, ring_details, vm_dir};
 use crate::operation::StepResult;
 use crate::{Toolstack, guest, stubdomain};
@@ -23,8 +25,25 @@ impl Nodes {
     }
 }
 
+impl Creation<'_> {
+    pub(in crate::lifecycle) fn describe_guest(&self, nodes: &mut Nodes) -> StepResult {
+        let generation = match (&self.incoming, &self.saved) {
+            (Some(_), _) => Generation::GoesOn,
+            (None, Some(_)) => Generation::Branches,
+            (None, None) => Generation::Begins,
+        };
+        of_guest(nodes, self.devices()?, self.progress.guest_built()?, generation)
+    }
+
+    pub(in crate::lifecycle) fn describe_stub(&self, nodes: &mut Nodes) -> StepResult {
+        let spec = self.progress.stub_spec(self.config, &self.record)?;
+        let (devices, built) = (self.devices()?, self.progress.stub_built()?);
+        of_stubdomain(nodes, devices, built, &spec, self.record.uuid)
+    }
+}
+
 /// The guest's.
-pub(super) fn of_guest(
+fn of_guest(
     nodes: &mut Nodes,
     devices: Initial<'_>,
     built: guest::Built,
@@ -44,7 +63,7 @@ pub(super) fn of_guest(
 }
 
 /// The stubdomain's, with QEMU's arguments. `guest` is the guest's UUID.
-pub(super) fn of_stubdomain(
+fn of_stubdomain(
     nodes: &mut Nodes,
     devices: Initial<'_>,
     built: stubdomain::Built,

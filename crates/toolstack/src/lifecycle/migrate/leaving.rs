@@ -1,9 +1,11 @@
 //! A guest's way into the channel: the rounds, the suspend, and what follows.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::resume_unwind;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ScopedJoinHandle;
 use std::time::Instant;
@@ -49,7 +51,7 @@ pub(super) struct Leaving<'b, 'a> {
     /// What the machine wants done.
     pub(super) work: Option<Work>,
     /// Tells [`Behind`] that the guest is suspended and its QEMU stopped.
-    stopped: Option<Sender<()>>,
+    stopped: Rc<Cell<Option<Sender<()>>>>,
     failure: Option<Cause>,
 }
 
@@ -61,6 +63,15 @@ struct Behind<'b> {
     of: DeviceModel,
     config: &'b GuestConfig,
     starts_early: bool,
+}
+
+/// Ends the wait of [`Behind`], whatever ends the save.
+struct Ends(Rc<Cell<Option<Sender<()>>>>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.take();
+    }
 }
 
 impl Behind<'_> {
@@ -102,7 +113,7 @@ impl<'b, 'a> Leaving<'b, 'a> {
             starts_early: false,
             cancel: Cancel::new(),
             work: None,
-            stopped: None,
+            stopped: Rc::default(),
             failure: None,
         }
     }
@@ -140,7 +151,8 @@ impl<'b, 'a> Leaving<'b, 'a> {
                 }
             };
             let (stopped, waits) = channel();
-            self.stopped = Some(stopped);
+            self.stopped.set(Some(stopped));
+            let _ends = Ends(Rc::clone(&self.stopped));
             let behind = self.behind();
             let behind = scope.spawn(move || behind.work(&waits));
             let saved = self.save(to, behind);
@@ -171,14 +183,19 @@ impl<'b, 'a> Leaving<'b, 'a> {
         };
         let (ts, domid) = (self.ts, self.of.target.domid());
         let saved = ts.hypervisor.save_memory(domid, to.as_fd(), &how, self);
-        // It waits for nothing any more, if it still does.
-        self.stopped = None;
+        self.stopped.take();
         let state = behind.join().unwrap_or_else(|panic| resume_unwind(panic));
         saved?;
-        let state = state.ok_or(Cause::TooEarly { what: "state of its devices" })?;
-        let state = state.inspect_err(|cause| {
-            self.work = self.departure.tell(Self::told(cause));
-        })?;
+        let early = || Cause::TooEarly { what: "state of its devices" };
+        let state = match state.ok_or_else(early)? {
+            Ok(state) => state,
+            Err(cause) => {
+                self.work = self.departure.tell(Self::told(&cause));
+                // It says more than that the state is missing.
+                self.failure = Some(cause);
+                return Err(early());
+            }
+        };
         migration_stream::qemu::check(&state)?;
         let mut rest = libxl::emulator_context(&state)?;
         rest.extend(libxl::end());

@@ -54,6 +54,8 @@ pub(in crate::lifecycle) struct Taking<'a> {
     to: Option<File>,
     patience: Duration,
     packing: Packing,
+    /// Its QEMU starts before its memory is there.
+    pub(in crate::lifecycle) starts_early: bool,
     cancellable: Cancellable,
     /// It can be found by another channel.
     _reception: Reception,
@@ -155,6 +157,7 @@ impl IncomingGuest {
             to: Some(File::from(OwnedFd::from(to))),
             patience: ts.deadlines.peer_work,
             packing,
+            starts_early: saved.starts_early,
             cancellable,
             _reception: reception,
             queue: Some(queue),
