@@ -163,6 +163,13 @@ fn count(console: &mut Console) -> Result<u64> {
     line.trim().parse().with_context(|| format!("{line:?} is no number"))
 }
 
+fn still_drawn(console: &mut Console) -> Result<()> {
+    screen::shows_what_disc_draws("drawn")?;
+    let said = read(console)?;
+    ensure!(said == FIRST.1, "it read of its disc: {said}");
+    Ok(())
+}
+
 /// What it has drawn is still on its screen, its disc is in the drive and can be changed.
 fn screen_and_disc() -> Result<()> {
     let (mut guest, mut console) = GuestConfig::disc("drawn").boot()?;
@@ -172,10 +179,8 @@ fn screen_and_disc() -> Result<()> {
     for turn in ["created", "restored"] {
         save(guest, &file)?;
         guest = restore(&file, &[])?;
-        screen::shows_what_disc_draws("drawn").with_context(|| format!("saved after it was {turn}"))?;
         console = Console::serial(&guest, 0)?;
-        let said = read(&mut console)?;
-        ensure!(said == FIRST.1, "saved after it was {turn}, it read of its disc: {said}");
+        still_drawn(&mut console).with_context(|| format!("saved after it was {turn}"))?;
     }
     insert_and_read("drawn", &mut console, SECOND)?;
     guest.destroy()?;

@@ -50,6 +50,7 @@ impl Calls {
 
     /// A method of ours: its answer, or nothing when the answers come later.
     async fn own(&self, call: Call, replies: &Replies) -> Result<Option<Answer>, Refusal> {
+        let host = &self.shared.host;
         match call {
             Call::List => self.list(replies),
             Call::Get(of) => self.get(self.find(&of.guest).await?, replies),
@@ -80,7 +81,7 @@ impl Calls {
             Call::CdInsert(of) => self.change(&of.guest, Change::cd_insert(&of)?, replies).await?,
             Call::CdEject(of) => self.change(&of.guest, Change::cd_eject(&of)?, replies).await?,
             Call::NetworkAttach(of) => {
-                self.change(&of.guest, Change::network_attach(&of, &self.shared.host)?, replies).await?;
+                self.change(&of.guest, Change::network_attach(&of, host)?, replies).await?;
             }
             Call::NetworkDetach(of) => self.change(&of.guest, Change::network_detach(&of)?, replies).await?,
             Call::NetworkSetBridge(of) => {
@@ -88,11 +89,11 @@ impl Calls {
             }
             Call::HostTopology => self.topology(replies),
             Call::ConfigUpdate(of) => {
-                let update = Change::config_update(&of, &self.shared.host, replies)?;
+                let update = Change::config_update(&of, host, replies)?;
                 self.change(&of.guest, update, replies).await?;
             }
             Call::VcpuPin(of) => {
-                self.change(&of.guest, Change::vcpu_pin(&of, &self.shared.host)?, replies).await?;
+                self.change(&of.guest, Change::vcpu_pin(&of, host)?, replies).await?;
             }
             Call::MemMax(of) => self.change(&of.guest, Change::mem_max(of.memory_kib), replies).await?,
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,
@@ -101,8 +102,7 @@ impl Calls {
             Call::DumpCore(of) => self.change(&of.guest.clone(), Change::dump_core(of)?, replies).await?,
             Call::Cancel(of) => return self.cancel(&of.guest).await.map(Some),
             Call::Migrate(of) => {
-                let guest = of.guest.clone();
-                self.change(&guest, Change::migrate(of, &self.shared.host, replies)?, replies).await?
+                self.change(&of.guest.clone(), Change::migrate(of, host, replies)?, replies).await?;
             }
             Call::MigrateReceive(of) => self.receive(of, replies)?,
             Call::MigrateResolve(of) => self.resolve(of, replies).await?,

@@ -1,7 +1,7 @@
 //! Commands of our own that a client may give on its connection, named as QAPI wants extensions to be named.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ClientId, Mux, text};
 use crate::error::ErrorClass;
@@ -25,6 +25,11 @@ struct TakeRole {
 }
 
 impl Mux {
+    /// The guest has left this host, and its device model is about to end: clients are told why.
+    pub fn guest_left(&mut self, data: &Value) {
+        self.tell_all("OUTRIGGER_GUEST_LEFT", data);
+    }
+
     pub(super) fn own_command(&mut self, id: ClientId, command: &str, message: &Message, out_of_band: bool) {
         let arguments = message.get(Member::Arguments).unwrap_or("{}");
         let outcome = match command.strip_prefix(PREFIX) {

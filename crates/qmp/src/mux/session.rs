@@ -156,11 +156,6 @@ impl Mux {
         self.time_out(now);
     }
 
-    /// The guest has left this host, and its device model is about to end: clients are told why.
-    pub fn guest_left(&mut self, data: &Value) {
-        self.tell_all("OUTRIGGER_GUEST_LEFT", data);
-    }
-
     /// How long to wait before the device model's bytes are read again; nothing: read on.
     pub fn session_pause(&mut self, now: Instant) -> Option<Duration> {
         self.bytes.wait(now).max(self.work.wait(now))
@@ -248,7 +243,7 @@ impl Mux {
         }
     }
 
-    fn tell_all(&mut self, name: &str, data: &Value) {
+    pub(super) fn tell_all(&mut self, name: &str, data: &Value) {
         let text = text::own_event(name, data);
         for client in self.clients.values_mut() {
             client.put_event_anyway(&text, self.config.event_bytes);

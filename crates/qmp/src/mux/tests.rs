@@ -291,18 +291,6 @@ fn hostile_session_costs_one_try_in_ten_seconds() {
 }
 
 #[test]
-fn clients_are_told_where_their_guest_is() {
-    let mut world = World::up();
-    let client = world.client();
-    world.mux.guest_left(&json!({"how": "migrated", "host": "beta"}));
-    world.mux.end("the device model has ended", world.now);
-    world.look();
-    let left = world.read(client);
-    assert!(left.contains("OUTRIGGER_GUEST_LEFT") && left.contains("beta"), "{left}");
-    assert!(world.read(client).contains("OUTRIGGER_SESSION_LOST"));
-}
-
-#[test]
 fn nonsense_ends_a_session_and_reaches_nobody() {
     for nonsense in [
         "{\"return\": {}, \"id\": 999}",

@@ -132,7 +132,7 @@ mod tests {
             ("hda", "hdb", &["disks.0.vdev.disk"]),
             ("00:01", "00:02", &["nics.0.mac"]),
             ("'pty'\n", "'pty'\nvcpus = 2\n", &["vcpus", "max_vcpus"]),
-            ("'pty'\n", "'pty'\nvga = 'cirrus'\n", &["display.vga"]),
+            ("'pty'\n", "'pty'\nvga = 'stdvga'\n", &["display.vga"]),
             ("target='", "target=/srv/cd.iso'", &["disks.1.source"]),
             ("serial = 'pty'", "serial = [ 'pty', 'pty' ]", &["serials"]),
             ("vif = [", "vif = [ '',", &["number of entries in vif"]),

@@ -120,3 +120,15 @@ fn qemu_that_does_not_say_what_it_is_has_no_session() {
     world.say("{\"return\": [], \"id\": 0}\r\n");
     assert!(!world.mux.is_up() && world.done.iter().any(|done| done == "hangup"));
 }
+
+#[test]
+fn clients_are_told_where_their_guest_is() {
+    let mut world = World::up();
+    let client = world.client();
+    world.mux.guest_left(&json!({"how": "migrated", "host": "beta"}));
+    world.mux.end("the device model has ended", world.now);
+    world.look();
+    let left = world.read(client);
+    assert!(left.contains("OUTRIGGER_GUEST_LEFT") && left.contains("beta"), "{left}");
+    assert!(world.read(client).contains("OUTRIGGER_SESSION_LOST"));
+}
