@@ -428,7 +428,10 @@ fn heartbeat_that_is_lost_is_a_dead_device_model() {
     assert_eq!(machine.step(Event::Tick), ["check heartbeat"]);
     assert_eq!(machine.step(Event::Tick), [""; 0], "one check at a time");
     assert_eq!(machine.step(beat()), [""; 0]);
-    machine.now += LIMITS.heartbeat;
+    machine.now += LIMITS.heartbeat / 2;
+    assert_eq!(machine.step(Event::Tick), ["check heartbeat"]);
+    assert_eq!(machine.step(beat()), [""; 0]);
+    machine.now += LIMITS.heartbeat / 2;
     assert_eq!(machine.step(Event::Tick), ["check heartbeat"]);
     assert_eq!(machine.step(beat()), ["heartbeat lost", "release monitor", "dm-died", "start destroy"]);
     assert_eq!(machine.step(Event::Tick), [""; 0]);
