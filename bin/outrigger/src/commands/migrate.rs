@@ -15,7 +15,7 @@ use super::config;
 use super::create::absolute;
 use super::follow::{Cancelling, Json, cancel_on_signal, follow};
 use super::peer::{self, Peer};
-use crate::cli::{Cli, Compress, Migrate};
+use crate::cli::{Compress, Migrate};
 use crate::{report, table, timeline};
 
 /// The words for cancelling a migration.

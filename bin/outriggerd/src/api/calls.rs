@@ -23,7 +23,7 @@ use crate::guest::request::{Change, Quick, Request};
 use crate::guest::shared::{NewGuest, Shared};
 use crate::guest::show::guest as show_guest;
 use crate::refusal;
-use crate::reply::{Answer, Replies, tell_warnings};
+use crate::reply::{Answer, Replies};
 
 /// Has calls answered.
 pub(crate) struct Calls {
@@ -92,9 +92,7 @@ impl Calls {
                 let update = Change::config_update(&of, host, replies)?;
                 self.change(&of.guest, update, replies).await?;
             }
-            Call::VcpuPin(of) => {
-                self.change(&of.guest, Change::vcpu_pin(&of, host)?, replies).await?;
-            }
+            Call::VcpuPin(of) => self.change(&of.guest, Change::vcpu_pin(&of, host)?, replies).await?,
             Call::MemMax(of) => self.change(&of.guest, Change::mem_max(of.memory_kib), replies).await?,
             Call::VcpuSet(of) => self.change(&of.guest, Change::vcpu_set(of.vcpus), replies).await?,
             Call::MemSet(of) => self.change(&of.guest, Change::mem_set(of.memory_kib), replies).await?,
