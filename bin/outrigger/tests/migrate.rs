@@ -373,12 +373,12 @@ fn migrations_are_listed() {
     let alpha = Daemon::new(|_| {
         done(&json!({ "migrations": [{
             "id": "i", "guest": "u", "name": "hello", "peer": "beta", "role": "sender", "state": "moved to beta",
-            "unresolved": false,
+            "unresolved": false, "stood_still_ms": 1234,
         }] }))
     });
     let ran = alpha.run(&["migrations"]);
-    let expected =
-        "NAME   THIS-HOST  OTHER-HOST  UUID  STATE\nhello  sender     beta        u     moved to beta\n";
+    let expected = "NAME   THIS-HOST  OTHER-HOST  UUID  STOOD-STILL  STATE\n\
+                    hello  sender     beta        u     1.23 s       moved to beta\n";
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), expected));
     let ran = alpha.run(&["migrations", "--json"]);
     let found: Value = serde_json::from_str(&ran.out).unwrap();

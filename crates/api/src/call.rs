@@ -307,7 +307,7 @@ mod tests {
             "string" => json!("x"),
             "int" | "?int" => json!(1),
             "?string" => json!("x"),
-            "bool" => json!(true),
+            "bool" | "?bool" => json!(true),
             other => json!(other.trim_matches(['(', ')']).split(", ").next().unwrap()),
         }
     }

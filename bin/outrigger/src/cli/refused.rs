@@ -126,9 +126,7 @@ mod tests {
         ] {
             assert_eq!(refusal(words), Some(reason), "{words}");
         }
-        for words in
-            ["migrate -D g host", "migrate -e g host", "migrate -C a.cfg g host", "console -t vuart g"]
-        {
+        for words in ["migrate -D g host", "migrate -e g host", "console -t vuart g"] {
             assert!(refusal(words).is_some(), "{words}");
         }
     }
@@ -142,6 +140,7 @@ mod tests {
             "restore -F file",
             "vcpu-pin -f -i g 0 0",
             "migrate --live g host",
+            "migrate -C a.cfg g host",
             "destroy g",
             "save -c -p g file",
         ] {
