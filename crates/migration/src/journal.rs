@@ -202,6 +202,7 @@ mod tests {
             peer_journal: JournalId([2; 16]),
             boot: Uuid::from_u128(8),
             domid: DomId::try_from(3).ok(),
+            begun: 0,
             stood_still_ms: Some(1200),
         };
         Entry { about, record }

@@ -25,9 +25,17 @@ pub struct About {
     pub boot: Uuid,
     /// The guest's domain on this host, or none if it was not built yet.
     pub domid: Option<DomId>,
+    /// Which of this host's migrations it is, counted from 1: later ones have greater numbers. 0 when no guest is concerned.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub begun: u64,
     /// For how long the guest stood still, in milliseconds, as far as this host knows it; only shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stood_still_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Who decided that the other host is dead, and when.

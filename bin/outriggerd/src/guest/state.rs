@@ -137,6 +137,8 @@ pub(crate) enum Event {
 pub(crate) enum Timer {
     /// Xen is asked again.
     Look,
+    /// The guest is looked at as if for the first time.
+    Afresh,
     /// A delayed restart begins.
     Restart(Turn),
     /// This stubdomain was destroyed externally; by now the guest should be too.

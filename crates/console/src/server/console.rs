@@ -229,6 +229,7 @@ impl<M: RingMemory> Console<M> {
         let port = self.ring.detach();
         // Another ring has nothing to do with this one's indices.
         self.note_ring(0, 0);
+        self.floods = false;
         self.hand_on(poller, Instant::now());
         port
     }

@@ -105,7 +105,8 @@ pub(crate) fn write_generation_id(
     let path = below(&XsPath::domain(domain.domid()), "platform/generation-id");
     batch.write(&path, in_halves(bytes));
     let address = ts.hypervisor.hvm_param(domain.domid(), HvmParam::VmGenerationIdAddr)?;
-    if generation == Generation::Branches && address != 0 {
+    // hvmloader puts it below 4 GiB; a guest can say anything.
+    if generation == Generation::Branches && address != 0 && u32::try_from(address).is_ok() {
         ts.hypervisor.write_memory(domain.domid(), address, &bytes)?;
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! without is shut down from outside with the reason "suspend" (`libxl_dom_suspend.c`), whatever it does at that moment:
 //! its vCPUs first finish what they wait for from the device model.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use xen::{Cancel, DomainInfo, DomainState, HvmParam, ResumeWay, ShutdownReason};
 use xenstore::{SpecialWatch, Store, XsPath};
@@ -18,6 +18,9 @@ use crate::wait::Watcher;
 
 /// What asks the PV drivers.
 const SUSPEND: &[u8] = b"suspend";
+
+/// How long after a request a guest may suspend itself for it, in seconds.
+const LATE: u64 = 600;
 
 /// Refuses what cannot be suspended, or not so that it can go on: before anything is done.
 pub(crate) fn check(ts: &Toolstack, domain: Domain, name: &str) -> StepResult {
@@ -71,7 +74,7 @@ fn ask(ts: &Toolstack, domain: Domain, name: &str, cancel: &Cancel) -> StepResul
     let mut watcher = Watcher::new();
     watcher.watch(&ts.xenstore, &path)?;
     ts.xenstore.transaction(|transaction| {
-        transaction.write(&asked(domain), b"")?;
+        transaction.write(&asked(domain), now().to_string().as_bytes())?;
         transaction.write(&path, SUSPEND)
     })?;
     let after = ts.deadlines.suspend_ack;
@@ -111,7 +114,12 @@ pub(crate) fn withdraw_request(ts: &Toolstack, domain: Domain) -> Result<bool, C
 /// # Errors
 /// When Xen or xenstore does not answer.
 pub(crate) fn is_late(ts: &Toolstack, domain: Domain) -> Result<bool, Cause> {
-    Ok(is_suspended(ts, domain)? && ts.xenstore.read(&asked(domain))?.is_some())
+    if !is_suspended(ts, domain)? {
+        return Ok(false);
+    }
+    let since = ts.xenstore.read_number(&asked(domain))?;
+    // Much later, it is another program that has suspended it.
+    Ok(since.is_some_and(|since| now().saturating_sub(since) <= LATE))
 }
 
 /// Lets a suspended guest go on where it was; one that runs, or has ended in another way, is left alone.
@@ -153,4 +161,9 @@ fn request(domain: Domain) -> XsPath {
 /// Is there from the moment the drivers are asked until the guest is suspended, or goes on. The guest cannot write it.
 fn asked(domain: Domain) -> XsPath {
     below(&libxl_dir(domain.domid()), "suspend-asked")
+}
+
+/// Seconds since 1970 by this host's clock.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use migration::journal::{Entry, JOURNAL_SIZE, Journal, JournalError, Sequence};
-use migration::record::{About, Record};
+use migration::record::{About, Claim, Record};
 use migration::{MigrationId, record};
 
 use super::error::HandoverError;
@@ -92,6 +92,11 @@ impl JournalFile {
 }
 
 impl JournalFile {
+    /// Removes it.
+    pub(crate) fn remove(&self, ts: &Toolstack) -> StepResult {
+        Ok(ts.host.remove_file(&self.path)?)
+    }
+
     /// When it was last written, as far as that is known.
     pub(crate) fn written(&self, ts: &Toolstack) -> Option<SystemTime> {
         ts.host.modified(&self.path).ok().flatten()
@@ -123,21 +128,49 @@ pub(crate) struct Found {
     pub(crate) unreadable: Vec<Cause>,
 }
 
-/// Removes the journals of migrations that have been settled for long, and the oldest of too many.
+/// The number of the next migration of a guest, greater than those of all before.
+pub(crate) fn next_number(ts: &Toolstack) -> Result<u64, Cause> {
+    let greatest = all(ts)?.journals.iter().map(|(_, journal, _)| journal.about.begun).max();
+    Ok(greatest.unwrap_or(0) + 1)
+}
+
+/// Whether a migration has taken its guest away from this host, and no later one has brought it back.
+pub(crate) fn is_away(
+    all: &[(MigrationRole, JournalFile, Record)],
+    journal: &JournalFile,
+    record: &Record,
+) -> bool {
+    let is_later = |other: &JournalFile| {
+        other.about.guest == journal.about.guest && other.about.begun > journal.about.begun
+    };
+    claim(record) == Claim::Theirs
+        && !all.iter().any(|(_, other, record)| is_later(other) && claim(record) == Claim::Ours)
+}
+
+fn claim(record: &Record) -> Claim {
+    match record {
+        Record::Sender(record) => record.claim(),
+        Record::Receiver(record) => record.claim(),
+    }
+}
+
+/// Removes the journals of migrations that have been settled for long, and the oldest of too many. Those of guests that
+/// are away stay: nothing else says so when someone creates such a guest.
 pub(crate) fn remove_old(ts: &Toolstack, now: SystemTime) -> StepResult {
     remove_but(ts, now, MOST)
 }
 
 fn remove_but(ts: &Toolstack, now: SystemTime, most: usize) -> StepResult {
-    let mut settled = all(ts)?.journals;
-    settled.retain(|(_, _, record)| is_settled(record));
+    let found = all(ts)?.journals;
+    let removable = |(_, journal, record): &&_| is_settled(record) && !is_away(&found, journal, record);
+    let mut settled: Vec<_> = found.iter().filter(removable).collect();
     let surplus = settled.len().saturating_sub(most);
     // What was never a guest's is worth least.
     settled.sort_by_cached_key(|(_, journal, _)| (!journal.about.guest.is_nil(), journal.written(ts)));
     for (index, (_, journal, _)) in settled.iter().enumerate() {
         let age = journal.written(ts).and_then(|written| now.duration_since(written).ok());
         if index < surplus || age.is_some_and(|age| age > KEPT) {
-            ts.host.remove_file(&journal.path)?;
+            journal.remove(ts)?;
         }
     }
     Ok(())
@@ -162,7 +195,7 @@ fn path_of(ts: &Toolstack, role: MigrationRole, id: MigrationId) -> PathBuf {
 mod tests {
     use std::sync::Arc;
 
-    use migration::record::ReceiverRecord;
+    use migration::record::{Decision, Done, ReceiverRecord, SenderRecord};
     use migration::{JournalId, Reason};
     use uuid::Uuid;
     use xen::SimHypervisor;
@@ -173,6 +206,11 @@ mod tests {
     use crate::dom0::SimHost;
 
     fn write(ts: &Toolstack, id: u8, guest: Uuid, record: ReceiverRecord) {
+        write_as(ts, MigrationRole::Receiver, id, guest, Record::Receiver(record));
+    }
+
+    /// Their identities say in which order they began.
+    fn write_as(ts: &Toolstack, role: MigrationRole, id: u8, guest: Uuid, record: Record) {
         let about = About {
             id: MigrationId([id; 16]),
             guest,
@@ -181,9 +219,10 @@ mod tests {
             peer_journal: JournalId([9; 16]),
             boot: Uuid::nil(),
             domid: None,
+            begun: id.into(),
             stood_still_ms: None,
         };
-        JournalFile::new(ts, MigrationRole::Receiver, about).write(ts, Record::Receiver(record)).unwrap();
+        JournalFile::new(ts, role, about).write(ts, record).unwrap();
     }
 
     #[test]
@@ -209,5 +248,28 @@ mod tests {
         assert!(left(&ts).starts_with(&[1, 2]), "{:?}", left(&ts));
         remove_but(&ts, now, 0).unwrap();
         assert_eq!(left(&ts), [2], "what is not settled stays");
+    }
+
+    #[test]
+    fn guest_that_is_away_stays_so_whichever_journal_is_written_last() {
+        use crate::handover::{check_here, forget_moved};
+        let store = Server::start().connect(DomId::DOM0);
+        let ts = Toolstack::new(Arc::new(SimHypervisor::new()), store, Arc::new(SimHost::new()));
+        let guest = Uuid::from_u128(1);
+        let is_away = || check_here(&ts, guest, "y").is_err();
+        let sent = |id, record| write_as(&ts, MigrationRole::Sender, id, guest, Record::Sender(record));
+        sent(2, SenderRecord::Done(Done::Moved));
+        assert!(is_away());
+        // The first migration, which was forced, is confirmed only now.
+        let decision = Decision { operator: "root".to_owned(), time: 0 };
+        sent(1, SenderRecord::ForcedDone(decision));
+        assert!(is_away());
+        remove_but(&ts, SystemTime::now(), 0).unwrap();
+        assert!(is_away(), "its journal is no longer there");
+        write(&ts, 3, guest, ReceiverRecord::Owned);
+        assert!(!is_away(), "it has come back");
+        sent(4, SenderRecord::Done(Done::Moved));
+        forget_moved(&ts, Uuid::from_u128(9), "x").unwrap();
+        assert!(!is_away(), "it was made here on request");
     }
 }

@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use config::Uuid;
 use migration::MigrationId;
-use migration::record::{Claim, ReceiverRecord, Record, SenderRecord};
+use migration::record::{ReceiverRecord, Record, SenderRecord};
 
 pub(crate) use channel::Heard;
 pub use channel::PeerChannel;
@@ -30,7 +30,8 @@ pub(crate) use dest_config::for_receiver;
 pub use error::HandoverError;
 pub(crate) use identity::{Identity, plain};
 pub use journals::MigrationRole;
-pub(crate) use journals::{JournalFile, all, remove_old};
+use journals::is_away;
+pub(crate) use journals::{JournalFile, all, next_number, remove_old};
 pub(crate) use policy::{Missed, Policy, Round};
 
 use crate::Toolstack;
@@ -110,20 +111,29 @@ fn is_undecided(record: &Record) -> bool {
 /// Fails if this guest, or one of this name, left this host by a migration and has not come back: it may run at the other
 /// host, with the same disks.
 pub(crate) fn check_here(ts: &Toolstack, guest: Uuid, name: &str) -> StepResult {
-    let mut journals = all(ts)?.journals;
-    journals.retain(|(_, journal, _)| journal.about.guest == guest || journal.about.name == name);
-    journals.sort_by_cached_key(|(_, journal, _)| journal.written(ts));
-    let claim = |record: &Record| match record {
-        Record::Sender(record) => record.claim(),
-        Record::Receiver(record) => record.claim(),
-    };
-    let last = journals.into_iter().rev().find(|(_, _, record)| claim(record) != Claim::Unchanged);
-    match last {
-        Some((_, journal, record)) if claim(&record) == Claim::Theirs => {
-            Err(HandoverError::Elsewhere { name: name.to_owned(), peer: journal.about.peer }.into())
+    let found = all(ts)?.journals;
+    let gone = found.iter().find(|(_, journal, record)| {
+        (journal.about.guest == guest || journal.about.name == name) && is_away(&found, journal, record)
+    });
+    match gone {
+        Some((_, journal, _)) => {
+            let peer = journal.about.peer.clone();
+            Err(HandoverError::Elsewhere { name: name.to_owned(), peer }.into())
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// Forgets that this guest, or one of this name, has left: an operator has said that it does not run there. The other
+/// host needs no answer any more.
+pub(crate) fn forget_moved(ts: &Toolstack, guest: Uuid, name: &str) -> StepResult {
+    let found = all(ts)?.journals;
+    for (_, journal, record) in &found {
+        if (journal.about.guest == guest || journal.about.name == name) && is_away(&found, journal, record) {
+            journal.remove(ts)?;
+        }
+    }
+    Ok(())
 }
 
 /// A new identity of a migration.

@@ -188,6 +188,7 @@ fn unknown(channel: &PeerChannel, own: &Identity, id: MigrationId) -> About {
         peer_journal: channel.peer.journal,
         boot: own.boot,
         domid: None,
+        begun: 0,
         stood_still_ms: None,
     }
 }

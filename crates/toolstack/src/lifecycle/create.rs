@@ -24,7 +24,7 @@ use crate::domain::{self, GuestId};
 use crate::error::{Cause, Failure, ToolstackError as Error, UndoFailure};
 use crate::event::Event;
 use crate::guest::{self, Source, identity};
-use crate::handover::{check_here, check_settled};
+use crate::handover::{check_here, check_settled, forget_moved};
 use crate::nodes::{DomainNodes, make_domain};
 use crate::operation::{
     Cursor, ENTRY, Journal, Kind, OnGuest, Operation, Restart, Stage, Step, StepResult, ids, resume, run,
@@ -132,10 +132,11 @@ impl Toolstack {
         events: &mut dyn FnMut(Event),
     ) -> Result<Guest, Error> {
         let GuestId(uuid) = self.choose_id(config, options)?;
-        let record = self.new_record(config, uuid)?;
-        let mut creation = Creation::new(self, config, record);
+        let mut creation = Creation::new(self, config, self.new_record(config, uuid)?);
         (creation.paused, creation.force) = (options.paused, options.force);
-        creation.run(events)
+        let guest = creation.run(events)?;
+        options.force.then(|| forget_moved(self, uuid, &guest.name)).transpose()?;
+        Ok(guest)
     }
 
     /// Chooses the identity of a guest that is to be created: the UUID of the options or of the configuration, or a

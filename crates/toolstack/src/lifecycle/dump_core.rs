@@ -25,7 +25,7 @@ use crate::record::GuestRecord;
 use crate::saved;
 use crate::{Guest, Toolstack, UndoFailure};
 
-/// What the file has besides the guest's memory, at most.
+/// What the file has besides the guest's memory and the 8 bytes for each page of it that say where it is, at most.
 const TABLES: KiB = KiB::from_mib(2);
 
 /// Whether a guest runs while it is dumped.
@@ -160,7 +160,11 @@ impl Dump<'_, '_> {
         let ts = self.live.ts;
         check_target(ts, &self.to)?;
         let memory = ts.look(self.live.domain()?)?.map_or(KiB(0), |info| info.memory);
-        saved::check_room(ts, &self.to, KiB(memory.get().saturating_add(TABLES.get())))
+        saved::check_room(
+            ts,
+            &self.to,
+            KiB(memory.get().saturating_add(memory.get() / 512).saturating_add(TABLES.get())),
+        )
     }
 
     /// The name that the file has until it is whole.

@@ -27,7 +27,7 @@ use crate::handover::sender::{Departure, Work};
 use crate::handover::stream::Transferred;
 use crate::handover::{
     HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, check_settled, disks, for_receiver,
-    new_id,
+    new_id, next_number,
 };
 use crate::monitors::Left;
 use crate::operation::{
@@ -320,6 +320,7 @@ impl<'a, 'e> Migration<'a, 'e> {
             peer_journal: peer.journal,
             boot: own.boot,
             domid: live.record.domid,
+            begun: next_number(ts)?,
             stood_still_ms: None,
         };
         self.offer = Some((about, offer));

@@ -40,10 +40,11 @@ where
     ];
     steps.extend(restore::domain_steps());
     steps.extend([
-        Step::new("connect-nics", "connect network interfaces", Creation::connect_nics)
+        Step::new("connect-nics", "connect network interfaces", connect_early)
             .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
-        Step::new("await-backends", "wait for the backends", Creation::await_backends),
         Step::new("receive-memory", "receive the guest's memory", receive_memory).undo(abort),
+        Step::new("run-nic-scripts", "run scripts of network interfaces", connect_late)
+            .undo(|c: &mut Creation<'_>| removal::remove_ports(c.ts, &mut c.record)),
         Step::new("introduce", "introduce the guest", restore::introduce),
         Step::new("load-devices", "load the state of QEMU's devices", restore::load_devices).undo(abort),
         Step::new("await-hand-over", "wait until the other host hands the guest over", await_hand_over)
@@ -144,6 +145,24 @@ fn close(c: &mut Creation<'_>) -> StepResult {
         arrival.tell(Told::Destroyed);
     }
     Ok(())
+}
+
+/// A script may do more than add a port to a bridge: announce the guest's address here while it still runs there.
+fn has_scripts(c: &Creation<'_>) -> bool {
+    c.config.nics.iter().any(|nic| nic.script.is_some())
+}
+
+fn connect_early(c: &mut Creation<'_>) -> StepResult {
+    if has_scripts(c) { Ok(()) } else { connect(c) }
+}
+
+fn connect_late(c: &mut Creation<'_>) -> StepResult {
+    if has_scripts(c) { connect(c) } else { Ok(()) }
+}
+
+fn connect(c: &mut Creation<'_>) -> StepResult {
+    c.connect_nics()?;
+    c.await_backends()
 }
 
 /// Says that the domains are built, and receives the memory.

@@ -33,8 +33,9 @@ use crate::memory::{Precopy, SaveEvents, Verdict};
 
 /// The most memory that the process can have, its code and what it maps of the domain included. A save needs three
 /// bits for each page up to the domain's highest, a restore one bit and a record of at most 128 MiB; both map at most 1024
-/// pages at a time. A dump needs 8 bytes for each page that the domain has. So this is enough for a domain of 16 TiB, while a stream that tells of a page beyond all memory, for
-/// which libxc wants bits too, ends here and does not take dom0's memory.
+/// pages at a time. So this is enough for a domain of 16 TiB, while a stream that tells of a page beyond all memory, for
+/// which libxc wants bits too, ends here and does not take dom0's memory. A dump needs 8 bytes for each page that the
+/// domain has: enough for almost 1 TiB.
 const MAX_MEMORY: u64 = 2 << 30;
 /// The most descriptors. It has three, and libxenctrl opens fewer than ten.
 const MAX_DESCRIPTORS: u64 = 64;

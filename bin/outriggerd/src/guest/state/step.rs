@@ -41,6 +41,10 @@ impl<'a> Step<'a> {
             Event::Resolve(request) => self.resolve_for(request),
             Event::Quick(request) => self.quick(request),
             Event::Look | Event::Expired(Timer::Look) => self.look(),
+            Event::Expired(Timer::Afresh) => {
+                self.state.found = None;
+                self.look();
+            }
             Event::Observed(stub, found) => self.observed(stub, found),
             Event::Tick => self.tick(),
             Event::Heartbeat(stub, beat) => self.heartbeat(stub, beat),
@@ -339,7 +343,12 @@ impl<'a> Step<'a> {
                 }
                 Reply::Done
             }
-            Err(failed) => self.refused(failed),
+            Err(failed) => {
+                if self.state.found == Some(GuestEvent::SuspendedLate) {
+                    self.push(Effect::Timer(LONGEST_LOOK_AGAIN, Timer::Afresh));
+                }
+                self.refused(failed)
+            }
         }
     }
 

@@ -118,6 +118,7 @@ fn word(effect: &Effect) -> String {
         Effect::HeartbeatLost(_) => "heartbeat lost".to_owned(),
         Effect::Timer(_, Timer::Look) => "timer look".to_owned(),
         Effect::Timer(_, Timer::Restart(_)) => "timer restart".to_owned(),
+        Effect::Timer(_, Timer::Afresh) => "timer afresh".to_owned(),
         Effect::Timer(_, Timer::Orphaned(_)) => "timer orphaned".to_owned(),
         Effect::Start(Job::PreserveAs(..), None) => "start preserve as".to_owned(),
         Effect::Start(job, None) => format!("start {}", job.name()),

@@ -23,7 +23,9 @@ use crate::domain::GuestId;
 use crate::error::{Cause, ToolstackError as Error};
 use crate::handover::receiver::{Arrival, Renewed, Work};
 use crate::handover::stream::{self, Packing, Received, Transferred};
-use crate::handover::{HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, Reception, plain};
+use crate::handover::{
+    HandoverError, Identity, JournalFile, MigrationRole, PeerChannel, Reception, next_number, plain,
+};
 use crate::operation::StepResult;
 use crate::saved::Saved;
 
@@ -126,7 +128,8 @@ impl IncomingGuest {
     /// The guest as its stream will have it, and its way here.
     pub(super) fn open<'a>(self, ts: &'a Toolstack) -> Result<(Saved, Taking<'a>), Error> {
         let Self { channel, own, message, offer, metadata } = self;
-        let about = about(&channel, &offer, message.id, &own);
+        let begun = next_number(ts)?;
+        let about = About { begun, ..about(&channel, &offer, message.id, &own) };
         let failed = |source| Cause::from(HandoverError::Io { operation: "make a pipe for it", source });
         let (from, to) = io::pipe().map_err(failed)?;
         let guest = GuestId(metadata.uuid);
@@ -175,6 +178,7 @@ fn about(channel: &PeerChannel, offer: &Offer, id: MigrationId, own: &Identity) 
         peer_journal: channel.peer.journal,
         boot: own.boot,
         domid: None,
+        begun: 0,
         stood_still_ms: None,
     }
 }
