@@ -47,7 +47,7 @@ pub struct Metadata {
     /// an error.
     #[serde(default)]
     pub footers: bool,
-    /// Whether a QEMU that is started before the guest's memory is there finds all that it needs of it later: the memory
+    /// Whether QEMU may start before the guest's memory has arrived, and finds what it needs of it afterwards: the memory
     /// of the display, if there is one, is at the address that the guest has given it. Only for a guest that comes from
     /// another host, which looks again once the guest is suspended.
     #[serde(default)]

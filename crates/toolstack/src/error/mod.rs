@@ -305,13 +305,13 @@ pub enum Cause {
         /// Why not, and what to do.
         why: &'static str,
     },
-    /// A dump was cancelled by whoever wanted it.
+    /// The client that asked for a dump has cancelled it.
     #[error("Cancelled; guest {name} was not dumped")]
     DumpCancelled {
         /// The guest.
         name: String,
     },
-    /// It was cancelled by whoever wanted it.
+    /// The client that asked for it has cancelled it.
     #[error("Cancelled; guest {name} runs on")]
     Cancelled {
         /// The guest.

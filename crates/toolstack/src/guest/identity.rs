@@ -28,7 +28,7 @@ impl Toolstack {
 /// The name, the stubdomain's name and the UUID must be free, in Xen and among guests that are being made.
 pub(crate) fn check(ts: &Toolstack, record: &GuestRecord) -> StepResult {
     let mut domains = ts.hypervisor.list_domains()?;
-    // One that was destroyed is only held by whoever has its pages mapped: it has neither any more.
+    // A dying domain only waits until its pages are unmapped; its name and UUID are free.
     domains.retain(|domain| !domain.state.dying);
     if domains.iter().any(|domain| domain.uuid == *record.uuid.as_bytes()) {
         return Err(Cause::UuidTaken(record.uuid));

@@ -158,7 +158,8 @@ fn request(domain: Domain) -> XsPath {
     below(&XsPath::domain(domain.domid()), "control/shutdown")
 }
 
-/// Is there from the moment the drivers are asked until the guest is suspended, or goes on. The guest cannot write it.
+/// Exists from the request to the drivers until the guest is suspended or goes on: the time of the request, in seconds
+/// since 1970. The guest cannot write it.
 fn asked(domain: Domain) -> XsPath {
     below(&libxl_dir(domain.domid()), "suspend-asked")
 }

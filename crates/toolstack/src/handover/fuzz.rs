@@ -17,7 +17,7 @@ use super::stream::{Packing, Received, receive};
 
 const ID: MigrationId = MigrationId([1; 16]);
 const JOURNAL: JournalId = JournalId([2; 16]);
-/// Nothing takes this long: all that is sent is there at once.
+/// More than anything takes here: whatever is sent arrives at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest piece: it fits into a message, however badly it can be compressed.

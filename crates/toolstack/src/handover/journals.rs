@@ -131,7 +131,7 @@ pub(crate) struct Found {
 /// The number of the next migration of a guest, greater than those of all before.
 pub(crate) fn next_number(ts: &Toolstack) -> Result<u64, Cause> {
     let greatest = all(ts)?.journals.iter().map(|(_, journal, _)| journal.about.begun).max();
-    Ok(greatest.unwrap_or(0) + 1)
+    Ok(greatest.unwrap_or(0).saturating_add(1))
 }
 
 /// Whether a migration has taken its guest away from this host, and no later one has brought it back.
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(left(&ts).len(), 4);
         assert!(left(&ts).starts_with(&[1, 2]), "{:?}", left(&ts));
         remove_but(&ts, now, 0).unwrap();
-        assert_eq!(left(&ts), [2], "what is not settled stays");
+        assert_eq!(left(&ts), [2], "an unsettled one stays");
     }
 
     #[test]
@@ -269,7 +269,7 @@ mod tests {
         write(&ts, 3, guest, ReceiverRecord::Owned);
         assert!(!is_away(), "it has come back");
         sent(4, SenderRecord::Done(Done::Moved));
-        forget_moved(&ts, Uuid::from_u128(9), "x").unwrap();
+        forget_moved(&ts, Uuid::from_u128(9), "x", &mut |event| panic!("{event:?}"));
         assert!(!is_away(), "it was made here on request");
     }
 }

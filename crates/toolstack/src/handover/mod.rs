@@ -36,6 +36,7 @@ pub(crate) use policy::{Missed, Policy, Round};
 
 use crate::Toolstack;
 use crate::error::Cause;
+use crate::event::Event;
 use crate::operation::StepResult;
 use receiver::Renewed;
 
@@ -124,16 +125,20 @@ pub(crate) fn check_here(ts: &Toolstack, guest: Uuid, name: &str) -> StepResult 
     }
 }
 
-/// Forgets that this guest, or one of this name, has left: an operator has said that it does not run there. The other
-/// host needs no answer any more.
-pub(crate) fn forget_moved(ts: &Toolstack, guest: Uuid, name: &str) -> StepResult {
-    let found = all(ts)?.journals;
-    for (_, journal, record) in &found {
-        if (journal.about.guest == guest || journal.about.name == name) && is_away(&found, journal, record) {
-            journal.remove(ts)?;
-        }
+/// Forgets that this guest, or one of this name, has left: an operator has said that it does not run there, and it runs
+/// here now. The other host needs no answer any more. What fails is only told.
+pub(crate) fn forget_moved(ts: &Toolstack, guest: Uuid, name: &str, events: &mut dyn FnMut(Event)) {
+    let forget = || {
+        let found = all(ts)?.journals;
+        found
+            .iter()
+            .filter(|(_, of, _)| of.about.guest == guest || of.about.name == name)
+            .filter(|(_, journal, record)| is_away(&found, journal, record))
+            .try_for_each(|(_, journal, _)| journal.remove(ts))
+    };
+    if let Err(cause) = forget() {
+        events(Event::Warning { text: cause.chain() });
     }
-    Ok(())
 }
 
 /// A new identity of a migration.

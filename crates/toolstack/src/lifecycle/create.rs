@@ -135,7 +135,7 @@ impl Toolstack {
         let mut creation = Creation::new(self, config, self.new_record(config, uuid)?);
         (creation.paused, creation.force) = (options.paused, options.force);
         let guest = creation.run(events)?;
-        options.force.then(|| forget_moved(self, uuid, &guest.name)).transpose()?;
+        options.force.then(|| forget_moved(self, uuid, &guest.name, events));
         Ok(guest)
     }
 

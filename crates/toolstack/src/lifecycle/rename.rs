@@ -129,7 +129,7 @@ impl Renaming<'_> {
         }
         let wanted = [self.to.clone(), format!("{}-dm", self.to)];
         let own: Vec<_> = self.record.domains(self.ts)?.into_iter().map(Domain::domid).collect();
-        for info in self.ts.hypervisor.list_domains()? {
+        for info in self.ts.hypervisor.list_domains()?.into_iter().filter(|info| !info.state.dying) {
             let Some(name) = self.ts.domain_name(info.domid)? else { continue };
             if wanted.contains(&name) && !own.contains(&info.domid) {
                 return Err(Cause::NameTaken { name, domid: info.domid });

@@ -14,10 +14,12 @@ impl Toolstack {
     ///
     /// The domid of a new domain may not be recorded yet. A stubdomain is then found by its UUID, which is random. The
     /// guest's UUID may come from a configuration that another toolstack uses too, so a domain with it counts only
-    /// while it has no xenstore directory: ours gets one after its domid is recorded.
+    /// while it has no xenstore directory: ours gets one after its domid is recorded. One that is dying may be an earlier
+    /// guest's: a new one can have its UUID.
     pub(crate) fn find_domains(&self, record: &mut GuestRecord) -> Result<(), Cause> {
         let domains = self.hypervisor.list_domains()?;
-        let by_uuid = |uuid: Uuid| domains.iter().find(|info| info.uuid == *uuid.as_bytes());
+        let by_uuid =
+            |uuid: Uuid| domains.iter().find(|info| info.uuid == *uuid.as_bytes() && !info.state.dying);
         record.domid = match record.domid {
             Some(domid) => self.holder(domid, record.uuid)?.ours(),
             None => match by_uuid(record.uuid) {

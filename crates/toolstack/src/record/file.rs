@@ -194,7 +194,7 @@ impl Toolstack {
             }
             None => {
                 let uuid = *record.uuid.as_bytes();
-                if self.hypervisor.list_domains()?.iter().any(|info| info.uuid == uuid) {
+                if self.hypervisor.list_domains()?.iter().any(|info| info.uuid == uuid && !info.state.dying) {
                     let value = serde_json::to_value(&record).unwrap_or_default();
                     let cause = Cause::RecordUncertain { path: path.to_owned(), uuid: record.uuid };
                     records.unreadable.push(outer_part(path, Some(&value), cause));

@@ -37,7 +37,7 @@ pub struct Saved {
     machine: String,
     /// How many processors its QEMU had.
     pub(crate) processors: u32,
-    /// Its QEMU can be started before its memory is there ([`Metadata::starts_early`]).
+    /// QEMU can start before the memory has arrived ([`Metadata::starts_early`]).
     pub(crate) starts_early: bool,
     /// Gives the reading of its memory up.
     pub(crate) cancel: Cancel,

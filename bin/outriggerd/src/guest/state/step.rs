@@ -42,7 +42,7 @@ impl<'a> Step<'a> {
             Event::Quick(request) => self.quick(request),
             Event::Look | Event::Expired(Timer::Look) => self.look(),
             Event::Expired(Timer::Afresh) => {
-                self.state.found = None;
+                self.state.found.take_if(|found| *found == GuestEvent::SuspendedLate);
                 self.look();
             }
             Event::Observed(stub, found) => self.observed(stub, found),

@@ -203,6 +203,11 @@ fn configuration_decides_what_follows_an_end() {
     assert_eq!(machine.finds(SUSPEND), ["suspended"]);
     assert_eq!(machine.shown(), Shown::Running);
     assert_eq!(machine.finds(GuestEvent::SuspendedLate), ["suspended", "start settle"]);
+    assert_eq!(machine.fails(Remains::Unchanged), ["timer afresh", "observe"]);
+    let late = || Event::Observed(Uuid::from_u128(10), Some(Some(GuestEvent::SuspendedLate)));
+    assert_eq!(machine.step(late()), [""; 0], "not before its time");
+    assert_eq!(machine.step(Event::Expired(Timer::Afresh)), ["observe"]);
+    assert_eq!(machine.step(late()), ["suspended", "start settle"]);
 }
 
 #[test]

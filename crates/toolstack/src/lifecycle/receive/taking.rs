@@ -56,7 +56,7 @@ pub(in crate::lifecycle) struct Taking<'a> {
     to: Option<File>,
     patience: Duration,
     packing: Packing,
-    /// Its QEMU starts before its memory is there.
+    /// QEMU starts before the memory has arrived.
     pub(in crate::lifecycle) starts_early: bool,
     cancellable: Cancellable,
     /// It can be found by another channel.
